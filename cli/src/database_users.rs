@@ -53,7 +53,7 @@ pub(crate) async fn make(log: &EventLog, owner: &str, keys: &KeyStore) -> Result
         log.ensure_project(&project).await?;
     }
     muster_command::make_tables(log).await?;
-    muster_query::make_tables(log).await?;
+    muster_query::create_tables(log).await?;
     let passwords = DatabaseRole::ALL.map(|role| keys.database_password(role.user()));
     let mut users = Vec::new();
     for (role, password) in DatabaseRole::ALL.into_iter().zip(&passwords) {

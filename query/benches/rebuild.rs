@@ -139,12 +139,12 @@ async fn commit(log: &EventLog, project: &ProjectId, appends: &mut Vec<Append>) 
     }
 }
 
-fn tell(what: &str, rows: u64, start: Instant, copy: Option<f64>) -> f64 {
+fn report_rate(label: &str, rows: u64, start: Instant, copy: Option<f64>) -> f64 {
     let seconds = start.elapsed().as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "a count of rows, for people")]
     let rate = rows as f64 / seconds;
     let share = copy.map_or(String::new(), |copy| format!("{:5.1} % of COPY", 100.0 * rate / copy));
-    println!("{what:<24} {seconds:7.2} s {rate:10.0} events/s {share}");
+    println!("{label:<24} {seconds:7.2} s {rate:10.0} events/s {share}");
     rate
 }
 
@@ -153,7 +153,7 @@ async fn rebuild<P: Projection>(log: &EventLog, rows: u64, copy: f64, projection
     let mut runner = Runner::open(log.clone(), projection).await.unwrap();
     let start = Instant::now();
     runner.catch_up().await.unwrap();
-    tell(&name, rows, start, Some(copy));
+    report_rate(&name, rows, start, Some(copy));
 }
 
 #[tokio::main]
@@ -196,7 +196,7 @@ async fn main() {
         sink.feed(chunk).await.unwrap();
     }
     sink.finish().await.unwrap();
-    let copy = tell("binary COPY", rows, start, None);
+    let copy = report_rate("binary COPY", rows, start, None);
 
     let start = Instant::now();
     let mut after = 0;
@@ -207,7 +207,7 @@ async fn main() {
         let Some(last) = events.last() else { break };
         after = last.position;
     }
-    tell("reading alone", rows, start, Some(copy));
+    report_rate("reading alone", rows, start, Some(copy));
     rebuild(&log, rows, copy, Devices::new("devices_v2_rebuild")).await;
     rebuild(&log, rows, copy, Timeline::new("timeline_v1_rebuild")).await;
     rebuild(&log, rows, copy, Tokens::new("tokens_v1_rebuild")).await;

@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Lifetime of a report: several of its intervals.
-const TTL: Duration = Duration::from_secs(15);
+const REPORT_TTL: Duration = Duration::from_secs(15);
 /// Maximum number of processes whose reports are kept.
 const MAX_PROCESSES: usize = 1_000;
 /// Interval between retries of a subscription that ended.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Failures that other processes report; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -34,17 +34,17 @@ impl AppendReports {
 
     fn current_at(&self, now: Instant) -> Option<Failure> {
         let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reports.retain(|_, (_, at)| now.duration_since(*at) < TTL);
+        reports.retain(|_, (_, at)| now.duration_since(*at) < REPORT_TTL);
         reports.values().map(|(failure, _)| *failure).min_by_key(|failure| failure.since)
     }
 
-    fn take(&self, report: AppendReport, now: Instant) {
+    fn apply(&self, report: AppendReport, now: Instant) {
         let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reports.retain(|_, (_, at)| now.duration_since(*at) < TTL);
+        reports.retain(|_, (_, at)| now.duration_since(*at) < REPORT_TTL);
         let has_room = reports.len() < MAX_PROCESSES || reports.contains_key(&report.process);
         match report.failure {
             Some(failure) if has_room => {
-                reports.insert(report.process, (read(failure), now));
+                reports.insert(report.process, (to_failure(failure), now));
             }
             Some(_) => {}
             None => {
@@ -54,7 +54,7 @@ impl AppendReports {
     }
 }
 
-const fn read(AppendFailure { since, cause }: AppendFailure) -> Failure {
+const fn to_failure(AppendFailure { since, cause }: AppendFailure) -> Failure {
     let cause = match cause {
         AppendFailureCause::DiskFull => Cause::DiskFull,
         AppendFailureCause::Unreachable => Cause::Unreachable,
@@ -76,7 +76,7 @@ pub(crate) async fn run(reports: AppendReports, nats: async_nats::Client, stop: 
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(RETRY) => {}
+            () = tokio::time::sleep(RETRY_INTERVAL) => {}
         }
     }
 }
@@ -88,7 +88,7 @@ async fn receive(
     let mut messages = nats.subscribe(APPEND_REPORT_SUBJECT).await?;
     while let Some(message) = messages.next().await {
         match codec::decode(&message.payload) {
-            Ok(report) => reports.take(report, Instant::now()),
+            Ok(report) => reports.apply(report, Instant::now()),
             Err(error) => tracing::debug!(%error, "failed to decode a report on the log"),
         }
     }
@@ -109,13 +109,13 @@ mod tests {
         let report = |process, failure| AppendReport { process: Uuid::from_u128(process), failure };
         let since = |at| reports.current_at(at).map(|failure| failure.since.0);
         assert_eq!(since(now), None);
-        reports.take(report(1, Some(failure(20))), now);
-        reports.take(report(2, Some(failure(10))), now);
+        reports.apply(report(1, Some(failure(20))), now);
+        reports.apply(report(2, Some(failure(10))), now);
         assert_eq!(since(now), Some(10));
-        reports.take(report(2, None), now);
+        reports.apply(report(2, None), now);
         assert_eq!(since(now), Some(20));
-        reports.take(report(1, Some(failure(20))), now + TTL / 2);
-        assert_eq!(since(now + TTL), Some(20));
-        assert_eq!(since(now + TTL * 2), None);
+        reports.apply(report(1, Some(failure(20))), now + REPORT_TTL / 2);
+        assert_eq!(since(now + REPORT_TTL), Some(20));
+        assert_eq!(since(now + REPORT_TTL * 2), None);
     }
 }

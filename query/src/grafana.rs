@@ -91,9 +91,9 @@ async fn run(log: &EventLog, sql: String) -> Result<(), sqlx::Error> {
 
 /// Result of [`let_in`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LetIn {
+pub enum GrantOutcome {
     /// The role exists, has the password, and may read the views.
-    Done,
+    Granted,
     /// The role exists and may read the views; an administrator has to set its password.
     PasswordUnchanged,
     /// The role does not exist, and this server may not create it.
@@ -104,7 +104,7 @@ pub enum LetIn {
 ///
 /// # Errors
 /// When PostgreSQL does not respond, or refuses for another reason than missing privileges.
-pub async fn let_in(log: &EventLog, password: &str) -> Result<LetIn, sqlx::Error> {
+pub async fn grant_access(log: &EventLog, password: &str) -> Result<GrantOutcome, sqlx::Error> {
     let exists: bool =
         sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
             .bind(ROLE)
@@ -122,17 +122,17 @@ pub async fn let_in(log: &EventLog, password: &str) -> Result<LetIn, sqlx::Error
     )
     .await;
     let outcome = match made {
-        Ok(()) => LetIn::Done,
+        Ok(()) => GrantOutcome::Granted,
         Err(error) if is_forbidden(&error) => {
             if exists {
-                LetIn::PasswordUnchanged
+                GrantOutcome::PasswordUnchanged
             } else {
-                LetIn::NoRole
+                GrantOutcome::NoRole
             }
         }
         Err(error) => return Err(error),
     };
-    if outcome != LetIn::NoRole {
+    if outcome != GrantOutcome::NoRole {
         // PostgreSQL 14 allows every role to create tables in `public`. Only its owner may change
         // that.
         let _ = run(log, "REVOKE CREATE ON SCHEMA public FROM PUBLIC".to_owned()).await;

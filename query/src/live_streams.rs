@@ -74,7 +74,7 @@ impl LiveStreams {
     ///
     /// # Errors
     /// 429 when the holder has its maximum open, 503 when the process has.
-    pub(crate) fn take(&self, holder: impl Into<Holder>) -> Result<LiveStream, Problem> {
+    pub(crate) fn acquire(&self, holder: impl Into<Holder>) -> Result<LiveStream, Problem> {
         let holder = holder.into();
         let mut open = self.open();
         let of_holder = open.by_holder.get(&holder).copied().unwrap_or_default();
@@ -139,14 +139,14 @@ mod tests {
     fn one_token_leaves_streams_to_others() {
         let streams = LiveStreams::new(NonZeroUsize::new(100).unwrap());
         let mut taken: Vec<LiveStream> =
-            (0..100).map(|_| streams.take(token(1)).unwrap()).collect();
-        assert_eq!(streams.take(token(1)).unwrap_err().kind(), Kind::TooManyStreams);
+            (0..100).map(|_| streams.acquire(token(1)).unwrap()).collect();
+        assert_eq!(streams.acquire(token(1)).unwrap_err().kind(), Kind::TooManyStreams);
         for other in 2..11 {
-            taken.extend((0..100).map(|_| streams.take(token(other)).unwrap()));
+            taken.extend((0..100).map(|_| streams.acquire(token(other)).unwrap()));
         }
-        assert_eq!(streams.take(token(99)).unwrap_err().kind(), Kind::Unavailable);
+        assert_eq!(streams.acquire(token(99)).unwrap_err().kind(), Kind::Unavailable);
         taken.truncate(1);
-        assert!(streams.take(token(1)).is_ok());
+        assert!(streams.acquire(token(1)).is_ok());
         drop(taken);
         assert!(streams.open().by_holder.is_empty());
     }

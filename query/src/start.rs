@@ -92,7 +92,7 @@ impl Query {
         let undo = own.clone().drop_guard();
         let follower = Follower::start(&log, own);
         let latest = LatestMetrics::default();
-        let mut work = Work {
+        let mut work = ProjectionTasks {
             log: log.clone(),
             follower: follower.clone(),
             stop: stop.clone(),
@@ -140,7 +140,7 @@ impl Query {
 ///
 /// # Errors
 /// When they cannot be created.
-pub async fn make_tables(log: &EventLog) -> Result<(), StoreError> {
+pub async fn create_tables(log: &EventLog) -> Result<(), StoreError> {
     Runner::open(log.clone(), Devices::new(devices::TABLE)).await?;
     Runner::open(log.clone(), Tokens::new(tokens::TABLE)).await?;
     Runner::open(log.clone(), Timeline::new(timeline::TABLE)).await?;
@@ -161,14 +161,14 @@ pub const PROJECTIONS: [&str; 6] = [
     sessions::TABLE,
 ];
 
-struct Work {
+struct ProjectionTasks {
     log: EventLog,
     follower: Follower,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
-impl Work {
+impl ProjectionTasks {
     async fn project<P: Projection + Sync>(
         &mut self,
         projection: P,

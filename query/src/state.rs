@@ -20,11 +20,11 @@ use crate::projections::devices::Device;
 use crate::walk_rate::WalkRate;
 
 /// Maximum number of concurrent point-in-time queries.
-const TRAVELERS: usize = 2;
+const MAX_POINT_IN_TIME_QUERIES: usize = 2;
 
 /// All devices of a project at a position.
 #[derive(Clone, Debug)]
-pub struct Past {
+pub struct DeviceSnapshot {
     /// The project.
     pub project: ProjectId,
     /// The position.
@@ -76,7 +76,7 @@ pub struct QueryState {
     /// The log and the authenticator.
     pub api: ApiState,
     /// The log for queries of clients.
-    questions: EventLog,
+    query_log: EventLog,
     /// Wakes live streams when the log grows.
     pub follower: Follower,
     /// Progress of the read models.
@@ -92,9 +92,9 @@ pub struct QueryState {
     /// Ends live streams.
     pub stop: CancellationToken,
     /// Limits the memory of point-in-time queries.
-    pub travelers: Arc<Semaphore>,
+    pub point_in_time_permits: Arc<Semaphore>,
     /// The last point-in-time query: the next page of a list needs the same devices.
-    pub past: Arc<Mutex<Option<Past>>>,
+    pub last_snapshot: Arc<Mutex<Option<DeviceSnapshot>>>,
     /// Limits the live streams.
     pub streams: LiveStreams,
     /// Limits the number of stored list orders that a token starts.
@@ -116,11 +116,11 @@ impl QueryState {
         stop: CancellationToken,
     ) -> Self {
         Self {
-            questions: api.log.for_queries(),
+            query_log: api.log.for_queries(),
             streams,
             walk_rate,
             append_reports: AppendReports::default(),
-            past: Arc::default(),
+            last_snapshot: Arc::default(),
             api,
             follower,
             read_models,
@@ -129,14 +129,14 @@ impl QueryState {
             nats,
             blobs,
             stop,
-            travelers: Arc::new(Semaphore::new(TRAVELERS)),
+            point_in_time_permits: Arc::new(Semaphore::new(MAX_POINT_IN_TIME_QUERIES)),
         }
     }
 
     /// Returns the event log.
     #[must_use]
     pub fn log(&self) -> &EventLog {
-        &self.questions
+        &self.query_log
     }
 
     /// Returns the connection pool for read models.

@@ -13,9 +13,9 @@ use crate::http::select_devices;
 use crate::state::QueryState;
 
 /// Maximum number of devices in a response.
-const STRETCH: usize = 5_000;
+const MAX_DEVICES_PER_RESPONSE: usize = 5_000;
 /// Interval between retries of a subscription that ended.
-const RETRY: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Responds to requests until `stop`; each request goes to one of the processes of this role.
 pub(crate) async fn run(state: QueryState, key: Option<SigningKey>, stop: CancellationToken) {
@@ -36,7 +36,7 @@ pub(crate) async fn run(state: QueryState, key: Option<SigningKey>, stop: Cancel
                         "failed to receive requests to resolve selectors; trying again"
                     );
                 }
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
         }
     }
@@ -49,7 +49,7 @@ async fn serve(state: &QueryState, key: &SigningKey) -> Result<(), async_nats::S
         let (state, key) = (state.clone(), key.clone());
         tokio::spawn(async move {
             let targets = match codec::decode::<FindTargets>(&message.payload) {
-                Ok(question) => answer(&state, &question).await,
+                Ok(question) => resolve(&state, &question).await,
                 Err(error) => Targets::Refused(error.to_string()),
             };
             let answer = TargetsAnswer { question: Hash::of(&message.payload), targets };
@@ -62,11 +62,11 @@ async fn serve(state: &QueryState, key: &SigningKey) -> Result<(), async_nats::S
     Ok(())
 }
 
-async fn answer(state: &QueryState, question: &FindTargets) -> Targets {
+async fn resolve(state: &QueryState, request: &FindTargets) -> Targets {
     let found =
-        select_devices(state, &question.project, &question.selector, question.after, STRETCH);
+        select_devices(state, &request.project, &request.selector, request.after, MAX_DEVICES_PER_RESPONSE);
     match found.await {
-        Ok(devices) => Targets::Found { more: devices.len() == STRETCH, devices },
+        Ok(devices) => Targets::Found { more: devices.len() == MAX_DEVICES_PER_RESPONSE, devices },
         Err(problem) if problem.kind().status().is_server_error() => {
             Targets::Unavailable(problem.detail().to_owned())
         }

@@ -13,7 +13,7 @@ pub(crate) struct Positions {
     /// Only positions up to this one.
     pub(crate) until: u64,
     /// Whether the newest positions come first.
-    pub(crate) newest_first: bool,
+    pub(crate) is_newest_first: bool,
     /// Maximum number of positions.
     pub(crate) limit: u32,
 }
@@ -28,7 +28,7 @@ pub(crate) async fn positions(
     device: DeviceId,
     range: &Positions,
 ) -> Result<Vec<u64>, sqlx::Error> {
-    let order = if range.newest_first { "DESC" } else { "ASC" };
+    let order = if range.is_newest_first { "DESC" } else { "ASC" };
     let sql = format!(
         "SELECT position FROM {}
          WHERE project = $1 AND device = $2 AND position > $3 AND position <= $4

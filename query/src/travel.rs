@@ -12,11 +12,11 @@ use crate::projections::devices::{CannotApply, Device, changed_device, needed};
 use crate::timeline;
 
 /// Maximum number of events in one read.
-const CHUNK: u32 = 5_000;
+const MAX_EVENTS_PER_READ: u32 = 5_000;
 
 /// A point-in-time query failed.
 #[derive(Debug, thiserror::Error)]
-pub enum TravelError {
+pub enum PointInTimeError {
     /// The log could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -59,10 +59,10 @@ pub async fn devices_at(
     project: &ProjectId,
     (after, mut devices): (u64, BTreeMap<DeviceId, Device>),
     position: u64,
-) -> Result<BTreeMap<DeviceId, Device>, TravelError> {
+) -> Result<BTreeMap<DeviceId, Device>, PointInTimeError> {
     let mut filter = ReadFilter { after, until: Some(position), kinds: device_kinds() };
     loop {
-        let events = log.read(project, &filter, CHUNK).await?;
+        let events = log.read(project, &filter, MAX_EVENTS_PER_READ).await?;
         let Some(last) = events.last() else {
             return Ok(devices);
         };
@@ -80,12 +80,12 @@ pub async fn device_at(
     project: &ProjectId,
     id: DeviceId,
     position: u64,
-) -> Result<Option<Device>, TravelError> {
+) -> Result<Option<Device>, PointInTimeError> {
     let mut devices = BTreeMap::new();
     let mut after = 0;
     loop {
         let range =
-            timeline::Positions { after, until: position, newest_first: false, limit: CHUNK };
+            timeline::Positions { after, until: position, is_newest_first: false, limit: MAX_EVENTS_PER_READ };
         let positions = timeline::positions(log, project, id, &range).await.map_err(|error| {
             StoreError::Corrupt(format!("failed to read the timeline: {error}"))
         })?;
@@ -101,15 +101,15 @@ pub async fn device_at(
 fn fold(
     devices: &mut BTreeMap<DeviceId, Device>,
     events: &[StoredEvent],
-) -> Result<(), TravelError> {
+) -> Result<(), PointInTimeError> {
     for (stored, needed) in events.iter().zip(needed(events)) {
         let Some(id) = changed_device(stored) else {
             continue;
         };
         let device = devices.entry(id).or_default();
-        device.note(stored);
+        device.apply_metadata(stored);
         if needed {
-            device.apply(stored).map_err(|source| TravelError::CannotApply {
+            device.apply(stored).map_err(|source| PointInTimeError::CannotApply {
                 kind: stored.kind.clone(),
                 position: stored.position,
                 source,

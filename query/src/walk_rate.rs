@@ -14,7 +14,7 @@ use muster_schemas::TokenId;
 /// Default maximum number of lists of several pages by `last_seen` that a token starts in a minute.
 pub const DEFAULT_WALKS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
 /// Maximum number of tokens with a bucket, beyond which full buckets are removed.
-const MAX_REMEMBERED: usize = 10_000;
+const MAX_TRACKED_TOKENS: usize = 10_000;
 const REFUSED: &str = "muster_list_walks_refused_total";
 
 /// A token bucket for each API token, whose capacity is the number of lists that it may start in a
@@ -30,8 +30,8 @@ struct Shared {
 
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
-    left: f64,
-    at: Instant,
+    remaining: f64,
+    updated_at: Instant,
 }
 
 impl WalkRate {
@@ -68,30 +68,30 @@ impl WalkRate {
     }
 
     /// Returns the number of lists that are left in a token's bucket.
-    fn left(&self, bucket: Option<&Bucket>, now: Instant) -> f64 {
+    fn remaining(&self, bucket: Option<&Bucket>, now: Instant) -> f64 {
         let filled = |bucket: &Bucket| {
-            let passed = now.duration_since(bucket.at).as_secs_f64();
-            (bucket.left + passed * self.max() / 60.0).min(self.max())
+            let passed = now.duration_since(bucket.updated_at).as_secs_f64();
+            (bucket.remaining + passed * self.max() / 60.0).min(self.max())
         };
         bucket.map_or(self.max(), filled)
     }
 
     fn check_at(&self, token: TokenId, now: Instant) -> Result<(), Problem> {
-        let left = self.left(self.buckets().get(&token), now);
+        let left = self.remaining(self.buckets().get(&token), now);
         if left >= 1.0 { Ok(()) } else { Err(self.refused(token, left)) }
     }
 
     fn start_at(&self, token: TokenId, now: Instant) -> Result<(), Problem> {
         let mut buckets = self.buckets();
-        if buckets.len() >= MAX_REMEMBERED {
-            buckets.retain(|_, bucket| self.left(Some(bucket), now) < self.max());
+        if buckets.len() >= MAX_TRACKED_TOKENS {
+            buckets.retain(|_, bucket| self.remaining(Some(bucket), now) < self.max());
         }
-        let left = self.left(buckets.get(&token), now);
+        let left = self.remaining(buckets.get(&token), now);
         if left < 1.0 {
             drop(buckets);
             return Err(self.refused(token, left));
         }
-        buckets.insert(token, Bucket { left: left - 1.0, at: now });
+        buckets.insert(token, Bucket { remaining: left - 1.0, updated_at: now });
         Ok(())
     }
 

@@ -46,20 +46,20 @@ pub(crate) struct DeadLetter {
 }
 
 impl DeadLetter {
-    fn new(letter: muster_eventlog::DeadLetter, with_bytes: bool) -> Self {
+    fn new(dead_letter: muster_eventlog::DeadLetter, with_bytes: bool) -> Self {
         Self {
-            id: letter.id,
-            source: letter.source,
-            project: letter.project,
-            subject: letter.subject,
-            cause: letter.cause,
-            detail: letter.detail,
-            size: letter.size,
-            first_seen: letter.first_seen,
-            last_seen: letter.last_seen,
-            seen: letter.seen,
-            retried_at: letter.retried_at,
-            bytes: with_bytes.then(|| BASE64.encode(&letter.bytes)),
+            id: dead_letter.id,
+            source: dead_letter.source,
+            project: dead_letter.project,
+            subject: dead_letter.subject,
+            cause: dead_letter.cause,
+            detail: dead_letter.detail,
+            size: dead_letter.size,
+            first_seen: dead_letter.first_seen,
+            last_seen: dead_letter.last_seen,
+            seen: dead_letter.seen,
+            retried_at: dead_letter.retried_at,
+            bytes: with_bytes.then(|| BASE64.encode(&dead_letter.bytes)),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::state::QueryState;
 pub(super) const DEGRADED: HeaderName = HeaderName::from_static("muster-degraded");
 
 /// Middleware: adds [`DEGRADED`] while a read model or the log cannot be written.
-pub(super) async fn mark(
+pub(super) async fn add_header(
     State(state): State<QueryState>,
     request: Request,
     next: Next,

@@ -16,7 +16,7 @@ use crate::projections::devices::TABLE;
 use crate::state::{QueryState, sql_problem};
 
 /// Maximum number of counted values of an attribute; less frequent values are left out.
-const VALUES: i64 = 100;
+const MAX_VALUES: i64 = 100;
 
 /// Numbers of devices, without deleted ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -72,7 +72,7 @@ pub(crate) async fn get_fleet_summary(
     );
     let rows: Vec<(String, String, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .bind(scope.project.as_str())
-        .bind(VALUES)
+        .bind(MAX_VALUES)
         .fetch_all(state.sql())
         .await
         .map_err(sql_problem)?;

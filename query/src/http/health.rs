@@ -13,9 +13,9 @@ use crate::start::PROJECTIONS;
 use crate::state::{QueryState, sql_problem};
 
 /// Maximum lag of a read model that is ready, in events.
-const LAG: i64 = 10_000;
+const MAX_READY_LAG: i64 = 10_000;
 /// Timeout of the query to PostgreSQL.
-const PATIENCE: Duration = Duration::from_secs(2);
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The state of this server.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -69,7 +69,7 @@ pub(crate) async fn get_readiness(
     )
     .bind(names.to_vec())
     .fetch_optional(state.sql());
-    let furthest = tokio::time::timeout(PATIENCE, furthest)
+    let furthest = tokio::time::timeout(DATABASE_TIMEOUT, furthest)
         .await
         .map_err(|_| Problem::unavailable("the database does not respond; try again", 2))?
         .map_err(sql_problem)?;
@@ -87,7 +87,7 @@ pub(crate) async fn get_readiness(
                 30,
             ))
         }
-        Some((name, project, lag, None)) if lag > LAG => {
+        Some((name, project, lag, None)) if lag > MAX_READY_LAG => {
             tracing::info!(projection = name, project, lag, "not ready: a projection is behind");
             Err(Problem::unavailable(format!("the read model {name} is catching up"), 2))
         }

@@ -86,7 +86,7 @@ pub fn openapi_info() -> utoipa::openapi::OpenApi {
 /// `/docs` and the fallbacks ([`muster_api::fallback`]).
 pub fn router(state: QueryState) -> OpenApiRouter {
     routes()
-        .layer(from_fn_with_state(state.clone(), degraded::mark))
+        .layer(from_fn_with_state(state.clone(), degraded::add_header))
         .layer(from_fn_with_state(state.api.clone(), end_with_token))
         .with_state(state)
 }

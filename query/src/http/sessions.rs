@@ -33,9 +33,9 @@ use crate::state::{QueryState, sql_problem};
 type Piece = (u32, u32, Vec<u8>);
 
 /// Maximum number of concurrent reads of pieces of a recording.
-const AHEAD: usize = 8;
+const MAX_CONCURRENT_READS: usize = 8;
 /// Size of the salt with which each piece starts, in bytes.
-const SALT: usize = 16;
+const SALT_BYTES: usize = 16;
 
 /// A shell on a device, or a connection from it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -277,7 +277,7 @@ pub(crate) async fn get_session_recording(
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.sessions, project).await?;
     find(&state, project, id).await?;
-    let slot = Arc::new(state.streams.take(&scope.principal)?);
+    let slot = Arc::new(state.streams.acquire(&scope.principal)?);
     let pieces = pieces(&state, project, id).await?;
     let (blobs, project) = (state.blobs.clone(), project.clone());
     let read = move |piece: Piece| {
@@ -288,9 +288,9 @@ pub(crate) async fn get_session_recording(
             lines
         }
     };
-    let looked = stream::iter(pieces.clone()).map(read.clone()).buffered(AHEAD);
+    let looked = stream::iter(pieces.clone()).map(read.clone()).buffered(MAX_CONCURRENT_READS);
     looked.try_for_each(|_| future::ready(Ok(()))).await?;
-    let body = stream::iter(pieces).map(read).buffered(AHEAD).map_err(move |problem| {
+    let body = stream::iter(pieces).map(read).buffered(MAX_CONCURRENT_READS).map_err(move |problem| {
         tracing::error!(session = %id, %problem, "failed to read a recording completely");
         io::Error::other(problem.detail().to_owned())
     });
@@ -313,7 +313,7 @@ async fn lines(
     let found = blobs.get(&name).await.map_err(|error| blob_problem(&error))?;
     let bytes = found.ok_or_else(|| damaged("is missing"))?;
     let (salt, lines) =
-        bytes.split_at_checked(SALT).ok_or_else(|| damaged("does not match its hash"))?;
+        bytes.split_at_checked(SALT_BYTES).ok_or_else(|| damaged("does not match its hash"))?;
     if output_hash(salt, lines).0 != hash[..] {
         return Err(damaged("does not match its hash"));
     }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::places::{Heard, Places};
+use super::places::{PolicyCache, MetricBuckets};
 
 /// Timeout of a query.
-const TIMEOUT: Duration = Duration::from_secs(15);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum size of a response, in bytes.
-const MAX_BYTES: usize = 8 * 1024 * 1024;
+const MAX_RESPONSE_BYTES: usize = 8 * 1024 * 1024;
 
 /// The metric store and the credentials for it.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ pub enum InfluxError {
     Client(#[source] reqwest::Error),
     /// InfluxDB is unreachable, or too slow.
     #[error("failed to query InfluxDB")]
-    Away(#[source] reqwest::Error),
+    Unreachable(#[source] reqwest::Error),
     /// InfluxDB cannot process queries now.
     #[error("InfluxDB returned status {0}")]
     Busy(reqwest::StatusCode),
@@ -68,7 +68,7 @@ pub enum InfluxError {
     #[error("InfluxDB rejected the query: {0}")]
     Refused(String),
     /// The response exceeds the maximum size.
-    #[error("the response of InfluxDB exceeds {MAX_BYTES} bytes")]
+    #[error("the response of InfluxDB exceeds {MAX_RESPONSE_BYTES} bytes")]
     TooLarge,
     /// The response cannot be parsed.
     #[error("failed to parse the response of InfluxDB")]
@@ -91,7 +91,7 @@ pub struct Row {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Answer {
+struct QueryResponse {
     results: Vec<Statement>,
     error: Option<String>,
 }
@@ -108,7 +108,7 @@ struct Statement {
 pub struct InfluxClient {
     http: reqwest::Client,
     pub(super) options: InfluxQueryOptions,
-    pub(super) policies: Heard,
+    pub(super) policies: PolicyCache,
 }
 
 impl InfluxClient {
@@ -118,21 +118,21 @@ impl InfluxClient {
     /// When there is no TLS provider, or the system's root certificates cannot be read.
     pub fn new(options: InfluxQueryOptions) -> Result<Self, InfluxError> {
         let mut http =
-            reqwest::Client::builder().timeout(TIMEOUT).connect_timeout(Duration::from_secs(5));
+            reqwest::Client::builder().timeout(QUERY_TIMEOUT).connect_timeout(Duration::from_secs(5));
         if options.url.scheme() == "http" {
             // A small container may have no root certificates, and plain HTTP needs none.
             http = http.tls_certs_only([]);
         }
         let http = http.build().map_err(InfluxError::Client)?;
-        Ok(Self { http, options, policies: Heard::default() })
+        Ok(Self { http, options, policies: PolicyCache::default() })
     }
 
     /// Executes a query; returns the series of the response, with times in microseconds.
     ///
     /// # Errors
     /// See [`InfluxError`].
-    pub async fn ask(&self, influxql: &str) -> Result<Vec<Row>, InfluxError> {
-        self.ask_of(&self.options.database, influxql).await.map(|(rows, _)| rows)
+    pub async fn query(&self, influxql: &str) -> Result<Vec<Row>, InfluxError> {
+        self.query_database(&self.options.database, influxql).await.map(|(rows, _)| rows)
     }
 
     /// Executes a `SHOW` query in all buckets of a project; returns the series of all, one bucket
@@ -140,16 +140,16 @@ impl InfluxClient {
     ///
     /// # Errors
     /// See [`InfluxError`].
-    pub async fn ask_all(&self, places: &Places, show: &str) -> Result<Vec<Row>, InfluxError> {
+    pub async fn query_buckets(&self, buckets: &MetricBuckets, show: &str) -> Result<Vec<Row>, InfluxError> {
         let mut all = Vec::new();
-        for database in places.databases(&self.options.database) {
-            all.extend(self.ask_of(database, show).await?.0);
+        for database in buckets.databases(&self.options.database) {
+            all.extend(self.query_database(database, show).await?.0);
         }
         Ok(all)
     }
 
     /// Executes a query in a database; returns also the store's version, empty when it sends none.
-    pub(super) async fn ask_of(
+    pub(super) async fn query_database(
         &self,
         database: &str,
         influxql: &str,
@@ -170,7 +170,7 @@ impl InfluxClient {
                 request.header("Authorization", format!("Token {token}"))
             }
         };
-        let mut response = request.send().await.map_err(InfluxError::Away)?;
+        let mut response = request.send().await.map_err(InfluxError::Unreachable)?;
         let status = response.status();
         let version = response.headers().get("x-influxdb-version");
         let version = version.and_then(|it| it.to_str().ok()).unwrap_or_default().to_owned();
@@ -181,18 +181,18 @@ impl InfluxClient {
             return Err(InfluxError::Denied(status));
         }
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(InfluxError::Away)? {
-            if body.len() + chunk.len() > MAX_BYTES {
+        while let Some(chunk) = response.chunk().await.map_err(InfluxError::Unreachable)? {
+            if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
                 return Err(InfluxError::TooLarge);
             }
             body.extend_from_slice(&chunk);
         }
         if !status.is_success() {
-            let said = serde_json::from_slice::<Answer>(&body).unwrap_or_default();
+            let said = serde_json::from_slice::<QueryResponse>(&body).unwrap_or_default();
             let why = said.error.unwrap_or_else(|| status.to_string());
             return Err(InfluxError::Refused(why));
         }
-        let answer: Answer = serde_json::from_slice(&body).map_err(InfluxError::Malformed)?;
+        let answer: QueryResponse = serde_json::from_slice(&body).map_err(InfluxError::Malformed)?;
         let statement = answer.results.into_iter().next().unwrap_or_default();
         match answer.error.or(statement.error) {
             Some(why) => Err(InfluxError::Refused(why)),

@@ -8,7 +8,7 @@ use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::places::Places;
+use super::places::MetricBuckets;
 
 /// Function that aggregates the values of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -33,13 +33,13 @@ pub enum Function {
 
 /// A query of one field of one device.
 #[derive(Clone, Debug)]
-pub struct Question<'a> {
+pub struct MetricQuery<'a> {
     /// The project.
     pub project: &'a ProjectId,
     /// The device.
     pub device: DeviceId,
     /// Buckets that may hold its points.
-    pub places: &'a Places,
+    pub buckets: &'a MetricBuckets,
     /// Measurement, such as `cpu`.
     pub measurement: &'a str,
     /// Field, such as `usage_user`.
@@ -58,7 +58,7 @@ pub struct Question<'a> {
     pub filters: &'a [(String, String)],
 }
 
-impl Question<'_> {
+impl MetricQuery<'_> {
     /// Formats the query.
     #[must_use]
     pub fn influxql(&self) -> String {
@@ -74,7 +74,7 @@ impl Question<'_> {
         };
         let mut text = format!(
             "SELECT {value} AS \"value\" FROM {} WHERE {}",
-            self.places.sources(self.measurement),
+            self.buckets.sources(self.measurement),
             of_device(self.project, self.device),
         );
         for (tag, wanted) in self.filters {
@@ -101,9 +101,9 @@ pub fn measurements(project: &ProjectId, device: DeviceId) -> String {
 /// be shown. InfluxQL cannot restrict fields to some series: the result includes the fields of the
 /// project's other devices in the same measurements.
 #[must_use]
-pub fn field_keys(places: &Places, measurements: &[String]) -> Option<String> {
+pub fn field_keys(buckets: &MetricBuckets, measurements: &[String]) -> Option<String> {
     let sources: Vec<String> =
-        measurements.iter().filter_map(|name| places.field_sources(name)).collect();
+        measurements.iter().filter_map(|name| buckets.field_sources(name)).collect();
     (!sources.is_empty()).then(|| format!("SHOW FIELD KEYS FROM {}", sources.join(", ")))
 }
 

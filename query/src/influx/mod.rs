@@ -10,8 +10,8 @@ mod places;
 mod plan;
 
 pub use client::{InfluxClient, InfluxCredentials, InfluxError, InfluxQueryOptions, Row};
-pub use influxql::{Function, Question, field_keys, measurements, tag_keys};
-pub use places::Places;
+pub use influxql::{Function, MetricQuery, field_keys, measurements, tag_keys};
+pub use places::MetricBuckets;
 pub use plan::{MAX_POINTS, MAX_SERIES, Range, parse_duration, show_duration, too_many_points};
 
 #[cfg(test)]

@@ -14,11 +14,11 @@ use super::client::{InfluxClient, InfluxError};
 use super::influxql::identifier;
 
 /// Time for which the list of retention policies is cached.
-const FRESH: Duration = Duration::from_secs(5);
+const POLICIES_TTL: Duration = Duration::from_secs(5);
 
 /// The buckets that may hold the points of one project.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Places {
+pub struct MetricBuckets {
     /// The project's own retention policy, if it exists.
     pub(super) own: Option<String>,
     /// Database of an additional `SHOW` query: 2.x reads one bucket in each query, 1.x all policies
@@ -28,16 +28,16 @@ pub struct Places {
     /// has, or will have, a bucket of its own: they are names of other projects.
     pub(super) are_names_shared: bool,
     /// Whether only the project's own bucket is queried.
-    pub(super) is_own_alone: bool,
+    pub(super) is_own_only: bool,
 }
 
-impl Places {
+impl MetricBuckets {
     /// Formats the `FROM` of a measurement in all buckets. InfluxQL merges series with the same
     /// name and the same tags.
     pub(super) fn sources(&self, measurement: &str) -> String {
         let name = identifier(measurement);
         match &self.own {
-            Some(policy) if self.is_own_alone => format!("{}.{name}", identifier(policy)),
+            Some(policy) if self.is_own_only => format!("{}.{name}", identifier(policy)),
             Some(policy) => format!("{name}, {}.{name}", identifier(policy)),
             None => name,
         }
@@ -47,8 +47,8 @@ impl Places {
     /// another bucket has numbers in a field of the same name, and that may be the field of another
     /// project.
     #[must_use]
-    pub fn own_alone(&self) -> Option<Self> {
-        self.own.is_some().then(|| Self { is_own_alone: true, ..self.clone() })
+    pub fn own_only(&self) -> Option<Self> {
+        self.own.is_some().then(|| Self { is_own_only: true, ..self.clone() })
     }
 
     /// Formats the `FROM` of a query of a measurement's fields; `None` when no field may be shown.
@@ -77,39 +77,39 @@ pub(super) struct Policies {
 
 /// The cached policies of a store.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Heard(Arc<Mutex<Option<News>>>);
+pub(super) struct PolicyCache(Arc<Mutex<Option<CachedPolicies>>>);
 
 /// The policies, and the time at which they were read.
-type News = (Instant, Arc<Policies>);
+type CachedPolicies = (Instant, Arc<Policies>);
 
 impl InfluxClient {
     /// Returns the buckets that may currently hold a project's points.
     ///
     /// # Errors
     /// See [`InfluxError`].
-    pub async fn places(&self, project: &ProjectId) -> Result<Places, InfluxError> {
+    pub async fn buckets(&self, project: &ProjectId) -> Result<MetricBuckets, InfluxError> {
         let own = own_policy(project);
         let policies = self.policies().await?;
         // A store without retention policies cannot separate projects.
         let are_names_shared =
             policies.names.is_empty() || *project == ProjectId::default_project();
         if !policies.names.contains(&own) {
-            return Ok(Places { are_names_shared, ..Places::default() });
+            return Ok(MetricBuckets { are_names_shared, ..MetricBuckets::default() });
         }
         let database = &self.options.database;
         let own_database = policies.are_buckets.then(|| own_bucket(database, &own));
-        Ok(Places { own: Some(own), own_database, are_names_shared, is_own_alone: false })
+        Ok(MetricBuckets { own: Some(own), own_database, are_names_shared, is_own_only: false })
     }
 
     async fn policies(&self) -> Result<Arc<Policies>, InfluxError> {
         let lock = || self.policies.0.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = lock().clone();
         if let Some((when, policies)) = heard
-            && when.elapsed() < FRESH
+            && when.elapsed() < POLICIES_TTL
         {
             return Ok(policies);
         }
-        let asked = self.ask_of(&self.options.database, "SHOW RETENTION POLICIES").await;
+        let asked = self.query_database(&self.options.database, "SHOW RETENTION POLICIES").await;
         let policies = match asked {
             Ok((rows, version)) => Policies {
                 names: rows

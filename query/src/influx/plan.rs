@@ -7,37 +7,37 @@ pub const MAX_POINTS: usize = 11_000;
 /// Maximum number of series in a response.
 pub const MAX_SERIES: usize = 1_000;
 /// Number of points in a response without a requested step.
-const USUAL_POINTS: i64 = 120;
+const DEFAULT_POINTS: i64 = 120;
 
-const SECOND: i64 = 1_000_000;
-const MINUTE: i64 = 60 * SECOND;
-const HOUR: i64 = 60 * MINUTE;
-const DAY: i64 = 24 * HOUR;
+const SECOND_MICROS: i64 = 1_000_000;
+const MINUTE_MICROS: i64 = 60 * SECOND_MICROS;
+const HOUR_MICROS: i64 = 60 * MINUTE_MICROS;
+const DAY_MICROS: i64 = 24 * HOUR_MICROS;
 
 /// Round steps.
-const STEPS: &[i64] = &[
-    SECOND,
-    2 * SECOND,
-    5 * SECOND,
-    10 * SECOND,
-    15 * SECOND,
-    30 * SECOND,
-    MINUTE,
-    2 * MINUTE,
-    5 * MINUTE,
-    10 * MINUTE,
-    15 * MINUTE,
-    30 * MINUTE,
-    HOUR,
-    2 * HOUR,
-    3 * HOUR,
-    6 * HOUR,
-    12 * HOUR,
-    DAY,
-    2 * DAY,
-    7 * DAY,
-    30 * DAY,
-    365 * DAY,
+const ROUND_STEPS: &[i64] = &[
+    SECOND_MICROS,
+    2 * SECOND_MICROS,
+    5 * SECOND_MICROS,
+    10 * SECOND_MICROS,
+    15 * SECOND_MICROS,
+    30 * SECOND_MICROS,
+    MINUTE_MICROS,
+    2 * MINUTE_MICROS,
+    5 * MINUTE_MICROS,
+    10 * MINUTE_MICROS,
+    15 * MINUTE_MICROS,
+    30 * MINUTE_MICROS,
+    HOUR_MICROS,
+    2 * HOUR_MICROS,
+    3 * HOUR_MICROS,
+    6 * HOUR_MICROS,
+    12 * HOUR_MICROS,
+    DAY_MICROS,
+    2 * DAY_MICROS,
+    7 * DAY_MICROS,
+    30 * DAY_MICROS,
+    365 * DAY_MICROS,
 ];
 
 /// A range of time, divided into steps.
@@ -56,7 +56,7 @@ impl Range {
     #[must_use]
     pub fn new(from: Timestamp, to: Timestamp, step: Option<i64>) -> Self {
         let span = to.micros().saturating_sub(from.micros()).max(1);
-        let step = step.unwrap_or_else(|| step_of(span / USUAL_POINTS));
+        let step = step.unwrap_or_else(|| step_of(span / DEFAULT_POINTS));
         Self { from, to, step }
     }
 
@@ -69,9 +69,9 @@ impl Range {
 }
 
 /// Returns the next round step.
-fn step_of(least: i64) -> i64 {
-    let fits = |step: &&i64| **step >= least;
-    STEPS.iter().find(fits).copied().unwrap_or(least)
+fn step_of(min: i64) -> i64 {
+    let fits = |step: &&i64| **step >= min;
+    ROUND_STEPS.iter().find(fits).copied().unwrap_or(min)
 }
 
 /// Returns a step that fits when a response with this number of points would be too large.
@@ -92,24 +92,24 @@ pub fn parse_duration(text: &str) -> Option<i64> {
     let split = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(split);
     let unit = match unit {
-        "s" => SECOND,
-        "m" => MINUTE,
-        "h" => HOUR,
-        "d" => DAY,
-        "w" => 7 * DAY,
+        "s" => SECOND_MICROS,
+        "m" => MINUTE_MICROS,
+        "h" => HOUR_MICROS,
+        "d" => DAY_MICROS,
+        "w" => 7 * DAY_MICROS,
         _ => return None,
     };
     let micros = number.parse::<i64>().ok()?.checked_mul(unit)?;
-    (micros > 0 && micros <= 36_500 * DAY).then_some(micros)
+    (micros > 0 && micros <= 36_500 * DAY_MICROS).then_some(micros)
 }
 
 /// Formats a duration such that [`parse_duration`] can parse it; in whole seconds.
 #[must_use]
 pub fn show_duration(micros: i64) -> String {
-    for (unit, name) in [(DAY, 'd'), (HOUR, 'h'), (MINUTE, 'm')] {
+    for (unit, name) in [(DAY_MICROS, 'd'), (HOUR_MICROS, 'h'), (MINUTE_MICROS, 'm')] {
         if micros >= unit && micros % unit == 0 {
             return format!("{}{name}", micros / unit);
         }
     }
-    format!("{}s", micros.div_euclid(SECOND).max(1))
+    format!("{}s", micros.div_euclid(SECOND_MICROS).max(1))
 }

@@ -6,19 +6,19 @@ use uuid::Uuid;
 
 use super::influxql::string;
 use super::plan::{MAX_POINTS, Range, parse_duration, show_duration, too_many_points};
-use super::{Function, Places, Question, field_keys};
+use super::{Function, MetricBuckets, MetricQuery, field_keys};
 
-fn question<'a>(
+fn metric_query<'a>(
     measurement: &'a str,
     field: &'a str,
     group_by: &'a [String],
     filters: &'a [(String, String)],
-    (project, places): (&'a ProjectId, &'a Places),
-) -> Question<'a> {
-    Question {
+    (project, buckets): (&'a ProjectId, &'a MetricBuckets),
+) -> MetricQuery<'a> {
+    MetricQuery {
         project,
         device: DeviceId(Uuid::from_u128(1)),
-        places,
+        buckets,
         measurement,
         field,
         from: Timestamp(1_000_000),
@@ -36,7 +36,7 @@ fn a_question_is_written_out() {
     let group = ["cpu".to_owned()];
     let filters = [("cpu".to_owned(), "cpu0".to_owned())];
     assert_eq!(
-        question("cpu", "usage_user", &group, &filters, (&project, &Places::default())).influxql(),
+        metric_query("cpu", "usage_user", &group, &filters, (&project, &MetricBuckets::default())).influxql(),
         "SELECT percentile(\"usage_user\", 95) AS \"value\" FROM \"cpu\" \
          WHERE \"project\" = 'default' \
          AND \"device_id\" = '00000000-0000-0000-0000-000000000001' \
@@ -51,8 +51,8 @@ fn nothing_gets_out_of_its_quotes() {
     for evil in ["'", "\"", "\\", "\\'", "' OR 1=1 --", "\"; DROP DATABASE x", "a\nb", "\\\\\""] {
         let group = [evil.to_owned()];
         let filters = [(evil.to_owned(), evil.to_owned())];
-        let places = Places { own: Some(evil.to_owned()), ..Places::default() };
-        let text = question(evil, evil, &group, &filters, (&project, &places)).influxql();
+        let places = MetricBuckets { own: Some(evil.to_owned()), ..MetricBuckets::default() };
+        let text = metric_query(evil, evil, &group, &filters, (&project, &places)).influxql();
         assert!(is_closed(&text), "{text}");
     }
     assert_eq!(string("a'b\\c"), "'a\\'b\\\\c'");
@@ -61,13 +61,13 @@ fn nothing_gets_out_of_its_quotes() {
 #[test]
 fn a_project_with_a_place_of_its_own_is_looked_for_in_both() {
     let project = ProjectId::default_project();
-    let places = Places {
+    let places = MetricBuckets {
         own: Some("project-default".to_owned()),
         own_database: Some("muster-project-default".to_owned()),
         are_names_shared: true,
-        is_own_alone: false,
+        is_own_only: false,
     };
-    let text = question("cpu", "v", &[], &[], (&project, &places)).influxql();
+    let text = metric_query("cpu", "v", &[], &[], (&project, &places)).influxql();
     assert!(text.contains(" FROM \"cpu\", \"project-default\".\"cpu\" WHERE "), "{text}");
     assert_eq!(
         field_keys(&places, &["cpu".to_owned(), "mem".to_owned()]).as_deref(),
@@ -76,15 +76,15 @@ fn a_project_with_a_place_of_its_own_is_looked_for_in_both() {
         )
     );
     // The names in the database itself are hidden from other projects.
-    let places = Places { are_names_shared: false, ..places };
+    let places = MetricBuckets { are_names_shared: false, ..places };
     assert_eq!(
         field_keys(&places, &["cpu".to_owned()]).as_deref(),
         Some("SHOW FIELD KEYS FROM \"project-default\".\"cpu\"")
     );
-    let alone = places.own_alone().unwrap();
-    let text = question("cpu", "v", &[], &[], (&project, &alone)).influxql();
+    let alone = places.own_only().unwrap();
+    let text = metric_query("cpu", "v", &[], &[], (&project, &alone)).influxql();
     assert!(text.contains(" FROM \"project-default\".\"cpu\" WHERE "), "{text}");
-    assert_eq!(field_keys(&Places::default(), &["cpu".to_owned()]), None);
+    assert_eq!(field_keys(&MetricBuckets::default(), &["cpu".to_owned()]), None);
     let databases: Vec<_> = places.databases("muster").collect();
     assert_eq!(databases, ["muster", "muster-project-default"]);
 }

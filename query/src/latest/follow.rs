@@ -18,9 +18,9 @@ use super::LatestMetrics;
 use crate::projections::devices;
 
 /// Interval between attempts to create a consumer.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between removals of deleted devices.
-const PRUNE: Duration = Duration::from_secs(300);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(300);
 /// Stored subjects of live batches.
 const SUBJECTS: &str = "met.*.*.*.live.>";
 
@@ -58,7 +58,7 @@ pub async fn run(nats: async_nats::Client, latest: LatestMetrics, stop: Cancella
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(RETRY) => {}
+            () = tokio::time::sleep(RETRY_INTERVAL) => {}
         }
     }
 }
@@ -96,13 +96,13 @@ async fn follow(nats: &async_nats::Client, latest: &LatestMetrics) -> Result<(),
             }
             Err(error) => return Err(FollowError::Read(error)),
         };
-        take(latest, &message.subject, message.payload.clone(), received_at);
+        store_batch(latest, &message.subject, message.payload.clone(), received_at);
     }
     Err(FollowError::Ended)
 }
 
 /// Stores a batch. Skips one that cannot be decoded: ingest makes it a dead letter.
-fn take(latest: &LatestMetrics, subject: &str, payload: bytes::Bytes, received_at: Timestamp) {
+fn store_batch(latest: &LatestMetrics, subject: &str, payload: bytes::Bytes, received_at: Timestamp) {
     let Some((project, device, rest)) = subjects::parse_stored(subject) else {
         return;
     };
@@ -119,7 +119,7 @@ pub async fn prune(log: EventLog, latest: LatestMetrics, stop: CancellationToken
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(PRUNE) => {}
+            () = tokio::time::sleep(PRUNE_INTERVAL) => {}
         }
         // A device that was registered after this list was read may be missing for a few seconds,
         // until its next batch.

@@ -12,12 +12,12 @@ use muster_schemas::selector::Requirement;
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 
 use super::MetricsSummary;
-use super::summary::measured;
+use super::summary::matches;
 
 /// Maximum number of groups that are kept of one device.
-const GROUPS: usize = 16;
+const MAX_GROUPS: usize = 16;
 /// Maximum length of a group's name, in bytes.
-const MAX_GROUP_NAME: usize = 64;
+const MAX_GROUP_NAME_BYTES: usize = 64;
 /// Maximum size of all batches that are kept of one device, in bytes before compression; those of
 /// an agent are 10 KB. Of a larger batch, only the summary is kept.
 pub(super) const MAX_DEVICE_BYTES: usize = 128 * 1024;
@@ -26,7 +26,7 @@ pub(super) const MAX_DEVICE_POINTS: usize = 2_000;
 
 /// Maximum time by which a batch counts as newer than its receipt, in microseconds: a clock that
 /// was once ahead must not block newer batches after it was corrected.
-const AHEAD: i64 = 300 * 1_000_000;
+const MAX_AHEAD_MICROS: i64 = 300 * 1_000_000;
 
 /// The newest metrics of all devices; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -78,11 +78,11 @@ impl LatestMetrics {
         payload: Bytes,
         received_at: Timestamp,
     ) -> Result<(), InvalidBatch> {
-        if group.len() > MAX_GROUP_NAME {
+        if group.len() > MAX_GROUP_NAME_BYTES {
             return Ok(());
         }
         let (batch, _) = MetricBatch::decode_valid_points(&payload)?;
-        let summary = MetricsSummary::of(&batch);
+        let summary = MetricsSummary::from_batch(&batch);
         // Encoded again: the received batch may be compressed, include points that were dropped, or
         // be a slice of a larger buffer.
         let whole = batch.encode();
@@ -90,9 +90,9 @@ impl LatestMetrics {
         let mut devices = self.write();
         let latest = devices.entry((project.clone(), device)).or_default();
         latest.received_at = latest.received_at.max(received_at);
-        let time = batch.time.min(received_at.plus_micros(AHEAD));
+        let time = batch.time.min(received_at.plus_micros(MAX_AHEAD_MICROS));
         let is_newest = latest.groups.get(group).is_none_or(|known| known.time <= time);
-        if is_newest && (latest.groups.len() < GROUPS || latest.groups.contains_key(group)) {
+        if is_newest && (latest.groups.len() < MAX_GROUPS || latest.groups.contains_key(group)) {
             let others = || latest.groups.iter().filter(|(name, _)| *name != group);
             let others_bytes: usize = others().map(|(_, group)| group.bytes).sum();
             let others_points: usize = others().map(|(_, group)| group.points).sum();
@@ -130,7 +130,7 @@ impl LatestMetrics {
 
     /// Returns the devices of a project whose newest metrics match all of these requirements.
     #[must_use]
-    pub fn fitting(&self, project: &ProjectId, requirements: &[&Requirement]) -> Vec<DeviceId> {
+    pub fn matching(&self, project: &ProjectId, requirements: &[&Requirement]) -> Vec<DeviceId> {
         let candidates: Vec<(DeviceId, Vec<Bytes>)> = {
             let devices = self.read();
             let own = devices.iter().filter(|((of, _), _)| of == project);
@@ -142,7 +142,7 @@ impl LatestMetrics {
         let fits = |payloads: &[Bytes]| {
             let batches: Vec<MetricBatch> =
                 payloads.iter().filter_map(|bytes| MetricBatch::decode(bytes).ok()).collect();
-            requirements.iter().all(|requirement| measured(requirement, &batches))
+            requirements.iter().all(|requirement| matches(requirement, &batches))
         };
         candidates.into_iter().filter(|(_, all)| fits(all)).map(|(device, _)| device).collect()
     }
@@ -168,8 +168,8 @@ impl LatestMetrics {
     }
 
     /// Removes the devices for which `keep` is false.
-    pub fn retain(&self, keep: impl Fn(&ProjectId, DeviceId) -> bool) {
-        self.write().retain(|(project, device), _| keep(project, *device));
+    pub fn retain(&self, is_kept: impl Fn(&ProjectId, DeviceId) -> bool) {
+        self.write().retain(|(project, device), _| is_kept(project, *device));
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<(ProjectId, DeviceId), Latest>> {

@@ -33,10 +33,10 @@ pub struct MetricsSummary {
 impl MetricsSummary {
     /// Creates the summary of one batch.
     #[must_use]
-    pub fn of(batch: &MetricBatch) -> Self {
+    pub fn from_batch(batch: &MetricBatch) -> Self {
         let mut summary = Self::default();
         for point in &batch.points {
-            summary.take(point);
+            summary.add_point(point);
         }
         summary
     }
@@ -59,7 +59,7 @@ impl MetricsSummary {
         *self == Self::default()
     }
 
-    fn take(&mut self, point: &Point) {
+    fn add_point(&mut self, point: &Point) {
         match point.measurement.as_str() {
             "cpu" if is_tagged(point, "cpu", "cpu-total") => {
                 let idle = number(point, "usage_idle").map(|idle| 100.0 - idle);
@@ -82,7 +82,7 @@ impl MetricsSummary {
 }
 
 /// Whether one of the series in the requirement matches it. Of `cpu`, only the total is compared.
-pub(super) fn measured(requirement: &Requirement, batches: &[MetricBatch]) -> bool {
+pub(super) fn matches(requirement: &Requirement, batches: &[MetricBatch]) -> bool {
     let (Some((measurement, field)), Test::Measured(comparison, limit)) =
         (requirement.metric(), &requirement.test)
     else {

@@ -79,7 +79,7 @@ fn figures_come_from_the_right_points() {
     ];
     let time = Timestamp(0);
     assert_eq!(
-        MetricsSummary::of(&MetricBatch { time, points }),
+        MetricsSummary::from_batch(&MetricBatch { time, points }),
         MetricsSummary {
             cpu_percent: Some(25.0),
             memory_percent: Some(41.5),
@@ -95,7 +95,7 @@ fn an_applications_field_does_not_replace_the_clock_skew() {
     let own = Point::new("muster_agent").field("clock_skew_us", -1_200_i64);
     let application = Point::new("app").field("clock_skew_us", 99_000_000_i64);
     let points = vec![own, application];
-    let summary = MetricsSummary::of(&MetricBatch { time: Timestamp(0), points });
+    let summary = MetricsSummary::from_batch(&MetricBatch { time: Timestamp(0), points });
     assert_eq!(summary.clock_skew_us, Some(-1_200));
 }
 

@@ -6,7 +6,7 @@ use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
 use muster_schemas::{Event, ProjectId, Retention, StreamName};
 
 use super::as_i64;
-use super::devices::store;
+use super::devices::store_error;
 
 /// Name of the live table.
 pub const TABLE: &str = "projects_v2";
@@ -72,7 +72,7 @@ impl Projects {
                 ],
             )
             .await
-            .map_err(store("write projects"))?;
+            .map_err(store_error("write projects"))?;
         Ok(())
     }
 }

@@ -5,10 +5,10 @@ use muster_schemas::events::{
     DeviceConfigApplied, DeviceDeleted, DeviceLabelsChanged, DeviceNameReleased, DeviceRenamed,
 };
 
-use crate::support::{With, World, inventory, names};
+use crate::support::{ExtraServers, World, inventory, names};
 
 async fn fleet() -> World {
-    let world = World::new(With::default()).await;
+    let world = World::new(ExtraServers::default()).await;
     for (name, env) in [("alpha", "prod"), ("beta", "test"), ("delta", "prod"), ("gamma", "prod")] {
         world.register(name, &[("env", env), ("site", &format!("hall-{}", name.len()))]).await;
     }

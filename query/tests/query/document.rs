@@ -3,11 +3,11 @@
 
 use serde_json::Value;
 
-use crate::support::{With, World};
+use crate::support::{ExtraServers, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_operation_is_described_whole() {
-    let world = World::new(With::default()).await;
+    let world = World::new(ExtraServers::default()).await;
     let (_, document) = world.query.router().split_for_parts();
     let document: Value = serde_json::from_str(&document.to_json().unwrap()).unwrap();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));

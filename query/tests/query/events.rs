@@ -10,7 +10,7 @@ use muster_schemas::events::{ApiTokenRevoked, Role};
 use muster_schemas::wire::ApiTokenText;
 use serde_json::Value;
 
-use crate::support::{With, World, inventory};
+use crate::support::{ExtraServers, World, inventory};
 
 fn positions(page: &Value) -> Vec<u64> {
     let items = page["items"].as_array().unwrap();
@@ -19,7 +19,7 @@ fn positions(page: &Value) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_is_read_in_pages_by_those_who_may() {
-    let world = World::new(With::default()).await;
+    let world = World::new(ExtraServers::default()).await;
     let viewer = world.token("default", Role::Viewer).await; // 1
     let id = world.register("robot", &[]).await; // 2, 3
     world.enroll(id).await; // 4
@@ -115,7 +115,7 @@ async fn follow(world: &World, query: &str, last_event_id: Option<u64>, until: u
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_live_stream_misses_nothing_and_resumes() {
-    let world = World::new(With::default()).await;
+    let world = World::new(ExtraServers::default()).await;
     let id = world.register("robot", &[]).await; // 1, 2
     world.enroll(id).await; // 3
     let other = world.register("other", &[]).await; // 4, 5
@@ -157,7 +157,7 @@ async fn a_live_stream_misses_nothing_and_resumes() {
 /// The middleware that ends responses with their tokens is on the router of all reads.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_live_stream_ends_with_its_token() {
-    let world = World::new(With::default()).await;
+    let world = World::new(ExtraServers::default()).await;
     let viewer = world.token("default", Role::Viewer).await;
     let request = Request::get("/api/v1/events/stream")
         .header(header::AUTHORIZATION, format!("Bearer {viewer}"))

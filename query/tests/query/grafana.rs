@@ -3,7 +3,7 @@
 use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
 use muster_eventlog::projection::Runner;
 use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
-use muster_query::grafana::{self, LetIn};
+use muster_query::grafana::{self, GrantOutcome};
 use muster_query::projections::devices::{self, Devices};
 use muster_query::projections::timeline::{self, Timeline};
 use tokio_postgres::{Client, Config, NoTls};
@@ -37,10 +37,10 @@ async fn a_role_that_may_make_others_makes_grafanas() {
     let url = postgres.connection_url();
     let log = EventLog::open(&ConnectOptions::new(&url), LogOptions::default()).await.unwrap();
     // Before and after the query role has started for the first time.
-    assert_eq!(grafana::let_in(&log, "first").await.unwrap(), LetIn::Done);
+    assert_eq!(grafana::grant_access(&log, "first").await.unwrap(), GrantOutcome::Granted);
     read_side(&log).await;
     let odd = r"it's \ odd; --";
-    assert_eq!(grafana::let_in(&log, odd).await.unwrap(), LetIn::Done);
+    assert_eq!(grafana::grant_access(&log, odd).await.unwrap(), GrantOutcome::Granted);
     assert!(connect(&url, Some((grafana::ROLE, "first"))).await.is_err());
     let client = connect(&url, Some((grafana::ROLE, odd))).await.unwrap();
     for view in [
@@ -78,10 +78,10 @@ async fn a_role_that_may_not_says_so_and_grants_what_is_there() {
     let plain = ConnectOptions::new(plain.unwrap());
     let log = EventLog::open(&plain, LogOptions::default()).await.unwrap();
     read_side(&log).await;
-    assert_eq!(grafana::let_in(&log, "unused").await.unwrap(), LetIn::NoRole);
+    assert_eq!(grafana::grant_access(&log, "unused").await.unwrap(), GrantOutcome::NoRole);
     // An administrator creates the role that muster may not create.
     admin.batch_execute("CREATE ROLE muster_grafana LOGIN PASSWORD 'given'").await.unwrap();
-    assert_eq!(grafana::let_in(&log, "other").await.unwrap(), LetIn::PasswordUnchanged);
+    assert_eq!(grafana::grant_access(&log, "other").await.unwrap(), GrantOutcome::PasswordUnchanged);
     let client = connect(&url, Some((grafana::ROLE, "given"))).await.unwrap();
     client.query("SELECT * FROM grafana.devices", &[]).await.unwrap();
     client.query("SELECT * FROM events", &[]).await.unwrap_err();

@@ -6,7 +6,7 @@ use muster_schemas::metrics::{MetricBatch, Point};
 use muster_schemas::subjects::{ALL_METRICS, DeviceSubjects, METRICS_STREAM, METRICS_TRANSFORM};
 use muster_schemas::{DeviceId, ProjectId};
 
-use crate::support::{With, World, names, now};
+use crate::support::{ExtraServers, World, names, now};
 
 async fn make_stream(jetstream: &jetstream::Context) {
     jetstream
@@ -39,7 +39,7 @@ async fn devices_show_their_newest_figures() {
     let client = async_nats::connect(nats.url()).await.unwrap();
     let jetstream = jetstream::new(client);
     make_stream(&jetstream).await;
-    let world = World::new(With { nats: Some(nats.url()), ..With::default() }).await;
+    let world = World::new(ExtraServers { nats: Some(nats.url()), ..ExtraServers::default() }).await;
     let quiet = world.register("quiet", &[]).await;
     let robot = world.register("robot", &[]).await;
     publish(&jetstream, robot, 90.0).await;

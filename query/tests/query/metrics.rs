@@ -4,7 +4,7 @@ use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
 use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
 use muster_schemas::DeviceId;
 
-use crate::support::{With, World};
+use crate::support::{ExtraServers, World};
 
 /// 2026-11-23T08:00:00Z, in seconds.
 const START: u64 = 1_795_420_800;
@@ -48,7 +48,7 @@ async fn a_field_is_shown_over_time() {
         database: influx.database().into(),
         credentials: InfluxCredentials::Password { user, password },
     };
-    let world = World::new(With { influx: Some(options), ..With::default() }).await;
+    let world = World::new(ExtraServers { influx: Some(options), ..ExtraServers::default() }).await;
     let robot = world.register("robot", &[]).await;
     let other = world.register("other", &[]).await;
     write(&influx, lines(robot, "robot", 1) + &lines(other, "other", 100)).await;

@@ -7,7 +7,7 @@ use muster_schemas::StreamName;
 use muster_schemas::events::{DeviceRenamed, Role};
 use serde_json::Value;
 
-use crate::support::{With, World, inventory};
+use crate::support::{ExtraServers, World, inventory};
 
 const DEVICES: usize = 64;
 const PAGE: usize = 10;
@@ -20,7 +20,7 @@ async fn rename(world: &World, id: muster_schemas::DeviceId, previous: &str, nam
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_walk_lists_each_device_once_while_devices_report_and_are_renamed() {
-    let world = World::new(With::default()).await;
+    let world = World::new(ExtraServers::default()).await;
     let mut names = BTreeMap::new();
     let mut reports = BTreeMap::new();
     for number in 0..DEVICES {
@@ -75,7 +75,7 @@ async fn a_walk_lists_each_device_once_while_devices_report_and_are_renamed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_walk_lists_each_device_once_while_they_report_at_the_same_time() {
-    let world = World::new(With::default()).await;
+    let world = World::new(ExtraServers::default()).await;
     let mut ids = Vec::new();
     for number in 0..DEVICES {
         let id = world.register(&format!("device-{number:02}"), &[]).await;
@@ -126,7 +126,7 @@ async fn a_walk_lists_each_device_once_while_they_report_at_the_same_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_is_forgotten_in_the_end() {
-    let world = World::new(With::default()).await;
+    let world = World::new(ExtraServers::default()).await;
     let mut ids = Vec::new();
     for number in 0..7 {
         let id = world.register(&format!("device-{number}"), &[]).await;
@@ -170,7 +170,7 @@ async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_is_forgotten_
 /// lists of other tokens, by other keys, and of one page are not limited.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_starts_a_limited_number_of_lists_that_are_kept() {
-    let world = World::new(With::default()).await;
+    let world = World::new(ExtraServers::default()).await;
     for number in 0..2 {
         world.register(&format!("device-{number}"), &[]).await;
     }

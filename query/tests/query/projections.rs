@@ -8,7 +8,7 @@ use muster_schemas::StreamName;
 use muster_schemas::events::{DeviceConfigSet, DeviceDeleted, Role};
 use muster_schemas::names::ConfigValue;
 
-use crate::support::{With, World, inventory};
+use crate::support::{ExtraServers, World, inventory};
 
 async fn rebuilt<P: Projection>(world: &World, projection: P) {
     let mut runner = Runner::open(world.log.clone(), projection).await.unwrap();
@@ -17,7 +17,7 @@ async fn rebuilt<P: Projection>(world: &World, projection: P) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_gives_the_live_tables_row_for_row() {
-    let world = World::new(With::default()).await;
+    let world = World::new(ExtraServers::default()).await;
     // `rebuilt` with the live names is a second runner of the live projections, in the same
     // process.
     for round in 0..6_u64 {

@@ -39,19 +39,19 @@ pub(crate) struct World {
 
 /// Servers of a test in addition to PostgreSQL; those that are not set are unavailable.
 #[derive(Default)]
-pub(crate) struct With {
+pub(crate) struct ExtraServers {
     pub(crate) nats: Option<String>,
     pub(crate) influx: Option<InfluxQueryOptions>,
 }
 
-pub(crate) struct Answer {
+pub(crate) struct TestResponse {
     pub(crate) status: u16,
     pub(crate) headers: axum::http::HeaderMap,
     pub(crate) body: Value,
 }
 
 impl World {
-    pub(crate) async fn new(with: With) -> Self {
+    pub(crate) async fn new(with: ExtraServers) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let postgres = Postgres::start(PostgresOptions {
@@ -191,7 +191,7 @@ impl World {
     }
 
     /// Sends a request as an admin, for the newest state of the log.
-    pub(crate) async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> TestResponse {
         let head = self.log.head(&ProjectId::default_project()).await.unwrap();
         let head = head.unwrap().position.to_string();
         self.get_with(path, &self.admin, &[("muster-min-position", &head)]).await
@@ -209,7 +209,7 @@ impl World {
         path: &str,
         token: &str,
         headers: &[(&str, &str)],
-    ) -> Answer {
+    ) -> TestResponse {
         let mut request =
             Request::get(path).header(header::AUTHORIZATION, format!("Bearer {token}"));
         for (name, value) in headers {
@@ -220,14 +220,14 @@ impl World {
         let bytes = axum::body::to_bytes(response.into_body(), 10_000_000).await.unwrap();
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
-        Answer { status, headers, body }
+        TestResponse { status, headers, body }
     }
 
     /// Repeats a request until the response is as expected.
-    pub(crate) async fn wait(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn wait(&self, path: &str, is_expected: impl Fn(&Value) -> bool) -> Value {
         for _ in 0..500 {
             let answer = self.get(path).await;
-            if answer.status == 200 && wanted(&answer.body) {
+            if answer.status == 200 && is_expected(&answer.body) {
                 return answer.body;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -6,11 +6,11 @@ use muster_schemas::wire::ApiTokenText;
 use muster_schemas::{DeviceId, Hash, StreamName, Timestamp, TokenId};
 use uuid::Uuid;
 
-use crate::support::{With, World, names};
+use crate::support::{ExtraServers, World, names};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_listed_for_those_who_may_know_of_them() {
-    let world = World::new(With::default()).await;
+    let world = World::new(ExtraServers::default()).await;
     let viewer = world.token("default", Role::Viewer).await;
     let auditor = world.token("default", Role::Auditor).await;
     let secret = Hash::of(b"secret");
@@ -81,7 +81,7 @@ async fn tokens_are_listed_for_those_who_may_know_of_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_says_how_it_is() {
-    let world = World::new(With::default()).await;
+    let world = World::new(ExtraServers::default()).await;
     let auditor = world.token("default", Role::Auditor).await;
     world.register("robot", &[]).await;
     let letter = |project: Option<&str>, subject: &str| NewDeadLetter {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
-use muster_query::grafana::{self, LetIn};
+use muster_query::grafana::{self, GrantOutcome};
 use reqwest::Url;
 use uuid::Uuid;
 
@@ -70,18 +70,18 @@ impl ServerArgs {
         let log = EventLog::open(&connect, LogOptions::default())
             .await
             .context("failed to open the event log in PostgreSQL; does the server run?")?;
-        match grafana::let_in(&log, &password)
+        match grafana::grant_access(&log, &password)
             .await
             .context("failed to give Grafana access to PostgreSQL")?
         {
-            LetIn::Done => {}
-            LetIn::PasswordUnchanged if given => {}
-            LetIn::PasswordUnchanged => bail!(
+            GrantOutcome::Granted => {}
+            GrantOutcome::PasswordUnchanged if given => {}
+            GrantOutcome::PasswordUnchanged => bail!(
                 "the role {role} exists, and muster's own role may not set its password; set \
                  MUSTER_GRAFANA_PASSWORD",
                 role = grafana::ROLE
             ),
-            LetIn::NoRole => bail!(
+            GrantOutcome::NoRole => bail!(
                 "muster's own role may not create roles; a PostgreSQL administrator must run\n  \
                  CREATE ROLE {role} LOGIN PASSWORD '…';\n  \
                  ALTER ROLE {role} SET default_transaction_read_only = on;\n\

@@ -18,7 +18,7 @@ pub(super) struct Filter {
     statuses: Vec<Status>,
     search: Option<String>,
     /// Devices whose newest metrics match, if the selector has conditions on metrics.
-    fitting: Option<Vec<Uuid>>,
+    matching_metrics: Option<Vec<Uuid>>,
 }
 
 impl Filter {
@@ -42,7 +42,7 @@ impl Filter {
                 Problem::field("status", rule, Some(word.into()))
             })?);
         }
-        if statuses.is_empty() && !asks_for_deleted(&selector) {
+        if statuses.is_empty() && !selects_deleted(&selector) {
             statuses =
                 Status::ALL.into_iter().filter(|status| *status != Status::Deleted).collect();
         }
@@ -51,7 +51,7 @@ impl Filter {
             let rule = "is longer than 200 bytes, or contains a NUL";
             return Err(Problem::field("search", rule, None));
         }
-        Ok(Self { selector, statuses, search, fitting: None })
+        Ok(Self { selector, statuses, search, matching_metrics: None })
     }
 
     /// Whether a device matches the filter.
@@ -91,22 +91,22 @@ impl Filter {
             query.push(" AND ");
             push_requirement(query, requirement);
         }
-        if let Some(fitting) = &self.fitting {
+        if let Some(fitting) = &self.matching_metrics {
             query.push(" AND device = ANY(").push_bind(fitting.clone()).push(")");
         }
     }
 
     /// Evaluates the conditions on the newest metrics, which are not in the log.
-    pub(super) fn ask_metrics(&mut self, latest: &LatestMetrics, project: &ProjectId) {
+    pub(super) fn evaluate_metrics(&mut self, latest: &LatestMetrics, project: &ProjectId) {
         let measured: Vec<&Requirement> = self.selector.measured().collect();
         if !measured.is_empty() {
-            let fitting = latest.fitting(project, &measured);
-            self.fitting = Some(fitting.into_iter().map(|id| id.0).collect());
+            let fitting = latest.matching(project, &measured);
+            self.matching_metrics = Some(fitting.into_iter().map(|id| id.0).collect());
         }
     }
 
     /// Refuses conditions on metrics: a point-in-time query has none.
-    pub(super) fn check_past(&self) -> Result<(), Problem> {
+    pub(super) fn reject_metrics(&self) -> Result<(), Problem> {
         match self.selector.measured().next() {
             None => Ok(()),
             Some(requirement) => {
@@ -118,7 +118,7 @@ impl Filter {
     }
 }
 
-fn asks_for_deleted(selector: &Selector) -> bool {
+fn selects_deleted(selector: &Selector) -> bool {
     selector.0.iter().any(|requirement| {
         requirement.key.as_str() == "status"
             && matches!(&requirement.test, Test::In(values)

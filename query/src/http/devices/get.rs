@@ -59,7 +59,7 @@ pub(crate) async fn get_device(
     Query(query): Query<GetDevice>,
 ) -> Result<impl IntoResponse, Problem> {
     let project = &scope.project;
-    let moment = past::moment(&state, project, query.position, query.at).await?;
+    let moment = past::requested_position(&state, project, query.position, query.at).await?;
     let (id, device, position) = if let Some(position) = moment {
         let (id, device) = past::device(&state, project, &text, position).await?;
         (id, device, position)

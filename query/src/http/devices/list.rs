@@ -18,7 +18,7 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::filter::Filter;
-use super::order::{By, PageStart, Place, Sort, page};
+use super::order::{By, PageStart, SortKey, Sort, page};
 use super::past;
 use super::renames::names_at;
 use super::view::{DeviceSummary, Live};
@@ -89,28 +89,28 @@ pub(crate) async fn list_devices(
         Filter::read(query.selector.as_deref(), query.status.as_deref(), query.search.as_deref())?;
     let start = PageStart::read(query.cursor.as_deref(), query.sort)?;
     let foreign = || Cursor::foreign(query.cursor.as_deref().unwrap_or_default());
-    let moment = past::moment(&state, project, query.position, query.at).await?;
+    let moment = past::requested_position(&state, project, query.position, query.at).await?;
     let limit = usize::from(query.limit.get());
     let live = Live { latest: moment.is_none().then_some(&state.latest), project };
     let (position, (items, next)) = if let Some(position) = moment {
-        filter.check_past()?;
+        filter.reject_metrics()?;
         let after = match start {
             None => None,
-            Some(PageStart::After(place)) => Some(Place { position: None, ..place }),
+            Some(PageStart::After(place)) => Some(SortKey { position: None, ..place }),
             Some(PageStart::Walk(_)) => return Err(foreign()),
         };
         let devices = past::devices(&state, project, position).await?;
         let placed = devices
             .iter()
             .filter(|(id, device)| filter.matches(**id, device))
-            .map(|(id, device)| (place(&live, query.sort, *id, device), device.clone()))
+            .map(|(id, device)| (sort_key(&live, query.sort, *id, device), device.clone()))
             .collect();
         (position, page(placed, query.sort, after.as_ref(), limit))
     } else {
         let progress = &state.read_models.devices;
         min_position.wait(state.log(), progress, project).await?;
         let position = progress.position(project);
-        filter.ask_metrics(&state.latest, project);
+        filter.evaluate_metrics(&state.latest, project);
         let list = List {
             state: &state,
             live: &live,
@@ -121,7 +121,7 @@ pub(crate) async fn list_devices(
         };
         let found = match (query.sort.by(), start) {
             (By::LastSeen, None) => list.first_by_last_seen().await?,
-            (By::LastSeen, Some(PageStart::Walk(walk))) => list.walked(walk).await?,
+            (By::LastSeen, Some(PageStart::Walk(walk))) => list.by_walk(walk).await?,
             (By::Name, None) => list.by_name(None, position).await?,
             (By::Name, Some(PageStart::After(after))) => {
                 list.by_name(Some(after), position).await?
@@ -140,13 +140,13 @@ pub(crate) async fn list_devices(
     Ok(([position_header(position)], Json(Page { items, next })))
 }
 
-fn place(live: &Live<'_>, sort: Sort, id: DeviceId, device: &Device) -> Place {
+fn sort_key(live: &Live<'_>, sort: Sort, id: DeviceId, device: &Device) -> SortKey {
     let name = device.name.as_ref().map_or("", |name| name.as_str());
     let last_seen = live.last_seen(id, device.heard_at);
-    Place::of(sort, id, name, device.created_position, last_seen)
+    SortKey::of(sort, id, name, device.created_position, last_seen)
 }
 
-type Found = (Vec<(Place, Device)>, Option<String>);
+type DevicePage = (Vec<(SortKey, Device)>, Option<String>);
 
 /// A page of the current state.
 struct List<'a> {
@@ -160,20 +160,20 @@ struct List<'a> {
 }
 
 /// Maximum number of reads of a page, which is read again when devices were renamed meanwhile.
-const TRIES: usize = 10;
+const MAX_ATTEMPTS: usize = 10;
 
 impl List<'_> {
     /// Returns a page sorted by the names at the start of the walk: at `position`, unless the
     /// cursor has another one.
-    async fn by_name(&self, after: Option<Place>, position: u64) -> Result<Found, Problem> {
+    async fn by_name(&self, after: Option<SortKey>, position: u64) -> Result<DevicePage, Problem> {
         let position = after.as_ref().and_then(|after| after.position).unwrap_or(position);
-        let after = after.map(|after| Place { position: Some(position), ..after });
+        let after = after.map(|after| SortKey { position: Some(position), ..after });
         let names = || names_at(self.state.log(), self.live.project, position);
         let mut renamed = match &after {
             Some(_) => names().await?,
             None => BTreeMap::new(),
         };
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             let found = self.by_column(after.as_ref(), Some(position), &renamed).await?;
             // The page may include a rename that is not in `renamed`.
             let now = names().await?;
@@ -188,10 +188,10 @@ impl List<'_> {
     /// Returns a page that PostgreSQL sorts. The `renamed` devices are sorted by the given names.
     async fn by_column(
         &self,
-        after: Option<&Place>,
+        after: Option<&SortKey>,
         position: Option<u64>,
         renamed: &BTreeMap<DeviceId, String>,
-    ) -> Result<Found, Problem> {
+    ) -> Result<DevicePage, Problem> {
         let column = match self.sort.by() {
             By::Name => "name",
             By::LastSeen | By::Created => "created_position",
@@ -221,11 +221,11 @@ impl List<'_> {
             rows.extend(self.rows(query).await?);
         }
         let placed = rows.into_iter().map(|(id, device)| {
-            let mut place = place(self.live, self.sort, id, &device);
+            let mut place = sort_key(self.live, self.sort, id, &device);
             if let Some(name) = renamed.get(&id) {
                 place.name.clone_from(name);
             }
-            (Place { position, ..place }, device)
+            (SortKey { position, ..place }, device)
         });
         Ok(page(placed.collect(), self.sort, after, self.limit))
     }
@@ -233,7 +233,7 @@ impl List<'_> {
     /// Returns the first page by `last_seen`. Only memory has the time at which a device was last
     /// seen, so the ids are sorted here, and only the page's devices are read. The time changes
     /// while a client reads pages, so the order is stored for the following ones.
-    async fn first_by_last_seen(&self) -> Result<Found, Problem> {
+    async fn first_by_last_seen(&self) -> Result<DevicePage, Problem> {
         self.state.walk_rate.check(self.owner.token)?;
         let mut query = self.select("device, heard_at");
         let rows: Vec<(Uuid, Option<i64>)> =
@@ -243,13 +243,13 @@ impl List<'_> {
             .map(|(id, heard_at)| {
                 let id = DeviceId(id);
                 let last_seen = self.live.last_seen(id, heard_at.map(Timestamp));
-                (Place::of(self.sort, id, "", 0, last_seen), ())
+                (SortKey::of(self.sort, id, "", 0, last_seen), ())
             })
             .collect();
         let (places, _) = page(placed, self.sort, None, usize::MAX);
         let order: Vec<DeviceId> = places.into_iter().map(|(place, ())| place.device).collect();
         let first = &order[..order.len().min(self.limit)];
-        let items = self.those(first).await?;
+        let items = self.by_ids(first).await?;
         if order.len() <= self.limit {
             return Ok((items, None));
         }
@@ -260,18 +260,18 @@ impl List<'_> {
     }
 
     /// Returns a later page of a stored order.
-    async fn walked(&self, walk: WalkCursor) -> Result<Found, Problem> {
+    async fn by_walk(&self, walk: WalkCursor) -> Result<DevicePage, Problem> {
         let found = walk.page(self.state.sql(), self.live.project, self.limit).await?;
         let Some((devices, next)) = found else {
             let rule = "has expired: list again from the first page";
             return Err(Problem::field("cursor", rule, None));
         };
         let next = next.map(|next| PageStart::Walk(next).cursor(self.sort));
-        Ok((self.those(&devices).await?, next))
+        Ok((self.by_ids(&devices).await?, next))
     }
 
     /// Returns these devices in this order, without those that do not match the filter.
-    async fn those(&self, devices: &[DeviceId]) -> Result<Vec<(Place, Device)>, Problem> {
+    async fn by_ids(&self, devices: &[DeviceId]) -> Result<Vec<(SortKey, Device)>, Problem> {
         let ids: Vec<Uuid> = devices.iter().map(|device| device.0).collect();
         let mut query = self.select("device, state");
         query.push(" AND device = ANY(").push_bind(ids).push(")");
@@ -280,7 +280,7 @@ impl List<'_> {
             .iter()
             .filter_map(|id| {
                 let device = found.remove(id)?;
-                Some((place(self.live, self.sort, *id, &device), device))
+                Some((sort_key(self.live, self.sort, *id, &device), device))
             })
             .collect())
     }

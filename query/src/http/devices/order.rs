@@ -56,7 +56,7 @@ impl Sort {
 /// Sort key of a device in a list. Attributes that the list is not sorted by are empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Place {
+pub(super) struct SortKey {
     #[serde(rename = "n", default, skip_serializing_if = "String::is_empty")]
     pub(super) name: String,
     #[serde(rename = "k", default)]
@@ -76,7 +76,7 @@ pub(super) enum PageStart {
     /// In an order that was stored at the start of the walk.
     Walk(WalkCursor),
     /// After a device, in an order that does not change.
-    After(Place),
+    After(SortKey),
 }
 
 impl PageStart {
@@ -95,7 +95,7 @@ impl PageStart {
     }
 }
 
-impl Place {
+impl SortKey {
     /// Returns the sort key of a device in a list of this order.
     pub(super) fn of(
         sort: Sort,
@@ -120,11 +120,11 @@ impl Place {
 
 /// Sorts items in memory, and returns one page of them with the cursor of the next page.
 pub(super) fn page<T>(
-    mut items: Vec<(Place, T)>,
+    mut items: Vec<(SortKey, T)>,
     sort: Sort,
-    after: Option<&Place>,
+    after: Option<&SortKey>,
     limit: usize,
-) -> (Vec<(Place, T)>, Option<String>) {
+) -> (Vec<(SortKey, T)>, Option<String>) {
     if let Some(after) = after {
         items.retain(|(place, _)| place.is_after(after, sort));
     }

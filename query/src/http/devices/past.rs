@@ -10,11 +10,11 @@ use muster_schemas::{DeviceId, Event, ProjectId, StreamName, Timestamp};
 
 use super::resolve::unknown;
 use crate::projections::devices::Device;
-use crate::state::{Past, QueryState};
-use crate::travel::{self, TravelError};
+use crate::state::{DeviceSnapshot, QueryState};
+use crate::travel::{self, PointInTimeError};
 
 /// Returns the position that `position` or `at` selects; `None` for the current state.
-pub(super) async fn moment(
+pub(super) async fn requested_position(
     state: &QueryState,
     project: &ProjectId,
     position: Option<u64>,
@@ -53,8 +53,8 @@ pub(super) async fn devices(
     project: &ProjectId,
     position: u64,
 ) -> Result<Arc<BTreeMap<DeviceId, Device>>, Problem> {
-    let _permit = state.travelers.acquire().await;
-    let last = state.past.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let _permit = state.point_in_time_permits.acquire().await;
+    let last = state.last_snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let known = last.filter(|past| past.project == *project && past.position <= position);
     let (after, devices) = match known {
         Some(past) if past.position == position => return Ok(past.devices),
@@ -63,8 +63,8 @@ pub(super) async fn devices(
     };
     let devices = travel::devices_at(state.log(), project, (after, devices), position);
     let devices = Arc::new(devices.await.map_err(problem)?);
-    let past = Past { project: project.clone(), position, devices: devices.clone() };
-    *state.past.lock().unwrap_or_else(PoisonError::into_inner) = Some(past);
+    let past = DeviceSnapshot { project: project.clone(), position, devices: devices.clone() };
+    *state.last_snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(past);
     Ok(devices)
 }
 
@@ -77,7 +77,7 @@ pub(super) async fn device(
 ) -> Result<(DeviceId, Device), Problem> {
     let id = match text.parse::<DeviceId>() {
         Ok(id) => id,
-        Err(_) => holder(state, project, text, position).await?,
+        Err(_) => name_holder(state, project, text, position).await?,
     };
     let timeline = &state.read_models.timeline;
     muster_api::MinPosition(Some(position)).wait(state.log(), timeline, project).await?;
@@ -89,7 +89,7 @@ pub(super) async fn device(
 }
 
 /// Returns the device that had a name, from the stream `name/<name>`.
-async fn holder(
+async fn name_holder(
     state: &QueryState,
     project: &ProjectId,
     text: &str,
@@ -115,9 +115,9 @@ async fn holder(
     holder.ok_or_else(|| unknown(project, text))
 }
 
-fn problem(error: TravelError) -> Problem {
+fn problem(error: PointInTimeError) -> Problem {
     match error {
-        TravelError::Store(error) => error.into(),
+        PointInTimeError::Store(error) => error.into(),
         error => Problem::internal(&error),
     }
 }

@@ -9,7 +9,7 @@ use muster_eventlog::{EventLog, ReadFilter};
 use muster_schemas::{DeviceId, Event, ProjectId};
 
 /// Maximum number of events in one read of the log.
-const STRETCH: u32 = 1000;
+const MAX_EVENTS_PER_READ: u32 = 1000;
 /// Maximum number of devices that are renamed during a walk.
 const MAX_RENAMED: usize = 10_000;
 
@@ -23,7 +23,7 @@ pub(super) async fn names_at(
     let mut filter =
         ReadFilter { after: position, until: None, kinds: vec!["DeviceRenamed".to_owned()] };
     loop {
-        let found = log.read(project, &filter, STRETCH).await?;
+        let found = log.read(project, &filter, MAX_EVENTS_PER_READ).await?;
         for stored in &found {
             filter.after = stored.position;
             let event = stored.event().map_err(|error| Problem::internal(&error))?;
@@ -38,7 +38,7 @@ pub(super) async fn names_at(
             );
             return Err(Problem::new(Kind::TooMuch, words));
         }
-        if found.len() < STRETCH as usize {
+        if found.len() < MAX_EVENTS_PER_READ as usize {
             return Ok(names);
         }
     }

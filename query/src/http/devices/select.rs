@@ -18,7 +18,7 @@ pub(crate) async fn select_devices(
     limit: usize,
 ) -> Result<Vec<DeviceId>, Problem> {
     let mut filter = Filter::read(Some(selector), Some("online,offline"), None)?;
-    filter.ask_metrics(&state.latest, project);
+    filter.evaluate_metrics(&state.latest, project);
     let mut sql = QueryBuilder::new(format!("SELECT device FROM {TABLE} WHERE project = "));
     sql.push_bind(project.as_str().to_owned());
     filter.push(&mut sql);

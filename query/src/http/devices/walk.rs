@@ -10,13 +10,13 @@ use uuid::Uuid;
 use crate::state::sql_problem;
 
 /// Lifetime of a walk, in seconds from its start.
-const TTL: f64 = 3600.0;
+const WALK_TTL_SECS: f64 = 3600.0;
 /// Maximum number of walks of one token in a project; the oldest is deleted for a new one.
-const MAX_OF_OWNER: i64 = 8;
+const MAX_PER_OWNER: i64 = 8;
 /// Maximum number of walks in a project: 100 MB of ids with 100,000 devices.
-const MAX_OF_PROJECT: i64 = 64;
+const MAX_PER_PROJECT: i64 = 64;
 /// Length of an id, in bytes.
-const ID: usize = 16;
+const ID_BYTES: usize = 16;
 
 /// Start of a page of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,9 +62,9 @@ pub(super) async fn start(
     .bind(project.as_str())
     .bind(owner)
     .bind(ids)
-    .bind(MAX_OF_OWNER)
-    .bind(MAX_OF_PROJECT)
-    .bind(TTL)
+    .bind(MAX_PER_OWNER)
+    .bind(MAX_PER_PROJECT)
+    .bind(WALK_TTL_SECS)
     .execute(sql)
     .await
     .map_err(sql_problem)?;
@@ -80,7 +80,7 @@ impl WalkCursor {
         limit: usize,
     ) -> Result<Option<(Vec<DeviceId>, Option<Self>)>, Problem> {
         let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-        let from = u64::from(self.offset) * ID as u64;
+        let from = u64::from(self.offset) * ID_BYTES as u64;
         let row: Option<(Vec<u8>, i32)> = sqlx::query_as(
             "SELECT substring(devices FROM $3::int FOR $4::int), octet_length(devices)
              FROM list_walks
@@ -91,14 +91,14 @@ impl WalkCursor {
         .bind(project.as_str())
         // `substring` counts bytes from 1.
         .bind(i32::try_from(from + 1).unwrap_or(i32::MAX))
-        .bind(i32::try_from(number(limit * ID)).unwrap_or(i32::MAX))
-        .bind(TTL)
+        .bind(i32::try_from(number(limit * ID_BYTES)).unwrap_or(i32::MAX))
+        .bind(WALK_TTL_SECS)
         .fetch_optional(sql)
         .await
         .map_err(sql_problem)?;
         let Some((bytes, length)) = row else { return Ok(None) };
         let ids: Vec<DeviceId> = bytes
-            .chunks_exact(ID)
+            .chunks_exact(ID_BYTES)
             .filter_map(|id| Uuid::from_slice(id).ok())
             .map(DeviceId)
             .collect();

@@ -23,7 +23,7 @@ use crate::timeline::{self, Positions};
 
 /// Maximum number of ranges of a device's timeline that are read for one page. A page may then have
 /// fewer events than requested, and still a next page.
-const STRETCHES: usize = 20;
+const MAX_RANGES_PER_PAGE: usize = 20;
 
 /// The order of events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
@@ -127,8 +127,8 @@ pub(crate) async fn list_events(
     min_position: MinPosition,
     Query(query): Query<ListEvents>,
 ) -> Result<impl IntoResponse, Problem> {
-    let kinds = types::wanted(query.kind.as_deref(), &scope.principal)?;
-    let span = Span::read(&query.cursor, query.after, query.until, query.order, query.limit)?;
+    let kinds = types::requested_types(query.kind.as_deref(), &scope.principal)?;
+    let span = LogRange::read(&query.cursor, query.after, query.until, query.order, query.limit)?;
     let project = &scope.project;
     let (events, next) = match &query.device {
         Some(device) => {
@@ -168,8 +168,8 @@ pub(crate) async fn list_device_events(
     PathParam(device): PathParam<String>,
     Query(query): Query<ListDeviceEvents>,
 ) -> Result<impl IntoResponse, Problem> {
-    let kinds = types::wanted(query.kind.as_deref(), &scope.principal)?;
-    let span = Span::read(&query.cursor, query.after, query.until, query.order, query.limit)?;
+    let kinds = types::requested_types(query.kind.as_deref(), &scope.principal)?;
+    let span = LogRange::read(&query.cursor, query.after, query.until, query.order, query.limit)?;
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.devices, project).await?;
     let timeline = &state.read_models.timeline;
@@ -201,7 +201,7 @@ pub(crate) async fn get_event(
     Query(query): Query<GetEvent>,
 ) -> Result<Json<EventView>, Problem> {
     let events = state.log().read_positions(&scope.project, &[position]).await?;
-    let visible = types::wanted(None, &scope.principal)?;
+    let visible = types::requested_types(None, &scope.principal)?;
     let event = events.first().filter(|event| visible.is_empty() || visible.contains(&event.kind));
     event.map(|event| Json(EventView::new(event, query.include))).ok_or_else(|| {
         Problem::not_found(format!(
@@ -219,14 +219,14 @@ fn show(events: &[StoredEvent], next: Option<u64>, include: Option<Include>) -> 
 }
 
 /// A range of the log.
-struct Span {
+struct LogRange {
     after: u64,
     until: u64,
     order: Order,
     limit: usize,
 }
 
-impl Span {
+impl LogRange {
     /// Parses the parameters; a cursor is the position at which the previous page ended.
     fn read(
         cursor: &Option<String>,
@@ -242,13 +242,13 @@ impl Span {
             limit: usize::from(limit.get()),
         };
         if let Some(ended) = Cursor::decode::<u64>(cursor.as_deref())? {
-            span.go_on(ended);
+            span.continue_after(ended);
         }
         Ok(span)
     }
 
     /// Restricts the range to what comes after a position, in this order.
-    fn go_on(&mut self, ended: u64) {
+    fn continue_after(&mut self, ended: u64) {
         match self.order {
             Order::Asc => self.after = self.after.max(ended),
             Order::Desc => self.until = self.until.min(ended.saturating_sub(1)),
@@ -257,7 +257,7 @@ impl Span {
 
     /// Returns the position after which the next page starts, if more events than the limit were
     /// found.
-    fn cut(&self, events: &mut Vec<StoredEvent>) -> Option<u64> {
+    fn truncate(&self, events: &mut Vec<StoredEvent>) -> Option<u64> {
         let more = events.len() > self.limit;
         events.truncate(self.limit);
         events.last().filter(|_| more).map(|event| event.position)
@@ -268,7 +268,7 @@ async fn of_project(
     state: &QueryState,
     project: &ProjectId,
     kinds: Vec<String>,
-    span: &Span,
+    span: &LogRange,
 ) -> Result<(Vec<StoredEvent>, Option<u64>), Problem> {
     let limit = u32::try_from(span.limit + 1).unwrap_or(u32::MAX);
     let mut events = match span.order {
@@ -284,7 +284,7 @@ async fn of_project(
             events
         }
     };
-    let next = span.cut(&mut events);
+    let next = span.truncate(&mut events);
     Ok((events, next))
 }
 
@@ -293,16 +293,16 @@ async fn of_device(
     project: &ProjectId,
     device: DeviceId,
     kinds: &[String],
-    span: &Span,
+    span: &LogRange,
 ) -> Result<(Vec<StoredEvent>, Option<u64>), Problem> {
-    let mut rest = Span { ..*span };
+    let mut rest = LogRange { ..*span };
     let mut found: Vec<StoredEvent> = Vec::new();
     let limit = u32::try_from(span.limit + 1).unwrap_or(u32::MAX);
-    for _ in 0..STRETCHES {
+    for _ in 0..MAX_RANGES_PER_PAGE {
         let range = Positions {
             after: rest.after,
             until: rest.until,
-            newest_first: rest.order == Order::Desc,
+            is_newest_first: rest.order == Order::Desc,
             limit,
         };
         let positions =
@@ -310,7 +310,7 @@ async fn of_device(
         let Some(last) = positions.last() else {
             return Ok((found, None));
         };
-        rest.go_on(*last);
+        rest.continue_after(*last);
         let mut events = state.log().read_positions(project, &positions).await?;
         if rest.order == Order::Desc {
             events.reverse();
@@ -318,7 +318,7 @@ async fn of_device(
         events.retain(|event| kinds.is_empty() || kinds.contains(&event.kind));
         found.append(&mut events);
         if found.len() > span.limit {
-            let next = span.cut(&mut found);
+            let next = span.truncate(&mut found);
             return Ok((found, next));
         }
         if positions.len() < span.limit + 1 {

@@ -29,13 +29,13 @@ use crate::live_streams::LiveStream;
 use crate::state::QueryState;
 
 /// Maximum number of events in one read.
-const STRETCH: u32 = 256;
+const MAX_EVENTS_PER_READ: u32 = 256;
 /// Interval between keep-alives on an idle connection.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Time for which new events are collected, so that the log is read once for several commits.
-const GATHER: Duration = Duration::from_millis(50);
+const COLLECT_TIME: Duration = Duration::from_millis(50);
 /// Interval between retries when the log cannot be read.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Parameters of the request.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -80,8 +80,8 @@ pub(crate) async fn stream_events(
     headers: HeaderMap,
     Query(query): Query<StreamEvents>,
 ) -> Result<impl IntoResponse, Problem> {
-    let kinds = types::wanted(query.kind.as_deref(), &scope.principal)?;
-    let slot = state.streams.take(&scope.principal)?;
+    let kinds = types::requested_types(query.kind.as_deref(), &scope.principal)?;
+    let slot = state.streams.acquire(&scope.principal)?;
     let device = match &query.device {
         Some(text) => Some(resolve(&state, &scope.project, text).await?),
         None => None,
@@ -102,7 +102,7 @@ pub(crate) async fn stream_events(
         project: scope.project,
         state,
     };
-    let sse = Sse::new(events(reader)).keep_alive(KeepAlive::new().interval(HEARTBEAT));
+    let sse = Sse::new(events(reader)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE_INTERVAL));
     // Proxies that buffer responses would delay the events.
     Ok(([("x-accel-buffering", "no")], sse))
 }
@@ -161,7 +161,7 @@ impl Reader {
                         error = %describe(&error),
                         "failed to read the log for a live stream; trying again"
                     );
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                 }
             }
         }
@@ -176,9 +176,9 @@ impl Reader {
             return Ok(false);
         }
         self.filter.until = Some(head);
-        let found = log.read(&self.project, &self.filter, STRETCH).await?;
+        let found = log.read(&self.project, &self.filter, MAX_EVENTS_PER_READ).await?;
         self.filter.after = match found.last() {
-            Some(last) if found.len() == STRETCH as usize => last.position,
+            Some(last) if found.len() == MAX_EVENTS_PER_READ as usize => last.position,
             _ => head,
         };
         let fits = |event: &&muster_eventlog::StoredEvent| {
@@ -201,7 +201,7 @@ impl Reader {
         tokio::select! {
             () = self.state.stop.cancelled() => {}
             _ = self.state.follower.wait_beyond(&self.project, self.filter.after) => {
-                tokio::time::sleep(GATHER).await;
+                tokio::time::sleep(COLLECT_TIME).await;
             }
         }
     }

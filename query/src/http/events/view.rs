@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::projections::devices::is_odd;
+use crate::projections::devices::has_implausible_time;
 
 /// An event of the log.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -76,7 +76,7 @@ impl EventView {
             correlation: stored.correlation,
             causation: stored.causation,
             sealed: stored.is_sealed(),
-            odd_time: is_odd(stored),
+            odd_time: has_implausible_time(stored),
             data: data.unwrap_or(serde_json::Value::Null),
             record: include.map(|Include::Record| BASE64.encode(&stored.record)),
         }

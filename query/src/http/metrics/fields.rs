@@ -53,8 +53,8 @@ pub(crate) async fn list_metric_fields(
 ) -> Result<Json<Page<Measurement>>, Problem> {
     let project = &scope.project;
     let device = resolve(&state, project, &device).await?;
-    let places = state.influx.places(project).await.map_err(problem)?;
-    let show = async |query: String| state.influx.ask_all(&places, &query).await.map_err(problem);
+    let places = state.influx.buckets(project).await.map_err(problem)?;
+    let show = async |query: String| state.influx.query_buckets(&places, &query).await.map_err(problem);
     let names: BTreeSet<String> = show(influx::measurements(project, device))
         .await?
         .iter()
@@ -67,16 +67,16 @@ pub(crate) async fn list_metric_fields(
     }
     let names: Vec<String> = names.into_iter().collect();
     let fields = match influx::field_keys(&places, &names) {
-        Some(query) => state.influx.ask(&query).await.map_err(problem)?,
+        Some(query) => state.influx.query(&query).await.map_err(problem)?,
         None => Vec::new(),
     };
     let tags = show(influx::tag_keys(project, device, &names)).await?;
-    let items = gather(fields, tags);
+    let items = merge(fields, tags);
     Ok(Json(Page { items, next: None }))
 }
 
 /// Merges the two results by measurement.
-fn gather(fields: Vec<Row>, tags: Vec<Row>) -> Vec<Measurement> {
+fn merge(fields: Vec<Row>, tags: Vec<Row>) -> Vec<Measurement> {
     let mut found: BTreeMap<String, Measurement> = BTreeMap::new();
     let text =
         |value: &[serde_json::Value], index: usize| Some(value.get(index)?.as_str()?.to_owned());

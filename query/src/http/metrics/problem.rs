@@ -6,15 +6,15 @@ use muster_api::problem::{Kind, describe};
 use crate::influx::{InfluxError, MAX_POINTS, MAX_SERIES, show_duration};
 
 /// Value of `Retry-After`, in seconds.
-const RETRY: u32 = 5;
+const RETRY_AFTER_SECS: u32 = 5;
 
 pub(super) fn problem(error: InfluxError) -> Problem {
     match &error {
-        InfluxError::Away(_) | InfluxError::Busy(_) | InfluxError::Denied(_) => {
+        InfluxError::Unreachable(_) | InfluxError::Busy(_) | InfluxError::Denied(_) => {
             tracing::warn!(error = %describe(&error), "failed to read metrics");
             let detail = "InfluxDB does not respond; metrics are kept, and can be read when it is \
                           available again";
-            Problem::unavailable(detail, RETRY)
+            Problem::unavailable(detail, RETRY_AFTER_SECS)
         }
         InfluxError::Refused(why) => {
             Problem::field("fn", format!("cannot be computed: {why}"), None)

@@ -18,15 +18,15 @@ use super::OWN_TAGS;
 use super::problem::{problem, too_many_points, too_many_series};
 use crate::http::devices::resolve;
 use crate::http::examples;
-use crate::influx::{self, Function, MAX_SERIES, Places, Question, Range, Row};
+use crate::influx::{self, Function, MAX_SERIES, MetricBuckets, MetricQuery, Range, Row};
 use crate::state::QueryState;
 
 /// Default range of a query, in microseconds.
-const USUAL_SINCE: i64 = 3_600_000_000;
+const DEFAULT_RANGE_MICROS: i64 = 3_600_000_000;
 /// Maximum number of tags to filter or group by.
 const MAX_TAGS: usize = 32;
 /// Maximum length of a name or value, in bytes.
-const MAX_TEXT: usize = 256;
+const MAX_TEXT_BYTES: usize = 256;
 
 /// Parameters of the query.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -137,15 +137,15 @@ pub(crate) async fn query_metrics(
     }
     let project = &scope.project;
     let device = resolve(&state, project, &device).await?;
-    let places = state.influx.places(project).await.map_err(problem)?;
+    let places = state.influx.buckets(project).await.map_err(problem)?;
     let group_by = match &query.group_by {
         Some(tags) => tag_list(tags)?,
         None => all_tags(&state, &places, (project, device), measurement).await?,
     };
-    let question = Question {
+    let question = MetricQuery {
         project,
         device,
-        places: &places,
+        buckets: &places,
         measurement,
         field,
         from: range.from,
@@ -155,12 +155,12 @@ pub(crate) async fn query_metrics(
         group_by: &group_by,
         filters: &filters,
     };
-    let mut rows = state.influx.ask(&question.influxql()).await.map_err(problem)?;
+    let mut rows = state.influx.query(&question.influxql()).await.map_err(problem)?;
     if rows.is_empty()
-        && let Some(places) = places.own_alone()
+        && let Some(places) = places.own_only()
     {
-        let question = Question { places: &places, ..question };
-        rows = state.influx.ask(&question.influxql()).await.map_err(problem)?;
+        let question = MetricQuery { buckets: &places, ..question };
+        rows = state.influx.query(&question.influxql()).await.map_err(problem)?;
     }
     let points: usize = rows.iter().map(|row| row.values.len()).sum();
     if rows.len() > MAX_SERIES {
@@ -200,7 +200,7 @@ fn split_filters(pairs: Pairs) -> Result<(Pairs, Pairs), Problem> {
 }
 
 fn check_text(parameter: &str, text: &str) -> Result<(), Problem> {
-    if text.is_empty() || text.len() > MAX_TEXT || text.chars().any(char::is_control) {
+    if text.is_empty() || text.len() > MAX_TEXT_BYTES || text.chars().any(char::is_control) {
         let rule = "is empty, longer than 256 bytes, or contains a control character";
         return Err(Problem::field(parameter, rule, Some(text.into())));
     }
@@ -233,7 +233,7 @@ fn range(query: &QueryMetrics, now: Timestamp) -> Result<Range, Problem> {
     let to = query.to.unwrap_or(now.plus_micros(1_000_000));
     let since = match &query.since {
         Some(text) => duration("since", text)?,
-        None => USUAL_SINCE,
+        None => DEFAULT_RANGE_MICROS,
     };
     let from = query.from.unwrap_or_else(|| to.plus_micros(-since));
     if from >= to {
@@ -265,12 +265,12 @@ fn tag_list(text: &str) -> Result<Vec<String>, Problem> {
 /// Returns all tags that distinguish a device's series of one measurement.
 async fn all_tags(
     state: &QueryState,
-    places: &Places,
+    buckets: &MetricBuckets,
     (project, device): (&ProjectId, DeviceId),
     measurement: &str,
 ) -> Result<Vec<String>, Problem> {
     let query = influx::tag_keys(project, device, &[measurement.to_owned()]);
-    let rows = state.influx.ask_all(places, &query).await.map_err(problem)?;
+    let rows = state.influx.query_buckets(buckets, &query).await.map_err(problem)?;
     let tags: BTreeSet<String> = rows
         .iter()
         .flat_map(|row| &row.values)

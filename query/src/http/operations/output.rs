@@ -33,11 +33,11 @@ use crate::live_streams::LiveStream;
 use crate::state::QueryState;
 
 /// Interval between lists of the pieces while no notification of new ones is received.
-const LOOK: Duration = Duration::from_secs(1);
+const LIST_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum interval between checks after changes of the read model, which may be continuous.
-const BREATH: Duration = Duration::from_millis(5);
+const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// Time after a run's end for which the rest of its output may still arrive from the device.
-const LINGER: Duration = Duration::from_secs(30);
+const LATE_OUTPUT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Interval between a follower's reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -143,7 +143,7 @@ pub(crate) async fn get_run_output(
     min_position.wait(state.log(), &state.read_models.operations, &project).await?;
     let device = resolve(&state, &project, &device).await?;
     find_run(&state, &project, operation, device).await?;
-    let slot = state.streams.take(&scope.principal)?;
+    let slot = state.streams.acquire(&scope.principal)?;
     let told = match query.follow {
         true => {
             let subject = output_subject(&project, operation, device);
@@ -168,11 +168,11 @@ pub(crate) async fn get_run_output(
         folder: key::output(&project, operation, device, query.stream.into()),
         ready: Vec::new(),
         end: query.from,
-        ended: None,
+        ended_at: None,
         read_at: Instant::now(),
-        told,
-        looked: Instant::now(),
-        listed: Instant::now(),
+        notifications,
+        checked_at: Instant::now(),
+        listed_at: Instant::now(),
         progress: state.read_models.operations.subscribe(),
         query,
         project,
@@ -213,13 +213,13 @@ struct Reader {
     /// Offset up to which the output was read.
     end: u64,
     /// Time at which the run was found to have ended.
-    ended: Option<Instant>,
+    ended_at: Option<Instant>,
     /// Time at which the last piece was read.
     read_at: Instant,
-    told: Option<Subscriber>,
+    notifications: Option<Subscriber>,
     /// Times of the last check of the run, and of the last list of the pieces.
-    looked: Instant,
-    listed: Instant,
+    checked_at: Instant,
+    listed_at: Instant,
     /// Notifies of changes of the read model.
     progress: watch::Receiver<HashMap<ProjectId, u64>>,
     _slot: LiveStream,
@@ -246,13 +246,13 @@ impl Reader {
             }
             // Changes from here on, including those during this check, end the next wait.
             self.progress.mark_unchanged();
-            self.looked = Instant::now();
+            self.checked_at = Instant::now();
             // Checked before the pieces are listed: the list then includes all output up to the
             // run's end.
             let is_complete = self.query.follow && self.is_complete().await?;
             // A change of the log does not imply new pieces, and a list may be expensive.
             if may_be_more || is_complete {
-                self.listed = Instant::now();
+                self.listed_at = Instant::now();
                 self.ready = self.pieces().await?;
             }
             if self.ready.is_empty() {
@@ -305,7 +305,7 @@ impl Reader {
         if !run.state.is_final() {
             return Ok(false);
         }
-        let ended = *self.ended.get_or_insert_with(Instant::now);
+        let ended = *self.ended_at.get_or_insert_with(Instant::now);
         let summary = run.report.map(|report| match self.query.stream {
             OutputName::Stdout => report.stdout,
             OutputName::Stderr => report.stderr,
@@ -315,34 +315,34 @@ impl Reader {
             return Ok(true);
         }
         if self.end < kept {
-            return Ok(ended.elapsed() > LINGER);
+            return Ok(ended.elapsed() > LATE_OUTPUT_TIMEOUT);
         }
         // Output beyond the kept part may still be in flight; the device sends a marker after the
         // last of it.
         let marker = format!("{}/{}", self.folder, key::ENDED);
         let found = self.state.blobs.get(&marker).await.map_err(|error| describe(&error))?;
-        Ok(found.is_some() || self.read_at.elapsed() > LINGER)
+        Ok(found.is_some() || self.read_at.elapsed() > LATE_OUTPUT_TIMEOUT)
     }
 
     /// Waits until something may have changed. Returns whether it may be the output.
     async fn wait(&mut self) -> bool {
         let told = async {
-            match &mut self.told {
+            match &mut self.notifications {
                 Some(told) => drop(told.next().await),
                 None => std::future::pending().await,
             }
         };
-        let looked = self.looked;
+        let looked = self.checked_at;
         let moved = async {
             if self.progress.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
-            tokio::time::sleep_until(looked + BREATH).await;
+            tokio::time::sleep_until(looked + MIN_CHECK_INTERVAL).await;
         };
         tokio::select! {
             () = told => true,
             () = moved => false,
-            () = tokio::time::sleep_until(self.listed + LOOK) => true,
+            () = tokio::time::sleep_until(self.listed_at + LIST_INTERVAL) => true,
             () = self.state.stop.cancelled() => false,
         }
     }

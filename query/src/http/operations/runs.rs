@@ -157,8 +157,8 @@ pub(super) async fn find_run(
     Ok((name, status, read(&text)?))
 }
 
-fn states(words: Option<&str>) -> Result<Vec<RunState>, Problem> {
-    let words = words.into_iter().flat_map(|words| words.split(','));
+fn states(text: Option<&str>) -> Result<Vec<RunState>, Problem> {
+    let words = text.into_iter().flat_map(|words| words.split(','));
     words
         .map(|word| {
             let found = RunState::ALL.into_iter().find(|state| state.as_str() == word.trim());

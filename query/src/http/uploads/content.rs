@@ -11,7 +11,7 @@ use muster_api::{MinPosition, PathParam, Problem, Query, Scope};
 use muster_schemas::OperationId;
 
 use super::list::find;
-use super::stored::answer;
+use super::stored::respond;
 use crate::http::devices::resolve;
 use crate::state::QueryState;
 
@@ -52,5 +52,5 @@ pub(crate) async fn get_upload_content(
     min_position.wait(state.log(), &state.read_models.operations, project).await?;
     let device = resolve(&state, project, &device).await?;
     let found = find(&state, project, (operation, device)).await?;
-    answer(&state, project, found, (&scope.principal).into(), &headers).await
+    respond(&state, project, found, (&scope.principal).into(), &headers).await
 }

@@ -9,7 +9,7 @@ use muster_schemas::wire::DownloadText;
 use muster_schemas::{Event, Hash, StreamName, Timestamp};
 
 use super::list::find;
-use super::stored::answer;
+use super::stored::respond;
 use crate::live_streams::Holder;
 use crate::state::QueryState;
 
@@ -55,7 +55,7 @@ pub(crate) async fn download_file(
     tracing::info!(link = ?text, "a file is downloaded by a link");
     let (operation, device) = found.key;
     let holder = Holder::Upload(operation, device);
-    answer(&state, &text.project, found, holder, &headers).await
+    respond(&state, &text.project, found, holder, &headers).await
 }
 
 /// Checks that a link with this secret is valid; `None` when it was never created.

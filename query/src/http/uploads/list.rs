@@ -28,7 +28,7 @@ use crate::projections::operations::{Operation, Run, TABLE, explain};
 use crate::state::{QueryState, sql_problem};
 
 /// Maximum number of concurrent counts of received bytes in the blob store, for files in transfer.
-const COUNTED_AT_ONCE: usize = 8;
+const MAX_CONCURRENT_COUNTS: usize = 8;
 
 /// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -76,31 +76,31 @@ fn read<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
 }
 
 /// An upload in the read model.
-pub(super) struct Found {
+pub(super) struct UploadRow {
     pub(super) key: (OperationId, DeviceId),
-    pub(super) asked: Operation,
+    pub(super) operation: Operation,
     pub(super) run: Run,
     name: Option<String>,
     status: Option<Status>,
 }
 
-impl Found {
+impl UploadRow {
     fn new(row: Row) -> Result<Self, Problem> {
         let (operation, device, _, name, word, asked, run) = row;
         let status = word.and_then(|word| Status::ALL.into_iter().find(|it| it.as_str() == word));
         let key = (OperationId(operation), DeviceId(device));
-        Ok(Self { key, asked: read(&asked)?, run: read(&run)?, name, status })
+        Ok(Self { key, operation: read(&asked)?, run: read(&run)?, name, status })
     }
 
     /// Returns the view; for a file in transfer, counts the received bytes.
     async fn view(self, state: &QueryState, project: &ProjectId) -> Result<UploadView, Problem> {
-        let shown = UploadView::new(self.key, self.name, &self.asked, &self.run);
+        let shown = UploadView::new(self.key, self.name, &self.operation, &self.run);
         let mut view = shown.ok_or_else(|| unknown(project, self.key))?;
         if view.state.is_partial() {
             let folder = key::output(project, self.key.0, self.key.1, OutputStream::File);
             let found = state.blobs.list(&folder).await.map_err(|error| blob_problem(&error))?;
             let done = key::whole(&found).last().map_or(0, |piece| piece.end());
-            view.has(done, key::size_in(&found), &self.run);
+            view.set_received(done, key::size_in(&found), &self.run);
         }
         Ok(view)
     }
@@ -157,10 +157,10 @@ pub(crate) async fn list_uploads(
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|row| Cursor::encode(&row.2));
-    let found = rows.into_iter().map(Found::new).collect::<Result<Vec<_>, _>>()?;
+    let found = rows.into_iter().map(UploadRow::new).collect::<Result<Vec<_>, _>>()?;
     let shown: Vec<Result<UploadView, Problem>> = futures::stream::iter(found)
         .map(|found| found.view(&state, project))
-        .buffered(COUNTED_AT_ONCE)
+        .buffered(MAX_CONCURRENT_COUNTS)
         .collect()
         .await;
     let items = shown.into_iter().collect::<Result<_, _>>()?;
@@ -193,7 +193,7 @@ pub(crate) async fn get_upload(
     min_position.wait(state.log(), &state.read_models.operations, project).await?;
     let device = resolve(&state, project, &device).await?;
     let found = find(&state, project, (operation, device)).await?;
-    let words = explain(&found.asked, &found.run, found.status, SystemTime::now().into());
+    let words = explain(&found.operation, &found.run, found.status, SystemTime::now().into());
     let mut view = found.view(&state, project).await?;
     view.explanation = Some(words);
     Ok(([etag(view.version)], Json(view)))
@@ -204,22 +204,22 @@ pub(super) async fn find(
     state: &QueryState,
     project: &ProjectId,
     key: (OperationId, DeviceId),
-) -> Result<Found, Problem> {
+) -> Result<UploadRow, Problem> {
     let mut sql = select();
     sql.push_bind(project.as_str().to_owned());
     sql.push(" AND u.operation = ").push_bind(key.0.0);
     sql.push(" AND u.device = ").push_bind(key.1.0);
     let row: Option<Row> =
         sql.build_query_as().fetch_optional(state.sql()).await.map_err(sql_problem)?;
-    Found::new(row.ok_or_else(|| unknown(project, key))?)
+    UploadRow::new(row.ok_or_else(|| unknown(project, key))?)
 }
 
-fn states(words: Option<&str>) -> Result<Vec<UploadState>, Problem> {
-    let words = words.into_iter().flat_map(|words| words.split(','));
+fn states(text: Option<&str>) -> Result<Vec<UploadState>, Problem> {
+    let words = text.into_iter().flat_map(|words| words.split(','));
     words
         .map(|word| {
-            UploadState::read(word.trim()).ok_or_else(|| {
-                let rule = format!("is not one of {}", UploadState::words());
+            UploadState::parse(word.trim()).ok_or_else(|| {
+                let rule = format!("is not one of {}", UploadState::names());
                 Problem::field("state", rule, Some(word.into()))
             })
         })

@@ -18,7 +18,7 @@ use muster_schemas::wire::{MAX_FILE_PIECE_BYTES, OutputStream};
 use muster_schemas::{Hash, ProjectId, compress};
 use sha2::{Digest, Sha256};
 
-use super::list::Found;
+use super::list::UploadRow;
 use super::range::{Part, part};
 use super::view::UploadState;
 use crate::http::sessions::blob_problem;
@@ -34,21 +34,21 @@ struct Reader {
     file: FileSummary,
     hasher: Sha256,
     /// Offset up to which the file was read.
-    at: u64,
+    offset: u64,
     part: Part,
     _slot: LiveStream,
 }
 
 /// Responds with a stored file, or the part of it that the request's headers select.
-pub(super) async fn answer(
+pub(super) async fn respond(
     state: &QueryState,
     project: &ProjectId,
-    found: Found,
+    upload: UploadRow,
     holder: Holder,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let (operation, device) = found.key;
-    match UploadState::of(&found.run) {
+    let (operation, device) = upload.key;
+    match UploadState::from_run(&upload.run) {
         UploadState::Stored => {}
         UploadState::Erased => {
             return Err(Problem::new(Kind::Gone, "the file was erased"));
@@ -58,9 +58,9 @@ pub(super) async fn answer(
             return Err(Problem::conflict(words));
         }
     }
-    let file = found.run.report.and_then(|report| report.file);
+    let file = upload.run.report.and_then(|report| report.file);
     let file = file.ok_or_else(|| Problem::not_found("the upload has no file"))?;
-    let slot = state.streams.take(holder)?;
+    let slot = state.streams.acquire(holder)?;
     let damaged = |what: String| {
         let words = format!(
             "{what} of upload {operation} of device {device} is missing: the blob store was \
@@ -85,11 +85,11 @@ pub(super) async fn answer(
         // The file is not read completely, so its hash cannot be verified.
         pieces.retain(|piece| piece.end() > part.from && piece.offset < part.to);
     }
-    let mut answer = described(&file, part, asked.is_some());
+    let mut answer = response_without_body(&file, part, asked.is_some());
     let reader = Reader {
         blobs: state.blobs.clone(),
         folder,
-        at: pieces.first().map_or(0, |piece| piece.offset),
+        offset: pieces.first().map_or(0, |piece| piece.offset),
         pieces: pieces.into_iter().rev().collect(),
         file,
         hasher: Sha256::new_with_prefix(&salt),
@@ -104,7 +104,7 @@ pub(super) async fn answer(
 }
 
 /// Creates the response without its body.
-fn described(file: &FileSummary, part: Part, is_part: bool) -> Response {
+fn response_without_body(file: &FileSummary, part: Part, is_part: bool) -> Response {
     let mut headers = HeaderMap::new();
     let mut set = |name, value: String| {
         if let Ok(value) = HeaderValue::from_str(&value) {
@@ -173,11 +173,11 @@ impl Reader {
             return Err(format!("{name} is {} bytes", bytes.len()));
         }
         // Bytes that the previous piece has, too.
-        let known = self.at.saturating_sub(piece.offset).min(piece.bytes);
+        let known = self.offset.saturating_sub(piece.offset).min(piece.bytes);
         let bytes = bytes.slice(usize::try_from(known).unwrap_or(usize::MAX)..);
         let length = bytes.len() as u64;
         let place = |at: u64| {
-            let within = at.saturating_sub(self.at).min(length);
+            let within = at.saturating_sub(self.offset).min(length);
             usize::try_from(within).unwrap_or(usize::MAX)
         };
         let (ends, from, to) = (place(self.file.bytes), place(self.part.from), place(self.part.to));
@@ -185,8 +185,8 @@ impl Reader {
         if is_all {
             self.hasher.update(bytes.get(..ends).unwrap_or_default());
         }
-        self.at = piece.end();
-        if is_all && self.at >= self.file.bytes {
+        self.offset = piece.end();
+        if is_all && self.offset >= self.file.bytes {
             let hash = Hash(self.hasher.clone().finalize().into());
             if hash != self.file.hash {
                 return Err(format!(

@@ -65,15 +65,15 @@ impl UploadState {
         }
     }
 
-    pub(super) fn read(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
 
-    pub(super) fn words() -> String {
+    pub(super) fn names() -> String {
         Self::ALL.map(Self::as_str).join(", ")
     }
 
-    pub(super) const fn of(run: &Run) -> Self {
+    pub(super) const fn from_run(run: &Run) -> Self {
         match run.state {
             RunState::Succeeded if run.erased.is_some() => Self::Erased,
             RunState::Succeeded => Self::Stored,
@@ -168,11 +168,11 @@ impl UploadView {
     pub(super) fn new(
         (operation, device): (OperationId, DeviceId),
         device_name: Option<String>,
-        asked: &Operation,
+        requested: &Operation,
         run: &Run,
     ) -> Option<Self> {
-        let upload: &Upload = asked.upload()?;
-        let state = UploadState::of(run);
+        let upload: &Upload = requested.upload()?;
+        let state = UploadState::from_run(run);
         let file = run.report.as_ref().and_then(|report| report.file.as_ref());
         let stored_at = file.and(run.ended_at);
         let keep = upload.keep_seconds.map(|seconds| i64::from(seconds) * 1_000_000);
@@ -194,7 +194,7 @@ impl UploadView {
             is_folder: file.is_some_and(|file| file.is_folder),
             bytes,
             bytes_done: if state == UploadState::Stored { bytes.unwrap_or(0) } else { 0 },
-            actor: asked.actor.clone(),
+            actor: requested.actor.clone(),
             requested_at: run.requested_at,
             started_at: run.started_at,
             stored_at,
@@ -213,7 +213,7 @@ impl UploadView {
     }
 
     /// Sets the number of bytes that the server has, and the size if it is known.
-    pub(super) fn has(&mut self, done: u64, total: Option<u64>, run: &Run) {
+    pub(super) fn set_received(&mut self, done: u64, total: Option<u64>, run: &Run) {
         self.bytes_done = done;
         self.bytes = total.or(self.bytes);
         // The transfer has continued since: the reported obstacle is outdated.
@@ -247,14 +247,14 @@ mod tests {
     fn every_state_of_a_run_is_one_of_its_upload() {
         for state in RunState::ALL {
             let run = Run { state, ..Run::default() };
-            let shown = UploadState::of(&run);
-            assert_eq!(UploadState::read(shown.as_str()), Some(shown));
+            let shown = UploadState::from_run(&run);
+            assert_eq!(UploadState::parse(shown.as_str()), Some(shown));
             assert!(shown.condition().contains(state.as_str()), "{state:?}");
         }
         let at = Timestamp(1);
         let erased = Some(Erased { cause: EraseCause::Asked, at });
         let run = Run { state: RunState::Succeeded, erased, ..Run::default() };
-        assert_eq!(UploadState::of(&run), UploadState::Erased);
-        assert_eq!(UploadState::read("nonsense"), None);
+        assert_eq!(UploadState::from_run(&run), UploadState::Erased);
+        assert_eq!(UploadState::parse("nonsense"), None);
     }
 }

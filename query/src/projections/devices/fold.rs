@@ -12,7 +12,7 @@ use muster_schemas::{DeviceId, Event, PublicKey, StreamName, Timestamp};
 use super::state::{Device, Enrollment, Epoch, EpochCause, Loss, Presence, Waiting};
 
 /// Maximum time by which a plausible time is ahead of the server's clock, in microseconds.
-const AHEAD: i64 = 300_000_000;
+const MAX_AHEAD_MICROS: i64 = 300_000_000;
 
 /// An event of a type that the fold handles cannot be applied.
 #[derive(Debug, thiserror::Error)]
@@ -40,12 +40,12 @@ impl Device {
     /// # Errors
     /// When the record cannot be decoded, or is inconsistent.
     pub fn evolve(&mut self, stored: &StoredEvent) -> Result<(), CannotApply> {
-        self.note(stored);
+        self.apply_metadata(stored);
         self.apply(stored)
     }
 
     /// Counts the event, and applies what its row contains.
-    pub fn note(&mut self, stored: &StoredEvent) {
+    pub fn apply_metadata(&mut self, stored: &StoredEvent) {
         self.updated_position = stored.position;
         match &stored.stream {
             StreamName::Device(_) => {
@@ -59,7 +59,7 @@ impl Device {
             StreamName::DeviceReport(_, epoch) => {
                 self.heard_at = Some(stored.recorded_at);
                 self.events.reports += 1;
-                self.flags.odd_clock = is_odd(stored);
+                self.flags.odd_clock = has_implausible_time(stored);
                 self.flags.odd_times += u64::from(self.flags.odd_clock);
                 let known = self.epochs.iter_mut().rfind(|known| known.epoch == *epoch);
                 if let Some(known) = known {
@@ -125,14 +125,14 @@ impl Device {
                     hostname: enrolled.hostname,
                     machine: enrolled.machine,
                 });
-                self.begin_epoch(enrolled.epoch, EpochCause::Enrolled, at);
+                self.start_epoch(enrolled.epoch, EpochCause::Enrolled, at);
             }
             Event::DeviceEpochGranted(granted) => {
                 let cause = match granted.cause {
                     Cause::Fork => EpochCause::Fork,
                     Cause::HistoryLost => EpochCause::HistoryLost,
                 };
-                self.begin_epoch(granted.epoch, cause, at);
+                self.start_epoch(granted.epoch, cause, at);
             }
             Event::DeviceRenamed(renamed) => self.name = Some(renamed.name),
             Event::DeviceLabelsChanged(changed) => {
@@ -238,7 +238,7 @@ impl Device {
         Ok(())
     }
 
-    fn begin_epoch(&mut self, epoch: u64, cause: EpochCause, since: Timestamp) {
+    fn start_epoch(&mut self, epoch: u64, cause: EpochCause, since: Timestamp) {
         if self.epochs.len() == Self::EPOCHS {
             self.epochs.remove(0);
         }
@@ -249,7 +249,7 @@ impl Device {
 /// Whether a device's event has an impossible time: an implausible one, or one in the future.
 /// (Events of an offline device have times long past.)
 #[must_use]
-pub(crate) fn is_odd(stored: &StoredEvent) -> bool {
+pub(crate) fn has_implausible_time(stored: &StoredEvent) -> bool {
     let ahead = stored.occurred_at.micros().saturating_sub(stored.recorded_at.micros());
-    !stored.occurred_at.is_plausible() || ahead > AHEAD
+    !stored.occurred_at.is_plausible() || ahead > MAX_AHEAD_MICROS
 }

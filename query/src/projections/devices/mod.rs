@@ -4,14 +4,14 @@ mod fold;
 mod state;
 mod table;
 
-pub(crate) use fold::is_odd;
+pub(crate) use fold::has_implausible_time;
 pub use fold::{CannotApply, changed_device, is_replaced_by_next};
 pub use state::{
     Config, Device, Enrollment, Epoch, EpochCause, Flags, Loss, Presence, Status, StreamCounts,
     Waiting,
 };
 pub use table::{Devices, needed};
-pub(crate) use table::{search_text, store};
+pub(crate) use table::{search_text, store_error};
 
 /// Name of the live table.
 pub const TABLE: &str = "devices_v2";

@@ -16,7 +16,7 @@ use super::state::Device;
 use crate::projections::{as_i64, storable};
 
 /// Maximum number of devices that are cached between batches; beyond it, the cache is cleared.
-const REMEMBERED: usize = 20_000;
+const MAX_CACHED_DEVICES: usize = 20_000;
 
 /// Fills the table of devices.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Devices {
     update: String,
     select: String,
     /// Rows as they are in the table once the batch is committed.
-    known: HashMap<(ProjectId, DeviceId), Device>,
+    cached: HashMap<(ProjectId, DeviceId), Device>,
 }
 
 /// The columns after `project` and `device`, with their types.
@@ -79,7 +79,7 @@ impl Devices {
                 "SELECT device, state FROM {table} WHERE project = $1 AND device = ANY($2)"
             ),
             table,
-            known: HashMap::new(),
+            cached: HashMap::new(),
         }
     }
 
@@ -92,7 +92,7 @@ impl Devices {
     ) -> Result<HashSet<DeviceId>, ProjectionError> {
         let mut missing: HashSet<DeviceId> = devices
             .iter()
-            .filter(|device| !self.known.contains_key(&(project.clone(), **device)))
+            .filter(|device| !self.cached.contains_key(&(project.clone(), **device)))
             .copied()
             .collect();
         if missing.is_empty() {
@@ -102,14 +102,14 @@ impl Devices {
         let rows = transaction
             .query(&self.select, &[&project.as_str(), &ids])
             .await
-            .map_err(store("read devices"))?;
+            .map_err(store_error("read devices"))?;
         for row in rows {
             let id = DeviceId(row.get(0));
             let device = serde_json::from_str(row.get(1)).map_err(|error| {
                 StoreError::Corrupt(format!("{}: device {id}: {error}", self.table))
             })?;
             missing.remove(&id);
-            self.known.insert((project.clone(), id), device);
+            self.cached.insert((project.clone(), id), device);
         }
         Ok(missing)
     }
@@ -124,7 +124,7 @@ impl Devices {
     ) -> Result<(), ProjectionError> {
         let mut columns = Columns::default();
         for id in devices {
-            if let Some(device) = self.known.get(&(project.clone(), *id)) {
+            if let Some(device) = self.cached.get(&(project.clone(), *id)) {
                 columns.push(*id, device)?;
             }
         }
@@ -150,7 +150,7 @@ impl Devices {
                 ],
             )
             .await
-            .map_err(store("write devices"))?;
+            .map_err(store_error("write devices"))?;
         Ok(())
     }
 }
@@ -196,8 +196,8 @@ impl Projection for Devices {
         if touched.is_empty() {
             return Ok(());
         }
-        if self.known.len() + touched.len() > REMEMBERED {
-            self.known.clear();
+        if self.cached.len() + touched.len() > MAX_CACHED_DEVICES {
+            self.cached.clear();
         }
         let new = self.load(transaction, project, &touched).await?;
         let needed = needed(events);
@@ -205,8 +205,8 @@ impl Projection for Devices {
             let Some(id) = changed_device(stored) else {
                 continue;
             };
-            let device = self.known.entry((project.clone(), id)).or_default();
-            device.note(stored);
+            let device = self.cached.entry((project.clone(), id)).or_default();
+            device.apply_metadata(stored);
             if needed {
                 device
                     .apply(stored)
@@ -218,7 +218,7 @@ impl Projection for Devices {
     }
 
     fn discard_cache(&mut self) {
-        self.known.clear();
+        self.cached.clear();
     }
 }
 
@@ -298,6 +298,6 @@ pub(crate) fn search_text(device: &Device) -> String {
     text.to_lowercase()
 }
 
-pub(crate) fn store(attempted: &'static str) -> impl FnOnce(tokio_postgres::Error) -> StoreError {
-    move |source| StoreError::Query { attempted, source }
+pub(crate) fn store_error(operation: &'static str) -> impl FnOnce(tokio_postgres::Error) -> StoreError {
+    move |source| StoreError::Query { attempted: operation, source }
 }

@@ -203,7 +203,7 @@ proptest! {
             rest = after;
             let mut device: Device = serde_json::from_str(&row).unwrap();
             for (event, needed) in batch.iter().zip(needed(batch)) {
-                device.note(event);
+                device.apply_metadata(event);
                 if needed {
                     device.apply(event).unwrap();
                 }

@@ -208,7 +208,7 @@ impl Run {
             Event::RunRequested(_) => self.requested_at = at,
             Event::RunDispatched(_) => {
                 self.dispatched_at = Some(at);
-                self.go_on(RunState::Dispatched);
+                self.advance(RunState::Dispatched);
             }
             Event::RunCancelRequested(_) => self.cancel_requested_at = Some(at),
             Event::RunClosed(closed) => {
@@ -227,13 +227,13 @@ impl Run {
             }
             Event::RunAccepted(_) => {
                 self.accepted_at = Some(stored.occurred_at);
-                self.go_on(RunState::Accepted);
+                self.advance(RunState::Accepted);
             }
             Event::RunStarted(started) => {
                 self.started_at = Some(stored.occurred_at);
                 self.pid = started.pid;
                 self.user.clone_from(&started.user);
-                self.go_on(RunState::Running);
+                self.advance(RunState::Running);
             }
             Event::RunSucceeded(event) => self.end(RunState::Succeeded, Some(&event.0), at),
             Event::RunFailed(event) => self.end(RunState::Failed, Some(&event.0), at),
@@ -261,7 +261,7 @@ impl Run {
 
     /// Advances the state. An order that is signed again does not undo what the device has
     /// reported.
-    fn go_on(&mut self, state: RunState) {
+    fn advance(&mut self, state: RunState) {
         if state > self.state && !self.state.is_final() {
             self.state = state;
         }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::fold::{Operation, Run};
 use super::uploads;
-use crate::projections::devices::store;
+use crate::projections::devices::store_error;
 use crate::projections::{as_i64, storable};
 
 const KINDS: &[&str] = &[
@@ -64,7 +64,7 @@ impl Operations {
             self.table
         );
         let rows =
-            transaction.query(&sql, &[&project, &ids]).await.map_err(store("read operations"))?;
+            transaction.query(&sql, &[&project, &ids]).await.map_err(store_error("read operations"))?;
         rows.iter().map(|row| Ok((OperationId(row.get(0)), self.state(row.get(1))?))).collect()
     }
 
@@ -86,7 +86,7 @@ impl Operations {
         let rows = transaction
             .query(&sql, &[&project, &operations, &devices])
             .await
-            .map_err(store("read runs"))?;
+            .map_err(store_error("read runs"))?;
         rows.iter()
             .map(|row| {
                 let key = (OperationId(row.get(0)), DeviceId(row.get(1)));
@@ -115,7 +115,7 @@ impl Operations {
             let position = as_i64(operation.created_position);
             let state = json(operation)?;
             let parameters: [&(dyn ToSql + Sync); 4] = [&project, &id.0, &position, &state];
-            transaction.execute(&sql, &parameters).await.map_err(store("write operations"))?;
+            transaction.execute(&sql, &parameters).await.map_err(store_error("write operations"))?;
         }
         Ok(())
     }
@@ -139,11 +139,11 @@ impl Operations {
         let status: Vec<&str> = runs.values().map(|run| run.state.as_str()).collect();
         let durations: Vec<Option<i64>> = runs.values().map(Run::duration).collect();
         let failures: Vec<Option<String>> =
-            runs.values().map(|run| run.failure().map(|words| storable(&cut(&words)))).collect();
+            runs.values().map(|run| run.failure().map(|words| storable(&truncate_reason(&words)))).collect();
         let states: Vec<String> = runs.values().map(json).collect::<Result<_, _>>()?;
         let parameters: [&(dyn ToSql + Sync); 7] =
             [&project, &operations, &devices, &status, &durations, &failures, &states];
-        transaction.execute(&sql, &parameters).await.map_err(store("write runs"))?;
+        transaction.execute(&sql, &parameters).await.map_err(store_error("write runs"))?;
         Ok(())
     }
 }
@@ -153,8 +153,8 @@ fn json<T: serde::Serialize>(state: &T) -> Result<String, StoreError> {
 }
 
 /// Limits a reason to one line of a bounded length.
-fn cut(words: &str) -> String {
-    words.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
+fn truncate_reason(reason: &str) -> String {
+    reason.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Returns the run that an event is about.

@@ -5,7 +5,7 @@ use muster_schemas::{DeviceId, OperationId};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::projections::devices::store;
+use crate::projections::devices::store_error;
 use crate::projections::{as_i64, storable};
 
 /// Returns the `CREATE TABLE` for the additional table of this name.
@@ -45,7 +45,7 @@ pub(super) async fn add(
     let path = storable(path);
     let parameters: [&(dyn ToSql + Sync); 5] =
         [&project, &operation.0, &devices, &positions, &path];
-    transaction.execute(&sql, &parameters).await.map_err(store("write uploads"))?;
+    transaction.execute(&sql, &parameters).await.map_err(store_error("write uploads"))?;
     Ok(())
 }
 
@@ -67,6 +67,6 @@ pub(super) async fn erase(
     let operations: Vec<Uuid> = runs.iter().map(|(operation, _)| operation.0).collect();
     let devices: Vec<Uuid> = runs.iter().map(|(_, device)| device.0).collect();
     let parameters: [&(dyn ToSql + Sync); 3] = [&project, &operations, &devices];
-    transaction.execute(&sql, &parameters).await.map_err(store("write uploads"))?;
+    transaction.execute(&sql, &parameters).await.map_err(store_error("write uploads"))?;
     Ok(())
 }

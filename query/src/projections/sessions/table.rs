@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::fold::Session;
 use crate::projections::as_i64;
-use crate::projections::devices::store;
+use crate::projections::devices::store_error;
 
 const KINDS: &[&str] = &[
     "SessionRequested",
@@ -58,7 +58,7 @@ impl Sessions {
         let bytes = as_i64(piece.bytes);
         let parameters: [&(dyn ToSql + Sync); 6] =
             [&project, &session, &recording, &chunk, &bytes, &hash];
-        transaction.execute(&sql, &parameters).await.map_err(store("write a piece"))?;
+        transaction.execute(&sql, &parameters).await.map_err(store_error("write a piece"))?;
         Ok(())
     }
 }
@@ -124,7 +124,7 @@ impl Projection for Sessions {
         let rows = transaction
             .query(&sql, &[&project.as_str(), &ids])
             .await
-            .map_err(store("read sessions"))?;
+            .map_err(store_error("read sessions"))?;
         let mut sessions: BTreeMap<Uuid, (Uuid, Session)> = BTreeMap::new();
         for row in rows {
             let session = serde_json::from_str(row.get(2))
@@ -158,7 +158,7 @@ impl Projection for Sessions {
             let (project, status) = (project.as_str(), session.state.as_str());
             let parameters: [&(dyn ToSql + Sync); 6] =
                 [&project, &id, &device, &status, &position, &state];
-            transaction.execute(&sql, &parameters).await.map_err(store("write sessions"))?;
+            transaction.execute(&sql, &parameters).await.map_err(store_error("write sessions"))?;
         }
         Ok(())
     }

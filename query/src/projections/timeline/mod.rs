@@ -11,7 +11,7 @@ use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::Type;
 
 use super::as_i64;
-use super::devices::store;
+use super::devices::store_error;
 
 /// Name of the live table.
 pub const TABLE: &str = "timeline_v1";
@@ -69,7 +69,7 @@ impl Projection for Timeline {
         // In the order of the index, each of its pages is written once.
         rows.sort_unstable();
         let sink =
-            transaction.copy_in(&self.copy).await.map_err(store("start to write the timeline"))?;
+            transaction.copy_in(&self.copy).await.map_err(store_error("start to write the timeline"))?;
         let writer = BinaryCopyInWriter::new(sink, &[Type::TEXT, Type::UUID, Type::INT8]);
         let mut writer = std::pin::pin!(writer);
         for (device, position) in rows {
@@ -77,9 +77,9 @@ impl Projection for Timeline {
                 .as_mut()
                 .write(&[&project.as_str(), &device.0, &position])
                 .await
-                .map_err(store("write the timeline"))?;
+                .map_err(store_error("write the timeline"))?;
         }
-        writer.finish().await.map_err(store("write the timeline"))?;
+        writer.finish().await.map_err(store_error("write the timeline"))?;
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::fold::{Token, TokenKind};
 use crate::projections::as_i64;
-use crate::projections::devices::store;
+use crate::projections::devices::store_error;
 
 const KINDS: &[&str] = &[
     "EnrollmentTokenCreated",
@@ -48,7 +48,7 @@ impl Tokens {
         let rows = transaction
             .query(&sql, &[&project.as_str(), &ids])
             .await
-            .map_err(store("read tokens"))?;
+            .map_err(store_error("read tokens"))?;
         let mut tokens: BTreeMap<Uuid, Token> =
             ids.iter().map(|id| (*id, Token::default())).collect();
         for row in rows {
@@ -131,7 +131,7 @@ impl Projection for Tokens {
             transaction
                 .execute(&sql, &[&project.as_str(), id, &kind, &created, &state])
                 .await
-                .map_err(store("write tokens"))?;
+                .map_err(store_error("write tokens"))?;
         }
         Ok(())
     }

@@ -52,7 +52,7 @@ pub(crate) async fn make(log: &EventLog, owner: &str, keys: &KeyStore) -> Result
     for project in [ProjectId::default_project(), ProjectId::system()] {
         log.ensure_project(&project).await?;
     }
-    muster_command::make_tables(log).await?;
+    muster_command::create_tables(log).await?;
     muster_query::create_tables(log).await?;
     let passwords = DatabaseRole::ALL.map(|role| keys.database_password(role.user()));
     let mut users = Vec::new();

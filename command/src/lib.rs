@@ -23,8 +23,8 @@ pub const PROJECTIONS: [&str; 2] = [dispatch::todo::NAME, uploads::NAME];
 ///
 /// # Errors
 /// When they cannot be created.
-pub async fn make_tables(log: &EventLog) -> Result<(), StoreError> {
-    Runner::open(log.clone(), dispatch::todo::Todo).await?;
+pub async fn create_tables(log: &EventLog) -> Result<(), StoreError> {
+    Runner::open(log.clone(), dispatch::todo::QueueProjection).await?;
     Runner::open(log.clone(), uploads::files()).await?;
     Ok(())
 }

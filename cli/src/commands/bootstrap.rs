@@ -66,7 +66,7 @@ pub(crate) async fn run(connection: &Connection, args: BootstrapArgs) -> Result<
     let keys = KeyStore::open(&args.keys)?;
     let names =
         crate::serve::certificate_names((Ipv4Addr::UNSPECIFIED, 0).into(), args.name.clone());
-    keys.hand_out(&names, std::time::SystemTime::now().into())?;
+    keys.write_role_folders(&names, std::time::SystemTime::now().into())?;
     let file = args.keys.join("admin-token");
     prepare_store(&args).await?;
     let log = crate::up::open_as_owner(&args.postgres_url, &keys).await?;

@@ -61,7 +61,7 @@ pub(crate) fn run(args: &PrepareArgs) -> Result<()> {
     let keys = KeyStore::open(&at("keys"))?;
     let names =
         crate::serve::certificate_names((Ipv4Addr::UNSPECIFIED, 0).into(), args.name.clone());
-    keys.hand_out(&names, SystemTime::now().into())?;
+    keys.write_role_folders(&names, SystemTime::now().into())?;
     // Before two processes of the role command create it concurrently.
     keys.operation_key(&ProjectId::default_project())?;
 

@@ -186,7 +186,7 @@ pub(crate) async fn run(
                 Ok(())
             });
         }
-        let access = BrokerAccess { servers: options.device_servers.clone(), jwt_life: JWT_LIFE };
+        let access = BrokerAccess { servers: options.device_servers.clone(), jwt_ttl: JWT_LIFE };
         let blobs = open_blobs(&options.blobs).await?;
         let service = Service::new(log.clone(), store.clone(), nats, system, access, blobs)
             .with_recording(options.recording);
@@ -202,9 +202,9 @@ pub(crate) async fn run(
         let keeping = keeping.context("failed to create the list of files")?;
         let stop = stop.clone();
         parts.spawn(async move {
-            let revocations = service.keep_revocations(reconnected, stop.clone());
+            let revocations = service.maintain_revocations(reconnected, stop.clone());
             let link = muster_command::link::run(service.clone(), stop.clone());
-            let bridges = service.keep_bridges(stop.clone());
+            let bridges = service.maintain_relays(stop.clone());
             let shells = service.end_shells_of_ended_tokens(stop.clone());
             let uses = service.record_token_uses(stop.clone());
             let reports = service.receive_output_reports(stop.clone());
@@ -220,7 +220,7 @@ pub(crate) async fn run(
             nats,
             blobs: open_blobs(&options.blobs).await?,
             influx: options.needed_metric_store()?.query_options()?,
-            key: keys.answers.clone(),
+            key: keys.response_key.clone(),
             streams_per_token: options.token_limits.streams_per_token,
             walks_per_minute: options.token_limits.list_walks_per_minute,
             stop: stop.clone(),

@@ -78,7 +78,7 @@ pub(crate) async fn adopt_events(log: &EventLog, keys: &KeyStore, again: bool) -
     if adopted > 0 {
         tracing::warn!(adopted, "events from before this server proved authority were adopted");
     }
-    keys.note_adopted_events(adopted)?;
+    keys.record_adopted_events(adopted)?;
     Ok(())
 }
 
@@ -87,6 +87,6 @@ async fn lets_in(log: &EventLog, token: &ApiTokenText) -> Result<bool> {
     let stored = log.authentic(&token.project, stored).await;
     let events: Vec<Event> = stored.iter().map(StoredEvent::event).collect::<Result<_, _>>()?;
     let state = ApiToken::fold(&events);
-    Ok(!state.revoked
+    Ok(!state.is_revoked
         && state.created.is_some_and(|created| created.secret == Hash::of(&token.secret)))
 }

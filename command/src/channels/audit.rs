@@ -7,10 +7,10 @@ use muster_schemas::events::SessionKind;
 use muster_schemas::{DeviceId, Event, ProjectId, SessionId, StreamName};
 use uuid::Uuid;
 
-use super::bridges::Bridges;
-use super::record::Recorded;
+use super::bridges::Relays;
+use super::record::RecordedStreams;
 use crate::domain::Rejection;
-use crate::service::{Service, ServiceError, TRIES, now, until_appended};
+use crate::service::{Service, ServiceError, MAX_ATTEMPTS, now, until_appended};
 
 /// One session's stream, as written by one actor.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ impl Service {
     ///
     /// # Errors
     /// When the session does not exist, or is not a shell.
-    pub(crate) async fn recorded(&self, session: &Session) -> Result<Recorded, ServiceError> {
+    pub(crate) async fn recorded_streams(&self, session: &Session) -> Result<RecordedStreams, ServiceError> {
         let stored = self.log.read_stream(&session.project, &session.stream()).await?;
         let stored = self.log.authentic(&session.project, stored).await;
         let first = stored.first().ok_or(Rejection::NotFound("session"))?;
@@ -39,7 +39,7 @@ impl Service {
             Event::SessionRequested(asked)
                 if matches!(asked.session, SessionKind::Shell { .. }) =>
             {
-                Ok(Recorded { output: asked.recorded, input: asked.input_recorded })
+                Ok(RecordedStreams { output: asked.recorded, input: asked.input_recorded })
             }
             _ => Err(Rejection::NotFound("session").into()),
         }
@@ -67,8 +67,8 @@ impl Session {
 
     /// The relays of this process.
     #[must_use]
-    pub fn bridges(&self) -> Arc<Bridges> {
-        Arc::clone(&self.service.bridges)
+    pub fn relays(&self) -> Arc<Relays> {
+        Arc::clone(&self.service.relays)
     }
 
     /// The name of the session's stream.
@@ -131,7 +131,7 @@ impl Session {
 
     /// Appends an event whose failure does not affect the caller: a failure is logged. Returns
     /// whether the event was appended.
-    pub async fn note(&self, event: impl Into<Event> + Send) -> bool {
+    pub async fn record_best_effort(&self, event: impl Into<Event> + Send) -> bool {
         let recorded = self.record(event).await;
         if let Err(error) = &recorded {
             tracing::warn!(session = %self.id, %error, "failed to record an event of a session");

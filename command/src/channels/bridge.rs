@@ -22,17 +22,17 @@ use super::token;
 use crate::service::ServiceError;
 
 /// Interval between pings to a client.
-const PING: Duration = Duration::from_secs(3);
+const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// Silence after which a client is considered unreachable.
-const SILENCE: Duration = Duration::from_secs(10);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time within which the device must be reached to end a shell that must be recorded and cannot
 /// be.
-const END_WITHIN: Duration = Duration::from_secs(60);
+const END_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum size of a client's message, in bytes.
-pub(crate) const LARGEST: usize = 1 << 20;
+pub(crate) const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
 /// Reason of the end of a shell that must be recorded and cannot be.
-const UNRECORDED: &str = "failed to write the recording";
+const RECORDING_FAILED: &str = "failed to write the recording";
 
 type Sink = SplitSink<WebSocket, Message>;
 type Stream = SplitStream<WebSocket>;
@@ -40,7 +40,7 @@ type Stream = SplitStream<WebSocket>;
 /// A client's control message.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-enum Said {
+enum ControlMessage {
     /// The terminal has a new size.
     Resize { cols: u16, rows: u16 },
     /// Keep-alive.
@@ -51,16 +51,16 @@ enum Said {
 
 /// A client's input that may be part of the recording.
 #[derive(Debug)]
-enum Note {
+enum RecordedInput {
     Resized(TerminalSize),
     Typed(Bytes),
 }
 
 /// How a client's messages are processed.
-struct Ear {
-    notes: mpsc::Sender<Note>,
+struct InputOptions {
+    recorded_input: mpsc::Sender<RecordedInput>,
     /// Whether input is recorded.
-    hears: bool,
+    is_recorded: bool,
     /// Whether the client only watches.
     is_watching: bool,
 }
@@ -70,7 +70,7 @@ struct Ear {
 struct Outcome {
     reason: String,
     /// The program behind the channel has ended, with this exit code.
-    ended: Option<Option<i32>>,
+    exit: Option<Option<i32>>,
     bytes_in: u64,
     bytes_out: u64,
     /// Whether its recording could not be written.
@@ -83,7 +83,7 @@ impl Outcome {
     /// The close code for the client: a shell that was only detached still exists and accepts
     /// clients.
     const fn code(&self, is_shell: bool) -> CloseCode {
-        match (is_shell, self.ended, self.is_unrecorded) {
+        match (is_shell, self.exit, self.is_unrecorded) {
             _ if self.is_revoked => close_code::POLICY,
             (true, None, false) => close_code::RESTART,
             _ => close_code::NORMAL,
@@ -97,7 +97,7 @@ fn text(value: &serde_json::Value) -> Message {
 
 /// Relays a shell until one of the sides disconnects, then records that the session was detached
 /// or has ended. Returns whether that event was appended.
-pub async fn bridge_shell(
+pub async fn relay_shell(
     socket: WebSocket,
     channel: Channel,
     session: Session,
@@ -105,29 +105,29 @@ pub async fn bridge_shell(
     watch: bool,
 ) -> bool {
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
-    let work = Work { opened, is_watching: watch, is_shell: true };
-    let outcome = carry(socket, channel, &work, recorder, &session).await;
+    let work = RelayOptions { opened, is_watching: watch, is_shell: true };
+    let outcome = relay(socket, channel, &work, recorder, &session).await;
     // Neither an unrecorded shell nor one that was opened by a revoked token may continue.
     if outcome.is_unrecorded || (outcome.is_revoked && session.was_opened_by_its_actor().await) {
         end(&session).await;
     }
-    match outcome.ended {
+    match outcome.exit {
         Some(exit_code) => {
             let Outcome { reason, bytes_in, bytes_out, .. } = outcome;
-            session.note(SessionEnded { exit_code, reason, bytes_in, bytes_out }).await
+            session.record_best_effort(SessionEnded { exit_code, reason, bytes_in, bytes_out }).await
         }
-        None => session.note(SessionDetached { reason: outcome.reason }).await,
+        None => session.record_best_effort(SessionDetached { reason: outcome.reason }).await,
     }
 }
 
 /// Relays bytes that do not belong to a terminal until one of the sides disconnects. Returns
 /// whether the session's end was appended.
-pub async fn bridge_bytes(socket: WebSocket, channel: Channel, session: Session) -> bool {
+pub async fn relay_bytes(socket: WebSocket, channel: Channel, session: Session) -> bool {
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
-    let work = Work { opened, is_watching: false, is_shell: false };
-    let outcome = carry(socket, channel, &work, None, &session).await;
+    let work = RelayOptions { opened, is_watching: false, is_shell: false };
+    let outcome = relay(socket, channel, &work, None, &session).await;
     let Outcome { reason, bytes_in, bytes_out, .. } = outcome;
-    session.note(SessionEnded { exit_code: None, reason, bytes_in, bytes_out }).await
+    session.record_best_effort(SessionEnded { exit_code: None, reason, bytes_in, bytes_out }).await
 }
 
 /// Ends the session's shell. This can fail for the same reason for which the recording could not be
@@ -138,21 +138,21 @@ async fn end(session: &Session) {
     loop {
         let end = Purpose::End { session: session.id };
         match session.service().open_channel(project, *device, actor, end).await {
-            Ok(_) | Err(OpenError::Over(_)) => return,
-            Err(error) if began.elapsed() > END_WITHIN => {
+            Ok(_) | Err(OpenError::SessionEnded(_)) => return,
+            Err(error) if began.elapsed() > END_TIMEOUT => {
                 tracing::warn!(
                     session = %session.id, %error,
                     "a shell continues without its recording"
                 );
                 return;
             }
-            Err(_) => tokio::time::sleep(PING).await,
+            Err(_) => tokio::time::sleep(PING_INTERVAL).await,
         }
     }
 }
 
 /// Parameters of a relay.
-struct Work {
+struct RelayOptions {
     /// The first message to the client.
     opened: serde_json::Value,
     /// Whether the client only watches.
@@ -160,15 +160,15 @@ struct Work {
     is_shell: bool,
 }
 
-async fn carry(
+async fn relay(
     socket: WebSocket,
     channel: Channel,
-    work: &Work,
+    work: &RelayOptions,
     mut recorder: Option<Recorder>,
     session: &Session,
 ) -> Outcome {
     let Channel { sender, receiver } = channel;
-    let bridges = session.bridges();
+    let bridges = session.relays();
     let (mut sink, stream) = socket.split();
     let mut outcome = Outcome::default();
     let (mut bytes_in, mut bytes_out) = (0, 0);
@@ -176,13 +176,13 @@ async fn carry(
         "the client disconnected".clone_into(&mut outcome.reason);
     } else {
         let (notes, mut noted) = mpsc::channel(64);
-        let hears = recorder.as_ref().is_some_and(Recorder::hears);
-        let ear = Ear { notes, hears, is_watching: work.is_watching };
-        let up = hear_client(stream, &sender, &mut bytes_in, &ear);
-        let down = tell_client(&mut sink, receiver, &mut recorder, &mut noted, &mut bytes_out);
+        let hears = recorder.as_ref().is_some_and(Recorder::has_input);
+        let ear = InputOrecorded_input: ptions { notes, hears, is_watching: work.is_watching };
+        let up = relay_from_client(stream, &sender, &mut bytes_in, &ear);
+        let down = relay_to_client(&mut sink, receiver, &mut recorder, &mut noted, &mut bytes_out);
         tokio::select! {
             reason = up => outcome.reason = reason,
-            reason = token::ended(session) => {
+            reason = token::wait_until_ended(session) => {
                 outcome.reason = reason;
                 outcome.is_revoked = true;
             }
@@ -190,15 +190,15 @@ async fn carry(
                 "the server is stopping".clone_into(&mut outcome.reason);
             }
             (reason, ended) = down => {
-                outcome.is_unrecorded = reason == UNRECORDED;
+                outcome.is_unrecorded = reason == RECORDING_FAILED;
                 outcome.reason = reason;
-                outcome.ended = ended;
+                outcome.exit = ended;
             }
         }
         // Regardless of which side disconnected first, input and output until then are part of the
         // recording.
         if let Some(recorder) = &mut recorder
-            && let Err(error) = while_written(&mut sink, rest(recorder, &mut noted)).await
+            && let Err(error) = wait_for_recording(&mut sink, flush_recording(recorder, &mut noted)).await
         {
             tracing::warn!(%error, "failed to write the end of a recording");
             outcome.is_unrecorded = true;
@@ -215,32 +215,32 @@ async fn carry(
 }
 
 /// Adds a note to a recording.
-async fn note(recorder: &mut Recorder, note: Note) -> Result<(), ServiceError> {
+async fn record_input(recorder: &mut Recorder, note: RecordedInput) -> Result<(), ServiceError> {
     match note {
-        Note::Resized(size) => recorder.resized(size),
-        Note::Typed(bytes) => recorder.input(&bytes).await?,
+        RecordedInput::Resized(size) => recorder.resized(size),
+        RecordedInput::Typed(bytes) => recorder.input(&bytes).await?,
     }
     Ok(())
 }
 
 /// Writes the rest of a recording.
-async fn rest(
+async fn flush_recording(
     recorder: &mut Recorder,
-    recorded_input: &mut mpsc::Receiver<Note>,
+    recorded_input: &mut mpsc::Receiver<RecordedInput>,
 ) -> Result<(), ServiceError> {
     while let Ok(left) = recorded_input.try_recv() {
-        note(recorder, left).await?;
+        record_input(recorder, left).await?;
     }
     recorder.write().await
 }
 
 /// Returns the client's next message, starting with one that was received already, or why there is
 /// none.
-async fn heard(stream: &mut Stream, waiting: Option<Message>) -> Result<Message, String> {
-    if let Some(message) = waiting {
+async fn next_message(stream: &mut Stream, pending: Option<Message>) -> Result<Message, String> {
+    if let Some(message) = pending {
         return Ok(message);
     }
-    match tokio::time::timeout(SILENCE, stream.next()).await {
+    match tokio::time::timeout(CLIENT_TIMEOUT, stream.next()).await {
         Err(_) => Err("the client does not respond".to_owned()),
         Ok(None) => Err("the client disconnected".to_owned()),
         Ok(Some(Err(error))) => Err(format!("the client disconnected: {error}")),
@@ -250,9 +250,9 @@ async fn heard(stream: &mut Stream, waiting: Option<Message>) -> Result<Message,
 
 /// Waits for the device to accept a message, and checks meanwhile that the client is alive. One
 /// more message of the client may be received and kept.
-async fn while_held<T>(
+async fn wait_for_device<T>(
     stream: &mut Stream,
-    waiting: &mut Option<Message>,
+    pending: &mut Option<Message>,
     work: impl Future<Output = T>,
 ) -> Result<T, String> {
     tokio::pin!(work);
@@ -260,23 +260,23 @@ async fn while_held<T>(
         tokio::select! {
             biased;
             done = &mut work => return Ok(done),
-            message = heard(stream, None), if waiting.is_none() => match message? {
+            message = next_message(stream, None), if pending.is_none() => match message? {
                 Message::Ping(_) | Message::Pong(_) => {}
                 Message::Text(words) if words.contains("\"ping\"") => {}
-                message => *waiting = Some(message),
+                message => *pending = Some(message),
             },
         }
     }
 }
 
 /// Relays from the client to the device; returns why this direction ended.
-async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ear: &Ear) -> String {
+async fn relay_from_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, options: &InputOptions) -> String {
     let mut waiting = None;
-    let Ear { notes, hears, is_watching: watch } = ear;
+    let InputOrecorded_input: ptions { notes, hears, is_watching: watch } = options;
     let (hears, watch) = (*hears, *watch);
     loop {
         let message = tokio::select! {
-            message = heard(&mut stream, waiting.take()) => message,
+            message = next_message(&mut stream, waiting.take()) => message,
             () = sender.closed() => {
                 // Messages that the device sent before its end are still delivered.
                 std::future::pending::<()>().await;
@@ -295,23 +295,23 @@ async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ea
                 *bytes_in += bytes.len() as u64;
                 // Recorded before the device receives it: input that is not recorded has no effect.
                 if hears {
-                    let noted = notes.send_timeout(Note::Typed(bytes.clone()), SILENCE).await;
+                    let noted = notes.send_timeout(RecordedInput::Typed(bytes.clone()), CLIENT_TIMEOUT).await;
                     if noted.is_err() {
                         return "failed to record the input".to_owned();
                     }
                 }
-                match while_held(&mut stream, &mut waiting, sender.send_data(bytes)).await {
+                match wait_for_device(&mut stream, &mut waiting, sender.send_data(bytes)).await {
                     Ok(said) => said,
                     Err(reason) => return reason,
                 }
             }
-            Message::Text(words) => match serde_json::from_str::<Said>(&words) {
-                Ok(Said::Ping {}) => continue,
-                Ok(Said::Eof {}) => sender.send(Frame::Eof).await,
-                Ok(Said::Resize { .. }) if watch => continue,
-                Ok(Said::Resize { cols, rows }) => {
+            Message::Text(words) => match serde_json::from_str::<ControlMessage>(&words) {
+                Ok(ControlMessage::Ping {}) => continue,
+                Ok(ControlMessage::Eof {}) => sender.send(Frame::Eof).await,
+                Ok(ControlMessage::Resize { .. }) if watch => continue,
+                Ok(ControlMessage::Resize { cols, rows }) => {
                     let size = TerminalSize { cols, rows };
-                    let _ = notes.try_send(Note::Resized(size));
+                    let _ = notes.try_send(RecordedInput::Resized(size));
                     sender.send(Frame::Resize(size)).await
                 }
                 Err(error) => return format!("the client sent an invalid message: {error}"),
@@ -325,13 +325,13 @@ async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ea
 
 /// Sends pings to the client while a recording is written, which can take long. A client that has
 /// disconnected is detected when the next message is sent to it.
-async fn while_written<T>(sink: &mut Sink, work: impl Future<Output = T>) -> T {
+async fn wait_for_recording<T>(sink: &mut Sink, work: impl Future<Output = T>) -> T {
     tokio::pin!(work);
     loop {
         tokio::select! {
             biased;
             done = &mut work => return done,
-            () = tokio::time::sleep(PING) => {
+            () = tokio::time::sleep(PING_INTERVAL) => {
                 let _ = sink.send(Message::Ping(Bytes::new())).await;
             }
         }
@@ -340,21 +340,21 @@ async fn while_written<T>(sink: &mut Sink, work: impl Future<Output = T>) -> T {
 
 /// Relays from the device to the client; returns why this direction ended, and the program's exit
 /// code.
-async fn tell_client(
+async fn relay_to_client(
     sink: &mut Sink,
     mut receiver: Receiver,
     recorder: &mut Option<Recorder>,
-    noted: &mut mpsc::Receiver<Note>,
+    noted: &mut mpsc::Receiver<RecordedInput>,
     bytes_out: &mut u64,
 ) -> (String, Option<Option<i32>>) {
-    let mut ping = tokio::time::interval(PING);
+    let mut ping = tokio::time::interval(PING_INTERVAL);
     ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let not_recorded = |error: &dyn std::fmt::Display| {
         tracing::warn!(%error, "failed to write a recording; the shell is ended");
-        (UNRECORDED.to_owned(), None)
+        (RECORDING_FAILED.to_owned(), None)
     };
     loop {
-        let due = recorder.as_ref().and_then(Recorder::due);
+        let due = recorder.as_ref().and_then(Recorder::due_at);
         let write_at = async {
             match due {
                 Some(due) => tokio::time::sleep_until(Instant::from_std(due)).await,
@@ -364,7 +364,7 @@ async fn tell_client(
         let message = tokio::select! {
             () = write_at => {
                 if let Some(recorder) = recorder
-                    && let Err(error) = while_written(sink, recorder.write()).await
+                    && let Err(error) = wait_for_recording(sink, recorder.write()).await
                 {
                     return not_recorded(&error);
                 }
@@ -372,7 +372,7 @@ async fn tell_client(
             }
             Some(new) = noted.recv() => {
                 if let Some(recorder) = recorder
-                    && let Err(error) = while_written(sink, note(recorder, new)).await
+                    && let Err(error) = wait_for_recording(sink, record_input(recorder, new)).await
                 {
                     return not_recorded(&error);
                 }
@@ -383,7 +383,7 @@ async fn tell_client(
                 Ok(Frame::Data(bytes) | Frame::Screen(bytes)) => {
                     *bytes_out += bytes.len() as u64;
                     if let Some(recorder) = recorder
-                        && let Err(error) = while_written(sink, recorder.output(&bytes)).await
+                        && let Err(error) = wait_for_recording(sink, recorder.output(&bytes)).await
                     {
                         return not_recorded(&error);
                     }

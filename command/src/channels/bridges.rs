@@ -20,99 +20,99 @@ use super::audit::Session;
 use crate::service::{Service, ServiceError};
 
 /// Time that relays have to record how they ended when the process stops.
-const LAST: Duration = Duration::from_secs(5);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between renewals of leases.
-const BEAT: Duration = Duration::from_secs(3);
+const LEASE_RENEW_INTERVAL: Duration = Duration::from_secs(3);
 /// Duration of a relay's lease. An expired lease is observed for the same time before it is reaped:
 /// its process may have been without PostgreSQL, like this one.
-const LIFE: Duration = Duration::from_secs(10);
+const LEASE_TTL: Duration = Duration::from_secs(10);
 /// Maximum number of expired leases that are checked together.
-const STRETCH: u32 = 200;
+const MAX_LEASES_PER_CHECK: u32 = 200;
 /// Name of the lease that allows a process to reap the relays of other processes.
-const REAPER: &str = "reap-bridges";
+const REAPER_LEASE: &str = "reap-bridges";
 /// Reason of the end of a relay whose process has ended.
-const KILLED: &str = "the server that relayed it has ended";
+const PROCESS_ENDED: &str = "the server that relayed it has ended";
 
 /// The open relays.
 #[derive(Debug)]
-pub struct Bridges {
+pub struct Relays {
     /// Cancelled when the process stops.
     pub(super) stop: CancellationToken,
     tasks: TaskTracker,
     process: Uuid,
-    held: Mutex<BTreeSet<Uuid>>,
+    leased: Mutex<BTreeSet<Uuid>>,
 }
 
-impl Default for Bridges {
+impl Default for Relays {
     fn default() -> Self {
         Self {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             process: Uuid::new_v4(),
-            held: Mutex::default(),
+            leased: Mutex::default(),
         }
     }
 }
 
-impl Bridges {
+impl Relays {
     /// Tracks a relay, so that shutdown waits for it.
     pub fn track<W: Future<Output = ()>>(&self, work: W) -> impl Future<Output = ()> + use<W> {
         self.tasks.track_future(work)
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeSet<Uuid>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn leased(&self) -> MutexGuard<'_, BTreeSet<Uuid>> {
+        self.leased.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Service {
     /// Renews the leases of this process's relays and reaps expired ones until `stop`; then ends
     /// all relays: recordings are written completely, and the log records the detached clients.
-    pub async fn keep_bridges(&self, stop: CancellationToken) {
-        let mut gone = Gone::default();
+    pub async fn maintain_relays(&self, stop: CancellationToken) {
+        let mut gone = ExpiredLeases::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(BEAT) => {}
+                () = tokio::time::sleep(LEASE_RENEW_INTERVAL) => {}
             }
-            if let Err(error) = self.beat(&mut gone).await {
+            if let Err(error) = self.renew_and_reap(&mut gone).await {
                 tracing::debug!(%error, "failed to renew the leases of relays; trying again");
             }
         }
-        self.bridges.stop.cancel();
-        self.bridges.tasks.close();
-        if timeout(LAST, self.bridges.tasks.wait()).await.is_err() {
-            tracing::warn!(open = self.bridges.tasks.len(), "some relays have not ended");
+        self.relays.stop.cancel();
+        self.relays.tasks.close();
+        if timeout(SHUTDOWN_TIMEOUT, self.relays.tasks.wait()).await.is_err() {
+            tracing::warn!(open = self.relays.tasks.len(), "some relays have not ended");
         }
     }
 
-    async fn beat(&self, gone: &mut Gone) -> Result<(), ServiceError> {
-        let held: Vec<Uuid> = self.bridges.held().iter().copied().collect();
+    async fn renew_and_reap(&self, expired: &mut ExpiredLeases) -> Result<(), ServiceError> {
+        let held: Vec<Uuid> = self.relays.leased().iter().copied().collect();
         if !held.is_empty() {
-            self.log.renew_relays(&held, LIFE).await?;
+            self.log.renew_relays(&held, LEASE_TTL).await?;
         }
-        let stale = self.log.expired_relays(STRETCH).await?;
-        let due = gone.due(&stale, Instant::now());
+        let stale = self.log.expired_relays(MAX_LEASES_PER_CHECK).await?;
+        let due = expired.due(&stale, Instant::now());
         if due.is_empty() {
             return Ok(());
         }
-        let process = self.bridges.process;
-        if self.log.acquire_lease(REAPER, process, LIFE * 3).await?.is_some() {
-            let spoken = self.speak_for_all(&due).await;
-            self.log.release_lease(REAPER, process).await?;
+        let process = self.relays.process;
+        if self.log.acquire_lease(REAPER_LEASE, process, LEASE_TTL * 3).await?.is_some() {
+            let spoken = self.reap_all(&due).await;
+            self.log.release_lease(REAPER_LEASE, process).await?;
             spoken?;
         }
         Ok(())
     }
 
-    async fn speak_for_all(&self, due: &BTreeSet<Uuid>) -> Result<(), ServiceError> {
+    async fn reap_all(&self, due: &BTreeSet<Uuid>) -> Result<(), ServiceError> {
         // Another process may have reaped some of them meanwhile.
-        for bridge in self.log.expired_relays(STRETCH).await? {
+        for bridge in self.log.expired_relays(MAX_LEASES_PER_CHECK).await? {
             if !due.contains(&bridge.id) {
                 continue;
             }
             let id = bridge.id;
-            match self.speak_for(bridge).await {
+            match self.reap(bridge).await {
                 Ok(()) => self.log.drop_relay(id).await?,
                 Err(error) => {
                     tracing::warn!(
@@ -126,7 +126,7 @@ impl Service {
     }
 
     /// Records the end of a relay, unless the log has it already.
-    async fn speak_for(&self, bridge: Relay) -> Result<(), ServiceError> {
+    async fn reap(&self, bridge: Relay) -> Result<(), ServiceError> {
         let Relay { project, device, session, is_shell, actor, .. } = bridge;
         let session = Session::new(self.clone(), project, device, session, actor);
         let stored = self.log.read_stream(&session.project, &session.stream()).await?;
@@ -136,7 +136,7 @@ impl Service {
             return Ok(());
         }
         tracing::info!(session = %session.id, "a session's server has ended; its relay is reaped");
-        let reason = KILLED.to_owned();
+        let reason = PROCESS_ENDED.to_owned();
         let event: Event = if is_shell {
             SessionDetached { reason }.into()
         } else {
@@ -166,16 +166,16 @@ fn attached(stored: &[StoredEvent]) -> u64 {
 
 /// The times at which leases were first seen as expired.
 #[derive(Debug, Default)]
-struct Gone(HashMap<Uuid, Instant>);
+struct ExpiredLeases(HashMap<Uuid, Instant>);
 
-impl Gone {
+impl ExpiredLeases {
     /// Returns the relays whose processes had enough time to renew their leases.
-    fn due(&mut self, stale: &[Relay], now: Instant) -> BTreeSet<Uuid> {
-        self.0.retain(|id, _| stale.iter().any(|bridge| bridge.id == *id));
-        for bridge in stale {
+    fn due(&mut self, expired: &[Relay], now: Instant) -> BTreeSet<Uuid> {
+        self.0.retain(|id, _| expired.iter().any(|bridge| bridge.id == *id));
+        for bridge in expired {
             self.0.entry(bridge.id).or_insert(now);
         }
-        let is_due = |since: &Instant| now.duration_since(*since) >= LIFE;
+        let is_due = |since: &Instant| now.duration_since(*since) >= LEASE_TTL;
         self.0.iter().filter(|(_, since)| is_due(since)).map(|(id, _)| *id).collect()
     }
 }
@@ -186,9 +186,9 @@ impl Gone {
 pub struct Opening {
     session: Session,
     /// Event to record when the relay does not start.
-    left: Option<Event>,
+    abort_event: Option<Event>,
     /// Id of the relay, while its lease is renewed.
-    bridge: Option<Uuid>,
+    relay: Option<Uuid>,
 }
 
 impl Opening {
@@ -197,12 +197,12 @@ impl Opening {
     ///
     /// # Errors
     /// When the event was not appended.
-    pub async fn ask(
+    pub async fn record_request(
         session: &Session,
-        asked: impl Into<Event> + Send,
-        left: impl Into<Event> + Send,
+        requested: impl Into<Event> + Send,
+        abort_event: impl Into<Event> + Send,
     ) -> Result<(Self, u64), ServiceError> {
-        let left = left.into();
+        let left = abort_event.into();
         let bridge = Relay {
             id: Uuid::new_v4(),
             project: session.project.clone(),
@@ -211,44 +211,44 @@ impl Opening {
             is_shell: matches!(left, Event::SessionDetached(_)),
             actor: session.actor.clone(),
         };
-        let (bridges, log) = (session.bridges(), &session.service().log);
-        log.put_relay(&bridge, LIFE).await?;
-        bridges.held().insert(bridge.id);
+        let (bridges, log) = (session.relays(), &session.service().log);
+        log.put_relay(&bridge, LEASE_TTL).await?;
+        bridges.leased().insert(bridge.id);
         let bridge = Some(bridge.id);
-        let mut opening = Self { session: session.clone(), left: None, bridge };
-        let version = session.record(asked).await?;
-        opening.left = Some(left);
+        let mut opening = Self { session: session.clone(), abort_event: None, relay: bridge };
+        let version = session.record(requested).await?;
+        opening.abort_event = Some(left);
         Ok((opening, version))
     }
 
     /// Ends the relay, or an opening whose failure is known. `is_known`: whether its end is in the
     /// log.
-    pub async fn over(mut self, is_known: bool) {
-        self.left = None;
-        if let Some(bridge) = self.bridge.take() {
-            let_go(&self.session, bridge, is_known).await;
+    pub async fn end(mut self, is_known: bool) {
+        self.abort_event = None;
+        if let Some(bridge) = self.relay.take() {
+            release(&self.session, bridge, is_known).await;
         }
     }
 }
 
 /// Stops renewing a lease. If the end is not in the log, it is recorded when the lease has expired.
-async fn let_go(session: &Session, bridge: Uuid, is_known: bool) {
-    session.bridges().held().remove(&bridge);
-    if is_known && let Err(error) = session.service().log.drop_relay(bridge).await {
+async fn release(session: &Session, relay: Uuid, is_known: bool) {
+    session.relays().leased().remove(&relay);
+    if is_known && let Err(error) = session.service().log.drop_relay(relay).await {
         tracing::debug!(%error, "failed to delete a relay; it expires");
     }
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        let Some(bridge) = self.bridge.take() else { return };
-        let (session, left) = (self.session.clone(), self.left.take());
+        let Some(bridge) = self.relay.take() else { return };
+        let (session, left) = (self.session.clone(), self.abort_event.take());
         tokio::spawn(async move {
             let is_known = match left {
-                Some(left) => session.note(left).await,
+                Some(left) => session.record_best_effort(left).await,
                 None => false,
             };
-            let_go(&session, bridge, is_known).await;
+            release(&session, bridge, is_known).await;
         });
     }
 }
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_bridge_that_ran_out_is_given_as_long_again() {
-        let (mut gone, now) = (Gone::default(), Instant::now());
+        let (mut gone, now) = (ExpiredLeases::default(), Instant::now());
         let bridge = |id| Relay {
             id: Uuid::from_u128(id),
             project: ProjectId::default_project(),
@@ -272,9 +272,9 @@ mod tests {
         };
         let (one, two) = (bridge(1), bridge(2));
         assert!(gone.due(&[one.clone(), two.clone()], now).is_empty());
-        let later = now + LIFE / 2;
+        let later = now + LEASE_TTL / 2;
         assert!(gone.due(std::slice::from_ref(&two), later).is_empty(), "the other was kept");
-        assert_eq!(gone.due(&[one, two.clone()], now + LIFE), BTreeSet::from([two.id]));
-        assert!(gone.due(&[], now + LIFE * 2).is_empty());
+        assert_eq!(gone.due(&[one, two.clone()], now + LEASE_TTL), BTreeSet::from([two.id]));
+        assert!(gone.due(&[], now + LEASE_TTL * 2).is_empty());
     }
 }

@@ -18,9 +18,9 @@ mod shells;
 mod token;
 
 pub use audit::Session;
-pub(crate) use bridge::LARGEST;
-pub use bridge::{bridge_bytes, bridge_shell};
-pub use bridges::{Bridges, Opening};
+pub(crate) use bridge::MAX_MESSAGE_BYTES;
+pub use bridge::{relay_bytes, relay_shell};
+pub use bridges::{Relays, Opening};
 pub use open::OpenError;
 pub use reach::Unreachable;
-pub use record::{Recorded, Recorder};
+pub use record::{RecordedStreams, Recorder};

@@ -16,14 +16,14 @@ use crate::domain::device::Device;
 use crate::service::{Service, ServiceError, now};
 
 /// Timeout of a device's response; its own connection to another host may take as long.
-const PATIENCE: Duration = Duration::from_secs(15);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Interval between repetitions of an order. A device may have connected a moment ago, and ignores
 /// orders until it has received the welcome to its hello. It opens a channel once, even if the
 /// order is repeated.
-const AGAIN: Duration = Duration::from_secs(2);
+const RESEND_INTERVAL: Duration = Duration::from_secs(2);
 /// Validity of an order to open a channel, in microseconds: longer than the response timeout,
 /// because the device measures from its last hello, and the clocks of two servers differ.
-const LIFE: i64 = 45 * 1_000_000;
+const ORDER_TTL_MICROS: i64 = 45 * 1_000_000;
 
 /// A channel could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +36,13 @@ pub enum OpenError {
     Refused(String),
     /// The session no longer exists on the device.
     #[error("the session has ended: {0}")]
-    Over(String),
+    SessionEnded(String),
     /// The device did not respond.
-    #[error("the device did not respond within {} s; is it online?", PATIENCE.as_secs())]
-    Silent,
+    #[error("the device did not respond within {} s; is it online?", RESPONSE_TIMEOUT.as_secs())]
+    NoResponse,
     /// The response is not this device's.
     #[error("the response is not from the device: {0}")]
-    Answer(String),
+    InvalidResponse(String),
     /// Keys could not be generated.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -77,7 +77,7 @@ impl Service {
             epoch: state.epoch,
             channel,
             issued_at,
-            expires_at: issued_at.plus_micros(LIFE),
+            expires_at: issued_at.plus_micros(ORDER_TTL_MICROS),
             actor: actor.to_owned(),
             key: half.public().to_vec(),
             purpose,
@@ -95,17 +95,17 @@ impl Service {
                 let (commands, headers) = (commands.clone(), headers.clone());
                 let sent = self.nats.publish_with_headers(commands, headers, sealed.clone()).await;
                 sent.map_err(|error| away(error.to_string()))?;
-                if let Ok(answer) = tokio::time::timeout(AGAIN, up.next()).await {
-                    return answer.ok_or(OpenError::Silent);
+                if let Ok(answer) = tokio::time::timeout(RESEND_INTERVAL, up.next()).await {
+                    return answer.ok_or(OpenError::NoResponse);
                 }
             }
         };
-        let answer = tokio::time::timeout(PATIENCE, asking).await;
-        let answer = answer.map_err(|_| OpenError::Silent)??;
-        let answer = self.check_answer(project, device, (channel, hash), &answer.payload).await?;
+        let answer = tokio::time::timeout(RESPONSE_TIMEOUT, asking).await;
+        let answer = answer.map_err(|_| OpenError::NoResponse)??;
+        let answer = self.verify_response(project, device, (channel, hash), &answer.payload).await?;
         if let Some(refusal) = answer.refused {
             let is_gone = is_there && refusal.cause == ChannelRefusalCause::Invalid;
-            let error = if is_gone { OpenError::Over } else { OpenError::Refused };
+            let error = if is_gone { OpenError::SessionEnded } else { OpenError::Refused };
             return Err(error(refusal.reason));
         }
         let keys = half.agree(Side::Server, &answer.key, &hash)?;
@@ -115,14 +115,14 @@ impl Service {
     }
 
     /// Verifies that the response is the device's own, and to this order.
-    async fn check_answer(
+    async fn verify_response(
         &self,
         project: &ProjectId,
         device: DeviceId,
         (channel, open): (ChannelId, Hash),
         sealed: &[u8],
     ) -> Result<ChannelAnswer, OpenError> {
-        let wrong = |what: &dyn std::fmt::Display| OpenError::Answer(what.to_string());
+        let wrong = |what: &dyn std::fmt::Display| OpenError::InvalidResponse(what.to_string());
         let message = Unverified::parse(sealed).map_err(|error| wrong(&error))?;
         let access =
             self.log.device_access(project, &[device]).await.map_err(ServiceError::from)?;

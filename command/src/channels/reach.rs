@@ -65,13 +65,13 @@ impl Service {
         let (loaded, is_offline) =
             tokio::try_join!(self.load::<Device>(project, &stream), presence)?;
         let state = loaded.state;
-        let Some(name) = state.name.filter(|_| !state.deleted) else {
+        let Some(name) = state.name.filter(|_| !state.is_deleted) else {
             return Err(ServiceError::from(Rejection::NotFound("device")).into());
         };
-        if state.waiting.is_some() {
+        if state.pending_enrollment.is_some() {
             return Err(Unreachable::Pending { name });
         }
-        if state.revoked {
+        if state.is_revoked {
             return Err(Unreachable::Revoked { name });
         }
         if state.epoch == 0 {

@@ -18,26 +18,26 @@ use super::audit::Session;
 use crate::service::ServiceError;
 
 /// Size at which a chunk is written, in bytes.
-const CHUNK: usize = 64 * 1024;
+const MAX_CHUNK_BYTES: usize = 64 * 1024;
 /// Age of its first line at which a chunk is written.
-const AGE: Duration = Duration::from_secs(5);
+const MAX_CHUNK_AGE: Duration = Duration::from_secs(5);
 /// Retry budget of a chunk that cannot be written; meanwhile the shell's output is held back.
-const PATIENCE: Duration = Duration::from_secs(45);
+const RETRY_BUDGET: Duration = Duration::from_secs(45);
 /// Retry budget of the first chunk of a shell that is being opened, and of the last ones at
 /// shutdown.
-const SHORT: Duration = Duration::from_secs(4);
-const AGAIN: Duration = Duration::from_millis(500);
+const SHORT_RETRY_BUDGET: Duration = Duration::from_secs(4);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// What of a session is recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Recorded {
+pub struct RecordedStreams {
     /// Whether output is recorded.
     pub output: bool,
     /// Whether input is recorded.
     pub input: bool,
 }
 
-impl Recorded {
+impl RecordedStreams {
     /// Starts a recording, if one is required.
     #[must_use]
     pub fn recorder(
@@ -57,29 +57,29 @@ impl Recorded {
 pub struct Recorder {
     session: Session,
     recording: u32,
-    began: Instant,
+    started_at: Instant,
     lines: Vec<u8>,
-    oldest: Option<Instant>,
+    oldest_at: Option<Instant>,
     chunk: u32,
     /// A chunk that is being written.
     writing: Option<JoinHandle<Result<(), ServiceError>>>,
     /// Output, and input if it is recorded.
-    shown: Text,
-    typed: Option<Text>,
+    output_text: TextDecoder,
+    input_text: Option<TextDecoder>,
 }
 
 /// Converts bytes to text.
 #[derive(Debug, Default)]
-struct Text {
+struct TextDecoder {
     /// First bytes of a character that is incomplete.
     partial: Vec<u8>,
 }
 
-impl Text {
+impl TextDecoder {
     /// Returns the characters that are complete now.
-    fn take(&mut self, bytes: &[u8]) -> String {
+    fn decode(&mut self, bytes: &[u8]) -> String {
         self.partial.extend_from_slice(bytes);
-        let whole = whole_characters(&self.partial);
+        let whole = complete_characters(&self.partial);
         let rest = self.partial.split_off(whole);
         String::from_utf8_lossy(&std::mem::replace(&mut self.partial, rest)).into_owned()
     }
@@ -102,27 +102,27 @@ impl Recorder {
         });
         let mut lines = header.to_string().into_bytes();
         lines.push(b'\n');
-        let (began, shown) = (Instant::now(), Text::default());
-        let typed = with_input.then(Text::default);
+        let (started_at, output_text) = (Instant::now(), TextDecoder::default());
+        let input_text = with_input.then(TextDecoder::default);
         Self {
             session,
             recording,
-            began,
+            started_at,
             lines,
-            oldest: None,
+            oldest_at: None,
             chunk: 0,
             writing: None,
-            shown,
-            typed,
+            output_text,
+            input_text,
         }
     }
 
     fn line(&mut self, kind: &str, text: &str) {
-        let seconds = (self.began.elapsed().as_secs_f64() * 1e6).round() / 1e6;
+        let seconds = (self.started_at.elapsed().as_secs_f64() * 1e6).round() / 1e6;
         let line = json!([seconds, kind, text]).to_string();
         self.lines.extend_from_slice(line.as_bytes());
         self.lines.push(b'\n');
-        self.oldest.get_or_insert_with(Instant::now);
+        self.oldest_at.get_or_insert_with(Instant::now);
     }
 
     /// Adds output of the shell.
@@ -130,17 +130,17 @@ impl Recorder {
     /// # Errors
     /// When a chunk is full and cannot be written.
     pub async fn output(&mut self, bytes: &[u8]) -> Result<(), ServiceError> {
-        let text = self.shown.take(bytes);
+        let text = self.output_text.decode(bytes);
         if !text.is_empty() {
             self.line("o", &text);
         }
-        if self.lines.len() >= CHUNK { self.write().await } else { Ok(()) }
+        if self.lines.len() >= MAX_CHUNK_BYTES { self.write().await } else { Ok(()) }
     }
 
     /// Whether input is recorded.
     #[must_use]
-    pub const fn hears(&self) -> bool {
-        self.typed.is_some()
+    pub const fn has_input(&self) -> bool {
+        self.input_text.is_some()
     }
 
     /// Adds input, if it is recorded.
@@ -148,11 +148,11 @@ impl Recorder {
     /// # Errors
     /// When a chunk is full and cannot be written.
     pub async fn input(&mut self, bytes: &[u8]) -> Result<(), ServiceError> {
-        let text = self.typed.as_mut().map(|typed| typed.take(bytes)).unwrap_or_default();
+        let text = self.input_text.as_mut().map(|typed| typed.decode(bytes)).unwrap_or_default();
         if !text.is_empty() {
             self.line("i", &text);
         }
-        if self.lines.len() >= CHUNK { self.write().await } else { Ok(()) }
+        if self.lines.len() >= MAX_CHUNK_BYTES { self.write().await } else { Ok(()) }
     }
 
     /// Adds a new size of the terminal.
@@ -162,8 +162,8 @@ impl Recorder {
 
     /// The time at which the chunk must be written, regardless of its size.
     #[must_use]
-    pub fn due(&self) -> Option<Instant> {
-        self.oldest.map(|oldest| oldest + AGE)
+    pub fn due_at(&self) -> Option<Instant> {
+        self.oldest_at.map(|oldest| oldest + MAX_CHUNK_AGE)
     }
 
     /// Writes the pending lines. If the future is dropped, the write continues in the background
@@ -172,7 +172,7 @@ impl Recorder {
     /// # Errors
     /// When the chunk cannot be written.
     pub async fn write(&mut self) -> Result<(), ServiceError> {
-        self.written().await?;
+        self.wait_until_written().await?;
         if self.lines.is_empty() {
             return Ok(());
         }
@@ -180,12 +180,12 @@ impl Recorder {
         let chunk = write(self.session.clone(), self.recording, self.chunk, lines);
         self.writing = Some(tokio::spawn(chunk));
         self.chunk += 1;
-        self.oldest = None;
-        self.written().await
+        self.oldest_at = None;
+        self.wait_until_written().await
     }
 
     /// Waits for the chunk that is being written.
-    async fn written(&mut self) -> Result<(), ServiceError> {
+    async fn wait_until_written(&mut self) -> Result<(), ServiceError> {
         let Some(writing) = &mut self.writing else { return Ok(()) };
         let written = writing.await;
         self.writing = None;
@@ -207,7 +207,7 @@ async fn write(
     let name = key::recording(&session.project, session.id, recording, chunk);
     let blob = Bytes::from([&salt[..], &lines].concat());
     let (began, append_id) = (Instant::now(), Uuid::new_v4());
-    let stop = &session.bridges().stop;
+    let stop = &session.relays().stop;
     loop {
         let written = async {
             session.service().blobs.put(&name, blob.clone()).await?;
@@ -219,7 +219,7 @@ async fn write(
         };
         let is_brief = chunk == 0 || stop.is_cancelled();
         let is_final = matches!(error, ServiceError::Rejected(_));
-        if is_final || began.elapsed() > if is_brief { SHORT } else { PATIENCE } {
+        if is_final || began.elapsed() > if is_brief { SHORT_RETRY_BUDGET } else { RETRY_BUDGET } {
             return Err(error);
         }
         tracing::debug!(
@@ -227,7 +227,7 @@ async fn write(
             "failed to store a piece of a recording; trying again"
         );
         tokio::select! {
-            () = tokio::time::sleep(AGAIN) => {}
+            () = tokio::time::sleep(RETRY_DELAY) => {}
             // Retried once, immediately.
             () = stop.cancelled(), if !stop.is_cancelled() => {}
         }
@@ -235,7 +235,7 @@ async fn write(
 }
 
 /// Returns the number of bytes before an incomplete character at the end.
-fn whole_characters(bytes: &[u8]) -> usize {
+fn complete_characters(bytes: &[u8]) -> usize {
     match std::str::from_utf8(bytes) {
         Ok(_) => bytes.len(),
         Err(error) if error.error_len().is_none() => error.valid_up_to(),
@@ -270,7 +270,7 @@ mod tests {
             (b"\xffa\xe2\x82", 2),
             (b"", 0),
         ] {
-            assert_eq!(whole_characters(bytes), whole, "{bytes:?}");
+            assert_eq!(complete_characters(bytes), whole, "{bytes:?}");
         }
     }
 }

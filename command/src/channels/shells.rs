@@ -23,9 +23,9 @@ const MAX_OPENERS: u32 = 10_000;
 const MAX_ENDING: usize = 64;
 /// Time for which a process claims a shell to end it: longer than the timeout of a device's
 /// response.
-const CLAIM: Duration = Duration::from_secs(20);
+const CLAIM_TTL: Duration = Duration::from_secs(20);
 /// Interval between attempts while a device is offline or does not respond.
-const RETRY: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// Actor of the events.
 const ACTOR: &str = "role:command";
 
@@ -33,7 +33,7 @@ type Tokens = HashMap<(ProjectId, String), Token>;
 
 impl Service {
     /// Stores a shell that is about to be opened, so that it can be ended with its token.
-    pub(crate) async fn keep_shell(
+    pub(crate) async fn register_shell(
         &self,
         session: &Session,
         grace: u32,
@@ -73,7 +73,7 @@ impl Service {
         tokens.retain(|opener, _| openers.contains(opener));
         for opener in openers {
             if !tokens.contains_key(&opener) {
-                let Some(token) = Token::of(&opener.0, &opener.1) else { continue };
+                let Some(token) = Token::from_actor(&opener.0, &opener.1) else { continue };
                 tokens.insert(opener.clone(), token);
             }
             let Some(token) = tokens.get_mut(&opener) else { continue };
@@ -87,7 +87,7 @@ impl Service {
             };
             let free = MAX_ENDING.saturating_sub(ending.len());
             let free = u32::try_from(free).unwrap_or(u32::MAX);
-            for shell in self.log.claim_open_shells(&opener, CLAIM, free).await? {
+            for shell in self.log.claim_open_shells(&opener, CLAIM_TTL, free).await? {
                 let (service, reason) = (self.clone(), reason.clone());
                 ending.spawn(async move { service.end_claimed_shell(shell, reason).await });
             }
@@ -101,7 +101,7 @@ impl Service {
             Ok(()) => self.log.drop_open_shell(id).await,
             Err(reason) => {
                 tracing::debug!(session = %id, reason, "failed to end a shell; trying again");
-                self.log.release_open_shell(id, RETRY).await
+                self.log.release_open_shell(id, RETRY_INTERVAL).await
             }
         };
         if let Err(error) = done {
@@ -116,7 +116,7 @@ impl Service {
         reachable.map_err(|error| error.to_string())?;
         match self.open_channel(&project, device, ACTOR, Purpose::End { session: id }).await {
             Ok(channel) => channel.sender.close("the session was ended").await,
-            Err(OpenError::Over(_)) => return Ok(()),
+            Err(OpenError::SessionEnded(_)) => return Ok(()),
             Err(error) => return Err(error.to_string()),
         }
         tracing::info!(
@@ -124,7 +124,7 @@ impl Service {
             "a shell was ended because its token is no longer valid"
         );
         let session = Session::new(self.clone(), project, device, id, ACTOR.to_owned());
-        session.note(SessionEnded { exit_code: None, reason, bytes_in: 0, bytes_out: 0 }).await;
+        session.record_best_effort(SessionEnded { exit_code: None, reason, bytes_in: 0, bytes_out: 0 }).await;
         Ok(())
     }
 }

@@ -15,8 +15,8 @@ pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Waits until the session's token no longer allows it to stay open, and returns the reason. While
 /// the log cannot be read the session is kept: tokens cannot be revoked then either.
-pub(super) async fn ended(session: &Session) -> String {
-    let Some(mut token) = Token::of(&session.project, &session.actor) else {
+pub(super) async fn wait_until_ended(session: &Session) -> String {
+    let Some(mut token) = Token::from_actor(&session.project, &session.actor) else {
         return std::future::pending().await;
     };
     loop {
@@ -37,20 +37,20 @@ pub(super) struct Token {
     project: ProjectId,
     stream: StreamName,
     /// The log that contains the token's stream, its version, and the state at that version.
-    known: Option<(ProjectId, u64, ApiTokenState)>,
+    cached: Option<(ProjectId, u64, ApiTokenState)>,
 }
 
 impl Token {
     /// The token of an actor; `None` for an actor that is not a token.
-    pub(super) fn of(project: &ProjectId, actor: &str) -> Option<Self> {
+    pub(super) fn from_actor(project: &ProjectId, actor: &str) -> Option<Self> {
         let id = actor.strip_prefix("token:")?.parse().ok()?;
-        Some(Self { id, project: project.clone(), stream: StreamName::Token(id), known: None })
+        Some(Self { id, project: project.clone(), stream: StreamName::Token(id), cached: None })
     }
 
     /// Returns why what was opened with the token must end; `None` while it may stay open.
     pub(super) async fn check(&mut self, log: &EventLog) -> Result<Option<String>, ServiceError> {
         self.refresh(log).await?;
-        let Some((_, _, state)) = &self.known else {
+        let Some((_, _, state)) = &self.cached else {
             return Ok(Some(format!("the token {} is unknown", self.id)));
         };
         Ok(match state.role_at(now()) {
@@ -62,7 +62,7 @@ impl Token {
 
     /// Reads the token's stream if its version has changed.
     async fn refresh(&mut self, log: &EventLog) -> Result<(), ServiceError> {
-        let places = match &self.known {
+        let places = match &self.cached {
             Some((project, _, _)) => vec![project.clone()],
             // A server-wide token is in the log `system`.
             None => vec![self.project.clone(), ProjectId::system()],
@@ -72,7 +72,7 @@ impl Token {
             if version == 0 {
                 continue;
             }
-            if self.known.as_ref().is_some_and(|(_, known, _)| *known == version) {
+            if self.cached.as_ref().is_some_and(|(_, known, _)| *known == version) {
                 return Ok(());
             }
             let stored = log.read_stream(&project, &self.stream).await?;
@@ -81,7 +81,7 @@ impl Token {
             for event in &stored {
                 state = state.evolve(&event.event()?, event.recorded_at);
             }
-            self.known = Some((project, version, state));
+            self.cached = Some((project, version, state));
             return Ok(());
         }
         Ok(())

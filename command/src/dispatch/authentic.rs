@@ -12,16 +12,16 @@ use crate::service::ServiceError;
 
 /// Operations whose request was found in the log, as the work queue has it.
 #[derive(Default)]
-pub(super) struct Authentic {
+pub(super) struct AuthenticOperations {
     verified: HashMap<(ProjectId, OperationId), OpenOperation>,
     /// Operations for which it was logged that they, or some of their runs, are not in the event
     /// log.
     refused: HashSet<OperationId>,
 }
 
-impl Authentic {
+impl AuthenticOperations {
     /// Forgets operations that have ended.
-    pub(super) fn keep(&mut self, is_open: impl Fn(OperationId) -> bool) {
+    pub(super) fn retain_open(&mut self, is_open: impl Fn(OperationId) -> bool) {
         self.verified.retain(|(_, operation), _| is_open(*operation));
         self.refused.retain(|operation| is_open(*operation));
     }

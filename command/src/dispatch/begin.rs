@@ -6,20 +6,20 @@ use std::collections::BTreeSet;
 use muster_eventlog::{ReadFilter, StoreError};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 
-use super::list::{List, OpenOperation};
+use super::list::{WorkQueue, OpenOperation};
 use super::rules;
 use crate::service::Service;
 
 /// Maximum number of devices of an operation that is dispatched immediately.
-const SMALL: usize = 32;
+const MAX_IMMEDIATE_DEVICES: usize = 32;
 
 /// Maximum number of newly requested runs that are searched for these devices; with more, the
 /// operation is left to the dispatcher.
-const MANY: u32 = 1000;
+const MAX_SEARCHED_RUNS: u32 = 1000;
 
 /// An order that can be sent immediately.
 #[derive(Debug)]
-pub(crate) struct Begun {
+pub(crate) struct ImmediateOrder {
     pub(crate) device: DeviceId,
     /// Current epoch of the device.
     pub(crate) epoch: u64,
@@ -34,35 +34,35 @@ impl Service {
         project: &ProjectId,
         device: DeviceId,
     ) -> Result<Option<Timestamp>, StoreError> {
-        List::new(self.log.clone()).offline_since(project, device).await
+        WorkQueue::new(self.log.clone()).offline_since(project, device).await
     }
 
     /// Returns the orders of a new operation that can be sent immediately. Other runs wait for the
     /// dispatcher, so no failure is an error.
-    pub(crate) async fn begin(
+    pub(crate) async fn immediate_orders(
         &self,
         project: &ProjectId,
         operation: &OpenOperation,
         devices: &BTreeSet<DeviceId>,
         now: Timestamp,
-    ) -> Vec<Begun> {
-        let places = rules::places(operation, now);
+    ) -> Vec<ImmediateOrder> {
+        let places = rules::free_slots(operation, now);
         // The dispatcher erases private input, so it must have seen the operation.
         let has_private = operation.requested.private.is_some();
-        if devices.len() > SMALL || has_private || places == 0 {
+        if devices.len() > MAX_IMMEDIATE_DEVICES || has_private || places == 0 {
             return Vec::new();
         }
-        let before = now.plus_micros(-rules::ANSWER);
-        let list = List::new(self.log.clone());
+        let before = now.plus_micros(-rules::RESPONSE_TIMEOUT_MICROS);
+        let list = WorkQueue::new(self.log.clone());
         // The work queue may be behind the log, which knows who is online and which runs were
         // requested since.
         let asked = async {
-            let (free, position) = list.free(project, devices, before, places).await?;
+            let (free, position) = list.free_devices(project, devices, before, places).await?;
             if free.is_empty() {
                 return Ok(None);
             }
             let online = self.log.online(project, devices);
-            let (online, asked_for) = tokio::try_join!(online, self.asked_for(project, position))?;
+            let (online, asked_for) = tokio::try_join!(online, self.requested_devices(project, position))?;
             Ok::<_, StoreError>(asked_for.map(|asked_for| (free, online, asked_for)))
         };
         let (mut free, online, asked_for) = match asked.await {
@@ -79,22 +79,22 @@ impl Service {
         free.retain(|(device, _)| online.contains(device) && !asked_for.contains(device));
         let order = |(device, epoch)| {
             let order = self.seal_order(project, operation, device, epoch).ok()?;
-            Some(Begun { device, epoch, order })
+            Some(ImmediateOrder { device, epoch, order })
         };
         free.into_iter().filter_map(order).collect()
     }
 
     /// Returns the devices for which runs were requested after a position; `None` when there are
     /// too many to search.
-    async fn asked_for(
+    async fn requested_devices(
         &self,
         project: &ProjectId,
         after: u64,
     ) -> Result<Option<BTreeSet<DeviceId>>, StoreError> {
         let kinds = vec!["RunRequested".to_owned()];
         let filter = ReadFilter { after, until: None, kinds };
-        let found = self.log.read(project, &filter, MANY).await?;
-        if found.len() == MANY as usize {
+        let found = self.log.read(project, &filter, MAX_SEARCHED_RUNS).await?;
+        if found.len() == MAX_SEARCHED_RUNS as usize {
             return Ok(None);
         }
         Ok(Some(found.iter().filter_map(|stored| stored.stream.device()).collect()))

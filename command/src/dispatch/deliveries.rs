@@ -12,31 +12,31 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::AbortHandle;
 
 /// Maximum number of orders that are sealed concurrently.
-const MAX_AT_ONCE: usize = 8;
+const MAX_CONCURRENT_SEALS: usize = 8;
 
 /// The orders in progress.
 pub(super) struct Deliveries {
     permits: Arc<Semaphore>,
     /// Deliveries by device, the oldest first.
-    started: HashMap<DeviceId, Vec<Started>>,
+    by_device: HashMap<DeviceId, Vec<Delivery>>,
 }
 
-struct Started {
+struct Delivery {
     operation: OperationId,
     task: AbortHandle,
     /// Completes when the task ends; taken by the device's next delivery.
-    end: Option<oneshot::Receiver<()>>,
+    done: Option<oneshot::Receiver<()>>,
 }
 
 impl Default for Deliveries {
     fn default() -> Self {
-        Self { permits: Arc::new(Semaphore::new(MAX_AT_ONCE)), started: HashMap::new() }
+        Self { permits: Arc::new(Semaphore::new(MAX_CONCURRENT_SEALS)), by_device: HashMap::new() }
     }
 }
 
 impl Drop for Deliveries {
     fn drop(&mut self) {
-        self.started.values().flatten().for_each(|started| started.task.abort());
+        self.by_device.values().flatten().for_each(|started| started.task.abort());
     }
 }
 
@@ -48,8 +48,8 @@ impl Deliveries {
         device: DeviceId,
         deliver: impl Future<Output = ()> + Send + 'static,
     ) {
-        let of_device = self.started.entry(device).or_default();
-        let before = of_device.last_mut().and_then(|last| last.end.take());
+        let of_device = self.by_device.entry(device).or_default();
+        let before = of_device.last_mut().and_then(|last| last.done.take());
         let (ended, end) = oneshot::channel::<()>();
         let permits = Arc::clone(&self.permits);
         let task = tokio::spawn(async move {
@@ -63,33 +63,33 @@ impl Deliveries {
             let _permit = permits.acquire().await;
             deliver.await;
         });
-        of_device.push(Started { operation, task: task.abort_handle(), end: Some(end) });
+        of_device.push(Delivery { operation, task: task.abort_handle(), done: Some(end) });
     }
 
     /// Stops a delivery that was not sent yet: its run is canceled.
     pub(super) fn cancel(&self, operation: OperationId, device: DeviceId) {
-        let of_device = self.started.get(&device).into_iter().flatten();
+        let of_device = self.by_device.get(&device).into_iter().flatten();
         for started in of_device.filter(|started| started.operation == operation) {
             started.task.abort();
         }
     }
 
     /// Whether an order to this device is in progress.
-    pub(super) fn is_under_way(&self, device: DeviceId) -> bool {
-        self.started.get(&device).is_some_and(|started| started.iter().any(Started::is_under_way))
+    pub(super) fn is_in_progress(&self, device: DeviceId) -> bool {
+        self.by_device.get(&device).is_some_and(|started| started.iter().any(Delivery::is_in_progress))
     }
 
     /// Forgets deliveries that have ended.
-    pub(super) fn forget_ended(&mut self) {
-        self.started.retain(|_, of_device| {
-            of_device.retain(Started::is_under_way);
+    pub(super) fn remove_ended(&mut self) {
+        self.by_device.retain(|_, of_device| {
+            of_device.retain(Delivery::is_in_progress);
             !of_device.is_empty()
         });
     }
 }
 
-impl Started {
-    fn is_under_way(&self) -> bool {
+impl Delivery {
+    fn is_in_progress(&self) -> bool {
         !self.task.is_finished()
     }
 }
@@ -152,7 +152,7 @@ mod tests {
         deliveries.start(operation(2), device(1), sent.send(2));
         deliveries.start(operation(1), device(2), sent.send(3));
         assert_eq!(sent.until(1).await, [3]);
-        assert!(deliveries.is_under_way(device(1)));
+        assert!(deliveries.is_in_progress(device(1)));
         sent.1.notify_one();
         assert_eq!(sent.until(3).await, [3, 1, 2], "in the order of their start");
     }
@@ -166,7 +166,7 @@ mod tests {
         deliveries.cancel(operation(1), device(1));
         assert_eq!(sent.until(1).await, [2]);
         sent.1.notify_one();
-        deliveries.forget_ended();
+        deliveries.remove_ended();
         deliveries.start(operation(3), device(1), sent.send(3));
         assert_eq!(sent.until(2).await, [2, 3]);
     }
@@ -190,6 +190,6 @@ mod tests {
         }
         assert_eq!(sent.until(50).await.len(), 50);
         let most = running.lock().unwrap().1;
-        assert!((2..=MAX_AT_ONCE).contains(&most), "{most}");
+        assert!((2..=MAX_CONCURRENT_SEALS).contains(&most), "{most}");
     }
 }

@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::authentic::Authentic;
-use super::list::{List, OpenOperation, OpenRun, Which};
-use super::private::{PrivateParts, Sealed};
+use super::authentic::AuthenticOperations;
+use super::list::{WorkQueue, OpenOperation, OpenRun, RunSelection};
+use super::private::{PrivateParts, SignedOrder};
 use super::rules::{self, Step};
 use crate::domain::Decider;
 use crate::domain::operation::OperationCommand;
@@ -25,38 +25,38 @@ const ACTOR: &str = "role:command";
 /// Name of the lease that allows a process to dispatch.
 const LEASE: &str = "dispatch";
 /// Duration of the lease without renewal: the longest delay after a crash.
-const LIFE: Duration = Duration::from_secs(6);
+const LEASE_TTL: Duration = Duration::from_secs(6);
 /// Interval at which the lease is renewed and the work queue is checked even without a change.
-const BEAT: Duration = Duration::from_secs(1);
+const LEASE_RENEW_INTERVAL: Duration = Duration::from_secs(1);
 /// Delay after which an unanswered order or cancel is sent again.
-const AGAIN: Duration = Duration::from_secs(5);
+const RESEND_DELAY: Duration = Duration::from_secs(5);
 /// Interval between searches for private input of ended operations: input that could not be erased
 /// when they ended, because this process was not running or the store was unavailable.
-const SWEEP: Duration = Duration::from_secs(900);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(900);
 /// Age up to which an operation may not be in the work queue yet, in milliseconds.
-const YOUNG: u64 = 3_600_000;
+const MIN_SWEEP_AGE_MS: u64 = 3_600_000;
 /// Maximum number of runs that are processed together.
-const STRETCH: u32 = 500;
+const MAX_RUNS_PER_BATCH: u32 = 500;
 
 /// Dispatches while this process holds the lease, until `stop`. `progress` is that of the work
 /// queue's projection.
 pub(super) async fn run(service: Service, progress: Progress, stop: CancellationToken) {
     let holder = Uuid::new_v4();
     let mut dispatcher = Dispatcher {
-        list: List::new(service.log.clone()),
+        queue: WorkQueue::new(service.log.clone()),
         service,
-        sent: Sent::default(),
+        sent: SentMessages::default(),
         private: PrivateParts::default(),
         open: HashMap::new(),
-        authentic: Authentic::default(),
-        swept: None,
-        sweeping: None,
+        authentic_operations: AuthenticOperations::default(),
+        swept_at: None,
+        sweep_task: None,
     };
     let mut has_lease = false;
     let mut renewed: Option<Instant> = None;
     let mut changed = progress.subscribe();
     while !stop.is_cancelled() {
-        if renewed.is_none_or(|at| at.elapsed() >= BEAT) {
+        if renewed.is_none_or(|at| at.elapsed() >= LEASE_RENEW_INTERVAL) {
             has_lease = dispatcher.hold_lease(holder, has_lease).await;
             renewed = Some(Instant::now());
         }
@@ -65,19 +65,19 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
             tracing::warn!(%error, "failed to dispatch operations; trying again");
         }
         // Limits the load of a long queue to half of the time.
-        let breath = began.elapsed().saturating_sub(Duration::from_millis(10)).min(BEAT / 2);
+        let breath = began.elapsed().saturating_sub(Duration::from_millis(10)).min(LEASE_RENEW_INTERVAL / 2);
         tokio::time::sleep(breath).await;
         tokio::select! {
             () = stop.cancelled() => break,
-            () = tokio::time::sleep(BEAT) => {}
+            () = tokio::time::sleep(LEASE_RENEW_INTERVAL) => {}
             read = dispatcher.private.read() => {
                 let Dispatcher { private, service, .. } = &mut dispatcher;
-                private.take(service, read);
+                private.handle_read(service, read);
             }
             told = changed.changed(), if has_lease => {
                 // The queue's projection has ended, and this process ends, too.
                 if told.is_err() {
-                    tokio::time::sleep(BEAT).await;
+                    tokio::time::sleep(LEASE_RENEW_INTERVAL).await;
                 }
             }
         }
@@ -89,15 +89,15 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
 
 struct Dispatcher {
     service: Service,
-    list: List,
-    sent: Sent,
+    queue: WorkQueue,
+    sent: SentMessages,
     private: PrivateParts,
     /// Operations that were open in the last round; true if one has private input.
     open: HashMap<(ProjectId, OperationId), bool>,
-    authentic: Authentic,
+    authentic_operations: AuthenticOperations,
     /// Time of the last search for private input.
-    swept: Option<Instant>,
-    sweeping: Option<JoinHandle<()>>,
+    swept_at: Option<Instant>,
+    sweep_task: Option<JoinHandle<()>>,
 }
 
 /// A message to a device about a run.
@@ -110,10 +110,10 @@ enum Message {
 /// The last message of each run, and its time: the same message is repeated only after a delay. A
 /// cancel does not wait because an order has just been sent.
 #[derive(Debug, Default)]
-struct Sent(HashMap<(OperationId, DeviceId), (Message, Instant)>);
+struct SentMessages(HashMap<(OperationId, DeviceId), (Message, Instant)>);
 
-impl Sent {
-    fn forget_older_than(&mut self, age: Duration) {
+impl SentMessages {
+    fn remove_older_than(&mut self, age: Duration) {
         self.0.retain(|_, (_, at)| at.elapsed() < age);
     }
 
@@ -129,18 +129,18 @@ impl Sent {
 }
 
 /// An append of one run, and the order to send after it.
-struct Planned {
+struct PlannedAppend {
     append: Append,
-    send: Option<(DeviceId, Vec<u8>)>,
+    order: Option<(DeviceId, Vec<u8>)>,
 }
 
 impl Dispatcher {
     async fn hold_lease(&self, holder: Uuid, has_lease: bool) -> bool {
         let log = &self.service.log;
         let held = if has_lease {
-            log.renew_leases(holder, &[LEASE.to_owned()], LIFE).await.map(|held| !held.is_empty())
+            log.renew_leases(holder, &[LEASE.to_owned()], LEASE_TTL).await.map(|held| !held.is_empty())
         } else {
-            log.acquire_lease(LEASE, holder, LIFE).await.map(|lease| lease.is_some())
+            log.acquire_lease(LEASE, holder, LEASE_TTL).await.map(|lease| lease.is_some())
         };
         held.unwrap_or_else(|error| {
             tracing::debug!(%error, "failed to acquire the lease on dispatching");
@@ -149,7 +149,7 @@ impl Dispatcher {
     }
 
     async fn round(&mut self) -> Result<(), ServiceError> {
-        let operations = self.list.operations().await?;
+        let operations = self.queue.operations().await?;
         let open: HashMap<(ProjectId, OperationId), bool> = operations
             .iter()
             .map(|(project, it)| ((project.clone(), it.id), it.requested.private.is_some()))
@@ -165,20 +165,20 @@ impl Dispatcher {
         }
         let open: HashSet<OperationId> =
             self.open.keys().map(|(_, operation)| *operation).collect();
-        self.private.begin_round(|id| open.contains(&id));
-        self.authentic.keep(|id| open.contains(&id));
-        self.sent.forget_older_than(AGAIN);
-        let is_due = self.swept.is_none_or(|at| at.elapsed() >= SWEEP);
-        if is_due && self.sweeping.as_ref().is_none_or(JoinHandle::is_finished) {
-            self.swept = Some(Instant::now());
+        self.private.start_round(|id| open.contains(&id));
+        self.authentic_operations.retain_open(|id| open.contains(&id));
+        self.sent.remove_older_than(RESEND_DELAY);
+        let is_due = self.swept_at.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL);
+        if is_due && self.sweep_task.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.swept_at = Some(Instant::now());
             let open = self.open.keys().cloned().collect();
-            self.sweeping = Some(tokio::spawn(sweep(self.service.clone(), open)));
+            self.sweep_task = Some(tokio::spawn(sweep(self.service.clone(), open)));
         }
         // Aborted operations first: their cancels do not wait for orders of others.
         let (aborted, others): (Vec<_>, Vec<_>) =
-            operations.into_iter().partition(|(_, operation)| operation.aborted);
+            operations.into_iter().partition(|(_, operation)| operation.is_aborted);
         for (project, operation) in aborted.into_iter().chain(others) {
-            if let Err(error) = self.work(&project, &operation).await {
+            if let Err(error) = self.dispatch_operation(&project, &operation).await {
                 tracing::warn!(
                     %project, operation = %operation.id, %error,
                     "failed to dispatch an operation; trying again"
@@ -188,7 +188,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    async fn work(
+    async fn dispatch_operation(
         &mut self,
         project: &ProjectId,
         operation: &OpenOperation,
@@ -202,33 +202,33 @@ impl Dispatcher {
                 .map(drop);
         }
         let mut planned = Vec::new();
-        if operation.aborted {
-            for run in self.runs(project, operation, Which::NotCanceled).await? {
+        if operation.is_aborted {
+            for run in self.runs(project, operation, RunSelection::NotCanceled).await? {
                 planned.extend(plan(&run, RunCommand::Cancel));
             }
         }
-        for run in self.runs(project, operation, Which::Gone).await? {
-            planned.extend(close(&run, muster_schemas::events::ClosedState::Unknown, GONE));
+        for run in self.runs(project, operation, RunSelection::DeviceRemoved).await? {
+            planned.extend(close(&run, muster_schemas::events::ClosedState::Unknown, DEVICE_REMOVED));
         }
         if rules::is_expired(operation, now) {
-            for run in self.runs(project, operation, Which::Waiting).await? {
+            for run in self.runs(project, operation, RunSelection::Waiting).await? {
                 let state = muster_schemas::events::ClosedState::Expired;
                 planned.extend(close(&run, state, "its device was not online in time"));
             }
         }
-        let places = rules::places(operation, now).min(STRETCH);
+        let places = rules::free_slots(operation, now).min(MAX_RUNS_PER_BATCH);
         if places > 0 {
-            let which = Which::Ready { at_once: operation.requested.at_once };
-            let ready = self.list.runs(project, operation.id, which, places).await?;
+            let which = RunSelection::Ready { at_once: operation.requested.at_once };
+            let ready = self.queue.runs(project, operation.id, which, places).await?;
             let authentic = self.authentic(project, operation, &ready).await?;
             for run in ready.iter().filter(|run| authentic.contains(&run.device)) {
                 planned.extend(self.dispatch(project, operation, run)?);
             }
         }
         let mut due = Vec::new();
-        let before = rules::look_before(operation, now);
-        for run in self.runs(project, operation, Which::Sent { before }).await? {
-            match rules::sent(operation, &run, now) {
+        let before = rules::overdue_before(operation, now);
+        for run in self.runs(project, operation, RunSelection::Sent { before }).await? {
+            match rules::next_step(operation, &run, now) {
                 None => {}
                 Some(Step::Dispatch) => {
                     let one = std::slice::from_ref(&run);
@@ -265,9 +265,9 @@ impl Dispatcher {
         &self,
         project: &ProjectId,
         operation: &OpenOperation,
-        which: Which,
+        selection: RunSelection,
     ) -> Result<Vec<OpenRun>, ServiceError> {
-        Ok(self.list.runs(project, operation.id, which, STRETCH).await?)
+        Ok(self.queue.runs(project, operation.id, selection, MAX_RUNS_PER_BATCH).await?)
     }
 
     /// Returns the devices of those of these runs whose request is in the log.
@@ -277,7 +277,7 @@ impl Dispatcher {
         operation: &OpenOperation,
         runs: &[OpenRun],
     ) -> Result<HashSet<DeviceId>, ServiceError> {
-        self.authentic.devices(&self.service.log, project, operation, runs).await
+        self.authentic_operations.devices(&self.service.log, project, operation, runs).await
     }
 
     fn dispatch(
@@ -285,11 +285,11 @@ impl Dispatcher {
         project: &ProjectId,
         operation: &OpenOperation,
         run: &OpenRun,
-    ) -> Result<Option<Planned>, ServiceError> {
+    ) -> Result<Option<PlannedAppend>, ServiceError> {
         let order = self.service.seal_order(project, operation, run.device, run.device_epoch)?;
         let command = RunCommand::Dispatch { epoch: run.device_epoch, order: order.clone() };
         let planned = plan(run, command);
-        Ok(planned.map(|planned| Planned { send: Some((run.device, order)), ..planned }))
+        Ok(planned.map(|planned| PlannedAppend { order: Some((run.device, order)), ..planned }))
     }
 
     /// Sends an order. An order that cannot be sent now is repeated, like a lost one.
@@ -300,7 +300,7 @@ impl Dispatcher {
         device: DeviceId,
         order: Vec<u8>,
     ) {
-        let sealed = Sealed { project: project.clone(), device, order };
+        let sealed = SignedOrder { project: project.clone(), device, order };
         if operation.requested.private.is_none() {
             return self.private.send_plain(&self.service, operation.id, sealed).await;
         }
@@ -313,13 +313,13 @@ impl Dispatcher {
         &mut self,
         project: &ProjectId,
         operation: &OpenOperation,
-        planned: Vec<Planned>,
+        planned: Vec<PlannedAppend>,
     ) -> Result<(), ServiceError> {
         if planned.is_empty() {
             return Ok(());
         }
         let (appends, sends): (Vec<Append>, Vec<_>) =
-            planned.into_iter().map(|planned| (planned.append, planned.send)).unzip();
+            planned.into_iter().map(|planned| (planned.append, planned.order)).unzip();
         let results =
             self.service.log.append_batch(project, Batch { appends, offset: None }).await?;
         for (result, send) in results.into_iter().zip(sends) {
@@ -344,7 +344,7 @@ async fn sweep(service: Service, open: HashSet<(ProjectId, OperationId)>) {
         for project in service.log.projects().await? {
             for name in service.blobs.folders(&key::operations(&project)).await? {
                 let Ok(operation) = name.parse::<OperationId>() else { continue };
-                let is_young = made_at(operation).is_none_or(|at| now < at + YOUNG);
+                let is_young = requested_at(operation).is_none_or(|at| now < at + MIN_SWEEP_AGE_MS);
                 if !is_young && !open.contains(&(project.clone(), operation)) {
                     service.erase_private(&project, operation).await;
                 }
@@ -358,27 +358,27 @@ async fn sweep(service: Service, open: HashSet<(ProjectId, OperationId)>) {
 }
 
 /// Returns when an operation was requested, in milliseconds since 1970, from its id.
-fn made_at(operation: OperationId) -> Option<u64> {
+fn requested_at(operation: OperationId) -> Option<u64> {
     let (seconds, nanos) = operation.0.get_timestamp()?.to_unix();
     Some(seconds * 1000 + u64::from(nanos / 1_000_000))
 }
 
-const GONE: &str = "the device was revoked or deleted";
+const DEVICE_REMOVED: &str = "the device was revoked or deleted";
 
 fn close(
     run: &OpenRun,
     state: muster_schemas::events::ClosedState,
     reason: &str,
-) -> Option<Planned> {
+) -> Option<PlannedAppend> {
     plan(run, RunCommand::Close { state, reason: reason.to_owned() })
 }
 
 /// Returns the append that a decision leads to; `None` when nothing changes.
-fn plan(run: &OpenRun, command: RunCommand) -> Option<Planned> {
+fn plan(run: &OpenRun, command: RunCommand) -> Option<PlannedAppend> {
     let state = Run {
-        requested: true,
-        dispatched: (run.epoch > 0).then_some(run.epoch),
-        canceled: run.canceled,
+        is_requested: true,
+        dispatched_epoch: (run.epoch > 0).then_some(run.epoch),
+        is_canceled: run.is_canceled,
         ..Run::default()
     };
     let events: Vec<Event> = state.decide(command).ok()?;
@@ -390,7 +390,7 @@ fn plan(run: &OpenRun, command: RunCommand) -> Option<Planned> {
     let stream = StreamName::Run(run.operation, run.device);
     let append = Append { correlation: Some(run.operation.0), ..Append::by_actor(ACTOR) };
     let append = append.stream(stream, Expected::Version(run.version), events);
-    Some(Planned { append, send: None })
+    Some(PlannedAppend { append, order: None })
 }
 
 #[cfg(test)]
@@ -399,13 +399,13 @@ mod tests {
 
     #[test]
     fn a_cancel_does_not_wait_for_the_order_and_neither_is_repeated_at_once() {
-        let mut sent = Sent::default();
+        let mut sent = SentMessages::default();
         let (operation, device) = (OperationId(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(2)));
         assert!(sent.is_due(operation, device, Message::Order));
         assert!(!sent.is_due(operation, device, Message::Order));
         assert!(sent.is_due(operation, device, Message::Cancel));
         assert!(!sent.is_due(operation, device, Message::Cancel));
-        sent.forget_older_than(Duration::ZERO);
+        sent.remove_older_than(Duration::ZERO);
         assert!(sent.is_due(operation, device, Message::Cancel));
     }
 }

@@ -57,9 +57,9 @@ pub struct OpenOperation {
     /// The request.
     pub requested: OperationRequested,
     /// Whether no further run starts until the operation is resumed.
-    pub paused: bool,
+    pub is_paused: bool,
     /// Whether no further run starts at all.
-    pub aborted: bool,
+    pub is_aborted: bool,
     /// Number of unsuccessful runs.
     pub failures: u32,
     /// Number of runs that devices have received.
@@ -82,15 +82,15 @@ pub struct OpenRun {
     /// The newest order.
     pub order: Option<Vec<u8>>,
     /// Whether its cancellation was requested.
-    pub canceled: bool,
+    pub is_canceled: bool,
     /// Time at which it entered its state.
     pub since: Timestamp,
     /// Current epoch of the device; 0 when it never enrolled.
     pub device_epoch: u64,
     /// Whether the device is online.
-    pub online: bool,
+    pub is_online: bool,
     /// Whether the device was revoked or deleted.
-    pub gone: bool,
+    pub is_device_removed: bool,
 }
 
 const RUN_COLUMNS: &str = "r.operation, r.device, r.state, r.version, r.epoch, r.sealed, \
@@ -106,17 +106,17 @@ fn run(row: RunRow) -> Result<OpenRun, StoreError> {
         version: row.3.unsigned_abs(),
         epoch: row.4.unsigned_abs(),
         order: row.5,
-        canceled: row.6,
+        is_canceled: row.6,
         since: Timestamp(row.7),
         device_epoch: row.8.unsigned_abs(),
-        online: row.9,
-        gone: row.10,
+        is_online: row.9,
+        is_device_removed: row.10,
     })
 }
 
 /// A selection of an operation's runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Which {
+pub(crate) enum RunSelection {
     /// Runs that wait and whose device is online, in the order of their requests: as many as there
     /// are free slots.
     Ready {
@@ -126,7 +126,7 @@ pub(crate) enum Which {
     /// Runs that wait, whether their device is online or not.
     Waiting,
     /// Runs of devices that were revoked or deleted.
-    Gone,
+    DeviceRemoved,
     /// Dispatched runs that must be sent again, or that entered their state before some time.
     Sent {
         /// That time.
@@ -136,14 +136,14 @@ pub(crate) enum Which {
     NotCanceled,
 }
 
-impl Which {
+impl RunSelection {
     const fn condition(self) -> &'static str {
         match self {
             Self::Ready { .. } => {
                 "r.state = 'requested' AND NOT r.canceled AND d.online AND NOT d.gone"
             }
             Self::Waiting => "r.state = 'requested'",
-            Self::Gone => "d.gone",
+            Self::DeviceRemoved => "d.gone",
             Self::Sent { .. } => {
                 "r.state <> 'requested' AND (r.since < $4
                      OR (d.online AND (r.state = 'dispatched' OR r.canceled)))"
@@ -177,17 +177,17 @@ impl Which {
     }
 }
 
-fn failed(source: sqlx::Error) -> StoreError {
+fn query_error(source: sqlx::Error) -> StoreError {
     StoreError::Sqlx { attempted: "read the list of open runs", source }
 }
 
 /// Queries the work queue.
 #[derive(Clone, Debug)]
-pub(crate) struct List {
+pub(crate) struct WorkQueue {
     log: EventLog,
 }
 
-impl List {
+impl WorkQueue {
     pub(crate) const fn new(log: EventLog) -> Self {
         Self { log }
     }
@@ -206,7 +206,7 @@ impl List {
         let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(sql))
             .fetch_all(&self.log.stores().sql)
             .await
-            .map_err(failed)?;
+            .map_err(query_error)?;
         rows.into_iter()
             .map(|(project, id, actor, requested, paused, aborted, failures, active)| {
                 let corrupt = |what: String| StoreError::Corrupt(format!("open operation: {what}"));
@@ -214,8 +214,8 @@ impl List {
                     id: OperationId(id),
                     actor,
                     requested: codec::decode(&requested).map_err(|e| corrupt(e.to_string()))?,
-                    paused,
-                    aborted,
+                    is_paused: paused,
+                    is_aborted: aborted,
                     failures: failures.try_into().unwrap_or(u32::MAX),
                     active: active.try_into().unwrap_or(u32::MAX),
                 };
@@ -242,7 +242,7 @@ impl List {
             .bind(device.map(|device| device.0))
             .fetch_one(&self.log.stores().sql)
             .await
-            .map_err(failed)
+            .map_err(query_error)
     }
 
     /// Returns some of an operation's runs, at most `limit`.
@@ -250,7 +250,7 @@ impl List {
         &self,
         project: &ProjectId,
         operation: OperationId,
-        which: Which,
+        selection: RunSelection,
         limit: u32,
     ) -> Result<Vec<OpenRun>, StoreError> {
         let sql = format!(
@@ -258,10 +258,10 @@ impl List {
              LEFT JOIN {NAME}_devices d ON d.project = r.project AND d.device = r.device
              WHERE r.project = $1 AND r.operation = $2 AND $4::bigint IS NOT NULL AND {}
              ORDER BY r.since, r.device LIMIT {}",
-            which.condition(),
-            which.limit()
+            selection.condition(),
+            selection.limit()
         );
-        let (limit, number) = (i64::from(limit), which.number());
+        let (limit, number) = (i64::from(limit), selection.number());
         let rows: Vec<RunRow> = sqlx::query_as(AssertSqlSafe(sql))
             .bind(project.as_str())
             .bind(operation.0)
@@ -269,14 +269,14 @@ impl List {
             .bind(number)
             .fetch_all(&self.log.stores().sql)
             .await
-            .map_err(failed)?;
+            .map_err(query_error)?;
         rows.into_iter().map(run).collect()
     }
 
     /// Returns those of these devices that are online and for which no run waits, at most `limit`,
     /// each with its epoch; and the position up to which that is true. A run that was dispatched
     /// after `before` counts as waiting.
-    pub(crate) async fn free(
+    pub(crate) async fn free_devices(
         &self,
         project: &ProjectId,
         devices: &BTreeSet<DeviceId>,
@@ -300,7 +300,7 @@ impl List {
             .bind(before.micros())
             .fetch_all(&self.log.stores().sql)
             .await
-            .map_err(failed)?;
+            .map_err(query_error)?;
         let position = rows.first().map_or(0, |(_, _, position)| position.unsigned_abs());
         let free = |(id, epoch, _): (Uuid, i64, i64)| (DeviceId(id), epoch.unsigned_abs());
         Ok((rows.into_iter().map(free).collect(), position))
@@ -321,12 +321,12 @@ impl List {
             .bind(device.0)
             .fetch_optional(&self.log.stores().sql)
             .await
-            .map_err(failed)?;
+            .map_err(query_error)?;
         Ok(row.and_then(|(at,)| at).map(Timestamp))
     }
 
     /// Returns a device's dispatched runs that have not ended, in the order of their requests.
-    pub(crate) async fn of_device(
+    pub(crate) async fn dispatched_runs(
         &self,
         project: &ProjectId,
         device: DeviceId,
@@ -342,7 +342,7 @@ impl List {
             .bind(device.0)
             .fetch_all(&self.log.stores().sql)
             .await
-            .map_err(failed)?;
+            .map_err(query_error)?;
         rows.into_iter().map(run).collect()
     }
 }

@@ -20,8 +20,8 @@ pub(crate) mod rules;
 mod send;
 pub mod todo;
 
-pub(crate) use begin::Begun;
-pub(crate) use list::List;
+pub(crate) use begin::ImmediateOrder;
+pub(crate) use list::WorkQueue;
 pub use list::{OpenOperation, OpenRun, RunState};
 
 use std::future::Future;
@@ -41,7 +41,7 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + 'static, StoreError> {
     let progress = service.dispatch_progress.clone();
-    let runner = Runner::open(service.log.clone(), todo::Todo).await?;
+    let runner = Runner::open(service.log.clone(), todo::QueueProjection).await?;
     let runner = runner.with_progress(progress.clone());
     let follower = Follower::start(&service.log, stop.clone());
     Ok(async move {

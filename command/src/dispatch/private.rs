@@ -15,10 +15,10 @@ use super::deliveries::Deliveries;
 use crate::service::Service;
 
 /// Time for which a round waits for a private part.
-const PATIENCE: Duration = Duration::from_millis(250);
+const READ_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A signed order.
-pub(super) struct Sealed {
+pub(super) struct SignedOrder {
     pub(super) project: ProjectId,
     pub(super) device: DeviceId,
     pub(super) order: Vec<u8>,
@@ -26,34 +26,34 @@ pub(super) struct Sealed {
 
 enum Part {
     /// The part is being read; these orders wait for it.
-    Asked(Vec<Sealed>),
+    Reading(Vec<SignedOrder>),
     /// The part was read; `None` if it was erased.
-    Here(Option<Bytes>),
+    Read(Option<Bytes>),
 }
 
-type Answer = (OperationId, Result<Option<Bytes>, BlobError>);
+type PartRead = (OperationId, Result<Option<Bytes>, BlobError>);
 
 /// The private parts of open operations.
 #[derive(Default)]
 pub(super) struct PrivateParts {
-    known: HashMap<OperationId, Part>,
-    asked: JoinSet<Answer>,
+    parts: HashMap<OperationId, Part>,
+    reads: JoinSet<PartRead>,
     deliveries: Deliveries,
     /// Whether this round waits for parts; false after one was not read in time.
-    is_patient: bool,
+    can_wait: bool,
 }
 
 impl PrivateParts {
     /// Starts a round: forgets the parts of operations that are not open.
-    pub(super) fn begin_round(&mut self, is_open: impl Fn(OperationId) -> bool) {
-        self.known.retain(|operation, _| is_open(*operation));
-        self.is_patient = true;
-        self.deliveries.forget_ended();
+    pub(super) fn start_round(&mut self, is_open: impl Fn(OperationId) -> bool) {
+        self.parts.retain(|operation, _| is_open(*operation));
+        self.can_wait = true;
+        self.deliveries.remove_ended();
     }
 
     /// Stops sending orders of this run: it is canceled.
     pub(super) fn cancel(&mut self, operation: OperationId, device: DeviceId) {
-        if let Some(Part::Asked(waiting)) = self.known.get_mut(&operation) {
+        if let Some(Part::Reading(waiting)) = self.parts.get_mut(&operation) {
             waiting.retain(|order| order.device != device);
         }
         self.deliveries.cancel(operation, device);
@@ -64,25 +64,25 @@ impl PrivateParts {
         &mut self,
         service: &Service,
         operation: OperationId,
-        order: Sealed,
+        order: SignedOrder,
     ) {
-        if self.deliveries.is_under_way(order.device) {
+        if self.deliveries.is_in_progress(order.device) {
             self.deliver(service, operation, order, None);
             return;
         }
-        let Sealed { project, device, order } = order;
+        let SignedOrder { project, device, order } = order;
         service.send_order(&project, device, operation, order, None).await;
     }
 
     /// Sends an order with its private part: now, or when the part has been read.
-    pub(super) async fn send(&mut self, service: &Service, operation: OperationId, order: Sealed) {
-        match self.known.get_mut(&operation) {
-            Some(Part::Here(private)) => {
+    pub(super) async fn send(&mut self, service: &Service, operation: OperationId, order: SignedOrder) {
+        match self.parts.get_mut(&operation) {
+            Some(Part::Read(private)) => {
                 let private = private.clone();
                 self.deliver(service, operation, order, private);
             }
             // An order that waits for long is sent again, but is queued once.
-            Some(Part::Asked(waiting)) => {
+            Some(Part::Reading(waiting)) => {
                 if !waiting.iter().any(|known| known.device == order.device) {
                     waiting.push(order);
                 }
@@ -90,13 +90,13 @@ impl PrivateParts {
             None => {
                 let (blobs, name) =
                     (service.blobs.clone(), key::private(&order.project, operation));
-                self.asked.spawn(async move { (operation, blobs.get(&name).await) });
-                self.known.insert(operation, Part::Asked(vec![order]));
+                self.reads.spawn(async move { (operation, blobs.get(&name).await) });
+                self.parts.insert(operation, Part::Reading(vec![order]));
                 // Orders stay in their sequence as long as the store is available.
-                if self.is_patient {
-                    match timeout(PATIENCE, self.read()).await {
-                        Ok(answer) => self.take(service, answer),
-                        Err(_) => self.is_patient = false,
+                if self.can_wait {
+                    match timeout(READ_TIMEOUT, self.read()).await {
+                        Ok(answer) => self.handle_read(service, answer),
+                        Err(_) => self.can_wait = false,
                     }
                 }
             }
@@ -104,15 +104,15 @@ impl PrivateParts {
     }
 
     /// Returns the next part that was read; pending while none is requested.
-    pub(super) async fn read(&mut self) -> Answer {
+    pub(super) async fn read(&mut self) -> PartRead {
         loop {
-            match self.asked.join_next().await {
+            match self.reads.join_next().await {
                 Some(Ok(answer)) => return answer,
                 // The error does not name the part: all are requested again when their orders are
                 // sent again.
                 Some(Err(error)) => {
                     tracing::error!(%error, "failed to read private input");
-                    self.known.retain(|_, part| matches!(part, Part::Here(_)));
+                    self.parts.retain(|_, part| matches!(part, Part::Read(_)));
                 }
                 None => std::future::pending().await,
             }
@@ -121,14 +121,14 @@ impl PrivateParts {
 
     /// Sends the orders that waited for a part. If the part cannot be read, they are sent again
     /// later, like lost ones.
-    pub(super) fn take(&mut self, service: &Service, (operation, found): Answer) {
-        let Some(Part::Asked(waiting)) = self.known.remove(&operation) else { return };
-        match found {
+    pub(super) fn handle_read(&mut self, service: &Service, (operation, part): PartRead) {
+        let Some(Part::Reading(waiting)) = self.parts.remove(&operation) else { return };
+        match part {
             Ok(private) => {
                 for order in waiting {
                     self.deliver(service, operation, order, private.clone());
                 }
-                self.known.insert(operation, Part::Here(private));
+                self.parts.insert(operation, Part::Read(private));
             }
             Err(error) => {
                 tracing::warn!(
@@ -143,10 +143,10 @@ impl PrivateParts {
         &mut self,
         service: &Service,
         operation: OperationId,
-        order: Sealed,
+        order: SignedOrder,
         private: Option<Bytes>,
     ) {
-        let Sealed { project, device, order } = order;
+        let SignedOrder { project, device, order } = order;
         let service = service.clone();
         self.deliveries.start(operation, device, async move {
             service.send_order(&project, device, operation, order, private.as_ref()).await;

@@ -7,10 +7,10 @@ use super::list::{OpenOperation, OpenRun, RunState};
 
 /// Delay, in microseconds, by which a device's report may be late before its run is closed: clock
 /// skew, transmission, the last attempt to end the program.
-const GRACE: i64 = 60_000_000;
+const REPORT_GRACE_MICROS: i64 = 60_000_000;
 
 /// Timeout of a device's response to an order, in microseconds; then the order is sent again.
-pub(crate) const ANSWER: i64 = 5_000_000;
+pub(crate) const RESPONSE_TIMEOUT_MICROS: i64 = 5_000_000;
 
 /// The next step of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) enum Step {
 #[must_use]
 pub(crate) fn abort(operation: &OpenOperation) -> Option<AbortCause> {
     let limit = operation.requested.stop_after?;
-    (!operation.aborted && operation.failures >= limit).then_some(AbortCause::Failures)
+    (!operation.is_aborted && operation.failures >= limit).then_some(AbortCause::Failures)
 }
 
 /// Whether it is too late to start a run of the operation.
@@ -40,8 +40,8 @@ pub(crate) fn is_expired(operation: &OpenOperation, now: Timestamp) -> bool {
 
 /// Number of further runs that may start now.
 #[must_use]
-pub(crate) fn places(operation: &OpenOperation, now: Timestamp) -> u32 {
-    if operation.paused || operation.aborted || is_expired(operation, now) {
+pub(crate) fn free_slots(operation: &OpenOperation, now: Timestamp) -> u32 {
+    if operation.is_paused || operation.is_aborted || is_expired(operation, now) {
         return 0;
     }
     operation.requested.at_once.saturating_sub(operation.active)
@@ -49,32 +49,32 @@ pub(crate) fn places(operation: &OpenOperation, now: Timestamp) -> u32 {
 
 /// Returns the time before which a run must have entered its state to be overdue.
 #[must_use]
-pub(crate) fn look_before(operation: &OpenOperation, now: Timestamp) -> Timestamp {
+pub(crate) fn overdue_before(operation: &OpenOperation, now: Timestamp) -> Timestamp {
     let expires = operation.requested.expires_at.micros();
-    if now.micros() > expires.saturating_add(GRACE) {
+    if now.micros() > expires.saturating_add(REPORT_GRACE_MICROS) {
         return now;
     }
-    now.plus_micros(-allowed(operation))
+    now.plus_micros(-close_after_micros(operation))
 }
 
 /// Returns the time after which a run without a report is closed, in microseconds.
-fn allowed(operation: &OpenOperation) -> i64 {
+fn close_after_micros(operation: &OpenOperation) -> i64 {
     let timeout = i64::try_from(operation.requested.timeout_ms).unwrap_or(i64::MAX / 2_000);
-    timeout.saturating_mul(1_000).saturating_add(GRACE)
+    timeout.saturating_mul(1_000).saturating_add(REPORT_GRACE_MICROS)
 }
 
 /// Returns the next step of a dispatched run.
 #[must_use]
-pub(crate) fn sent(operation: &OpenOperation, run: &OpenRun, now: Timestamp) -> Option<Step> {
-    if run.gone {
+pub(crate) fn next_step(operation: &OpenOperation, run: &OpenRun, now: Timestamp) -> Option<Step> {
+    if run.is_device_removed {
         return Some(Step::Close(ClosedState::Unknown, "the device was revoked or deleted"));
     }
     let expires = operation.requested.expires_at;
     let since = match run.state {
         RunState::Requested => return None,
         RunState::Dispatched => {
-            if now.micros() > expires.micros().saturating_add(GRACE) {
-                return Some(if run.canceled {
+            if now.micros() > expires.micros().saturating_add(REPORT_GRACE_MICROS) {
+                return Some(if run.is_canceled {
                     Step::Close(
                         ClosedState::Canceled,
                         "it was canceled, and the device did not accept it",
@@ -83,14 +83,14 @@ pub(crate) fn sent(operation: &OpenOperation, run: &OpenRun, now: Timestamp) -> 
                     Step::Close(ClosedState::Expired, "the device did not accept it in time")
                 });
             }
-            if !run.online {
+            if !run.is_online {
                 return None;
             }
-            return Some(match run.canceled {
+            return Some(match run.is_canceled {
                 true => Step::SendCancel,
                 false if run.device_epoch > run.epoch => Step::Dispatch,
                 // The process that appended the dispatch has sent it.
-                false if (0..ANSWER).contains(&(now.micros() - run.since.micros())) => return None,
+                false if (0..RESPONSE_TIMEOUT_MICROS).contains(&(now.micros() - run.since.micros())) => return None,
                 false => Step::SendOrder,
             });
         }
@@ -98,11 +98,11 @@ pub(crate) fn sent(operation: &OpenOperation, run: &OpenRun, now: Timestamp) -> 
         RunState::Accepted => run.since.max(expires),
         RunState::Running => run.since,
     };
-    if now.micros() > since.micros().saturating_add(allowed(operation)) {
+    if now.micros() > since.micros().saturating_add(close_after_micros(operation)) {
         let reason = "the device accepted it, but did not report its end in time";
         return Some(Step::Close(ClosedState::TimedOut, reason));
     }
-    (run.canceled && run.online).then_some(Step::SendCancel)
+    (run.is_canceled && run.is_online).then_some(Step::SendCancel)
 }
 
 #[cfg(test)]
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     const NOW: Timestamp = Timestamp(1_795_420_800_000_000);
-    const SECOND: i64 = 1_000_000;
+    const SECOND_MICROS: i64 = 1_000_000;
 
     fn operation() -> OpenOperation {
         OpenOperation {
@@ -126,12 +126,12 @@ mod tests {
                 devices: 10,
                 private: None,
                 timeout_ms: 10_000,
-                expires_at: NOW.plus_micros(3600 * SECOND),
+                expires_at: NOW.plus_micros(3600 * SECOND_MICROS),
                 at_once: 4,
                 stop_after: Some(2),
             },
-            paused: false,
-            aborted: false,
+            is_paused: false,
+            is_aborted: false,
             failures: 0,
             active: 1,
         }
@@ -145,26 +145,26 @@ mod tests {
             version: 2,
             epoch: 1,
             order: Some(vec![1]),
-            canceled: false,
+            is_canceled: false,
             since: NOW,
             device_epoch: 1,
-            online: true,
-            gone: false,
+            is_online: true,
+            is_device_removed: false,
         }
     }
 
     fn after(seconds: i64) -> Timestamp {
-        NOW.plus_micros(seconds * SECOND)
+        NOW.plus_micros(seconds * SECOND_MICROS)
     }
 
     #[test]
     fn only_so_many_are_begun_at_once_and_none_when_it_is_held_or_too_late() {
         let open = operation();
-        assert_eq!(places(&open, NOW), 3);
-        assert_eq!(places(&OpenOperation { active: 9, ..open.clone() }, NOW), 0);
-        assert_eq!(places(&OpenOperation { paused: true, ..open.clone() }, NOW), 0);
-        assert_eq!(places(&OpenOperation { aborted: true, ..open.clone() }, NOW), 0);
-        assert_eq!(places(&open, after(3600)), 0);
+        assert_eq!(free_slots(&open, NOW), 3);
+        assert_eq!(free_slots(&OpenOperation { active: 9, ..open.clone() }, NOW), 0);
+        assert_eq!(free_slots(&OpenOperation { is_paused: true, ..open.clone() }, NOW), 0);
+        assert_eq!(free_slots(&OpenOperation { is_aborted: true, ..open.clone() }, NOW), 0);
+        assert_eq!(free_slots(&open, after(3600)), 0);
     }
 
     #[test]
@@ -173,31 +173,31 @@ mod tests {
         assert_eq!(abort(&OpenOperation { failures: 1, ..open.clone() }), None);
         let failed = OpenOperation { failures: 2, ..open };
         assert_eq!(abort(&failed), Some(AbortCause::Failures));
-        assert_eq!(abort(&OpenOperation { aborted: true, ..failed }), None);
+        assert_eq!(abort(&OpenOperation { is_aborted: true, ..failed }), None);
     }
 
     #[test]
     fn an_order_is_sent_again_until_it_expires_and_signed_anew_for_a_new_epoch() {
         let (open, waits) = (operation(), run(RunState::Dispatched));
-        assert_eq!(sent(&open, &waits, NOW), None, "it was sent just now");
-        assert_eq!(sent(&open, &waits, after(5)), Some(Step::SendOrder));
-        assert_eq!(sent(&open, &waits, after(-1)), Some(Step::SendOrder), "by another clock");
-        let away = OpenRun { online: false, ..waits.clone() };
-        assert_eq!(sent(&open, &away, after(3599)), None);
+        assert_eq!(next_step(&open, &waits, NOW), None, "it was sent just now");
+        assert_eq!(next_step(&open, &waits, after(5)), Some(Step::SendOrder));
+        assert_eq!(next_step(&open, &waits, after(-1)), Some(Step::SendOrder), "by another clock");
+        let away = OpenRun { is_online: false, ..waits.clone() };
+        assert_eq!(next_step(&open, &away, after(3599)), None);
         assert_eq!(
-            sent(&open, &away, after(3661)),
+            next_step(&open, &away, after(3661)),
             Some(Step::Close(ClosedState::Expired, "the device did not accept it in time"))
         );
         let elsewhere = OpenRun { device_epoch: 2, ..waits.clone() };
-        assert_eq!(sent(&open, &elsewhere, NOW), Some(Step::Dispatch));
-        let canceled = OpenRun { canceled: true, ..elsewhere };
-        assert_eq!(sent(&open, &canceled, NOW), Some(Step::SendCancel));
+        assert_eq!(next_step(&open, &elsewhere, NOW), Some(Step::Dispatch));
+        let canceled = OpenRun { is_canceled: true, ..elsewhere };
+        assert_eq!(next_step(&open, &canceled, NOW), Some(Step::SendCancel));
     }
 
     #[test]
     fn every_state_has_an_end() {
         let open = operation();
-        let closed = |state: RunState, at: i64| match sent(&open, &run(state), after(at)) {
+        let closed = |state: RunState, at: i64| match next_step(&open, &run(state), after(at)) {
             Some(Step::Close(state, _)) => Some(state),
             _ => None,
         };
@@ -207,8 +207,8 @@ mod tests {
         assert_eq!(closed(RunState::Accepted, 3671), Some(ClosedState::TimedOut));
         assert_eq!(closed(RunState::Dispatched, 3661), Some(ClosedState::Expired));
         for state in [RunState::Dispatched, RunState::Accepted, RunState::Running] {
-            let gone = OpenRun { gone: true, ..run(state) };
-            assert!(matches!(sent(&open, &gone, NOW), Some(Step::Close(ClosedState::Unknown, _))));
+            let gone = OpenRun { is_device_removed: true, ..run(state) };
+            assert!(matches!(next_step(&open, &gone, NOW), Some(Step::Close(ClosedState::Unknown, _))));
         }
     }
 
@@ -219,8 +219,8 @@ mod tests {
             [(RunState::Running, 71), (RunState::Accepted, 3671), (RunState::Dispatched, 3661)]
         {
             let now = after(late);
-            assert!(run(state).since < look_before(&open, now), "{state:?}");
+            assert!(run(state).since < overdue_before(&open, now), "{state:?}");
         }
-        assert!(look_before(&open, after(60)) < NOW);
+        assert!(overdue_before(&open, after(60)) < NOW);
     }
 }

@@ -11,12 +11,12 @@ use muster_schemas::wire::{CancelOrder, KIND_HEADER, RunDelivery, RunOrder, inpu
 use muster_schemas::{DeviceId, OperationId, ProjectId, codec};
 use tokio::time::timeout;
 
-use super::list::{List, OpenOperation, OpenRun};
+use super::list::{WorkQueue, OpenOperation, OpenRun};
 use crate::domain::Rejection;
 use crate::service::{Service, ServiceError, now};
 
 /// Time to wait for a private part; then the order is left to the dispatcher.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PRIVATE_PART_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Service {
     /// Signs a run's order for an epoch of its device.
@@ -44,7 +44,7 @@ impl Service {
         Ok(key.seal(Kind::Run, codec::encode(&order)))
     }
 
-    async fn tell(&self, project: &ProjectId, device: DeviceId, kind: &str, bytes: Vec<u8>) {
+    async fn publish_command(&self, project: &ProjectId, device: DeviceId, kind: &str, bytes: Vec<u8>) {
         let mut headers = async_nats::HeaderMap::new();
         headers.insert(KIND_HEADER, kind);
         let subject = DeviceSubjects::new(project, device).commands();
@@ -80,7 +80,7 @@ impl Service {
             None => None,
         };
         let delivery = RunDelivery { order, private: None, sealed };
-        self.tell(project, device, "run", codec::encode(&delivery)).await;
+        self.publish_command(project, device, "run", codec::encode(&delivery)).await;
     }
 
     /// Encrypts an order's private input to the key with which the device signs.
@@ -95,7 +95,7 @@ impl Service {
         let key = access.get(&device).and_then(|access| access.keys.first());
         let (_, key) = key.ok_or(Rejection::NotFound("key of the device"))?;
         let context = input_context(project, device, operation);
-        seal_to(key, &context, private).map_err(|error| ServiceError::Unproved(error.to_string()))
+        seal_to(key, &context, private).map_err(|error| ServiceError::IdentityNotProven(error.to_string()))
     }
 
     /// Sends a device the order to cancel a run.
@@ -113,7 +113,7 @@ impl Service {
         };
         let key = self.keys.operation_key(project)?;
         let sealed = key.seal(Kind::Cancel, codec::encode(&order));
-        self.tell(project, run.device, "cancel", sealed).await;
+        self.publish_command(project, run.device, "cancel", sealed).await;
         Ok(())
     }
 
@@ -127,15 +127,15 @@ impl Service {
         project: &ProjectId,
         device: DeviceId,
     ) -> Result<(), ServiceError> {
-        for run in List::new(self.log.clone()).of_device(project, device).await? {
-            if run.canceled {
+        for run in WorkQueue::new(self.log.clone()).dispatched_runs(project, device).await? {
+            if run.is_canceled {
                 self.send_cancel(project, &run).await?;
             } else if let Some(order) = run.order.clone().filter(|_| is_unanswered(&run)) {
                 // The dispatcher sends the order when the store cannot be read now.
                 let private = match has_private(&order) {
                     true => {
                         let name = key::private(project, run.operation);
-                        let read = timeout(PATIENCE, self.blobs.get(&name)).await;
+                        let read = timeout(PRIVATE_PART_TIMEOUT, self.blobs.get(&name)).await;
                         let Ok(Ok(private)) = read else { continue };
                         private
                     }

@@ -46,7 +46,7 @@ const KINDS: &[&str] = &[
 
 /// The projection that fills the work queue.
 #[derive(Debug)]
-pub struct Todo;
+pub struct QueueProjection;
 
 /// Changes of one run in a batch.
 #[derive(Debug, Default)]
@@ -55,10 +55,10 @@ struct RunChange {
     state: Option<&'static str>,
     version: Option<u64>,
     dispatched: Option<(u64, Vec<u8>)>,
-    canceled: bool,
+    is_canceled: bool,
     since: i64,
     /// Set when the run has ended; true when it did not succeed.
-    over: Option<bool>,
+    ended: Option<bool>,
 }
 
 /// Changes of one device in a batch.
@@ -68,7 +68,7 @@ struct DeviceChange {
     online: Option<bool>,
     /// Time of its last connection or disconnection, in microseconds since 1970.
     presence_at: Option<i64>,
-    gone: Option<bool>,
+    is_removed: Option<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -78,7 +78,7 @@ struct Changes {
 }
 
 #[async_trait]
-impl Projection for Todo {
+impl Projection for QueueProjection {
     fn name(&self) -> &str {
         NAME
     }
@@ -141,11 +141,11 @@ impl Projection for Todo {
                     operation(transaction, project, *id, &event, stored).await?;
                 }
                 StreamName::Run(id, device) => {
-                    changes.server_said((*id, *device), &event, stored);
+                    changes.apply_server_event((*id, *device), &event, stored);
                 }
                 stream => {
                     if let Some(device) = stream.device() {
-                        changes.about_device(device, &event, stored);
+                        changes.apply_device_event(device, &event, stored);
                     }
                 }
             }
@@ -157,7 +157,7 @@ impl Projection for Todo {
 }
 
 impl Changes {
-    fn server_said(&mut self, run: (OperationId, DeviceId), event: &Event, stored: &StoredEvent) {
+    fn apply_server_event(&mut self, run: (OperationId, DeviceId), event: &Event, stored: &StoredEvent) {
         let change = self.runs.entry(run).or_default();
         change.version = Some(stored.stream_version);
         match event {
@@ -171,17 +171,17 @@ impl Changes {
                 change.dispatched = Some((event.epoch, event.order.clone()));
                 change.since = stored.recorded_at.micros();
             }
-            Event::RunCancelRequested(_) => change.canceled = true,
-            Event::RunClosed(_) => change.over = Some(true),
+            Event::RunCancelRequested(_) => change.is_canceled = true,
+            Event::RunClosed(_) => change.ended = Some(true),
             _ => {}
         }
     }
 
-    fn about_device(&mut self, device: DeviceId, event: &Event, stored: &StoredEvent) {
+    fn apply_device_event(&mut self, device: DeviceId, event: &Event, stored: &StoredEvent) {
         let mut at = |operation: OperationId, state: Option<&'static str>, over: Option<bool>| {
             let change = self.runs.entry((operation, device)).or_default();
             change.state = state.or(change.state);
-            change.over = change.over.or(over);
+            change.ended = change.ended.or(over);
             change.since = stored.recorded_at.micros();
         };
         match event {
@@ -202,12 +202,12 @@ impl Changes {
                 match event {
                     Event::DeviceEnrolled(event) => {
                         change.epoch = Some(event.epoch);
-                        change.gone = Some(false);
+                        change.is_removed = Some(false);
                     }
                     Event::DeviceEpochGranted(event) => change.epoch = Some(event.epoch),
                     Event::DeviceConnected(_) => change.online = Some(true),
                     Event::DeviceDisconnected(_) => change.online = Some(false),
-                    Event::DeviceRevoked(_) | Event::DeviceDeleted(_) => change.gone = Some(true),
+                    Event::DeviceRevoked(_) | Event::DeviceDeleted(_) => change.is_removed = Some(true),
                     _ => {}
                 }
             }
@@ -274,7 +274,7 @@ async fn write_devices(
     let epochs: Vec<Option<i64>> =
         changes.values().map(|change| change.epoch.map(|epoch| epoch.cast_signed())).collect();
     let online: Vec<Option<bool>> = changes.values().map(|change| change.online).collect();
-    let gone: Vec<Option<bool>> = changes.values().map(|change| change.gone).collect();
+    let gone: Vec<Option<bool>> = changes.values().map(|change| change.is_removed).collect();
     let presence_at: Vec<Option<i64>> = changes.values().map(|change| change.presence_at).collect();
     let sql = format!(
         "INSERT INTO {NAME}_devices AS d (project, device, epoch, online, gone, presence_at)
@@ -320,13 +320,13 @@ async fn write_runs(
     };
     let moved: Vec<_> = changes
         .iter()
-        .filter(|(_, change)| change.over.is_none() && !is_only_new(change))
+        .filter(|(_, change)| change.ended.is_none() && !is_only_new(change))
         .collect();
     if !moved.is_empty() {
         update_runs(transaction, project, &moved).await?;
     }
     let over: Vec<_> =
-        changes.iter().filter_map(|(run, change)| Some((*run, change.over?))).collect();
+        changes.iter().filter_map(|(run, change)| Some((*run, change.ended?))).collect();
     if !over.is_empty() {
         close_runs(transaction, project, &over).await?;
     }
@@ -336,7 +336,7 @@ async fn write_runs(
 async fn update_runs(
     transaction: &Transaction<'_>,
     project: &str,
-    moved: &[(&(OperationId, DeviceId), &RunChange)],
+    updated: &[(&(OperationId, DeviceId), &RunChange)],
 ) -> Result<(), StoreError> {
     let sql = format!(
         "UPDATE {NAME}_runs AS r SET
@@ -351,19 +351,19 @@ async fn update_runs(
               AS n (operation, device, state, version, epoch, sealed, canceled, since)
          WHERE r.project = $1 AND r.operation = n.operation AND r.device = n.device"
     );
-    let operations: Vec<Uuid> = moved.iter().map(|((operation, _), _)| operation.0).collect();
-    let devices: Vec<Uuid> = moved.iter().map(|((_, device), _)| device.0).collect();
-    let states: Vec<Option<&str>> = moved.iter().map(|(_, change)| change.state).collect();
+    let operations: Vec<Uuid> = updated.iter().map(|((operation, _), _)| operation.0).collect();
+    let devices: Vec<Uuid> = updated.iter().map(|((_, device), _)| device.0).collect();
+    let states: Vec<Option<&str>> = updated.iter().map(|(_, change)| change.state).collect();
     let number = |number: Option<u64>| number.map(u64::cast_signed);
     let versions: Vec<Option<i64>> =
-        moved.iter().map(|(_, change)| number(change.version)).collect();
+        updated.iter().map(|(_, change)| number(change.version)).collect();
     let order = |change: &&RunChange| change.dispatched.clone();
     let epochs: Vec<Option<i64>> =
-        moved.iter().map(|(_, change)| number(order(change).map(|order| order.0))).collect();
+        updated.iter().map(|(_, change)| number(order(change).map(|order| order.0))).collect();
     let sealed: Vec<Option<Vec<u8>>> =
-        moved.iter().map(|(_, change)| order(change).map(|order| order.1)).collect();
-    let canceled: Vec<bool> = moved.iter().map(|(_, change)| change.canceled).collect();
-    let since: Vec<i64> = moved.iter().map(|(_, change)| change.since).collect();
+        updated.iter().map(|(_, change)| order(change).map(|order| order.1)).collect();
+    let canceled: Vec<bool> = updated.iter().map(|(_, change)| change.is_canceled).collect();
+    let since: Vec<i64> = updated.iter().map(|(_, change)| change.since).collect();
     let parameters: [&(dyn ToSql + Sync); 9] =
         [&project, &operations, &devices, &states, &versions, &epochs, &sealed, &canceled, &since];
     execute(transaction, sql, &parameters).await.map(drop)
@@ -374,11 +374,11 @@ async fn update_runs(
 async fn close_runs(
     transaction: &Transaction<'_>,
     project: &str,
-    over: &[((OperationId, DeviceId), bool)],
+    ended: &[((OperationId, DeviceId), bool)],
 ) -> Result<(), StoreError> {
-    let operations: Vec<Uuid> = over.iter().map(|((operation, _), _)| operation.0).collect();
-    let devices: Vec<Uuid> = over.iter().map(|((_, device), _)| device.0).collect();
-    let failed: Vec<bool> = over.iter().map(|(_, failed)| *failed).collect();
+    let operations: Vec<Uuid> = ended.iter().map(|((operation, _), _)| operation.0).collect();
+    let devices: Vec<Uuid> = ended.iter().map(|((_, device), _)| device.0).collect();
+    let failed: Vec<bool> = ended.iter().map(|(_, failed)| *failed).collect();
     let sql = format!(
         "WITH over AS (
              DELETE FROM {NAME}_runs r

@@ -12,7 +12,7 @@ pub struct ApiToken {
     /// Its creation; `None` when it is not an API token.
     pub created: Option<ApiTokenCreated>,
     /// Whether it was revoked.
-    pub revoked: bool,
+    pub is_revoked: bool,
 }
 
 /// Commands on an API token.
@@ -46,7 +46,7 @@ impl Decider for ApiToken {
                 _ => Ok(vec![token.into()]),
             },
             (ApiTokenCommand::Revoke, None) => Err(Rejection::NotFound("API token")),
-            (ApiTokenCommand::Revoke, Some(_)) if self.revoked => Ok(Vec::new()),
+            (ApiTokenCommand::Revoke, Some(_)) if self.is_revoked => Ok(Vec::new()),
             (ApiTokenCommand::Revoke, Some(_)) => Ok(vec![ApiTokenRevoked {}.into()]),
         }
     }
@@ -54,7 +54,7 @@ impl Decider for ApiToken {
     fn evolve(mut self, event: &Event) -> Self {
         match event {
             Event::ApiTokenCreated(event) => self.created = Some(event.clone()),
-            Event::ApiTokenRevoked(_) => self.revoked = true,
+            Event::ApiTokenRevoked(_) => self.is_revoked = true,
             _ => {}
         }
         self

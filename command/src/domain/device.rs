@@ -16,7 +16,7 @@ use muster_schemas::{DeviceId, Event, Hash, TokenId};
 use super::{Decider, Decision, Rejection};
 
 /// Config variable that requests a rotation of the device's signing key.
-const KEY_REQUEST: &str = "agent.key_generation";
+const KEY_ROTATION_VARIABLE: &str = "agent.key_generation";
 
 /// A change of some entries: a value sets, `None` removes.
 pub type Changes<K, V> = BTreeMap<K, Option<V>>;
@@ -39,13 +39,13 @@ pub struct Device {
     /// NATS user key that enrolled last.
     pub nats_key: Option<String>,
     /// Whether its keys are revoked until it enrolls again.
-    pub revoked: bool,
+    pub is_revoked: bool,
     /// Its pending enrollment.
-    pub waiting: Option<Enrollment>,
+    pub pending_enrollment: Option<Enrollment>,
     /// An operator's decision about its pending enrollment.
     pub verdict: Option<Verdict>,
     /// Whether it was deleted.
-    pub deleted: bool,
+    pub is_deleted: bool,
 }
 
 /// An operator's decision about a pending enrollment.
@@ -70,7 +70,7 @@ pub enum DeviceCommand {
         fingerprint: Option<Hash>,
     },
     /// Make its enrollment pending.
-    Wait {
+    AwaitApproval {
         /// The machine's keys.
         enrollment: Box<Enrollment>,
         /// The device that the machine resembles.
@@ -105,7 +105,7 @@ pub enum DeviceCommand {
         fork: Option<ForkPoint>,
     },
     /// Record that an old copy of its data folder, with a revoked key, is in use.
-    NameCopy {
+    RecordCopy {
         /// The copy's epoch.
         epoch: u64,
         /// First sequence number that the log has and the copy does not.
@@ -148,16 +148,16 @@ pub struct ForkPoint {
     /// Sequence number.
     pub seq: u64,
     /// Hash of the log's event.
-    pub logged: Option<Hash>,
+    pub logged_hash: Option<Hash>,
     /// Hash of the other branch's event.
-    pub other: Option<Hash>,
+    pub other_hash: Option<Hash>,
 }
 
 impl Device {
     /// Whether the device is registered and not deleted.
     #[must_use]
     pub const fn exists(&self) -> bool {
-        self.name.is_some() && !self.deleted
+        self.name.is_some() && !self.is_deleted
     }
 
     /// Rejects an action that requires an enrolled device with valid keys.
@@ -166,9 +166,9 @@ impl Device {
     /// When the device has never enrolled, or is revoked; with the reason and a hint.
     pub fn check_enrolled(&self) -> Result<(), Rejection> {
         let name = self.existing_name()?;
-        let reason = if self.revoked {
+        let reason = if self.is_revoked {
             "was revoked; enroll it again with a token that is made for it"
-        } else if self.waiting.is_some() {
+        } else if self.pending_enrollment.is_some() {
             "waits to be accepted; accept it first"
         } else if self.epoch == 0 {
             "has never enrolled; enroll it first"
@@ -180,7 +180,7 @@ impl Device {
 
     fn existing_name(&self) -> Result<&DeviceName, Rejection> {
         match &self.name {
-            Some(name) if !self.deleted => Ok(name),
+            Some(name) if !self.is_deleted => Ok(name),
             _ => Err(Rejection::NotFound("device")),
         }
     }
@@ -193,9 +193,9 @@ impl Device {
         Ok(vec![DeviceRegistered { name, labels, fingerprint }.into()])
     }
 
-    fn wait(&self, enrollment: Enrollment, like: Option<DeviceId>) -> Decision {
+    fn await_approval(&self, enrollment: Enrollment, similar: Option<DeviceId>) -> Decision {
         self.existing_name()?;
-        if self.epoch > 0 || self.waiting.is_some() {
+        if self.epoch > 0 || self.pending_enrollment.is_some() {
             return Err(Rejection::Conflict("the device's enrollment is not pending".to_owned()));
         }
         let Enrollment { signing_key, fingerprint, nats_key, token, hostname, machine, macs } =
@@ -208,21 +208,21 @@ impl Device {
             hostname,
             machine,
             macs,
-            like,
+            like: similar,
         };
         Ok(vec![requested.into()])
     }
 
-    fn waiting(&self) -> Result<(&DeviceName, &Enrollment), Rejection> {
+    fn pending_enrollment(&self) -> Result<(&DeviceName, &Enrollment), Rejection> {
         let name = self.existing_name()?;
-        match &self.waiting {
+        match &self.pending_enrollment {
             Some(waiting) => Ok((name, waiting)),
             None => Err(Rejection::Conflict(format!("the enrollment of {name} is not pending"))),
         }
     }
 
     fn accept(&self, replaces: Option<DeviceId>) -> Decision {
-        let (name, waiting) = self.waiting()?;
+        let (name, waiting) = self.pending_enrollment()?;
         let accepted = DeviceEnrollmentAccepted { replaces }.into();
         let mut events = vec![accepted];
         match replaces {
@@ -233,7 +233,7 @@ impl Device {
     }
 
     fn reject(&self, reason: Option<String>) -> Decision {
-        let (name, _) = self.waiting()?;
+        let (name, _) = self.pending_enrollment()?;
         let name = name.clone();
         Ok(vec![DeviceEnrollmentRejected { reason }.into(), DeviceDeleted { name }.into()])
     }
@@ -243,7 +243,7 @@ impl Device {
         if self.epoch == 0 {
             return Err(Rejection::Conflict(format!("{name} has no keys: it never enrolled")));
         }
-        if self.revoked {
+        if self.is_revoked {
             return Ok(Vec::new());
         }
         Ok(vec![DeviceRevoked { reason }.into()])
@@ -272,7 +272,7 @@ impl Device {
         // After a restored backup a device may be ahead of the log.
         let epoch = self.epoch.max(current) + 1;
         let granted = DeviceEpochGranted { epoch, previous: current, cause };
-        let forked = fork.map(|ForkPoint { seq, logged, other }| {
+        let forked = fork.map(|ForkPoint { seq, logged_hash: logged, other_hash: other }| {
             DeviceForked { epoch: current, seq, logged, other, continues_in: epoch }.into()
         });
         Ok(forked.into_iter().chain([granted.into()]).collect())
@@ -324,11 +324,11 @@ impl Device {
     /// value is the config's version, which is never reused: so each request is carried out once.
     fn rotate_key(&self) -> Decision {
         self.existing_name()?;
-        if self.revoked || self.fingerprint.is_none() {
+        if self.is_revoked || self.fingerprint.is_none() {
             let problem = "the device has no key to rotate: it never enrolled, or it was revoked";
             return Err(Rejection::Conflict(problem.into()));
         }
-        let key = KEY_REQUEST.parse().map_err(|_| Rejection::NotFound("config variable"))?;
+        let key = KEY_ROTATION_VARIABLE.parse().map_err(|_| Rejection::NotFound("config variable"))?;
         let version = i64::try_from(self.config_version + 1).unwrap_or(i64::MAX);
         self.set_config([(key, Some(ConfigValue::Int(version)))].into())
     }
@@ -366,13 +366,13 @@ fn apply<K: Ord + Clone, V: Clone>(map: &mut BTreeMap<K, V>, set: &BTreeMap<K, V
     }
 }
 
-fn check_count(field: &'static str, count: usize, most: usize) -> Result<(), Rejection> {
-    if count <= most {
+fn check_count(field: &'static str, count: usize, max: usize) -> Result<(), Rejection> {
+    if count <= max {
         return Ok(());
     }
     Err(Rejection::Invalid {
         field,
-        rule: format!("a device has at most {most} of them"),
+        rule: format!("a device has at most {max} of them"),
         value: count.to_string(),
     })
 }
@@ -385,7 +385,7 @@ impl Decider for Device {
             DeviceCommand::Register { name, labels, fingerprint } => {
                 self.register(name, labels, fingerprint)
             }
-            DeviceCommand::Wait { enrollment, like } => self.wait(*enrollment, like),
+            DeviceCommand::AwaitApproval { enrollment, like } => self.await_approval(*enrollment, like),
             DeviceCommand::Accept { replaces } => self.accept(replaces),
             DeviceCommand::Reject { reason } => self.reject(reason),
             DeviceCommand::Revoke { reason } => self.revoke(reason),
@@ -393,7 +393,7 @@ impl Decider for Device {
             DeviceCommand::GrantEpoch { current, cause, fork } => {
                 self.grant_epoch(current, cause, fork)
             }
-            DeviceCommand::NameCopy { epoch, seq } => {
+            DeviceCommand::RecordCopy { epoch, seq } => {
                 self.existing_name()?;
                 let (logged, other) = (None, None);
                 Ok(vec![DeviceForked { epoch, seq, logged, other, continues_in: epoch }.into()])
@@ -413,7 +413,7 @@ impl Decider for Device {
                 self.labels = event.labels.clone();
             }
             Event::DeviceEnrollmentRequested(event) => {
-                self.waiting = Some(Enrollment {
+                self.pending_enrollment = Some(Enrollment {
                     signing_key: event.signing_key.clone(),
                     fingerprint: event.fingerprint,
                     nats_key: event.nats_key.clone(),
@@ -424,16 +424,16 @@ impl Decider for Device {
                 });
             }
             Event::DeviceEnrollmentAccepted(event) => {
-                self.waiting = None;
+                self.pending_enrollment = None;
                 self.verdict = event.replaces.map(Verdict::Replaces);
             }
             Event::DeviceEnrollmentRejected(event) => {
-                self.waiting = None;
+                self.pending_enrollment = None;
                 self.verdict = Some(Verdict::Rejected(event.reason.clone()));
             }
-            Event::DeviceRevoked(_) => self.revoked = true,
+            Event::DeviceRevoked(_) => self.is_revoked = true,
             Event::DeviceEnrolled(event) => {
-                self.revoked = false;
+                self.is_revoked = false;
                 self.epoch = event.epoch;
                 self.fingerprint = Some(event.fingerprint);
                 self.nats_key = Some(event.nats_key.clone());
@@ -447,7 +447,7 @@ impl Decider for Device {
                 self.config_version = event.version;
                 apply(&mut self.config, &event.set, &event.removed);
             }
-            Event::DeviceDeleted(_) => self.deleted = true,
+            Event::DeviceDeleted(_) => self.is_deleted = true,
             _ => {}
         }
         self

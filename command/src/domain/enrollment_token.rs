@@ -17,7 +17,7 @@ pub struct EnrollmentToken {
     /// Number of devices that have enrolled with it.
     pub used: u32,
     /// Whether it was revoked.
-    pub revoked: bool,
+    pub is_revoked: bool,
 }
 
 /// Commands on an enrollment token.
@@ -49,12 +49,12 @@ impl EnrollmentToken {
     /// revocation.
     #[must_use]
     pub fn from_ends(first: &Event, newest: &Event, version: u64) -> Self {
-        let revoked = matches!(newest, Event::EnrollmentTokenRevoked(_));
-        let used = version.saturating_sub(1 + u64::from(revoked));
+        let is_revoked = matches!(newest, Event::EnrollmentTokenRevoked(_));
+        let used = version.saturating_sub(1 + u64::from(is_revoked));
         Self {
             created: Self::default().evolve(first).created,
             used: u32::try_from(used).unwrap_or(u32::MAX),
-            revoked,
+            is_revoked,
         }
     }
 
@@ -118,9 +118,9 @@ impl EnrollmentToken {
         ))
     }
 
-    fn use_by(&self, secret: Hash, device: DeviceId, now: Timestamp) -> Decision {
+    fn use_for(&self, secret: Hash, device: DeviceId, now: Timestamp) -> Decision {
         let created = self.check_secret(secret)?;
-        let refusal = if self.revoked {
+        let refusal = if self.is_revoked {
             Some("the enrollment token was revoked; ask for a new one")
         } else if created.expires_at <= now {
             Some("the enrollment token has expired; ask for a new one")
@@ -138,7 +138,7 @@ impl EnrollmentToken {
     }
 
     fn revoke(&self) -> Decision {
-        match (&self.created, self.revoked) {
+        match (&self.created, self.is_revoked) {
             (None, _) => Err(Rejection::NotFound("enrollment token")),
             (Some(_), true) => Ok(Vec::new()),
             (Some(_), false) => Ok(vec![EnrollmentTokenRevoked {}.into()]),
@@ -152,7 +152,7 @@ impl Decider for EnrollmentToken {
     fn decide(&self, command: EnrollmentTokenCommand) -> Decision {
         match command {
             EnrollmentTokenCommand::Create { token, now } => self.create(token, now),
-            EnrollmentTokenCommand::Use { secret, device, now } => self.use_by(secret, device, now),
+            EnrollmentTokenCommand::Use { secret, device, now } => self.use_for(secret, device, now),
             EnrollmentTokenCommand::Revoke => self.revoke(),
         }
     }
@@ -161,7 +161,7 @@ impl Decider for EnrollmentToken {
         match event {
             Event::EnrollmentTokenCreated(event) => self.created = Some(event.clone()),
             Event::EnrollmentTokenUsed(_) => self.used += 1,
-            Event::EnrollmentTokenRevoked(_) => self.revoked = true,
+            Event::EnrollmentTokenRevoked(_) => self.is_revoked = true,
             _ => {}
         }
         self

@@ -22,7 +22,7 @@ pub enum Rejection {
     NotFound(&'static str),
     /// Nothing has this name.
     #[error("there is no {what} '{name}'")]
-    Unnamed {
+    NameNotFound {
         /// Kind of the requested object.
         what: &'static str,
         /// The requested name.

@@ -16,7 +16,7 @@ pub const MAX_UPLOAD_TIMEOUT_MS: u64 = 30 * MAX_TIMEOUT_MS;
 /// Maximum length of a path, in bytes.
 const MAX_PATH_BYTES: usize = 4096;
 /// Minimum rate limit of an upload, in bytes per second.
-const LEAST_BYTES_PER_SECOND: u64 = 1024;
+const MIN_BYTES_PER_SECOND: u64 = 1024;
 /// Maximum number of arguments of a program.
 pub const MAX_ARGUMENTS: usize = 1_000;
 /// Maximum size of a program's arguments, or of a shell command line, in bytes.
@@ -30,9 +30,9 @@ pub struct Operation {
     /// Its request; `None` when it does not exist.
     pub requested: Option<OperationRequested>,
     /// Whether no further run starts until it is resumed.
-    pub paused: bool,
+    pub is_paused: bool,
     /// Whether no further run starts at all.
-    pub aborted: bool,
+    pub is_aborted: bool,
 }
 
 /// Commands on an operation.
@@ -66,22 +66,22 @@ impl Decider for Operation {
         match command {
             OperationCommand::Request(_) => Ok(Vec::new()),
             OperationCommand::Abort(cause) => {
-                Ok(once(self.aborted, OperationAborted { cause }.into()))
+                Ok(once(self.is_aborted, OperationAborted { cause }.into()))
             }
-            OperationCommand::Pause | OperationCommand::Resume if self.aborted => {
+            OperationCommand::Pause | OperationCommand::Resume if self.is_aborted => {
                 Err(Rejection::Conflict("the operation was aborted".to_owned()))
             }
-            OperationCommand::Pause => Ok(once(self.paused, OperationPaused {}.into())),
-            OperationCommand::Resume => Ok(once(!self.paused, OperationResumed {}.into())),
+            OperationCommand::Pause => Ok(once(self.is_paused, OperationPaused {}.into())),
+            OperationCommand::Resume => Ok(once(!self.is_paused, OperationResumed {}.into())),
         }
     }
 
     fn evolve(mut self, event: &Event) -> Self {
         match event {
             Event::OperationRequested(event) => self.requested = Some(event.clone()),
-            Event::OperationPaused(_) => self.paused = true,
-            Event::OperationResumed(_) => self.paused = false,
-            Event::OperationAborted(_) => self.aborted = true,
+            Event::OperationPaused(_) => self.is_paused = true,
+            Event::OperationResumed(_) => self.is_paused = false,
+            Event::OperationAborted(_) => self.is_aborted = true,
             _ => {}
         }
         self
@@ -141,8 +141,8 @@ fn check_upload(upload: &Upload) -> Result<(), Rejection> {
         return Err(invalid("action.max_bytes", rule, upload.limit().to_string()));
     }
     match upload.bytes_per_second {
-        Some(speed) if speed < LEAST_BYTES_PER_SECOND => {
-            let rule = format!("must be at least {LEAST_BYTES_PER_SECOND}");
+        Some(speed) if speed < MIN_BYTES_PER_SECOND => {
+            let rule = format!("must be at least {MIN_BYTES_PER_SECOND}");
             Err(invalid("action.bytes_per_second", rule, speed.to_string()))
         }
         _ => Ok(()),

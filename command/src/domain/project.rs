@@ -15,7 +15,7 @@ pub struct Project {
     /// Display name; `None` when the project does not exist.
     pub title: Option<ProjectTitle>,
     /// Whether it is archived, and so read-only.
-    pub archived: bool,
+    pub is_archived: bool,
     /// Retention of its metrics.
     pub retention: Retention,
 }
@@ -52,7 +52,7 @@ impl Decider for Project {
             }
             (ProjectCommand::Create { title, retention }, None) => {
                 let created = ProjectCreated { title }.into();
-                Ok([created].into_iter().chain(self.keep(Some(retention))).collect())
+                Ok([created].into_iter().chain(self.retention_event(Some(retention))).collect())
             }
             (ProjectCommand::Change { .. }, None) => Err(Rejection::NotFound("project")),
             (ProjectCommand::Change { title, archived, retention }, Some(previous)) => {
@@ -60,11 +60,11 @@ impl Decider for Project {
                     let previous = previous.clone();
                     ProjectRenamed { title, previous }.into()
                 });
-                let archived = archived.filter(|archived| *archived != self.archived);
+                let archived = archived.filter(|archived| *archived != self.is_archived);
                 let archived = archived.map(|archived| {
                     if archived { ProjectArchived {}.into() } else { ProjectRestored {}.into() }
                 });
-                Ok(title.into_iter().chain(archived).chain(self.keep(retention)).collect())
+                Ok(title.into_iter().chain(archived).chain(self.retention_event(retention)).collect())
             }
         }
     }
@@ -73,8 +73,8 @@ impl Decider for Project {
         match event {
             Event::ProjectCreated(event) => self.title = Some(event.title.clone()),
             Event::ProjectRenamed(event) => self.title = Some(event.title.clone()),
-            Event::ProjectArchived(_) => self.archived = true,
-            Event::ProjectRestored(_) => self.archived = false,
+            Event::ProjectArchived(_) => self.is_archived = true,
+            Event::ProjectRestored(_) => self.is_archived = false,
             Event::ProjectRetentionSet(event) => self.retention = event.retention,
             _ => {}
         }
@@ -84,7 +84,7 @@ impl Decider for Project {
 
 impl Project {
     /// Returns the event of a changed retention.
-    fn keep(&self, retention: Option<Retention>) -> Option<Event> {
+    fn retention_event(&self, retention: Option<Retention>) -> Option<Event> {
         let previous = self.retention;
         let retention = retention.filter(|retention| *retention != previous)?;
         Some(ProjectRetentionSet { retention, previous }.into())

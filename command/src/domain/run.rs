@@ -15,17 +15,17 @@ use super::{Decider, Decision, Rejection};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Run {
     /// Whether it was requested.
-    pub requested: bool,
+    pub is_requested: bool,
     /// Epoch of its newest order.
-    pub dispatched: Option<u64>,
+    pub dispatched_epoch: Option<u64>,
     /// Whether its cancellation was requested.
-    pub canceled: bool,
+    pub is_canceled: bool,
     /// Whether the server has closed it.
-    pub closed: bool,
+    pub is_closed: bool,
     /// Whether its file was erased, and further pieces are refused.
-    pub erased: bool,
+    pub is_erased: bool,
     /// Number of bytes at which the file stalled last because the server could not store more.
-    pub stalled: Option<u64>,
+    pub stalled_at: Option<u64>,
 }
 
 /// Commands on a run.
@@ -52,7 +52,7 @@ pub enum RunCommand {
         reason: String,
     },
     /// Create a download link for its file.
-    MakeLink {
+    CreateLink {
         /// SHA-256 of the link's secret.
         secret: Hash,
         /// Time at which the link expires.
@@ -72,52 +72,52 @@ impl Decider for Run {
 
     fn decide(&self, command: RunCommand) -> Decision {
         if let RunCommand::Request = command {
-            return Ok(if self.requested { Vec::new() } else { vec![RunRequested {}.into()] });
+            return Ok(if self.is_requested { Vec::new() } else { vec![RunRequested {}.into()] });
         }
-        if !self.requested {
+        if !self.is_requested {
             return Err(Rejection::NotFound("run"));
         }
         // Commands about a file are allowed after the run's end.
         if let Some(decision) = self.decide_file(&command) {
             return decision;
         }
-        if self.closed {
+        if self.is_closed {
             return Ok(Vec::new());
         }
         Ok(match command {
             // Each epoch of the device gets one order.
             RunCommand::Dispatch { epoch, .. }
-                if self.canceled || self.dispatched.is_some_and(|known| known >= epoch) =>
+                if self.is_canceled || self.dispatched_epoch.is_some_and(|known| known >= epoch) =>
             {
                 Vec::new()
             }
             RunCommand::Dispatch { epoch, order } => vec![RunDispatched { epoch, order }.into()],
             // A run that no device has received ends immediately.
-            RunCommand::Cancel if self.dispatched.is_none() => {
+            RunCommand::Cancel if self.dispatched_epoch.is_none() => {
                 let reason = "it was canceled before it was sent".to_owned();
                 vec![
                     RunCancelRequested {}.into(),
                     RunClosed { state: ClosedState::Canceled, reason }.into(),
                 ]
             }
-            RunCommand::Cancel if self.canceled => Vec::new(),
+            RunCommand::Cancel if self.is_canceled => Vec::new(),
             RunCommand::Cancel => vec![RunCancelRequested {}.into()],
             RunCommand::Close { state, reason } => vec![RunClosed { state, reason }.into()],
             RunCommand::Request
             | RunCommand::Erase(_)
             | RunCommand::Stall { .. }
-            | RunCommand::MakeLink { .. } => Vec::new(),
+            | RunCommand::CreateLink { .. } => Vec::new(),
         })
     }
 
     fn evolve(mut self, event: &Event) -> Self {
         match event {
-            Event::RunRequested(_) => self.requested = true,
-            Event::RunDispatched(event) => self.dispatched = Some(event.epoch),
-            Event::RunCancelRequested(_) => self.canceled = true,
-            Event::RunClosed(_) => self.closed = true,
-            Event::UploadErased(_) => self.erased = true,
-            Event::UploadStalled(event) => self.stalled = Some(event.bytes),
+            Event::RunRequested(_) => self.is_requested = true,
+            Event::RunDispatched(event) => self.dispatched_epoch = Some(event.epoch),
+            Event::RunCancelRequested(_) => self.is_canceled = true,
+            Event::RunClosed(_) => self.is_closed = true,
+            Event::UploadErased(_) => self.is_erased = true,
+            Event::UploadStalled(event) => self.stalled_at = Some(event.bytes),
             _ => {}
         }
         self
@@ -128,16 +128,16 @@ impl Run {
     /// Decides commands about the file of an upload; `None` for other commands.
     fn decide_file(&self, command: &RunCommand) -> Option<Decision> {
         Some(match command {
-            RunCommand::Erase(_) | RunCommand::Stall { .. } if self.erased => Ok(Vec::new()),
+            RunCommand::Erase(_) | RunCommand::Stall { .. } if self.is_erased => Ok(Vec::new()),
             RunCommand::Erase(cause) => Ok(vec![UploadErased { cause: *cause }.into()]),
-            RunCommand::Stall { bytes, .. } if self.stalled == Some(*bytes) => Ok(Vec::new()),
+            RunCommand::Stall { bytes, .. } if self.stalled_at == Some(*bytes) => Ok(Vec::new()),
             RunCommand::Stall { bytes, reason } => {
                 Ok(vec![UploadStalled { bytes: *bytes, reason: reason.clone() }.into()])
             }
-            RunCommand::MakeLink { .. } if self.erased => {
+            RunCommand::CreateLink { .. } if self.is_erased => {
                 Err(Rejection::Conflict("the file was erased; there is nothing to link to".into()))
             }
-            RunCommand::MakeLink { secret, expires_at } => {
+            RunCommand::CreateLink { secret, expires_at } => {
                 let (secret, expires_at) = (*secret, *expires_at);
                 Ok(vec![DownloadLinkMade { secret, expires_at }.into()])
             }
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_file_is_erased_once_and_not_linked_to_afterwards() {
-        let link = || RunCommand::MakeLink { secret: Hash::ZERO, expires_at: Timestamp(1) };
+        let link = || RunCommand::CreateLink { secret: Hash::ZERO, expires_at: Timestamp(1) };
         let stall = |bytes| RunCommand::Stall { bytes, reason: "full".into() };
         let erase = || RunCommand::Erase(EraseCause::Asked);
         let close = RunCommand::Close { state: ClosedState::TimedOut, reason: "late".into() };

@@ -19,7 +19,7 @@ use super::*;
 fn code(rejection: &Rejection) -> String {
     match rejection {
         Rejection::NotFound(what) => format!("no {what}"),
-        Rejection::Unnamed { what, .. } => format!("unnamed {what}"),
+        Rejection::NameNotFound { what, .. } => format!("unnamed {what}"),
         Rejection::Conflict(_) => "conflict".to_owned(),
         Rejection::Invalid { field, .. } => format!("invalid {field}"),
         Rejection::TokenRefused(_) => "token refused".to_owned(),
@@ -337,7 +337,7 @@ fn a_waiting_machine_is_let_in_once_or_sent_away_for_good() {
     let accept = || DeviceCommand::Accept { replaces: None };
     assert!(matches!(known.decide(accept()), Err(Rejection::Conflict(_))), "it does not wait");
 
-    let wait = DeviceCommand::Wait { enrollment: enrollment(), like: None };
+    let wait = DeviceCommand::AwaitApproval { enrollment: enrollment(), like: None };
     let waiting = fold(known.clone(), &known.decide(wait.clone()).unwrap());
     assert!(matches!(waiting.decide(wait), Err(Rejection::Conflict(_))));
     let accepted = waiting.decide(accept()).unwrap();
@@ -347,13 +347,13 @@ fn a_waiting_machine_is_let_in_once_or_sent_away_for_good() {
 
     let reject = DeviceCommand::Reject { reason: None };
     let rejected = fold(waiting.clone(), &waiting.decide(reject).unwrap());
-    assert!(rejected.deleted && !rejected.exists());
+    assert!(rejected.is_deleted && !rejected.exists());
 
     let revoke = || DeviceCommand::Revoke { reason: None };
     assert!(matches!(known.decide(revoke()), Err(Rejection::Conflict(_))), "it has no keys");
     let revoked = fold(joined.clone(), &joined.decide(revoke()).unwrap());
-    assert!(revoked.revoked && revoked.exists());
+    assert!(revoked.is_revoked && revoked.exists());
     assert_eq!(revoked.decide(revoke()), Ok(Vec::new()));
     let back = fold(revoked.clone(), &revoked.decide(DeviceCommand::Enroll(enrollment())).unwrap());
-    assert_eq!((back.revoked, back.epoch), (false, 2));
+    assert_eq!((back.is_revoked, back.epoch), (false, 2));
 }

@@ -17,9 +17,9 @@ use uuid::Uuid;
 
 use super::CommandState;
 use super::sessions::{
-    ClientAddress, LEFT, accept, check_origin, ended, not_a_websocket, open, reachable, short,
+    ClientAddress, CLIENT_LEFT, accept, check_origin, ended, not_a_websocket, open, reachable, check_length,
 };
-use crate::channels::{Opening, Session, bridge_bytes};
+use crate::channels::{Opening, Session, relay_bytes};
 
 /// The event of a requested session that is not recorded.
 const fn unrecorded(session: SessionKind, address: Option<String>) -> SessionRequested {
@@ -71,7 +71,7 @@ pub(super) async fn open_tcp(
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     check_origin(&headers)?;
-    short("host", Some(&asked.host), 253)?;
+    check_length("host", Some(&asked.host), 253)?;
     if asked.port == 0 {
         return Err(Problem::field("port", "must be from 1 to 65535", Some(0.into())));
     }
@@ -82,11 +82,11 @@ pub(super) async fn open_tcp(
     let session = Session::new(state.service, project, device, id, actor);
     let kind = SessionKind::Tcp { host: asked.host.clone(), port: asked.port };
     let requested = unrecorded(kind, address);
-    let (opening, _) = Opening::ask(&session, requested, ended(LEFT.to_owned())).await?;
+    let (opening, _) = Opening::record_request(&session, requested, ended(CLIENT_LEFT.to_owned())).await?;
     let purpose = Purpose::Tcp { host: asked.host, port: asked.port };
     let (channel, opening) = open(&session, opening, purpose).await?;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {
-        bridge_bytes(socket, channel, session)
+        relay_bytes(socket, channel, session)
     }))
 }
 
@@ -129,7 +129,7 @@ pub(super) async fn open_files(
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     check_origin(&headers)?;
-    short("path", Some(&path), 4096)?;
+    check_length("path", Some(&path), 4096)?;
     let device = reachable(&state, &scope, &device).await?;
     let upgrade = upgrade.map_err(not_a_websocket)?;
     let (project, actor) = (scope.project, scope.principal.actor());
@@ -137,10 +137,10 @@ pub(super) async fn open_files(
     let session = Session::new(state.service, project, device, id, actor);
     let kind = SessionKind::Files { path: path.clone(), write };
     let requested = unrecorded(kind, address);
-    let (opening, _) = Opening::ask(&session, requested, ended(LEFT.to_owned())).await?;
+    let (opening, _) = Opening::record_request(&session, requested, ended(CLIENT_LEFT.to_owned())).await?;
     let purpose = Purpose::Files { path, write };
     let (channel, opening) = open(&session, opening, purpose).await?;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {
-        bridge_bytes(socket, channel, session)
+        relay_bytes(socket, channel, session)
     }))
 }

@@ -13,7 +13,7 @@ use muster_schemas::wire::{
 };
 
 use super::CommandState;
-use crate::service::EnrollAnswer;
+use crate::service::EnrollOutcome;
 
 /// Enroll a device
 ///
@@ -50,8 +50,8 @@ pub(super) async fn enroll_device(
     Json(body): Json<EnrollRequest>,
 ) -> Result<Response, Problem> {
     Ok(match state.service.enroll_device(&body).await? {
-        EnrollAnswer::Joined(joined) => (StatusCode::CREATED, axum::Json(joined)).into_response(),
-        EnrollAnswer::Waits(waits) => (StatusCode::ACCEPTED, axum::Json(waits)).into_response(),
+        EnrollOutcome::Enrolled(joined) => (StatusCode::CREATED, axum::Json(joined)).into_response(),
+        EnrollOutcome::Pending(waits) => (StatusCode::ACCEPTED, axum::Json(waits)).into_response(),
     })
 }
 

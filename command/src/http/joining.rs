@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::{CommandState, WriteResult, headers, request};
 
 /// Maximum length of a reason, in characters.
-const MAX_REASON: usize = 500;
+const MAX_REASON_CHARS: usize = 500;
 
 /// A request to accept a pending enrollment.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -45,10 +45,10 @@ pub(super) struct KeepOut {
 pub(super) struct RotateKey {}
 
 impl KeepOut {
-    fn checked(self) -> Result<Option<String>, Problem> {
+    fn checked_reason(self) -> Result<Option<String>, Problem> {
         match self.reason {
-            Some(reason) if reason.chars().count() > MAX_REASON => {
-                let rule = format!("must be at most {MAX_REASON} characters long");
+            Some(reason) if reason.chars().count() > MAX_REASON_CHARS => {
+                let rule = format!("must be at most {MAX_REASON_CHARS} characters long");
                 Err(Problem::field("reason", rule, Some(reason.into())))
             }
             reason => Ok(reason),
@@ -114,7 +114,7 @@ pub(super) async fn reject_device(
     if_match: IfMatch,
     Json(body): Json<KeepOut>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let reason = body.checked()?;
+    let reason = body.checked_reason()?;
     let request = request(&scope.principal, scope.project, &key, &if_match);
     let device = state.service.requested_device(&request, &device).await?;
     let written = state.service.reject_device(&request, device, reason).await?;
@@ -178,7 +178,7 @@ pub(super) async fn revoke_device(
     if_match: IfMatch,
     Json(body): Json<KeepOut>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let reason = body.checked()?;
+    let reason = body.checked_reason()?;
     let request = request(&scope.principal, scope.project, &key, &if_match);
     let device = state.service.requested_device(&request, &device).await?;
     let written = state.service.revoke_device(&request, device, reason).await?;

@@ -20,15 +20,15 @@ use crate::domain::operation::OperationCommand;
 use crate::service::{NewOperation, Target};
 
 /// Maximum time until an operation expires, in seconds: 30 days.
-const MAX_EXPIRY: u32 = 30 * 24 * 3600;
+const MAX_EXPIRY_SECS: u32 = 30 * 24 * 3600;
 /// Maximum timeout of a run, in seconds: a day.
-const MAX_TIMEOUT: u32 = 24 * 3600;
+const MAX_TIMEOUT_SECS: u32 = 24 * 3600;
 /// Maximum timeout of an upload, in seconds: 30 days.
-const MAX_UPLOAD_TIMEOUT: u32 = 30 * MAX_TIMEOUT;
+const MAX_UPLOAD_TIMEOUT_SECS: u32 = 30 * MAX_TIMEOUT_SECS;
 /// Default timeout of a run, in seconds.
-const FIVE_MINUTES: u32 = 300;
+const DEFAULT_TIMEOUT_SECS: u32 = 300;
 /// Maximum number of devices that run an operation concurrently.
-const MAX_AT_ONCE: u32 = 1_000;
+const MAX_CONCURRENT_DEVICES: u32 = 1_000;
 
 /// Target devices: `devices` or `selector`.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -193,7 +193,7 @@ pub(super) async fn request_operation(
     Json(body): Json<RequestOperation>,
 ) -> Result<(StatusCode, HeaderMap, axum::Json<OperationRequestedResult>), Problem> {
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
-    let new = read(body)?;
+    let new = parse(body)?;
     let made = state.service.request_operation(&request, new).await?;
     let result = OperationRequestedResult {
         id: made.id,
@@ -203,24 +203,24 @@ pub(super) async fn request_operation(
     Ok((StatusCode::CREATED, headers(made.written), axum::Json(result)))
 }
 
-fn within(field: &'static str, value: u32, max: u32) -> Result<(), Problem> {
+fn check_max(field: &'static str, value: u32, max: u32) -> Result<(), Problem> {
     if (1..=max).contains(&value) {
         return Ok(());
     }
     Err(Problem::field(field, format!("must be from 1 to {max}"), Some(value.into())))
 }
 
-fn read(body: RequestOperation) -> Result<NewOperation, Problem> {
+fn parse(body: RequestOperation) -> Result<NewOperation, Problem> {
     let (usual, longest) = match body.action {
-        ActionRequest::Upload { .. } => (MAX_TIMEOUT, MAX_UPLOAD_TIMEOUT),
-        _ => (FIVE_MINUTES, MAX_TIMEOUT),
+        ActionRequest::Upload { .. } => (MAX_TIMEOUT_SECS, MAX_UPLOAD_TIMEOUT_SECS),
+        _ => (DEFAULT_TIMEOUT_SECS, MAX_TIMEOUT_SECS),
     };
     let timeout_seconds = body.timeout_seconds.unwrap_or(usual);
-    within("timeout_seconds", timeout_seconds, longest)?;
-    within("expires_in_seconds", body.expires_in_seconds, MAX_EXPIRY)?;
-    within("at_once", body.at_once, MAX_AT_ONCE)?;
+    check_max("timeout_seconds", timeout_seconds, longest)?;
+    check_max("expires_in_seconds", body.expires_in_seconds, MAX_EXPIRY_SECS)?;
+    check_max("at_once", body.at_once, MAX_CONCURRENT_DEVICES)?;
     if let Some(stop_after) = body.stop_after {
-        within("stop_after", stop_after, u32::MAX)?;
+        check_max("stop_after", stop_after, u32::MAX)?;
     }
     let target = match (body.target.devices, body.target.selector) {
         (Some(devices), None) if devices.len() <= 1_000 => Target::Devices(devices),
@@ -240,7 +240,7 @@ fn read(body: RequestOperation) -> Result<NewOperation, Problem> {
         stdin,
         timeout_ms: u64::from(timeout_seconds) * 1_000,
         expires_at: crate::service::now().plus_micros(expires),
-        at_once: body.at_once,
+        max_concurrent: body.at_once,
         stop_after: body.stop_after,
     })
 }

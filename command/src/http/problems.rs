@@ -11,14 +11,14 @@ impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
         match error {
             ServiceError::Rejected(rejection) => rejection.into(),
-            ServiceError::Changed(version) => Self::new(
+            ServiceError::VersionMismatch(version) => Self::new(
                 Kind::PreconditionFailed,
                 format!(
                     "the resource is at version \"{version}\", not at the version in If-Match; \
                      read it again, then retry"
                 ),
             ),
-            ServiceError::Unproved(what) => Self::new(Kind::Unauthorized, what),
+            ServiceError::IdentityNotProven(what) => Self::new(Kind::Unauthorized, what),
             ServiceError::Store(error) => error.into(),
             ServiceError::Append(error) => error.into(),
             ServiceError::Stored(error) => Self::internal(&error),
@@ -62,7 +62,7 @@ impl From<Rejection> for Problem {
     fn from(rejection: Rejection) -> Self {
         match rejection {
             Rejection::NotFound(what) => Self::not_found(format!("there is no such {what}")),
-            Rejection::Unnamed { .. } => Self::not_found(rejection.to_string()),
+            Rejection::NameNotFound { .. } => Self::not_found(rejection.to_string()),
             Rejection::Conflict(why) => Self::conflict(why),
             Rejection::Invalid { field, rule, value } => {
                 Self::field(field, rule, Some(value.into()))

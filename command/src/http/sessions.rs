@@ -19,13 +19,13 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::CommandState;
-use crate::channels::{OpenError, Opening, Recorded, Recorder, Session, bridge_shell};
+use crate::channels::{OpenError, Opening, RecordedStreams, Recorder, Session, relay_shell};
 
 /// Websocket subprotocol that clients name; browsers append their token to it, since they cannot
 /// set headers.
 const PROTOCOL: &str = "muster.v1";
 /// Maximum grace time of a detached session, in seconds: a day.
-const MAX_GRACE: u32 = 24 * 3600;
+const MAX_GRACE_SECS: u32 = 24 * 3600;
 
 /// Address of the client that sent a request.
 pub(super) struct ClientAddress(pub(super) Option<String>);
@@ -57,9 +57,9 @@ impl From<OpenError> for Problem {
         match error {
             OpenError::Service(error) => error.into(),
             OpenError::Refused(_) => Self::new(Kind::Forbidden, error.to_string()),
-            OpenError::Over(_) => Self::new(Kind::Gone, error.to_string()),
-            OpenError::Silent => Self::new(Kind::NotYet, error.to_string()).retry_after(5),
-            OpenError::Answer(_) => {
+            OpenError::SessionEnded(_) => Self::new(Kind::Gone, error.to_string()),
+            OpenError::NoResponse => Self::new(Kind::NotYet, error.to_string()).retry_after(5),
+            OpenError::InvalidResponse(_) => {
                 tracing::warn!(%error, "failed to open a channel");
                 Self::unavailable(error.to_string(), 5)
             }
@@ -146,10 +146,10 @@ fn size(cols: u16, rows: u16) -> Result<TerminalSize, Problem> {
     Ok(TerminalSize { cols, rows })
 }
 
-pub(super) fn short(field: &str, text: Option<&str>, most: usize) -> Result<(), Problem> {
+pub(super) fn check_length(field: &str, text: Option<&str>, max: usize) -> Result<(), Problem> {
     match text {
-        Some(text) if text.is_empty() || text.len() > most || text.contains('\0') => {
-            let rule = format!("must be 1 to {most} bytes without a NUL");
+        Some(text) if text.is_empty() || text.len() > max || text.contains('\0') => {
+            let rule = format!("must be 1 to {max} bytes without a NUL");
             Err(Problem::field(field, rule, Some(text.chars().take(80).collect::<String>().into())))
         }
         _ => Ok(()),
@@ -187,14 +187,14 @@ pub(super) async fn open_shell(
 ) -> Result<Response, Problem> {
     check_origin(&headers)?;
     let size = size(asked.cols, asked.rows)?;
-    short("user", asked.user.as_deref(), 64)?;
-    short("command", asked.command.as_deref(), 16 * 1024)?;
-    short("term", Some(&asked.term), 64)?;
-    if !(1..=MAX_GRACE).contains(&asked.grace) {
-        let rule = format!("must be from 1 to {MAX_GRACE}");
+    check_length("user", asked.user.as_deref(), 64)?;
+    check_length("command", asked.command.as_deref(), 16 * 1024)?;
+    check_length("term", Some(&asked.term), 64)?;
+    if !(1..=MAX_GRACE_SECS).contains(&asked.grace) {
+        let rule = format!("must be from 1 to {MAX_GRACE_SECS}");
         return Err(Problem::field("grace", rule, Some(asked.grace.into())));
     }
-    if !asked.record && state.service.recording.is_asked_of(scope.principal.role) {
+    if !asked.record && state.service.recording.is_required_for(scope.principal.role) {
         let words = "shells of this token's role are recorded; leave out --no-record (in the API: record=false)";
         return Err(Problem::new(Kind::Forbidden, words));
     }
@@ -214,8 +214,8 @@ pub(super) async fn open_shell(
         recorded: asked.record,
         input_recorded: asked.record_input,
     };
-    let (opening, version) = Opening::ask(&session, requested, detached()).await?;
-    session.service().keep_shell(&session, asked.grace).await?;
+    let (opening, version) = Opening::record_request(&session, requested, detached()).await?;
+    session.service().register_shell(&session, asked.grace).await?;
     let purpose = Purpose::Shell {
         session: id,
         user: asked.user,
@@ -224,12 +224,12 @@ pub(super) async fn open_shell(
         size,
         grace_seconds: asked.grace,
     };
-    let wanted = Recorded { output: asked.record, input: asked.record_input };
+    let wanted = RecordedStreams { output: asked.record, input: asked.record_input };
     let recorder = wanted.recorder(&session, recording(version), size, &asked.term);
-    let (recorder, opening) = begun(&session, opening, recorder).await?;
+    let (recorder, opening) = start_recording(&session, opening, recorder).await?;
     let (channel, opening) = open(&session, opening, purpose).await?;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {
-        bridge_shell(socket, channel, session, recorder, false)
+        relay_shell(socket, channel, session, recorder, false)
     }))
 }
 
@@ -240,7 +240,7 @@ fn recording(version: u64) -> u32 {
 
 /// Writes the first part of the recording before the device is contacted: a shell whose recording
 /// cannot be written does not start.
-async fn begun(
+async fn start_recording(
     session: &Session,
     opening: Opening,
     recorder: Option<Recorder>,
@@ -248,7 +248,7 @@ async fn begun(
     let Some(mut recorder) = recorder else { return Ok((None, opening)) };
     if let Err(error) = recorder.write().await {
         let refused = SessionRefused { reason: "failed to write the recording".to_owned() };
-        opening.over(session.note(refused).await).await;
+        opening.end(session.record_best_effort(refused).await).await;
         return Err(error.into());
     }
     Ok((Some(recorder), opening))
@@ -267,18 +267,18 @@ pub(super) async fn open(
         Err(error) => error,
     };
     let is_known = match &error {
-        OpenError::Over(reason) => session.note(ended(reason.clone())).await,
-        error => session.note(SessionRefused { reason: error.to_string() }).await,
+        OpenError::SessionEnded(reason) => session.record_best_effort(ended(reason.clone())).await,
+        error => session.record_best_effort(SessionRefused { reason: error.to_string() }).await,
     };
-    opening.over(is_known).await;
+    opening.end(is_known).await;
     Err(error.into())
 }
 
 /// Reason of a session that ended before its client was connected.
-pub(super) const LEFT: &str = "the client disconnected before it was open";
+pub(super) const CLIENT_LEFT: &str = "the client disconnected before it was open";
 
 fn detached() -> SessionDetached {
-    SessionDetached { reason: LEFT.to_owned() }
+    SessionDetached { reason: CLIENT_LEFT.to_owned() }
 }
 
 /// The end of a session of which only the reason is known.
@@ -303,12 +303,12 @@ where
     F: FnOnce(axum::extract::ws::WebSocket) -> W + Send + 'static,
     W: Future<Output = bool> + Send + 'static,
 {
-    let bridges = session.bridges();
-    let largest = crate::channels::LARGEST;
+    let bridges = session.relays();
+    let largest = crate::channels::MAX_MESSAGE_BYTES;
     upgrade.protocols([PROTOCOL]).max_message_size(largest).on_upgrade(move |socket| {
         bridges.track(async move {
             let is_known = work(socket).await;
-            opening.over(is_known).await;
+            opening.end(is_known).await;
         })
     })
 }
@@ -362,23 +362,23 @@ pub(super) async fn attach_session(
     let upgrade = upgrade.map_err(not_a_websocket)?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let session = Session::new(state.service, project, device, id, actor);
-    let wanted = session.service().recorded(&session).await?;
-    let is_asked = session.service().recording.is_asked_of(scope.principal.role);
+    let wanted = session.service().recorded_streams(&session).await?;
+    let is_asked = session.service().recording.is_required_for(scope.principal.role);
     if !asked.watch && !wanted.output && is_asked {
         let words =
             "this shell is not recorded, but shells of this token's role must be; watch it instead";
         return Err(Problem::new(Kind::Forbidden, words));
     }
     let attached = SessionAttached { address, watch: asked.watch };
-    let (opening, version) = Opening::ask(&session, attached, detached()).await?;
+    let (opening, version) = Opening::record_request(&session, attached, detached()).await?;
     let purpose = Purpose::Attach { session: id, watch: asked.watch, size };
-    let wanted = if asked.watch { Recorded::default() } else { wanted };
+    let wanted = if asked.watch { RecordedStreams::default() } else { wanted };
     let recorder = wanted.recorder(&session, recording(version), size, "xterm-256color");
-    let (recorder, opening) = begun(&session, opening, recorder).await?;
+    let (recorder, opening) = start_recording(&session, opening, recorder).await?;
     let (channel, opening) = open(&session, opening, purpose).await?;
     let watch = asked.watch;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {
-        bridge_shell(socket, channel, session, recorder, watch)
+        relay_shell(socket, channel, session, recorder, watch)
     }))
 }
 
@@ -413,16 +413,16 @@ pub(super) async fn end_session(
     let device = state.service.resolve_device(&scope.project, &device).await?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let session = Session::new(state.service, project, device, id, actor);
-    session.service().recorded(&session).await?;
+    session.service().recorded_streams(&session).await?;
     session.service().check_reachable(&session.project, session.device).await?;
     let Session { project, device, actor, .. } = &session;
     let purpose = Purpose::End { session: id };
     match session.service().open_channel(project, *device, actor, purpose).await {
         Ok(channel) => channel.sender.close("the session was ended").await,
         // The session had already ended; its end is recorded below.
-        Err(OpenError::Over(_)) => {}
+        Err(OpenError::SessionEnded(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    session.note(ended("a client ended it".to_owned())).await;
+    session.record_best_effort(ended("a client ended it".to_owned())).await;
     Ok(axum::Json(SessionEndedResult { ended: true }))
 }

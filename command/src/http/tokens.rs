@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{CommandState, WriteResult, headers, request};
-use crate::service::{MadeToken, NewApiToken, NewEnrollmentToken};
+use crate::service::{CreatedToken, NewApiToken, NewEnrollmentToken};
 
 /// Maximum lifetime of an enrollment token, in seconds: a year.
-const MAX_TTL: u32 = 365 * 24 * 3600;
+const MAX_TTL_SECS: u32 = 365 * 24 * 3600;
 
 /// A request to create an enrollment token.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -107,8 +107,8 @@ pub(super) async fn create_enrollment_token(
     key: IdempotencyKey,
     Json(body): Json<CreateEnrollmentToken>,
 ) -> Result<(StatusCode, HeaderMap, axum::Json<TokenCreated>), Problem> {
-    if !(1..=MAX_TTL).contains(&body.ttl_seconds) {
-        let rule = format!("must be from 1 to {MAX_TTL}");
+    if !(1..=MAX_TTL_SECS).contains(&body.ttl_seconds) {
+        let rule = format!("must be from 1 to {MAX_TTL_SECS}");
         return Err(Problem::field("ttl_seconds", rule, Some(body.ttl_seconds.into())));
     }
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
@@ -124,7 +124,7 @@ pub(super) async fn create_enrollment_token(
         approval: body.approval,
     };
     let made = state.service.create_enrollment_token(&request, new).await?;
-    let MadeToken { text, expires_at, written } = made;
+    let CreatedToken { text, expires_at, written } = made;
     let created = TokenCreated {
         id: text.id,
         token: text.to_string(),
@@ -214,7 +214,7 @@ pub(super) async fn create_token(
     let expires_at = body.expires_at;
     let new = NewApiToken { name: body.name, role: body.role, expires_at };
     let made = state.service.create_api_token(&request, new).await?;
-    let MadeToken { text, expires_at, written } = made;
+    let CreatedToken { text, expires_at, written } = made;
     let created = TokenCreated {
         id: text.id,
         token: text.to_string(),

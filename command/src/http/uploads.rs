@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::{CommandState, WriteResult, headers, request};
 
 /// Maximum lifetime of a download link, in seconds: 7 days.
-const MAX_LINK: u32 = 7 * 24 * 3600;
+const MAX_LINK_TTL_SECS: u32 = 7 * 24 * 3600;
 
 /// Erase a stored file
 ///
@@ -96,14 +96,14 @@ pub(super) async fn create_download_link(
     key: IdempotencyKey,
     Json(body): Json<CreateDownloadLink>,
 ) -> Result<(StatusCode, HeaderMap, axum::Json<DownloadLinkCreated>), Problem> {
-    if !(1..=MAX_LINK).contains(&body.expires_in) {
-        let rule = format!("must be from 1 to {MAX_LINK}");
+    if !(1..=MAX_LINK_TTL_SECS).contains(&body.expires_in) {
+        let rule = format!("must be from 1 to {MAX_LINK_TTL_SECS}");
         return Err(Problem::field("expires_in", rule, Some(body.expires_in.into())));
     }
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
     let device = state.service.requested_device(&request, &device).await?;
     let expires_at = crate::service::now().plus_micros(i64::from(body.expires_in) * 1_000_000);
-    let made = state.service.make_link(&request, operation, device, expires_at).await?;
+    let made = state.service.create_link(&request, operation, device, expires_at).await?;
     let link = DownloadLinkCreated {
         url: format!("/api/v1/downloads/{}", made.text),
         expires_at: made.expires_at,

@@ -12,27 +12,27 @@ use muster_schemas::authority::{AuthorityKey, AuthorityVerifier};
 use super::{KeyError, KeyStore, files, unusable};
 
 /// File of the current key: 32 bytes, only in command's folder.
-const KEY: &str = "authority.key";
+const KEY_FILE: &str = "authority.key";
 /// Prefix of the files of previous keys, which verify and prove nothing new.
-const FORMER: &str = "authority-former";
+const PREVIOUS_PREFIX: &str = "authority-former";
 /// File of the public keys, in the other roles' folders: one on each line, base64url.
-pub(super) const PUBLIC: &str = "authority.pub";
+pub(super) const PUBLIC_FILE: &str = "authority.pub";
 /// File that exists once events from before the key existed were adopted.
-const ADOPTED: &str = "authority.adopted";
+const ADOPTED_FILE: &str = "authority.adopted";
 
 /// Reads the current key; creates it if it is missing.
-pub(super) fn present(dir: &Path) -> Result<AuthorityKey, KeyError> {
-    Ok(AuthorityKey::from_seed(&files::load_or_make_seed(&dir.join(KEY))?))
+pub(super) fn read_current(dir: &Path) -> Result<AuthorityKey, KeyError> {
+    Ok(AuthorityKey::from_seed(&files::load_or_create_seed(&dir.join(KEY_FILE))?))
 }
 
 /// Reads the previous keys.
-pub(super) fn former(dir: &Path) -> Result<Vec<AuthorityKey>, KeyError> {
+pub(super) fn read_previous(dir: &Path) -> Result<Vec<AuthorityKey>, KeyError> {
     let failed = |source| KeyError::File { attempted: "read", path: dir.to_owned(), source };
     let mut paths: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with(FORMER) && path.extension().is_some_and(|ending| ending == "key") {
+        if name.starts_with(PREVIOUS_PREFIX) && path.extension().is_some_and(|ending| ending == "key") {
             paths.push(path);
         }
     }
@@ -66,12 +66,12 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<AuthorityVerifier, KeyErr
 /// # Errors
 /// When a file cannot be read or contains no key.
 pub fn verifier_in(dir: &Path) -> Result<Option<AuthorityVerifier>, KeyError> {
-    if dir.join(KEY).exists() {
-        let mut keys = vec![AuthorityKey::from_seed(&files::read_seed(&dir.join(KEY))?)];
-        keys.extend(former(dir)?);
+    if dir.join(KEY_FILE).exists() {
+        let mut keys = vec![AuthorityKey::from_seed(&files::read_seed(&dir.join(KEY_FILE))?)];
+        keys.extend(read_previous(dir)?);
         return Ok(Some(AuthorityVerifier::from_secret_keys(&keys)));
     }
-    let path = dir.join(PUBLIC);
+    let path = dir.join(PUBLIC_FILE);
     match fs::read_to_string(&path) {
         Ok(text) => parse(&path, &text).map(Some),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -90,22 +90,22 @@ impl KeyStore {
     #[must_use]
     pub fn authority_verifier(&self) -> AuthorityVerifier {
         let mut keys = vec![self.authority.clone()];
-        keys.extend(self.former_authorities.iter().cloned());
+        keys.extend(self.previous_authorities.iter().cloned());
         AuthorityVerifier::from_secret_keys(&keys)
     }
 
     /// Whether the events from before this key were adopted.
     #[must_use]
     pub fn has_adopted_events(&self) -> bool {
-        self.dir.join(ADOPTED).exists()
+        self.dir.join(ADOPTED_FILE).exists()
     }
 
     /// Records that the events from before this key were adopted.
     ///
     /// # Errors
     /// When the record cannot be written.
-    pub fn note_adopted_events(&self, adopted: u64) -> Result<(), KeyError> {
+    pub fn record_adopted_events(&self, adopted: u64) -> Result<(), KeyError> {
         let text = format!("{adopted} events from before authority.key were adopted\n");
-        files::write_private(&self.dir.join(ADOPTED), text.as_bytes())
+        files::write_private(&self.dir.join(ADOPTED_FILE), text.as_bytes())
     }
 }

@@ -56,7 +56,7 @@ pub struct Certificates {
 }
 
 /// Creates missing keys, and issues the listener's certificate in any case.
-pub fn make_certificates(
+pub fn create_certificates(
     dir: &Path,
     listener: Listener,
     names: &[String],
@@ -70,7 +70,7 @@ pub fn make_certificates(
     };
     let now = now.to_datetime();
     let ca_key = load_key(&dir.join("ca.key"))?;
-    let ca_pem = files::load_or_make(&paths.ca, || {
+    let ca_pem = files::load_or_create(&paths.ca, || {
         let certificate = ca_params(now)?.self_signed(&ca_key)?;
         Ok(certificate.pem().into_bytes())
     })?;
@@ -100,7 +100,7 @@ fn ca_params(now: OffsetDateTime) -> Result<CertificateParams, KeyError> {
 }
 
 fn load_key(path: &Path) -> Result<KeyPair, KeyError> {
-    let pem = files::load_or_make(path, || Ok(KeyPair::generate()?.serialize_pem().into_bytes()))?;
+    let pem = files::load_or_create(path, || Ok(KeyPair::generate()?.serialize_pem().into_bytes()))?;
     let text = String::from_utf8(pem).map_err(|_| unusable(path, "it is not text"))?;
     KeyPair::from_pem(&text).map_err(|error| unusable(path, error.to_string()))
 }

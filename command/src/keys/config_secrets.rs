@@ -12,21 +12,21 @@ use muster_schemas::{ProjectId, codec};
 use super::KeyStore;
 
 /// Prefix of the names of secret variables.
-const SECRET: &str = "secret.";
+const SECRET_PREFIX: &str = "secret.";
 /// Prefix of an encrypted value; base64url follows: nonce, ciphertext, tag.
-const SEALED: &str = "sealed:v1:";
+const SEALED_PREFIX: &str = "sealed:v1:";
 /// Maximum size of a secret value, in bytes: encrypted, it fits a config variable.
-const MAX_SECRET: usize = 3000;
+const MAX_SECRET_BYTES: usize = 3000;
 
 /// A value is not accepted for a secret variable.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum SecretError {
     /// The value is too long.
-    #[error("is longer than {MAX_SECRET} bytes")]
+    #[error("is longer than {MAX_SECRET_BYTES} bytes")]
     TooLong,
     /// The value has the prefix of an encrypted one.
     #[error(
-        "starts with '{SEALED}', like a value that the server has sealed; send the plain value"
+        "starts with '{SEALED_PREFIX}', like a value that the server has sealed; send the plain value"
     )]
     Sealed,
     /// The key is unusable.
@@ -35,7 +35,7 @@ pub(crate) enum SecretError {
 }
 
 fn is_secret(name: &ConfigKey) -> bool {
-    name.as_str().starts_with(SECRET)
+    name.as_str().starts_with(SECRET_PREFIX)
 }
 
 impl KeyStore {
@@ -46,7 +46,7 @@ impl KeyStore {
         name: &ConfigKey,
         value: ConfigValue,
     ) -> Result<ConfigValue, SecretError> {
-        if matches!(&value, ConfigValue::Text(text) if text.starts_with(SEALED)) {
+        if matches!(&value, ConfigValue::Text(text) if text.starts_with(SEALED_PREFIX)) {
             return Err(SecretError::Sealed);
         }
         if !is_secret(name) {
@@ -54,19 +54,19 @@ impl KeyStore {
         }
         let mut bytes = codec::encode(&value);
         // The encoding adds up to 3 bytes for type and length.
-        if bytes.len() > MAX_SECRET + 3 {
+        if bytes.len() > MAX_SECRET_BYTES + 3 {
             return Err(SecretError::TooLong);
         }
         let nonce: [u8; NONCE_LEN] = rand::random();
         let key = self.config_key().ok_or(SecretError::Key)?;
         let sealed = key.seal_in_place_append_tag(
             Nonce::assume_unique_for_key(nonce),
-            Aad::from(place(project, name)),
+            Aad::from(associated_data(project, name)),
             &mut bytes,
         );
         sealed.map_err(|_| SecretError::Key)?;
         let whole = [&nonce[..], &bytes].concat();
-        Ok(ConfigValue::Text(format!("{SEALED}{}", BASE64URL_NOPAD.encode(&whole))))
+        Ok(ConfigValue::Text(format!("{SEALED_PREFIX}{}", BASE64URL_NOPAD.encode(&whole))))
     }
 
     /// Returns the variables for the device. A variable that cannot be decrypted is left out.
@@ -74,7 +74,7 @@ impl KeyStore {
         let open = |(name, value): (ConfigKey, ConfigValue)| {
             let ConfigValue::Text(text) = &value else { return Some((name, value)) };
             // Values that were set before names made variables secret are not encrypted.
-            let Some(sealed) = text.strip_prefix(SEALED).filter(|_| is_secret(&name)) else {
+            let Some(sealed) = text.strip_prefix(SEALED_PREFIX).filter(|_| is_secret(&name)) else {
                 return Some((name, value));
             };
             let opened = self.open_value(project, &name, sealed);
@@ -100,7 +100,7 @@ impl KeyStore {
         let (nonce, sealed) = whole.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut bytes = sealed.to_vec();
-        let aad = Aad::from(place(project, name));
+        let aad = Aad::from(associated_data(project, name));
         let plain = self.config_key()?.open_in_place(nonce, aad, &mut bytes).ok()?;
         codec::decode(plain).ok()
     }
@@ -111,7 +111,7 @@ impl KeyStore {
 }
 
 /// Returns the associated data: a value decrypts only with its own name and in its own project.
-fn place(project: &ProjectId, name: &ConfigKey) -> Vec<u8> {
+fn associated_data(project: &ProjectId, name: &ConfigKey) -> Vec<u8> {
     [b"muster/config-secret/v1", project.as_str().as_bytes(), b"/", name.as_str().as_bytes()]
         .concat()
 }
@@ -128,7 +128,7 @@ mod tests {
         let name: ConfigKey = "secret.db".parse().unwrap();
         for value in [ConfigValue::Text("hunter2".into()), ConfigValue::Int(4711)] {
             let sealed = keys.seal_config(&project, &name, value.clone()).unwrap();
-            assert!(matches!(&sealed, ConfigValue::Text(text) if text.starts_with(SEALED)));
+            assert!(matches!(&sealed, ConfigValue::Text(text) if text.starts_with(SEALED_PREFIX)));
             assert!(sealed.check().is_ok());
             let open = |keys: &KeyStore, project: &ProjectId, name: &ConfigKey| {
                 let vars = ConfigVars::from([(name.clone(), sealed.clone())]);
@@ -144,10 +144,10 @@ mod tests {
         let value = ConfigValue::Int(5);
         assert_eq!(keys.seal_config(&project, &plain, value.clone()), Ok(value));
         let text = |length| ConfigValue::Text("x".repeat(length));
-        let longest = keys.seal_config(&project, &name, text(MAX_SECRET)).unwrap();
+        let longest = keys.seal_config(&project, &name, text(MAX_SECRET_BYTES)).unwrap();
         assert!(longest.check().is_ok());
         assert_eq!(
-            keys.seal_config(&project, &name, text(MAX_SECRET + 1)),
+            keys.seal_config(&project, &name, text(MAX_SECRET_BYTES + 1)),
             Err(SecretError::TooLong)
         );
         assert_eq!(keys.seal_config(&project, &name, longest), Err(SecretError::Sealed));

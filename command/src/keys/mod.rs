@@ -17,7 +17,7 @@ use muster_schemas::{Hash, ProjectId, SigningKey, Timestamp};
 use nkeys::{KeyPair, KeyPairType};
 
 pub use authority::verifier_in;
-pub use certificates::{Certificates, Listener, certificate_expiry, make_certificates};
+pub use certificates::{Certificates, Listener, certificate_expiry, create_certificates};
 pub use files::make_private_dir;
 pub use roles::RoleKeys;
 
@@ -115,8 +115,8 @@ pub struct KeyStore {
     config_key: [u8; 32],
     query_key: SigningKey,
     authority: AuthorityKey,
-    former_authorities: Vec<AuthorityKey>,
-    made_at: Timestamp,
+    previous_authorities: Vec<AuthorityKey>,
+    created_at: Timestamp,
 }
 
 impl KeyStore {
@@ -135,13 +135,13 @@ impl KeyStore {
             account: nkey("nats-account.seed", KeyPairType::Account)?,
             devices: nkey("nats-devices-account.seed", KeyPairType::Account)?,
             device_signing: nkey("nats-device-signing.seed", KeyPairType::Account)?,
-            nonce_key: files::load_or_make_seed(&dir.join("nonce.key"))?,
-            token_key: files::load_or_make_seed(&dir.join("token-secrets.key"))?,
-            config_key: files::load_or_make_seed(&dir.join("config-secrets.key"))?,
-            query_key: SigningKey::from_seed(&files::load_or_make_seed(&dir.join(roles::ANSWERS))?),
-            authority: authority::present(dir)?,
-            former_authorities: authority::former(dir)?,
-            made_at: files::modified(&operator_path)?,
+            nonce_key: files::load_or_create_seed(&dir.join("nonce.key"))?,
+            token_key: files::load_or_create_seed(&dir.join("token-secrets.key"))?,
+            config_key: files::load_or_create_seed(&dir.join("config-secrets.key"))?,
+            query_key: SigningKey::from_seed(&files::load_or_create_seed(&dir.join(roles::RESPONSE_KEY))?),
+            authority: authority::read_current(dir)?,
+            previous_authorities: authority::read_previous(dir)?,
+            created_at: files::modified(&operator_path)?,
             dir: dir.to_owned(),
         })
     }
@@ -170,13 +170,13 @@ impl KeyStore {
     /// When a JWT cannot be created.
     pub fn broker_identity(&self) -> Result<BrokerIdentity, KeyError> {
         let (system, server) = (self.system.public_key(), self.account.public_key());
-        let system_jwt = nats_jwt::system_account(&self.operator, &system, self.made_at)?;
+        let system_jwt = nats_jwt::system_account(&self.operator, &system, self.created_at)?;
         Ok(BrokerIdentity {
-            operator_jwt: nats_jwt::operator(&self.operator, &system, self.made_at)?,
+            operator_jwt: nats_jwt::operator(&self.operator, &system, self.created_at)?,
             accounts: vec![
                 (system.clone(), system_jwt),
-                (server, self.server_account_jwt(self.made_at)?),
-                (self.device_account(), self.device_account_jwt(&[], self.made_at)?),
+                (server, self.server_account_jwt(self.created_at)?),
+                (self.device_account(), self.device_account_jwt(&[], self.created_at)?),
             ],
             system_account: system,
         })
@@ -254,7 +254,7 @@ impl KeyStore {
     fn credentials(&self, role: &str, account: &KeyPair) -> Result<RoleCredentials, KeyError> {
         let path = self.dir.join(format!("nats-role-{role}.seed"));
         let user = load_nkey(&path, KeyPairType::User)?;
-        let jwt = nats_jwt::role(account, &user.public_key(), role, self.made_at)?;
+        let jwt = nats_jwt::role(account, &user.public_key(), role, self.created_at)?;
         let seed = user.seed().map_err(|error| unusable(&path, error.to_string()))?;
         Ok(RoleCredentials(format!(
             "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
@@ -268,7 +268,7 @@ impl KeyStore {
     /// When it cannot be read or created.
     pub fn operation_key(&self, project: &ProjectId) -> Result<SigningKey, KeyError> {
         let path = self.dir.join(format!("operation-{project}.key"));
-        Ok(SigningKey::from_seed(&files::load_or_make_seed(&path)?))
+        Ok(SigningKey::from_seed(&files::load_or_create_seed(&path)?))
     }
 
     /// The key that verifies the query role's responses.
@@ -283,7 +283,7 @@ impl KeyStore {
     /// When it cannot be read or created.
     pub fn database_password(&self, user: &str) -> Result<String, KeyError> {
         let path = self.dir.join(format!("postgres-{user}.password"));
-        let bytes = files::load_or_make(&path, || {
+        let bytes = files::load_or_create(&path, || {
             let secret: [u8; 32] = rand::random();
             Ok(data_encoding::HEXLOWER.encode(&secret).into_bytes())
         })?;
@@ -322,7 +322,7 @@ impl KeyStore {
         names: &[String],
         now: Timestamp,
     ) -> Result<Certificates, KeyError> {
-        make_certificates(&self.dir, listener, names, now)
+        create_certificates(&self.dir, listener, names, now)
     }
 
     /// Returns the pin of the server's key, in the format of curl's `--pinnedpubkey`.
@@ -348,7 +348,7 @@ fn unusable(path: &Path, problem: impl Into<String>) -> KeyError {
 }
 
 fn load_nkey(path: &Path, kind: KeyPairType) -> Result<KeyPair, KeyError> {
-    let seed = files::load_or_make(path, || {
+    let seed = files::load_or_create(path, || {
         let seed = KeyPair::new(kind.clone()).seed();
         seed.map(String::into_bytes).map_err(|error| unusable(path, error.to_string()))
     })?;

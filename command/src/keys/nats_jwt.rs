@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha512_256};
 
 /// Subjects that a device may use. The tags are in its JWT.
-const DEVICE: &str = "muster.{{tag(project)}}.{{tag(device)}}";
+const DEVICE_SUBJECTS: &str = "muster.{{tag(project)}}.{{tag(device)}}";
 
 /// Maximum size of a device's message, in bytes; the broker disconnects a device that sends more.
-const DEVICE_PAYLOAD: u32 = 512 * 1024;
+const MAX_DEVICE_PAYLOAD_BYTES: u32 = 512 * 1024;
 
 /// Maximum number of a device's subscriptions in addition to those of its channels: commands,
 /// acknowledgments, replies, and some that the device has dropped and the broker still has.
-const OTHER_SUBSCRIPTIONS: usize = 64;
+const MAX_OTHER_SUBSCRIPTIONS: usize = 64;
 
 /// A key could not sign.
 #[derive(Debug, thiserror::Error)]
@@ -166,9 +166,9 @@ pub fn device_account(
     revoked: &[(String, Timestamp)],
     issued_at: Timestamp,
 ) -> Result<String, JwtError> {
-    let publish = subjects::DEVICE_PUBLISHES.map(|what| format!("{DEVICE}.{what}"));
-    let mut subscribe = subjects::DEVICE_SUBSCRIBES.map(|what| format!("{DEVICE}.{what}")).to_vec();
-    subscribe.push(format!("_INBOX.{DEVICE}.>"));
+    let publish = subjects::DEVICE_PUBLISHES.map(|what| format!("{DEVICE_SUBJECTS}.{what}"));
+    let mut subscribe = subjects::DEVICE_SUBSCRIBES.map(|what| format!("{DEVICE_SUBJECTS}.{what}")).to_vec();
+    subscribe.push(format!("_INBOX.{DEVICE_SUBJECTS}.>"));
     let revocations: serde_json::Map<String, Value> = revoked
         .iter()
         .map(|(key, at)| (key.clone(), json!(at.micros().div_euclid(1_000_000))))
@@ -188,9 +188,9 @@ pub fn device_account(
             "template": {
                 "pub": {"allow": publish},
                 "sub": {"allow": subscribe},
-                "subs": MAX_DEVICE_CHANNELS + OTHER_SUBSCRIPTIONS,
+                "subs": MAX_DEVICE_CHANNELS + MAX_OTHER_SUBSCRIPTIONS,
                 "data": -1,
-                "payload": DEVICE_PAYLOAD,
+                "payload": MAX_DEVICE_PAYLOAD_BYTES,
                 "allowed_connection_types": ["STANDARD", "WEBSOCKET"],
             },
         }],
@@ -223,7 +223,7 @@ pub fn device(
 }
 
 /// Subjects that the query role may publish on: to read from JetStream, and to report read output.
-const READING: [&str; 9] = [
+const QUERY_PUBLISHES: [&str; 9] = [
     "$JS.API.INFO",
     "$JS.API.STREAM.NAMES",
     "$JS.API.STREAM.INFO.*",
@@ -247,7 +247,7 @@ pub fn role(
 ) -> Result<String, JwtError> {
     // The read side sends nothing to devices, and changes no stream.
     let publish = match name {
-        "query" => json!({"allow": READING}),
+        "query" => json!({"allow": QUERY_PUBLISHES}),
         _ => json!({}),
     };
     let mut nats = json!({

@@ -20,7 +20,7 @@ const CHAIN: &str = "server.pem";
 const KEY: &str = "server.key";
 /// File of the key with which the query role signs its responses to command: 32 bytes; in the
 /// role's folder as text (base64url), like all files there.
-pub(super) const ANSWERS: &str = "answers.seed";
+pub(super) const RESPONSE_KEY: &str = "answers.seed";
 
 /// Keys and certificates of a role.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct RoleKeys {
     /// The server's certificate and key, for roles with a listener.
     pub certificates: Option<Certificates>,
     /// Key with which the query role signs its responses to command.
-    pub answers: Option<SigningKey>,
+    pub response_key: Option<SigningKey>,
     /// Verifier of the authority of events.
     pub authority: AuthorityVerifier,
 }
@@ -63,16 +63,16 @@ impl RoleKeys {
         };
         let system = dir.join(SYSTEM).exists().then(|| read(SYSTEM)).transpose()?;
         let chain = dir.join(CHAIN);
-        let answers = dir.join(ANSWERS).exists().then(|| read(ANSWERS)).transpose()?;
+        let answers = dir.join(RESPONSE_KEY).exists().then(|| read(RESPONSE_KEY)).transpose()?;
         let answers = answers.map(|text| {
             let seed = BASE64URL_NOPAD.decode(text.trim().as_bytes()).ok();
             let seed: Option<[u8; 32]> = seed.and_then(|bytes| bytes.try_into().ok());
-            seed.ok_or_else(|| unusable(&dir.join(ANSWERS), "it contains no key"))
+            seed.ok_or_else(|| unusable(&dir.join(RESPONSE_KEY), "it contains no key"))
         });
         let answers = answers.transpose()?;
         Ok(Self {
-            authority: authority::parse(&dir.join(authority::PUBLIC), &read(authority::PUBLIC)?)?,
-            answers: answers.map(|seed| SigningKey::from_seed(&seed)),
+            authority: authority::parse(&dir.join(authority::PUBLIC_FILE), &read(authority::PUBLIC_FILE)?)?,
+            response_key: answers.map(|seed| SigningKey::from_seed(&seed)),
             ca: dir.join(CA),
             broker: RoleCredentials(read(BROKER)?),
             system: system.map(RoleCredentials),
@@ -98,7 +98,7 @@ impl KeyStore {
             system: Some(self.system_credentials()?),
             account: self.device_account(),
             certificates: None,
-            answers: (role == "query").then(|| self.query_key.clone()),
+            response_key: (role == "query").then(|| self.query_key.clone()),
             authority: self.authority_verifier().public_half(),
         })
     }
@@ -109,7 +109,7 @@ impl KeyStore {
     ///
     /// # Errors
     /// When a file cannot be read or written.
-    pub fn hand_out(&self, names: &[String], now: Timestamp) -> Result<(), KeyError> {
+    pub fn write_role_folders(&self, names: &[String], now: Timestamp) -> Result<(), KeyError> {
         let copy = |from: &Path, to: &Path| {
             let bytes = fs::read(from).map_err(|source| KeyError::File {
                 attempted: "read",
@@ -126,15 +126,15 @@ impl KeyStore {
             files::write_private(&dir.join(BROKER), broker.0.as_bytes())?;
             files::write_private(&dir.join(ACCOUNT), self.device_account().as_bytes())?;
             let authority = authority::text(&self.authority_verifier());
-            files::write_private(&dir.join(authority::PUBLIC), authority.as_bytes())?;
+            files::write_private(&dir.join(authority::PUBLIC_FILE), authority.as_bytes())?;
             copy(&made.ca, &dir.join(CA))?;
             if role == "ingest" {
                 let system = self.system_credentials()?;
                 files::write_private(&dir.join(SYSTEM), system.0.as_bytes())?;
             } else {
-                let seed = files::load_or_make_seed(&self.dir.join(ANSWERS))?;
+                let seed = files::load_or_create_seed(&self.dir.join(RESPONSE_KEY))?;
                 let text = BASE64URL_NOPAD.encode(&seed);
-                files::write_private(&dir.join(ANSWERS), text.as_bytes())?;
+                files::write_private(&dir.join(RESPONSE_KEY), text.as_bytes())?;
             }
             copy(&made.chain, &dir.join(CHAIN))?;
             copy(&made.key, &dir.join(KEY))?;

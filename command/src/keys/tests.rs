@@ -87,7 +87,7 @@ fn each_listener_has_a_key_of_its_own_and_the_pinned_one_is_https() {
     let different: std::collections::BTreeSet<_> = pins.iter().collect();
     assert_eq!(different.len(), all.len());
     assert_eq!(keys.server_pin().unwrap(), pins[0]);
-    keys.hand_out(&names, NOW).unwrap();
+    keys.write_role_folders(&names, NOW).unwrap();
     let handed = |role| RoleKeys::open(dir.path(), role).unwrap().certificates.unwrap();
     assert_eq!(handed("query").pin().unwrap(), pins[0]);
     assert_eq!(handed("ingest").pin().unwrap(), pins[1]);

@@ -14,31 +14,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::service::{Service, ServiceError};
 
-const HELLO: &str = "req.hello";
-const OUTPUT: &str = "req.output";
+const HELLO_SUBJECT: &str = "req.hello";
+const OUTPUT_SUBJECT: &str = "req.output";
 
 /// Maximum number of requests of one kind that are processed concurrently.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT_REQUESTS: usize = 64;
 /// Maximum size of hellos, and of output pieces, that are processed or queued, in bytes. Further
 /// requests get no response, and the devices retry: memory is bounded, however slow the log or the
 /// blob store is.
-const HELLOS: usize = 128 << 20;
-const PIECES: usize = 128 << 20;
+const MAX_QUEUED_HELLO_BYTES: usize = 128 << 20;
+const MAX_QUEUED_PIECE_BYTES: usize = 128 << 20;
 /// Maximum memory that a request needs in addition to its payload, in bytes.
-const OVERHEAD: usize = 8 << 10;
+const REQUEST_OVERHEAD_BYTES: usize = 8 << 10;
 /// Maximum number of devices that concurrently receive what is due after their hellos.
-const DELIVERIES: usize = 16;
+const MAX_CONCURRENT_DELIVERIES: usize = 16;
 /// Maximum number of concurrent requests of one device; an agent has at most eight.
-const OF_ONE: usize = 16;
+const MAX_REQUESTS_PER_DEVICE: usize = 16;
 /// Age of a queued request at which it is dropped: the device has sent a newer one.
-const STALE: Duration = Duration::from_secs(10);
+const MAX_QUEUE_AGE: Duration = Duration::from_secs(10);
 /// Delay before a subscription that ended is renewed.
-const RETRY: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Requests of one kind. Neither a store that is slow for one kind nor a device that sends requests
 /// without end delays the others.
 struct Lane {
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     /// Number of requests of each subject, which belongs to one device.
     per_subject: Arc<Mutex<HashMap<String, usize>>>,
@@ -54,7 +54,7 @@ struct Admitted {
 impl Lane {
     fn new(bytes: usize) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(AT_ONCE)),
+            slots: Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS)),
             bytes: Arc::new(Semaphore::new(bytes)),
             per_subject: Arc::default(),
         }
@@ -62,11 +62,11 @@ impl Lane {
 
     /// Admits a request of this size; `None` when too many wait, of all devices or of this one.
     fn admit(&self, subject: &str, bytes: usize) -> Option<Admitted> {
-        let bytes = u32::try_from(bytes.saturating_add(OVERHEAD)).ok()?;
+        let bytes = u32::try_from(bytes.saturating_add(REQUEST_OVERHEAD_BYTES)).ok()?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()?;
         let mut each = self.per_subject.lock().unwrap_or_else(PoisonError::into_inner);
         let count = each.entry(subject.to_owned()).or_default();
-        if *count >= OF_ONE {
+        if *count >= MAX_REQUESTS_PER_DEVICE {
             return None;
         }
         *count += 1;
@@ -96,7 +96,7 @@ pub async fn run(service: Service, stop: CancellationToken) {
                 if let Err(error) = served {
                     tracing::warn!(%error, "failed to receive devices' requests; trying again");
                 }
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }
@@ -105,11 +105,11 @@ pub async fn run(service: Service, stop: CancellationToken) {
 async fn serve(service: &Service) -> Result<(), async_nats::SubscribeError> {
     let group = "command".to_owned();
     let mut requests = service.nats.queue_subscribe(subjects::ALL_REQUESTS, group).await?;
-    let (hellos, pieces) = (Lane::new(HELLOS), Lane::new(PIECES));
-    let deliveries = Arc::new(Semaphore::new(DELIVERIES));
+    let (hellos, pieces) = (Lane::new(MAX_QUEUED_HELLO_BYTES), Lane::new(MAX_QUEUED_PIECE_BYTES));
+    let deliveries = Arc::new(Semaphore::new(MAX_CONCURRENT_DELIVERIES));
     let mut is_full = false;
     while let Some(message) = requests.next().await {
-        let lane = if message.subject.ends_with(OUTPUT) { &pieces } else { &hellos };
+        let lane = if message.subject.ends_with(OUTPUT_SUBJECT) { &pieces } else { &hellos };
         let admitted = lane.admit(&message.subject, message.payload.len());
         if admitted.is_none() && !is_full {
             let request = message.subject.as_str();
@@ -117,11 +117,11 @@ async fn serve(service: &Service) -> Result<(), async_nats::SubscribeError> {
         }
         is_full = admitted.is_none();
         let Some(admitted) = admitted else { continue };
-        let (service, places) = (service.clone(), Arc::clone(&lane.places));
+        let (service, places) = (service.clone(), Arc::clone(&lane.slots));
         let deliveries = Arc::clone(&deliveries);
         tokio::spawn(async move {
-            let greeted = match timeout(STALE, places.acquire()).await {
-                Ok(Ok(_place)) => answer(&service, message).await,
+            let greeted = match timeout(MAX_QUEUE_AGE, places.acquire()).await {
+                Ok(Ok(_place)) => respond(&service, message).await,
                 _ => None,
             };
             drop(admitted);
@@ -143,7 +143,7 @@ async fn serve(service: &Service) -> Result<(), async_nats::SubscribeError> {
 /// Responds to one request; returns the device whose hello got a welcome. A request without a valid
 /// proof gets no response: the device retries. A hello that this role fails to process gets an
 /// empty response.
-async fn answer(service: &Service, message: async_nats::Message) -> Option<(ProjectId, DeviceId)> {
+async fn respond(service: &Service, message: async_nats::Message) -> Option<(ProjectId, DeviceId)> {
     let (project, device, what) = subjects::parse(&message.subject)?;
     let reply = message.reply.clone()?;
     // Sent with command's own rights, so only to a subject that the device may subscribe to.
@@ -156,8 +156,8 @@ async fn answer(service: &Service, message: async_nats::Message) -> Option<(Proj
         return None;
     }
     let answered = match what {
-        HELLO => service.welcome(&project, device, &message.payload).await,
-        OUTPUT => service.take_output(&project, device, &message.payload).await,
+        HELLO_SUBJECT => service.welcome(&project, device, &message.payload).await,
+        OUTPUT_SUBJECT => service.accept_output(&project, device, &message.payload).await,
         other => {
             tracing::debug!(%device, request = other, "an unknown request was ignored");
             return None;
@@ -168,15 +168,15 @@ async fn answer(service: &Service, message: async_nats::Message) -> Option<(Proj
             if let Err(error) = service.nats.publish(reply, sealed.into()).await {
                 tracing::debug!(%device, %error, "failed to respond to a request");
             }
-            return (what == HELLO).then_some((project, device));
+            return (what == HELLO_SUBJECT).then_some((project, device));
         }
-        Err(ServiceError::Unproved(problem)) => {
+        Err(ServiceError::IdentityNotProven(problem)) => {
             tracing::warn!(%project, %device, %problem, "a device's request was rejected");
         }
         Err(error) => {
             tracing::warn!(%project, %device, %error, "a device's request failed");
             // Its timeout for a response is longer than its backoff.
-            if what == HELLO && !matches!(error, ServiceError::Rejected(_)) {
+            if what == HELLO_SUBJECT && !matches!(error, ServiceError::Rejected(_)) {
                 let sent = service.nats.publish(reply, bytes::Bytes::new()).await;
                 sent.unwrap_or_else(
                     |error| tracing::debug!(%device, %error, "failed to report this to the device"),
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_lane_takes_what_it_has_room_for() {
-        let lane = Lane::new(10 + 2 * OVERHEAD);
+        let lane = Lane::new(10 + 2 * REQUEST_OVERHEAD_BYTES);
         let (one, other) = (lane.admit("a", 6), lane.admit("a", 0));
         assert!(one.is_some() && other.is_some());
         assert!(lane.admit("b", 4).is_none() && lane.admit("b", usize::MAX).is_none());
@@ -203,8 +203,8 @@ mod tests {
 
     #[test]
     fn one_device_leaves_room_for_the_others() {
-        let lane = Lane::new(PIECES);
-        let mut all: Vec<_> = (0..OF_ONE).map(|_| lane.admit("a", 1)).collect();
+        let lane = Lane::new(MAX_QUEUED_PIECE_BYTES);
+        let mut all: Vec<_> = (0..MAX_REQUESTS_PER_DEVICE).map(|_| lane.admit("a", 1)).collect();
         assert!(all.iter().all(Option::is_some) && lane.admit("a", 1).is_none());
         assert!(lane.admit("b", 1).is_some());
         all.pop();

@@ -14,7 +14,7 @@ use super::{Service, ServiceError, now};
 use crate::domain::device::Device;
 
 /// Validity of a nonce, in microseconds.
-const NONCE_LIFE_MICROS: i64 = 120_000_000;
+const NONCE_TTL_MICROS: i64 = 120_000_000;
 
 /// The nonce is invalid or has expired.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ fn seal_nonce(
     mac
 }
 
-fn make_nonce(key: &[u8; 32], project: &ProjectId, device: DeviceId, until: Timestamp) -> String {
+fn create_nonce(key: &[u8; 32], project: &ProjectId, device: DeviceId, until: Timestamp) -> String {
     let mut bytes = until.micros().to_be_bytes().to_vec();
     bytes.extend(seal_nonce(key, project, device, until).finalize().into_bytes());
     BASE64URL_NOPAD.encode(&bytes)
@@ -60,9 +60,9 @@ impl Service {
     #[must_use]
     pub fn nonce(&self, project: &ProjectId, device: DeviceId) -> NonceResponse {
         let now = now();
-        let until = now.plus_micros(NONCE_LIFE_MICROS);
+        let until = now.plus_micros(NONCE_TTL_MICROS);
         NonceResponse {
-            nonce: make_nonce(self.keys.nonce_key(), project, device, until),
+            nonce: create_nonce(self.keys.nonce_key(), project, device, until),
             server_time: now,
         }
     }
@@ -75,7 +75,7 @@ impl Service {
         &self,
         request: &CredentialsRequest,
     ) -> Result<CredentialsResponse, ServiceError> {
-        let unproved = |what: String| ServiceError::Unproved(what);
+        let unproved = |what: String| ServiceError::IdentityNotProven(what);
         let sealed = BASE64URL_NOPAD
             .decode(request.request.as_bytes())
             .map_err(|_| unproved("request is not unpadded base64url".into()))?;
@@ -92,7 +92,7 @@ impl Service {
         let key = access.get(&device).and_then(|access| access.key(&kid)).ok_or_else(unknown)?;
         message.verify(Kind::Credentials, key).map_err(|error| unproved(error.to_string()))?;
         let state = self.load::<Device>(&project, &StreamName::Device(device)).await?.state;
-        let nats_key = state.nats_key.filter(|_| !state.deleted).ok_or_else(unknown)?;
+        let nats_key = state.nats_key.filter(|_| !state.is_deleted).ok_or_else(unknown)?;
         self.issue_credentials(&project, device, &nats_key)
     }
 
@@ -103,7 +103,7 @@ impl Service {
         nats_key: &str,
     ) -> Result<CredentialsResponse, ServiceError> {
         let now = now();
-        let life = i64::try_from(self.broker.jwt_life.as_micros()).unwrap_or(i64::MAX);
+        let life = i64::try_from(self.broker.jwt_ttl.as_micros()).unwrap_or(i64::MAX);
         let expires_at = now.plus_micros(life);
         // Backdated, because brokers' clocks differ.
         let issued_at = now.plus_micros(-60_000_000);
@@ -127,7 +127,7 @@ mod tests {
         let key = [7; 32];
         let project = ProjectId::default_project();
         let (one, two) = (DeviceId(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(2)));
-        let nonce = make_nonce(&key, &project, one, Timestamp(100));
+        let nonce = create_nonce(&key, &project, one, Timestamp(100));
         let check = |key, device, nonce: &str, now| {
             check_nonce(key, &project, device, nonce, Timestamp(now)).is_ok()
         };

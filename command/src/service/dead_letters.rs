@@ -12,7 +12,7 @@ use crate::domain::Rejection;
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns the subject that the device published on, from the one that the broker stored.
-fn original(stored: &str) -> Option<String> {
+fn device_subject(stored: &str) -> Option<String> {
     let (project, device, rest) = subjects::parse_stored(stored)?;
     match stored.split('.').next()? {
         "evt" if rest.is_empty() => Some(format!("muster.{project}.{device}.evt")),
@@ -35,7 +35,7 @@ impl Service {
             )
             .into());
         }
-        let subject = original(&letter.subject).ok_or_else(|| {
+        let subject = device_subject(&letter.subject).ok_or_else(|| {
             Rejection::Conflict("the dead letter's subject is not a device's".to_owned())
         })?;
         let broker = |error: String| ServiceError::Broker(error);
@@ -71,7 +71,7 @@ mod tests {
             (format!("evt.3.default.{id}.x"), None),
             ("$SYS.a.b".to_owned(), None),
         ] {
-            assert_eq!(original(&stored), expected);
+            assert_eq!(device_subject(&stored), expected);
         }
     }
 }

@@ -6,7 +6,7 @@ use muster_schemas::wire::ConfigUpdate;
 use muster_schemas::{DeviceId, Hash, ProjectId, StreamName, codec, cose};
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, TRIES, Written, until_appended};
+use super::{Request, Service, ServiceError, MAX_ATTEMPTS, Written, until_appended};
 use crate::domain::device::{Changes, Device, DeviceCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
@@ -36,7 +36,7 @@ impl Service {
         let unnamed = || {
             // Long enough to recognize the name in the error.
             let name = name_or_id.chars().take(100).collect();
-            Rejection::Unnamed { what: "device", name }
+            Rejection::NameNotFound { what: "device", name }
         };
         let name: DeviceName = name_or_id.parse().map_err(|_| unnamed())?;
         let name = self.load::<Name>(project, &StreamName::Name(name)).await?;
@@ -117,12 +117,12 @@ impl Service {
         changes: DeviceChanges,
     ) -> Result<Written, ServiceError> {
         let stream = StreamName::Device(device);
-        if let Some(written) = self.written_before(request, &stream).await? {
+        if let Some(written) = self.previous_result(request, &stream).await? {
             return Ok(written);
         }
         until_appended!({
             let loaded = self.load::<Device>(&request.project, &stream).await?;
-            existing(&loaded.state)?;
+            check_exists(&loaded.state)?;
             request.check_version(loaded.version)?;
             let mut events =
                 loaded.state.decide(DeviceCommand::ChangeLabels(changes.labels.clone()))?;
@@ -199,12 +199,12 @@ impl Service {
         command: DeviceCommand,
     ) -> Result<Written, ServiceError> {
         let stream = StreamName::Device(device);
-        if let Some(written) = self.written_before(request, &stream).await? {
+        if let Some(written) = self.previous_result(request, &stream).await? {
             return Ok(written);
         }
         let written: Result<Written, ServiceError> = until_appended!({
             let loaded = self.load::<Device>(&request.project, &stream).await?;
-            existing(&loaded.state)?;
+            check_exists(&loaded.state)?;
             request.check_version(loaded.version)?;
             let events = loaded.state.decide(command.clone())?;
             let version = loaded.version + events.len() as u64;
@@ -265,25 +265,25 @@ impl Service {
         device: DeviceId,
     ) -> Result<Written, ServiceError> {
         let stream = StreamName::Device(device);
-        if let Some(written) = self.written_before(request, &stream).await? {
+        if let Some(written) = self.previous_result(request, &stream).await? {
             return Ok(written);
         }
         let done: Result<Written, ServiceError> = until_appended!({
             let loaded = self.load::<Device>(&request.project, &stream).await?;
-            existing(&loaded.state)?;
+            check_exists(&loaded.state)?;
             request.check_version(loaded.version)?;
             let events = loaded.state.decide(DeviceCommand::Delete)?;
             let version = loaded.version + events.len() as u64;
             let mut parts = vec![(stream.clone(), loaded.version, events)];
-            parts.extend(self.released(request, device, &loaded.state).await?);
+            parts.extend(self.released_name(request, device, &loaded.state).await?);
             self.try_append(request, parts).await?.map(|position| Written { version, position })
         });
-        self.revoked.notify_one();
+        self.keys_revoked.notify_one();
         done
     }
 
     /// Returns the result of the request's first attempt.
-    pub(crate) async fn written_before(
+    pub(crate) async fn previous_result(
         &self,
         request: &Request,
         stream: &StreamName,
@@ -299,6 +299,6 @@ impl Service {
     }
 }
 
-const fn existing(device: &Device) -> Result<(), Rejection> {
+const fn check_exists(device: &Device) -> Result<(), Rejection> {
     if device.exists() { Ok(()) } else { Err(Rejection::NotFound("device")) }
 }

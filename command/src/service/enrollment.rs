@@ -13,7 +13,7 @@ use nkeys::{KeyPair, KeyPairType};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Loaded, Request, Service, ServiceError, TRIES, now, until_appended};
+use super::{Loaded, Request, Service, ServiceError, MAX_ATTEMPTS, now, until_appended};
 use crate::domain::device::{Device, DeviceCommand, Enrollment, Verdict};
 use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::name::{Name, NameCommand};
@@ -21,13 +21,13 @@ use crate::domain::{Decider, Rejection};
 
 /// Number of names that are tried when a host's own name is in use: `robot`, `robot-2` … `robot-9`;
 /// then `robot-` and the end of the device's id.
-const NAME_TRIES: usize = 10;
+const MAX_NAME_ATTEMPTS: usize = 10;
 
 /// Interval at which a pending device repeats its request, in seconds.
-const RETRY_AFTER: u32 = 5;
+const RETRY_AFTER_SECS: u32 = 5;
 
 /// An enrollment request whose proofs are valid.
-struct Proved {
+struct VerifiedEnrollment {
     proof: EnrollProof,
     token: EnrollmentTokenText,
     fingerprint: Hash,
@@ -39,41 +39,41 @@ struct Proved {
 
 /// The response to an enrollment request.
 #[derive(Clone, Debug)]
-pub enum EnrollAnswer {
+pub enum EnrollOutcome {
     /// The device is enrolled.
-    Joined(Box<EnrollResponse>),
+    Enrolled(Box<EnrollResponse>),
     /// The enrollment is pending until an operator decides.
-    Waits(EnrollWaiting),
+    Pending(EnrollWaiting),
 }
 
 /// Which device a machine becomes.
-enum Who {
+enum EnrollTarget {
     /// A known device.
-    Known(DeviceId),
+    Existing(DeviceId),
     /// A new device.
     New,
     /// A new device whose enrollment is pending, and the device that it resembles.
-    Waiting(Option<DeviceId>),
+    Pending(Option<DeviceId>),
 }
 
 /// Verifies both proofs: the signing key and the NATS key have signed the request.
-fn prove(request: &EnrollRequest) -> Result<Proved, ServiceError> {
-    let unproved = |what: &str| ServiceError::Unproved(what.to_owned());
+fn verify_proofs(request: &EnrollRequest) -> Result<VerifiedEnrollment, ServiceError> {
+    let unproved = |what: &str| ServiceError::IdentityNotProven(what.to_owned());
     let decode = |field: &str, text: &str| {
         BASE64URL_NOPAD
             .decode(text.as_bytes())
-            .map_err(|_| ServiceError::Unproved(format!("{field} is not unpadded base64url")))
+            .map_err(|_| ServiceError::IdentityNotProven(format!("{field} is not unpadded base64url")))
     };
     let sealed = decode("request", &request.request)?;
     let message =
-        Unverified::parse(&sealed).map_err(|error| ServiceError::Unproved(error.to_string()))?;
+        Unverified::parse(&sealed).map_err(|error| ServiceError::IdentityNotProven(error.to_string()))?;
     let proof: EnrollProof = codec::decode(message.payload())
-        .map_err(|error| ServiceError::Unproved(format!("request: {error}")))?;
+        .map_err(|error| ServiceError::IdentityNotProven(format!("request: {error}")))?;
     let key = PublicKey::from_cose_key(&proof.signing_key)
-        .map_err(|error| ServiceError::Unproved(format!("signing_key: {error}")))?;
+        .map_err(|error| ServiceError::IdentityNotProven(format!("signing_key: {error}")))?;
     message
         .verify(Kind::Enroll, &key)
-        .map_err(|error| ServiceError::Unproved(format!("request: {error}")))?;
+        .map_err(|error| ServiceError::IdentityNotProven(format!("request: {error}")))?;
     let nats_key = KeyPair::from_public_key(&proof.nats_key)
         .ok()
         .filter(|key| key.key_pair_type() == KeyPairType::User)
@@ -88,7 +88,7 @@ fn prove(request: &EnrollRequest) -> Result<Proved, ServiceError> {
     })?;
     let previous = request.previous.as_deref().map(|text| decode("previous", text)).transpose()?;
     let request = Hash::of(&sealed);
-    Ok(Proved { fingerprint: key.thumbprint(), proof, token, request, previous })
+    Ok(VerifiedEnrollment { fingerprint: key.thumbprint(), proof, token, request, previous })
 }
 
 /// Error for a revoked device: revocation takes precedence over tokens that were not created for
@@ -97,12 +97,12 @@ const REVOKED: &str =
     "this machine's key belongs to a revoked device; ask for an enrollment token for that device";
 
 /// Returns the append's id: a device that received no response sends the same keys and nonce again.
-fn append_id(proved: &Proved) -> Uuid {
+fn append_id(verified: &VerifiedEnrollment) -> Uuid {
     let mut hasher = Sha256::new();
     hasher.update(b"muster/enroll/v1");
-    hasher.update(proved.fingerprint.0);
-    hasher.update(proved.proof.nonce.as_bytes());
-    hasher.update(proved.token.id.0.as_bytes());
+    hasher.update(verified.fingerprint.0);
+    hasher.update(verified.proof.nonce.as_bytes());
+    hasher.update(verified.token.id.0.as_bytes());
     let digest: [u8; 32] = hasher.finalize().into();
     let mut id = [0; 16];
     id.copy_from_slice(digest.split_at(16).0);
@@ -110,16 +110,16 @@ fn append_id(proved: &Proved) -> Uuid {
 }
 
 /// Returns the name for the `n`th attempt, within the maximum length of names.
-fn nth_name(wished: &DeviceName, n: usize, device: DeviceId) -> DeviceName {
+fn nth_name(requested: &DeviceName, n: usize, device: DeviceId) -> DeviceName {
     let suffix = match n {
-        1 => return wished.clone(),
-        NAME_TRIES => format!("-{:012x}", device.0.as_u128() & 0xffff_ffff_ffff),
+        1 => return requested.clone(),
+        MAX_NAME_ATTEMPTS => format!("-{:012x}", device.0.as_u128() & 0xffff_ffff_ffff),
         n => format!("-{n}"),
     };
-    let keep: String = wished.as_str().chars().take(63 - suffix.len()).collect();
+    let keep: String = requested.as_str().chars().take(63 - suffix.len()).collect();
     format!("{}{suffix}", keep.trim_end_matches(['-', '.']))
         .parse()
-        .unwrap_or_else(|_| wished.clone())
+        .unwrap_or_else(|_| requested.clone())
 }
 
 impl Service {
@@ -131,8 +131,8 @@ impl Service {
     pub async fn enroll_device(
         &self,
         enroll: &EnrollRequest,
-    ) -> Result<EnrollAnswer, ServiceError> {
-        let proved = prove(enroll)?;
+    ) -> Result<EnrollOutcome, ServiceError> {
+        let proved = verify_proofs(enroll)?;
         if proved.token.project.is_system() {
             return Err(Rejection::TokenRefused("the project system has no devices").into());
         }
@@ -150,18 +150,18 @@ impl Service {
                 .ok_or(Rejection::NotFound("device"))?,
             None => self.append_enrollment(&request, &proved).await?,
         };
-        self.answer(&request.project, device, &proved).await
+        self.outcome(&request.project, device, &proved).await
     }
 
     async fn append_enrollment(
         &self,
         request: &Request,
-        verified: &Proved,
+        verified: &VerifiedEnrollment,
     ) -> Result<DeviceId, ServiceError> {
         let token_stream = StreamName::Token(verified.token.id);
         let fresh = DeviceId(Uuid::now_v7());
-        let place = usize::from(verified.token.id.0.as_bytes()[15]) % self.enrolling.len();
-        let _turn = match self.enrolling.get(place) {
+        let place = usize::from(verified.token.id.0.as_bytes()[15]) % self.enrollment_locks.len();
+        let _turn = match self.enrollment_locks.get(place) {
             Some(place) => Some(place.lock().await),
             None => None,
         };
@@ -169,12 +169,12 @@ impl Service {
             let token = self.load_token(&request.project, &token_stream).await?;
             let secret = Hash::of(&verified.token.secret);
             token.state.check_secret(secret)?;
-            let who = self.who(&token.state, verified).await?;
-            let device = if let Who::Known(device) = who { device } else { fresh };
+            let who = self.resolve_target(&token.state, verified).await?;
+            let device = if let EnrollTarget::Existing(device) = who { device } else { fresh };
             let used =
                 token.state.decide(EnrollmentTokenCommand::Use { secret, device, now: now() })?;
             let created = token.state.created.as_ref();
-            let labels = created.map(|created| merged(&verified.proof.labels, created));
+            let labels = created.map(|created| merge_labels(&verified.proof.labels, created));
             let labels = labels.unwrap_or_default();
             let config = created.map(|created| created.config.clone()).unwrap_or_default();
             let stream = StreamName::Device(device);
@@ -194,14 +194,14 @@ impl Service {
             }
             let enrollment = Box::new(enrollment(verified));
             events.extend(state.decide(match who {
-                Who::Waiting(like) => DeviceCommand::Wait { enrollment, like },
-                Who::Known(_) | Who::New => DeviceCommand::Enroll(enrollment),
+                EnrollTarget::Pending(like) => DeviceCommand::AwaitApproval { enrollment, like },
+                EnrollTarget::Existing(_) | EnrollTarget::New => DeviceCommand::Enroll(enrollment),
             })?);
             parts.push((stream, loaded.version, events));
             self.try_append(request, parts).await?.map(|_| device)
         });
         // The append has revoked the previous keys, if any.
-        self.revoked.notify_one();
+        self.keys_revoked.notify_one();
         done
     }
 
@@ -210,45 +210,45 @@ impl Service {
     /// revoked. Otherwise a new device, whose enrollment is pending when the token requires
     /// approval, or when a device with the same machine id or MAC address exists: those are not
     /// secret, so they prove nothing.
-    async fn who(&self, token: &EnrollmentToken, proved: &Proved) -> Result<Who, ServiceError> {
+    async fn resolve_target(&self, token: &EnrollmentToken, proved: &VerifiedEnrollment) -> Result<EnrollTarget, ServiceError> {
         let project = &proved.token.project;
         let created = token.created.as_ref();
         if let Some(device) = created.and_then(|created| created.device) {
-            return Ok(Who::Known(device));
+            return Ok(EnrollTarget::Existing(device));
         }
         if let Some(sealed) = &proved.previous {
-            return Ok(Who::Known(self.continued(proved, sealed).await?));
+            return Ok(EnrollTarget::Existing(self.continued_device(proved, sealed).await?));
         }
         let expecting = self.log.device_registered_with_key(project, proved.fingerprint).await?;
         let holders = self.log.devices_with_key(project, proved.fingerprint).await?;
         for device in expecting.into_iter().chain(holders) {
             let loaded = self.load::<Device>(project, &StreamName::Device(device)).await?;
-            if loaded.state.revoked {
+            if loaded.state.is_revoked {
                 return Err(Rejection::TokenRefused(REVOKED).into());
             }
         }
         if let Some(device) = expecting {
-            return Ok(Who::Known(device));
+            return Ok(EnrollTarget::Existing(device));
         }
-        let like = self.like(proved).await?;
+        let like = self.similar_device(proved).await?;
         let approval = created.is_some_and(|created| created.approval);
-        Ok(if approval || like.is_some() { Who::Waiting(like) } else { Who::New })
+        Ok(if approval || like.is_some() { EnrollTarget::Pending(like) } else { EnrollTarget::New })
     }
 
     /// Returns the device that this machine resembles.
-    async fn like(&self, proved: &Proved) -> Result<Option<DeviceId>, ServiceError> {
-        let EnrollProof { machine, macs, .. } = &proved.proof;
+    async fn similar_device(&self, verified: &VerifiedEnrollment) -> Result<Option<DeviceId>, ServiceError> {
+        let EnrollProof { machine, macs, .. } = &verified.proof;
         let macs = macs.get(..MAX_MACS).unwrap_or(macs);
-        Ok(self.log.similar_device(&proved.token.project, *machine, macs).await?)
+        Ok(self.log.similar_device(&verified.token.project, *machine, macs).await?)
     }
 
     /// Returns the device whose previous key has signed that it is this machine.
-    async fn continued(&self, proved: &Proved, sealed: &[u8]) -> Result<DeviceId, ServiceError> {
-        let unproved = |what: String| ServiceError::Unproved(format!("previous: {what}"));
+    async fn continued_device(&self, verified: &VerifiedEnrollment, sealed: &[u8]) -> Result<DeviceId, ServiceError> {
+        let unproved = |what: String| ServiceError::IdentityNotProven(format!("previous: {what}"));
         let message = Unverified::parse(sealed).map_err(|error| unproved(error.to_string()))?;
         let claimed: ContinueProof =
             codec::decode(message.payload()).map_err(|error| unproved(error.to_string()))?;
-        let access = self.log.device_access(&proved.token.project, &[claimed.device]).await?;
+        let access = self.log.device_access(&verified.token.project, &[claimed.device]).await?;
         let key = access.get(&claimed.device).and_then(|access| access.key(&message.kid()));
         let key = key.ok_or_else(|| {
             unproved(format!(
@@ -258,7 +258,7 @@ impl Service {
             ))
         })?;
         message.verify(Kind::Continue, key).map_err(|error| unproved(error.to_string()))?;
-        if (&claimed.project, claimed.request) != (&proved.token.project, proved.request) {
+        if (&claimed.project, claimed.request) != (&verified.token.project, verified.request) {
             return Err(unproved("it was made for another request".to_owned()));
         }
         Ok(claimed.device)
@@ -286,10 +286,10 @@ impl Service {
         &self,
         project: &ProjectId,
         device: DeviceId,
-        proved: &Proved,
+        proved: &VerifiedEnrollment,
     ) -> Result<(DeviceName, Vec<(StreamName, u64, Vec<Event>)>), ServiceError> {
         let wished = proved.proof.name.clone();
-        let tries = if wished.is_some() { 1 } else { NAME_TRIES };
+        let tries = if wished.is_some() { 1 } else { MAX_NAME_ATTEMPTS };
         let base = wished.unwrap_or_else(|| {
             device_name_from_host(proved.proof.hostname.as_deref().unwrap_or("device"))
         });
@@ -305,16 +305,16 @@ impl Service {
         Err(Rejection::Conflict(format!("another device is named '{base}'; {advice}")).into())
     }
 
-    async fn answer(
+    async fn outcome(
         &self,
         project: &ProjectId,
         device: DeviceId,
-        verified: &Proved,
-    ) -> Result<EnrollAnswer, ServiceError> {
+        verified: &VerifiedEnrollment,
+    ) -> Result<EnrollOutcome, ServiceError> {
         let mut device = device;
         let mut state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
-        if state.waiting.is_some() {
-            return waits(project, device, state).map(EnrollAnswer::Waits);
+        if state.pending_enrollment.is_some() {
+            return pending_response(project, device, state).map(EnrollOutcome::Pending);
         }
         match &state.verdict {
             Some(Verdict::Rejected(reason)) => {
@@ -336,12 +336,12 @@ impl Service {
             .into());
         }
         // A repeated request must not restore access after a revocation.
-        if state.revoked {
+        if state.is_revoked {
             return Err(Rejection::TokenRefused(REVOKED).into());
         }
         let name = state.name.ok_or(Rejection::NotFound("device"))?;
         let operation_key = self.keys.operation_key(project)?.public().to_cose_key();
-        Ok(EnrollAnswer::Joined(Box::new(EnrollResponse {
+        Ok(EnrollOutcome::Enrolled(Box::new(EnrollResponse {
             project: project.clone(),
             device,
             name,
@@ -357,14 +357,14 @@ impl Service {
         &self,
         project: &ProjectId,
         device: DeviceId,
-        proved: &Proved,
+        proved: &VerifiedEnrollment,
     ) -> Result<Vec<LabelKey>, ServiceError> {
         if proved.proof.labels.is_empty() {
             return Ok(Vec::new());
         }
         let stream = StreamName::Token(proved.token.id);
         let token = self.load_token(&proved.token.project, &stream).await?.state.created;
-        let dropped = token.map(|token| dropped(&proved.proof.labels, &token)).unwrap_or_default();
+        let dropped = token.map(|token| dropped_keys(&proved.proof.labels, &token)).unwrap_or_default();
         if !dropped.is_empty() {
             let keys: Vec<&str> = dropped.iter().map(LabelKey::as_str).collect();
             tracing::warn!(
@@ -378,21 +378,21 @@ impl Service {
 
 /// Returns the response to a pending enrollment. It names no other device: anyone with a token can
 /// claim any machine id.
-fn waits(
+fn pending_response(
     project: &ProjectId,
     device: DeviceId,
     state: Device,
 ) -> Result<EnrollWaiting, ServiceError> {
     let name = state.name.ok_or(Rejection::NotFound("device"))?;
     let project = project.clone();
-    Ok(EnrollWaiting { project, device, name, retry_after: RETRY_AFTER })
+    Ok(EnrollWaiting { project, device, name, retry_after: RETRY_AFTER_SECS })
 }
 
 /// Maximum number of a machine's MAC addresses that are compared.
 const MAX_MACS: usize = 16;
 
 /// Returns the labels that the device may set, overridden by those of the token.
-fn merged(own: &Labels, token: &EnrollmentTokenCreated) -> Labels {
+fn merge_labels(own: &Labels, token: &EnrollmentTokenCreated) -> Labels {
     let mut labels = own.clone();
     labels.retain(|key, _| token.allow_labels.contains(key));
     labels.extend(token.labels.clone());
@@ -400,17 +400,17 @@ fn merged(own: &Labels, token: &EnrollmentTokenCreated) -> Labels {
 }
 
 /// Returns the keys of labels that the device sent and may not set.
-fn dropped(own: &Labels, token: &EnrollmentTokenCreated) -> Vec<LabelKey> {
+fn dropped_keys(own: &Labels, token: &EnrollmentTokenCreated) -> Vec<LabelKey> {
     own.keys().filter(|key| !token.allow_labels.contains(*key)).cloned().collect()
 }
 
-fn enrollment(proved: &Proved) -> Enrollment {
-    let EnrollProof { signing_key, nats_key, hostname, machine, macs, .. } = &proved.proof;
+fn enrollment(verified: &VerifiedEnrollment) -> Enrollment {
+    let EnrollProof { signing_key, nats_key, hostname, machine, macs, .. } = &verified.proof;
     Enrollment {
         signing_key: signing_key.clone(),
-        fingerprint: proved.fingerprint,
+        fingerprint: verified.fingerprint,
         nats_key: nats_key.clone(),
-        token: Some(proved.token.id),
+        token: Some(verified.token.id),
         hostname: hostname.as_ref().map(|host| host.chars().take(255).collect()),
         machine: *machine,
         macs: macs.iter().copied().take(MAX_MACS).collect(),
@@ -425,11 +425,11 @@ mod tests {
     fn numbered_names_stay_within_their_rule() {
         let long: DeviceName = "x".repeat(63).parse().unwrap();
         let device = DeviceId(Uuid::from_u128(0x0198_c0de_7000_7abc_8123_4567_89ab_cdef));
-        for n in [1, 2, NAME_TRIES] {
+        for n in [1, 2, MAX_NAME_ATTEMPTS] {
             assert!(nth_name(&long, n, device).as_str().len() <= 63);
         }
         let robot = "robot".parse().unwrap();
         assert_eq!(nth_name(&robot, 2, device).as_str(), "robot-2");
-        assert_eq!(nth_name(&robot, NAME_TRIES, device).as_str(), "robot-456789abcdef");
+        assert_eq!(nth_name(&robot, MAX_NAME_ATTEMPTS, device).as_str(), "robot-456789abcdef");
     }
 }

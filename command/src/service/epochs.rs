@@ -12,19 +12,19 @@ use muster_schemas::wire::{Hello, NewEpoch, Welcome};
 use muster_schemas::{DeviceId, Event, Hash, ProjectId, StreamName, codec};
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, TRIES, now, until_appended};
+use super::{Request, Service, ServiceError, MAX_ATTEMPTS, now, until_appended};
 use crate::domain::device::{Device, DeviceCommand, ForkPoint};
 use crate::domain::{Decider, Rejection};
 
 /// Maximum number by which a device's epoch may be ahead of the known ones: epochs that were
 /// granted after the backup from which this log was restored.
-const AHEAD: u64 = 1_000_000;
+const MAX_EPOCHS_AHEAD: u64 = 1_000_000;
 /// Maximum burst of new epochs of a device.
-const GRANTS: NonZeroU32 = NonZeroU32::new(20).unwrap();
+const MAX_GRANT_BURST: NonZeroU32 = NonZeroU32::new(20).unwrap();
 /// Interval at which a device may request one more.
-const GRANT_EVERY: Duration = Duration::from_secs(60);
+const GRANT_INTERVAL: Duration = Duration::from_secs(60);
 /// Number of devices in the rate limiter at which idle ones are removed.
-const REMEMBERED: usize = 10_000;
+const MAX_TRACKED_DEVICES: usize = 10_000;
 
 /// Rate limit of new epochs: each is two events and a stream.
 #[derive(Debug)]
@@ -32,15 +32,15 @@ pub(crate) struct EpochLimit(DefaultKeyedRateLimiter<DeviceId>);
 
 impl Default for EpochLimit {
     fn default() -> Self {
-        let quota = Quota::with_period(GRANT_EVERY).unwrap_or(Quota::per_minute(GRANTS));
-        Self(RateLimiter::keyed(quota.allow_burst(GRANTS)))
+        let quota = Quota::with_period(GRANT_INTERVAL).unwrap_or(Quota::per_minute(MAX_GRANT_BURST));
+        Self(RateLimiter::keyed(quota.allow_burst(MAX_GRANT_BURST)))
     }
 }
 
 impl EpochLimit {
     /// Whether this device may have another epoch now; counts the request.
-    fn take(&self, device: DeviceId) -> bool {
-        if self.0.len() > REMEMBERED {
+    fn try_acquire(&self, device: DeviceId) -> bool {
+        if self.0.len() > MAX_TRACKED_DEVICES {
             self.0.retain_recent();
         }
         self.0.check_key(&device).is_ok()
@@ -58,12 +58,12 @@ impl Service {
         device: DeviceId,
         sealed: &[u8],
     ) -> Result<Vec<u8>, ServiceError> {
-        let unproved = |what: String| ServiceError::Unproved(what);
+        let unproved = |what: String| ServiceError::IdentityNotProven(what);
         let message = Unverified::parse(sealed).map_err(|error| unproved(error.to_string()))?;
         let access = self.log.device_access(project, &[device]).await?;
         let access = access.get(&device).ok_or(Rejection::NotFound("device"))?;
         let Some(key) = access.key(&message.kid()) else {
-            return Err(self.unknown_key(project, device, message, access).await?);
+            return Err(self.unknown_key_error(project, device, message, access).await?);
         };
         let payload =
             message.verify(Kind::Hello, key).map_err(|error| unproved(error.to_string()))?;
@@ -86,7 +86,7 @@ impl Service {
             access
         };
         let newest = access.epochs.last().map_or(0, |epoch| epoch.epoch);
-        if !(1..=newest.saturating_add(AHEAD)).contains(&hello.epoch) {
+        if !(1..=newest.saturating_add(MAX_EPOCHS_AHEAD)).contains(&hello.epoch) {
             return Err(unproved(format!("epoch {} was never assigned to it", hello.epoch)));
         }
         // An unknown epoch was granted after the backup from which this log was restored: the
@@ -131,7 +131,7 @@ impl Service {
     /// Returns the error for a hello by a key that is not the device's. If it is a previous key and
     /// the sender is behind the log, it is an old copy of the device's data folder: that is
     /// recorded once for each key.
-    async fn unknown_key(
+    async fn unknown_key_error(
         &self,
         project: &ProjectId,
         device: DeviceId,
@@ -139,7 +139,7 @@ impl Service {
         access: &DeviceAccess,
     ) -> Result<ServiceError, ServiceError> {
         let kid = message.kid();
-        let unproved = ServiceError::Unproved("the device has no such key".into());
+        let unproved = ServiceError::IdentityNotProven("the device has no such key".into());
         let Some(key) = self.log.previous_key(project, device, kid).await? else {
             return Ok(unproved);
         };
@@ -167,14 +167,14 @@ impl Service {
             let appended: Result<u64, ServiceError> = until_appended!({
                 let loaded = self.load::<Device>(project, &stream).await?;
                 let command =
-                    DeviceCommand::NameCopy { epoch: hello.epoch, seq: hello.last_seq + 1 };
+                    DeviceCommand::RecordCopy { epoch: hello.epoch, seq: hello.last_seq + 1 };
                 let events = loaded.state.decide(command)?;
                 let parts = vec![(stream.clone(), loaded.version, events)];
                 self.try_append(&request, parts).await?
             });
             appended?;
         }
-        Ok(ServiceError::Unproved(format!(
+        Ok(ServiceError::IdentityNotProven(format!(
             "it sent a hello with a previous key of the device, {kid}; is an old copy of its data \
              folder in use?"
         )))
@@ -186,13 +186,13 @@ impl Service {
         project: &ProjectId,
         device: DeviceId,
         current: u64,
-        wish: &NewEpoch,
-        logged: Option<Hash>,
+        new_epoch: &NewEpoch,
+        logged_hash: Option<Hash>,
     ) -> Result<u64, ServiceError> {
         let request = Request {
             project: project.clone(),
             actor: format!("device:{device}"),
-            append_id: new_epoch_id(project, device, wish.request),
+            append_id: new_epoch_id(project, device, new_epoch.request),
             request_hash: None,
             versions: None,
         };
@@ -211,22 +211,22 @@ impl Service {
                 Rejection::Conflict("the request id was used before".into()).into()
             });
         }
-        if !self.epochs.take(device) {
-            return Err(ServiceError::Unproved(
+        if !self.epoch_limit.try_acquire(device) {
+            return Err(ServiceError::IdentityNotProven(
                 "it requests new epochs too often; is its data folder or its disk image used by \
                  several devices?"
                     .into(),
             ));
         }
-        let fork = (wish.cause == Cause::Fork).then_some(ForkPoint {
-            seq: wish.seq,
-            logged,
-            other: wish.hash,
+        let fork = (new_epoch.cause == Cause::Fork).then_some(ForkPoint {
+            seq: new_epoch.seq,
+            logged_hash,
+            other_hash: new_epoch.hash,
         });
         let stream = StreamName::Device(device);
         until_appended!({
             let loaded = self.load::<Device>(project, &stream).await?;
-            let command = DeviceCommand::GrantEpoch { current, cause: wish.cause, fork };
+            let command = DeviceCommand::GrantEpoch { current, cause: new_epoch.cause, fork };
             let events = loaded.state.decide(command)?;
             let epoch = granted(&events).unwrap_or_default();
             let parts = vec![(stream.clone(), loaded.version, events)];
@@ -238,16 +238,16 @@ impl Service {
 /// Returns the append id of a device's request for a new epoch. The device chose the id in the
 /// request: unhashed, it could occupy the append id of an operator's request beforehand.
 fn new_epoch_id(project: &ProjectId, device: DeviceId, request: Uuid) -> Uuid {
-    hashed(&codec::encode(&("muster/new-epoch/v1", project, device, request)))
+    hashed_id(&codec::encode(&("muster/new-epoch/v1", project, device, request)))
 }
 
 /// Returns the same id for each hello by the same previous key, so that it is recorded once.
 fn copy_id(device: DeviceId, kid: Hash) -> Uuid {
-    hashed(&codec::encode(&("muster/copy/v1", device, kid)))
+    hashed_id(&codec::encode(&("muster/copy/v1", device, kid)))
 }
 
 /// Returns an append id from a hash of its inputs.
-fn hashed(bytes: &[u8]) -> Uuid {
+fn hashed_id(bytes: &[u8]) -> Uuid {
     let mut id = [0; 16];
     id.copy_from_slice(Hash::of(bytes).0.split_at(16).0);
     uuid::Builder::from_custom_bytes(id).into_uuid()
@@ -272,8 +272,8 @@ mod tests {
     fn a_device_gets_a_few_epochs_at_once_and_no_other_is_held_back() {
         let limit = EpochLimit::default();
         let (one, other) = (DeviceId(uuid::Uuid::from_u128(1)), DeviceId(uuid::Uuid::from_u128(2)));
-        let granted = (0..100).filter(|_| limit.take(one)).count();
+        let granted = (0..100).filter(|_| limit.try_acquire(one)).count();
         assert!((20..=21).contains(&granted), "{granted}");
-        assert!(limit.take(other));
+        assert!(limit.try_acquire(other));
     }
 }

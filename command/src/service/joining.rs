@@ -2,7 +2,7 @@
 
 use muster_schemas::{DeviceId, StreamName};
 
-use super::{Request, Service, ServiceError, TRIES, Written, until_appended};
+use super::{Request, Service, ServiceError, MAX_ATTEMPTS, Written, until_appended};
 use crate::domain::device::{Device, DeviceCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
@@ -20,7 +20,7 @@ impl Service {
         replaces: Option<DeviceId>,
     ) -> Result<Written, ServiceError> {
         let stream = StreamName::Device(device);
-        if let Some(written) = self.written_before(request, &stream).await? {
+        if let Some(written) = self.previous_result(request, &stream).await? {
             return Ok(written);
         }
         if replaces == Some(device) {
@@ -32,8 +32,8 @@ impl Service {
             request.check_version(loaded.version)?;
             let version = loaded.version + events.len() as u64;
             let mut parts = vec![(stream.clone(), loaded.version, events)];
-            if let (Some(other), Some(waiting)) = (replaces, loaded.state.waiting.clone()) {
-                parts.extend(self.released(request, device, &loaded.state).await?);
+            if let (Some(other), Some(waiting)) = (replaces, loaded.state.pending_enrollment.clone()) {
+                parts.extend(self.released_name(request, device, &loaded.state).await?);
                 let stream = StreamName::Device(other);
                 let other = self.load::<Device>(&request.project, &stream).await?;
                 let enrolled = other.state.decide(DeviceCommand::Enroll(Box::new(waiting)))?;
@@ -42,7 +42,7 @@ impl Service {
             self.try_append(request, parts).await?.map(|position| Written { version, position })
         });
         // The append has revoked the keys of the replaced device.
-        self.revoked.notify_one();
+        self.keys_revoked.notify_one();
         done
     }
 
@@ -57,7 +57,7 @@ impl Service {
         reason: Option<String>,
     ) -> Result<Written, ServiceError> {
         let stream = StreamName::Device(device);
-        if let Some(written) = self.written_before(request, &stream).await? {
+        if let Some(written) = self.previous_result(request, &stream).await? {
             return Ok(written);
         }
         until_appended!({
@@ -66,7 +66,7 @@ impl Service {
             request.check_version(loaded.version)?;
             let version = loaded.version + events.len() as u64;
             let mut parts = vec![(stream.clone(), loaded.version, events)];
-            parts.extend(self.released(request, device, &loaded.state).await?);
+            parts.extend(self.released_name(request, device, &loaded.state).await?);
             self.try_append(request, parts).await?.map(|position| Written { version, position })
         })
     }
@@ -83,7 +83,7 @@ impl Service {
         reason: Option<String>,
     ) -> Result<Written, ServiceError> {
         let stream = StreamName::Device(device);
-        if let Some(written) = self.written_before(request, &stream).await? {
+        if let Some(written) = self.previous_result(request, &stream).await? {
             return Ok(written);
         }
         let done = until_appended!({
@@ -94,12 +94,12 @@ impl Service {
             let parts = vec![(stream.clone(), loaded.version, events)];
             self.try_append(request, parts).await?.map(|position| Written { version, position })
         });
-        self.revoked.notify_one();
+        self.keys_revoked.notify_one();
         done
     }
 
     /// Returns the part of an append that frees a device's name.
-    pub(super) async fn released(
+    pub(super) async fn released_name(
         &self,
         request: &Request,
         device: DeviceId,

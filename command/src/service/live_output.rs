@@ -22,42 +22,42 @@ use super::Service;
 use super::output::OutputId;
 
 /// Maximum number of bytes by which a device may be ahead of the slowest follower.
-const WINDOW: u64 = 8 << 20;
+const MAX_AHEAD_BYTES: u64 = 8 << 20;
 /// Number of bytes that are kept behind the slowest follower, which may have to reconnect.
-const BEHIND: u64 = 8 << 20;
+const KEPT_BEHIND_BYTES: u64 = 8 << 20;
 /// Time without a report after which a follower is removed.
 const FOLLOWER_TTL: Duration = Duration::from_secs(5);
 /// Time without progress after which a follower no longer delays those that read.
-const STALLED: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interval between checks whether an ended output still has a follower.
-const END_CHECK: Duration = Duration::from_secs(10);
+const END_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum number of those checks.
 const MAX_END_CHECKS: u32 = 360;
 /// Time without a follower after which an output is forgotten and its pieces are erased.
-const ABANDONED: Duration = Duration::from_secs(300);
+const ABANDON_TIMEOUT: Duration = Duration::from_secs(300);
 /// Maximum number of outputs that are followed concurrently; more are refused.
-const MAX_FOLLOWED: usize = 10_000;
+const MAX_FOLLOWED_OUTPUTS: usize = 10_000;
 /// Delay before a subscription that ended is renewed.
-const RETRY: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Outputs that are followed.
 #[derive(Debug)]
 pub(crate) struct LiveOutputs {
-    all: Mutex<HashMap<OutputId, Followed>>,
+    all: Mutex<HashMap<OutputId, FollowedOutput>>,
     /// Time at which this process subscribed to reports: followers have reported only some time
     /// later.
     listening_since: Mutex<Instant>,
 }
 
 #[derive(Debug)]
-struct Followed {
+struct FollowedOutput {
     followers: HashMap<Uuid, Follower>,
     /// Time of the last report of a follower.
     reported_at: Instant,
     /// Pieces that this process has stored and not erased, the oldest first.
     pieces: Vec<Piece>,
     /// Offset before which everything is erased.
-    erased: u64,
+    erased_before: u64,
     /// Whether the device has sent all of it.
     has_ended: bool,
 }
@@ -66,7 +66,7 @@ struct Followed {
 struct Follower {
     position: u64,
     reported: Instant,
-    moved: Instant,
+    advanced_at: Instant,
 }
 
 impl Default for LiveOutputs {
@@ -76,11 +76,11 @@ impl Default for LiveOutputs {
 }
 
 impl LiveOutputs {
-    fn all(&self) -> MutexGuard<'_, HashMap<OutputId, Followed>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<OutputId, FollowedOutput>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn listens_anew(&self, now: Instant) {
+    fn reset_listening_since(&self, now: Instant) {
         *self.listening_since.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
@@ -95,27 +95,27 @@ impl LiveOutputs {
         let mut all = self.all();
         let abandoned: Vec<OutputId> = all
             .iter()
-            .filter(|(_, it)| !it.has_ended && now.duration_since(it.reported_at) >= ABANDONED)
+            .filter(|(_, it)| !it.has_ended && now.duration_since(it.reported_at) >= ABANDON_TIMEOUT)
             .map(|(output, _)| output.clone())
             .collect();
         for output in &abandoned {
             all.remove(output);
         }
-        if all.len() >= MAX_FOLLOWED && !all.contains_key(&output) {
+        if all.len() >= MAX_FOLLOWED_OUTPUTS && !all.contains_key(&output) {
             return abandoned;
         }
-        let followed = all.entry(output).or_insert_with(|| Followed {
+        let followed = all.entry(output).or_insert_with(|| FollowedOutput {
             followers: HashMap::new(),
             reported_at: now,
             pieces: Vec::new(),
-            erased: 0,
+            erased_before: 0,
             has_ended: false,
         });
         followed.reported_at = now;
         followed.followers.retain(|_, it| now.duration_since(it.reported) < FOLLOWER_TTL);
         let known = followed.followers.get(&follower).filter(|it| it.position == position);
-        let moved = known.map_or(now, |it| it.moved);
-        followed.followers.insert(follower, Follower { position, reported: now, moved });
+        let moved = known.map_or(now, |it| it.advanced_at);
+        followed.followers.insert(follower, Follower { position, reported: now, advanced_at: moved });
         abandoned
     }
 
@@ -126,10 +126,10 @@ impl LiveOutputs {
         let followed = all.get(output)?;
         let served = || {
             followed.followers.values().filter(|it| {
-                now.duration_since(it.reported) < FOLLOWER_TTL && it.position >= followed.erased
+                now.duration_since(it.reported) < FOLLOWER_TTL && it.position >= followed.erased_before
             })
         };
-        let reads = |it: &&Follower| now.duration_since(it.moved) < STALLED;
+        let reads = |it: &&Follower| now.duration_since(it.advanced_at) < STALL_TIMEOUT;
         let reading = served().filter(reads).map(|it| it.position).min();
         reading.or_else(|| served().map(|it| it.position).min())
     }
@@ -141,14 +141,14 @@ impl LiveOutputs {
     }
 
     /// Records a stored piece; returns the pieces that no follower needs.
-    fn stored(&self, output: &OutputId, piece: Piece, read: u64) -> Vec<Piece> {
+    fn add_piece(&self, output: &OutputId, piece: Piece, read: u64) -> Vec<Piece> {
         let mut all = self.all();
         let Some(followed) = all.get_mut(output) else { return Vec::new() };
         followed.pieces.push(piece);
         let (done, rest): (Vec<_>, Vec<_>) =
-            followed.pieces.iter().partition(|piece| piece.end() + BEHIND <= read);
+            followed.pieces.iter().partition(|piece| piece.end() + KEPT_BEHIND_BYTES <= read);
         followed.pieces = rest;
-        followed.erased = done.last().map_or(followed.erased, |piece| piece.end());
+        followed.erased_before = done.last().map_or(followed.erased_before, |piece| piece.end());
         done
     }
 
@@ -165,14 +165,14 @@ impl LiveOutputs {
         }
     }
 
-    fn forget(&self, output: &OutputId) {
+    fn remove(&self, output: &OutputId) {
         self.all().remove(output);
     }
 }
 
 impl Service {
     /// Accepts a piece of output that is not stored permanently, if a follower has room for it.
-    pub(super) async fn pass_on(
+    pub(super) async fn accept_live_piece(
         &self,
         output: &OutputId,
         piece: &OutputPiece,
@@ -180,11 +180,11 @@ impl Service {
         let answer =
             |next, reader| OutputTaken { next, reader: Some(reader), refused: None, receipt: None };
         let now = Instant::now();
-        let Some(read) = self.live.slowest(output, now) else {
-            return Ok(answer(piece.offset, self.live.is_followed(output, now)));
+        let Some(read) = self.live_outputs.slowest(output, now) else {
+            return Ok(answer(piece.offset, self.live_outputs.is_followed(output, now)));
         };
         let folder = output.live_folder();
-        let mut end = self.live.end(output);
+        let mut end = self.live_outputs.end(output);
         if end != Some(piece.offset) {
             // Another process may have accepted the pieces before it.
             end = self
@@ -205,12 +205,12 @@ impl Service {
             bytes: u64::from(piece.bytes),
             compressed: piece.compressed,
         };
-        if stored.end() > read + WINDOW {
+        if stored.end() > read + MAX_AHEAD_BYTES {
             return Ok(answer(piece.offset, true));
         }
         let name = format!("{folder}/{}", stored.name());
         self.blobs.put(&name, Bytes::from(piece.data.clone())).await?;
-        for done in self.live.stored(output, stored, read) {
+        for done in self.live_outputs.add_piece(output, stored, read) {
             if let Err(error) = self.blobs.erase(&format!("{folder}/{}", done.name())).await {
                 tracing::debug!(
                     folder, %error,
@@ -231,12 +231,12 @@ impl Service {
     pub(super) async fn end_live(&self, output: &OutputId) -> Result<(), BlobError> {
         let marker = format!("{}/{}", output.folder(), key::ENDED);
         self.blobs.put(&marker, Bytes::new()).await?;
-        if self.live.has_ended(output) {
+        if self.live_outputs.has_ended(output) {
             let (service, output) = (self.clone(), output.clone());
             tokio::spawn(async move {
                 for _ in 0..MAX_END_CHECKS {
-                    tokio::time::sleep(END_CHECK).await;
-                    if service.live.slowest(&output, Instant::now()).is_none() {
+                    tokio::time::sleep(END_CHECK_INTERVAL).await;
+                    if service.live_outputs.slowest(&output, Instant::now()).is_none() {
                         break;
                     }
                 }
@@ -247,7 +247,7 @@ impl Service {
     }
 
     async fn erase_live(&self, output: &OutputId) {
-        self.live.forget(output);
+        self.live_outputs.remove(output);
         if let Err(error) = self.blobs.erase_all(&output.live_folder()).await {
             tracing::warn!(%error, "failed to erase live output from the blob store");
         }
@@ -267,7 +267,7 @@ impl Service {
                             "failed to receive the reports of followers; trying again"
                         );
                     }
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
             }
         }
@@ -276,12 +276,12 @@ impl Service {
 
 async fn listen_once(service: &Service) -> Result<(), async_nats::SubscribeError> {
     let mut reports = service.nats.subscribe(OUTPUT_READ_SUBJECT).await?;
-    service.live.listens_anew(Instant::now());
+    service.live_outputs.reset_listening_since(Instant::now());
     while let Some(message) = reports.next().await {
         let Ok(read) = codec::decode::<OutputRead>(&message.payload) else { continue };
         let OutputRead { project, operation, device, stream, follower, position } = read;
         let output = OutputId { project, operation, device, stream };
-        for abandoned in service.live.report(output, follower, position, Instant::now()) {
+        for abandoned in service.live_outputs.report(output, follower, position, Instant::now()) {
             service.erase_live(&abandoned).await;
         }
     }
@@ -315,8 +315,8 @@ mod tests {
         live.report(output.clone(), other, 10 * MIB, now);
         assert_eq!(live.slowest(&output, now), Some(10 * MIB));
         let piece = |offset| Piece { offset, bytes: MIB, compressed: false };
-        assert_eq!(live.stored(&output, piece(MIB), 10 * MIB), [piece(MIB)]);
-        assert_eq!(live.stored(&output, piece(9 * MIB), 10 * MIB), []);
+        assert_eq!(live.add_piece(&output, piece(MIB), 10 * MIB), [piece(MIB)]);
+        assert_eq!(live.add_piece(&output, piece(9 * MIB), 10 * MIB), []);
         assert_eq!(live.end(&output), Some(10 * MIB));
         // The first pieces are erased, so a late follower does not count.
         live.report(output.clone(), Uuid::from_u128(3), 0, now);
@@ -335,7 +335,7 @@ mod tests {
             let now = now + Duration::from_secs(second);
             live.report(output.clone(), paused, MIB, now);
         }
-        let now = now + STALLED;
+        let now = now + STALL_TIMEOUT;
         assert_eq!(live.slowest(&output, now), Some(MIB), "alone, it is waited for");
         live.report(output.clone(), reading, 5 * MIB, now);
         assert_eq!(live.slowest(&output, now), Some(5 * MIB));
@@ -349,8 +349,8 @@ mod tests {
         assert!(!live.is_followed(&one, now + FOLLOWER_TTL * 2));
         live.report(one.clone(), Uuid::from_u128(1), 0, now);
         assert!(live.has_ended(&one) && !live.has_ended(&one));
-        live.forget(&one);
+        live.remove(&one);
         live.report(one.clone(), Uuid::from_u128(1), 0, now);
-        assert_eq!(live.report(other, Uuid::from_u128(2), 0, now + ABANDONED), [one]);
+        assert_eq!(live.report(other, Uuid::from_u128(2), 0, now + ABANDON_TIMEOUT), [one]);
     }
 }

@@ -35,7 +35,7 @@ use sha2::Sha256;
 use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
-use crate::channels::Bridges;
+use crate::channels::Relays;
 use crate::domain::{Decider, Rejection};
 use crate::keys::{KeyError, KeyStore};
 
@@ -43,13 +43,13 @@ use epochs::EpochLimit;
 
 pub use credentials::InvalidNonce;
 pub use devices::DeviceChanges;
-pub use enrollment::EnrollAnswer;
-pub use operations::{NewOperation, OperationMade, Target};
-pub use tokens::{MadeToken, NewApiToken, NewEnrollmentToken};
-pub use uploads::LinkMade;
+pub use enrollment::EnrollOutcome;
+pub use operations::{NewOperation, CreatedOperation, Target};
+pub use tokens::{CreatedToken, NewApiToken, NewEnrollmentToken};
+pub use uploads::CreatedLink;
 
 /// Maximum number of attempts of a decision whose streams change concurrently.
-pub(crate) const TRIES: u32 = 12;
+pub(crate) const MAX_ATTEMPTS: u32 = 12;
 
 /// How devices reach the broker.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ pub struct BrokerAccess {
     /// Addresses of the broker that devices receive.
     pub servers: Vec<String>,
     /// Lifetime of a device's JWT.
-    pub jwt_life: Duration,
+    pub jwt_ttl: Duration,
 }
 
 /// Why a request failed.
@@ -68,10 +68,10 @@ pub enum ServiceError {
     Rejected(#[from] Rejection),
     /// The resource's version is not the one that the client expects.
     #[error("the resource is at version {0}")]
-    Changed(u64),
+    VersionMismatch(u64),
     /// A device has not proved its identity.
     #[error("{0}")]
-    Unproved(String),
+    IdentityNotProven(String),
     /// The log failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -132,17 +132,17 @@ pub struct Service {
     /// Data that is too large or too private for events.
     pub(crate) blobs: Blobs,
     /// How much of each output is stored.
-    pub(crate) outputs: Arc<output::Outputs>,
+    pub(crate) outputs: Arc<output::OutputCache>,
     /// Outputs that are followed.
-    pub(crate) live: Arc<live_output::LiveOutputs>,
+    pub(crate) live_outputs: Arc<live_output::LiveOutputs>,
     /// Notified when keys were revoked: the broker must be updated.
-    pub(crate) revoked: Arc<Notify>,
+    pub(crate) keys_revoked: Arc<Notify>,
     /// Serializes enrollments with one token: all of them append to its stream.
-    pub(crate) enrolling: Arc<[Mutex<()>; 64]>,
+    pub(crate) enrollment_locks: Arc<[Mutex<()>; 64]>,
     /// Rate limit of requests for new epochs.
-    pub(crate) epochs: Arc<EpochLimit>,
+    pub(crate) epoch_limit: Arc<EpochLimit>,
     /// Open relays.
-    pub(crate) bridges: Arc<Bridges>,
+    pub(crate) relays: Arc<Relays>,
     /// Whose shells are recorded.
     pub(crate) recording: Recording,
     /// Progress of the work queue's projection in this process.
@@ -161,7 +161,7 @@ pub enum Recording {
 
 impl Recording {
     /// Whether shells of this role must be recorded.
-    pub(crate) fn is_asked_of(self, role: Role) -> bool {
+    pub(crate) fn is_required_for(self, role: Role) -> bool {
         self == Self::Everyone || role != Role::Admin
     }
 }
@@ -186,16 +186,16 @@ impl Service {
         Self {
             blobs,
             outputs: Arc::default(),
-            live: Arc::default(),
+            live_outputs: Arc::default(),
             log: log.with_authority(keys.authority().clone(), keys.authority_verifier()),
             keys,
             nats,
             system,
             broker,
-            revoked: Arc::default(),
-            enrolling: Arc::new(std::array::from_fn(|_| Mutex::default())),
-            epochs: Arc::default(),
-            bridges: Arc::default(),
+            keys_revoked: Arc::default(),
+            enrollment_locks: Arc::new(std::array::from_fn(|_| Mutex::default())),
+            epoch_limit: Arc::default(),
+            relays: Arc::default(),
             recording: Recording::default(),
             dispatch_progress: Progress::default(),
         }
@@ -291,7 +291,7 @@ impl Request {
     /// Compares the version that the client expects with the resource's.
     pub(crate) fn check_version(&self, version: u64) -> Result<(), ServiceError> {
         match &self.versions {
-            Some(versions) if !versions.contains(&version) => Err(ServiceError::Changed(version)),
+            Some(versions) if !versions.contains(&version) => Err(ServiceError::VersionMismatch(version)),
             _ => Ok(()),
         }
     }
@@ -322,8 +322,8 @@ pub(crate) use until_appended;
 
 /// Waits for a random time that grows with each attempt, so that conflicting requests do not meet
 /// again.
-pub(crate) async fn let_others(tries: u32) {
-    let most = 5_u64 << tries.min(6);
+pub(crate) async fn back_off(attempts: u32) {
+    let most = 5_u64 << attempts.min(6);
     tokio::time::sleep(Duration::from_millis(rand::random_range(0..most))).await;
 }
 

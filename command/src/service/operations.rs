@@ -12,15 +12,15 @@ use muster_schemas::wire::{MAX_PRIVATE_BYTES, PrivateInput};
 use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, codec};
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, TRIES, Written, now, until_appended};
-use crate::dispatch::{Begun, List, OpenOperation};
+use super::{Request, Service, ServiceError, MAX_ATTEMPTS, Written, now, until_appended};
+use crate::dispatch::{ImmediateOrder, WorkQueue, OpenOperation};
 use crate::domain::device::Device;
 use crate::domain::operation::{Operation, OperationCommand};
 use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Decider, Rejection};
 
 /// Time that a request waits for the work queue to catch up with the log.
-const LIST_TIMEOUT: Duration = Duration::from_millis(200);
+const QUEUE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Maximum number of devices of one operation.
 pub(crate) const MAX_DEVICES: usize = 20_000;
 
@@ -49,14 +49,14 @@ pub struct NewOperation {
     /// Time at which runs that have not started expire.
     pub expires_at: Timestamp,
     /// Maximum number of devices that run it concurrently.
-    pub at_once: u32,
+    pub max_concurrent: u32,
     /// Number of unsuccessful runs after which it is aborted.
     pub stop_after: Option<u32>,
 }
 
 /// A requested operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OperationMade {
+pub struct CreatedOperation {
     /// Id of the operation.
     pub id: OperationId,
     /// Number of target devices.
@@ -66,7 +66,7 @@ pub struct OperationMade {
 }
 
 impl Target {
-    fn words(&self) -> String {
+    fn description(&self) -> String {
         match self {
             Self::Selector(selector) => selector.clone(),
             Self::Devices(devices) if devices.len() <= 20 => devices.join(","),
@@ -87,11 +87,11 @@ impl Service {
         &self,
         request: &Request,
         new: NewOperation,
-    ) -> Result<OperationMade, ServiceError> {
-        if let Some(made) = self.made_before(request).await? {
+    ) -> Result<CreatedOperation, ServiceError> {
+        if let Some(made) = self.previous_result(request).await? {
             return Ok(made);
         }
-        let devices = self.targets(&request.project, &new.target).await?;
+        let devices = self.resolve_targets(&request.project, &new.target).await?;
         let id = OperationId(Uuid::now_v7());
         let input = private_input(&new)?;
         let private = input.as_ref().map(|bytes| PrivatePart {
@@ -100,13 +100,13 @@ impl Service {
             stdin_bytes: new.stdin.len() as u64,
         });
         let requested = OperationRequested {
-            action: named(new.action, &new.env),
-            target: new.target.words(),
+            action: with_variable_names(new.action, &new.env),
+            target: new.target.description(),
             devices: devices.len() as u64,
             private,
             timeout_ms: new.timeout_ms,
             expires_at: new.expires_at,
-            at_once: new.at_once,
+            at_once: new.max_concurrent,
             stop_after: new.stop_after,
         };
         let command = OperationCommand::Request(Box::new(requested.clone()));
@@ -119,21 +119,21 @@ impl Service {
             id,
             actor: request.actor.clone(),
             requested,
-            paused: false,
-            aborted: false,
+            is_paused: false,
+            is_aborted: false,
             failures: 0,
             active: 0,
         };
-        let begun = self.begin(&request.project, &open, &devices, now()).await;
+        let begun = self.immediate_orders(&request.project, &open, &devices, now()).await;
         let appended = self.append_operation(request, id, &asked, &devices, &begun).await;
         if appended.is_err() {
             self.erase_private(&request.project, id).await;
         }
         // When the same request is processed concurrently, the other operation may be the one in
         // the log.
-        let made = self.made(&request.project, appended?).await?;
+        let made = self.created_operation(&request.project, appended?).await?;
         if made.id == id {
-            for Begun { device, order, .. } in begun {
+            for ImmediateOrder { device, order, .. } in begun {
                 self.send_order(&request.project, device, id, order, None).await;
             }
         }
@@ -144,9 +144,9 @@ impl Service {
         &self,
         request: &Request,
         id: OperationId,
-        asked: &[Event],
+        requested: &[Event],
         devices: &BTreeSet<DeviceId>,
-        begun: &[Begun],
+        immediate_orders: &[ImmediateOrder],
     ) -> Result<Appended, ServiceError> {
         self.check_not_archived(&request.project).await?;
         let at = now();
@@ -158,18 +158,18 @@ impl Service {
             correlation: Some(id.0),
             ..Append::by_actor(request.actor.clone())
         };
-        append = append.stream(StreamName::Operation(id), Expected::Version(0), facts(asked));
+        append = append.stream(StreamName::Operation(id), Expected::Version(0), facts(requested));
         let share = Run::default().decide(RunCommand::Request)?;
         let waiting = share.iter().fold(Run::default(), Run::evolve);
         // Dispatched runs first: a reader of a prefix of these events knows how many slots are in
         // use.
-        for Begun { device, epoch, order } in begun {
+        for ImmediateOrder { device, epoch, order } in immediate_orders {
             let command = RunCommand::Dispatch { epoch: *epoch, order: order.clone() };
             let events = [&share[..], &waiting.decide(command)?].concat();
             append =
                 append.stream(StreamName::Run(id, *device), Expected::Version(0), facts(&events));
         }
-        let is_begun = |device: &&DeviceId| begun.iter().any(|begun| begun.device == **device);
+        let is_begun = |device: &&DeviceId| immediate_orders.iter().any(|begun| begun.device == **device);
         for device in devices.iter().filter(|device| !is_begun(device)) {
             let stream = StreamName::Run(id, *device);
             append = append.stream(stream, Expected::Version(0), facts(&share));
@@ -178,24 +178,24 @@ impl Service {
     }
 
     /// Returns the operation of the request's first attempt.
-    async fn made_before(&self, request: &Request) -> Result<Option<OperationMade>, ServiceError> {
+    async fn previous_result(&self, request: &Request) -> Result<Option<CreatedOperation>, ServiceError> {
         match self.appended(request).await? {
-            Some(appended) => self.made(&request.project, appended).await.map(Some),
+            Some(appended) => self.created_operation(&request.project, appended).await.map(Some),
             None => Ok(None),
         }
     }
 
     /// Returns the operation that an append created.
-    async fn made(
+    async fn created_operation(
         &self,
         project: &ProjectId,
         appended: Appended,
-    ) -> Result<OperationMade, ServiceError> {
+    ) -> Result<CreatedOperation, ServiceError> {
         let first = self.log.read_positions(project, &[appended.first]).await?;
         let made = first.first().map(|stored| (stored.stream.clone(), stored.event()));
         match made {
             Some((StreamName::Operation(id), Ok(Event::OperationRequested(requested)))) => {
-                Ok(OperationMade {
+                Ok(CreatedOperation {
                     id,
                     devices: requested.devices,
                     written: Written { version: 1, position: appended.last },
@@ -206,13 +206,13 @@ impl Service {
     }
 
     /// Resolves the target devices; all of them exist.
-    async fn targets(
+    async fn resolve_targets(
         &self,
         project: &ProjectId,
         target: &Target,
     ) -> Result<BTreeSet<DeviceId>, ServiceError> {
         match target {
-            Target::Selector(selector) => self.selected(project, selector).await,
+            Target::Selector(selector) => self.resolve_selector(project, selector).await,
             Target::Devices(names) => {
                 let mut devices = BTreeSet::new();
                 for name in names {
@@ -226,7 +226,7 @@ impl Service {
                     };
                     let device = match self.resolve_device(project, name).await {
                         Err(ServiceError::Rejected(
-                            Rejection::NotFound(_) | Rejection::Unnamed { .. },
+                            Rejection::NotFound(_) | Rejection::NameNotFound { .. },
                         )) => {
                             return Err(no_such().into());
                         }
@@ -245,7 +245,7 @@ impl Service {
     }
 
     /// Resolves a selector by the query role, which knows labels, presence and the newest metrics.
-    async fn selected(
+    async fn resolve_selector(
         &self,
         project: &ProjectId,
         selector: &str,
@@ -331,11 +331,11 @@ impl Service {
         device: Option<DeviceId>,
     ) -> Result<(), ServiceError> {
         let head = self.log.head(project).await?.map_or(0, |head| head.position);
-        if !self.dispatch_progress.wait_for(project, head, LIST_TIMEOUT).await {
+        if !self.dispatch_progress.wait_for(project, head, QUEUE_TIMEOUT).await {
             tracing::warn!(%project, "the list of open runs is behind the log");
             return Ok(());
         }
-        if List::new(self.log.clone()).is_open(project, operation, device).await? {
+        if WorkQueue::new(self.log.clone()).is_open(project, operation, device).await? {
             return Ok(());
         }
         let what = match device {
@@ -384,13 +384,13 @@ impl Service {
         device: DeviceId,
     ) -> Result<Written, ServiceError> {
         let stream = StreamName::Run(operation, device);
-        if let Some(written) = self.written_before(request, &stream).await? {
+        if let Some(written) = self.previous_result(request, &stream).await? {
             return Ok(written);
         }
         until_appended!({
             let loaded = self.load::<Run>(&request.project, &stream).await?;
             let events = loaded.state.decide(RunCommand::Cancel)?;
-            if loaded.state.closed || !events.is_empty() {
+            if loaded.state.is_closed || !events.is_empty() {
                 self.check_open(&request.project, operation, Some(device)).await?;
             }
             let version = loaded.version + events.len() as u64;
@@ -411,7 +411,7 @@ impl Service {
 }
 
 /// Adds the names of the environment variables to a program's action.
-fn named(action: Action, env: &BTreeMap<String, String>) -> Action {
+fn with_variable_names(action: Action, env: &BTreeMap<String, String>) -> Action {
     match action {
         Action::Exec(mut exec) => {
             exec.env = env.keys().cloned().collect();

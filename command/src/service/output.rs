@@ -18,15 +18,15 @@ use muster_schemas::{DeviceId, OperationId, ProjectId, StreamName, codec, compre
 use super::{Service, ServiceError};
 
 /// Maximum number of outputs in the cache; beyond it, the cache is cleared.
-const REMEMBERED: usize = 20_000;
+const MAX_CACHED_OUTPUTS: usize = 20_000;
 /// Lifetime of a file's cached state: another process may have erased the file.
-const BELIEVED: Duration = Duration::from_secs(60);
+const CACHE_TTL: Duration = Duration::from_secs(60);
 
 /// Sizes, in bytes: a piece smaller than the first is merged with the previous one, while that is
 /// smaller than the second. A program that prints a word each second, or a malicious device, then
 /// creates few blobs.
-const SMALL: u64 = 16 * 1024;
-const FULL: u64 = 64 * 1024;
+const SMALL_PIECE_BYTES: u64 = 16 * 1024;
+const FULL_PIECE_BYTES: u64 = 64 * 1024;
 
 /// One output of one run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -50,16 +50,16 @@ impl OutputId {
 
 /// The cached state of an output.
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct CachedOutput {
     /// The last stored piece.
     tail: Option<Piece>,
     /// Maximum size of the output.
     limit: u64,
     /// Time at which it was read.
-    at: Instant,
+    read_at: Instant,
 }
 
-impl Known {
+impl CachedOutput {
     /// Returns the offset of the next piece.
     fn next(self) -> u64 {
         self.tail.map_or(0, Piece::end)
@@ -68,24 +68,24 @@ impl Known {
 
 /// Cached states of outputs: how much of each is stored, as far as this process knows.
 #[derive(Debug, Default)]
-pub(crate) struct Outputs(Mutex<HashMap<OutputId, Known>>);
+pub(crate) struct OutputCache(Mutex<HashMap<OutputId, CachedOutput>>);
 
-impl Outputs {
-    fn known(&self, place: &OutputId) -> Option<Known> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(place).copied();
-        known.filter(|known| place.stream != OutputStream::File || known.at.elapsed() < BELIEVED)
+impl OutputCache {
+    fn get(&self, output: &OutputId) -> Option<CachedOutput> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(output).copied();
+        known.filter(|known| output.stream != OutputStream::File || known.read_at.elapsed() < CACHE_TTL)
     }
 
-    fn set(&self, place: OutputId, value: Known) {
+    fn set(&self, output: OutputId, value: CachedOutput) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED {
+        if known.len() >= MAX_CACHED_OUTPUTS {
             known.clear();
         }
-        known.insert(place, value);
+        known.insert(output, value);
     }
 
     /// Removes a run's file from the cache.
-    pub(super) fn forget(&self, project: &ProjectId, operation: OperationId, device: DeviceId) {
+    pub(super) fn remove(&self, project: &ProjectId, operation: OperationId, device: DeviceId) {
         let stream = OutputStream::File;
         let place = OutputId { project: project.clone(), operation, device, stream };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
@@ -98,13 +98,13 @@ impl Service {
     /// # Errors
     /// When the piece is invalid, or the log or the blob store cannot be used: the device sends it
     /// again.
-    pub(crate) async fn take_output(
+    pub(crate) async fn accept_output(
         &self,
         project: &ProjectId,
         device: DeviceId,
         payload: &[u8],
     ) -> Result<Vec<u8>, ServiceError> {
-        let refused = |what: String| ServiceError::Unproved(what);
+        let refused = |what: String| ServiceError::IdentityNotProven(what);
         let mut piece: OutputPiece =
             codec::decode(payload).map_err(|error| refused(error.to_string()))?;
         let is_file = piece.stream == OutputStream::File;
@@ -138,23 +138,23 @@ impl Service {
             stream: piece.stream,
         };
         let folder = place.folder();
-        let known = match self.outputs.known(&place) {
+        let known = match self.outputs.get(&place) {
             Some(known) => known,
-            None => match self.wanted(project, device, &piece).await? {
-                Ok(limit) => Known { tail: self.tail(&folder).await?, limit, at: Instant::now() },
+            None => match self.requested_limit(project, device, &piece).await? {
+                Ok(limit) => CachedOutput { tail: self.tail(&folder).await?, limit, read_at: Instant::now() },
                 Err(why) => return not_wanted(&piece, why.to_owned()),
             },
         };
         self.outputs.set(place.clone(), known);
         if !is_file && piece.offset >= known.limit {
             if piece.bytes > 0 {
-                return Ok(codec::encode(&self.pass_on(&place, &piece).await?));
+                return Ok(codec::encode(&self.accept_live_piece(&place, &piece).await?));
             }
             if piece.last {
                 self.end_live(&place).await?;
             }
         }
-        let reader = (!is_file).then(|| self.live.is_followed(&place, Instant::now()));
+        let reader = (!is_file).then(|| self.live_outputs.is_followed(&place, Instant::now()));
         if piece.offset.saturating_add(u64::from(piece.bytes)) > known.limit
             || piece.total.is_some_and(|total| total > known.limit)
         {
@@ -163,7 +163,7 @@ impl Service {
         // Another process may have accepted the pieces in between.
         let is_behind = piece.offset > known.next();
         let tail = if is_behind { self.tail(&folder).await? } else { known.tail };
-        let known = Known { tail, ..known };
+        let known = CachedOutput { tail, ..known };
         let next = known.next();
         let is_end = is_file && piece.last && piece.bytes == 0;
         if piece.offset != next || (piece.bytes == 0 && !is_end) {
@@ -175,16 +175,16 @@ impl Service {
                 receipt: None,
             }));
         }
-        let tail = match self.keep_piece(&folder, &piece, known.tail).await {
+        let tail = match self.store_piece(&folder, &piece, known.tail).await {
             Ok(tail) => tail,
             Err(error) => {
                 if is_file {
-                    self.note_stall(project, piece.operation, device, next, &error).await;
+                    self.record_stall(project, piece.operation, device, next, &error).await;
                 }
                 return Err(error.into());
             }
         };
-        let known = Known { tail, ..known };
+        let known = CachedOutput { tail, ..known };
         let next = known.next();
         self.outputs.set(place, known);
         let subject = output_subject(project, piece.operation, device);
@@ -200,14 +200,14 @@ impl Service {
 
     /// Returns the maximum size of an output that was requested from the device, or why it is
     /// refused.
-    async fn wanted(
+    async fn requested_limit(
         &self,
         project: &ProjectId,
         device: DeviceId,
         piece: &OutputPiece,
     ) -> Result<Result<u64, &'static str>, ServiceError> {
         if piece.stream == OutputStream::File {
-            return self.wanted_file(project, piece.operation, device).await;
+            return self.requested_file_limit(project, piece.operation, device).await;
         }
         let stream = StreamName::Run(piece.operation, device);
         Ok(match self.log.stream_version(project, &stream).await? {
@@ -217,7 +217,7 @@ impl Service {
     }
 
     /// Stores a piece that follows the stored ones; returns the last piece.
-    async fn keep_piece(
+    async fn store_piece(
         &self,
         folder: &str,
         piece: &OutputPiece,
@@ -238,9 +238,9 @@ impl Service {
         // Pieces of a file are not merged: a file is read from disk in pieces of one size.
         if let Some(tail) = tail
             && piece.stream != OutputStream::File
-            && u64::from(piece.bytes) < SMALL
-            && tail.bytes < FULL
-            && let Some((longer, data)) = self.put_together(folder, tail, piece).await?
+            && u64::from(piece.bytes) < SMALL_PIECE_BYTES
+            && tail.bytes < FULL_PIECE_BYTES
+            && let Some((longer, data)) = self.merge_pieces(folder, tail, piece).await?
         {
             // The merged piece is durable before the previous one, which it contains, is erased.
             self.blobs.put_durably(&format!("{folder}/{}", longer.name()), data.into()).await?;
@@ -263,7 +263,7 @@ impl Service {
     }
 
     /// Merges the last piece with the next one; `None` when the last one cannot be read.
-    async fn put_together(
+    async fn merge_pieces(
         &self,
         folder: &str,
         tail: Piece,

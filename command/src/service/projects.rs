@@ -4,7 +4,7 @@ use muster_schemas::names::ProjectTitle;
 use muster_schemas::{ProjectId, Retention, StreamName};
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, TRIES, Written, until_appended};
+use super::{Request, Service, ServiceError, MAX_ATTEMPTS, Written, until_appended};
 use crate::domain::project::{Project, ProjectCommand};
 use crate::domain::{Decider, Rejection};
 
@@ -24,7 +24,7 @@ impl Service {
         retention: Retention,
     ) -> Result<Written, ServiceError> {
         let stream = StreamName::Project(project.clone());
-        if let Some(written) = self.written_before(request, &stream).await? {
+        if let Some(written) = self.previous_result(request, &stream).await? {
             return Ok(written);
         }
         if project.is_system() {
@@ -64,7 +64,7 @@ impl Service {
         retention: Option<Retention>,
     ) -> Result<Written, ServiceError> {
         let stream = StreamName::Project(project.clone());
-        if let Some(written) = self.written_before(request, &stream).await? {
+        if let Some(written) = self.previous_result(request, &stream).await? {
             return Ok(written);
         }
         until_appended!({
@@ -105,7 +105,7 @@ impl Service {
         }
         let stream = StreamName::Project(project.clone());
         let known = self.load::<Project>(&ProjectId::system(), &stream).await?;
-        if known.state.archived {
+        if known.state.is_archived {
             let words = format!(
                 "project {project} is archived; `muster project restore {project}` restores it"
             );

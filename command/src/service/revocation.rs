@@ -16,13 +16,13 @@ use super::{Service, ServiceError, now};
 use crate::keys::nats_jwt;
 
 /// Interval of periodic updates: they cover what another process revoked and could not send.
-const NOW_AND_THEN: Duration = Duration::from_secs(30);
+const UPDATE_INTERVAL: Duration = Duration::from_secs(30);
 /// Delay before an update that the broker did not accept is sent again.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The broker's response to a claim.
 #[derive(Deserialize)]
-struct ClaimAnswer {
+struct ClaimResponse {
     error: Option<ClaimError>,
 }
 
@@ -34,7 +34,7 @@ struct ClaimError {
 impl Service {
     /// Keeps the broker's claims of the account up to date until `stop`. `reconnected` counts the
     /// connections to the broker's system account.
-    pub async fn keep_revocations(
+    pub async fn maintain_revocations(
         &self,
         mut reconnected: watch::Receiver<u64>,
         stop: CancellationToken,
@@ -44,7 +44,7 @@ impl Service {
             let wait = match self.push_account().await {
                 Ok(()) => {
                     told.clear();
-                    NOW_AND_THEN
+                    UPDATE_INTERVAL
                 }
                 Err(error) => {
                     let text = error.to_string();
@@ -55,12 +55,12 @@ impl Service {
                         );
                         told = text;
                     }
-                    AGAIN
+                    RETRY_DELAY
                 }
             };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.revoked.notified() => {}
+                () = self.keys_revoked.notified() => {}
                 Ok(()) = reconnected.changed() => {}
                 () = tokio::time::sleep(wait) => {}
             }
@@ -74,7 +74,7 @@ impl Service {
     /// # Errors
     /// When the store cannot be read, or the broker did not accept the claims.
     pub async fn push_account(&self) -> Result<(), ServiceError> {
-        let life = self.broker.jwt_life + Duration::from_secs(120);
+        let life = self.broker.jwt_ttl + Duration::from_secs(120);
         let turn = self.log.lock_claim(&self.keys.device_account(), life).await?;
         self.push_claims(self.keys.device_account_jwt(&turn.revoked, turn.issued_at)?).await?;
         turn.mark_accepted().await?;
@@ -103,7 +103,7 @@ impl Service {
             .request("$SYS.REQ.CLAIMS.UPDATE", jwt.into())
             .await
             .map_err(|error| ServiceError::Broker(error.to_string()))?;
-        let answer: ClaimAnswer = serde_json::from_slice(&answer.payload).map_err(|error| {
+        let answer: ClaimResponse = serde_json::from_slice(&answer.payload).map_err(|error| {
             ServiceError::Broker(format!("its response to a claim is invalid: {error}"))
         })?;
         match answer.error {

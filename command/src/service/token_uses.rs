@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Service, ServiceError};
 
 /// Interval between searches for noted uses.
-const INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum interval between two recorded uses of a token, in microseconds.
-const MIN_BETWEEN: i64 = 3_000_000_000;
+const MIN_USE_INTERVAL_MICROS: i64 = 3_000_000_000;
 
 impl Service {
     /// Records noted uses of tokens until `stop`.
@@ -23,9 +23,9 @@ impl Service {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
             }
-            match self.record_noted_uses().await {
+            match self.record_stored_uses().await {
                 Ok(()) => is_failing = false,
                 Err(error) => {
                     if !std::mem::replace(&mut is_failing, true) {
@@ -36,7 +36,7 @@ impl Service {
         }
     }
 
-    async fn record_noted_uses(&self) -> Result<(), ServiceError> {
+    async fn record_stored_uses(&self) -> Result<(), ServiceError> {
         for noted in self.log.token_uses().await? {
             self.record_token_use(&noted).await?;
             self.log.delete_token_use(&noted).await?;
@@ -45,28 +45,28 @@ impl Service {
     }
 
     /// Records one use, when the token exists and no recent use is recorded.
-    async fn record_token_use(&self, noted: &TokenUse) -> Result<(), ServiceError> {
-        let stream = StreamName::Token(noted.token);
-        let stored = self.log.read_stream(&noted.project, &stream).await?;
+    async fn record_token_use(&self, token_use: &TokenUse) -> Result<(), ServiceError> {
+        let stream = StreamName::Token(token_use.token);
+        let stored = self.log.read_stream(&token_use.project, &stream).await?;
         let version = stored.last().map_or(0, |event| event.stream_version);
         let mut state = ApiTokenState::default();
-        for event in self.log.authentic(&noted.project, stored).await {
+        for event in self.log.authentic(&token_use.project, stored).await {
             state = state.evolve(&event.event()?, event.recorded_at);
         }
         let is_due = state
             .last_used()
-            .is_none_or(|last| noted.used_at.micros().saturating_sub(last.micros()) >= MIN_BETWEEN);
+            .is_none_or(|last| token_use.used_at.micros().saturating_sub(last.micros()) >= MIN_USE_INTERVAL_MICROS);
         if !state.exists() || !is_due {
             return Ok(());
         }
-        let used = ApiTokenUsed { address: noted.address.clone() };
-        let event = NewEvent::server(&used.into(), noted.used_at);
-        let append = Append::by_actor(format!("token:{}", noted.token)).stream(
+        let used = ApiTokenUsed { address: token_use.address.clone() };
+        let event = NewEvent::server(&used.into(), token_use.used_at);
+        let append = Append::by_actor(format!("token:{}", token_use.token)).stream(
             stream,
             Expected::Version(version),
             vec![event],
         );
-        match self.log.append(&noted.project, append).await {
+        match self.log.append(&token_use.project, append).await {
             // Another process was faster, or the token was revoked meanwhile.
             Ok(_) | Err(AppendError::Conflict { .. } | AppendError::NoProject(_)) => Ok(()),
             Err(error) => Err(error.into()),

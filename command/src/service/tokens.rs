@@ -11,7 +11,7 @@ use muster_schemas::{DeviceId, Event, Hash, StreamName, Timestamp, TokenId};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, TRIES, Written, now, until_appended};
+use super::{Request, Service, ServiceError, MAX_ATTEMPTS, Written, now, until_appended};
 use crate::domain::api_token::{ApiToken, ApiTokenCommand};
 use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::{Decider, Rejection};
@@ -50,7 +50,7 @@ pub struct NewApiToken {
 
 /// A created token.
 #[derive(Clone, Debug)]
-pub struct MadeToken<T> {
+pub struct CreatedToken<T> {
     /// Text of the token, which cannot be shown again.
     pub text: T,
     /// Time at which the token expires.
@@ -60,7 +60,7 @@ pub struct MadeToken<T> {
 }
 
 /// The response to the first attempt of a request for a token, without the token's text.
-struct FirstAnswer {
+struct FirstResult {
     written: Written,
     expires_at: Option<Timestamp>,
 }
@@ -70,7 +70,7 @@ struct FirstAnswer {
 /// other use. It also depends on what was created (`made`: the token's id, or the time at which the
 /// link expires): idempotency keys are forgotten after a day, and a key that is used again later
 /// yields another secret.
-fn secret(key: &[u8; 32], request: &Request, made: &[u8]) -> [u8; 32] {
+fn secret(key: &[u8; 32], request: &Request, created: &[u8]) -> [u8; 32] {
     if request.request_hash.is_none() {
         return rand::random();
     }
@@ -78,20 +78,20 @@ fn secret(key: &[u8; 32], request: &Request, made: &[u8]) -> [u8; 32] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of any length");
     mac.update(b"muster/token-secret/v3");
     mac.update(request.append_id.as_bytes());
-    mac.update(made);
+    mac.update(created);
     mac.finalize().into_bytes().into()
 }
 
 impl Service {
     /// Returns the secret of the token that a request creates; it is not stored.
-    pub(super) fn secret(&self, request: &Request, made: &[u8]) -> [u8; 32] {
-        secret(self.keys.token_key(), request, made)
+    pub(super) fn secret(&self, request: &Request, created: &[u8]) -> [u8; 32] {
+        secret(self.keys.token_key(), request, created)
     }
 
     /// Returns the secret of a created token: the same request may have been completed first by
     /// another process.
-    fn secret_of(&self, request: &Request, own: (TokenId, [u8; 32]), made: TokenId) -> [u8; 32] {
-        if made == own.0 { own.1 } else { self.secret(request, made.0.as_bytes()) }
+    fn secret_of(&self, request: &Request, own: (TokenId, [u8; 32]), created: TokenId) -> [u8; 32] {
+        if created == own.0 { own.1 } else { self.secret(request, created.0.as_bytes()) }
     }
 
     /// Returns the pin of the server's key, in the format of curl's `--pinnedpubkey`.
@@ -107,7 +107,7 @@ impl Service {
     async fn token_id(
         &self,
         request: &Request,
-    ) -> Result<(TokenId, Option<FirstAnswer>), ServiceError> {
+    ) -> Result<(TokenId, Option<FirstResult>), ServiceError> {
         let first = self.first_result(request).await?;
         let made = first.and_then(|(appended, events)| {
             let (id, stored) = events.iter().find_map(|event| match event.stream {
@@ -120,7 +120,7 @@ impl Service {
                 _ => None,
             };
             let written = Written { version: 1, position: appended.last };
-            Some((id, Some(FirstAnswer { written, expires_at })))
+            Some((id, Some(FirstResult { written, expires_at })))
         });
         Ok(made.unwrap_or_else(|| (TokenId(Uuid::now_v7()), None)))
     }
@@ -133,7 +133,7 @@ impl Service {
         &self,
         request: &Request,
         new: NewEnrollmentToken,
-    ) -> Result<MadeToken<EnrollmentTokenText>, ServiceError> {
+    ) -> Result<CreatedToken<EnrollmentTokenText>, ServiceError> {
         let (id, before) = self.token_id(request).await?;
         let text = EnrollmentTokenText {
             project: request.project.clone(),
@@ -141,8 +141,8 @@ impl Service {
             secret: self.secret(request, id.0.as_bytes()),
             pin: self.keys.ca_pin()?,
         };
-        if let Some(FirstAnswer { written, expires_at }) = before {
-            return Ok(MadeToken { text, expires_at, written });
+        if let Some(FirstResult { written, expires_at }) = before {
+            return Ok(CreatedToken { text, expires_at, written });
         }
         let NewEnrollmentToken {
             name,
@@ -179,7 +179,7 @@ impl Service {
         let id = if made.is_some() { id } else { own.0 };
         let secret = self.secret_of(request, own, id);
         let expires_at = made.map_or(Some(expires_at), |made| made.expires_at);
-        Ok(MadeToken { text: EnrollmentTokenText { id, secret, ..text }, expires_at, written })
+        Ok(CreatedToken { text: EnrollmentTokenText { id, secret, ..text }, expires_at, written })
     }
 
     /// Creates an API token; returns its text, which cannot be shown again.
@@ -190,15 +190,15 @@ impl Service {
         &self,
         request: &Request,
         new: NewApiToken,
-    ) -> Result<MadeToken<ApiTokenText>, ServiceError> {
+    ) -> Result<CreatedToken<ApiTokenText>, ServiceError> {
         let (id, before) = self.token_id(request).await?;
         let text = ApiTokenText {
             project: request.project.clone(),
             id,
             secret: self.secret(request, id.0.as_bytes()),
         };
-        if let Some(FirstAnswer { written, expires_at }) = before {
-            return Ok(MadeToken { text, expires_at, written });
+        if let Some(FirstResult { written, expires_at }) = before {
+            return Ok(CreatedToken { text, expires_at, written });
         }
         let NewApiToken { name, role, expires_at } = new;
         let token = ApiTokenCreated { name, secret: Hash::of(&text.secret), role, expires_at };
@@ -209,7 +209,7 @@ impl Service {
         let id = if made.is_some() { id } else { own.0 };
         let secret = self.secret_of(request, own, id);
         let expires_at = made.map_or(expires_at, |made| made.expires_at);
-        Ok(MadeToken { text: ApiTokenText { id, secret, ..text }, expires_at, written })
+        Ok(CreatedToken { text: ApiTokenText { id, secret, ..text }, expires_at, written })
     }
 
     async fn append_new_token(
@@ -255,7 +255,7 @@ impl Service {
         command: impl Fn() -> D::Command,
     ) -> Result<Written, ServiceError> {
         let stream = StreamName::Token(id);
-        if let Some(written) = self.written_before(request, &stream).await? {
+        if let Some(written) = self.previous_result(request, &stream).await? {
             return Ok(written);
         }
         until_appended!({
@@ -277,7 +277,7 @@ mod tests {
     fn a_secret_follows_from_the_log_and_no_key_but_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let keys = KeyStore::open(dir.path()).unwrap();
-        keys.hand_out(&["localhost".to_owned()], Timestamp(1_795_420_800_000_000)).unwrap();
+        keys.write_role_folders(&["localhost".to_owned()], Timestamp(1_795_420_800_000_000)).unwrap();
         let request = Request {
             project: "default".parse().unwrap(),
             actor: "test".to_owned(),

@@ -7,7 +7,7 @@ use muster_schemas::events::{Action, EraseCause, Upload};
 use muster_schemas::wire::{DownloadText, FileStored, OutputStream};
 use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, codec};
 
-use super::{Request, Service, ServiceError, TRIES, Written, now, until_appended};
+use super::{Request, Service, ServiceError, MAX_ATTEMPTS, Written, now, until_appended};
 use crate::domain::operation::Operation;
 use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Decider, Rejection};
@@ -17,7 +17,7 @@ const ACTOR: &str = "role:command";
 
 /// A download link of a file.
 #[derive(Clone, Debug)]
-pub struct LinkMade {
+pub struct CreatedLink {
     /// Text of the link.
     pub text: DownloadText,
     /// Time at which the link expires.
@@ -28,7 +28,7 @@ pub struct LinkMade {
 
 impl Service {
     /// Returns the request of a device's upload; `None` when the operation is not an upload.
-    async fn asked_upload(
+    async fn requested_upload(
         &self,
         project: &ProjectId,
         operation: OperationId,
@@ -41,17 +41,17 @@ impl Service {
     }
 
     /// Returns the maximum size of this device's file, or why it is refused.
-    pub(super) async fn wanted_file(
+    pub(super) async fn requested_file_limit(
         &self,
         project: &ProjectId,
         operation: OperationId,
         device: DeviceId,
     ) -> Result<Result<u64, &'static str>, ServiceError> {
-        let Some(upload) = self.asked_upload(project, operation).await? else {
+        let Some(upload) = self.requested_upload(project, operation).await? else {
             return Ok(Err("the operation does not request a file"));
         };
         let run = self.load::<Run>(project, &StreamName::Run(operation, device)).await?.state;
-        Ok(match (run.requested, run.erased) {
+        Ok(match (run.is_requested, run.is_erased) {
             (false, _) => Err("it was never requested from this device"),
             (true, true) => Err("the server has erased it"),
             (true, false) => Ok(upload.limit()),
@@ -78,7 +78,7 @@ impl Service {
         device: DeviceId,
         command: RunCommand,
     ) -> Result<Written, ServiceError> {
-        if self.asked_upload(&request.project, operation).await?.is_none() {
+        if self.requested_upload(&request.project, operation).await?.is_none() {
             return Err(Rejection::NotFound("upload").into());
         }
         let stream = StreamName::Run(operation, device);
@@ -113,21 +113,21 @@ impl Service {
     ///
     /// # Errors
     /// When the log cannot be used.
-    pub(crate) async fn erase_by_itself(
+    pub(crate) async fn erase_automatically(
         &self,
         project: &ProjectId,
         operation: OperationId,
         device: DeviceId,
         cause: EraseCause,
     ) -> Result<(), ServiceError> {
-        self.append_own(project, operation, device, RunCommand::Erase(cause)).await?;
+        self.append_automatic(project, operation, device, RunCommand::Erase(cause)).await?;
         self.erase_now(project, operation, device).await;
         Ok(())
     }
 
     /// Erases a file whose erasure is in the log: no further piece of it is accepted.
     async fn erase_now(&self, project: &ProjectId, operation: OperationId, device: DeviceId) {
-        self.outputs.forget(project, operation, device);
+        self.outputs.remove(project, operation, device);
         if let Err(error) = self.erase_file(project, operation, device).await {
             let error = muster_api::problem::describe(&error);
             tracing::warn!(
@@ -148,7 +148,7 @@ impl Service {
     }
 
     /// Appends events that no operator requested.
-    async fn append_own(
+    async fn append_automatic(
         &self,
         project: &ProjectId,
         operation: OperationId,
@@ -179,29 +179,29 @@ impl Service {
     ///
     /// # Errors
     /// When the upload does not exist, it was erased, or the log cannot be used.
-    pub async fn make_link(
+    pub async fn create_link(
         &self,
         request: &Request,
         operation: OperationId,
         device: DeviceId,
         expires_at: Timestamp,
-    ) -> Result<LinkMade, ServiceError> {
+    ) -> Result<CreatedLink, ServiceError> {
         let secret = self.secret(request, &expires_at.micros().to_be_bytes());
         let text = DownloadText { project: request.project.clone(), operation, device, secret };
-        if let Some(made) = self.link_before(request, &text).await? {
+        if let Some(made) = self.previous_link(request, &text).await? {
             return Ok(made);
         }
-        let command = RunCommand::MakeLink { secret: Hash::of(&secret), expires_at };
+        let command = RunCommand::CreateLink { secret: Hash::of(&secret), expires_at };
         self.change_file(request, operation, device, command).await?;
         // Another process may have completed the same request first.
-        self.link_before(request, &text).await?.ok_or_else(|| Rejection::NotFound("link").into())
+        self.previous_link(request, &text).await?.ok_or_else(|| Rejection::NotFound("link").into())
     }
 
-    async fn link_before(
+    async fn previous_link(
         &self,
         request: &Request,
         text: &DownloadText,
-    ) -> Result<Option<LinkMade>, ServiceError> {
+    ) -> Result<Option<CreatedLink>, ServiceError> {
         let Some((appended, events)) = self.first_result(request).await? else { return Ok(None) };
         let stream = StreamName::Run(text.operation, text.device);
         let made = events.iter().filter(|event| event.stream == stream).find_map(|stored| {
@@ -217,12 +217,12 @@ impl Service {
             None => text.secret,
         };
         let text = DownloadText { secret, ..text.clone() };
-        Ok(Some(LinkMade { text, expires_at, written }))
+        Ok(Some(CreatedLink { text, expires_at, written }))
     }
 
     /// Records that the blob store does not accept a device's data. A failure is only logged: the
     /// next piece retries it.
-    pub(super) async fn note_stall(
+    pub(super) async fn record_stall(
         &self,
         project: &ProjectId,
         operation: OperationId,
@@ -232,7 +232,7 @@ impl Service {
     ) {
         let reason = format!("the server's blob store rejects writes: {}", root_cause(error));
         let command = RunCommand::Stall { bytes, reason };
-        if let Err(error) = self.append_own(project, operation, device, command).await {
+        if let Err(error) = self.append_automatic(project, operation, device, command).await {
             tracing::debug!(%operation, %device, %error, "failed to record that an upload stalls");
         }
     }

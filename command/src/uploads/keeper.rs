@@ -7,15 +7,15 @@ use muster_schemas::events::EraseCause;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::list::{File, Which, files};
+use super::list::{File, FileSelection, files};
 use crate::service::{Service, ServiceError, now};
 
 /// Name of the lease that allows a process to erase.
 const LEASE: &str = "files";
 /// Duration of the lease without renewal.
-const LIFE: Duration = Duration::from_secs(10);
+const LEASE_TTL: Duration = Duration::from_secs(10);
 /// Interval between checks.
-const BEAT: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Erases files while this process holds the lease, until `stop`.
 pub(super) async fn run(service: Service, stop: CancellationToken) {
@@ -25,10 +25,10 @@ pub(super) async fn run(service: Service, stop: CancellationToken) {
     let mut gone: BTreeSet<File> = BTreeSet::new();
     while !stop.is_cancelled() {
         let held = if has_lease {
-            let held = service.log.renew_leases(holder, &[LEASE.to_owned()], LIFE).await;
+            let held = service.log.renew_leases(holder, &[LEASE.to_owned()], LEASE_TTL).await;
             held.map(|held| !held.is_empty())
         } else {
-            service.log.acquire_lease(LEASE, holder, LIFE).await.map(|lease| lease.is_some())
+            service.log.acquire_lease(LEASE, holder, LEASE_TTL).await.map(|lease| lease.is_some())
         };
         has_lease = held.unwrap_or(false);
         if has_lease && let Err(error) = round(&service, &mut gone).await {
@@ -37,7 +37,7 @@ pub(super) async fn run(service: Service, stop: CancellationToken) {
         }
         tokio::select! {
             () = stop.cancelled() => break,
-            () = tokio::time::sleep(BEAT) => {}
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
         }
     }
     if let Err(error) = service.log.release_lease(LEASE, holder).await {
@@ -47,12 +47,12 @@ pub(super) async fn run(service: Service, stop: CancellationToken) {
 
 /// Erases files that are due. A failure is retried in the next round, and does not delay other
 /// files.
-async fn round(service: &Service, gone: &mut BTreeSet<File>) -> Result<(), ServiceError> {
+async fn round(service: &Service, erased: &mut BTreeSet<File>) -> Result<(), ServiceError> {
     let mut failed = None;
-    for (which, cause) in [(Which::Kept, EraseCause::Kept), (Which::Replaced, EraseCause::Replaced)]
+    for (which, cause) in [(FileSelection::Expired, EraseCause::Kept), (FileSelection::Replaced, EraseCause::Replaced)]
     {
         for (project, operation, device) in files(&service.log, which, now()).await? {
-            match service.erase_by_itself(&project, operation, device, cause).await {
+            match service.erase_automatically(&project, operation, device, cause).await {
                 Ok(()) => {
                     tracing::info!(
                         %project, %operation, %device, ?cause,
@@ -64,18 +64,18 @@ async fn round(service: &Service, gone: &mut BTreeSet<File>) -> Result<(), Servi
         }
     }
     let wanted: BTreeSet<File> =
-        files(&service.log, Which::Gone, now()).await?.into_iter().collect();
-    gone.retain(|file| wanted.contains(file));
-    let left: Vec<File> = wanted.difference(gone).cloned().collect();
+        files(&service.log, FileSelection::Erased, now()).await?.into_iter().collect();
+    erased.retain(|file| wanted.contains(file));
+    let left: Vec<File> = wanted.difference(erased).cloned().collect();
     let began = Instant::now();
     for file in left {
         // After a start these can be the files of several weeks; the lease must be renewed
         // meanwhile.
-        if began.elapsed() > LIFE / 2 {
+        if began.elapsed() > LEASE_TTL / 2 {
             break;
         }
         match service.erase_file(&file.0, file.1, file.2).await {
-            Ok(()) => drop(gone.insert(file)),
+            Ok(()) => drop(erased.insert(file)),
             Err(error) => failed = Some(error.into()),
         }
     }

@@ -30,34 +30,34 @@ const KINDS: &[&str] = &[
 
 /// Delay before the partial file of a run that its device reported as unsuccessful is erased, in
 /// microseconds: pieces may still be in flight.
-const USELESS_AFTER: i64 = 20_000_000;
+const FAILED_FILE_TTL_MICROS: i64 = 20_000_000;
 /// Delay before the partial file of a run that only the server has closed is erased, in
 /// microseconds: such a run may still succeed.
-const GIVEN_UP_AFTER: i64 = 7 * 24 * 3600 * 1_000_000;
+const CLOSED_FILE_TTL_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
 /// Age up to which erasures are repeated, in microseconds; older ones have certainly succeeded.
-const LOOKED_BACK: i64 = 30 * 24 * 3600 * 1_000_000;
+const MAX_ERASURE_AGE_MICROS: i64 = 30 * 24 * 3600 * 1_000_000;
 
 /// The projection that fills the list.
 #[derive(Debug, Default)]
 pub struct Files {
     /// Cache of which operations are uploads.
-    known: BTreeMap<(ProjectId, OperationId), bool>,
+    cached: BTreeMap<(ProjectId, OperationId), bool>,
 }
 
 /// Maximum number of cached operations.
-const REMEMBERED: usize = 10_000;
+const MAX_CACHED_OPERATIONS: usize = 10_000;
 
 /// Change of a file by an event.
 enum Change {
     /// The file is stored, since this time.
     Stored(i64),
     /// The file is erased at this time, unless it is stored after all.
-    Useless(i64),
+    Failed(i64),
     /// The file was erased at this time.
     Erased(i64),
 }
 
-fn failed(source: tokio_postgres::Error) -> StoreError {
+fn query_error(source: tokio_postgres::Error) -> StoreError {
     StoreError::Query { attempted: "write the list of files", source }
 }
 
@@ -121,7 +121,7 @@ impl Projection for Files {
                     };
                     self.remember(project, *id, upload.is_some());
                     if let Some(upload) = upload {
-                        ask(transaction, project, *id, upload).await?;
+                        insert_upload(transaction, project, *id, upload).await?;
                     }
                 }
                 (StreamName::Run(id, device), event) => {
@@ -130,7 +130,7 @@ impl Projection for Files {
                         match event {
                             Event::RunRequested(_) => add(transaction, run).await?,
                             Event::RunClosed(_) => {
-                                change(transaction, run, Change::Useless(at + GIVEN_UP_AFTER))
+                                change(transaction, run, Change::Failed(at + CLOSED_FILE_TTL_MICROS))
                                     .await?;
                             }
                             Event::UploadErased(_) => {
@@ -149,7 +149,7 @@ impl Projection for Files {
                         let what = if is_stored {
                             Change::Stored(at)
                         } else {
-                            Change::Useless(at + USELESS_AFTER)
+                            Change::Failed(at + FAILED_FILE_TTL_MICROS)
                         };
                         change(transaction, (project, id, device), what).await?;
                     }
@@ -160,7 +160,7 @@ impl Projection for Files {
     }
 
     fn discard_cache(&mut self) {
-        self.known.clear();
+        self.cached.clear();
     }
 }
 
@@ -180,10 +180,10 @@ fn end_of(event: &Event) -> Option<(OperationId, bool)> {
 
 impl Files {
     fn remember(&mut self, project: &ProjectId, id: OperationId, is_upload: bool) {
-        if self.known.len() >= REMEMBERED {
-            self.known.clear();
+        if self.cached.len() >= MAX_CACHED_OPERATIONS {
+            self.cached.clear();
         }
-        self.known.insert((project.clone(), id), is_upload);
+        self.cached.insert((project.clone(), id), is_upload);
     }
 
     async fn is_upload(
@@ -192,18 +192,18 @@ impl Files {
         project: &ProjectId,
         id: OperationId,
     ) -> Result<bool, StoreError> {
-        if let Some(known) = self.known.get(&(project.clone(), id)) {
+        if let Some(known) = self.cached.get(&(project.clone(), id)) {
             return Ok(*known);
         }
         let sql = format!("SELECT FROM {NAME}_asked WHERE project = $1 AND operation = $2");
         let parameters: [&(dyn ToSql + Sync); 2] = [&project.as_str(), &id.0];
-        let found = transaction.query_opt(&sql, &parameters).await.map_err(failed)?.is_some();
+        let found = transaction.query_opt(&sql, &parameters).await.map_err(query_error)?.is_some();
         self.remember(project, id, found);
         Ok(found)
     }
 }
 
-async fn ask(
+async fn insert_upload(
     transaction: &Transaction<'_>,
     project: &ProjectId,
     id: OperationId,
@@ -216,7 +216,7 @@ async fn ask(
     let keep = upload.keep_seconds.map(|seconds| i64::from(seconds) * 1_000_000);
     let parameters: [&(dyn ToSql + Sync); 5] =
         [&project.as_str(), &id.0, &upload.path, &upload.replace, &keep];
-    transaction.execute(&sql, &parameters).await.map(drop).map_err(failed)
+    transaction.execute(&sql, &parameters).await.map(drop).map_err(query_error)
 }
 
 type Run<'a> = (&'a ProjectId, OperationId, DeviceId);
@@ -231,7 +231,7 @@ async fn add(
          WHERE project = $1 AND operation = $2 ON CONFLICT DO NOTHING"
     );
     let parameters: [&(dyn ToSql + Sync); 3] = [&project.as_str(), &id.0, &device.0];
-    transaction.execute(&sql, &parameters).await.map(drop).map_err(failed)
+    transaction.execute(&sql, &parameters).await.map(drop).map_err(query_error)
 }
 
 async fn change(
@@ -242,30 +242,30 @@ async fn change(
     let (set, at) = match change {
         Change::Stored(at) => ("stored_at = $4, useless_at = NULL", at),
         // A device's report takes precedence over the server's.
-        Change::Useless(at) => ("useless_at = CASE WHEN stored_at IS NULL THEN $4::bigint END", at),
+        Change::Failed(at) => ("useless_at = CASE WHEN stored_at IS NULL THEN $4::bigint END", at),
         Change::Erased(at) => ("erased_at = coalesce(erased_at, $4)", at),
     };
     let sql =
         format!("UPDATE {NAME} SET {set} WHERE project = $1 AND operation = $2 AND device = $3");
     let parameters: [&(dyn ToSql + Sync); 4] = [&project.as_str(), &id.0, &device.0, &at];
-    transaction.execute(&sql, &parameters).await.map(drop).map_err(failed)
+    transaction.execute(&sql, &parameters).await.map(drop).map_err(query_error)
 }
 
 /// A selection of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum FileSelection {
     /// Stored files that have expired.
-    Kept,
+    Expired,
     /// Stored files that a later one replaces.
     Replaced,
     /// Files whose data must not exist: they were erased, or are incomplete for good.
-    Gone,
+    Erased,
 }
 
-impl Which {
+impl FileSelection {
     fn condition(self) -> String {
         match self {
-            Self::Kept => {
+            Self::Expired => {
                 "f.stored_at IS NOT NULL AND f.erased_at IS NULL AND f.stored_at + f.keep <= $1"
                     .to_owned()
             }
@@ -276,9 +276,9 @@ impl Which {
                        AND n.replaces AND n.stored_at > f.stored_at
                        AND n.operation <> f.operation)"
             ),
-            Self::Gone => format!(
-                "(f.erased_at BETWEEN $1 - {LOOKED_BACK} AND $1 - {USELESS_AFTER})
-                 OR (f.useless_at BETWEEN $1 - {LOOKED_BACK} AND $1)"
+            Self::Erased => format!(
+                "(f.erased_at BETWEEN $1 - {MAX_ERASURE_AGE_MICROS} AND $1 - {FAILED_FILE_TTL_MICROS})
+                 OR (f.useless_at BETWEEN $1 - {MAX_ERASURE_AGE_MICROS} AND $1)"
             ),
         }
     }
@@ -290,13 +290,13 @@ pub(super) type File = (ProjectId, OperationId, DeviceId);
 /// Returns the selected files as of this time.
 pub(super) async fn files(
     log: &EventLog,
-    which: Which,
+    selection: FileSelection,
     now: Timestamp,
 ) -> Result<Vec<File>, StoreError> {
     let sql = format!(
         "SELECT f.project, f.operation, f.device FROM {NAME} f WHERE {}
          ORDER BY f.project, f.operation, f.device",
-        which.condition()
+        selection.condition()
     );
     let rows: Vec<(String, Uuid, Uuid)> = sqlx::query_as(AssertSqlSafe(sql))
         .bind(now.micros())

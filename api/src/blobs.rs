@@ -17,18 +17,18 @@ use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig};
 
 /// Maximum number of concurrent deletions in a folder of names.
-const ERASED_AT_ONCE: usize = 16;
+const MAX_CONCURRENT_ERASURES: usize = 16;
 /// A name that no blob has.
-const CHECKED: &str = "is-it-there";
+const PROBE_NAME: &str = "is-it-there";
 /// S3's error code for a bucket that does not exist.
 const NO_BUCKET: &str = "NoSuchBucket";
 /// Retry budget for a bucket that is temporarily unavailable: a client waits for the response.
-const ASKED_AGAIN: Duration = Duration::from_secs(10);
+const BUCKET_RETRY_BUDGET: Duration = Duration::from_secs(10);
 
 /// Location of the blobs as written in the configuration: a folder, or `s3://BUCKET/PREFIX` (with
 /// the usual `AWS_*` variables).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BlobPlace {
+pub enum BlobLocation {
     /// A folder of this machine, shared by all processes of the roles command and query.
     Folder(PathBuf),
     /// A bucket, and the prefix of all names in it.
@@ -40,7 +40,7 @@ pub enum BlobPlace {
     },
 }
 
-impl FromStr for BlobPlace {
+impl FromStr for BlobLocation {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -59,7 +59,7 @@ impl FromStr for BlobPlace {
     }
 }
 
-impl fmt::Display for BlobPlace {
+impl fmt::Display for BlobLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(path) => write!(f, "{}", path.display()),
@@ -81,7 +81,7 @@ pub enum BlobError {
     },
     /// Written blobs may not be on the disk.
     #[error("failed to sync the blob folder {}", path.display())]
-    Settle {
+    Flush {
         /// The folder.
         path: PathBuf,
         /// The cause.
@@ -138,7 +138,7 @@ pub struct Blobs {
 
 /// A stored blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct BlobEntry {
     /// The last part of its name.
     pub name: String,
     /// Size, in bytes.
@@ -150,18 +150,18 @@ impl Blobs {
     ///
     /// # Errors
     /// When the folder cannot be created, or the bucket's settings are invalid.
-    pub fn open(place: &BlobPlace) -> Result<Self, BlobError> {
-        match place {
-            BlobPlace::Folder(path) => {
+    pub fn open(location: &BlobLocation) -> Result<Self, BlobError> {
+        match location {
+            BlobLocation::Folder(path) => {
                 make_private(path)
                     .map_err(|source| BlobError::Folder { path: path.clone(), source })?;
                 let store = LocalFileSystem::new_with_prefix(path)
-                    .map_err(failed("open", &path.display().to_string()))?;
+                    .map_err(store_error("open", &path.display().to_string()))?;
                 // A process that was killed during a write leaves at most a partial file next to a
                 // complete one.
                 let store = store.with_automatic_cleanup(true);
                 let durable = LocalFileSystem::new_with_prefix(path)
-                    .map_err(failed("open", &path.display().to_string()))?
+                    .map_err(store_error("open", &path.display().to_string()))?
                     .with_fsync(true);
                 Ok(Self {
                     store: Arc::new(store),
@@ -170,12 +170,12 @@ impl Blobs {
                     folder: Some(path.clone()),
                 })
             }
-            BlobPlace::Bucket { url, prefix } => {
+            BlobLocation::Bucket { url, prefix } => {
                 let store = AmazonS3Builder::from_env()
                     .with_url(url)
-                    .with_retry(RetryConfig { retry_timeout: ASKED_AGAIN, ..Default::default() })
+                    .with_retry(RetryConfig { retry_timeout: BUCKET_RETRY_BUDGET, ..Default::default() })
                     .build()
-                    .map_err(failed("open", url))?;
+                    .map_err(store_error("open", url))?;
                 let prefix = Path::from(prefix.as_str());
                 let store: Arc<dyn ObjectStore> = Arc::new(store);
                 Ok(Self { durable: Arc::clone(&store), store, prefix, folder: None })
@@ -188,12 +188,12 @@ impl Blobs {
     /// # Errors
     /// When the bucket does not exist, refuses access, or does not respond.
     pub async fn check(&self) -> Result<(), BlobError> {
-        match self.store.get(&self.path(CHECKED)).await {
+        match self.store.get(&self.path(PROBE_NAME)).await {
             // S3 returns the same error for a missing bucket; only the message distinguishes them.
             Err(Error::NotFound { source, .. }) if !source.to_string().contains(NO_BUCKET) => {
                 Ok(())
             }
-            Err(error) => Err(failed("read", CHECKED)(error)),
+            Err(error) => Err(store_error("read", PROBE_NAME)(error)),
             Ok(_) => Ok(()),
         }
     }
@@ -208,7 +208,7 @@ impl Blobs {
     /// When the store returns an error.
     pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), BlobError> {
         let put = self.store.put(&self.path(name), PutPayload::from_bytes(bytes)).await;
-        put.map(drop).map_err(failed("write", name))
+        put.map(drop).map_err(store_error("write", name))
     }
 
     /// Like [`Self::put`]; when this returns, the blob survives a power failure.
@@ -217,7 +217,7 @@ impl Blobs {
     /// When the store returns an error.
     pub async fn put_durably(&self, name: &str, bytes: Bytes) -> Result<(), BlobError> {
         let put = self.durable.put(&self.path(name), PutPayload::from_bytes(bytes)).await;
-        put.map(drop).map_err(failed("write", name))
+        put.map(drop).map_err(store_error("write", name))
     }
 
     /// Returns a blob's bytes; `None` when it does not exist.
@@ -226,9 +226,9 @@ impl Blobs {
     /// When the store returns an error.
     pub async fn get(&self, name: &str) -> Result<Option<Bytes>, BlobError> {
         match self.store.get(&self.path(name)).await {
-            Ok(found) => found.bytes().await.map(Some).map_err(failed("read", name)),
+            Ok(found) => found.bytes().await.map(Some).map_err(store_error("read", name)),
             Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(failed("read", name)(error)),
+            Err(error) => Err(store_error("read", name)(error)),
         }
     }
 
@@ -239,7 +239,7 @@ impl Blobs {
     pub async fn erase(&self, name: &str) -> Result<(), BlobError> {
         match self.store.delete(&self.path(name)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(failed("erase", name)(error)),
+            Err(error) => Err(store_error("erase", name)(error)),
         }
     }
 
@@ -252,7 +252,7 @@ impl Blobs {
         let names = found.into_iter().map(|found| format!("{folder}/{}", found.name));
         futures::stream::iter(names)
             .map(|name| async move { self.erase(&name).await })
-            .buffer_unordered(ERASED_AT_ONCE)
+            .buffer_unordered(MAX_CONCURRENT_ERASURES)
             .try_collect()
             .await
     }
@@ -262,14 +262,14 @@ impl Blobs {
     ///
     /// # Errors
     /// When the disk cannot be synced.
-    pub async fn settle(&self) -> Result<(), BlobError> {
+    pub async fn flush(&self) -> Result<(), BlobError> {
         let Some(path) = self.folder.clone() else { return Ok(()) };
         let synced = tokio::task::spawn_blocking({
             let path = path.clone();
             move || std::fs::File::open(path).and_then(|it| Ok(rustix::fs::syncfs(it)?))
         });
         let synced = synced.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        synced.map_err(|source| BlobError::Settle { path, source })
+        synced.map_err(|source| BlobError::Flush { path, source })
     }
 
     /// Lists the folders that are directly in a folder of names.
@@ -278,7 +278,7 @@ impl Blobs {
     /// When the store returns an error.
     pub async fn folders(&self, folder: &str) -> Result<Vec<String>, BlobError> {
         let listed = self.store.list_with_delimiter(Some(&self.path(folder))).await;
-        let listed = listed.map_err(failed("list", folder))?;
+        let listed = listed.map_err(store_error("list", folder))?;
         let name = |path: &Path| path.filename().map(str::to_owned);
         Ok(listed.common_prefixes.iter().filter_map(name).collect())
     }
@@ -287,25 +287,25 @@ impl Blobs {
     ///
     /// # Errors
     /// When the store returns an error.
-    pub async fn list(&self, folder: &str) -> Result<Vec<Found>, BlobError> {
+    pub async fn list(&self, folder: &str) -> Result<Vec<BlobEntry>, BlobError> {
         let path = self.path(folder);
-        let mut found: Vec<Found> = self
+        let mut found: Vec<BlobEntry> = self
             .store
             .list(Some(&path))
-            .map_ok(|meta| Found {
+            .map_ok(|meta| BlobEntry {
                 name: meta.location.filename().unwrap_or_default().to_owned(),
                 bytes: meta.size,
             })
             .try_collect()
             .await
-            .map_err(failed("list", folder))?;
+            .map_err(store_error("list", folder))?;
         found.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(found)
     }
 }
 
-fn failed<'a>(attempted: &'static str, name: &'a str) -> impl FnOnce(Error) -> BlobError + 'a {
-    move |source| BlobError::Store { attempted, name: name.to_owned(), source }
+fn store_error<'a>(operation: &'static str, name: &'a str) -> impl FnOnce(Error) -> BlobError + 'a {
+    move |source| BlobError::Store { attempted: operation, name: name.to_owned(), source }
 }
 
 fn make_private(path: &std::path::Path) -> std::io::Result<()> {
@@ -317,47 +317,47 @@ pub mod key;
 
 #[cfg(test)]
 mod tests {
-    use super::key::{Piece, whole};
+    use super::key::{Piece, contiguous};
     use super::*;
 
     #[test]
     fn a_place_is_a_folder_or_a_bucket() {
-        assert_eq!("/var/lib/b".parse(), Ok(BlobPlace::Folder("/var/lib/b".into())));
-        let bucket = BlobPlace::Bucket { url: "s3://fleet".into(), prefix: "muster/a".into() };
+        assert_eq!("/var/lib/b".parse(), Ok(BlobLocation::Folder("/var/lib/b".into())));
+        let bucket = BlobLocation::Bucket { url: "s3://fleet".into(), prefix: "muster/a".into() };
         assert_eq!(bucket.to_string(), "s3://fleet/muster/a");
         assert_eq!("s3://fleet/muster/a/".parse(), Ok(bucket));
         for bad in ["s3://", "gs://x", "http://x"] {
-            assert!(bad.parse::<BlobPlace>().is_err(), "{bad}");
+            assert!(bad.parse::<BlobLocation>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn pieces_are_put_together_without_gaps_and_doubles() {
-        let piece = |offset, bytes, compressed| Piece { offset, bytes, compressed };
+        let piece = |offset, bytes, compressed| Piece { offset, bytes, is_compressed: compressed };
         let pieces =
             [piece(0, 5, false), piece(0, 3, true), piece(5, 7, true), piece(20, 1, false)];
         for piece in pieces {
-            assert_eq!(Piece::read(&piece.name()), Some(piece));
+            assert_eq!(Piece::parse(&piece.name()), Some(piece));
         }
-        let mut names: Vec<Found> =
-            pieces.iter().map(|piece| Found { name: piece.name(), bytes: 1 }).collect();
-        names.push(Found { name: "salt".into(), bytes: 16 });
-        names.push(Found { name: super::key::size(21), bytes: 0 });
-        assert_eq!(whole(&names), [piece(0, 5, false), piece(5, 7, true)]);
+        let mut names: Vec<BlobEntry> =
+            pieces.iter().map(|piece| BlobEntry { name: piece.name(), bytes: 1 }).collect();
+        names.push(BlobEntry { name: "salt".into(), bytes: 16 });
+        names.push(BlobEntry { name: super::key::size(21), bytes: 0 });
+        assert_eq!(contiguous(&names), [piece(0, 5, false), piece(5, 7, true)]);
         assert_eq!(super::key::size_in(&names), Some(21));
         // A longer piece that starts in the middle of another; and one that lost its bytes.
-        names.push(Found { name: piece(3, 15, false).name(), bytes: 1 });
-        names.push(Found { name: piece(18, 2, false).name(), bytes: 0 });
+        names.push(BlobEntry { name: piece(3, 15, false).name(), bytes: 1 });
+        names.push(BlobEntry { name: piece(18, 2, false).name(), bytes: 0 });
         let all = [piece(0, 5, false), piece(3, 15, false)];
-        assert_eq!(whole(&names), all);
-        names.push(Found { name: piece(17, 4, false).name(), bytes: 1 });
-        assert_eq!(whole(&names).last(), Some(&piece(17, 4, false)));
+        assert_eq!(contiguous(&names), all);
+        names.push(BlobEntry { name: piece(17, 4, false).name(), bytes: 1 });
+        assert_eq!(contiguous(&names).last(), Some(&piece(17, 4, false)));
     }
 
     #[tokio::test]
     async fn blobs_are_written_listed_and_erased() {
         let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(&BlobPlace::Folder(dir.path().join("blobs"))).unwrap();
+        let blobs = Blobs::open(&BlobLocation::Folder(dir.path().join("blobs"))).unwrap();
         blobs.check().await.unwrap();
         assert_eq!(blobs.get("a/b").await.unwrap(), None);
         blobs.put("a/b", Bytes::from_static(b"one")).await.unwrap();
@@ -373,7 +373,7 @@ mod tests {
         for name in ["f/a", "f/b", "other"] {
             blobs.put(name, Bytes::new()).await.unwrap();
         }
-        blobs.settle().await.unwrap();
+        blobs.flush().await.unwrap();
         blobs.erase_all("f").await.unwrap();
         blobs.erase_all("f").await.unwrap();
         assert!(blobs.list("f").await.unwrap().is_empty());

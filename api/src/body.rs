@@ -72,7 +72,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let parsed = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let inner = error.inner();
         if inner.is_data() {
-            let (path, rule) = (error.path().to_string(), without_place(inner));
+            let (path, rule) = (error.path().to_string(), without_position(inner));
             let field = field_name(&path, &rule);
             let value = value_at(bytes, if field == "body" { "" } else { &field });
             Problem::field(field, rule, value)
@@ -88,7 +88,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 
 /// Removes the position that serde_json appends ("at line 1 column 2"): the field's name is
 /// clearer.
-fn without_place(error: &serde_json::Error) -> String {
+fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rfind(" at line ") {
         Some(at) => text.get(..at).unwrap_or(&text).to_owned(),

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::problem::Problem;
 
 /// Maximum length of a cursor, in bytes.
-const LONGEST: usize = 2048;
+const MAX_CURSOR_BYTES: usize = 2048;
 
 /// Encodes the sort key of a page's last item as text, and decodes it.
 #[derive(Clone, Copy, Debug)]
@@ -19,9 +19,9 @@ pub struct Cursor;
 impl Cursor {
     /// Encodes a sort key.
     #[must_use]
-    pub fn encode<T: Serialize>(place: &T) -> String {
+    pub fn encode<T: Serialize>(sort_key: &T) -> String {
         // A sort key has plain fields: writing it cannot fail, and an empty cursor is refused.
-        BASE64URL_NOPAD.encode(&serde_json::to_vec(place).unwrap_or_default())
+        BASE64URL_NOPAD.encode(&serde_json::to_vec(sort_key).unwrap_or_default())
     }
 
     /// Decodes a sort key; `None` when there is no cursor.
@@ -30,7 +30,7 @@ impl Cursor {
     /// When the text is not a cursor of this list.
     pub fn decode<T: DeserializeOwned>(text: Option<&str>) -> Result<Option<T>, Problem> {
         let Some(text) = text else { return Ok(None) };
-        (text.len() <= LONGEST)
+        (text.len() <= MAX_CURSOR_BYTES)
             .then(|| BASE64URL_NOPAD.decode(text.as_bytes()).ok())
             .flatten()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())

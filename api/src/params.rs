@@ -63,17 +63,17 @@ pub fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
 ///
 /// # Errors
 /// A validation problem that names the parameter.
-pub fn from_pairs<T: DeserializeOwned>(mut kept: Vec<(String, String)>) -> Result<T, Problem> {
-    kept.retain(|(name, _)| !SHARED.contains(&name.as_str()));
+pub fn from_pairs<T: DeserializeOwned>(mut pairs: Vec<(String, String)>) -> Result<T, Problem> {
+    pairs.retain(|(name, _)| !SHARED.contains(&name.as_str()));
     let deserializer = serde::de::value::MapDeserializer::new(
-        kept.iter().map(|(name, value)| (name.as_str(), Text(value))),
+        pairs.iter().map(|(name, value)| (name.as_str(), Text(value))),
     );
     serde_path_to_error::deserialize(deserializer).map_err(|error| {
         let error: serde_path_to_error::Error<serde::de::value::Error> = error;
         let rule = error.inner().to_string();
         let field = field_name(&error.path().to_string(), &rule);
         let value =
-            kept.iter().find(|(name, _)| *name == field).map(|(_, value)| value.clone().into());
+            pairs.iter().find(|(name, _)| *name == field).map(|(_, value)| value.clone().into());
         Problem::field(field, rule, value)
     })
 }

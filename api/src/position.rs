@@ -16,9 +16,9 @@ pub const POSITION: HeaderName = HeaderName::from_static("muster-position");
 /// Header of a read: the position that its response must include.
 pub const MIN_POSITION: HeaderName = HeaderName::from_static("muster-min-position");
 /// Maximum time for which a read waits for a position.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between checks whether the position can still be reached.
-const LOOK: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Returns the header with the position of a write or a read.
 #[must_use]
@@ -55,8 +55,8 @@ impl MinPosition {
                 format!("the log of project {project} ends at {end}, before position {position}"),
             ));
         }
-        for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
-            if progress.wait_for(project, position, LOOK).await {
+        for _ in 0..WAIT_TIMEOUT.as_millis() / CHECK_INTERVAL.as_millis() {
+            if progress.wait_for(project, position, CHECK_INTERVAL).await {
                 return Ok(());
             }
             // A read model that cannot be written will not reach the position.
@@ -71,7 +71,7 @@ impl MinPosition {
             format!(
                 "the read model of project {project} is at position {reached} and did not reach \
                  {position} within {} s; try again",
-                PATIENCE.as_secs()
+                WAIT_TIMEOUT.as_secs()
             ),
         )
         .retry_after(1))

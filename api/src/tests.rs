@@ -66,7 +66,7 @@ fn router(log: EventLog) -> Router {
         .with_state(ApiState::new(log))
 }
 
-async fn ask(router: &Router, path: &str, bearer: &str) -> (StatusCode, String, String) {
+async fn send(router: &Router, path: &str, bearer: &str) -> (StatusCode, String, String) {
     let mut request = Request::get(path);
     if !bearer.is_empty() {
         request = request.header(header::AUTHORIZATION, format!("Bearer {bearer}"));
@@ -134,7 +134,7 @@ async fn the_door_opens_to_the_right_token_only() {
         ("/read", "mst_nonsense".to_owned(), 401, "/problems/unauthorized"),
         ("/read", String::new(), 401, "Authorization"),
     ] {
-        let (got, body, challenge) = ask(&router, path, &bearer).await;
+        let (got, body, challenge) = send(&router, path, &bearer).await;
         assert_eq!(got.as_u16(), status, "{path}: {body}");
         assert!(body.contains(part), "{path}: {body}");
         assert_eq!(challenge.starts_with("Bearer"), status == 401, "{path}");
@@ -142,7 +142,7 @@ async fn the_door_opens_to_the_right_token_only() {
 
     // A revocation takes effect from the next request, although the token is cached.
     append(&log, &viewer, ApiTokenRevoked {}.into()).await;
-    assert_eq!(ask(&router, "/read", &text(&viewer)).await.0, 401);
+    assert_eq!(send(&router, "/read", &text(&viewer)).await.0, 401);
 
     // The use of the admin's token is noted for command to record it.
     let uses = async || {
@@ -155,7 +155,7 @@ async fn the_door_opens_to_the_right_token_only() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(ask(&router, "/admin", &text(&admin)).await.0, 200);
+    assert_eq!(send(&router, "/admin", &text(&admin)).await.0, 200);
     assert_eq!(uses().await, 1);
 
     let echo = async |content_type: &str, body: String| {

@@ -15,9 +15,9 @@ use super::{ApiTokenState, Principal};
 use crate::problem::{Kind, Problem};
 
 /// Maximum number of cached tokens; beyond it, the cache is cleared and tokens are looked up again.
-const REMEMBERED: usize = 10_000;
+const MAX_CACHED_TOKENS: usize = 10_000;
 /// Minimum interval between two recorded uses of a token, in microseconds.
-const USE_INTERVAL: i64 = 3_600_000_000;
+const MIN_USE_INTERVAL_MICROS: i64 = 3_600_000_000;
 
 /// Authenticates bearer tokens; cheap to clone.
 #[derive(Clone, Debug)]
@@ -28,16 +28,16 @@ pub struct Authenticator {
 #[derive(Debug)]
 struct Inner {
     log: EventLog,
-    tokens: Mutex<HashMap<(ProjectId, TokenId), Known>>,
+    tokens: Mutex<HashMap<(ProjectId, TokenId), CachedToken>>,
     projects: Mutex<HashSet<ProjectId>>,
 }
 
 #[derive(Clone, Debug)]
-struct Known {
+struct CachedToken {
     version: u64,
     state: Arc<ApiTokenState>,
     /// Time at which this process last tried to record a use.
-    noted: Option<Timestamp>,
+    use_recorded_at: Option<Timestamp>,
 }
 
 impl Authenticator {
@@ -59,14 +59,14 @@ impl Authenticator {
         text: &str,
         address: Option<String>,
     ) -> Result<Principal, Problem> {
-        let token: ApiTokenText = text.parse().map_err(|_| not_good())?;
+        let token: ApiTokenText = text.parse().map_err(|_| invalid_token())?;
         let known = self.look_up(&token).await?;
         let now = Timestamp::from(SystemTime::now());
         let role = known.state.check(&token.secret, now).map_err(|refusal| {
             tracing::debug!(token = %token.id, project = %token.project, address, %refusal, "refused a token");
-            not_good()
+            invalid_token()
         })?;
-        self.note_use(&token, &known, now, address);
+        self.record_use(&token, &known, now, address);
         Ok(Principal {
             token: token.id,
             role,
@@ -90,7 +90,7 @@ impl Authenticator {
         Ok(exists)
     }
 
-    async fn look_up(&self, token: &ApiTokenText) -> Result<Known, StoreError> {
+    async fn look_up(&self, token: &ApiTokenText) -> Result<CachedToken, StoreError> {
         let key = (token.project.clone(), token.id);
         let stream = StreamName::Token(token.id);
         let version = self.inner.log.stream_version(&token.project, &stream).await?;
@@ -115,15 +115,15 @@ impl Authenticator {
             state = state.evolve(&event, stored.recorded_at);
         }
         let mut tokens = self.tokens();
-        let known = Known {
+        let known = CachedToken {
             // The events may be newer than the version that was read first.
             version: events.last().map_or(0, |event| event.stream_version),
             state: Arc::new(state),
-            noted: tokens.get(&key).and_then(|known| known.noted),
+            use_recorded_at: tokens.get(&key).and_then(|known| known.use_recorded_at),
         };
         // Missing tokens are not cached: any client can name one.
         if known.version > 0 {
-            if tokens.len() >= REMEMBERED {
+            if tokens.len() >= MAX_CACHED_TOKENS {
                 tokens.clear();
             }
             tokens.insert(key, known.clone());
@@ -131,29 +131,29 @@ impl Authenticator {
         Ok(known)
     }
 
-    fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<(ProjectId, TokenId), Known>> {
+    fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<(ProjectId, TokenId), CachedToken>> {
         self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the use in the background if none was recorded for an hour; command records it.
-    fn note_use(
+    fn record_use(
         &self,
         token: &ApiTokenText,
-        known: &Known,
+        cached: &CachedToken,
         now: Timestamp,
         address: Option<String>,
     ) {
         let is_due = |last: Option<Timestamp>| {
-            last.is_none_or(|last| now.micros().saturating_sub(last.micros()) >= USE_INTERVAL)
+            last.is_none_or(|last| now.micros().saturating_sub(last.micros()) >= MIN_USE_INTERVAL_MICROS)
         };
-        if !is_due(known.state.last_used()) || !is_due(known.noted) {
+        if !is_due(cached.state.last_used()) || !is_due(cached.use_recorded_at) {
             return;
         }
         let key = (token.project.clone(), token.id);
         match self.tokens().get_mut(&key) {
             // Another request of this process was faster.
-            Some(known) if !is_due(known.noted) => return,
-            Some(known) => known.noted = Some(now),
+            Some(known) if !is_due(known.use_recorded_at) => return,
+            Some(known) => known.use_recorded_at = Some(now),
             None => return,
         }
         let log = self.inner.log.clone();
@@ -166,7 +166,7 @@ impl Authenticator {
 }
 
 /// The response to the client, independent of the cause.
-fn not_good() -> Problem {
+fn invalid_token() -> Problem {
     Problem::new(
         Kind::Unauthorized,
         "the token is invalid (wrong, expired or revoked); ask an admin for a new one",

@@ -40,7 +40,7 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let principal = authenticate(parts, &ApiState::from_ref(state)).await?;
-        hold_to(&principal, P::PERMISSION)?;
+        check_permission(&principal, P::PERMISSION)?;
         Ok(Self { principal, permission: PhantomData })
     }
 }
@@ -55,9 +55,9 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let api = ApiState::from_ref(state);
         let principal = authenticate(parts, &api).await?;
-        hold_to(&principal, P::PERMISSION)?;
+        check_permission(&principal, P::PERMISSION)?;
         let project = project_of(parts, &principal, &api).await?;
-        hold_to_project(&project, P::PERMISSION)?;
+        check_project_permission(&project, P::PERMISSION)?;
         Ok(Self { principal, project, permission: PhantomData })
     }
 }
@@ -102,8 +102,8 @@ fn bearer(parts: &Parts) -> Result<&str, Problem> {
     if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(missing()) }
 }
 
-fn hold_to(principal: &Principal, permission: Permission) -> Result<(), Problem> {
-    if principal.may(permission) {
+fn check_permission(principal: &Principal, permission: Permission) -> Result<(), Problem> {
+    if principal.has_permission(permission) {
         return Ok(());
     }
     let roles: Vec<&str> = permission.roles().iter().map(|role| role.as_str()).collect();
@@ -115,7 +115,7 @@ fn hold_to(principal: &Principal, permission: Permission) -> Result<(), Problem>
 
 /// Refuses changes to devices and operations in the project `system`: it holds only projects and
 /// server-wide tokens.
-fn hold_to_project(project: &ProjectId, permission: Permission) -> Result<(), Problem> {
+fn check_project_permission(project: &ProjectId, permission: Permission) -> Result<(), Problem> {
     let is_about_devices = match permission {
         Permission::WriteDevices | Permission::RunOperations => true,
         Permission::ReadDevices

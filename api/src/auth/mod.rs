@@ -36,7 +36,7 @@ impl Principal {
 
     /// Whether the principal has this permission.
     #[must_use]
-    pub fn may(&self, permission: Permission) -> bool {
+    pub fn has_permission(&self, permission: Permission) -> bool {
         permission.roles().contains(&self.role)
     }
 }

@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiTokenState {
     created: Option<Created>,
-    revoked: bool,
+    is_revoked: bool,
     last_used: Option<Timestamp>,
 }
 
@@ -49,7 +49,7 @@ impl ApiTokenState {
                 });
             }
             Event::ApiTokenUsed(_) => self.last_used = Some(recorded_at),
-            Event::ApiTokenRevoked(_) => self.revoked = true,
+            Event::ApiTokenRevoked(_) => self.is_revoked = true,
             _ => {}
         }
         self
@@ -75,7 +75,7 @@ impl ApiTokenState {
     /// When the token is revoked, has expired, or was never created.
     pub fn role_at(&self, now: Timestamp) -> Result<Role, Refusal> {
         let created = self.created.as_ref().ok_or(Refusal::Unknown)?;
-        if self.revoked {
+        if self.is_revoked {
             return Err(Refusal::Revoked);
         }
         if created.expires_at.is_some_and(|end| end <= now) {

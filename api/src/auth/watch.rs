@@ -32,16 +32,16 @@ const ENDED: &str = "the token of this request is no longer valid";
 
 /// The token of a request, once an extractor has found it valid.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Credential(Arc<OnceLock<Checked>>);
+pub(super) struct Credential(Arc<OnceLock<CheckedToken>>);
 
 #[derive(Clone, Debug)]
-struct Checked {
+struct CheckedToken {
     text: String,
     principal: Principal,
-    at: Instant,
+    checked_at: Instant,
 }
 
-impl Checked {
+impl CheckedToken {
     /// Checks the token again.
     async fn has_ended(&mut self, auth: &Authenticator) -> bool {
         let found = timeout(CHECK_TIMEOUT, auth.authenticate(&self.text, None)).await;
@@ -52,7 +52,7 @@ impl Checked {
                 "a response was ended because its token is no longer valid"
             );
         }
-        self.at = Instant::now();
+        self.checked_at = Instant::now();
         has_ended
     }
 }
@@ -60,7 +60,7 @@ impl Checked {
 impl Credential {
     /// Sets the token; only the first call counts.
     pub(super) fn set(&self, text: String, principal: Principal) {
-        let _ = self.0.set(Checked { text, principal, at: Instant::now() });
+        let _ = self.0.set(CheckedToken { text, principal, checked_at: Instant::now() });
     }
 }
 
@@ -78,7 +78,7 @@ pub async fn end_with_token(
     let response = next.run(request).await;
     let Some(checked) = credential.0.get() else { return response };
     let mut checked = checked.clone();
-    let is_due = checked.at.elapsed() >= CHECK_INTERVAL;
+    let is_due = checked.checked_at.elapsed() >= CHECK_INTERVAL;
     // A connection that was switched to another protocol watches its token itself.
     let is_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if is_read && is_due && !is_switched && checked.has_ended(&api.auth).await {
@@ -88,7 +88,7 @@ pub async fn end_with_token(
         return response;
     }
     response.map(|body| {
-        let body = Watched { body: body.into_data_stream(), auth: api.auth, checked };
+        let body = WatchedBody { body: body.into_data_stream(), auth: api.auth, checked };
         Body::from_stream(unfold(Some(body), |body| async move {
             let mut body = body?;
             match body.next().await {
@@ -101,19 +101,19 @@ pub async fn end_with_token(
 }
 
 /// A response body and the token with which it was requested.
-struct Watched {
+struct WatchedBody {
     body: BodyDataStream,
     auth: Authenticator,
-    checked: Checked,
+    checked: CheckedToken,
 }
 
-impl Watched {
+impl WatchedBody {
     /// Returns the next bytes; none are read while a check is due.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             tokio::select! {
                 biased;
-                () = sleep_until(self.checked.at + CHECK_INTERVAL) => {
+                () = sleep_until(self.checked.checked_at + CHECK_INTERVAL) => {
                     if self.checked.has_ended(&self.auth).await {
                         return Err(io::Error::other(ENDED));
                     }

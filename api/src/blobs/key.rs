@@ -51,7 +51,7 @@ pub struct Piece {
     /// Length of the piece in the output, in bytes.
     pub bytes: u64,
     /// Whether it is compressed with zlib.
-    pub compressed: bool,
+    pub is_compressed: bool,
 }
 
 impl Piece {
@@ -64,19 +64,19 @@ impl Piece {
     /// Returns the last part of its name; names sort in the order of the pieces.
     #[must_use]
     pub fn name(self) -> String {
-        let kind = if self.compressed { "zlib" } else { "raw" };
+        let kind = if self.is_compressed { "zlib" } else { "raw" };
         format!("{:012}-{}.{kind}", self.offset, self.bytes)
     }
 
     /// Parses the last part of a name; `None` when it is not a piece.
     #[must_use]
-    pub fn read(name: &str) -> Option<Self> {
+    pub fn parse(name: &str) -> Option<Self> {
         let (numbers, kind) = name.split_once('.')?;
         let (offset, bytes) = numbers.split_once('-')?;
         Some(Self {
             offset: offset.parse().ok()?,
             bytes: bytes.parse().ok()?,
-            compressed: match kind {
+            is_compressed: match kind {
                 "zlib" => true,
                 "raw" => false,
                 _ => return None,
@@ -100,7 +100,7 @@ pub fn size(bytes: u64) -> String {
 
 /// Returns the final size of a file, in bytes, from the names in its folder.
 #[must_use]
-pub fn size_in(names: &[super::Found]) -> Option<u64> {
+pub fn size_in(names: &[super::BlobEntry]) -> Option<u64> {
     names.iter().find_map(|found| found.name.strip_prefix("size-")?.parse().ok())
 }
 
@@ -108,15 +108,15 @@ pub fn size_in(names: &[super::Found]) -> Option<u64> {
 /// bytes were received twice or pieces were merged; overlapping bytes are identical. A piece
 /// without bytes was left by a power failure.
 #[must_use]
-pub fn whole(names: &[super::Found]) -> Vec<Piece> {
-    whole_from(names, 0)
+pub fn contiguous(names: &[super::BlobEntry]) -> Vec<Piece> {
+    contiguous_from(names, 0)
 }
 
 /// Like [`whole`], for an output whose start is not in the folder.
 #[must_use]
-pub fn whole_from(names: &[super::Found], start: u64) -> Vec<Piece> {
+pub fn contiguous_from(names: &[super::BlobEntry], start: u64) -> Vec<Piece> {
     let there = names.iter().filter(|found| found.bytes > 0);
-    let mut pieces: Vec<Piece> = there.filter_map(|found| Piece::read(&found.name)).collect();
+    let mut pieces: Vec<Piece> = there.filter_map(|found| Piece::parse(&found.name)).collect();
     pieces.sort_by_key(|piece| (piece.offset, std::cmp::Reverse(piece.bytes)));
     let mut end = start;
     pieces.retain(|piece| {

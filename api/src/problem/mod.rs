@@ -326,15 +326,15 @@ pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Shortens a value that is returned to its sender.
 pub(crate) fn shorten(value: serde_json::Value) -> serde_json::Value {
-    const LONGEST: usize = 200;
+    const MAX_CHARS: usize = 200;
     let text = match &value {
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Array(_) | serde_json::Value::Object(_) => value.to_string(),
         _ => return value,
     };
-    if text.chars().count() <= LONGEST {
+    if text.chars().count() <= MAX_CHARS {
         return value;
     }
-    let cut: String = text.chars().take(LONGEST).collect();
+    let cut: String = text.chars().take(MAX_CHARS).collect();
     serde_json::Value::String(format!("{cut}…"))
 }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use muster_api::ApiState;
-use muster_api::blobs::{BlobPlace, Blobs};
+use muster_api::blobs::{BlobLocation, Blobs};
 use muster_command::keys::{KeyStore, RoleKeys};
 use muster_command::service::{BrokerAccess, Service};
 use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
@@ -84,7 +84,7 @@ async fn open_log(connect: &ConnectOptions, stop: &CancellationToken) -> Result<
 
 /// Opens the blob store. Most of a role's functions do not need it: an unreachable store is logged,
 /// rejected credentials are an error.
-async fn open_blobs(place: &BlobPlace) -> Result<Blobs> {
+async fn open_blobs(place: &BlobLocation) -> Result<Blobs> {
     let blobs = Blobs::open(place)?;
     match blobs.check().await {
         Err(error) if error.is_final() => Err(error)

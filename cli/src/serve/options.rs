@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use muster_api::blobs::BlobPlace;
+use muster_api::blobs::BlobLocation;
 use muster_command::keys::{Certificates, KeyStore, Listener};
 use muster_command::service::Recording;
 use muster_ingest::metrics::StoreSettings;
@@ -101,7 +101,7 @@ pub(crate) struct ServeOptions {
     pub(crate) metric_store: Option<MetricStore>,
     pub(crate) keys: PathBuf,
     /// Location of data that is too large or too private for events.
-    pub(crate) blobs: BlobPlace,
+    pub(crate) blobs: BlobLocation,
     pub(crate) listen: Option<SocketAddr>,
     /// Names in the server's certificate.
     pub(crate) names: Vec<String>,
@@ -278,7 +278,7 @@ pub(crate) struct ServeArgs {
     /// Blobs are the output of programs and private data of operations. The location is a folder
     /// that both roles share, or s3://BUCKET/PREFIX with the usual AWS_* variables.
     #[arg(long, env = "MUSTER_BLOBS", value_name = "PLACE")]
-    blobs: Option<BlobPlace>,
+    blobs: Option<BlobLocation>,
     /// Address of the listener; default port: 8443
     ///
     /// Roles with an API listen on 127.0.0.1:8443 by default. The role ingest serves only /healthz,
@@ -318,10 +318,10 @@ pub(crate) struct ServeArgs {
 
 /// Returns the default location of blobs: next to the folder of all keys, of which a role's key
 /// folder may be `roles/<role>`.
-fn beside(keys: &Path) -> BlobPlace {
+fn beside(keys: &Path) -> BlobLocation {
     let is_roles = |parent: &&Path| parent.file_name().is_some_and(|name| name == "roles");
     let all = keys.parent().filter(is_roles).and_then(Path::parent).unwrap_or(keys);
-    BlobPlace::Folder(all.parent().unwrap_or(all).join("blobs"))
+    BlobLocation::Folder(all.parent().unwrap_or(all).join("blobs"))
 }
 
 fn copies(text: &str) -> Result<usize, String> {
@@ -386,7 +386,7 @@ mod tests {
             ("/srv/keys/roles/query", "/srv/blobs"),
             ("/var/lib/muster/query", "/var/lib/muster/blobs"),
         ] {
-            assert_eq!(beside(Path::new(keys)), BlobPlace::Folder(blobs.into()), "{keys}");
+            assert_eq!(beside(Path::new(keys)), BlobLocation::Folder(blobs.into()), "{keys}");
         }
     }
 

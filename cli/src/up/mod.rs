@@ -220,7 +220,7 @@ impl Up<'_> {
             copies: muster_ingest::streams::Copies(1),
             metric_store: Some(self.servers.metric_store()),
             keys: self.keys.dir().to_owned(),
-            blobs: muster_api::blobs::BlobPlace::Folder(self.folder.path().join("blobs")),
+            blobs: muster_api::blobs::BlobLocation::Folder(self.folder.path().join("blobs")),
             listen: Some(self.listen),
             names: self.names.clone(),
             // Devices use the host by which they reach the API.

@@ -192,7 +192,7 @@ impl Service {
                 .list(&folder)
                 .await?
                 .iter()
-                .filter_map(|found| Piece::read(&found.name))
+                .filter_map(|found| Piece::parse(&found.name))
                 .map(Piece::end)
                 .max();
         }
@@ -203,7 +203,7 @@ impl Service {
         let stored = Piece {
             offset: piece.offset,
             bytes: u64::from(piece.bytes),
-            compressed: piece.compressed,
+            is_compressed: piece.compressed,
         };
         if stored.end() > read + MAX_AHEAD_BYTES {
             return Ok(answer(piece.offset, true));
@@ -314,7 +314,7 @@ mod tests {
         live.report(output.clone(), one, 30 * MIB, now);
         live.report(output.clone(), other, 10 * MIB, now);
         assert_eq!(live.slowest(&output, now), Some(10 * MIB));
-        let piece = |offset| Piece { offset, bytes: MIB, compressed: false };
+        let piece = |offset| Piece { offset, bytes: MIB, is_compressed: false };
         assert_eq!(live.add_piece(&output, piece(MIB), 10 * MIB), [piece(MIB)]);
         assert_eq!(live.add_piece(&output, piece(9 * MIB), 10 * MIB), []);
         assert_eq!(live.end(&output), Some(10 * MIB));

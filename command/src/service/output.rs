@@ -232,7 +232,7 @@ impl Service {
             }
         }
         if piece.bytes == 0 {
-            self.blobs.settle().await?;
+            self.blobs.flush().await?;
             return Ok(tail);
         }
         // Pieces of a file are not merged: a file is read from disk in pieces of one size.
@@ -255,7 +255,7 @@ impl Service {
         let stored = Piece {
             offset: piece.offset,
             bytes: u64::from(piece.bytes),
-            compressed: piece.compressed,
+            is_compressed: piece.compressed,
         };
         let name = format!("{folder}/{}", stored.name());
         self.blobs.put(&name, Bytes::from(piece.data.clone())).await?;
@@ -276,19 +276,19 @@ impl Service {
             true => compress::decompress(bytes, MAX_PIECE_BYTES),
             false => Some(bytes.to_vec()),
         };
-        let both = plain(&kept, tail.compressed).zip(plain(&piece.data, piece.compressed));
+        let both = plain(&kept, tail.is_compressed).zip(plain(&piece.data, piece.compressed));
         let Some((mut all, more)) = both else { return Ok(None) };
         all.extend(more);
         let bytes = all.len() as u64;
         let data = compress::compress(all);
         let compressed = (data.len() as u64) < bytes;
-        Ok(Some((Piece { offset: tail.offset, bytes, compressed }, data)))
+        Ok(Some((Piece { offset: tail.offset, bytes, is_compressed: compressed }, data)))
     }
 
     /// Returns the last of the pieces that are stored without a gap.
     async fn tail(&self, folder: &str) -> Result<Option<Piece>, ServiceError> {
         let found = self.blobs.list(folder).await?;
-        Ok(key::whole(&found).last().copied())
+        Ok(key::contiguous(&found).last().copied())
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response, header};
-use muster_api::blobs::{BlobPlace, Blobs};
+use muster_api::blobs::{BlobLocation, Blobs};
 use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
 use muster_eventlog::{
     Append, ConnectOptions, EventLog, Expected, LogOptions, NewEvent, StreamAppend,
@@ -74,7 +74,7 @@ impl World {
         let query = Query::start(QueryOptions {
             log: log.clone(),
             nats,
-            blobs: Blobs::open(&BlobPlace::Folder(dir.path().join("blobs"))).unwrap(),
+            blobs: Blobs::open(&BlobLocation::Folder(dir.path().join("blobs"))).unwrap(),
             key: None,
             streams_per_token: muster_query::DEFAULT_STREAMS_PER_TOKEN,
             walks_per_minute: muster_query::DEFAULT_WALKS_PER_MINUTE,

@@ -272,7 +272,7 @@ impl Reader {
         let is_live = self.end >= MAX_OUTPUT_BYTES;
         let folder = if is_live { &self.live_folder } else { &self.folder };
         let found = self.state.blobs.list(folder).await.map_err(|error| describe(&error))?;
-        let pieces = if is_live { key::whole_from(&found, self.end) } else { key::whole(&found) };
+        let pieces = if is_live { key::contiguous_from(&found, self.end) } else { key::contiguous(&found) };
         Ok(pieces.into_iter().filter(|piece| piece.end() > self.end).rev().collect())
     }
 
@@ -283,7 +283,7 @@ impl Reader {
         let name = format!("{folder}/{}", piece.name());
         let found = self.state.blobs.get(&name).await.map_err(|error| describe(&error))?;
         let Some(bytes) = found else { return Ok(None) };
-        let bytes = if piece.compressed {
+        let bytes = if piece.is_compressed {
             let whole = compress::decompress(&bytes, MAX_PIECE_BYTES);
             Bytes::from(whole.ok_or_else(|| format!("{name} is damaged"))?)
         } else {

@@ -99,7 +99,7 @@ impl UploadRow {
         if view.state.is_partial() {
             let folder = key::output(project, self.key.0, self.key.1, OutputStream::File);
             let found = state.blobs.list(&folder).await.map_err(|error| blob_problem(&error))?;
-            let done = key::whole(&found).last().map_or(0, |piece| piece.end());
+            let done = key::contiguous(&found).last().map_or(0, |piece| piece.end());
             view.set_received(done, key::size_in(&found), &self.run);
         }
         Ok(view)

@@ -70,7 +70,7 @@ pub(super) async fn respond(
     };
     let folder = key::output(project, operation, device, OutputStream::File);
     let names = state.blobs.list(&folder).await.map_err(|error| blob_problem(&error))?;
-    let mut pieces = key::whole(&names);
+    let mut pieces = key::contiguous(&names);
     let end = pieces.last().map_or(0, |piece| piece.end());
     if end < file.bytes {
         return Err(damaged(format!("the part after byte {end}")));
@@ -163,7 +163,7 @@ impl Reader {
         let name = format!("{}/{}", self.folder, piece.name());
         let found = self.blobs.get(&name).await.map_err(|error| describe(&error))?;
         let bytes = found.ok_or_else(|| format!("{name} is missing"))?;
-        let bytes = if piece.compressed {
+        let bytes = if piece.is_compressed {
             let whole = compress::decompress(&bytes, MAX_FILE_PIECE_BYTES);
             Bytes::from(whole.ok_or_else(|| format!("{name} is damaged"))?)
         } else {

@@ -119,7 +119,7 @@ impl Projection for Files {
                         Action::Upload(upload) => Some(upload),
                         _ => None,
                     };
-                    self.remember(project, *id, upload.is_some());
+                    self.cache(project, *id, upload.is_some());
                     if let Some(upload) = upload {
                         insert_upload(transaction, project, *id, upload).await?;
                     }
@@ -179,7 +179,7 @@ fn end_of(event: &Event) -> Option<(OperationId, bool)> {
 }
 
 impl Files {
-    fn remember(&mut self, project: &ProjectId, id: OperationId, is_upload: bool) {
+    fn cache(&mut self, project: &ProjectId, id: OperationId, is_upload: bool) {
         if self.cached.len() >= MAX_CACHED_OPERATIONS {
             self.cached.clear();
         }
@@ -198,7 +198,7 @@ impl Files {
         let sql = format!("SELECT FROM {NAME}_asked WHERE project = $1 AND operation = $2");
         let parameters: [&(dyn ToSql + Sync); 2] = [&project.as_str(), &id.0];
         let found = transaction.query_opt(&sql, &parameters).await.map_err(query_error)?.is_some();
-        self.remember(project, id, found);
+        self.cache(project, id, found);
         Ok(found)
     }
 }

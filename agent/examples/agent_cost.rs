@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use muster_agent::enroll::enroll;
-use muster_agent::run::ask_status;
+use muster_agent::run::query_status;
 
 fn status(pid: u32, name: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -44,19 +44,19 @@ async fn main() {
     let pid = agent.id();
     server.until("the agent is up", |known| known.hellos > 0 && !known.events.is_empty()).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let (before, wire) = (ticks(pid), server.known.lock().unwrap().live.len());
+    let (before, wire) = (ticks(pid), server.state.lock().unwrap().live.len());
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let used = ticks(pid) - before;
     println!("resident {} kB (peak {} kB)", status(pid, "VmRSS:"), status(pid, "VmHWM:"));
     println!("anonymous {} kB, threads {}", status(pid, "RssAnon:"), status(pid, "Threads:"));
     println!("CPU {:.3} % of a core", used as f64 / seconds as f64);
-    let batches = server.known.lock().unwrap().live.len() - wire;
+    let batches = server.state.lock().unwrap().live.len() - wire;
     let bytes: usize = {
-        let known = server.known.lock().unwrap();
+        let known = server.state.lock().unwrap();
         known.live.iter().map(|batch| batch.encode().len()).sum::<usize>() / known.live.len()
     };
     println!("{batches} batches in {seconds} s, {bytes} bytes each");
-    let shown = ask_status(&data).await.unwrap().unwrap();
+    let shown = query_status(&data).await.unwrap().unwrap();
     println!("outbox {:?}", shown.outbox);
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap()),

@@ -30,10 +30,10 @@ impl Backoff {
 
     /// Returns the delay: between half of the step and all of it, by `chance` (0 to 1).
     #[must_use]
-    pub fn wait(&mut self, chance: f64) -> Duration {
+    pub fn next_delay(&mut self, random: f64) -> Duration {
         let step = self.next;
         self.next = step.saturating_mul(2).min(self.limit);
-        step.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
+        step.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
     }
 
     /// Resets the delay after a success.
@@ -49,10 +49,10 @@ mod tests {
     #[test]
     fn steps_double_up_to_the_limit_and_begin_anew() {
         let mut backoff = Backoff::reconnect();
-        let waits: Vec<f64> = (0..7).map(|_| backoff.wait(1.0).as_secs_f64()).collect();
+        let waits: Vec<f64> = (0..7).map(|_| backoff.next_delay(1.0).as_secs_f64()).collect();
         assert_eq!(waits, [0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0]);
-        assert_eq!(backoff.wait(0.0), Duration::from_secs(4));
+        assert_eq!(backoff.next_delay(0.0), Duration::from_secs(4));
         backoff.reset();
-        assert_eq!(backoff.wait(f64::MAX), Duration::from_millis(500));
+        assert_eq!(backoff.next_delay(f64::MAX), Duration::from_millis(500));
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct Opening {
     /// SHA-256 of the sealed open.
     pub(super) open: Hash,
     /// The server's public key of the channel.
-    pub(super) other: Vec<u8>,
+    pub(super) server_key: Vec<u8>,
 }
 
 impl Opening {
@@ -28,7 +28,7 @@ impl Opening {
     pub(super) async fn refuse(self, cause: ChannelRefusalCause, reason: String) {
         tracing::info!(channel = %self.channel, ?cause, reason, "refused to open a channel");
         let refused = Some(ChannelRefusal { cause, reason });
-        if let Err(problem) = self.answer(Vec::new(), refused).await {
+        if let Err(problem) = self.respond(Vec::new(), refused).await {
             tracing::warn!(
                 channel = %self.channel,
                 problem,
@@ -44,7 +44,7 @@ impl Opening {
     pub(super) async fn accept(self) -> Result<Channel, String> {
         let half = KeyExchange::new().map_err(|error| error.to_string())?;
         let ours = half.public().to_vec();
-        let keys = match half.agree(Side::Device, &self.other, &self.open) {
+        let keys = match half.agree(Side::Device, &self.server_key, &self.open) {
             Ok(keys) => keys,
             Err(error) => {
                 self.refuse(ChannelRefusalCause::Invalid, error.to_string()).await;
@@ -56,14 +56,14 @@ impl Opening {
             (self.subjects.channel_down(self.channel), self.subjects.channel_up(self.channel));
         let heard = self.client.subscribe(down).await.map_err(|error| error.to_string())?;
         self.client.flush().await.map_err(|error| error.to_string())?;
-        self.answer(ours, None).await?;
+        self.respond(ours, None).await?;
         let channel = Channel::start(self.client, up, heard, keys, ProtocolVersion::V2);
         let down = self.subjects.channel_down(self.channel);
         tokio::spawn(follow(self.link, channel.sender.clone(), down));
         Ok(channel)
     }
 
-    async fn answer(&self, key: Vec<u8>, refused: Option<ChannelRefusal>) -> Result<(), String> {
+    async fn respond(&self, key: Vec<u8>, refused: Option<ChannelRefusal>) -> Result<(), String> {
         let (channel, open) = (self.channel, self.open);
         let wide = refused.is_none();
         let answer = ChannelAnswer { channel, open, key, refused, wide };

@@ -10,13 +10,13 @@ use redb::ReadableTable;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::run::{Shared, in_words};
+use crate::run::{Shared, error_chain};
 use crate::store::{SESSIONS, Store, StoreError};
 
 /// Ends that are not recorded yet.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
-    waiting: Mutex<Vec<End>>,
+    unrecorded: Mutex<Vec<End>>,
     added: Notify,
 }
 
@@ -36,8 +36,8 @@ pub(super) struct Pending<'a> {
 }
 
 impl Ends {
-    fn waiting(&self) -> MutexGuard<'_, Vec<End>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unrecorded(&self) -> MutexGuard<'_, Vec<End>> {
+        self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) const fn pending(&self, session: SessionId) -> Pending<'_> {
@@ -47,7 +47,7 @@ impl Ends {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        self.ends.waiting().push(End { session: self.session, exit: self.exit.take() });
+        self.ends.unrecorded().push(End { session: self.session, exit: self.exit.take() });
         self.ends.added.notify_one();
     }
 }
@@ -62,14 +62,14 @@ pub(crate) async fn record_ends(shared: &Shared) {
 
 /// Records the ends that are waiting.
 pub(crate) fn record_ends_now(shared: &Shared) {
-    let ends = std::mem::take(&mut *shared.channels.ends.waiting());
+    let ends = std::mem::take(&mut *shared.channels.ends.unrecorded());
     for End { session, exit } in ends {
         let is_told = exit.is_none_or(|exit| {
             let reason = exit.reason.unwrap_or_else(|| "the program ended".to_owned());
             record(shared, ShellEnded { session, exit_code: exit.code, reason })
         });
         if is_told {
-            forget(shared, session);
+            delete_session(shared, session);
         }
     }
 }
@@ -85,11 +85,11 @@ pub(crate) fn end_lost_sessions(shared: &Shared) {
             for session in sessions {
                 let reason = UNKNOWN_END.to_owned();
                 if record(shared, ShellEnded { session, exit_code: None, reason }) {
-                    forget(shared, session);
+                    delete_session(shared, session);
                 }
             }
         }
-        Err(error) => tracing::warn!(error = in_words(&error), "failed to read the open sessions"),
+        Err(error) => tracing::warn!(error = error_chain(&error), "failed to read the open sessions"),
     }
 }
 
@@ -112,12 +112,12 @@ fn record(shared: &Shared, ended: ShellEnded) -> bool {
     let session = ended.session;
     let recorded = shared.record(&ended.into());
     if let Err(error) = &recorded {
-        tracing::warn!(%session, error = in_words(error), "failed to record the end of a session");
+        tracing::warn!(%session, error = error_chain(error), "failed to record the end of a session");
     }
     recorded.is_ok()
 }
 
-fn forget(shared: &Shared, session: SessionId) {
+fn delete_session(shared: &Shared, session: SessionId) {
     const FORGET: &str = "forget a session";
     let forgotten = shared.store.write_relaxed(|transaction| {
         let mut table = transaction.open_table(SESSIONS).map_err(StoreError::database(FORGET))?;
@@ -127,7 +127,7 @@ fn forget(shared: &Shared, session: SessionId) {
     if let Err(error) = forgotten {
         tracing::warn!(
             %session,
-            error = in_words(&error),
+            error = error_chain(&error),
             "failed to remove an ended session from the database"
         );
     }

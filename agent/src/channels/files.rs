@@ -11,9 +11,9 @@ use tokio::time::timeout;
 use super::answer::Opening;
 use super::reason;
 use super::registry::Channels;
-use super::tcp::{broken, down, last};
+use super::tcp::{connection_error, forward_to_device, flush};
 use crate::files::{FilesJob, FilesReply, Refusal};
-use crate::subprocess::{ANSWER_TIMEOUT, Helper, Job, no_answer};
+use crate::subprocess::{HELPER_TIMEOUT, Helper, Job, no_answer};
 
 /// Starts a helper that serves the files.
 ///
@@ -26,7 +26,7 @@ async fn start(channels: &Channels, path: &str, write: bool) -> Result<Helper, R
     };
     let mut helper = Helper::start(&Job::Files(job), Vec::new()).await.map_err(failed)?;
     // The helper has its own timeout; this one is for a helper that hangs.
-    match timeout(ANSWER_TIMEOUT * 2, helper.receive::<FilesReply>()).await {
+    match timeout(HELPER_TIMEOUT * 2, helper.receive::<FilesReply>()).await {
         Ok(Ok(Some(FilesReply::Ready))) => Ok(helper),
         Ok(Ok(Some(FilesReply::Refused(refusal)))) => Err(refusal),
         Ok(Ok(None)) => Err(Refusal::failed("the file helper exited".to_owned())),
@@ -39,7 +39,7 @@ async fn start(channels: &Channels, path: &str, write: bool) -> Result<Helper, R
 pub(super) async fn open(
     channels: Arc<Channels>,
     opening: Opening,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
     path: String,
     write: bool,
 ) {
@@ -60,10 +60,10 @@ pub(super) async fn open(
         }
     };
     let (from, mut to) = helper.socket().split();
-    let both = async { tokio::try_join!(up(&sender, from), down(&mut receiver, &mut to)) };
+    let both = async { tokio::try_join!(forward_to_client(&sender, from), forward_to_device(&mut receiver, &mut to)) };
     let why = tokio::select! {
         done = both => done.err(),
-        () = last(&sender) => Some(sender.end_reason()),
+        () = flush(&sender) => Some(sender.end_reason()),
         () = channels.stop.cancelled() => Some(reason::AGENT_STOPS.to_owned()),
     };
     tracing::info!(channel = %id, reason = why, "a file transfer has ended");
@@ -71,12 +71,12 @@ pub(super) async fn open(
 }
 
 /// Forwards data from the SFTP server to the client, until the server's or the channel's end.
-async fn up(sender: &Sender, mut from: impl AsyncRead + Unpin) -> Result<(), String> {
+async fn forward_to_client(sender: &Sender, mut from: impl AsyncRead + Unpin) -> Result<(), String> {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(MAX_CHUNK_BYTES);
         let count = tokio::select! {
-            read = from.read_buf(&mut buffer) => read.map_err(|error| broken(&error))?,
+            read = from.read_buf(&mut buffer) => read.map_err(|error| connection_error(&error))?,
             () = sender.closed() => return Ok(()),
         };
         if count == 0 {

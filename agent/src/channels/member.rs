@@ -16,52 +16,52 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// Maximum size of queued output of a channel, including the output that is being sent, in bytes.
-const OUTPUT: usize = 64 * 1024;
+const MAX_QUEUED_OUTPUT_BYTES: usize = 64 * 1024;
 /// Timeout for sending the last frames.
-const LAST: Duration = Duration::from_secs(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A channel that is attached to a session.
 #[derive(Debug)]
 pub(super) struct Member {
     /// Whether it is read-only: it sends no input and no resizes.
-    pub(super) watches: bool,
+    pub(super) is_read_only: bool,
     /// Whether it has missed output.
     pub(super) is_behind: bool,
     /// Time since which it has accepted no output.
-    pub(super) stalled: Option<Instant>,
-    pub(super) outlet: Arc<Outlet>,
+    pub(super) stalled_since: Option<Instant>,
+    pub(super) outgoing: Arc<OutgoingQueue>,
 }
 
 /// The outgoing queue of a channel.
 #[derive(Debug)]
-pub(super) struct Outlet {
+pub(super) struct OutgoingQueue {
     queue: Mutex<Queue>,
     /// Notified when a frame was added.
-    news: Notify,
+    added: Notify,
     /// Notified when output was sent; the session waits for it.
-    taken: Arc<Notify>,
+    sent: Arc<Notify>,
     /// Canceled when no more frames will be added.
-    ends: CancellationToken,
+    closing: CancellationToken,
     /// Canceled when the channel must end without sending the rest.
-    cut: CancellationToken,
+    aborted: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     frames: VecDeque<Frame>,
     /// Size of the output that was not sent yet, including the output that is being sent.
-    output: usize,
-    why: Option<String>,
+    unsent_output_bytes: usize,
+    end_reason: Option<String>,
 }
 
-impl Outlet {
+impl OutgoingQueue {
     pub(super) fn new(taken: Arc<Notify>) -> Arc<Self> {
         Arc::new(Self {
             queue: Mutex::default(),
-            news: Notify::new(),
-            taken,
-            ends: CancellationToken::new(),
-            cut: CancellationToken::new(),
+            added: Notify::new(),
+            sent: taken,
+            closing: CancellationToken::new(),
+            aborted: CancellationToken::new(),
         })
     }
 
@@ -70,9 +70,9 @@ impl Outlet {
     }
 
     /// Queues a piece of output.
-    pub(super) fn output(&self, bytes: Bytes) {
+    pub(super) fn push_output(&self, bytes: Bytes) {
         let mut queue = self.queue();
-        queue.output += bytes.len();
+        queue.unsent_output_bytes += bytes.len();
         // A terminal produces small pieces; merging those that wait is much cheaper.
         match queue.frames.back_mut() {
             Some(Frame::Data(last)) if last.len() + bytes.len() <= MAX_CHUNK_BYTES => {
@@ -81,55 +81,55 @@ impl Outlet {
             _ => queue.frames.push_back(Frame::Data(bytes)),
         }
         drop(queue);
-        self.news.notify_one();
+        self.added.notify_one();
     }
 
     /// Queues any other frame.
-    pub(super) fn say(&self, frame: Frame) {
+    pub(super) fn push(&self, frame: Frame) {
         self.queue().frames.push_back(frame);
-        self.news.notify_one();
+        self.added.notify_one();
     }
 
     /// Queues the list of attached clients; replaces an older one that was not sent.
-    pub(super) fn attached(&self, attached: Attached) {
+    pub(super) fn push_attached(&self, attached: Attached) {
         self.queue().frames.retain(|frame| !matches!(frame, Frame::Attached(_)));
-        self.say(Frame::Attached(attached));
+        self.push(Frame::Attached(attached));
     }
 
     /// Whether output may be queued.
-    pub(super) fn is_free(&self) -> bool {
-        self.queue().output < OUTPUT
+    pub(super) fn can_queue_output(&self) -> bool {
+        self.queue().unsent_output_bytes < MAX_QUEUED_OUTPUT_BYTES
     }
 
     /// Whether all output was sent.
     pub(super) fn is_drained(&self) -> bool {
-        self.queue().output == 0
+        self.queue().unsent_output_bytes == 0
     }
 
     /// Ends the channel after all queued frames were sent.
-    pub(super) fn end(&self, why: &str) {
-        self.queue().why.get_or_insert_with(|| why.to_owned());
-        self.ends.cancel();
-        self.news.notify_one();
+    pub(super) fn end(&self, reason: &str) {
+        self.queue().end_reason.get_or_insert_with(|| reason.to_owned());
+        self.closing.cancel();
+        self.added.notify_one();
     }
 
     /// Ends the channel without sending the queued frames.
-    pub(super) fn cut(&self, why: &str) {
+    pub(super) fn abort(&self, why: &str) {
         self.end(why);
-        self.cut.cancel();
+        self.aborted.cancel();
     }
 
-    fn why(&self) -> String {
-        self.queue().why.clone().unwrap_or_default()
+    fn end_reason(&self) -> String {
+        self.queue().end_reason.clone().unwrap_or_default()
     }
 
     fn next(&self) -> Option<Frame> {
         self.queue().frames.pop_front()
     }
 
-    fn was_taken(&self, count: usize) {
-        self.queue().output -= count;
-        self.taken.notify_one();
+    fn mark_sent(&self, count: usize) {
+        self.queue().unsent_output_bytes -= count;
+        self.sent.notify_one();
     }
 
     /// Sends the queued frames until the queue ends; an error if the channel ends first.
@@ -139,11 +139,11 @@ impl Outlet {
                 Some(Frame::Data(bytes)) => {
                     let count = bytes.len();
                     sender.send_data(bytes).await.map_err(|gone| gone.0)?;
-                    self.was_taken(count);
+                    self.mark_sent(count);
                 }
                 Some(frame) => sender.send(frame).await.map_err(|gone| gone.0)?,
-                None if self.ends.is_cancelled() => return Ok(()),
-                None => self.news.notified().await,
+                None if self.closing.is_cancelled() => return Ok(()),
+                None => self.added.notified().await,
             }
         }
     }
@@ -151,42 +151,42 @@ impl Outlet {
 
 /// The session's receiver of its members' frames, by their numbers.
 #[derive(Clone, Debug)]
-pub(super) struct Ear {
-    pub(super) said: mpsc::Sender<(u64, Frame)>,
-    pub(super) left: mpsc::UnboundedSender<(u64, String)>,
+pub(super) struct SessionInbox {
+    pub(super) frames: mpsc::Sender<(u64, Frame)>,
+    pub(super) departures: mpsc::UnboundedSender<(u64, String)>,
 }
 
 /// Sends and receives the frames of a member's channel, until it has ended.
-pub(super) async fn carry(
+pub(super) async fn run_member(
     number: u64,
     channel: Channel,
-    outlet: Arc<Outlet>,
-    ear: Ear,
-    _place: OwnedSemaphorePermit,
+    outgoing: Arc<OutgoingQueue>,
+    inbox: SessionInbox,
+    _permit: OwnedSemaphorePermit,
 ) {
     let Channel { sender, mut receiver } = channel;
     let late = async {
-        outlet.ends.cancelled().await;
-        sleep(LAST).await;
+        outgoing.closing.cancelled().await;
+        sleep(CLOSE_TIMEOUT).await;
     };
     let why = tokio::select! {
-        done = outlet.drain(&sender) => done.err(),
-        why = listen(number, &mut receiver, &ear.said) => Some(why),
-        () = outlet.cut.cancelled() => None,
+        done = outgoing.drain(&sender) => done.err(),
+        why = listen(number, &mut receiver, &inbox.frames) => Some(why),
+        () = outgoing.aborted.cancelled() => None,
         () = late => None,
     };
-    let why = why.unwrap_or_else(|| outlet.why());
+    let why = why.unwrap_or_else(|| outgoing.end_reason());
     sender.close(&why).await;
     // The session may have ended.
-    let _ = ear.left.send((number, why));
+    let _ = inbox.departures.send((number, why));
 }
 
 /// Forwards received frames; the session accepts them at its own pace.
-async fn listen(number: u64, receiver: &mut Receiver, said: &mpsc::Sender<(u64, Frame)>) -> String {
+async fn listen(number: u64, receiver: &mut Receiver, frames: &mpsc::Sender<(u64, Frame)>) -> String {
     loop {
         match receiver.next().await {
             Ok(frame) => {
-                if said.send((number, frame)).await.is_err() {
+                if frames.send((number, frame)).await.is_err() {
                     // The session has ended; its last frames are still being sent.
                     std::future::pending::<()>().await;
                 }

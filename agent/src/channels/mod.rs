@@ -37,4 +37,4 @@ pub use ends::UNKNOWN_END;
 pub(crate) use ends::{end_lost_sessions, record_ends, record_ends_now};
 pub use options::ChannelOptions;
 pub(crate) use registry::Channels;
-pub(crate) use take::take_open;
+pub(crate) use take::handle_open;

@@ -8,7 +8,7 @@ use crate::store::{OPENED, SESSIONS, Store, StoreError};
 /// Records that a channel is opened; false if it was opened before. The record is kept until its
 /// open has expired, by the server's time. With a session, the session is recorded as open, and the
 /// record is on disk when this returns; otherwise a crash may lose it.
-pub(super) fn note(
+pub(super) fn record_open(
     store: &Store,
     channel: ChannelId,
     expires_at: Timestamp,
@@ -56,7 +56,7 @@ mod tests {
         let id = |number| ChannelId(Uuid::from_u128(number));
         let note = |store: &Store, number, now, is_shell: bool| {
             let session = is_shell.then(|| SessionId(Uuid::from_u128(number)));
-            note(store, id(number), Timestamp(100), Timestamp(now), session).unwrap()
+            record_open(store, id(number), Timestamp(100), Timestamp(now), session).unwrap()
         };
         let store = Store::open(Folder::open(dir.path()).unwrap()).unwrap();
         assert!(note(&store, 1, 0, true));

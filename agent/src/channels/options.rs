@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 /// Maximum number of sessions.
-pub(super) const MOST_SESSIONS: usize = 32;
+pub(super) const MAX_SESSIONS: usize = 32;
 /// Maximum number of channels.
-pub(super) const MOST_CHANNELS: usize = muster_schemas::wire::MAX_DEVICE_CHANNELS;
+pub(super) const MAX_CHANNELS: usize = muster_schemas::wire::MAX_DEVICE_CHANNELS;
 
 /// Options of channels.
 #[derive(Clone, Copy, Debug)]
@@ -13,9 +13,9 @@ pub struct ChannelOptions {
     /// Delay between SIGHUP and SIGKILL at the end of a session.
     pub kill_after: Duration,
     /// Maximum time for which a client with input may accept no output before it is detached.
-    pub patience: Duration,
+    pub stall_timeout: Duration,
     /// Timeout of connecting to a TCP port.
-    pub connect: Duration,
+    pub connect_timeout: Duration,
 }
 
 impl Default for ChannelOptions {
@@ -23,8 +23,8 @@ impl Default for ChannelOptions {
     fn default() -> Self {
         Self {
             kill_after: Duration::from_secs(5),
-            patience: Duration::from_secs(10),
-            connect: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(10),
         }
     }
 }

@@ -12,26 +12,26 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ends::Ends;
-use super::options::{ChannelOptions, MOST_CHANNELS, MOST_SESSIONS};
-use super::session::Ask;
+use super::options::{ChannelOptions, MAX_CHANNELS, MAX_SESSIONS};
+use super::session::SessionRequest;
 use crate::operations::Policy;
 
 /// Timeout for ending all sessions when the agent stops.
-const LAST: Duration = Duration::from_millis(1500);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Time for sending the last messages.
-const FAREWELL: Duration = Duration::from_millis(50);
+const FLUSH_TIME: Duration = Duration::from_millis(50);
 /// Maximum number of requests that wait for a session.
-const ASKS: usize = 8;
+const MAX_QUEUED_REQUESTS: usize = 8;
 
 /// The channels and sessions of a running agent.
 #[derive(Debug)]
 pub(crate) struct Channels {
     policy: PathBuf,
     pub(super) options: ChannelOptions,
-    sessions: Mutex<BTreeMap<SessionId, Known>>,
+    sessions: Mutex<BTreeMap<SessionId, SessionHandle>>,
     /// Ends that are to be recorded.
     pub(super) ends: Ends,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     pub(super) tasks: TaskTracker,
     /// Canceled when the agent stops.
     pub(super) stop: CancellationToken,
@@ -39,19 +39,19 @@ pub(crate) struct Channels {
 
 /// The handle of a session.
 #[derive(Clone, Debug)]
-pub(super) struct Known {
+pub(super) struct SessionHandle {
     /// User of the session's program.
     pub(super) user: String,
-    pub(super) asks: mpsc::Sender<Ask>,
+    pub(super) requests: mpsc::Sender<SessionRequest>,
 }
 
 /// The reason why a session cannot be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoPlace {
+pub(super) enum ReserveError {
     /// The maximum number of sessions is reached.
     Busy,
     /// A session with this id exists.
-    Taken,
+    AlreadyExists,
 }
 
 impl Channels {
@@ -61,13 +61,13 @@ impl Channels {
             options,
             sessions: Mutex::default(),
             ends: Ends::default(),
-            places: Arc::new(Semaphore::new(MOST_CHANNELS)),
+            permits: Arc::new(Semaphore::new(MAX_CHANNELS)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         })
     }
 
-    fn sessions(&self) -> MutexGuard<'_, BTreeMap<SessionId, Known>> {
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<SessionId, SessionHandle>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,11 +85,11 @@ impl Channels {
     }
 
     /// Returns a permit for one more channel, if one is available.
-    pub(super) fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+    pub(super) fn acquire_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 
-    pub(super) fn find(&self, id: SessionId) -> Option<Known> {
+    pub(super) fn find(&self, id: SessionId) -> Option<SessionHandle> {
         self.sessions().get(&id).cloned()
     }
 
@@ -99,18 +99,18 @@ impl Channels {
         self: &Arc<Self>,
         id: SessionId,
         user: &str,
-    ) -> Result<(Reserved, mpsc::Receiver<Ask>), NoPlace> {
+    ) -> Result<(SessionSlot, mpsc::Receiver<SessionRequest>), ReserveError> {
         let mut sessions = self.sessions();
         if sessions.contains_key(&id) {
-            return Err(NoPlace::Taken);
+            return Err(ReserveError::AlreadyExists);
         }
-        if sessions.len() >= MOST_SESSIONS {
-            return Err(NoPlace::Busy);
+        if sessions.len() >= MAX_SESSIONS {
+            return Err(ReserveError::Busy);
         }
-        let (asks, asked) = mpsc::channel(ASKS);
-        sessions.insert(id, Known { user: user.to_owned(), asks });
+        let (asks, asked) = mpsc::channel(MAX_QUEUED_REQUESTS);
+        sessions.insert(id, SessionHandle { user: user.to_owned(), requests: asks });
         drop(sessions);
-        Ok((Reserved { id, channels: Arc::clone(self) }, asked))
+        Ok((SessionSlot { id, channels: Arc::clone(self) }, asked))
     }
 
     /// Ends all sessions and channels, when the agent stops.
@@ -120,21 +120,21 @@ impl Channels {
         if self.tasks.is_empty() {
             return;
         }
-        if timeout(LAST, self.tasks.wait()).await.is_err() {
+        if timeout(SHUTDOWN_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::warn!("some sessions have not ended in time");
         }
-        sleep(FAREWELL).await;
+        sleep(FLUSH_TIME).await;
     }
 }
 
 /// A session's slot; dropping it removes the session.
 #[derive(Debug)]
-pub(super) struct Reserved {
+pub(super) struct SessionSlot {
     pub(super) id: SessionId,
     channels: Arc<Channels>,
 }
 
-impl Drop for Reserved {
+impl Drop for SessionSlot {
     fn drop(&mut self) {
         self.channels.sessions().remove(&self.id);
     }

@@ -12,32 +12,32 @@ use vt100::Parser;
 use vt100::capture::{BasicFormattedCaptureRange, BasicFormattedCaptureState};
 
 /// Maximum number of kept lines that have scrolled off the screen.
-const HISTORY: usize = 500;
+const MAX_HISTORY_LINES: usize = 500;
 /// Maximum size of these lines in what a client receives when it attaches, in bytes.
-const HISTORY_BYTES: usize = 96 * 1024;
+const MAX_HISTORY_BYTES: usize = 96 * 1024;
 /// Maximum size of a screen, in bytes; a frame holds no more than 256 KiB.
-const SCREEN_BYTES: usize = 140 * 1024;
+const MAX_SCREEN_BYTES: usize = 140 * 1024;
 /// Maximum size of a terminal.
-const LARGEST: TerminalSize = TerminalSize { cols: 500, rows: 200 };
+const MAX_TERMINAL_SIZE: TerminalSize = TerminalSize { cols: 500, rows: 200 };
 
 /// Limits a terminal's size to valid values; without a size, 80 × 24.
-pub(super) fn sane(size: TerminalSize) -> TerminalSize {
+pub(super) fn clamp_size(size: TerminalSize) -> TerminalSize {
     let one =
         |given: u16, default: u16, most: u16| if given == 0 { default } else { given.min(most) };
-    TerminalSize { cols: one(size.cols, 80, LARGEST.cols), rows: one(size.rows, 24, LARGEST.rows) }
+    TerminalSize { cols: one(size.cols, 80, MAX_TERMINAL_SIZE.cols), rows: one(size.rows, 24, MAX_TERMINAL_SIZE.rows) }
 }
 
 /// Minimum size of a piece of output that is buffered and parsed later, together with the following
 /// output: of a long text, only the end is ever displayed again.
-const BULK: usize = 2 * 1024;
+const MIN_BUFFERED_BYTES: usize = 2 * 1024;
 /// Maximum size of the buffered output, in bytes.
-const WAITING: usize = 1 << 20;
+const MAX_BUFFERED_BYTES: usize = 1 << 20;
 
 /// The screen of a session.
 pub(super) struct Screen {
     parser: Parser,
     size: TerminalSize,
-    waiting: Vec<u8>,
+    buffered: Vec<u8>,
     margins: Margins,
 }
 
@@ -59,7 +59,7 @@ enum Sequence {
 }
 
 impl Margins {
-    fn look(&mut self, bytes: &[u8]) {
+    fn scan(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.state = match (self.state, byte) {
                 (_, b'\x1b') => Sequence::Escape,
@@ -101,7 +101,7 @@ fn plain_from(bytes: &[u8]) -> usize {
 }
 
 /// Returns the part of a plain text that leaves no trace, because this many lines follow it.
-fn without_trace(text: &[u8], lines: usize) -> Range<usize> {
+fn overwritten(text: &[u8], lines: usize) -> Range<usize> {
     let ends = |at: &usize| *at > 0 && text.get(at - 1..=*at) == Some(b"\r\n");
     let start = (0..text.len()).find(ends);
     let end = (0..text.len()).rev().filter(ends).nth(lines);
@@ -113,17 +113,17 @@ fn without_trace(text: &[u8], lines: usize) -> Range<usize> {
 
 fn parser(size: TerminalSize) -> Parser {
     let of = |length: u16| NonZeroU16::new(length).unwrap_or(NonZeroU16::MIN);
-    Parser::new(of(size.rows), of(size.cols), HISTORY)
+    Parser::new(of(size.rows), of(size.cols), MAX_HISTORY_LINES)
 }
 
 impl Screen {
     pub(super) fn new(size: TerminalSize) -> Self {
-        Self { parser: parser(size), size, waiting: Vec::new(), margins: Margins::default() }
+        Self { parser: parser(size), size, buffered: Vec::new(), margins: Margins::default() }
     }
 
     /// Protects against panics of the third-party parser, which processes arbitrary output: after
     /// one, the screen is empty and the session continues.
-    fn guarded(&mut self, what: impl FnOnce(&mut Parser)) {
+    fn catch_panic(&mut self, what: impl FnOnce(&mut Parser)) {
         if catch_unwind(AssertUnwindSafe(|| what(&mut self.parser))).is_err() {
             tracing::warn!("failed to interpret a program's output; its screen is lost");
             self.parser = parser(self.size);
@@ -132,50 +132,50 @@ impl Screen {
 
     /// Processes the program's output.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
-        self.waiting.extend_from_slice(bytes);
-        if bytes.len() < BULK || self.waiting.len() >= WAITING {
-            self.settle();
+        self.buffered.extend_from_slice(bytes);
+        if bytes.len() < MIN_BUFFERED_BYTES || self.buffered.len() >= MAX_BUFFERED_BYTES {
+            self.flush();
         }
     }
 
     /// Parses the buffered output.
-    fn settle(&mut self) {
-        let waiting = std::mem::take(&mut self.waiting);
+    fn flush(&mut self) {
+        let waiting = std::mem::take(&mut self.buffered);
         let (others, text) = waiting.split_at(plain_from(&waiting));
-        self.margins.look(others);
+        self.margins.scan(others);
         // The first lines may overwrite what is on the screen.
-        let lines = HISTORY + 2 * usize::from(self.size.rows) + 1;
+        let lines = MAX_HISTORY_LINES + 2 * usize::from(self.size.rows) + 1;
         let skipped = match &self.margins {
-            Margins { are_set: false, state: Sequence::None } => without_trace(text, lines),
+            Margins { are_set: false, state: Sequence::None } => overwritten(text, lines),
             _ => {
-                self.margins.look(text);
+                self.margins.scan(text);
                 0..0
             }
         };
         let (before, after) = (text.get(..skipped.start), text.get(skipped.end..));
         for part in [Some(others), before, after].into_iter().flatten() {
-            self.guarded(|parser| parser.process(part));
+            self.catch_panic(|parser| parser.process(part));
         }
     }
 
     pub(super) fn resize(&mut self, size: TerminalSize) {
-        self.settle();
+        self.flush();
         self.size = size;
         let of = |length: u16| NonZeroU16::new(length).unwrap_or(NonZeroU16::MIN);
-        self.guarded(|parser| parser.set_size(of(size.rows), of(size.cols)));
+        self.catch_panic(|parser| parser.set_size(of(size.rows), of(size.cols)));
     }
 
     /// Returns the output that makes any terminal of this size show this screen. `with_history`:
     /// includes lines that have scrolled off the screen.
-    pub(super) fn restored(&mut self, with_history: bool) -> Bytes {
-        self.settle();
+    pub(super) fn render(&mut self, with_history: bool) -> Bytes {
+        self.flush();
         let mut text = String::new();
-        self.guarded(|parser| text = restored(parser.screen(), with_history));
+        self.catch_panic(|parser| text = render(parser.screen(), with_history));
         Bytes::from(text)
     }
 }
 
-fn restored(screen: &vt100::Screen, with_history: bool) -> String {
+fn render(screen: &vt100::Screen, with_history: bool) -> String {
     let mut text = String::new();
     // A full-screen program uses the alternate screen, which has no history.
     let is_alternate = screen.alternate_screen();
@@ -186,12 +186,12 @@ fn restored(screen: &vt100::Screen, with_history: bool) -> String {
         history(screen, &mut text);
     }
     let state = screen.state_formatted();
-    if state.len() <= SCREEN_BYTES {
+    if state.len() <= MAX_SCREEN_BYTES {
         text.push_str(&state);
     } else {
         // The colors take too much space: send the text only.
         text.push_str("\x1b[m\x1b[H\x1b[2J");
-        text.push_str(&tail(&screen.contents().replace('\n', "\r\n"), SCREEN_BYTES));
+        text.push_str(&tail(&screen.contents().replace('\n', "\r\n"), MAX_SCREEN_BYTES));
         text.push_str(&screen.cursor_state_formatted());
         text.push_str(&screen.input_mode_formatted());
     }
@@ -213,16 +213,16 @@ fn history(screen: &vt100::Screen, text: &mut String) {
         let _ =
             write!(lines, "{}{}", if at == 0 { "" } else { "\r\n" }, line.trim_end_matches(' '));
     }
-    text.push_str(&tail(&lines, HISTORY_BYTES));
+    text.push_str(&tail(&lines, MAX_HISTORY_BYTES));
     text.push_str("\x1b[m");
 }
 
 /// Returns the last whole lines that fit.
-fn tail(text: &str, most: usize) -> String {
-    if text.len() <= most {
+fn tail(text: &str, max: usize) -> String {
+    if text.len() <= max {
         return text.to_owned();
     }
-    let mut start = text.len() - most;
+    let mut start = text.len() - max;
     while !text.is_char_boundary(start) {
         start += 1;
     }
@@ -240,9 +240,9 @@ mod tests {
     fn pair(output: &[u8]) -> (Screen, Screen) {
         let (mut one, mut other) = (Screen::new(SIZE), Screen::new(SIZE));
         one.feed(output);
-        one.settle();
+        one.flush();
         other.feed(b"\x1b[?1049hsomething else\x1b[31m");
-        let restored = one.restored(true);
+        let restored = one.render(true);
         other.feed(&restored);
         (one, other)
     }
@@ -311,15 +311,15 @@ mod tests {
                     output.push_str(words[random(words.len())]);
                 }
                 let text = output.as_bytes().split_at(plain_from(output.as_bytes())).1;
-                is_skipped |= !without_trace(text, HISTORY + 11).is_empty();
+                is_skipped |= !overwritten(text, MAX_HISTORY_LINES + 11).is_empty();
                 whole.parser.process(output.as_bytes());
-                for piece in output.as_bytes().chunks(random(BULK * 3) + 1) {
+                for piece in output.as_bytes().chunks(random(MIN_BUFFERED_BYTES * 3) + 1) {
                     screen.feed(piece);
                 }
-                screen.settle();
+                screen.flush();
                 let (one, other) = (whole.parser.screen(), screen.parser.screen());
                 assert_eq!(one.state_formatted(), other.state_formatted());
-                assert_eq!(restored(one, true), restored(other, true));
+                assert_eq!(render(one, true), render(other, true));
             }
         }
         assert!(is_skipped);
@@ -334,19 +334,19 @@ mod tests {
 
     #[test]
     fn whatever_is_written_and_however_large_a_screen_fits_a_frame() {
-        let mut screen = Screen::new(sane(TerminalSize { cols: u16::MAX, rows: u16::MAX }));
+        let mut screen = Screen::new(clamp_size(TerminalSize { cols: u16::MAX, rows: u16::MAX }));
         let mut bytes = Vec::new();
         for at in 0..200_000_u32 {
             let color = at % 255;
             bytes.extend_from_slice(format!("\x1b[38;2;{color};1;2mé").as_bytes());
         }
         screen.feed(&bytes);
-        let restored = screen.restored(true);
+        let restored = screen.render(true);
         assert!(restored.len() < 256 * 1024, "{}", restored.len());
         assert!(std::str::from_utf8(&restored).unwrap().contains('é'));
-        screen.resize(sane(TerminalSize { cols: 1, rows: 1 }));
+        screen.resize(clamp_size(TerminalSize { cols: 1, rows: 1 }));
         screen.feed(b"x\x1b[999;999Hy\x1b[99999999999b\x1b[?47h\x1bM\x1b[2;1r");
-        assert!(!screen.restored(true).is_empty());
-        assert_eq!(sane(TerminalSize { cols: 0, rows: 0 }), TerminalSize { cols: 80, rows: 24 });
+        assert!(!screen.render(true).is_empty());
+        assert_eq!(clamp_size(TerminalSize { cols: 0, rows: 0 }), TerminalSize { cols: 80, rows: 24 });
     }
 }

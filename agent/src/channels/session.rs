@@ -18,34 +18,34 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::member::{Ear, Member, Outlet, carry};
+use super::member::{SessionInbox, Member, OutgoingQueue, run_member};
 use super::reason;
-use super::registry::{Channels, Reserved};
+use super::registry::{Channels, SessionSlot};
 use super::screen::Screen;
 use super::terminal::Terminal;
-use crate::operations::{ended, has_ended};
+use crate::operations::{wait_for_end, has_ended};
 
 /// Maximum size of input that waits for the program, in bytes.
-const INPUT: usize = 64 * 1024;
+const MAX_QUEUED_INPUT_BYTES: usize = 64 * 1024;
 /// Interval between attempts to write waiting input, in case the readiness event was lost.
-const TRY_AGAIN: Duration = Duration::from_millis(200);
+const WRITE_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// Delay between reads while no client is attached, so that a program with much output does not
 /// starve the rest of the agent.
-const BRAKE: Duration = Duration::from_millis(5);
+const DETACHED_READ_DELAY: Duration = Duration::from_millis(5);
 /// Quiet time after which the rest of the output is complete, when the program has ended.
-const REST: Duration = Duration::from_millis(200);
+const OUTPUT_QUIET_TIME: Duration = Duration::from_millis(200);
 /// Maximum time of reading the rest of the output.
-const MOST_REST: Duration = Duration::from_secs(15);
+const MAX_DRAIN_TIME: Duration = Duration::from_secs(15);
 /// Time until SIGKILL when the agent stops.
-const STOPPING: Duration = Duration::from_millis(500);
+const STOP_KILL_DELAY: Duration = Duration::from_millis(500);
 /// Time after SIGKILL at which remaining processes are abandoned.
-const GIVEN_UP: Duration = Duration::from_secs(2);
+const ABANDON_TIMEOUT: Duration = Duration::from_secs(2);
 /// End of input, as typed in a terminal.
 const EOT: &[u8] = b"\x04";
 
 /// A request to a session.
 #[derive(Debug)]
-pub(super) enum Ask {
+pub(super) enum SessionRequest {
     /// Attaches another channel.
     Attach(Attach),
     /// Ends the session; the sender is notified when it has ended.
@@ -56,12 +56,12 @@ pub(super) enum Ask {
 #[derive(Debug)]
 pub(super) struct Attach {
     pub(super) channel: Channel,
-    pub(super) place: OwnedSemaphorePermit,
-    pub(super) watches: bool,
+    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) is_read_only: bool,
     pub(super) size: TerminalSize,
 }
 
-impl Ask {
+impl SessionRequest {
     /// Declines a request because the session has ended.
     pub(super) async fn decline(self) {
         if let Self::Attach(attach) = self {
@@ -72,7 +72,7 @@ impl Ask {
 
 /// The state of a session that is being ended.
 struct Ending {
-    why: String,
+    reason: String,
     background: Vec<Pid>,
     kill_at: Instant,
     is_killed: bool,
@@ -81,8 +81,8 @@ struct Ending {
 /// A session.
 pub(super) struct Session {
     channels: Arc<Channels>,
-    slot: Reserved,
-    requests: mpsc::Receiver<Ask>,
+    slot: SessionSlot,
+    requests: mpsc::Receiver<SessionRequest>,
     terminal: Terminal,
     screen: Screen,
     size: TerminalSize,
@@ -90,47 +90,47 @@ pub(super) struct Session {
     members: BTreeMap<u64, Member>,
     next: u64,
     input: BytesMut,
-    ear: Ear,
-    said: mpsc::Receiver<(u64, Frame)>,
-    left: mpsc::UnboundedReceiver<(u64, String)>,
+    ear: SessionInbox,
+    frames: mpsc::Receiver<(u64, Frame)>,
+    departures: mpsc::UnboundedReceiver<(u64, String)>,
     /// Notified when a member's output was sent.
-    taken: Arc<Notify>,
+    sent: Arc<Notify>,
     children: Option<Signal>,
     /// Time since which no client is attached.
-    alone: Option<Instant>,
+    detached_since: Option<Instant>,
     ending: Option<Ending>,
-    enders: Vec<oneshot::Sender<()>>,
+    end_waiters: Vec<oneshot::Sender<()>>,
     /// Whether no process has the terminal open.
     is_silent: bool,
     /// When the program ended, and when its terminal was last read.
-    over: Option<(Instant, Instant)>,
+    ended_at: Option<(Instant, Instant)>,
 }
 
 /// An event of the session's loop.
-enum News {
-    Ask(Ask),
-    Said(u64, Frame),
+enum SessionEvent {
+    Ask(SessionRequest),
+    Frame(u64, Frame),
     Left(u64, String),
-    Taken,
+    Sent,
     Output(Bytes),
     Silent,
     Written(usize),
-    Over,
-    Time,
+    ProgramEnded,
+    Timer,
     Stop,
 }
 
 impl Session {
     pub(super) fn new(
         channels: Arc<Channels>,
-        slot: Reserved,
-        requests: mpsc::Receiver<Ask>,
+        slot: SessionSlot,
+        requests: mpsc::Receiver<SessionRequest>,
         terminal: Terminal,
         size: TerminalSize,
         grace: Duration,
     ) -> Self {
-        let (said_in, said) = mpsc::channel(1);
-        let (left_in, left) = mpsc::unbounded_channel();
+        let (said_in, frames) = mpsc::channel(1);
+        let (left_in, departures) = mpsc::unbounded_channel();
         Self {
             channels,
             slot,
@@ -142,16 +142,16 @@ impl Session {
             members: BTreeMap::new(),
             next: 0,
             input: BytesMut::new(),
-            ear: Ear { said: said_in, left: left_in },
-            said,
-            left,
-            taken: Arc::new(Notify::new()),
+            ear: SessionInbox { frames: said_in, departures: left_in },
+            frames,
+            departures,
+            sent: Arc::new(Notify::new()),
             children: signal(SignalKind::child()).ok(),
-            alone: None,
+            detached_since: None,
             ending: None,
-            enders: Vec::new(),
+            end_waiters: Vec::new(),
             is_silent: false,
-            over: None,
+            ended_at: None,
         }
     }
 
@@ -159,98 +159,98 @@ impl Session {
     pub(super) async fn run(mut self, first: Attach) -> Exit {
         self.attach(first, true);
         loop {
-            self.look_after_members();
-            if self.is_over() {
+            self.check_members();
+            if self.is_output_complete() {
                 break;
             }
-            let news = self.news().await;
-            self.on(news).await;
+            let news = self.next_event().await;
+            self.handle(news).await;
         }
         self.finish().await
     }
 
     /// Waits for the next event.
-    async fn news(&mut self) -> News {
+    async fn next_event(&mut self) -> SessionEvent {
         let wake = self.wake_at();
-        let may_read = !self.is_silent && self.members.values().all(Member::may_be_written);
-        let may_type = self.input.len() < INPUT;
+        let may_read = !self.is_silent && self.members.values().all(Member::accepts_output);
+        let may_type = self.input.len() < MAX_QUEUED_INPUT_BYTES;
         let Self {
-            requests: asks, said, left, taken, terminal, children, channels, input, over, ending, ..
+            requests: asks, frames: said, departures: left, sent: taken, terminal, children, channels, input, ended_at: over, ending, ..
         } = self;
         let pid = terminal.pid();
         tokio::select! {
-            Some(ask) = asks.recv() => News::Ask(ask),
-            Some((number, frame)) = said.recv(), if may_type => News::Said(number, frame),
-            Some((number, why)) = left.recv() => News::Left(number, why),
-            () = taken.notified() => News::Taken,
+            Some(ask) = asks.recv() => SessionEvent::Ask(ask),
+            Some((number, frame)) = said.recv(), if may_type => SessionEvent::Frame(number, frame),
+            Some((number, why)) = left.recv() => SessionEvent::Left(number, why),
+            () = taken.notified() => SessionEvent::Sent,
             read = terminal.read(), if may_read => match read {
-                Ok(bytes) if !bytes.is_empty() => News::Output(bytes),
-                Ok(_) | Err(_) => News::Silent,
+                Ok(bytes) if !bytes.is_empty() => SessionEvent::Output(bytes),
+                Ok(_) | Err(_) => SessionEvent::Silent,
             },
             written = terminal.write(&input[..]), if !input.is_empty() => {
                 // No process reads the input.
-                News::Written(written.unwrap_or(usize::MAX))
+                SessionEvent::Written(written.unwrap_or(usize::MAX))
             }
-            () = ended(pid, children), if over.is_none() => News::Over,
-            () = channels.stop.cancelled(), if ending.is_none() => News::Stop,
-            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => News::Time,
+            () = wait_for_end(pid, children), if over.is_none() => SessionEvent::ProgramEnded,
+            () = channels.stop.cancelled(), if ending.is_none() => SessionEvent::Stop,
+            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => SessionEvent::Timer,
         }
     }
 
-    async fn on(&mut self, news: News) {
-        match news {
-            News::Ask(Ask::Attach(attach)) => self.attach(attach, false),
-            News::Ask(Ask::End(done)) => {
-                self.enders.push(done);
+    async fn handle(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::Ask(SessionRequest::Attach(attach)) => self.attach(attach, false),
+            SessionEvent::Ask(SessionRequest::End(done)) => {
+                self.end_waiters.push(done);
                 self.hang_up(reason::SESSION_TERMINATED, self.channels.options.kill_after);
             }
-            News::Said(number, frame) => self.on_frame(number, frame),
-            News::Left(number, why) => self.on_left(number, &why),
-            News::Taken => {}
-            News::Output(bytes) => self.on_output(bytes).await,
-            News::Silent => self.is_silent = true,
-            News::Written(count) => self.input.advance(count.min(self.input.len())),
-            News::Over => self.over = Some((Instant::now(), Instant::now())),
-            News::Time => self.on_time(),
-            News::Stop => self.hang_up(reason::AGENT_STOPS, STOPPING),
+            SessionEvent::Frame(number, frame) => self.on_frame(number, frame),
+            SessionEvent::Left(number, why) => self.on_left(number, &why),
+            SessionEvent::Sent => {}
+            SessionEvent::Output(bytes) => self.on_output(bytes).await,
+            SessionEvent::Silent => self.is_silent = true,
+            SessionEvent::Written(count) => self.input.advance(count.min(self.input.len())),
+            SessionEvent::ProgramEnded => self.ended_at = Some((Instant::now(), Instant::now())),
+            SessionEvent::Timer => self.on_timer(),
+            SessionEvent::Stop => self.hang_up(reason::AGENT_STOPS, STOP_KILL_DELAY),
         }
     }
 
     /// Returns the time at which the next action is due.
     fn wake_at(&self) -> Option<Instant> {
         let now = Instant::now();
-        let patience = self.channels.options.patience;
-        let stalled = self.members.values().filter_map(|member| member.stalled).min();
+        let patience = self.channels.options.stall_timeout;
+        let stalled = self.members.values().filter_map(|member| member.stalled_since).min();
         let ending = self.ending.as_ref().map(|ending| {
-            if ending.is_killed { ending.kill_at + GIVEN_UP } else { ending.kill_at }
+            if ending.is_killed { ending.kill_at + ABANDON_TIMEOUT } else { ending.kill_at }
         });
         [
             stalled.map(|since| since + patience),
-            self.alone.filter(|_| self.ending.is_none()).map(|since| since + self.grace),
+            self.detached_since.filter(|_| self.ending.is_none()).map(|since| since + self.grace),
             ending,
-            (!self.input.is_empty()).then(|| now + TRY_AGAIN),
-            self.over.map(|(ended, read)| (read + REST).min(ended + MOST_REST)),
+            (!self.input.is_empty()).then(|| now + WRITE_RETRY_INTERVAL),
+            self.ended_at.map(|(ended, read)| (read + OUTPUT_QUIET_TIME).min(ended + MAX_DRAIN_TIME)),
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
-    fn on_time(&mut self) {
+    fn on_timer(&mut self) {
         let now = Instant::now();
         if !self.input.is_empty() {
             let count = self.terminal.write_now(&self.input);
             self.input.advance(count.min(self.input.len()));
         }
-        let patience = self.channels.options.patience;
+        let patience = self.channels.options.stall_timeout;
         for member in self.members.values() {
-            if member.stalled.is_some_and(|since| now >= since + patience) {
+            if member.stalled_since.is_some_and(|since| now >= since + patience) {
                 member
-                    .outlet
-                    .cut(&format!("the client accepted no output for {} s", patience.as_secs()));
+                    .outgoing
+                    .abort(&format!("the client accepted no output for {} s", patience.as_secs()));
             }
         }
-        if self.ending.is_none() && self.alone.is_some_and(|since| now >= since + self.grace) {
+        if self.ending.is_none() && self.detached_since.is_some_and(|since| now >= since + self.grace) {
             let why = format!("no client was attached for {} s", self.grace.as_secs());
             self.hang_up(&why, self.channels.options.kill_after);
         }
@@ -263,74 +263,74 @@ impl Session {
         }
     }
 
-    fn hang_up(&mut self, why: &str, patience: Duration) {
+    fn hang_up(&mut self, reason: &str, kill_after: Duration) {
         if self.ending.is_some() {
             return;
         }
-        tracing::info!(session = %self.slot.id, reason = why, "ending a session");
+        tracing::info!(session = %self.slot.id, reason = reason, "ending a session");
         let background = self.terminal.hang_up();
-        let kill_at = Instant::now() + patience;
-        self.ending = Some(Ending { why: why.to_owned(), background, kill_at, is_killed: false });
+        let kill_at = Instant::now() + kill_after;
+        self.ending = Some(Ending { reason: reason.to_owned(), background, kill_at, is_killed: false });
     }
 
     /// Whether the output is complete.
-    fn is_over(&self) -> bool {
+    fn is_output_complete(&self) -> bool {
         let now = Instant::now();
         let is_given_up = self
             .ending
             .as_ref()
-            .is_some_and(|ending| ending.is_killed && now >= ending.kill_at + GIVEN_UP);
+            .is_some_and(|ending| ending.is_killed && now >= ending.kill_at + ABANDON_TIMEOUT);
         let is_read = |(ended, read): (Instant, Instant)| {
-            let is_held = self.members.values().any(|member| !member.may_be_written());
-            self.is_silent || now >= ended + MOST_REST || (!is_held && now >= read + REST)
+            let is_held = self.members.values().any(|member| !member.accepts_output());
+            self.is_silent || now >= ended + MAX_DRAIN_TIME || (!is_held && now >= read + OUTPUT_QUIET_TIME)
         };
-        is_given_up || self.over.is_some_and(is_read)
+        is_given_up || self.ended_at.is_some_and(is_read)
     }
 
     fn attach(&mut self, attach: Attach, is_first: bool) {
-        let Attach { channel, place, watches, size } = attach;
+        let Attach { channel, permit: place, is_read_only: watches, size } = attach;
         if !watches {
             self.resize(size);
         }
-        let outlet = Outlet::new(Arc::clone(&self.taken));
+        let outlet = OutgoingQueue::new(Arc::clone(&self.sent));
         if !is_first {
-            outlet.say(Frame::Screen(self.screen.restored(true)));
+            outlet.push(Frame::Screen(self.screen.render(true)));
         }
         let number = self.next;
         self.next += 1;
-        let carried = carry(number, channel, Arc::clone(&outlet), self.ear.clone(), place);
+        let carried = run_member(number, channel, Arc::clone(&outlet), self.ear.clone(), place);
         self.channels.tasks.spawn(carried);
-        let member = Member { watches, is_behind: false, stalled: None, outlet };
+        let member = Member { is_read_only: watches, is_behind: false, stalled_since: None, outgoing: outlet };
         self.members.insert(number, member);
-        self.alone = None;
-        self.tell_attached();
+        self.detached_since = None;
+        self.send_attached();
     }
 
-    fn on_left(&mut self, number: u64, why: &str) {
+    fn on_left(&mut self, number: u64, reason: &str) {
         // Frames that were sent before leaving still count.
-        while let Ok((number, frame)) = self.said.try_recv() {
+        while let Ok((number, frame)) = self.frames.try_recv() {
             self.on_frame(number, frame);
         }
         self.members.remove(&number);
         tracing::info!(
             session = %self.slot.id,
-            reason = why,
+            reason = reason,
             "a client detached from a session"
         );
         if self.members.is_empty() {
-            self.alone = Some(Instant::now());
+            self.detached_since = Some(Instant::now());
         }
-        self.tell_attached();
+        self.send_attached();
     }
 
-    fn tell_attached(&self) {
+    fn send_attached(&self) {
         let count = |watches: bool| {
-            let of = self.members.values().filter(|member| member.watches == watches);
+            let of = self.members.values().filter(|member| member.is_read_only == watches);
             u32::try_from(of.count()).unwrap_or(u32::MAX)
         };
         let attached = Attached { shared: count(false), watching: count(true) };
         for member in self.members.values() {
-            member.outlet.attached(attached);
+            member.outgoing.push_attached(attached);
         }
     }
 
@@ -343,14 +343,14 @@ impl Session {
     }
 
     fn on_frame(&mut self, number: u64, frame: Frame) {
-        let may_type = self.members.get(&number).is_some_and(|member| !member.watches);
+        let may_type = self.members.get(&number).is_some_and(|member| !member.is_read_only);
         if !may_type {
             return;
         }
         match frame {
             Frame::Data(bytes) => self.input.extend_from_slice(&bytes),
             Frame::Eof => self.input.extend_from_slice(EOT),
-            Frame::Resize(size) => self.resize(super::screen::sane(size)),
+            Frame::Resize(size) => self.resize(super::screen::clamp_size(size)),
             // Members send no other frames.
             _ => {}
         }
@@ -358,35 +358,35 @@ impl Session {
 
     async fn on_output(&mut self, bytes: Bytes) {
         self.screen.feed(&bytes);
-        if let Some((_, read)) = &mut self.over {
+        if let Some((_, read)) = &mut self.ended_at {
             *read = Instant::now();
         }
         for member in self.members.values_mut() {
-            if member.is_behind || !member.outlet.is_free() {
+            if member.is_behind || !member.outgoing.can_queue_output() {
                 member.is_behind = true;
             } else {
-                member.outlet.output(bytes.clone());
+                member.outgoing.push_output(bytes.clone());
             }
         }
         if self.members.is_empty() && bytes.len() >= 4096 {
-            sleep(BRAKE).await;
+            sleep(DETACHED_READ_DELAY).await;
         } else {
             tokio::task::yield_now().await;
         }
     }
 
     /// Tracks members that accept no output; sends the current screen to those that missed output.
-    fn look_after_members(&mut self) {
+    fn check_members(&mut self) {
         let now = Instant::now();
         for member in self.members.values_mut() {
-            if member.is_behind && member.outlet.is_drained() {
+            if member.is_behind && member.outgoing.is_drained() {
                 member.is_behind = false;
-                member.outlet.say(Frame::Screen(self.screen.restored(false)));
+                member.outgoing.push(Frame::Screen(self.screen.render(false)));
             }
-            if member.may_be_written() {
-                member.stalled = None;
+            if member.accepts_output() {
+                member.stalled_since = None;
             } else {
-                member.stalled.get_or_insert(now);
+                member.stalled_since.get_or_insert(now);
             }
         }
     }
@@ -398,7 +398,7 @@ impl Session {
         }
         let is_gone = has_ended(self.terminal.pid());
         let status = self.terminal.reap();
-        let why = self.ending.take().map(|ending| ending.why);
+        let why = self.ending.take().map(|ending| ending.reason);
         let exit = match &status {
             Some(status) => match status.signal() {
                 Some(signal) => {
@@ -420,10 +420,10 @@ impl Session {
             ask.decline().await;
         }
         for member in self.members.values() {
-            member.outlet.say(Frame::Exit(exit.clone()));
-            member.outlet.end(reason::SESSION_ENDED);
+            member.outgoing.push(Frame::Exit(exit.clone()));
+            member.outgoing.end(reason::SESSION_ENDED);
         }
-        for done in self.enders {
+        for done in self.end_waiters {
             let _ = done.send(());
         }
         exit
@@ -432,7 +432,7 @@ impl Session {
 
 impl Member {
     /// Whether the program may write, as far as this member is concerned.
-    fn may_be_written(&self) -> bool {
-        self.watches || self.outlet.is_free()
+    fn accepts_output(&self) -> bool {
+        self.is_read_only || self.outgoing.can_queue_output()
     }
 }

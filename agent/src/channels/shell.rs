@@ -9,19 +9,19 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
 use super::answer::Opening;
-use super::options::MOST_SESSIONS;
+use super::options::MAX_SESSIONS;
 use super::reason;
-use super::registry::{Channels, NoPlace};
-use super::screen::sane;
-use super::session::{Ask, Attach, Session};
+use super::registry::{Channels, ReserveError};
+use super::screen::clamp_size;
+use super::session::{SessionRequest, Attach, Session};
 use super::terminal::Terminal;
 use crate::operations::run_as;
 
 /// Time after SIGKILL at which a session that has not ended is abandoned.
-const GIVEN_UP: Duration = Duration::from_secs(5);
+const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Parameters of a new session.
-pub(super) struct Wanted {
+pub(super) struct ShellOptions {
     pub(super) session: SessionId,
     pub(super) user: Option<String>,
     pub(super) command: Option<String>,
@@ -42,15 +42,15 @@ pub(super) async fn open(
     channels: Arc<Channels>,
     opening: Opening,
     permit: OwnedSemaphorePermit,
-    wanted: Wanted,
+    options: ShellOptions,
 ) {
     // On every return path, the session is no longer open.
-    let mut pending = channels.ends.pending(wanted.session);
-    let found = run_as(wanted.user.as_deref());
+    let mut pending = channels.ends.pending(options.session);
+    let found = run_as(options.user.as_deref());
     // Whether the user exists is not revealed to those whom the policy does not allow it.
     let name = match &found {
         Ok(user) => user.name.clone(),
-        Err(_) => wanted.user.clone().unwrap_or_default(),
+        Err(_) => options.user.clone().unwrap_or_default(),
     };
     if let Err(reason) = channels.policy().and_then(|policy| policy.allows_shell(&name)) {
         return opening.refuse(ChannelRefusalCause::Policy, reason).await;
@@ -59,25 +59,25 @@ pub(super) async fn open(
         Ok(user) => user,
         Err(reason) => return opening.refuse(ChannelRefusalCause::Invalid, reason).await,
     };
-    let term = if wanted.term.is_empty() { "xterm-256color" } else { wanted.term.as_str() };
-    let line = wanted.command.as_deref();
+    let term = if options.term.is_empty() { "xterm-256color" } else { options.term.as_str() };
+    let line = options.command.as_deref();
     if !is_term(term) || line.is_some_and(|line| line.contains('\0')) {
         let reason = "the terminal type or the command contains invalid characters".to_owned();
         return opening.refuse(ChannelRefusalCause::Invalid, reason).await;
     }
-    let (reserved, asks) = match channels.reserve(wanted.session, &user.name) {
+    let (reserved, asks) = match channels.reserve(options.session, &user.name) {
         Ok(made) => made,
-        Err(NoPlace::Taken) => {
-            let reason = format!("session {} exists already", wanted.session);
+        Err(ReserveError::AlreadyExists) => {
+            let reason = format!("session {} exists already", options.session);
             return opening.refuse(ChannelRefusalCause::Invalid, reason).await;
         }
-        Err(NoPlace::Busy) => {
+        Err(ReserveError::Busy) => {
             let reason =
-                format!("the limit of {MOST_SESSIONS} open sessions on this device is reached");
+                format!("the limit of {MAX_SESSIONS} open sessions on this device is reached");
             return opening.refuse(ChannelRefusalCause::Busy, reason).await;
         }
     };
-    let size = sane(wanted.size);
+    let size = clamp_size(options.size);
     let terminal = match Terminal::open(&user, line, term, size).await {
         Ok(terminal) => terminal,
         Err(reason) => return opening.refuse(ChannelRefusalCause::Failed, reason).await,
@@ -90,8 +90,8 @@ pub(super) async fn open(
             return terminal.abandon().await;
         }
     };
-    let grace = Duration::from_secs(u64::from(wanted.grace_seconds));
-    let first = Attach { channel, place: permit, watches: false, size };
+    let grace = Duration::from_secs(u64::from(options.grace_seconds));
+    let first = Attach { channel, permit, is_read_only: false, size };
     let session = Session::new(Arc::clone(&channels), reserved, asks, terminal, size, grace);
     pending.exit = Some(session.run(first).await);
 }
@@ -106,7 +106,7 @@ pub(super) async fn attach(
     opening: Opening,
     place: OwnedSemaphorePermit,
     session: SessionId,
-    watches: bool,
+    is_read_only: bool,
     size: TerminalSize,
 ) {
     let Some(known) = channels.find(session) else {
@@ -118,8 +118,8 @@ pub(super) async fn attach(
     let id = opening.channel;
     match opening.accept().await {
         Ok(channel) => {
-            let attach = Attach { channel, place, watches, size: sane(size) };
-            if let Err(unheard) = known.asks.send(Ask::Attach(attach)).await {
+            let attach = Attach { channel, permit: place, is_read_only, size: clamp_size(size) };
+            if let Err(unheard) = known.requests.send(SessionRequest::Attach(attach)).await {
                 unheard.0.decline().await;
             }
         }
@@ -133,7 +133,7 @@ pub(super) async fn attach(
 pub(super) async fn end(
     channels: Arc<Channels>,
     opening: Opening,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
     session: SessionId,
 ) {
     let Some(known) = channels.find(session) else {
@@ -142,7 +142,7 @@ pub(super) async fn end(
     let Ok(channel) = opening.accept().await else { return };
     let (done, ended) = oneshot::channel();
     // If the send fails, the session has ended.
-    let _ = known.asks.send(Ask::End(done)).await;
-    let _ = timeout(channels.options.kill_after + GIVEN_UP, ended).await;
+    let _ = known.requests.send(SessionRequest::End(done)).await;
+    let _ = timeout(channels.options.kill_after + ABANDON_TIMEOUT, ended).await;
     channel.sender.close(reason::SESSION_TERMINATED).await;
 }

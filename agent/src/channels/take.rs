@@ -11,10 +11,10 @@ use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::Opening;
-use super::options::MOST_CHANNELS;
+use super::options::MAX_CHANNELS;
 use super::{files, opened, shell, tcp};
-use crate::operations::{Ignored, Me, is_expired, is_for};
-use crate::run::{Shared, in_words};
+use crate::operations::{Ignored, CurrentIdentity, is_expired, is_for};
+use crate::run::{Shared, error_chain};
 
 /// The fields that all opens have, of any kind: so an open with a kind that is unknown to this
 /// agent can be refused by its id.
@@ -34,7 +34,7 @@ struct Address {
 ///
 /// # Errors
 /// The reason why the open was ignored, as a message.
-pub(crate) fn take_open(
+pub(crate) fn handle_open(
     shared: &Shared,
     client: &Client,
     key: SigningKey,
@@ -46,7 +46,7 @@ pub(crate) fn take_open(
     let address: Address = codec::decode(&plain).map_err(|error| error.to_string())?;
     let identity = &shared.identity;
     let epoch = shared.outbox.view().epoch;
-    let me = Me { project: &identity.project, device: identity.device, epoch };
+    let me = CurrentIdentity { project: &identity.project, device: identity.device, epoch };
     let ignored = |ignored: Ignored| ignored.to_string();
     is_for(&me, &address.project, address.device, address.epoch).map_err(ignored)?;
     let now = shared.operations.server_time().filter(|_| is_greeted);
@@ -61,10 +61,10 @@ pub(crate) fn take_open(
         _ => None,
     };
     // A shell without a free slot was never started, and is not recorded as an open session.
-    let place = shared.channels.place();
+    let place = shared.channels.acquire_permit();
     let session = session.filter(|_| place.is_some());
-    let noted = opened::note(&shared.store, address.channel, address.expires_at, now, session);
-    if !noted.map_err(|error| in_words(&error))? {
+    let noted = opened::record_open(&shared.store, address.channel, address.expires_at, now, session);
+    if !noted.map_err(|error| error_chain(&error))? {
         return Err("its channel was opened before".to_owned());
     }
     let opening = Opening {
@@ -74,18 +74,18 @@ pub(crate) fn take_open(
         key,
         channel: address.channel,
         open: Hash::of(message),
-        other: address.key,
+        server_key: address.key,
     };
-    begin(shared, opening, open.map_err(|error| error.to_string()), place);
+    start(shared, opening, open.map_err(|error| error.to_string()), place);
     Ok(())
 }
 
 /// Processes an open that gets a response.
-fn begin(
+fn start(
     shared: &Shared,
     opening: Opening,
     open: Result<ChannelOpen, String>,
-    place: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 ) {
     let channels = Arc::clone(&shared.channels);
     let tasks = channels.tasks.clone();
@@ -102,9 +102,9 @@ fn begin(
             return no(opening, ChannelRefusalCause::Unsupported, reason);
         }
     };
-    let Some(place) = place else {
+    let Some(place) = permit else {
         let reason =
-            format!("the limit of {MOST_CHANNELS} open channels on this device is reached");
+            format!("the limit of {MAX_CHANNELS} open channels on this device is reached");
         return no(opening, ChannelRefusalCause::Busy, reason);
     };
     let (channel, actor) = (open.channel, open.actor);
@@ -119,7 +119,7 @@ fn begin(
         }
         Purpose::Shell { session, user, command, term, size, grace_seconds } => {
             tracing::info!(%channel, actor, %session, user, "a shell was requested");
-            let wanted = shell::Wanted { session, user, command, term, size, grace_seconds };
+            let wanted = shell::ShellOptions { session, user, command, term, size, grace_seconds };
             tasks.spawn(shell::open(channels, opening, place, wanted));
         }
         Purpose::Attach { session, watch, size } => {

@@ -18,13 +18,13 @@ use super::reason;
 use super::registry::Channels;
 
 /// Timeout for writing the data that precedes a channel's end.
-const LAST: Duration = Duration::from_secs(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects, responds, and carries bytes until either side ends.
 pub(super) async fn open(
     channels: Arc<Channels>,
     opening: Opening,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
     host: String,
     port: u16,
 ) {
@@ -37,7 +37,7 @@ pub(super) async fn open(
         return opening.refuse(ChannelRefusalCause::Invalid, reason).await;
     }
     let made = tokio::select! {
-        made = timeout(channels.options.connect, TcpStream::connect((host.as_str(), port))) => made,
+        made = timeout(channels.options.connect_timeout, TcpStream::connect((host.as_str(), port))) => made,
         () = channels.stop.cancelled() => return,
     };
     let stream = match made {
@@ -47,7 +47,7 @@ pub(super) async fn open(
             return opening.refuse(ChannelRefusalCause::Failed, reason).await;
         }
         Err(_) => {
-            let seconds = channels.options.connect.as_secs();
+            let seconds = channels.options.connect_timeout.as_secs();
             let reason =
                 format!("failed to connect to {host}:{port}: no response within {seconds} s");
             return opening.refuse(ChannelRefusalCause::Failed, reason).await;
@@ -66,13 +66,13 @@ pub(super) async fn open(
     let (from, mut to) = stream.into_split();
     // A peer that no longer reads may still send; after a reset it does neither.
     let both = async {
-        let down = async { Ok::<_, String>(down(&mut receiver, &mut to).await) };
-        let ((), down) = tokio::try_join!(up(&sender, from), down)?;
+        let down = async { Ok::<_, String>(forward_to_device(&mut receiver, &mut to).await) };
+        let ((), down) = tokio::try_join!(forward_to_server(&sender, from), down)?;
         down
     };
     let why = tokio::select! {
         done = both => done.err(),
-        () = last(&sender) => Some(sender.end_reason()),
+        () = flush(&sender) => Some(sender.end_reason()),
         () = channels.stop.cancelled() => Some(reason::AGENT_STOPS.to_owned()),
     };
     tracing::info!(channel = %id, reason = why, "a connection has ended");
@@ -80,19 +80,19 @@ pub(super) async fn open(
 }
 
 /// Waits until the data that precedes the channel's end has had time to be written.
-pub(super) async fn last(sender: &Sender) {
+pub(super) async fn flush(sender: &Sender) {
     sender.closed().await;
-    sleep(LAST).await;
+    sleep(CLOSE_TIMEOUT).await;
 }
 
 /// Forwards from the device's side to the server, until its end or the channel's.
-async fn up(sender: &Sender, from: OwnedReadHalf) -> Result<(), String> {
+async fn forward_to_server(sender: &Sender, from: OwnedReadHalf) -> Result<(), String> {
     loop {
         let ready = tokio::select! {
             ready = from.readable() => ready,
             () = sender.closed() => return Ok(()),
         };
-        ready.map_err(|error| broken(&error))?;
+        ready.map_err(|error| connection_error(&error))?;
         // Allocated only while there is data: a silent connection needs no memory.
         let mut buffer = vec![0; MAX_CHUNK_BYTES];
         match from.try_read(&mut buffer) {
@@ -104,7 +104,7 @@ async fn up(sender: &Sender, from: OwnedReadHalf) -> Result<(), String> {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(broken(&error)),
+            Err(error) => return Err(connection_error(&error)),
         }
     }
     let _ = sender.send(Frame::Eof).await;
@@ -112,21 +112,21 @@ async fn up(sender: &Sender, from: OwnedReadHalf) -> Result<(), String> {
 }
 
 /// Forwards from the server to the device's side, until its end.
-pub(super) async fn down(
+pub(super) async fn forward_to_device(
     receiver: &mut Receiver,
     to: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), String> {
     loop {
         match receiver.next().await.map_err(|gone| gone.0)? {
-            Frame::Data(bytes) => to.write_all(&bytes).await.map_err(|error| broken(&error))?,
+            Frame::Data(bytes) => to.write_all(&bytes).await.map_err(|error| connection_error(&error))?,
             Frame::Eof => break,
             // Other frames do not occur on a connection.
             _ => {}
         }
     }
-    to.shutdown().await.map_err(|error| broken(&error))
+    to.shutdown().await.map_err(|error| connection_error(&error))
 }
 
-pub(super) fn broken(error: &io::Error) -> String {
+pub(super) fn connection_error(error: &io::Error) -> String {
     format!("the connection failed: {error}")
 }

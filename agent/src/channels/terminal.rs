@@ -26,9 +26,9 @@ use crate::operations::{PATH, RunAs, has_ended, pid_of};
 use crate::subprocess::{Launch, Program, launch, reap_later};
 
 /// Maximum number of bytes of one read.
-const CHUNK: usize = 32 * 1024;
+const MAX_READ_BYTES: usize = 32 * 1024;
 /// Interval between checks whether processes have ended.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A program and its terminal. When it is dropped, the program is killed.
 pub(super) struct Terminal {
@@ -98,8 +98,8 @@ fn other_side(terminal: &FileDescriptor, name: Option<PathBuf>) -> io::Result<Ow
     Ok(options.open(name)?.into())
 }
 
-fn failed(what: &str, error: &dyn std::fmt::Display) -> String {
-    format!("failed to {what}: {error}")
+fn failed(operation: &str, error: &dyn std::fmt::Display) -> String {
+    format!("failed to {operation}: {error}")
 }
 
 /// A pseudo-terminal: the agent's ends of it, and the program's standard input, output and error.
@@ -168,7 +168,7 @@ impl Terminal {
         loop {
             self.from.readable().await?;
             // Allocated only while there is data: a silent program needs no memory.
-            let (mut buffer, mut length) = (vec![0_u8; CHUNK], 0);
+            let (mut buffer, mut length) = (vec![0_u8; MAX_READ_BYTES], 0);
             let end = loop {
                 match self.from.try_read(buffer.get_mut(length..).unwrap_or_default()) {
                     Ok(0) => break None,
@@ -254,7 +254,7 @@ impl Terminal {
             if Instant::now() >= kill_at {
                 return self.kill(spared);
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -287,7 +287,7 @@ impl Terminal {
             if self.has_ended {
                 return;
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use muster_agent::doctor::examine;
 
-use super::status::look;
+use super::status::read_status;
 
 pub(super) async fn doctor(data: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let status = look(data).await;
+    let status = read_status(data).await;
     let checks = examine(data, status.map_err(|error| format!("{error:#}"))).await;
     let has_failed = checks.iter().any(|check| !check.is_ok());
     let mut out = std::io::stdout().lock();

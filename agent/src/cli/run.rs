@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::logs::SetLevel;
 
 /// Exit code that requests a restart from a supervisor (EX_TEMPFAIL).
-const START_AGAIN: u8 = 75;
+const RESTART_EXIT_CODE: u8 = 75;
 
 /// Re-executes the process with the pinned CA as the only CA of the system.
 ///
@@ -23,12 +23,12 @@ const START_AGAIN: u8 = 75;
 /// agent's own verifier: this wastes half a megabyte, and a single unreadable file among them would
 /// prevent the device from connecting. An environment variable selects the file; a process cannot
 /// safely change its own environment.
-fn start_over(data: &Path) {
+fn restart_with_pinned_ca(data: &Path) {
     let ca = data.join(CA_FILE);
     if !ca.is_file() || std::env::var_os("SSL_CERT_FILE").is_some_and(|file| file == ca) {
         return;
     }
-    let error = become_new(|command| {
+    let error = reexec(|command| {
         command.env("SSL_CERT_FILE", &ca).env_remove("SSL_CERT_DIR");
     });
     // The agent works without it, too.
@@ -37,7 +37,7 @@ fn start_over(data: &Path) {
 
 /// Replaces this process with a new one that has the same id and arguments. Returns only on
 /// failure.
-fn become_new(change: impl FnOnce(&mut Command)) -> io::Error {
+fn reexec(change: impl FnOnce(&mut Command)) -> io::Error {
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => return error,
@@ -57,7 +57,7 @@ pub(super) async fn run(
     policy: PathBuf,
     set_level: SetLevel,
 ) -> anyhow::Result<ExitCode> {
-    start_over(&data);
+    restart_with_pinned_ca(&data);
     let operations = OperationOptions { policy, ..OperationOptions::default() };
     let agent =
         Agent::open(AgentOptions { url, set_level, operations, ..AgentOptions::new(data) })?;
@@ -77,11 +77,11 @@ pub(super) async fn run(
             running.await?;
         }
     }
-    if agent.wants_restart() && !stop.is_cancelled() {
+    if agent.is_restart_requested() && !stop.is_cancelled() {
         // Executing in place works under any supervisor, and without one.
-        let error = become_new(|_| {});
+        let error = reexec(|_| {});
         tracing::error!(%error, "failed to restart the agent; its supervisor must restart it");
-        return Ok(ExitCode::from(START_AGAIN));
+        return Ok(ExitCode::from(RESTART_EXIT_CODE));
     }
     Ok(ExitCode::SUCCESS)
 }

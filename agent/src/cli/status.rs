@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use muster_agent::run::ask_status;
+use muster_agent::run::query_status;
 use muster_agent::{Agent, AgentOptions, Status};
 
 /// Returns the status from the running agent, or from the data folder.
-pub(super) async fn look(data: &Path) -> anyhow::Result<Status> {
-    let running = ask_status(data)
+pub(super) async fn read_status(data: &Path) -> anyhow::Result<Status> {
+    let running = query_status(data)
         .await
         .with_context(|| format!("the agent on {} does not respond", data.display()))?;
     match running {
@@ -20,17 +20,17 @@ pub(super) async fn look(data: &Path) -> anyhow::Result<Status> {
 }
 
 pub(super) async fn status(data: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let status = look(data).await?;
+    let status = read_status(data).await?;
     let mut out = std::io::stdout().lock();
     if json {
         writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?;
     } else {
-        write!(out, "{}", in_words(&status))?;
+        write!(out, "{}", format_status(&status))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn in_words(status: &Status) -> String {
+fn format_status(status: &Status) -> String {
     let time = |time: Option<muster_schemas::Timestamp>| {
         time.map_or_else(|| "never".to_owned(), |time| time.to_string())
     };

@@ -9,7 +9,7 @@ use crate::run::Status;
 use crate::store::free_bytes;
 
 /// Minimum free disk space, in bytes: the size of a full outbox and a full backlog.
-const ENOUGH: u64 = 160 << 20;
+const MIN_FREE_BYTES: u64 = 160 << 20;
 
 pub(super) fn folder(data: &Path) -> Check {
     let name = "data folder";
@@ -40,11 +40,11 @@ pub(super) fn disk(data: &Path) -> Check {
     match free_bytes(data) {
         Some(free) => {
             let found = format!("{} MiB free", free >> 20);
-            if free < ENOUGH {
+            if free < MIN_FREE_BYTES {
                 let remedy = format!(
                     "free at least {} MiB: when the disk is full, metrics and then events are \
                      dropped",
-                    ENOUGH >> 20
+                    MIN_FREE_BYTES >> 20
                 );
                 Check::bad(name, found, remedy)
             } else {

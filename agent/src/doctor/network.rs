@@ -14,14 +14,14 @@ use url::Url;
 use super::Check;
 use crate::clock::Moment;
 use crate::identity::{Http, HttpError};
-use crate::link::{broker_addresses, open_door, open_proxy, proxy_for, shown_proxy};
+use crate::link::{broker_addresses, open_listener_tunnel, open_proxy, proxy_for, shown_proxy};
 use crate::run::Status;
 use crate::trust::{PinnedCa, Verifier};
 
 /// Maximum clock skew, in microseconds: a larger one makes local logs hard to compare with
 /// muster's.
-const SKEW: i64 = 60 * 1_000_000;
-const LIMIT: Duration = Duration::from_secs(5);
+const MAX_SKEW_MICROS: i64 = 60 * 1_000_000;
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Checks the server: its name, its port or the proxy, its certificate, and its clock.
 pub(super) async fn server(status: &Status) -> Vec<Check> {
@@ -35,13 +35,13 @@ pub(super) async fn server(status: &Status) -> Vec<Check> {
         None => reach("server", &url, 443).await,
     }];
     if checks.iter().all(Check::is_ok) {
-        checks.extend(ask(status, &url, proxy.as_ref()).await);
+        checks.extend(send_request(status, &url, proxy.as_ref()).await);
     }
     checks
 }
 
 /// Sends the server a request that needs no authentication.
-async fn ask(status: &Status, url: &Url, proxy: Option<&Intercept>) -> Vec<Check> {
+async fn send_request(status: &Status, url: &Url, proxy: Option<&Intercept>) -> Vec<Check> {
     let enroll = "enroll again with --force";
     let (Ok(project), Ok(device)) = (status.project.parse(), status.device.parse()) else {
         return vec![Check::bad("identity", "the project or the device id is invalid", enroll)];
@@ -114,7 +114,7 @@ async fn proxy_itself(proxy: &Intercept) -> Check {
 pub(super) fn clock(at: &Moment, server: Timestamp) -> Check {
     let skew = at.wall.micros().saturating_sub(server.micros());
     let found = format!("differs from the server's clock by {:.1} s", skew as f64 / 1e6);
-    if skew.abs() > SKEW {
+    if skew.abs() > MAX_SKEW_MICROS {
         let remedy = "set the clock (timedatectl set-ntp true); muster corrects for the \
                       difference, other programs do not";
         Check::bad("clock", found, remedy)
@@ -144,7 +144,7 @@ pub(super) async fn brokers(status: &Status) -> Vec<Check> {
         return checks;
     }
     let door = match pinned_ca(status) {
-        Ok(ca) => open_door(&url, ca).await,
+        Ok(ca) => open_listener_tunnel(&url, ca).await,
         Err(problem) => Err(problem),
     };
     match (door, checks.as_slice()) {
@@ -180,7 +180,7 @@ async fn broker_by_proxy(proxy: &Intercept, address: &Url) -> Check {
 async fn reach(name: &'static str, url: &Url, default: u16) -> Check {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = url.port_or_known_default().unwrap_or(default);
-    let looked_up = timeout(LIMIT, tokio::net::lookup_host((host.as_str(), port))).await;
+    let looked_up = timeout(CHECK_TIMEOUT, tokio::net::lookup_host((host.as_str(), port))).await;
     let addresses: Vec<_> = match looked_up {
         Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(error)) => {
@@ -195,7 +195,7 @@ async fn reach(name: &'static str, url: &Url, default: u16) -> Check {
     };
     let mut problem = "the name has no address".to_owned();
     for address in addresses {
-        match timeout(LIMIT, TcpStream::connect(address)).await {
+        match timeout(CHECK_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(_)) => {
                 return Check::good(name, format!("{host}:{port} is reachable at {address}"));
             }

@@ -34,18 +34,18 @@ pub async fn fetch_credentials(
     identity: &Identity,
     keys: &[SigningKey],
 ) -> Result<Credentials, CredentialsError> {
-    ask(identity, keys).await.map_err(|source| CredentialsError {
+    request_credentials(identity, keys).await.map_err(|source| CredentialsError {
         device: identity.device,
         project: identity.project.clone(),
         source,
     })
 }
 
-async fn ask(identity: &Identity, keys: &[SigningKey]) -> Result<Credentials, HttpError> {
+async fn request_credentials(identity: &Identity, keys: &[SigningKey]) -> Result<Credentials, HttpError> {
     let http = Http::new(&identity.url, Verifier::new(identity.pinned_ca()))?;
     let mut refused = None;
     for key in keys {
-        match ask_by(&http, identity, key).await {
+        match request_with_key(&http, identity, key).await {
             Err(error @ HttpError::Refused { status: 401, .. }) => {
                 refused = refused.or(Some(error));
             }
@@ -58,7 +58,7 @@ async fn ask(identity: &Identity, keys: &[SigningKey]) -> Result<Credentials, Ht
     }))
 }
 
-async fn ask_by(
+async fn request_with_key(
     http: &Http,
     identity: &Identity,
     key: &SigningKey,

@@ -104,18 +104,18 @@ struct Pending {
     nonce: Uuid,
     /// Previous identity of this machine: its key proves that the machine is the same device.
     #[serde(default)]
-    before: Option<Before>,
+    before: Option<PreviousIdentity>,
 }
 
 /// A previous identity of this machine.
 #[derive(Serialize, Deserialize)]
-struct Before {
+struct PreviousIdentity {
     project: ProjectId,
     device: DeviceId,
     keys: DeviceKeys,
 }
 
-impl Before {
+impl PreviousIdentity {
     /// Signs the request with the previous identity's key.
     fn seal(&self, request: &[u8]) -> String {
         let Self { project, device, keys } = self;
@@ -128,7 +128,7 @@ impl Before {
 /// The server's response.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Answer {
+enum EnrollReply {
     Joined(Box<EnrollResponse>),
     Waits(EnrollWaiting),
 }
@@ -166,18 +166,18 @@ pub async fn enroll(options: EnrollOptions) -> Result<Enrolled, EnrollError> {
             let who = format!("{name} ({device}) in project {project} at {url}");
             return Err(EnrollError::AlreadyEnrolled { who });
         }
-        before = Some(Before {
+        before = Some(PreviousIdentity {
             project: known.project.clone(),
             device: known.device,
             keys: known.keys.clone(),
         });
-        let path = set_aside(store, &options.data)?;
+        let path = back_up(store, &options.data)?;
         tracing::info!(backup = %path.display(), "the previous state was moved to a backup");
         backup = Some(path);
         store = Store::open(Folder::open(&options.data)?)?;
     }
     let pending = pending(&store, &options.token, before)?;
-    let (identity, credentials) = ask(&options, &url, pending).await?;
+    let (identity, credentials) = request_enrollment(&options, &url, pending).await?;
     let anchor = Anchor {
         boot: credentials.boot,
         mono: credentials.mono,
@@ -195,7 +195,7 @@ pub async fn enroll(options: EnrollOptions) -> Result<Enrolled, EnrollError> {
 }
 
 /// Renames the database, so that enrolling again loses nothing.
-fn set_aside(store: Store, data: &Path) -> Result<PathBuf, StoreError> {
+fn back_up(store: Store, data: &Path) -> Result<PathBuf, StoreError> {
     let from = store.folder().database();
     let at = Moment::now().wall.micros().div_euclid(1_000_000);
     let to = data.join(format!("agent-before-{at}.redb"));
@@ -214,7 +214,7 @@ fn set_aside(store: Store, data: &Path) -> Result<PathBuf, StoreError> {
 fn pending(
     store: &Store,
     token: &EnrollmentTokenText,
-    previous: Option<Before>,
+    previous: Option<PreviousIdentity>,
 ) -> Result<Pending, EnrollError> {
     let token = Hash::of(token.to_string().as_bytes());
     if let Some(pending) = store.get::<Pending>(key::PENDING_ENROLLMENT)?
@@ -242,14 +242,14 @@ fn next_keys(store: &Store) -> Result<DeviceKeys, EnrollError> {
 
 /// Retries for about ten minutes while the server is busy, as when a whole fleet enrolls
 /// concurrently.
-async fn patiently<A, F: Future<Output = Result<A, HttpError>>>(
+async fn retry_while_busy<A, F: Future<Output = Result<A, HttpError>>>(
     ask: impl Fn() -> F,
 ) -> Result<A, HttpError> {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     for _ in 0..25 {
         match ask().await {
             Err(error) if error.is_busy() => {
-                let wait = backoff.wait(rand::random());
+                let wait = backoff.next_delay(rand::random());
                 tracing::warn!(%error, wait = ?wait, "the server is busy; retrying");
                 tokio::time::sleep(wait).await;
             }
@@ -267,10 +267,10 @@ async fn join(
 ) -> Result<EnrollResponse, HttpError> {
     let mut told = false;
     loop {
-        let answer = patiently(|| http.post("/api/v1/device/enroll", &request)).await;
+        let answer = retry_while_busy(|| http.post("/api/v1/device/enroll", &request)).await;
         match answer {
-            Ok(Answer::Joined(joined)) => return Ok(*joined),
-            Ok(Answer::Waits(EnrollWaiting { name, retry_after, .. })) => {
+            Ok(EnrollReply::Joined(joined)) => return Ok(*joined),
+            Ok(EnrollReply::Waits(EnrollWaiting { name, retry_after, .. })) => {
                 if !told {
                     told = true;
                     tracing::warn!(
@@ -292,7 +292,7 @@ async fn join(
     }
 }
 
-async fn ask(
+async fn request_enrollment(
     options: &EnrollOptions,
     url: &Url,
     pending: Pending,

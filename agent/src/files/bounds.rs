@@ -20,7 +20,7 @@ use crate::operations::{Policy, run_as};
 use crate::subprocess::no_answer;
 
 /// Maximum length of a path, in bytes.
-const LONGEST: usize = 4096;
+const MAX_PATH_BYTES: usize = 4096;
 
 /// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,7 @@ pub(crate) enum Failure {
     Invalid(String),
     /// A file system does not respond.
     #[error("{}", no_answer(.0))]
-    Silent(String),
+    Unresponsive(String),
     /// A system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -61,7 +61,7 @@ pub(crate) struct Bounds {
 
 /// An existing, accessible file that is not opened for reading or writing yet.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct FoundFile {
     fd: OwnedFd,
     /// Real path of the file.
     pub(super) real: PathBuf,
@@ -69,7 +69,7 @@ pub(crate) struct Found {
 
 /// A location in a folder, where a file may exist or be created.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Location {
     pub(super) folder: OwnedFd,
     pub(super) name: OsString,
 }
@@ -82,19 +82,19 @@ impl Bounds {
     pub(crate) fn new(policy: Policy, path: &str, write: bool) -> Result<Self, Failure> {
         let own = run_as(None).map_err(Failure::Invalid)?;
         let roots = policy.allows_files(&own.name, write).map_err(Failure::Denied)?;
-        let roots = roots.map(|roots| roots.iter().map(|root| really(root)).collect());
-        if path.is_empty() || path.len() > LONGEST || path.contains('\0') {
-            let words = format!("a path must be 1 to {LONGEST} bytes without NUL");
+        let roots = roots.map(|roots| roots.iter().map(|root| real_path(root)).collect());
+        if path.is_empty() || path.len() > MAX_PATH_BYTES || path.contains('\0') {
+            let words = format!("a path must be 1 to {MAX_PATH_BYTES} bytes without NUL");
             return Err(Failure::Invalid(words));
         }
         let named = own.home.join(path);
-        let real = really(&named);
+        let real = real_path(&named);
         if real.components().any(|part| matches!(part, Component::ParentDir)) {
             let words = format!("a folder in '{path}' does not exist");
             return Err(Failure::Invalid(words));
         }
         let place = match (named.parent(), named.components().next_back()) {
-            (Some(folder), Some(Component::Normal(name))) => Some(really(folder).join(name)),
+            (Some(folder), Some(Component::Normal(name))) => Some(real_path(folder).join(name)),
             _ => None,
         };
         let mut bounds = Self { policy, roots, grants: Vec::new(), write, home: own.home };
@@ -151,11 +151,11 @@ impl Bounds {
     ///
     /// # Errors
     /// When it does not exist or is not accessible.
-    pub(crate) fn find(&self, path: impl AsRef<Path>, follow: bool) -> Result<Found, Failure> {
-        let more = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
+    pub(crate) fn find(&self, path: impl AsRef<Path>, follows_links: bool) -> Result<FoundFile, Failure> {
+        let more = if follows_links { OFlags::empty() } else { OFlags::NOFOLLOW };
         let flags = OFlags::PATH | OFlags::CLOEXEC | more;
         let fd = rustix::fs::openat(CWD, self.absolute(path), flags, Mode::empty())?;
-        let found = Found { real: place_of(&fd)?, fd };
+        let found = FoundFile { real: path_of(&fd)?, fd };
         self.check(&found.real)?;
         Ok(found)
     }
@@ -164,7 +164,7 @@ impl Bounds {
     ///
     /// # Errors
     /// When its folder does not exist, or the location is not accessible.
-    pub(super) fn place(&self, path: &str) -> Result<Place, Failure> {
+    pub(super) fn locate(&self, path: &str) -> Result<Location, Failure> {
         let path = self.absolute(path);
         let Some(Component::Normal(name)) = path.components().next_back() else {
             return Err(Failure::Invalid(format!("{} does not name a file", path.display())));
@@ -172,8 +172,8 @@ impl Bounds {
         let folder = path.parent().unwrap_or_else(|| Path::new("/"));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(CWD, folder, flags, Mode::empty())?;
-        self.check(&place_of(&folder)?.join(name))?;
-        Ok(Place { folder, name: name.to_owned() })
+        self.check(&path_of(&folder)?.join(name))?;
+        Ok(Location { folder, name: name.to_owned() })
     }
 
     /// Deletes a file, not the target of a link at its location, if `is_it` recognizes it.
@@ -184,13 +184,13 @@ impl Bounds {
     pub(crate) fn remove_file(
         &self,
         path: &str,
-        is_it: impl FnOnce(&std::fs::Metadata) -> bool,
+        is_match: impl FnOnce(&std::fs::Metadata) -> bool,
     ) -> Result<(), Failure> {
         self.check_write()?;
-        let place = self.place(path)?;
+        let place = self.locate(path)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&place.folder, &place.name, flags, Mode::empty())?;
-        if !is_it(&File::from(fd).metadata()?) {
+        if !is_match(&File::from(fd).metadata()?) {
             return Err(Failure::Invalid(format!("{path} was replaced by another file")));
         }
         Ok(rustix::fs::unlinkat(&place.folder, &place.name, AtFlags::empty())?)
@@ -201,7 +201,7 @@ impl Bounds {
     /// # Errors
     /// When it is not accessible.
     pub(super) fn real(&self, path: &str) -> Result<PathBuf, Failure> {
-        let real = really(&self.absolute(path));
+        let real = real_path(&self.absolute(path));
         self.check(&real)?;
         Ok(real)
     }
@@ -215,7 +215,7 @@ impl Bounds {
     }
 }
 
-impl Found {
+impl FoundFile {
     /// Whether its file system generates files when they are read, regardless of the reported size.
     pub(crate) fn is_virtual(&self) -> bool {
         is_virtual(&self.fd)
@@ -267,7 +267,7 @@ impl Found {
 }
 
 /// The kernel's file systems that generate files when they are read (statfs(2)).
-const VIRTUAL: [u32; 9] = [
+const VIRTUAL_FILE_SYSTEMS: [u32; 9] = [
     0x0000_9fa0, // proc
     0x6265_6572, // sysfs
     0x6462_6720, // debugfs
@@ -282,16 +282,16 @@ const VIRTUAL: [u32; 9] = [
 /// Whether the file is on such a file system.
 pub(crate) fn is_virtual(fd: impl std::os::fd::AsFd) -> bool {
     // The magic numbers have 32 bits; the type of the field depends on the platform.
-    rustix::fs::fstatfs(fd).is_ok_and(|found| VIRTUAL.contains(&(found.f_type as u32)))
+    rustix::fs::fstatfs(fd).is_ok_and(|found| VIRTUAL_FILE_SYSTEMS.contains(&(found.f_type as u32)))
 }
 
 /// Returns the path of an open file.
-fn place_of(fd: &OwnedFd) -> io::Result<PathBuf> {
+fn path_of(fd: &OwnedFd) -> io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 /// Returns the real path, as far as its components exist.
-fn really(path: &Path) -> PathBuf {
+fn real_path(path: &Path) -> PathBuf {
     let mut rest: Vec<&OsStr> = Vec::new();
     let mut there = path;
     loop {
@@ -344,14 +344,14 @@ mod tests {
         }
         // A link itself may be inspected, moved and deleted.
         assert!(bounds.find(text("logs/out"), false).unwrap().metadata().unwrap().is_symlink());
-        assert!(bounds.place(&text("logs/new")).is_ok());
+        assert!(bounds.locate(&text("logs/new")).is_ok());
         for path in ["logs/up/new", "new", "logs/..", "logs/none/new"] {
-            assert!(bounds.place(&text(path)).is_err(), "{path}");
+            assert!(bounds.locate(&text(path)).is_err(), "{path}");
         }
-        assert!(bounds.place(&text("logs")).is_ok());
-        assert!(bounds.place(&text("logs.muster-part")).is_ok());
-        assert!(bounds.place(&text("logs.muster-part/x")).is_err());
-        assert!(bounds.place("/").is_err());
+        assert!(bounds.locate(&text("logs")).is_ok());
+        assert!(bounds.locate(&text("logs.muster-part")).is_ok());
+        assert!(bounds.locate(&text("logs.muster-part/x")).is_err());
+        assert!(bounds.locate("/").is_err());
     }
 
     #[test]

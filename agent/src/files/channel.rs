@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::bounds::{Bounds, Failure};
 use super::server::{MAX_PACKET, Server};
 use crate::operations::Policy;
-use crate::subprocess::{ANSWER_TIMEOUT, Port, path_bytes};
+use crate::subprocess::{HELPER_TIMEOUT, Port, path_bytes};
 
 /// Maximum number of threads that an unresponsive file system can block.
 const MAX_THREADS: usize = 8;
@@ -72,7 +72,7 @@ impl From<Failure> for Refusal {
         let cause = match &failure {
             Failure::Denied(_) => ChannelRefusalCause::Policy,
             Failure::Invalid(_) => ChannelRefusalCause::Invalid,
-            Failure::Silent(_) | Failure::Io(_) => ChannelRefusalCause::Failed,
+            Failure::Unresponsive(_) | Failure::Io(_) => ChannelRefusalCause::Failed,
         };
         Self { cause, reason: failure.to_string() }
     }
@@ -82,15 +82,15 @@ impl From<Failure> for Refusal {
 ///
 /// # Errors
 /// The error of the work, or a timeout.
-pub(super) async fn apart<T: Send + 'static>(
+pub(super) async fn run_in_thread<T: Send + 'static>(
     path: &str,
-    limit: Duration,
+    timeout: Duration,
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
-    match timeout(limit, tokio::task::spawn_blocking(work)).await {
+    match timeout(timeout, tokio::task::spawn_blocking(work)).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => Err(io::Error::other(error).into()),
-        Err(_) => Err(Failure::Silent(path.to_owned())),
+        Err(_) => Err(Failure::Unresponsive(path.to_owned())),
     }
 }
 
@@ -111,7 +111,7 @@ pub(crate) fn serve(port: Port, job: FilesJob) -> io::Result<()> {
 
 async fn serve_job(mut port: Port, job: FilesJob) -> io::Result<()> {
     let path = job.path.clone();
-    let bounds = apart(&path, ANSWER_TIMEOUT, move || {
+    let bounds = run_in_thread(&path, HELPER_TIMEOUT, move || {
         let policy = Policy::load(&job.policy).map_err(Failure::Denied)?;
         Bounds::new(policy, &job.path, job.write)
     });

@@ -20,13 +20,13 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
 use sha2::{Digest, Sha256};
 
 use super::bounds::{Bounds, Failure, is_virtual};
-use super::channel::{DATA_TIMEOUT, apart};
-use crate::subprocess::ANSWER_TIMEOUT;
+use super::channel::{DATA_TIMEOUT, run_in_thread};
+use crate::subprocess::HELPER_TIMEOUT;
 
 /// Maximum number of open files and folders.
-const MOST_HANDLES: usize = 64;
+const MAX_HANDLES: usize = 64;
 /// Maximum number of names in one response.
-const NAMES: usize = 128;
+const MAX_NAMES: usize = 128;
 /// Maximum size of a packet, in bytes: the data of one write, and its header.
 pub(crate) const MAX_PACKET: u32 = MAX_SFTP_IO_BYTES + 8192;
 
@@ -34,18 +34,18 @@ const RENAME: &str = "posix-rename@openssh.com";
 const FSYNC: &str = "fsync@openssh.com";
 const LIMITS: &str = "limits@openssh.com";
 
-type Answer<T> = Result<T, Failure>;
+type FileResult<T> = Result<T, Failure>;
 
 /// The requests of one client.
 #[derive(Debug)]
 pub(crate) struct Server {
     bounds: Arc<Bounds>,
-    handles: BTreeMap<String, Opened>,
+    handles: BTreeMap<String, OpenHandle>,
     next: u64,
 }
 
 #[derive(Debug)]
-enum Opened {
+enum OpenHandle {
     File(Arc<File>, Arc<str>),
     Folder(Option<Names>, Arc<str>),
 }
@@ -57,7 +57,7 @@ struct Names {
     is_virtual: bool,
 }
 
-fn done(id: u32) -> Status {
+fn ok_status(id: u32) -> Status {
     Status {
         id,
         status_code: StatusCode::Ok,
@@ -87,7 +87,7 @@ fn mode(attrs: &FileAttributes, otherwise: u32) -> u32 {
 
 /// Changes the attributes of the file at this path, except its size. Does not open the file, which
 /// could have side effects or block.
-fn set(path: &Path, attrs: &FileAttributes) -> Answer<()> {
+fn set(path: &Path, attrs: &FileAttributes) -> FileResult<()> {
     // Before the mode: a change of the owner clears set-user-id.
     if attrs.uid.is_some() || attrs.gid.is_some() {
         std::os::unix::fs::chown(path, attrs.uid, attrs.gid)?;
@@ -103,7 +103,7 @@ fn set(path: &Path, attrs: &FileAttributes) -> Answer<()> {
     Ok(())
 }
 
-fn open(bounds: &Bounds, name: &str, flags: OpenFlags, attrs: &FileAttributes) -> Answer<File> {
+fn open(bounds: &Bounds, name: &str, flags: OpenFlags, attrs: &FileAttributes) -> FileResult<File> {
     let write = flags.intersects(OpenFlags::WRITE | OpenFlags::APPEND);
     if !write {
         return bounds.open(name);
@@ -126,7 +126,7 @@ fn open(bounds: &Bounds, name: &str, flags: OpenFlags, attrs: &FileAttributes) -
         Err(Failure::Io(error))
             if error.kind() == io::ErrorKind::NotFound && flags.contains(OpenFlags::CREATE) =>
         {
-            let place = bounds.place(name)?;
+            let place = bounds.locate(name)?;
             let access = if read { OFlags::RDWR } else { OFlags::WRONLY };
             let flags = access | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let mode = Mode::from_raw_mode(mode(attrs, 0o644));
@@ -137,7 +137,7 @@ fn open(bounds: &Bounds, name: &str, flags: OpenFlags, attrs: &FileAttributes) -
 }
 
 /// Returns the number of hashed bytes of a part of a file, followed by their hash.
-fn hash(file: &File, offset: u64, length: u64) -> Answer<Vec<u8>> {
+fn hash(file: &File, offset: u64, length: u64) -> FileResult<Vec<u8>> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 128 * 1024];
     let mut counted = 0;
@@ -155,7 +155,7 @@ fn hash(file: &File, offset: u64, length: u64) -> Answer<Vec<u8>> {
     Ok(answer)
 }
 
-fn named(entry: &DirEntry, is_virtual: bool) -> Option<Named> {
+fn name_entry(entry: &DirEntry, is_virtual: bool) -> Option<Named> {
     // An entry that was deleted meanwhile is omitted.
     let metadata = entry.metadata().ok()?;
     // A name that is not UTF-8 cannot be represented; a request for the listed name gets "no such
@@ -167,14 +167,14 @@ fn named(entry: &DirEntry, is_virtual: bool) -> Option<Named> {
 struct Parts<'a>(&'a [u8]);
 
 impl Parts<'_> {
-    fn take<const N: usize>(&mut self) -> Answer<[u8; N]> {
+    fn take<const N: usize>(&mut self) -> FileResult<[u8; N]> {
         let wrong = || Failure::Invalid("the request is too short".to_owned());
         let (taken, rest) = self.0.split_first_chunk().ok_or_else(wrong)?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    fn text(&mut self) -> Answer<String> {
+    fn text(&mut self) -> FileResult<String> {
         let length = u32::from_be_bytes(self.take()?) as usize;
         let wrong = || Failure::Invalid("a string is missing in the request".to_owned());
         let (text, rest) = self.0.split_at_checked(length).ok_or_else(wrong)?;
@@ -182,7 +182,7 @@ impl Parts<'_> {
         String::from_utf8(text.to_vec()).map_err(|_| wrong())
     }
 
-    fn number(&mut self) -> Answer<u64> {
+    fn number(&mut self) -> FileResult<u64> {
         Ok(u64::from_be_bytes(self.take()?))
     }
 }
@@ -192,9 +192,9 @@ impl Server {
         Self { bounds: Arc::new(bounds), handles: BTreeMap::new(), next: 0 }
     }
 
-    fn keep(&mut self, opened: Opened) -> Answer<String> {
-        if self.handles.len() >= MOST_HANDLES {
-            let words = format!("the limit of {MOST_HANDLES} open files is reached");
+    fn insert_handle(&mut self, opened: OpenHandle) -> FileResult<String> {
+        if self.handles.len() >= MAX_HANDLES {
+            let words = format!("the limit of {MAX_HANDLES} open files is reached");
             return Err(Failure::Invalid(words));
         }
         self.next += 1;
@@ -204,21 +204,21 @@ impl Server {
     }
 
     /// Returns an open file, and the path by which it was opened.
-    fn file(&self, handle: &str) -> Answer<(Arc<File>, Arc<str>)> {
+    fn file(&self, handle: &str) -> FileResult<(Arc<File>, Arc<str>)> {
         match self.handles.get(handle) {
-            Some(Opened::File(file, path)) => Ok((Arc::clone(file), Arc::clone(path))),
+            Some(OpenHandle::File(file, path)) => Ok((Arc::clone(file), Arc::clone(path))),
             _ => Err(Failure::Invalid("no such file is open".to_owned())),
         }
     }
 
     /// Runs a function within the bounds, at this path.
-    async fn within<T: Send + 'static>(
+    async fn run<T: Send + 'static>(
         &self,
         path: &str,
-        work: impl FnOnce(&Bounds) -> Answer<T> + Send + 'static,
-    ) -> Answer<T> {
+        work: impl FnOnce(&Bounds) -> FileResult<T> + Send + 'static,
+    ) -> FileResult<T> {
         let bounds = Arc::clone(&self.bounds);
-        apart(path, ANSWER_TIMEOUT, move || work(&bounds)).await
+        run_in_thread(path, HELPER_TIMEOUT, move || work(&bounds)).await
     }
 
     /// Runs a change within the bounds, at this path.
@@ -226,15 +226,15 @@ impl Server {
         &self,
         id: u32,
         path: &str,
-        work: impl FnOnce(&Bounds) -> Answer<()> + Send + 'static,
-    ) -> Answer<Status> {
+        work: impl FnOnce(&Bounds) -> FileResult<()> + Send + 'static,
+    ) -> FileResult<Status> {
         self.bounds.check_write()?;
-        self.within(path, work).await.map(|()| done(id))
+        self.run(path, work).await.map(|()| ok_status(id))
     }
 
-    async fn metadata(&self, id: u32, path: String, follow: bool) -> Answer<Attrs> {
+    async fn metadata(&self, id: u32, path: String, follow: bool) -> FileResult<Attrs> {
         let named = path.clone();
-        let attrs = self.within(&named, move |bounds| {
+        let attrs = self.run(&named, move |bounds| {
             let found = bounds.find(&path, follow)?;
             Ok(attributes(&found.metadata()?, found.is_virtual()))
         });
@@ -242,10 +242,10 @@ impl Server {
     }
 
     /// Renames a file. `replace`: whether the target may exist.
-    async fn moved(&self, id: u32, from: String, to: String, replace: bool) -> Answer<Status> {
+    async fn rename_path(&self, id: u32, from: String, to: String, replace: bool) -> FileResult<Status> {
         let named = to.clone();
         self.change(id, &named, move |bounds| {
-            let (from, to) = (bounds.place(&from)?, bounds.place(&to)?);
+            let (from, to) = (bounds.locate(&from)?, bounds.locate(&to)?);
             if replace {
                 rustix::fs::renameat(from.folder, &from.name, to.folder, &to.name)?;
             } else {
@@ -257,10 +257,10 @@ impl Server {
         .await
     }
 
-    async fn removed(&self, id: u32, path: String, flags: AtFlags) -> Answer<Status> {
+    async fn remove_path(&self, id: u32, path: String, flags: AtFlags) -> FileResult<Status> {
         let named = path.clone();
         self.change(id, &named, move |bounds| {
-            let place = bounds.place(&path)?;
+            let place = bounds.locate(&path)?;
             Ok(rustix::fs::unlinkat(place.folder, &place.name, flags)?)
         })
         .await
@@ -274,7 +274,7 @@ impl Handler for Server {
         Failure::Io(io::ErrorKind::Unsupported.into())
     }
 
-    async fn init(&mut self, _: u32, _: HashMap<String, String>) -> Answer<Version> {
+    async fn init(&mut self, _: u32, _: HashMap<String, String>) -> FileResult<Version> {
         let mut version = Version::new();
         for name in [RENAME, FSYNC, LIMITS, SFTP_SHA256] {
             version.extensions.insert(name.to_owned(), "1".to_owned());
@@ -288,22 +288,22 @@ impl Handler for Server {
         filename: String,
         pflags: OpenFlags,
         attrs: FileAttributes,
-    ) -> Answer<Handle> {
+    ) -> FileResult<Handle> {
         let path: Arc<str> = filename.as_str().into();
-        let file = self.within(&path, move |bounds| open(bounds, &filename, pflags, &attrs));
-        let opened = Opened::File(Arc::new(file.await?), Arc::clone(&path));
-        Ok(Handle { id, handle: self.keep(opened)? })
+        let file = self.run(&path, move |bounds| open(bounds, &filename, pflags, &attrs));
+        let opened = OpenHandle::File(Arc::new(file.await?), Arc::clone(&path));
+        Ok(Handle { id, handle: self.insert_handle(opened)? })
     }
 
-    async fn close(&mut self, id: u32, handle: String) -> Answer<Status> {
+    async fn close(&mut self, id: u32, handle: String) -> FileResult<Status> {
         let closed = self.handles.remove(&handle);
         closed.ok_or_else(|| Failure::Invalid("no such file is open".to_owned()))?;
-        Ok(done(id))
+        Ok(ok_status(id))
     }
 
-    async fn read(&mut self, id: u32, handle: String, offset: u64, len: u32) -> Answer<Data> {
+    async fn read(&mut self, id: u32, handle: String, offset: u64, len: u32) -> FileResult<Data> {
         let (file, path) = self.file(&handle)?;
-        let data = apart(&path, DATA_TIMEOUT, move || {
+        let data = run_in_thread(&path, DATA_TIMEOUT, move || {
             let mut data = vec![0; len.min(MAX_SFTP_IO_BYTES) as usize];
             let count = file.read_at(&mut data, offset)?;
             if count == 0 && len > 0 {
@@ -321,29 +321,29 @@ impl Handler for Server {
         handle: String,
         offset: u64,
         data: Vec<u8>,
-    ) -> Answer<Status> {
+    ) -> FileResult<Status> {
         let (file, path) = self.file(&handle)?;
-        apart(&path, DATA_TIMEOUT, move || Ok(file.write_all_at(&data, offset)?)).await?;
-        Ok(done(id))
+        run_in_thread(&path, DATA_TIMEOUT, move || Ok(file.write_all_at(&data, offset)?)).await?;
+        Ok(ok_status(id))
     }
 
-    async fn lstat(&mut self, id: u32, path: String) -> Answer<Attrs> {
+    async fn lstat(&mut self, id: u32, path: String) -> FileResult<Attrs> {
         self.metadata(id, path, false).await
     }
 
-    async fn stat(&mut self, id: u32, path: String) -> Answer<Attrs> {
+    async fn stat(&mut self, id: u32, path: String) -> FileResult<Attrs> {
         self.metadata(id, path, true).await
     }
 
-    async fn fstat(&mut self, id: u32, handle: String) -> Answer<Attrs> {
+    async fn fstat(&mut self, id: u32, handle: String) -> FileResult<Attrs> {
         let (file, path) = self.file(&handle)?;
-        let attrs = apart(&path, ANSWER_TIMEOUT, move || {
+        let attrs = run_in_thread(&path, HELPER_TIMEOUT, move || {
             Ok(attributes(&file.metadata()?, is_virtual(&*file)))
         });
         Ok(Attrs { id, attrs: attrs.await? })
     }
 
-    async fn setstat(&mut self, id: u32, path: String, attrs: FileAttributes) -> Answer<Status> {
+    async fn setstat(&mut self, id: u32, path: String, attrs: FileAttributes) -> FileResult<Status> {
         let named = path.clone();
         self.change(id, &named, move |bounds| {
             let found = bounds.find(&path, true)?;
@@ -355,7 +355,7 @@ impl Handler for Server {
         .await
     }
 
-    async fn fsetstat(&mut self, id: u32, handle: String, attrs: FileAttributes) -> Answer<Status> {
+    async fn fsetstat(&mut self, id: u32, handle: String, attrs: FileAttributes) -> FileResult<Status> {
         use std::os::fd::AsRawFd;
         let (file, path) = self.file(&handle)?;
         self.change(id, &path, move |_| {
@@ -367,30 +367,30 @@ impl Handler for Server {
         .await
     }
 
-    async fn opendir(&mut self, id: u32, path: String) -> Answer<Handle> {
+    async fn opendir(&mut self, id: u32, path: String) -> FileResult<Handle> {
         let named: Arc<str> = path.as_str().into();
-        let names = self.within(&named, move |bounds| {
+        let names = self.run(&named, move |bounds| {
             let found = bounds.find(&path, true)?;
             let entries = std::fs::read_dir(found.path())?;
             Ok(Names { entries, is_virtual: found.is_virtual() })
         });
-        let opened = Opened::Folder(Some(names.await?), Arc::clone(&named));
-        Ok(Handle { id, handle: self.keep(opened)? })
+        let opened = OpenHandle::Folder(Some(names.await?), Arc::clone(&named));
+        Ok(Handle { id, handle: self.insert_handle(opened)? })
     }
 
-    async fn readdir(&mut self, id: u32, handle: String) -> Answer<Name> {
-        let Some(Opened::Folder(kept, path)) = self.handles.get_mut(&handle) else {
+    async fn readdir(&mut self, id: u32, handle: String) -> FileResult<Name> {
+        let Some(OpenHandle::Folder(kept, path)) = self.handles.get_mut(&handle) else {
             return Err(Failure::Invalid("no such folder is open".to_owned()));
         };
         let Some(mut names) = kept.take() else {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         };
-        let (files, rest) = apart(path, ANSWER_TIMEOUT, move || {
+        let (files, rest) = run_in_thread(path, HELPER_TIMEOUT, move || {
             let mut files = Vec::new();
             let mut is_end = true;
             for entry in names.entries.by_ref() {
-                files.extend(named(&entry?, names.is_virtual));
-                if files.len() >= NAMES {
+                files.extend(name_entry(&entry?, names.is_virtual));
+                if files.len() >= MAX_NAMES {
                     is_end = false;
                     break;
                 }
@@ -405,39 +405,39 @@ impl Handler for Server {
         Ok(Name { id, files })
     }
 
-    async fn remove(&mut self, id: u32, filename: String) -> Answer<Status> {
-        self.removed(id, filename, AtFlags::empty()).await
+    async fn remove(&mut self, id: u32, filename: String) -> FileResult<Status> {
+        self.remove_path(id, filename, AtFlags::empty()).await
     }
 
-    async fn rmdir(&mut self, id: u32, path: String) -> Answer<Status> {
-        self.removed(id, path, AtFlags::REMOVEDIR).await
+    async fn rmdir(&mut self, id: u32, path: String) -> FileResult<Status> {
+        self.remove_path(id, path, AtFlags::REMOVEDIR).await
     }
 
-    async fn mkdir(&mut self, id: u32, path: String, attrs: FileAttributes) -> Answer<Status> {
+    async fn mkdir(&mut self, id: u32, path: String, attrs: FileAttributes) -> FileResult<Status> {
         let named = path.clone();
         self.change(id, &named, move |bounds| {
-            let place = bounds.place(&path)?;
+            let place = bounds.locate(&path)?;
             let mode = Mode::from_raw_mode(mode(&attrs, 0o755));
             Ok(rustix::fs::mkdirat(place.folder, &place.name, mode)?)
         })
         .await
     }
 
-    async fn realpath(&mut self, id: u32, path: String) -> Answer<Name> {
+    async fn realpath(&mut self, id: u32, path: String) -> FileResult<Name> {
         let named = path.clone();
-        let real = self.within(&named, move |bounds| bounds.real(&path));
+        let real = self.run(&named, move |bounds| bounds.real(&path));
         let real = real.await?.to_string_lossy().into_owned();
         Ok(Name { id, files: vec![Named::dummy(real)] })
     }
 
-    async fn rename(&mut self, id: u32, oldpath: String, newpath: String) -> Answer<Status> {
-        self.moved(id, oldpath, newpath, false).await
+    async fn rename(&mut self, id: u32, oldpath: String, newpath: String) -> FileResult<Status> {
+        self.rename_path(id, oldpath, newpath, false).await
     }
 
-    async fn readlink(&mut self, id: u32, path: String) -> Answer<Name> {
+    async fn readlink(&mut self, id: u32, path: String) -> FileResult<Name> {
         let named = path.clone();
-        let target = self.within(&named, move |bounds| {
-            let place = bounds.place(&path)?;
+        let target = self.run(&named, move |bounds| {
+            let place = bounds.locate(&path)?;
             Ok(rustix::fs::readlinkat(place.folder, &place.name, Vec::new())?)
         });
         let target = target.await?.to_string_lossy().into_owned();
@@ -445,31 +445,31 @@ impl Handler for Server {
     }
 
     /// Uses OpenSSH's order of arguments: the link's target is first.
-    async fn symlink(&mut self, id: u32, target: String, link: String) -> Answer<Status> {
+    async fn symlink(&mut self, id: u32, target: String, link: String) -> FileResult<Status> {
         let named = link.clone();
         self.change(id, &named, move |bounds| {
-            let place = bounds.place(&link)?;
+            let place = bounds.locate(&link)?;
             Ok(rustix::fs::symlinkat(target.as_str(), place.folder, &place.name)?)
         })
         .await
     }
 
-    async fn extended(&mut self, id: u32, request: String, data: Vec<u8>) -> Answer<Packet> {
+    async fn extended(&mut self, id: u32, request: String, data: Vec<u8>) -> FileResult<Packet> {
         let mut parts = Parts(&data);
         let reply = |data| Packet::ExtendedReply(ExtendedReply { id, data });
         match request.as_str() {
             RENAME => {
                 let (from, to) = (parts.text()?, parts.text()?);
-                Ok(self.moved(id, from, to, true).await?.into())
+                Ok(self.rename_path(id, from, to, true).await?.into())
             }
             FSYNC => {
                 let (file, path) = self.file(&parts.text()?)?;
-                apart(&path, DATA_TIMEOUT, move || Ok(file.sync_all()?)).await?;
-                Ok(done(id).into())
+                run_in_thread(&path, DATA_TIMEOUT, move || Ok(file.sync_all()?)).await?;
+                Ok(ok_status(id).into())
             }
             LIMITS => {
                 let most = u64::from(MAX_SFTP_IO_BYTES);
-                let limits = [u64::from(MAX_PACKET), most, most, MOST_HANDLES as u64];
+                let limits = [u64::from(MAX_PACKET), most, most, MAX_HANDLES as u64];
                 Ok(reply(limits.iter().flat_map(|limit| limit.to_be_bytes()).collect()))
             }
             SFTP_SHA256 => {
@@ -479,7 +479,7 @@ impl Handler for Server {
                     let words = format!("a hash covers at most {MAX_SFTP_HASH_BYTES} bytes");
                     return Err(Failure::Invalid(words));
                 }
-                let hash = apart(&path, DATA_TIMEOUT, move || hash(&file, offset, length));
+                let hash = run_in_thread(&path, DATA_TIMEOUT, move || hash(&file, offset, length));
                 Ok(reply(hash.await?))
             }
             _ => Err(self.unimplemented()),

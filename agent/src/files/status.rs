@@ -11,7 +11,7 @@ impl From<Failure> for StatusReply {
     fn from(failure: Failure) -> Self {
         let code = match &failure {
             Failure::Denied(_) => StatusCode::PermissionDenied,
-            Failure::Invalid(_) | Failure::Silent(_) => StatusCode::Failure,
+            Failure::Invalid(_) | Failure::Unresponsive(_) => StatusCode::Failure,
             Failure::Io(error) => match error.kind() {
                 ErrorKind::NotFound => StatusCode::NoSuchFile,
                 ErrorKind::PermissionDenied => StatusCode::PermissionDenied,

@@ -14,9 +14,9 @@ use url::Url;
 use crate::trust::{self, TrustError, Verifier};
 
 /// Timeout of a request.
-const LIMIT: Duration = Duration::from_secs(20);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Maximum size of a response, in bytes.
-const MAX_ANSWER: usize = 256 * 1024;
+const MAX_RESPONSE_BYTES: usize = 256 * 1024;
 
 /// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ pub enum HttpError {
     },
     /// The response is invalid.
     #[error("the response of {url} is not that of a muster server ({problem}); check the URL")]
-    Garbled {
+    InvalidResponse {
         /// URL of the request.
         url: String,
         /// The problem of the response.
@@ -93,8 +93,8 @@ impl Http {
             // Rare requests do not need HTTP/2, and it does not support upgrades.
             .http1_only()
             .redirect(Policy::none())
-            .timeout(LIMIT)
-            .connect_timeout(LIMIT / 2)
+            .timeout(REQUEST_TIMEOUT)
+            .connect_timeout(REQUEST_TIMEOUT / 2)
             .pool_max_idle_per_host(1)
             .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -154,19 +154,19 @@ impl Http {
         let status = response.status();
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&url, &error))? {
-            if bytes.len() + chunk.len() > MAX_ANSWER {
-                let problem = format!("it is longer than {MAX_ANSWER} bytes");
-                return Err(HttpError::Garbled { url: url.into(), problem });
+            if bytes.len() + chunk.len() > MAX_RESPONSE_BYTES {
+                let problem = format!("it is longer than {MAX_RESPONSE_BYTES} bytes");
+                return Err(HttpError::InvalidResponse { url: url.into(), problem });
             }
             bytes.extend_from_slice(&chunk);
         }
         if status.is_success() {
-            return serde_json::from_slice(&bytes).map_err(|error| HttpError::Garbled {
+            return serde_json::from_slice(&bytes).map_err(|error| HttpError::InvalidResponse {
                 url: url.into(),
                 problem: error.to_string(),
             });
         }
-        let (kind, problem) = in_words(&bytes);
+        let (kind, problem) = parse_problem(&bytes);
         let problem = problem
             .unwrap_or_else(|| status.canonical_reason().unwrap_or("no reason given").to_owned());
         Err(HttpError::Refused { url: url.into(), status: status.as_u16(), kind, problem })
@@ -174,7 +174,7 @@ impl Http {
 }
 
 /// Parses a problem document (RFC 9457): its type, and its title and detail as one sentence.
-fn in_words(bytes: &[u8]) -> (Option<String>, Option<String>) {
+fn parse_problem(bytes: &[u8]) -> (Option<String>, Option<String>) {
     let Ok(json) = serde_json::from_slice::<serde_json::Value>(bytes) else { return (None, None) };
     let text = |name: &str| {
         json.get(name)
@@ -203,7 +203,7 @@ mod tests {
             (r#"{"detail":7}"#, None),
             ("<html>", None),
         ] {
-            assert_eq!(in_words(body.as_bytes()).1.as_deref(), expected);
+            assert_eq!(parse_problem(body.as_bytes()).1.as_deref(), expected);
         }
     }
 }

@@ -103,19 +103,19 @@ impl Credentials {
 
     /// Returns their lifetime, in microseconds.
     #[must_use]
-    pub fn life(&self) -> i64 {
+    pub fn lifetime(&self) -> i64 {
         self.response.expires_at.micros().saturating_sub(self.response.server_time.micros()).max(0)
     }
 
     /// Returns their remaining lifetime, in microseconds; `None` if it is unknown because they were
     /// received in another boot.
     #[must_use]
-    pub fn left(&self, at: &Moment) -> Option<i64> {
+    pub fn remaining(&self, at: &Moment) -> Option<i64> {
         if at.boot != self.boot || at.boot.is_nil() {
             return None;
         }
         let age = i64::try_from(at.mono.saturating_sub(self.mono)).unwrap_or(i64::MAX);
-        Some(self.life().saturating_sub(age).max(0))
+        Some(self.lifetime().saturating_sub(age).max(0))
     }
 }
 
@@ -140,7 +140,7 @@ mod tests {
             (boot, 900, Some(0)),
             (Uuid::from_u128(2), 60, None),
         ] {
-            assert_eq!(credentials.left(&moment(boot, mono)), left);
+            assert_eq!(credentials.remaining(&moment(boot, mono)), left);
         }
         assert!(!format!("{credentials:?}").contains("secret"));
     }

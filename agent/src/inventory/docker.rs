@@ -10,9 +10,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 /// Timeout of an engine's response.
-const LIMIT: Duration = Duration::from_secs(2);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum size of a response, in bytes; it is 1 KB in practice.
-const MAX_ANSWER: u64 = 64 * 1024;
+const MAX_RESPONSE_BYTES: u64 = 64 * 1024;
 
 /// `None` if there is no socket, no permission, or no response within [`LIMIT`].
 pub(super) fn version(root: &Path) -> Option<String> {
@@ -25,24 +25,24 @@ pub(super) fn version(root: &Path) -> Option<String> {
     // that. The thread ends automatically: reading and writing have timeouts.
     std::thread::spawn(move || {
         // After the timeout the receiver is dropped.
-        let _ = answer.send(ask(&socket));
+        let _ = answer.send(query(&socket));
     });
-    let body = answered.recv_timeout(LIMIT).ok()?.ok()?;
+    let body = answered.recv_timeout(RESPONSE_TIMEOUT).ok()?.ok()?;
     parse(&body)
 }
 
-fn ask(socket: &Path) -> std::io::Result<Vec<u8>> {
+fn query(socket: &Path) -> std::io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
+    stream.set_write_timeout(Some(RESPONSE_TIMEOUT))?;
     stream.write_all(b"GET /version HTTP/1.0\r\nHost: docker\r\n\r\n")?;
     let mut body = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut body)?;
+    stream.take(MAX_RESPONSE_BYTES).read_to_end(&mut body)?;
     Ok(body)
 }
 
-fn parse(answer: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(answer).ok()?;
+fn parse(response: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(response).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
     if head.split(' ').nth(1) != Some("200") {
         return None;

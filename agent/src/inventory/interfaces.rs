@@ -53,7 +53,7 @@ pub fn network_cards() -> Vec<Hash> {
     let macs: BTreeSet<String> = interfaces()
         .into_iter()
         .filter_map(|one| one.mac)
-        .filter(|mac| is_a_vendors(mac))
+        .filter(|mac| is_vendor_address(mac))
         .collect();
     macs.iter()
         .map(|mac| {
@@ -64,7 +64,7 @@ pub fn network_cards() -> Vec<Hash> {
 }
 
 /// Bit 1 of the first byte marks locally administered addresses, bit 0 group addresses.
-fn is_a_vendors(mac: &str) -> bool {
+fn is_vendor_address(mac: &str) -> bool {
     let first = mac.get(..2).and_then(|byte| u8::from_str_radix(byte, 16).ok());
     first.is_some_and(|byte| byte & 0b11 == 0)
 }
@@ -100,7 +100,7 @@ mod tests {
             ("33:33:00:00:00:01", false),
             ("", false),
         ] {
-            assert_eq!(is_a_vendors(mac), expected, "{mac}");
+            assert_eq!(is_vendor_address(mac), expected, "{mac}");
         }
     }
 

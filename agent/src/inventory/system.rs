@@ -10,7 +10,7 @@ use sysinfo::{CpuRefreshKind, RefreshKind, System};
 use crate::metrics::Files;
 
 /// Maximum length of a text from a file, in characters.
-const MAX_TEXT: usize = 256;
+const MAX_TEXT_CHARS: usize = 256;
 
 /// Placeholders of firmware without configured values, in lower case.
 const PLACEHOLDERS: &[&str] = &[
@@ -52,7 +52,7 @@ pub(super) fn printable(text: String) -> Option<String> {
     let text: String = text
         .chars()
         .filter(|c| !c.is_control())
-        .take(MAX_TEXT)
+        .take(MAX_TEXT_CHARS)
         .collect::<String>()
         .trim()
         .to_owned();

@@ -92,7 +92,7 @@ fn what_a_device_runs_in_is_told_by_its_marks() -> Result<(), Failure> {
 
 /// Starts a fake Docker Engine that responds with these bytes, or does not respond if they are
 /// empty.
-fn fake_docker(answer: &'static str) -> Result<tempfile::TempDir, Failure> {
+fn fake_docker(response: &'static str) -> Result<tempfile::TempDir, Failure> {
     let root = tempfile::tempdir()?;
     std::fs::create_dir(root.path().join("run"))?;
     let listener = UnixListener::bind(root.path().join("run/docker.sock"))?;
@@ -100,10 +100,10 @@ fn fake_docker(answer: &'static str) -> Result<tempfile::TempDir, Failure> {
         let (mut stream, _) = listener.accept()?;
         let mut request = [0; 1024];
         let _ = stream.read(&mut request)?;
-        if answer.is_empty() {
+        if response.is_empty() {
             std::thread::sleep(Duration::from_secs(10));
         }
-        stream.write_all(answer.as_bytes())
+        stream.write_all(response.as_bytes())
     });
     Ok(root)
 }

@@ -14,19 +14,19 @@ use muster_schemas::subjects::DeviceSubjects;
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::tunnel::{host_and_port, proxy_for, shown, through_door, through_proxy};
+use super::tunnel::{host_and_port, proxy_for, display, through_listener, through_proxy};
 use crate::identity::{Credentials, Identity};
 use crate::trust::{self, TrustError, Verifier};
 
 /// Interval between pings. A silent connection is detected after two to three intervals.
-const PING: Duration = Duration::from_secs(25);
+const PING_INTERVAL: Duration = Duration::from_secs(25);
 /// Timeout of connecting.
-const LIMIT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of unread messages per subscription: enough for a channel's full window in small
 /// messages. The capacity is not allocated in advance.
-const UNREAD: usize = 4096;
+const MAX_UNREAD_MESSAGES: usize = 4096;
 /// Maximum number of unwritten messages.
-const UNWRITTEN: usize = 64;
+const MAX_UNWRITTEN_MESSAGES: usize = 64;
 
 /// The reason why no connection was made.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub enum ConnectError {
     Trust(#[from] TrustError),
     /// Both the broker's port and the server's HTTPS listener failed.
     #[error("{straight}; also unreachable via the server's HTTPS port: {}", .door)]
-    NoWay {
+    NoRoute {
         /// Error of the last direct attempt.
         straight: String,
         /// Error of the attempt through the HTTPS listener.
@@ -85,11 +85,11 @@ pub fn broker_addresses(servers: &[String], url: &Url) -> Result<Vec<Url>, Conne
 
 /// The route to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Route {
     /// The broker's own port, through a proxy if the environment names one.
-    Port,
+    BrokerPort,
     /// The server's HTTPS listener.
-    Door,
+    HttpsListener,
 }
 
 /// Connects. Events of the connection are sent to the returned channel. The text describes the
@@ -98,25 +98,25 @@ pub(super) async fn connect(
     identity: &Identity,
     credentials: &Credentials,
     address: &Url,
-    way: Way,
+    route: Route,
 ) -> Result<(Client, String, mpsc::Receiver<Event>), ConnectError> {
     let refused = |name: &str, problem: String| ConnectError::Broker {
         address: name.to_owned(),
         problem,
         is_denied: false,
     };
-    let proxy = (way == Way::Port).then(|| proxy_for(address)).flatten();
-    let (name, port) = match (way, &proxy) {
-        (Way::Port, None) => (address.to_string(), None),
-        (Way::Port, Some(proxy)) => {
-            let name = format!("{address} via the proxy {}", shown(proxy));
+    let proxy = (route == Route::BrokerPort).then(|| proxy_for(address)).flatten();
+    let (name, port) = match (route, &proxy) {
+        (Route::BrokerPort, None) => (address.to_string(), None),
+        (Route::BrokerPort, Some(proxy)) => {
+            let name = format!("{address} via the proxy {}", display(proxy));
             let made = through_proxy(proxy, address).await;
             let port = made.map_err(|problem| refused(&name, problem))?;
             (name, Some(port))
         }
-        (Way::Door, _) => {
+        (Route::HttpsListener, _) => {
             let name = format!("{address} via {}", identity.url);
-            let made = through_door(identity).await;
+            let made = through_listener(identity).await;
             let port = made.map_err(|problem| refused(&name, problem))?;
             (name, Some(port))
         }
@@ -154,11 +154,11 @@ fn options(
         .name(concat!("muster-agent/", env!("CARGO_PKG_VERSION")))
         .require_tls(true)
         .custom_inbox_prefix(inboxes)
-        .ping_interval(PING)
-        .connection_timeout(LIMIT)
-        .request_timeout(Some(LIMIT))
-        .subscription_capacity(UNREAD)
-        .client_capacity(UNWRITTEN)
+        .ping_interval(PING_INTERVAL)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .request_timeout(Some(CONNECT_TIMEOUT))
+        .subscription_capacity(MAX_UNREAD_MESSAGES)
+        .client_capacity(MAX_UNWRITTEN_MESSAGES)
         .ignore_discovered_servers()
         .max_reconnects(1)
         .event_callback(move |event| {
@@ -188,8 +188,8 @@ fn sign_in(identity: &Identity, credentials: &Credentials) -> ConnectOptions {
 }
 
 /// Whether the broker's error message is about the credentials. The broker sends only this text.
-pub(super) fn is_denial(words: &str) -> bool {
-    let words = words.to_ascii_lowercase();
+pub(super) fn is_denial(message: &str) -> bool {
+    let words = message.to_ascii_lowercase();
     words.contains("authorization violation")
         || words.contains("authentication expired")
         || words.contains("authentication revoked")

@@ -18,11 +18,11 @@ use uuid::Uuid;
 
 use super::connect::is_denial;
 use super::keep::renew;
-use crate::channels::take_open;
+use crate::channels::handle_open;
 use crate::clock::{Anchor, Moment};
 use crate::identity::Credentials;
-use crate::operations::{take_cancel, take_order};
-use crate::run::{Shared, in_words};
+use crate::operations::{handle_cancel, handle_order};
+use crate::run::{Shared, error_chain};
 use crate::session::{Effect, Outgoing, Session};
 use crate::store::StoreError;
 
@@ -40,19 +40,19 @@ pub(super) enum End {
 }
 
 /// Maximum interval between checks when nothing is due.
-const IDLE: Duration = Duration::from_secs(3600);
+const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 /// Interval of keep-alives that the servers receive. Only the broker sees pings, and ingest counts
 /// a device as offline after a minute without a message, even if the device rarely sends metrics.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// Minimum interval between log lines about messages that are ignored.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Delay after a failed renewal.
-const RENEW_AGAIN: Duration = Duration::from_secs(60);
+const RENEW_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A hello in flight: when it was sent, by both clocks, and the response.
-type HelloAnswer = (Moment, Instant, Result<Message, String>);
+type HelloReply = (Moment, Instant, Result<Message, String>);
 
 struct Driver<'a> {
     shared: &'a Shared,
@@ -61,26 +61,26 @@ struct Driver<'a> {
     publisher: Publisher,
     subjects: DeviceSubjects,
     /// The reason that the broker gave for closing the connection.
-    farewell: Option<String>,
+    close_reason: Option<String>,
     /// Whether a hello of this connection got its welcome. Orders are refused before that.
     is_greeted: bool,
-    ignored: Ignored,
+    ignored: IgnoredMessages,
 }
 
 /// Messages without a valid server signature or that cannot be parsed: counted, and logged once a
 /// minute.
 #[derive(Default)]
-struct Ignored {
+struct IgnoredMessages {
     count: u64,
-    logged: Option<Instant>,
+    logged_at: Option<Instant>,
 }
 
-impl Ignored {
-    fn note(&mut self, kind: &str, problem: &str) {
+impl IgnoredMessages {
+    fn record(&mut self, kind: &str, problem: &str) {
         self.count += 1;
-        if self.logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+        if self.logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
             tracing::warn!(kind, problem, messages = self.count, "invalid messages were ignored");
-            *self = Self { count: 0, logged: Some(Instant::now()) };
+            *self = Self { count: 0, logged_at: Some(Instant::now()) };
         }
     }
 }
@@ -103,9 +103,9 @@ pub(super) async fn drive(
         client,
         publisher,
         subjects,
-        farewell: None,
+        close_reason: None,
         is_greeted: false,
-        ignored: Ignored::default(),
+        ignored: IgnoredMessages::default(),
     };
     driver.run(events, credentials).await.unwrap_or_else(lost)
 }
@@ -120,22 +120,22 @@ impl Driver<'_> {
         let mut acks = self.client.subscribe(self.subjects.acks()).await.map_err(words)?;
         let mut commands = self.client.subscribe(self.subjects.commands()).await.map_err(words)?;
         let mut published = FuturesUnordered::new();
-        let mut hello: Option<Boxed<'static, HelloAnswer>> = None;
+        let mut hello: Option<Boxed<'static, HelloReply>> = None;
         let mut renewal_at = tokio::time::Instant::now() + renewal_after(credentials);
         let mut renewal: Option<Boxed<'_, Result<Credentials, String>>> = None;
-        let mut sign_of_life = tokio::time::interval(SIGN_OF_LIFE);
+        let mut sign_of_life = tokio::time::interval(KEEP_ALIVE_INTERVAL);
         sign_of_life.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let shared = self.shared;
         loop {
             let now = Instant::now();
             self.session.tick(now, rand::random());
-            while let Some(outgoing) = self.session.next_event(now).map_err(|e| in_words(&e))? {
+            while let Some(outgoing) = self.session.next_event(now).map_err(|e| error_chain(&e))? {
                 published.push(publish(self.publisher.clone(), self.subjects.events(), outgoing));
             }
             if hello.is_none() {
-                hello = self.say_hello(now);
+                hello = self.send_hello(now);
             }
-            let wake = self.session.wake_at(now).unwrap_or(now + IDLE).min(now + IDLE);
+            let wake = self.session.wake_at(now).unwrap_or(now + MAX_CHECK_INTERVAL).min(now + MAX_CHECK_INTERVAL);
             tokio::select! {
                 event = events.recv() => {
                     if let Some(problem) = self.on_event(event) {
@@ -143,19 +143,19 @@ impl Driver<'_> {
                     }
                 }
                 message = acks.next() => match message {
-                    Some(message) => self.on_ack(&message.payload).map_err(|e| in_words(&e))?,
-                    None => return Err(self.farewell()),
+                    Some(message) => self.on_ack(&message.payload).map_err(|e| error_chain(&e))?,
+                    None => return Err(self.take_close_reason()),
                 },
                 message = commands.next() => match message {
                     Some(message) => self.on_command(&message),
-                    None => return Err(self.farewell()),
+                    None => return Err(self.take_close_reason()),
                 },
                 Some((epoch, seq, is_stored)) = published.next(), if !published.is_empty() => {
-                    self.session.settled(epoch, seq, is_stored, Instant::now(), rand::random());
+                    self.session.on_broker_reply(epoch, seq, is_stored, Instant::now(), rand::random());
                 }
                 answer = wait_for(&mut hello) => {
                     hello = None;
-                    self.on_answer(answer);
+                    self.on_hello_reply(answer);
                 }
                 () = shared.recorded.notified() => {}
                 _ = sign_of_life.tick() => {
@@ -171,9 +171,9 @@ impl Driver<'_> {
                     match outcome {
                         Ok(new) => return Ok(End::Renewed(new)),
                         Err(problem) => {
-                            shared.note_error(&problem);
+                            shared.set_last_error(&problem);
                             tracing::warn!(problem, "failed to renew the broker credentials");
-                            renewal_at = tokio::time::Instant::now() + RENEW_AGAIN;
+                            renewal_at = tokio::time::Instant::now() + RENEW_RETRY_DELAY;
                         }
                     }
                 }
@@ -181,25 +181,25 @@ impl Driver<'_> {
         }
     }
 
-    fn farewell(&mut self) -> String {
-        self.farewell.take().unwrap_or_else(|| "the broker closed the connection".to_owned())
+    fn take_close_reason(&mut self) -> String {
+        self.close_reason.take().unwrap_or_else(|| "the broker closed the connection".to_owned())
     }
 
     /// Handles an event of the connection; returns the reason if the connection has ended.
     fn on_event(&mut self, event: Option<Event>) -> Option<String> {
         match event {
-            None | Some(Event::Disconnected | Event::Closed) => Some(self.farewell()),
+            None | Some(Event::Disconnected | Event::Closed) => Some(self.take_close_reason()),
             Some(Event::ServerError(error)) => {
                 let words = error.to_string();
                 tracing::warn!(error = words, "the broker reported an error");
-                self.shared.note_error(&words);
-                self.farewell = Some(words);
+                self.shared.set_last_error(&words);
+                self.close_reason = Some(words);
                 None
             }
             Some(Event::SlowConsumer(_)) => {
                 tracing::warn!("messages were lost because the agent read them too slowly");
                 // An ack or a config may be among the dropped messages.
-                self.session.hasten_hello(Instant::now());
+                self.session.schedule_hello(Instant::now());
                 None
             }
             Some(other) => {
@@ -209,7 +209,7 @@ impl Driver<'_> {
         }
     }
 
-    fn say_hello(&mut self, now: Instant) -> Option<Boxed<'static, HelloAnswer>> {
+    fn send_hello(&mut self, now: Instant) -> Option<Boxed<'static, HelloReply>> {
         let at = Moment::now();
         let version = self.shared.config_version();
         let hello = self.session.next_hello(now, &at, version, Uuid::new_v4())?;
@@ -221,7 +221,7 @@ impl Driver<'_> {
         }))
     }
 
-    fn on_answer(&mut self, (asked, sent, answer): HelloAnswer) {
+    fn on_hello_reply(&mut self, (asked, sent, answer): HelloReply) {
         let now = Instant::now();
         let failed = |session: &mut Session, problem: &str| {
             tracing::warn!(problem, "the server did not respond to a hello");
@@ -241,9 +241,9 @@ impl Driver<'_> {
         let at = Moment::now();
         let outcome = self.session.on_welcome(&welcome, now, at, Uuid::new_v4(), rand::random());
         match outcome {
-            Ok(effect) => self.after(effect),
+            Ok(effect) => self.apply_effect(effect),
             Err(error) => {
-                let error = in_words(&error);
+                let error = error_chain(&error);
                 tracing::warn!(error, "failed to process a welcome");
                 return;
             }
@@ -258,45 +258,45 @@ impl Driver<'_> {
         self.is_greeted = true;
         self.shared.with_link_state(|state| state.last_hello = Some(at.wall));
         if let Err(error) = self.shared.apply_config(welcome.config_version, &welcome.config) {
-            tracing::warn!(error = in_words(&error), "failed to apply the config");
+            tracing::warn!(error = error_chain(&error), "failed to apply the config");
         }
-        self.shared.rotate_if_asked();
+        self.shared.rotate_if_requested();
     }
 
     fn on_ack(&mut self, payload: &[u8]) -> Result<(), StoreError> {
         let ack: Ack = match codec::decode(payload) {
             Ok(ack) => ack,
             Err(error) => {
-                self.ignored.note("ack", &error.to_string());
+                self.ignored.record("ack", &error.to_string());
                 return Ok(());
             }
         };
         let at = Moment::now();
         let effect = self.session.on_ack(&ack, Instant::now(), self.shared.time(&at))?;
-        self.after(effect);
+        self.apply_effect(effect);
         Ok(())
     }
 
-    fn after(&mut self, effect: Effect) {
+    fn apply_effect(&mut self, effect: Effect) {
         let at = Moment::now();
         match effect {
             Effect::Nothing => {}
             Effect::Confirmed(count) => {
                 self.shared.counters.events_acked(count);
                 self.shared.with_link_state(|state| state.last_ack = Some(at.wall));
-                if let Err(error) = self.shared.outbox.settle_dropped(at) {
+                if let Err(error) = self.shared.outbox.record_dropped(at) {
                     tracing::warn!(
-                        error = in_words(&error),
+                        error = error_chain(&error),
                         "failed to record the number of dropped events"
                     );
                 }
                 // A rotation may have waited for the previous one.
-                self.shared.rotate_if_asked();
+                self.shared.rotate_if_requested();
             }
-            Effect::Odd => {
+            Effect::Inconsistent => {
                 tracing::info!("the log is at an unexpected position; sending another hello");
             }
-            Effect::SentAgain => {
+            Effect::Rewound => {
                 tracing::warn!("the log lost acknowledged events; sending them again");
             }
             Effect::NeedsEpoch => {
@@ -318,16 +318,16 @@ impl Driver<'_> {
         let kind = headers.and_then(|headers| headers.get(KIND_HEADER)).map(|kind| kind.as_str());
         let outcome = match kind {
             None | Some("config") => self.on_config(&message.payload),
-            Some("run") => take_order(self.shared, &message.payload, self.is_greeted),
-            Some("cancel") => take_cancel(self.shared, &message.payload),
+            Some("run") => handle_order(self.shared, &message.payload, self.is_greeted),
+            Some("cancel") => handle_cancel(self.shared, &message.payload),
             Some("open") => {
                 let key = self.session.proving_key();
-                take_open(self.shared, &self.client, key, &message.payload, self.is_greeted)
+                handle_open(self.shared, &self.client, key, &message.payload, self.is_greeted)
             }
             Some(_) => Err("this agent does not know the kind of the message".to_owned()),
         };
         if let Err(problem) = outcome {
-            self.ignored.note(kind.unwrap_or("config"), &problem);
+            self.ignored.record(kind.unwrap_or("config"), &problem);
         }
     }
 
@@ -341,7 +341,7 @@ impl Driver<'_> {
         if !is_ours {
             return Err("the message is for another device or epoch".to_owned());
         }
-        self.shared.apply_config(update.version, &update.vars).map_err(|error| in_words(&error))
+        self.shared.apply_config(update.version, &update.vars).map_err(|error| error_chain(&error))
     }
 
     /// Decrypts and verifies a message that was sealed with the project's operation key.
@@ -368,7 +368,7 @@ async fn publish(publisher: Publisher, subject: String, outgoing: Outgoing) -> (
 
 /// Returns the delay of the renewal: 75% to 85% of the credentials' lifetime.
 fn renewal_after(credentials: &Credentials) -> Duration {
-    let (life, left) = (credentials.life(), credentials.left(&Moment::now()).unwrap_or(0));
+    let (life, left) = (credentials.lifetime(), credentials.remaining(&Moment::now()).unwrap_or(0));
     let kept = (life as f64 * (0.15 + 0.1 * rand::random::<f64>())) as i64;
     Duration::from_micros(u64::try_from(left.saturating_sub(kept)).unwrap_or(0))
 }

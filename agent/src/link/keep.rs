@@ -8,7 +8,7 @@ use muster_schemas::subjects::DeviceSubjects;
 use rand::seq::SliceRandom;
 use tokio::time::sleep;
 
-use super::connect::{ConnectError, Way, broker_addresses, connect};
+use super::connect::{ConnectError, Route, broker_addresses, connect};
 use super::drive::{End, drive};
 use crate::backoff::Backoff;
 use crate::clock::{Anchor, Moment};
@@ -19,10 +19,10 @@ use crate::session::Session;
 use crate::store::key;
 
 /// Minimum duration of a connection that resets the backoff.
-const GOOD: Duration = Duration::from_secs(30);
+const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// Number of failed attempts after which the agent requests the broker's address from the servers
 /// again.
-const ASK_AGAIN: u32 = 4;
+const ATTEMPTS_BEFORE_REFRESH: u32 = 4;
 /// Timeout for the broker's confirmation of a batch or an event.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -39,8 +39,8 @@ pub(crate) async fn keep_connected(shared: &Shared) {
     // interrupt the device's presence.
     let mut before: Option<Client> = None;
     loop {
-        let usable = credentials.take().filter(|known| known.left(&Moment::now()) != Some(0));
-        let has_moved = missed > 0 && missed.is_multiple_of(ASK_AGAIN);
+        let usable = credentials.take().filter(|known| known.remaining(&Moment::now()) != Some(0));
+        let has_moved = missed > 0 && missed.is_multiple_of(ATTEMPTS_BEFORE_REFRESH);
         let current = match usable {
             Some(known) if !has_moved => known,
             known => match (renew(shared).await, known) {
@@ -54,12 +54,12 @@ pub(crate) async fn keep_connected(shared: &Shared) {
                     known
                 }
                 (Err(problem), None) => {
-                    fail(shared, &problem, backoff.wait(rand::random())).await;
+                    record_failure(shared, &problem, backoff.next_delay(rand::random())).await;
                     continue;
                 }
             },
         };
-        let made = reach(shared, &current).await;
+        let made = connect_to_any(shared, &current).await;
         drop(before.take());
         let (client, broker, events) = match made {
             Ok(made) => made,
@@ -69,20 +69,20 @@ pub(crate) async fn keep_connected(shared: &Shared) {
                 if !is_denied {
                     credentials = Some(current);
                 }
-                fail(shared, &error.to_string(), backoff.wait(rand::random())).await;
+                record_failure(shared, &error.to_string(), backoff.next_delay(rand::random())).await;
                 continue;
             }
         };
         missed = 0;
         let started = Instant::now();
-        let end = match up(shared, &client, &broker).await {
+        let end = match set_up(shared, &client, &broker).await {
             Ok(publisher) => drive(shared, &mut session, publisher, events, &current).await,
             Err(error) => End::Lost { problem: error.to_string(), is_denied: false },
         };
         shared.link.send_replace(None);
         shared.with_link_state(|state| state.connected = None);
         shared.counters.disconnected(&client);
-        if started.elapsed() > GOOD {
+        if started.elapsed() > STABLE_AFTER {
             backoff.reset();
         }
         match end {
@@ -95,13 +95,13 @@ pub(crate) async fn keep_connected(shared: &Shared) {
                     credentials = Some(current);
                 }
                 drop(client);
-                fail(shared, &problem, backoff.wait(rand::random())).await;
+                record_failure(shared, &problem, backoff.next_delay(rand::random())).await;
             }
         }
     }
 }
 
-async fn reach(
+async fn connect_to_any(
     shared: &Shared,
     credentials: &Credentials,
 ) -> Result<(Client, String, tokio::sync::mpsc::Receiver<async_nats::Event>), ConnectError> {
@@ -110,7 +110,7 @@ async fn reach(
     addresses.shuffle(&mut rand::rng());
     let mut last = ConnectError::NoAddress;
     for address in &addresses {
-        match connect(identity, credentials, address, Way::Port).await {
+        match connect(identity, credentials, address, Route::BrokerPort).await {
             Ok(made) => return Ok(made),
             Err(error) => last = error,
         }
@@ -122,15 +122,15 @@ async fn reach(
         return Err(last);
     };
     tracing::info!(error = %last, "trying the server's HTTPS port");
-    connect(identity, credentials, address, Way::Door).await.map_err(|error| match error {
+    connect(identity, credentials, address, Route::HttpsListener).await.map_err(|error| match error {
         ConnectError::Broker { is_denied: false, problem, .. } => {
-            ConnectError::NoWay { straight: last.to_string(), door: problem }
+            ConnectError::NoRoute { straight: last.to_string(), door: problem }
         }
         denied => denied,
     })
 }
 
-async fn up(
+async fn set_up(
     shared: &Shared,
     client: &Client,
     broker: &str,
@@ -163,8 +163,8 @@ pub(super) async fn renew(shared: &Shared) -> Result<Credentials, String> {
     Ok(new)
 }
 
-async fn fail(shared: &Shared, problem: &str, wait: Duration) {
-    shared.note_error(problem);
-    tracing::warn!(problem, wait_ms = wait.as_millis(), "not connected; retrying");
-    sleep(wait).await;
+async fn record_failure(shared: &Shared, problem: &str, delay: Duration) {
+    shared.set_last_error(problem);
+    tracing::warn!(problem, wait_ms = delay.as_millis(), "not connected; retrying");
+    sleep(delay).await;
 }

@@ -18,13 +18,13 @@ use crate::identity::{Http, Identity};
 use crate::trust::{PinnedCa, Verifier};
 
 /// Path of the broker tunnel on the server's HTTPS listener.
-const DOOR: &str = "/nats";
+const TUNNEL_PATH: &str = "/nats";
 /// Name of the upgraded protocol.
 const PROTOCOL: &str = "nats";
 /// Timeout of each step.
-const LIMIT: Duration = Duration::from_secs(10);
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of a proxy's response header, in bytes.
-const MAX_ANSWER: usize = 8 * 1024;
+const MAX_HEADER_BYTES: usize = 8 * 1024;
 
 /// Returns the host and port of a broker's address.
 pub(super) fn host_and_port(address: &Url) -> (String, u16) {
@@ -41,7 +41,7 @@ pub(crate) fn proxy_for(address: &Url) -> Option<Intercept> {
 }
 
 /// Returns the proxy's host and port for log lines, without its credentials.
-pub(crate) fn shown(proxy: &Intercept) -> String {
+pub(crate) fn display(proxy: &Intercept) -> String {
     let uri = proxy.uri();
     let port = uri.port_u16().unwrap_or(80);
     format!("{}:{port}", uri.host().unwrap_or_default())
@@ -50,15 +50,15 @@ pub(crate) fn shown(proxy: &Intercept) -> String {
 /// Connects through an HTTP proxy (CONNECT, RFC 9110 §9.3.6). Returns the loopback port.
 pub(super) async fn through_proxy(proxy: &Intercept, address: &Url) -> Result<u16, String> {
     let far = open_proxy(proxy, address).await?;
-    lead_to(far).await
+    forward_one_connection(far).await
 }
 
 /// Opens a connection to the broker through a proxy.
 pub(crate) async fn open_proxy(proxy: &Intercept, address: &Url) -> Result<TcpStream, String> {
-    timeout(LIMIT, connect(proxy, address))
+    timeout(STEP_TIMEOUT, connect(proxy, address))
         .await
-        .unwrap_or_else(|_| Err(format!("no response within {} s", LIMIT.as_secs())))
-        .map_err(|problem| format!("the proxy {}: {problem}", shown(proxy)))
+        .unwrap_or_else(|_| Err(format!("no response within {} s", STEP_TIMEOUT.as_secs())))
+        .map_err(|problem| format!("the proxy {}: {problem}", display(proxy)))
 }
 
 async fn connect(proxy: &Intercept, address: &Url) -> Result<TcpStream, String> {
@@ -85,17 +85,17 @@ async fn connect(proxy: &Intercept, address: &Url) -> Result<TcpStream, String> 
     let mut answer = Vec::new();
     // Byte by byte: the data after the response header belongs to the broker.
     while !answer.ends_with(b"\r\n\r\n") {
-        if answer.len() == MAX_ANSWER {
+        if answer.len() == MAX_HEADER_BYTES {
             return Err("the response is not that of an HTTP proxy".to_owned());
         }
         answer.push(stream.read_u8().await.map_err(|error| error.to_string())?);
     }
-    judge(&answer).map(|()| stream)
+    check_connect_response(&answer).map(|()| stream)
 }
 
 /// Checks whether the proxy accepted the CONNECT request.
-fn judge(answer: &[u8]) -> Result<(), String> {
-    let line = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
+fn check_connect_response(response: &[u8]) -> Result<(), String> {
+    let line = response.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
     let mut words = line.splitn(3, ' ');
     match (words.next(), words.next()) {
@@ -114,20 +114,20 @@ fn judge(answer: &[u8]) -> Result<(), String> {
 
 /// Connects through the server's HTTPS listener, and an HTTP proxy if one is configured. Returns
 /// the loopback port.
-pub(super) async fn through_door(identity: &Identity) -> Result<u16, String> {
-    let far = open_door(&identity.url, identity.pinned_ca()).await?;
-    lead_to(far).await
+pub(super) async fn through_listener(identity: &Identity) -> Result<u16, String> {
+    let far = open_listener_tunnel(&identity.url, identity.pinned_ca()).await?;
+    forward_one_connection(far).await
 }
 
 /// Opens a connection to the broker through a server's HTTPS listener.
-pub(crate) async fn open_door(url: &Url, ca: PinnedCa) -> Result<reqwest::Upgraded, String> {
+pub(crate) async fn open_listener_tunnel(url: &Url, ca: PinnedCa) -> Result<reqwest::Upgraded, String> {
     let http = Http::new(url, Verifier::new(ca)).map_err(|error| error.to_string())?;
-    http.upgrade(DOOR, PROTOCOL).await.map_err(|error| error.to_string())
+    http.upgrade(TUNNEL_PATH, PROTOCOL).await.map_err(|error| error.to_string())
 }
 
 /// Listens on a loopback port and forwards one connection to the remote end.
-async fn lead_to(
-    mut far: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+async fn forward_one_connection(
+    mut remote: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> Result<u16, String> {
     let listen = async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -138,11 +138,11 @@ async fn lead_to(
         .await
         .map_err(|error| format!("failed to listen on the loopback address: {error}"))?;
     tokio::spawn(async move {
-        let Ok(Ok((mut near, _))) = timeout(LIMIT, listener.accept()).await else { return };
+        let Ok(Ok((mut near, _))) = timeout(STEP_TIMEOUT, listener.accept()).await else { return };
         let _ = near.set_nodelay(true);
         drop(listener);
         // Ends when either side closes; the client detects it.
-        let _ = copy_bidirectional(&mut near, &mut far).await;
+        let _ = copy_bidirectional(&mut near, &mut remote).await;
     });
     Ok(port)
 }
@@ -161,7 +161,7 @@ mod tests {
             (b"SSH-2.0-OpenSSH\r\n\r\n", "HTTP"),
             (b"\r\n\r\n", "HTTP"),
         ] {
-            let words = judge(answer).err().unwrap_or_default();
+            let words = check_connect_response(answer).err().unwrap_or_default();
             assert!(words.contains(expected) && words.is_empty() == expected.is_empty(), "{words}");
         }
     }

@@ -8,31 +8,31 @@ use muster_schemas::Timestamp;
 use muster_schemas::metrics::Point;
 use tokio::sync::Notify;
 
-use super::gate::{Gate, Quota};
+use super::gate::{QuotaLimiter, Quota};
 use super::point::{Cause, size_of};
-use super::read::{Claim, Format, read};
+use super::read::{WrittenPoint, Format, read};
 use crate::clock::Moment;
 use crate::metrics::{Group, GroupSet};
 
 /// Maximum encoded size of the waiting points, in bytes: a batch of this size is well below the
 /// broker's maximum message size.
-const MAX_BYTES: usize = 192 * 1024;
+const MAX_QUEUED_BYTES: usize = 192 * 1024;
 /// Maximum number of waiting points.
-const MAX_WAITING: usize = 5000;
+const MAX_QUEUED_POINTS: usize = 5000;
 /// Maximum age of a point, in microseconds: applications may write late.
-const PAST: i64 = 7 * 24 * 3600 * 1_000_000;
+const MAX_AGE_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
 /// Maximum time of a point in the future, in microseconds: clocks differ.
-const FUTURE: i64 = 600 * 1_000_000;
+const MAX_AHEAD_MICROS: i64 = 600 * 1_000_000;
 
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Number of accepted points.
-    pub taken: u64,
+    pub accepted: u64,
     /// Number of dropped points, by [`Cause::ALL`].
     pub dropped: [u64; Cause::ALL.len()],
     /// Number of tags and fields that were removed from accepted points.
-    pub left_out: u64,
+    pub removed_entries: u64,
     /// Number of active series.
     pub series: u64,
 }
@@ -46,40 +46,40 @@ impl Counts {
 
     /// Returns the number of dropped points.
     #[must_use]
-    pub fn dropped_in_all(&self) -> u64 {
+    pub fn total_dropped(&self) -> u64 {
         self.dropped.iter().sum()
     }
 }
 
 #[derive(Debug, Default)]
 struct State {
-    gate: Gate,
+    gate: QuotaLimiter,
     /// Measurements that the agent itself currently samples.
-    own: GroupSet,
+    agent_groups: GroupSet,
     counts: Counts,
     /// Points with their time by the monotonic clock, which may be before the boot.
-    waiting: Vec<(Point, i64)>,
+    queued: Vec<(Point, i64)>,
     bytes: usize,
 }
 
 /// The input queue of applications' points.
 #[derive(Debug, Default)]
-pub struct Intake {
+pub struct PointQueue {
     state: Mutex<State>,
     arrived: Notify,
 }
 
-impl Intake {
+impl PointQueue {
     fn state(&self) -> MutexGuard<'_, State> {
         // Points and counters only; an inconsistency ends with the next batch.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets the quota and the agent's own groups.
-    pub fn set(&self, quota: Quota, own: GroupSet) {
+    pub fn set(&self, quota: Quota, agent_groups: GroupSet) {
         let mut state = self.state();
         state.gate.set(quota);
-        state.own = own;
+        state.agent_groups = agent_groups;
     }
 
     /// Returns the counters.
@@ -90,10 +90,10 @@ impl Intake {
     }
 
     /// Processes data from an application. Returns whether the quota allowed to read any point.
-    pub fn take(&self, format: Format, bytes: &[u8], at: &Moment) -> bool {
+    pub fn accept(&self, format: Format, bytes: &[u8], at: &Moment) -> bool {
         let mut state = self.state();
-        let was_empty = state.waiting.is_empty();
-        let State { gate, own, counts, waiting, bytes: held } = &mut *state;
+        let was_empty = state.queued.is_empty();
+        let State { gate, agent_groups: own, counts, queued: waiting, bytes: held } = &mut *state;
         let mut has_read = false;
         // The two closures are called in turn and never overlap.
         let gate = std::cell::RefCell::new(gate);
@@ -107,19 +107,19 @@ impl Intake {
             },
             |claim| {
                 let outcome = claim
-                    .and_then(|claim| judge(claim, &mut gate.borrow_mut(), *own, at))
+                    .and_then(|claim| validate(claim, &mut gate.borrow_mut(), *own, at))
                     .and_then(|(claim, mono)| {
                         let size = size_of(&claim.point);
-                        if waiting.len() >= MAX_WAITING || *held + size > MAX_BYTES {
+                        if waiting.len() >= MAX_QUEUED_POINTS || *held + size > MAX_QUEUED_BYTES {
                             return Err(Cause::Full);
                         }
                         *held += size;
-                        counts.left_out += claim.left_out;
+                        counts.removed_entries += claim.removed_entries;
                         waiting.push((claim.point, mono));
                         Ok(())
                     });
                 match outcome {
-                    Ok(()) => counts.taken += 1,
+                    Ok(()) => counts.accepted += 1,
                     Err(cause) => {
                         if let Some(dropped) = counts.dropped.get_mut(cause as usize) {
                             *dropped += 1;
@@ -128,15 +128,15 @@ impl Intake {
                 }
             },
         );
-        let is_pressing = is_pressing(&state);
-        if (was_empty && !state.waiting.is_empty()) || is_pressing {
+        let is_pressing = is_send_due(&state);
+        if (was_empty && !state.queued.is_empty()) || is_pressing {
             self.arrived.notify_one();
         }
         has_read
     }
 
     /// Counts a point that could not be read.
-    pub(super) fn drop_one(&self, cause: Cause) {
+    pub(super) fn count_dropped(&self, cause: Cause) {
         if let Some(dropped) = self.state().counts.dropped.get_mut(cause as usize) {
             *dropped += 1;
         }
@@ -149,14 +149,14 @@ impl Intake {
 
     /// Whether points wait.
     #[must_use]
-    pub fn has_some(&self) -> bool {
-        !self.state().waiting.is_empty()
+    pub fn has_points(&self) -> bool {
+        !self.state().queued.is_empty()
     }
 
     /// Whether enough points wait to be sent now.
     #[must_use]
-    pub fn is_pressing(&self) -> bool {
-        is_pressing(&self.state())
+    pub fn is_send_due(&self) -> bool {
+        is_send_due(&self.state())
     }
 
     /// Takes the waiting points, for a batch of this moment.
@@ -165,7 +165,7 @@ impl Intake {
         let (waiting, now) = {
             let mut state = self.state();
             state.bytes = 0;
-            (std::mem::take(&mut state.waiting), signed(at.mono))
+            (std::mem::take(&mut state.queued), signed(at.mono))
         };
         let stamp =
             |(point, mono): (Point, i64)| Point { offset: mono.saturating_sub(now), ..point };
@@ -173,8 +173,8 @@ impl Intake {
     }
 }
 
-fn is_pressing(state: &State) -> bool {
-    state.waiting.len() >= MAX_WAITING / 2 || state.bytes >= MAX_BYTES / 2
+fn is_send_due(state: &State) -> bool {
+    state.queued.len() >= MAX_QUEUED_POINTS / 2 || state.bytes >= MAX_QUEUED_BYTES / 2
 }
 
 fn signed(mono: u64) -> i64 {
@@ -182,20 +182,20 @@ fn signed(mono: u64) -> i64 {
 }
 
 /// Validates a point and returns its time by the monotonic clock.
-fn judge(claim: Claim, gate: &mut Gate, own: GroupSet, at: &Moment) -> Result<(Claim, i64), Cause> {
+fn validate(written: WrittenPoint, limiter: &mut QuotaLimiter, agent_groups: GroupSet, at: &Moment) -> Result<(WrittenPoint, i64), Cause> {
     // Only the agent writes these measurements: a field with another type would make them unusable.
-    let measurement = claim.point.measurement.as_str();
-    let is_own = measurement.parse::<Group>().is_ok_and(|group| own.contains(group))
+    let measurement = written.point.measurement.as_str();
+    let is_own = measurement.parse::<Group>().is_ok_and(|group| agent_groups.contains(group))
         || measurement.starts_with("muster_agent");
     if is_own {
         return Err(Cause::Name);
     }
-    let age = claim.time.map_or(0, |Timestamp(time)| time.saturating_sub(at.wall.micros()));
-    if !(-PAST..=FUTURE).contains(&age) {
+    let age = written.time.map_or(0, |Timestamp(time)| time.saturating_sub(at.wall.micros()));
+    if !(-MAX_AGE_MICROS..=MAX_AHEAD_MICROS).contains(&age) {
         return Err(Cause::Time);
     }
-    if !gate.admits(&claim.point, at.mono) {
+    if !limiter.admits(&written.point, at.mono) {
         return Err(Cause::Series);
     }
-    Ok((claim, signed(at.mono).saturating_add(age)))
+    Ok((written, signed(at.mono).saturating_add(age)))
 }

@@ -11,50 +11,50 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::intake::{Counts, Intake};
-use super::point::{Cause, MAX_LINE};
+use super::intake::{Counts, PointQueue};
+use super::point::{Cause, MAX_LINE_BYTES};
 use super::read::Format;
-use super::sockets::Door;
+use super::sockets::Listener;
 use crate::clock::Moment;
 use crate::run::Shared;
 
 /// Size of the receive buffer: the maximum size of a datagram plus one byte.
-const DATAGRAM: usize = 64 * 1024 + 1;
+const DATAGRAM_BUFFER_BYTES: usize = 64 * 1024 + 1;
 /// Maximum number of open streams; a further one gets a line with the reason, is closed and
 /// counted.
-pub(super) const STREAMS: usize = 32;
+pub(super) const MAX_STREAMS: usize = 32;
 /// Number of consecutive pieces without an accepted point after which reading pauses.
-const REFUSED: u32 = 32;
+const MAX_CONSECUTIVE_REFUSALS: u32 = 32;
 /// Duration of that pause, in which the kernel drops a flood's datagrams at no cost.
-const PAUSE: Duration = Duration::from_millis(10);
+const READ_PAUSE: Duration = Duration::from_millis(10);
 /// Interval between checks for dropped points.
-const LOOK: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Minimum interval between log lines about dropped points, and between attempts to open a failed
 /// listener.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Processes the data of applications, until it is dropped.
 pub(crate) async fn listen_locally(shared: &Shared) {
     let folder = shared.store.folder().path();
-    let wanted = || shared.settings.borrow().doors;
-    for (variable, problem) in shared.doors.set(wanted(), folder) {
+    let wanted = || shared.settings.borrow().listeners;
+    for (variable, problem) in shared.listeners.set(wanted(), folder) {
         tracing::warn!(variable, problem, "failed to open a metric socket for applications");
     }
-    let mut told = (Counts::default(), Instant::now() - TELL_EVERY);
+    let mut told = (Counts::default(), Instant::now() - LOG_INTERVAL);
     let mut tried = Instant::now();
     loop {
         let mut readers: FuturesUnordered<BoxFuture<'_, ()>> =
-            shared.doors.open().into_iter().map(|door| serve(&shared.intake, door)).collect();
+            shared.listeners.open().into_iter().map(|door| serve(&shared.local_points, door)).collect();
         loop {
             tokio::select! {
                 // Readers never end.
                 Some(()) = readers.next() => {}
-                () = shared.doors.changed() => break,
-                () = sleep(LOOK) => {
-                    tell(&shared.intake, &mut told);
-                    if tried.elapsed() >= TELL_EVERY {
+                () = shared.listeners.changed() => break,
+                () = sleep(CHECK_INTERVAL) => {
+                    log_dropped(&shared.local_points, &mut told);
+                    if tried.elapsed() >= LOG_INTERVAL {
                         tried = Instant::now();
-                        shared.doors.set(wanted(), folder);
+                        shared.listeners.set(wanted(), folder);
                     }
                 }
             }
@@ -63,29 +63,29 @@ pub(crate) async fn listen_locally(shared: &Shared) {
 }
 
 /// Logs the points that were dropped since the last log line.
-fn tell(intake: &Intake, told: &mut (Counts, Instant)) {
+fn log_dropped(intake: &PointQueue, logged: &mut (Counts, Instant)) {
     let counts = intake.counts();
-    if counts.dropped == told.0.dropped || told.1.elapsed() < TELL_EVERY {
+    if counts.dropped == logged.0.dropped || logged.1.elapsed() < LOG_INTERVAL {
         return;
     }
     let since: Vec<String> = Cause::ALL
         .into_iter()
-        .map(|cause| (cause, counts.dropped_for(cause) - told.0.dropped_for(cause)))
+        .map(|cause| (cause, counts.dropped_for(cause) - logged.0.dropped_for(cause)))
         .filter(|(_, count)| *count > 0)
         .map(|(cause, count)| format!("{} {count}", cause.as_str()))
         .collect();
     tracing::warn!(dropped = since.join(", "), "dropped metrics of applications");
-    *told = (counts, Instant::now());
+    *logged = (counts, Instant::now());
 }
 
-fn serve(intake: &Intake, door: Arc<Door>) -> BoxFuture<'_, ()> {
+fn serve(intake: &PointQueue, listener: Arc<Listener>) -> BoxFuture<'_, ()> {
     Box::pin(async move {
-        match &*door {
-            Door::Udp(socket, format) => {
+        match &*listener {
+            Listener::Udp(socket, format) => {
                 datagrams(intake, *format, |bytes| socket.try_recv(bytes), || socket.readable())
                     .await
             }
-            Door::Datagrams(socket) => {
+            Listener::Datagrams(socket) => {
                 datagrams(
                     intake,
                     Format::Lines,
@@ -94,36 +94,36 @@ fn serve(intake: &Intake, door: Arc<Door>) -> BoxFuture<'_, ()> {
                 )
                 .await
             }
-            Door::Stream(listener) => streams(intake, listener).await,
+            Listener::Stream(listener) => streams(intake, listener).await,
         }
     })
 }
 
 /// Slows down reading while no data can be accepted.
 #[derive(Default)]
-struct Pace(u32);
+struct ReadPacer(u32);
 
-impl Pace {
+impl ReadPacer {
     async fn after(&mut self, was_read: bool) {
         self.0 = if was_read { 0 } else { self.0 + 1 };
-        if self.0 >= REFUSED {
+        if self.0 >= MAX_CONSECUTIVE_REFUSALS {
             self.0 = 0;
-            sleep(PAUSE).await;
+            sleep(READ_PAUSE).await;
         }
     }
 }
 
 async fn datagrams<F: Future<Output = std::io::Result<()>>>(
-    intake: &Intake,
+    intake: &PointQueue,
     format: Format,
     receive: impl Fn(&mut [u8]) -> std::io::Result<usize>,
     readable: impl Fn() -> F,
 ) {
-    let mut bytes = vec![0; DATAGRAM];
-    let mut pace = Pace::default();
+    let mut bytes = vec![0; DATAGRAM_BUFFER_BYTES];
+    let mut pace = ReadPacer::default();
     loop {
         if readable().await.is_err() {
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
             continue;
         }
         let length = match receive(&mut bytes) {
@@ -134,17 +134,17 @@ async fn datagrams<F: Future<Output = std::io::Result<()>>>(
                 continue;
             }
         };
-        let was_read = if length == DATAGRAM {
-            intake.drop_one(Cause::TooLong);
+        let was_read = if length == DATAGRAM_BUFFER_BYTES {
+            intake.count_dropped(Cause::TooLong);
             false
         } else {
-            intake.take(format, bytes.get(..length).unwrap_or_default(), &Moment::now())
+            intake.accept(format, bytes.get(..length).unwrap_or_default(), &Moment::now())
         };
         pace.after(was_read).await;
     }
 }
 
-async fn streams(intake: &Intake, listener: &UnixListener) {
+async fn streams(intake: &PointQueue, listener: &UnixListener) {
     let mut open: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
     let mut accept_at = Instant::now();
     loop {
@@ -154,27 +154,27 @@ async fn streams(intake: &Intake, listener: &UnixListener) {
                 sleep_until(accept_at).await;
                 listener.accept().await
             } => match accepted {
-                Ok((stream, _)) if open.len() < STREAMS => open.push(Box::pin(lines(intake, stream))),
+                Ok((stream, _)) if open.len() < MAX_STREAMS => open.push(Box::pin(lines(intake, stream))),
                 Ok((stream, _)) => {
-                    intake.drop_one(Cause::Streams);
+                    intake.count_dropped(Cause::Streams);
                     // A client that reads its stream to the end gets the reason.
-                    let words = format!("muster-agent: at most {STREAMS} streams may be open\n");
+                    let words = format!("muster-agent: at most {MAX_STREAMS} streams may be open\n");
                     let _ = stream.try_write(words.as_bytes());
                 }
                 // For example, out of file descriptors.
-                Err(_) => accept_at = Instant::now() + LOOK,
+                Err(_) => accept_at = Instant::now() + CHECK_INTERVAL,
             }
         }
     }
 }
 
 /// Reads a stream's lines until it ends.
-async fn lines(intake: &Intake, mut stream: UnixStream) {
+async fn lines(intake: &PointQueue, mut stream: UnixStream) {
     let mut held = Vec::new();
     let mut is_skipping = false;
-    let mut pace = Pace::default();
+    let mut pace = ReadPacer::default();
     loop {
-        held.reserve(2 * MAX_LINE);
+        held.reserve(2 * MAX_LINE_BYTES);
         let length = match stream.read_buf(&mut held).await {
             Ok(length) if length > 0 => length,
             _ => break,
@@ -189,12 +189,12 @@ async fn lines(intake: &Intake, mut stream: UnixStream) {
                 let from = whole.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
                 whole.drain(..from);
             }
-            was_read = intake.take(Format::Lines, &whole, &Moment::now());
+            was_read = intake.accept(Format::Lines, &whole, &Moment::now());
         }
-        if held.len() > MAX_LINE {
+        if held.len() > MAX_LINE_BYTES {
             held.clear();
             if !std::mem::replace(&mut is_skipping, true) {
-                intake.drop_one(Cause::TooLong);
+                intake.count_dropped(Cause::TooLong);
             }
         } else if is_skipping && end.is_none() {
             held.clear();
@@ -202,6 +202,6 @@ async fn lines(intake: &Intake, mut stream: UnixStream) {
         pace.after(was_read).await;
     }
     if !is_skipping && !held.is_empty() {
-        intake.take(Format::Lines, &held, &Moment::now());
+        intake.accept(Format::Lines, &held, &Moment::now());
     }
 }

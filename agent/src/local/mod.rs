@@ -18,8 +18,8 @@ mod sockets;
 mod tests;
 
 pub use gate::Quota;
-pub use intake::{Counts, Intake};
+pub use intake::{Counts, PointQueue};
 pub(crate) use listen::listen_locally;
 pub use point::Cause;
-pub use read::{Claim, Format, read};
-pub(crate) use sockets::{Doors, DoorsWanted};
+pub use read::{WrittenPoint, Format, read};
+pub(crate) use sockets::{Listeners, ListenerSettings};

@@ -4,21 +4,21 @@ use muster_schemas::Timestamp;
 use muster_schemas::metric_rules::clean_text;
 use muster_schemas::metrics::{FieldValue, MAX_TEXT_BYTES, Point};
 
-use super::read::{Claim, name_of};
+use super::read::{WrittenPoint, intern_name};
 
 /// Maximum length of a line, in bytes.
-pub(super) const MAX_LINE: usize = 8 * 1024;
+pub(super) const MAX_LINE_BYTES: usize = 8 * 1024;
 /// Maximum number of tags of a point.
 const MAX_TAGS: usize = 32;
 /// Maximum number of fields of a point.
 const MAX_FIELDS: usize = 64;
 /// Maximum length of a name of a measurement, tag or field, in bytes.
-const MAX_NAME: usize = 128;
+const MAX_NAME_BYTES: usize = 128;
 /// Maximum length of a tag's value, in bytes: each distinct value is a series.
-const MAX_TAG_VALUE: usize = 256;
+const MAX_TAG_VALUE_BYTES: usize = 256;
 
 /// Tags that the servers set on every point; those of an application are removed.
-const THE_SERVERS: [&str; 4] = ["host", "device", "device_id", "project"];
+const SERVER_TAGS: [&str; 4] = ["host", "device", "device_id", "project"];
 
 /// The reason why a point was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,30 +96,30 @@ impl Cause {
 }
 
 /// A point that is being parsed.
-pub(super) struct Building {
+pub(super) struct PointBuilder {
     point: Point,
-    left_out: u64,
+    removed_entries: u64,
 }
 
-impl Building {
+impl PointBuilder {
     pub(super) fn new(measurement: &str) -> Result<Self, Cause> {
         check_name(measurement)?;
-        let measurement = name_of(&clean_text(measurement));
-        Ok(Self { point: Point { measurement, ..Point::new("") }, left_out: 0 })
+        let measurement = intern_name(&clean_text(measurement));
+        Ok(Self { point: Point { measurement, ..Point::new("") }, removed_entries: 0 })
     }
 
     pub(super) fn tag(&mut self, name: &str, value: &str) -> Result<(), Cause> {
         check_name(name)?;
-        if THE_SERVERS.contains(&name) {
-            self.left_out += 1;
+        if SERVER_TAGS.contains(&name) {
+            self.removed_entries += 1;
             return Ok(());
         }
-        if value.len() > MAX_TAG_VALUE {
+        if value.len() > MAX_TAG_VALUE_BYTES {
             return Err(Cause::TooLong);
         }
         // The store cannot hold an empty tag.
         if !value.is_empty() {
-            let name = name_of(&clean_text(name));
+            let name = intern_name(&clean_text(name));
             self.point.tags.insert(name, clean_text(value).into_owned());
         }
         if self.point.tags.len() > MAX_TAGS { Err(Cause::TooMany) } else { Ok(()) }
@@ -128,8 +128,8 @@ impl Building {
     pub(super) fn field(&mut self, name: &str, value: FieldValue) -> Result<(), Cause> {
         check_name(name)?;
         // A field with the name of a tag could not be queried.
-        if THE_SERVERS.contains(&name) {
-            self.left_out += 1;
+        if SERVER_TAGS.contains(&name) {
+            self.removed_entries += 1;
             return Ok(());
         }
         match &value {
@@ -137,22 +137,22 @@ impl Building {
             FieldValue::Text(text) if text.len() > MAX_TEXT_BYTES => return Err(Cause::TooLong),
             _ => {}
         }
-        self.point.fields.insert(name_of(&clean_text(name)), value);
+        self.point.fields.insert(intern_name(&clean_text(name)), value);
         if self.point.fields.len() > MAX_FIELDS { Err(Cause::TooMany) } else { Ok(()) }
     }
 
-    pub(super) fn finish(self, time: Option<Timestamp>) -> Result<Claim, Cause> {
-        let Self { mut point, left_out } = self;
+    pub(super) fn finish(self, time: Option<Timestamp>) -> Result<WrittenPoint, Cause> {
+        let Self { mut point, removed_entries: left_out } = self;
         if point.fields.is_empty() {
             return Err(Cause::Malformed);
         }
         point.fix_types().map_err(|_| Cause::Type)?;
-        Ok(Claim { point, time, left_out })
+        Ok(WrittenPoint { point, time, removed_entries: left_out })
     }
 }
 
 fn check_name(name: &str) -> Result<(), Cause> {
-    if name.len() > MAX_NAME {
+    if name.len() > MAX_NAME_BYTES {
         return Err(Cause::TooLong);
     }
     // InfluxDB reserves `time` and names that start with an underscore.

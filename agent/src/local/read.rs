@@ -13,7 +13,7 @@ use muster_schemas::Timestamp;
 use muster_schemas::metrics::{FieldValue, MetricName, Point};
 use serde_json::{Map, Value};
 
-use super::point::{self, Cause, MAX_LINE};
+use super::point::{self, Cause, MAX_LINE_BYTES};
 
 /// Format of an application's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +26,13 @@ pub enum Format {
 
 /// A point as it was written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Claim {
+pub struct WrittenPoint {
     /// The point, within the limits on sizes and names.
     pub point: Point,
     /// Time of the measurement, by the device's clock; `None` means now.
     pub time: Option<Timestamp>,
     /// Number of tags and fields that were removed because the servers set them.
-    pub left_out: u64,
+    pub removed_entries: u64,
 }
 
 /// Parses one piece of data. `may_read` is called before each point is parsed, with its bytes;
@@ -41,7 +41,7 @@ pub fn read(
     format: Format,
     bytes: &[u8],
     mut may_read: impl FnMut(usize) -> bool,
-    mut each: impl FnMut(Result<Claim, Cause>),
+    mut each: impl FnMut(Result<WrittenPoint, Cause>),
 ) {
     match format {
         Format::Lines => match std::str::from_utf8(bytes) {
@@ -68,16 +68,16 @@ pub fn read(
 fn read_line(
     line: &str,
     may_read: &mut impl FnMut(usize) -> bool,
-    each: &mut impl FnMut(Result<Claim, Cause>),
+    each: &mut impl FnMut(Result<WrittenPoint, Cause>),
 ) {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
         return;
     }
-    if !may_read(line.len().min(MAX_LINE)) {
+    if !may_read(line.len().min(MAX_LINE_BYTES)) {
         return each(Err(Cause::Rate));
     }
-    if line.len() > MAX_LINE {
+    if line.len() > MAX_LINE_BYTES {
         return each(Err(Cause::TooLong));
     }
     for parsed in parse_lines(line) {
@@ -85,8 +85,8 @@ fn read_line(
     }
 }
 
-fn from_line(line: ParsedLine<'_>) -> Result<Claim, Cause> {
-    let mut building = point::Building::new(line.series.measurement.as_str())?;
+fn from_line(line: ParsedLine<'_>) -> Result<WrittenPoint, Cause> {
+    let mut building = point::PointBuilder::new(line.series.measurement.as_str())?;
     for (name, value) in line.series.tag_set.iter().flatten() {
         building.tag(name.as_str(), value.as_str())?;
     }
@@ -107,7 +107,7 @@ fn from_line(line: ParsedLine<'_>) -> Result<Claim, Cause> {
 fn read_json(
     bytes: &[u8],
     may_read: &mut impl FnMut(usize) -> bool,
-    each: &mut impl FnMut(Result<Claim, Cause>),
+    each: &mut impl FnMut(Result<WrittenPoint, Cause>),
 ) {
     if bytes.trim_ascii().is_empty() {
         return;
@@ -131,7 +131,7 @@ fn read_json(
     }
 }
 
-fn from_json(mut object: Map<String, Value>) -> Result<Claim, Cause> {
+fn from_json(mut object: Map<String, Value>) -> Result<WrittenPoint, Cause> {
     let mut part = |name: &str| match object.remove(name) {
         None | Some(Value::Null) => Ok(Map::new()),
         Some(Value::Object(part)) => Ok(part),
@@ -141,7 +141,7 @@ fn from_json(mut object: Map<String, Value>) -> Result<Claim, Cause> {
     let Some(Value::String(measurement)) = object.remove("measurement") else {
         return Err(Cause::Malformed);
     };
-    let mut building = point::Building::new(&measurement)?;
+    let mut building = point::PointBuilder::new(&measurement)?;
     for (name, value) in tags {
         match value {
             Value::String(text) => building.tag(&name, &text)?,
@@ -207,7 +207,7 @@ fn from_fraction(number: f64, unit: Option<&str>) -> Result<Timestamp, Cause> {
 }
 
 /// Returns a name that may be long-lived: names of the vocabulary are not allocated again.
-pub(super) fn name_of(text: &str) -> MetricName {
+pub(super) fn intern_name(text: &str) -> MetricName {
     match muster_schemas::metric_names::well_known(text) {
         Some(known) => known.into(),
         None => text.to_owned().into(),

@@ -17,14 +17,14 @@ use tokio::sync::Notify;
 use super::read::Format;
 
 /// The default data folder, and the folder of its sockets.
-const USUAL: (&str, &str) = ("/var/lib/muster-agent", "/run/muster-agent");
+const DEFAULT_FOLDERS: (&str, &str) = ("/var/lib/muster-agent", "/run/muster-agent");
 const STREAM: &str = "metrics.sock";
 const DATAGRAMS: &str = "metrics-datagram.sock";
 
 /// Returns the folder of the sockets of an agent with this data folder. It contains nothing else
 /// and is never deleted: a container that mounts it sees the sockets of a restarted agent.
 fn socket_folder(data: &Path) -> PathBuf {
-    if data == Path::new(USUAL.0) { USUAL.1.into() } else { data.join("sockets") }
+    if data == Path::new(DEFAULT_FOLDERS.0) { DEFAULT_FOLDERS.1.into() } else { data.join("sockets") }
 }
 
 /// Creates the folder of the sockets, and links from their earlier locations.
@@ -45,7 +45,7 @@ fn make_folder(data: &Path) -> io::Result<()> {
 
 /// The listeners that must be open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DoorsWanted {
+pub(crate) struct ListenerSettings {
     /// The UDP port for line protocol, on the loopback.
     pub(crate) udp: Option<u16>,
     /// The UDP port for JSON, on the loopback.
@@ -54,7 +54,7 @@ pub(crate) struct DoorsWanted {
     pub(crate) sockets: bool,
 }
 
-impl Default for DoorsWanted {
+impl Default for ListenerSettings {
     fn default() -> Self {
         Self { udp: Some(8094), json: Some(8092), sockets: true }
     }
@@ -65,7 +65,7 @@ pub(super) type Variable = &'static str;
 
 /// Address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum ListenAddress {
     Udp(u16, Format),
     Stream(PathBuf),
     Datagrams(PathBuf),
@@ -73,45 +73,45 @@ enum Place {
 
 /// An open listener.
 #[derive(Debug)]
-pub(super) enum Door {
+pub(super) enum Listener {
     Udp(UdpSocket, Format),
     Stream(UnixListener),
     Datagrams(UnixDatagram),
 }
 
 #[derive(Debug)]
-struct Kept {
+struct ListenerEntry {
     variable: Variable,
-    place: Place,
-    door: Result<Arc<Door>, String>,
+    address: ListenAddress,
+    listener: Result<Arc<Listener>, String>,
 }
 
 /// All listeners.
 #[derive(Debug, Default)]
-pub(crate) struct Doors {
-    kept: Mutex<Vec<Kept>>,
+pub(crate) struct Listeners {
+    entries: Mutex<Vec<ListenerEntry>>,
     changed: Notify,
 }
 
-impl Doors {
-    fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+impl Listeners {
+    fn entries(&self) -> MutexGuard<'_, Vec<ListenerEntry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens and closes listeners until exactly these are open; those that are already open stay
     /// open. Returns those that could not be opened, by config variable.
-    pub(crate) fn set(&self, wanted: DoorsWanted, data: &Path) -> BTreeMap<String, String> {
-        let mut kept = self.kept();
-        let places = places(wanted, data);
+    pub(crate) fn set(&self, wanted: ListenerSettings, data: &Path) -> BTreeMap<String, String> {
+        let mut kept = self.entries();
+        let places = addresses(wanted, data);
         let before = std::mem::take(&mut *kept);
-        let (mut stay, closed): (Vec<Kept>, Vec<Kept>) = before.into_iter().partition(|known| {
-            known.door.is_ok() && places.iter().any(|(_, place)| *place == known.place)
+        let (mut stay, closed): (Vec<ListenerEntry>, Vec<ListenerEntry>) = before.into_iter().partition(|known| {
+            known.listener.is_ok() && places.iter().any(|(_, place)| *place == known.address)
         });
-        let mut has_changed = closed.iter().any(|known| known.door.is_ok());
+        let mut has_changed = closed.iter().any(|known| known.listener.is_ok());
         // Closed before another one is opened, which may use its port.
         for known in closed {
-            if let (Ok(_), Place::Stream(path) | Place::Datagrams(path)) =
-                (&known.door, &known.place)
+            if let (Ok(_), ListenAddress::Stream(path) | ListenAddress::Datagrams(path)) =
+                (&known.listener, &known.address)
             {
                 let _ = remove_file(path);
             }
@@ -135,12 +135,12 @@ impl Doors {
             tracing::warn!(%error, "failed to create the folder of the metric sockets");
         }
         for (variable, place) in places {
-            if stay.iter().any(|known| known.place == place) {
+            if stay.iter().any(|known| known.address == place) {
                 continue;
             }
             let door = place.open().map(Arc::new).map_err(|error| format!("{place}: {error}"));
             has_changed |= door.is_ok();
-            stay.push(Kept { variable, place, door });
+            stay.push(ListenerEntry { variable, address: place, listener: door });
         }
         *kept = stay;
         if has_changed {
@@ -151,51 +151,51 @@ impl Doors {
 
     /// Closes all listeners.
     pub(crate) fn close(&self, data: &Path) {
-        self.set(DoorsWanted { udp: None, json: None, sockets: false }, data);
+        self.set(ListenerSettings { udp: None, json: None, sockets: false }, data);
     }
 
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    pub(super) fn open(&self) -> Vec<Arc<Door>> {
-        self.kept().iter().filter_map(|known| known.door.as_ref().ok().map(Arc::clone)).collect()
+    pub(super) fn open(&self) -> Vec<Arc<Listener>> {
+        self.entries().iter().filter_map(|known| known.listener.as_ref().ok().map(Arc::clone)).collect()
     }
 
     /// Returns the listeners that could not be opened, by config variable.
     pub(crate) fn problems(&self) -> BTreeMap<String, String> {
-        problems(&self.kept())
+        problems(&self.entries())
     }
 
     /// Returns the addresses of the listeners.
-    pub(crate) fn places(&self) -> Vec<String> {
-        let kept = self.kept();
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let kept = self.entries();
         kept.iter()
-            .filter(|known| known.door.is_ok())
-            .map(|known| known.place.to_string())
+            .filter(|known| known.listener.is_ok())
+            .map(|known| known.address.to_string())
             .collect()
     }
 }
 
-fn problems(kept: &[Kept]) -> BTreeMap<String, String> {
+fn problems(entries: &[ListenerEntry]) -> BTreeMap<String, String> {
     let failed =
-        |known: &Kept| Some((known.variable.to_owned(), known.door.as_ref().err()?.clone()));
-    kept.iter().filter_map(failed).collect()
+        |known: &ListenerEntry| Some((known.variable.to_owned(), known.listener.as_ref().err()?.clone()));
+    entries.iter().filter_map(failed).collect()
 }
 
-fn places(wanted: DoorsWanted, data: &Path) -> Vec<(Variable, Place)> {
+fn addresses(wanted: ListenerSettings, data: &Path) -> Vec<(Variable, ListenAddress)> {
     let mut places = Vec::new();
-    places.extend(wanted.udp.map(|port| ("metrics.udp", Place::Udp(port, Format::Lines))));
-    places.extend(wanted.json.map(|port| ("metrics.json", Place::Udp(port, Format::Json))));
+    places.extend(wanted.udp.map(|port| ("metrics.udp", ListenAddress::Udp(port, Format::Lines))));
+    places.extend(wanted.json.map(|port| ("metrics.json", ListenAddress::Udp(port, Format::Json))));
     if wanted.sockets {
         let folder = socket_folder(data);
-        places.push(("metrics.socket", Place::Stream(folder.join(STREAM))));
-        places.push(("metrics.socket", Place::Datagrams(folder.join(DATAGRAMS))));
+        places.push(("metrics.socket", ListenAddress::Stream(folder.join(STREAM))));
+        places.push(("metrics.socket", ListenAddress::Datagrams(folder.join(DATAGRAMS))));
     }
     places
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Udp(port, Format::Lines) => write!(f, "UDP 127.0.0.1:{port} (line protocol)"),
@@ -206,26 +206,26 @@ impl std::fmt::Display for Place {
     }
 }
 
-impl Place {
-    fn open(&self) -> io::Result<Door> {
+impl ListenAddress {
+    fn open(&self) -> io::Result<Listener> {
         match self {
             Self::Udp(port, format) => {
                 let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, *port))?;
                 socket.set_nonblocking(true)?;
-                Ok(Door::Udp(UdpSocket::from_std(socket)?, *format))
+                Ok(Listener::Udp(UdpSocket::from_std(socket)?, *format))
             }
             Self::Stream(path) => {
                 // The data folder is locked, so the agent that left this socket has ended.
                 let _ = remove_file(path);
                 let listener = UnixListener::bind(path)?;
                 set_permissions(path, Permissions::from_mode(0o666))?;
-                Ok(Door::Stream(listener))
+                Ok(Listener::Stream(listener))
             }
             Self::Datagrams(path) => {
                 let _ = remove_file(path);
                 let socket = UnixDatagram::bind(path)?;
                 set_permissions(path, Permissions::from_mode(0o666))?;
-                Ok(Door::Datagrams(socket))
+                Ok(Listener::Datagrams(socket))
             }
         }
     }

@@ -5,7 +5,7 @@ use muster_schemas::metrics::{FieldValue, MetricBatch};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::sockets::{Doors, DoorsWanted};
+use super::sockets::{Listeners, ListenerSettings};
 use super::*;
 use crate::clock::Moment;
 use crate::metrics::{Group, GroupSet};
@@ -16,16 +16,16 @@ fn at(mono: u64) -> Moment {
     Moment { boot: Uuid::from_u128(1), mono, wall: Timestamp(NOW) }
 }
 
-fn intake(quota: Quota) -> Intake {
-    let intake = Intake::default();
+fn intake(quota: Quota) -> PointQueue {
+    let intake = PointQueue::default();
     intake.set(quota, GroupSet::NONE.with(Group::Mem));
     intake
 }
 
 /// Returns the points as `measurement tags fields offset`, or the causes of dropped ones.
-fn taken(format: Format, text: &str) -> (Vec<String>, Vec<&'static str>) {
+fn accepted(format: Format, text: &str) -> (Vec<String>, Vec<&'static str>) {
     let intake = intake(Quota::default());
-    intake.take(format, text.as_bytes(), &at(1_000_000));
+    intake.accept(format, text.as_bytes(), &at(1_000_000));
     let shown = intake.drain(&at(3_000_000)).into_iter().map(|point| {
         let tags: Vec<String> = point.tags.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let fields: Vec<String> = point
@@ -50,7 +50,7 @@ fn taken(format: Format, text: &str) -> (Vec<String>, Vec<&'static str>) {
 
 fn check(format: Format, cases: &[(&str, &[&str], &[&str])]) {
     for (text, points, dropped) in cases {
-        let (found, causes) = taken(format, text);
+        let (found, causes) = accepted(format, text);
         assert_eq!(
             (found, causes.as_slice()),
             (points.iter().map(|p| (*p).to_owned()).collect(), *dropped),
@@ -154,7 +154,7 @@ fn json_is_taken() {
         ],
     );
     let nested = "[".repeat(60_000);
-    assert_eq!(taken(Format::Json, &nested).1, ["malformed"]);
+    assert_eq!(accepted(Format::Json, &nested).1, ["malformed"]);
 }
 
 #[test]
@@ -163,22 +163,22 @@ fn a_million_series_and_a_flood_use_no_more_than_their_share() {
     let mut sent = 0_u64;
     for millis in 0..200_000_u64 {
         let lines: String = (0..5).map(|n| format!("a,s={} x=1\n", millis * 5 + n)).collect();
-        intake.take(Format::Lines, lines.as_bytes(), &at(millis * 1000));
+        intake.accept(Format::Lines, lines.as_bytes(), &at(millis * 1000));
         sent += 5;
-        if intake.is_pressing() || millis % 10_000 == 0 {
+        if intake.is_send_due() || millis % 10_000 == 0 {
             assert!(intake.drain(&at(millis * 1000)).len() <= 5000);
         }
     }
     let counts = intake.counts();
-    assert_eq!(counts.taken + counts.dropped_in_all(), sent);
-    assert_eq!((counts.taken, counts.series), (100, 100));
+    assert_eq!(counts.accepted + counts.total_dropped(), sent);
+    assert_eq!((counts.accepted, counts.series), (100, 100));
     // 500 per second and the initial burst were read, and no more.
-    let read = counts.taken + counts.dropped_for(Cause::Series);
+    let read = counts.accepted + counts.dropped_for(Cause::Series);
     assert!((104_000..=105_001).contains(&read), "{read}");
     // An hour later the earlier series have expired.
     let later = at(4_000_000_000);
-    intake.take(Format::Lines, b"b,s=1 x=1", &later);
-    assert_eq!((intake.counts().taken, intake.counts().series), (101, 1));
+    intake.accept(Format::Lines, b"b,s=1 x=1", &later);
+    assert_eq!((intake.counts().accepted, intake.counts().series), (101, 1));
 }
 
 #[test]
@@ -186,14 +186,14 @@ fn what_waits_is_bounded_and_a_batch_of_it_is_one_message() {
     let intake = intake(Quota { series: 100_000, rate: 10_000 });
     let text = "y".repeat(1000);
     for n in 0..10_000_u64 {
-        intake.take(Format::Lines, format!("a,s={n} x=\"{text}\"").as_bytes(), &at(n * 1000));
+        intake.accept(Format::Lines, format!("a,s={n} x=\"{text}\"").as_bytes(), &at(n * 1000));
     }
     assert!(intake.counts().dropped_for(Cause::Full) > 9_000);
     let points = intake.drain(&at(10_000_000));
     let batch = MetricBatch { time: Timestamp(NOW), points }.encode();
     assert!((100_000..=200_000).contains(&batch.len()), "{}", batch.len());
     assert!(MetricBatch::decode(&batch).is_ok());
-    assert!(!intake.has_some());
+    assert!(!intake.has_points());
 }
 
 proptest! {
@@ -205,8 +205,8 @@ proptest! {
     ) {
         let format = if is_json { Format::Json } else { Format::Lines };
         let intake = intake(Quota::default());
-        intake.take(format, &bytes, &at(5));
-        intake.take(format, text.as_bytes(), &at(6));
+        intake.accept(format, &bytes, &at(5));
+        intake.accept(format, text.as_bytes(), &at(6));
         let points = intake.drain(&at(7));
         let batch = MetricBatch { time: Timestamp(NOW), points };
         prop_assert_eq!(MetricBatch::decode(&batch.encode()), Ok(batch));
@@ -224,7 +224,7 @@ proptest! {
         let quoted = words.replace('\\', "\\\\").replace('"', "\\\"");
         let line = format!("{measurement},t={} n={number}i,w=\"{quoted}\"", escaped(&tag));
         let intake = intake(Quota::default());
-        intake.take(Format::Lines, line.as_bytes(), &at(5));
+        intake.accept(Format::Lines, line.as_bytes(), &at(5));
         let points = intake.drain(&at(5));
         prop_assume!(!name.starts_with("mem"));
         prop_assert_eq!(points.len(), 1, "{}", line);
@@ -240,20 +240,20 @@ async fn the_folder_of_the_sockets_outlives_the_agent_and_holds_nothing_else() {
     use std::os::unix::fs::MetadataExt;
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("sockets");
-    let wanted = DoorsWanted { udp: None, json: None, sockets: true };
+    let wanted = ListenerSettings { udp: None, json: None, sockets: true };
     let names = || {
         let entries = std::fs::read_dir(&folder).unwrap().flatten();
         let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
         names.sort();
         names
     };
-    let first = Doors::default();
+    let first = Listeners::default();
     assert!(first.set(wanted, dir.path()).is_empty());
     let inode = folder.metadata().unwrap().ino();
     assert_eq!(names(), ["metrics-datagram.sock", "metrics.sock"]);
     first.close(dir.path());
     assert!(names().is_empty());
-    let second = Doors::default();
+    let second = Listeners::default();
     assert!(second.set(wanted, dir.path()).is_empty());
     assert_eq!(folder.metadata().unwrap().ino(), inode, "a mounted folder stays the agent's");
     for place in [folder.join("metrics.sock"), dir.path().join("metrics.sock")] {

@@ -28,7 +28,7 @@ impl Collect for Battery {
                 && files.line(&format!("{folder}/scope")).as_deref() != Some("Device")
                 && files.line(&format!("{folder}/present")).as_deref() != Some("0");
             if is_battery {
-                points.extend(Reading::take(files, &folder).point(&name));
+                points.extend(Reading::read(files, &folder).point(&name));
             }
         }
         Ok(())
@@ -50,7 +50,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn take(files: &mut Files, folder: &str) -> Self {
+    fn read(files: &mut Files, folder: &str) -> Self {
         let state = files.line(&format!("{folder}/status")).map(|status| state(&status));
         // The kernel reports millionths (Documentation/ABI/testing/sysfs-class-power).
         let mut unit = |names: &[&str]| {

@@ -71,7 +71,7 @@ impl Collectors {
                 if outcome.is_err() {
                     points.truncate(before);
                 }
-                note(&mut self.failing, *group, outcome);
+                record_outcome(&mut self.failing, *group, outcome);
             }
         }
         if groups.contains(Group::MusterAgent) {
@@ -79,7 +79,7 @@ impl Collectors {
                 .own
                 .collect(&mut self.files, agent, self.sample_us)
                 .map(|point| points.push(point));
-            note(&mut self.failing, Group::MusterAgent, outcome);
+            record_outcome(&mut self.failing, Group::MusterAgent, outcome);
             points.extend(super::own::local(&agent.local));
         }
         self.sample_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -94,7 +94,7 @@ impl Collectors {
 }
 
 /// Logs the first of consecutive failures, and the recovery.
-fn note(failing: &mut BTreeSet<Group>, group: Group, outcome: Result<(), CollectError>) {
+fn record_outcome(failing: &mut BTreeSet<Group>, group: Group, outcome: Result<(), CollectError>) {
     match outcome {
         Ok(()) => {
             if failing.remove(&group) {

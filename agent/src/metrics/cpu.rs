@@ -44,18 +44,18 @@ impl Times {
 
     /// Returns the increase since `before`. A counter that has decreased counts as unchanged:
     /// iowait can decrease at any time, and all of them do when a core was offline.
-    fn since(&self, before: &Self) -> Self {
+    fn since(&self, previous: &Self) -> Self {
         Self {
-            user: self.user.saturating_sub(before.user),
-            nice: self.nice.saturating_sub(before.nice),
-            system: self.system.saturating_sub(before.system),
-            idle: self.idle.saturating_sub(before.idle),
-            iowait: self.iowait.saturating_sub(before.iowait),
-            irq: self.irq.saturating_sub(before.irq),
-            softirq: self.softirq.saturating_sub(before.softirq),
-            steal: self.steal.saturating_sub(before.steal),
-            guest: self.guest.saturating_sub(before.guest),
-            guest_nice: self.guest_nice.saturating_sub(before.guest_nice),
+            user: self.user.saturating_sub(previous.user),
+            nice: self.nice.saturating_sub(previous.nice),
+            system: self.system.saturating_sub(previous.system),
+            idle: self.idle.saturating_sub(previous.idle),
+            iowait: self.iowait.saturating_sub(previous.iowait),
+            irq: self.irq.saturating_sub(previous.irq),
+            softirq: self.softirq.saturating_sub(previous.softirq),
+            steal: self.steal.saturating_sub(previous.steal),
+            guest: self.guest.saturating_sub(previous.guest),
+            guest_nice: self.guest_nice.saturating_sub(previous.guest_nice),
         }
     }
 
@@ -104,7 +104,7 @@ impl Times {
 /// Keeps the previous reading.
 #[derive(Default)]
 pub(super) struct Cpu {
-    before: Vec<(String, Times)>,
+    previous: Vec<(String, Times)>,
 }
 
 impl Collect for Cpu {
@@ -114,16 +114,16 @@ impl Collect for Cpu {
             parse(&text)
         };
         let Some(now) = now.filter(|cpus| !cpus.is_empty()) else {
-            self.before.clear();
-            return Err(files.garbled(STAT, "lines 'cpuN user nice system idle ...'"));
+            self.previous.clear();
+            return Err(files.malformed(STAT, "lines 'cpuN user nice system idle ...'"));
         };
         for (name, times) in &now {
             // A core that was missing in the previous round has no difference yet.
-            if let Some((_, before)) = self.before.iter().find(|(known, _)| known == name) {
+            if let Some((_, before)) = self.previous.iter().find(|(known, _)| known == name) {
                 points.extend(times.since(before).point(name));
             }
         }
-        self.before = now;
+        self.previous = now;
         Ok(())
     }
 }

@@ -20,12 +20,12 @@ use super::value::percent;
 const MOUNTINFO: &str = "proc/self/mountinfo";
 
 /// File systems on local disks.
-const LOCAL: &[&str] = &[
+const LOCAL_FILE_SYSTEMS: &[&str] = &[
     "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "hfs", "hfsplus", "jffs2", "jfs",
     "minix", "msdos", "nilfs2", "ntfs", "ntfs3", "reiserfs", "ubifs", "ufs", "vfat", "xfs", "zfs",
 ];
 /// File systems that depend only on the kernel, and are not reported.
-const VIRTUAL: &[&str] = &[
+const VIRTUAL_FILE_SYSTEMS: &[&str] = &[
     "tmpfs",
     "devtmpfs",
     "devfs",
@@ -72,7 +72,7 @@ struct Mount {
     path: String,
     /// The mount point as raw bytes.
     raw_path: Vec<u8>,
-    read_only: bool,
+    is_read_only: bool,
     fstype: String,
     source: String,
 }
@@ -85,9 +85,9 @@ impl Collect for Disk {
         let mounts: Vec<Mount> =
             files.escaped_text(MOUNTINFO)?.lines().filter_map(Mount::parse).collect();
         if mounts.is_empty() {
-            return Err(files.garbled(MOUNTINFO, "a single mount"));
+            return Err(files.malformed(MOUNTINFO, "a single mount"));
         }
-        for mount in chosen(mounts) {
+        for mount in reported_mounts(mounts) {
             let place = files.path("").join(mount.location());
             // A mount that no longer exists, or is not accessible, is omitted.
             if let Some(point) = usage(&place).and_then(|usage| mount.point(&usage)) {
@@ -110,12 +110,12 @@ impl Mount {
         let (fstype, source) = (right.next()?, right.next()?);
         Some(Self {
             device: device.to_owned(),
-            folder: shown(&unescape(folder)),
-            path: shown(&unescape(path)),
+            folder: printable(&unescape(folder)),
+            path: printable(&unescape(path)),
             raw_path: unescape(path),
-            read_only: options.split(',').any(|option| option == "ro"),
+            is_read_only: options.split(',').any(|option| option == "ro"),
             fstype: fstype.to_owned(),
-            source: shown(&unescape(source)),
+            source: printable(&unescape(source)),
         })
     }
 
@@ -134,7 +134,7 @@ impl Mount {
                 .tag("path", self.path.clone())
                 .tag("device", self.source.trim_start_matches("/dev/"))
                 .tag("fstype", self.fstype.clone())
-                .tag("mode", if self.read_only { "ro" } else { "rw" })
+                .tag("mode", if self.is_read_only { "ro" } else { "rw" })
                 .field("total", usage.total)
                 .field("free", usage.free)
                 .field("used", usage.used)
@@ -163,12 +163,12 @@ struct Usage {
     inodes_free: u64,
 }
 
-fn usage(place: &Path) -> Option<Usage> {
+fn usage(path: &Path) -> Option<Usage> {
     // A file as mount point is a container's bind mount (/etc/hosts), not a file system to report.
-    if !place.is_dir() {
+    if !path.is_dir() {
         return None;
     }
-    statvfs(place).ok().as_ref().map(Usage::from)
+    statvfs(path).ok().as_ref().map(Usage::from)
 }
 
 impl From<&Statvfs> for Usage {
@@ -190,7 +190,7 @@ impl From<&Statvfs> for Usage {
 
 /// Returns the mounts to report, by path: real file systems, each at its original mount point, and
 /// `/` of any type (in a container, or on a read-only image, it is an overlay).
-fn chosen(mounts: Vec<Mount>) -> Vec<Mount> {
+fn reported_mounts(mounts: Vec<Mount>) -> Vec<Mount> {
     let mut by_path = BTreeMap::new();
     for mount in mounts {
         // A later mount on the same path hides the earlier one.
@@ -200,8 +200,8 @@ fn chosen(mounts: Vec<Mount>) -> Vec<Mount> {
     let mut silent: Vec<String> = Vec::new();
     let mut real: Vec<Mount> = Vec::new();
     for mount in by_path.into_values() {
-        let is_local = LOCAL.contains(&mount.fstype.as_str());
-        if !(is_local || VIRTUAL.contains(&mount.fstype.as_str()) || mount.path == "/") {
+        let is_local = LOCAL_FILE_SYSTEMS.contains(&mount.fstype.as_str());
+        if !(is_local || VIRTUAL_FILE_SYSTEMS.contains(&mount.fstype.as_str()) || mount.path == "/") {
             silent.push(mount.path);
         } else if (is_local || mount.path == "/")
             && !silent.iter().any(|above| Path::new(&mount.path).starts_with(above))
@@ -241,7 +241,7 @@ fn unescape(text: &str) -> Vec<u8> {
 }
 
 /// Formats a path as text: bytes that are not UTF-8 are written as `\xff`.
-fn shown(path: &[u8]) -> String {
+fn printable(path: &[u8]) -> String {
     let mut text = String::with_capacity(path.len());
     for chunk in path.utf8_chunks() {
         text.push_str(chunk.valid());
@@ -288,7 +288,7 @@ mod tests {
             ),
         ];
         for (text, paths) in cases {
-            let mounts = chosen(text.lines().filter_map(Mount::parse).collect());
+            let mounts = reported_mounts(text.lines().filter_map(Mount::parse).collect());
             let found: Vec<&str> = mounts.iter().map(|mount| mount.path.as_str()).collect();
             assert_eq!(found, *paths, "{text}");
         }
@@ -317,7 +317,7 @@ mod tests {
         for (text, expected) in
             [("a", "a"), ("a\\040b", "a b"), ("\\134", "\\"), ("\\0", "\\0"), ("\\999", "\\999")]
         {
-            assert_eq!(shown(&unescape(text)), expected);
+            assert_eq!(printable(&unescape(text)), expected);
         }
     }
 }

@@ -30,7 +30,7 @@ impl Collect for Diskio {
         }
         drop(text);
         if garbled {
-            return Err(files.garbled(DISKSTATS, "a line of a device's counters"));
+            return Err(files.malformed(DISKSTATS, "a line of a device's counters"));
         }
         Ok(())
     }

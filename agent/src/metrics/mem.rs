@@ -77,7 +77,7 @@ impl Collect for Mem {
     fn collect(&mut self, files: &mut Files, points: &mut Vec<Point>) -> Result<(), CollectError> {
         let meminfo = Meminfo::parse(&files.text(MEMINFO)?);
         let point = point(&meminfo)
-            .ok_or_else(|| files.garbled(MEMINFO, "the lines MemTotal and MemFree"))?;
+            .ok_or_else(|| files.malformed(MEMINFO, "the lines MemTotal and MemFree"))?;
         points.push(point);
         Ok(())
     }

@@ -37,7 +37,7 @@ impl Collect for Net {
     fn collect(&mut self, files: &mut Files, points: &mut Vec<Point>) -> Result<(), CollectError> {
         let interfaces: Vec<Counters> = files.text(DEV)?.lines().filter_map(parse).collect();
         if interfaces.is_empty() {
-            return Err(files.garbled(DEV, "a single interface"));
+            return Err(files.malformed(DEV, "a single interface"));
         }
         if self.round.is_multiple_of(SPEED_ROUNDS) {
             self.speeds.clear();

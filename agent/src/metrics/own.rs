@@ -67,7 +67,7 @@ impl Own {
             .and_then(|word| word.parse::<u64>().ok());
         let rss = pages
             .map(|pages| pages.saturating_mul(page_size()))
-            .ok_or_else(|| files.garbled(STATM, "the resident set in pages"))?;
+            .ok_or_else(|| files.malformed(STATM, "the resident set in pages"))?;
         let usage = getrusage(UsageWho::RUSAGE_SELF).map_err(|error| CollectError::Call {
             what: "the agent's own CPU time",
             source: error.into(),
@@ -109,13 +109,13 @@ impl Own {
 /// Builds `muster_agent_local`: the accepted points of applications, and the dropped ones by cause;
 /// `None` until an application has written.
 pub(super) fn local(counts: &Counts) -> Option<Point> {
-    if counts.taken == 0 && counts.dropped_in_all() == 0 {
+    if counts.accepted == 0 && counts.total_dropped() == 0 {
         return None;
     }
     let point = Point::new("muster_agent_local")
-        .field("points", counts.taken)
+        .field("points", counts.accepted)
         .field("series", counts.series)
-        .field("tags_left_out", counts.left_out);
+        .field("tags_left_out", counts.removed_entries);
     Some(
         Cause::ALL
             .into_iter()

@@ -16,7 +16,7 @@ use super::source::{CollectError, Files};
 /// Number of processes up to which every round counts them; with n times as many, every (n+1)th
 /// round does. So this collector needs less than 5 ms per round on average, independent of the
 /// number of processes.
-const PER_ROUND: u64 = 500;
+const MAX_COUNTED_EVERY_ROUND: u64 = 500;
 
 #[derive(Default)]
 struct Counts {
@@ -37,14 +37,14 @@ struct Counts {
 /// Keeps the number of rounds to skip.
 #[derive(Default)]
 pub(super) struct Processes {
-    rest: u64,
+    rounds_to_skip: u64,
     path: PathBuf,
 }
 
 impl Collect for Processes {
     fn collect(&mut self, files: &mut Files, points: &mut Vec<Point>) -> Result<(), CollectError> {
-        if self.rest > 0 {
-            self.rest -= 1;
+        if self.rounds_to_skip > 0 {
+            self.rounds_to_skip -= 1;
             return Ok(());
         }
         let proc = files.path("proc");
@@ -70,9 +70,9 @@ impl Collect for Processes {
             counts.add(&buffer[..length]);
         }
         if counts.total == 0 {
-            return Err(CollectError::Garbled { path: proc, expected: "a single process" });
+            return Err(CollectError::Malformed { path: proc, expected: "a single process" });
         }
-        self.rest = counts.total / PER_ROUND;
+        self.rounds_to_skip = counts.total / MAX_COUNTED_EVERY_ROUND;
         points.push(counts.point());
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 
 /// Maximum size that is read of a file, in bytes: `/proc/stat` of a 512-core machine is 200 KB.
-const MAX_FILE: u64 = 1024 * 1024;
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// The reason why a collector has nothing to report.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,7 @@ pub enum CollectError {
     },
     /// The content of a file differs from the kernel's documentation.
     #[error("{path} does not contain {expected}; check that the kernel provides it")]
-    Garbled {
+    Malformed {
         /// The file.
         path: PathBuf,
         /// The expected content.
@@ -119,8 +119,8 @@ impl Files {
         names
     }
 
-    pub(crate) fn garbled(&self, relative: &str, expected: &'static str) -> CollectError {
-        CollectError::Garbled { path: self.path(relative), expected }
+    pub(crate) fn malformed(&self, relative: &str, expected: &'static str) -> CollectError {
+        CollectError::Malformed { path: self.path(relative), expected }
     }
 }
 
@@ -140,6 +140,6 @@ pub(crate) fn read_into(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
         OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     // Not `read_to_end` on the file itself: that first queries the size and position, two system
     // calls that return nothing useful for files of /proc.
-    file.take(MAX_FILE).read_to_end(bytes)?;
+    file.take(MAX_FILE_BYTES).read_to_end(bytes)?;
     Ok(())
 }

@@ -20,7 +20,7 @@ impl Collect for Swap {
         let meminfo = Meminfo::parse(&files.text(MEMINFO)?);
         let (Some(total), Some(free)) = (meminfo.get("swap_total"), meminfo.get("swap_free"))
         else {
-            return Err(files.garbled(MEMINFO, "the lines SwapTotal and SwapFree"));
+            return Err(files.malformed(MEMINFO, "the lines SwapTotal and SwapFree"));
         };
         let used = total.saturating_sub(free);
         let mut point = Point::new("swap")

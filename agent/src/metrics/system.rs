@@ -20,12 +20,12 @@ pub(super) struct System;
 impl Collect for System {
     fn collect(&mut self, files: &mut Files, points: &mut Vec<Point>) -> Result<(), CollectError> {
         let load = LoadAverage::from_read(files.text(LOADAVG)?.as_bytes())
-            .map_err(|_| files.garbled(LOADAVG, "three load averages"))?;
+            .map_err(|_| files.malformed(LOADAVG, "three load averages"))?;
         let uptime = Uptime::from_read(files.text(UPTIME)?.as_bytes())
             .ok()
             .map(|uptime| uptime.uptime)
             .filter(|seconds| seconds.is_finite() && *seconds >= 0.0)
-            .ok_or_else(|| files.garbled(UPTIME, "seconds since boot"))?;
+            .ok_or_else(|| files.malformed(UPTIME, "seconds since boot"))?;
         let mut point = Point::new("system")
             .field("load1", hundredths(f64::from(load.one)))
             .field("load5", hundredths(f64::from(load.five)))

@@ -7,73 +7,73 @@ use muster_schemas::events::RunReport;
 use muster_schemas::{Event, OperationId};
 use tokio::time::{sleep, timeout};
 
-use super::capture::run_quietly;
+use super::capture::run;
 use super::journal::Entry;
-use super::record::{self, Outcome, blank, short};
+use super::record::{self, Outcome, empty_report, truncate};
 use crate::clock::Moment;
 use crate::run::Shared;
 
 /// Maximum time that the log gets to confirm the recorded events before the agent or the machine
 /// restarts.
-const FAREWELL: Duration = Duration::from_secs(3);
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 /// Timeout of a command that restarts the machine.
-const ANSWER: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(50);
+const REBOOT_COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-fn begin(shared: &Shared, id: OperationId, entry: Entry) -> Option<Entry> {
-    match record::begin(shared, id, entry) {
+fn start(shared: &Shared, id: OperationId, entry: Entry) -> Option<Entry> {
+    match record::journal_start(shared, id, entry) {
         Ok(entry) => {
-            record::started(shared, id, &entry, None);
+            record::record_started_now(shared, id, &entry, None);
             Some(entry)
         }
         Err(error) => {
             tracing::warn!(%error, operation = %id, "failed to start a run; retrying");
-            shared.operations.put_back(id);
+            shared.operations.requeue(id);
             None
         }
     }
 }
 
-fn ended(id: OperationId, entry: &Entry, outcome: Outcome, problem: Option<&str>) -> Event {
+fn end_event(id: OperationId, entry: &Entry, outcome: Outcome, problem: Option<&str>) -> Event {
     outcome.event(RunReport {
-        problem: problem.map(short),
+        problem: problem.map(truncate),
         started_at: entry.begun.map(|begun| begun.at),
         ended_at: Some(Moment::now().wall),
-        ..blank(id)
+        ..empty_report(id)
     })
 }
 
 /// Waits briefly until the log has the recorded events; the remaining ones stay in the outbox.
-async fn say_farewell(shared: &Shared) {
+async fn wait_until_logged(shared: &Shared) {
     let newest = shared.outbox.view().last_seq;
     let taken = async {
         while shared.outbox.view().confirmed < newest {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
-    let _ = timeout(FAREWELL, taken).await;
+    let _ = timeout(CONFIRM_TIMEOUT, taken).await;
 }
 
 /// Ends the agent so that it is restarted. Success is recorded before.
 pub(super) async fn restart(shared: &Shared, id: OperationId, entry: Entry) {
-    let Some(entry) = begin(shared, id, entry) else { return };
-    let event = ended(id, &entry, Outcome::Succeeded, None);
-    record::end(shared, id, entry, event);
-    shared.operations.leave();
-    say_farewell(shared).await;
+    let Some(entry) = start(shared, id, entry) else { return };
+    let event = end_event(id, &entry, Outcome::Succeeded, None);
+    record::record_end(shared, id, entry, event);
+    shared.operations.stop_starting();
+    wait_until_logged(shared).await;
     tracing::info!("restarting the agent, as ordered");
     shared.operations.restart.cancel();
 }
 
 /// Restarts the machine. Success is recorded after the restart, by the agent of the next boot.
 pub(super) async fn reboot(shared: &Shared, id: OperationId, entry: Entry) {
-    let Some(entry) = begin(shared, id, entry) else { return };
-    say_farewell(shared).await;
+    let Some(entry) = start(shared, id, entry) else { return };
+    wait_until_logged(shared).await;
     tracing::warn!("restarting the device, as ordered");
     let mut problems = Vec::new();
     let mut is_under_way = false;
     for words in &shared.operations.options.reboot {
-        match run_quietly(words, ANSWER).await {
+        match run(words, REBOOT_COMMAND_TIMEOUT).await {
             Ok(()) => {
                 is_under_way = true;
                 break;
@@ -83,8 +83,8 @@ pub(super) async fn reboot(shared: &Shared, id: OperationId, entry: Entry) {
     }
     if !is_under_way {
         let problem = format!("failed to restart the device: {}", problems.join("; "));
-        let event = ended(id, &entry, Outcome::Failed, Some(&problem));
-        return record::end(shared, id, entry, event);
+        let event = end_event(id, &entry, Outcome::Failed, Some(&problem));
+        return record::record_end(shared, id, entry, event);
     }
     wait_for_reboot(shared, id, entry).await;
 }
@@ -97,8 +97,8 @@ pub(super) async fn wait_for_reboot(shared: &Shared, id: OperationId, entry: Ent
     let limit = Duration::from_millis(limit).min(Duration::from_secs(u64::from(u32::MAX)));
     sleep(limit.saturating_sub(gone_by)).await;
     let problem = format!("the device was not restarted within {} s", limit.as_secs_f32());
-    let event = ended(id, &entry, Outcome::Failed, Some(&problem));
-    record::end(shared, id, entry, event);
+    let event = end_event(id, &entry, Outcome::Failed, Some(&problem));
+    record::record_end(shared, id, entry, event);
 }
 
 /// Sets the log level, for a number of seconds.
@@ -109,18 +109,18 @@ pub(super) fn set_level(
     level: &str,
     seconds: Option<u32>,
 ) {
-    let Some(entry) = begin(shared, id, entry) else { return };
+    let Some(entry) = start(shared, id, entry) else { return };
     let event = match (shared.set_level)(level) {
         Ok(()) => {
             let until = seconds
                 .and_then(|it| Instant::now().checked_add(Duration::from_secs(u64::from(it))));
             shared.operations.set_level_until(until);
             tracing::info!(level, ?seconds, "the log level was changed, as ordered");
-            ended(id, &entry, Outcome::Succeeded, None)
+            end_event(id, &entry, Outcome::Succeeded, None)
         }
-        Err(problem) => ended(id, &entry, Outcome::Failed, Some(&problem)),
+        Err(problem) => end_event(id, &entry, Outcome::Failed, Some(&problem)),
     };
-    record::end(shared, id, entry, event);
+    record::record_end(shared, id, entry, event);
 }
 
 /// Restores the log level of the config when the time has passed.

@@ -23,7 +23,7 @@ pub(super) struct Address {
 
 /// The device's current identity.
 #[derive(Clone, Debug)]
-pub(crate) struct Me<'a> {
+pub(crate) struct CurrentIdentity<'a> {
     pub(crate) project: &'a ProjectId,
     pub(crate) device: DeviceId,
     pub(crate) epoch: u64,
@@ -38,7 +38,7 @@ pub(crate) enum Ignored {
     #[error("the message is for another device")]
     Device,
     #[error("the message is for epoch {asked}, and the device is in epoch {current}")]
-    Epoch { asked: u64, current: u64 },
+    Epoch { requested: u64, current: u64 },
     #[error(
         "the device has not received a welcome yet, so it cannot determine whether the message \
          has expired"
@@ -47,25 +47,25 @@ pub(crate) enum Ignored {
 }
 
 /// Checks that the order is addressed to this device in its current epoch.
-pub(super) fn check_address(order: &Address, me: &Me<'_>) -> Result<(), Ignored> {
-    is_for(me, &order.project, order.device, order.epoch)
+pub(super) fn check_address(order: &Address, identity: &CurrentIdentity<'_>) -> Result<(), Ignored> {
+    is_for(identity, &order.project, order.device, order.epoch)
 }
 
 /// Checks that these fields name this device in its current state.
 pub(crate) fn is_for(
-    me: &Me<'_>,
+    identity: &CurrentIdentity<'_>,
     project: &ProjectId,
     device: DeviceId,
     epoch: u64,
 ) -> Result<(), Ignored> {
-    if project != me.project {
+    if project != identity.project {
         return Err(Ignored::Project);
     }
-    if device != me.device {
+    if device != identity.device {
         return Err(Ignored::Device);
     }
-    if epoch != me.epoch {
-        return Err(Ignored::Epoch { asked: epoch, current: me.epoch });
+    if epoch != identity.epoch {
+        return Err(Ignored::Epoch { requested: epoch, current: identity.epoch });
     }
     Ok(())
 }
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn an_order_is_for_one_device_in_one_epoch() {
         let (project, device) = (ProjectId::default_project(), DeviceId(Uuid::from_u128(1)));
-        let me = Me { project: &project, device, epoch: 3 };
+        let me = CurrentIdentity { project: &project, device, epoch: 3 };
         let order = Address {
             project: project.clone(),
             device,
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(check_address(&other, &me), Err(Ignored::Device));
         for epoch in [2, 4] {
             let other = Address { epoch, ..order.clone() };
-            let ignored = Ignored::Epoch { asked: epoch, current: 3 };
+            let ignored = Ignored::Epoch { requested: epoch, current: 3 };
             assert_eq!(check_address(&other, &me), Err(ignored));
         }
     }

@@ -19,23 +19,23 @@ use tar::{Builder, Header};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::capture::said_by;
+use super::capture::output_of;
 use super::journal::Entry;
-use super::record::{self, Outcome, blank};
+use super::record::{self, Outcome, empty_report};
 use crate::clock::Moment;
 use crate::doctor::examine;
 use crate::inventory;
 use crate::run::{Shared, Status};
 
 /// Maximum size of a file in the archive, in bytes.
-const LARGEST: usize = 256 * 1024;
+const MAX_FILE_BYTES: usize = 256 * 1024;
 /// Timeout of parts that depend on other processes (the doctor, systemd's journal).
-const PATIENCE: Duration = Duration::from_secs(20);
+const PART_TIMEOUT: Duration = Duration::from_secs(20);
 /// The kernel's files with information about the machine.
-const KERNEL: &[&str] =
+const KERNEL_FILES: &[&str] =
     &["loadavg", "meminfo", "mounts", "net/dev", "stat", "uptime", "version", "pressure/memory"];
 /// The value of a variable whose name contains one of these is removed.
-const SECRET: &[&str] = &["secret", "password", "passwd", "token", "key", "credential", "private"];
+const SECRET_NAME_PARTS: &[&str] = &["secret", "password", "passwd", "token", "key", "credential", "private"];
 
 /// Collects the archive and writes it to the run's standard output.
 pub(super) async fn run(
@@ -45,20 +45,20 @@ pub(super) async fn run(
     order: &RunOrder,
     cancel: &CancellationToken,
 ) {
-    let entry = match record::begin(shared, id, entry) {
+    let entry = match record::journal_start(shared, id, entry) {
         Ok(entry) => entry,
         Err(error) => {
             tracing::warn!(%error, operation = %id, "failed to start a run; retrying");
-            return shared.operations.put_back(id);
+            return shared.operations.requeue(id);
         }
     };
-    record::started(shared, id, &entry, None);
+    record::record_started_now(shared, id, &entry, None);
     let Some(salts) = entry.salts else { return };
     let limit = Duration::from_millis(order.timeout_ms).min(Duration::from_secs(3600));
     let (outcome, problem) = tokio::select! {
         archive = collect(shared) => match archive {
             Ok(archive) => {
-                let spool = shared.operations.spools.begin(id, &salts);
+                let spool = shared.operations.spools.create(id, &salts);
                 shared.operations.spools.write(&spool, OutputStream::Stdout, &archive);
                 (Outcome::Succeeded, None)
             }
@@ -75,32 +75,32 @@ pub(super) async fn run(
         ended_at: Some(Moment::now().wall),
         stdout,
         stderr,
-        ..blank(id)
+        ..empty_report(id)
     };
-    record::end(shared, id, entry, outcome.event(report));
+    record::record_end(shared, id, entry, outcome.event(report));
 }
 
 async fn collect(shared: &Shared) -> io::Result<Vec<u8>> {
-    let status = Status::of(shared, true);
+    let status = Status::from_shared(shared, true);
     let data = shared.store.folder().path();
     let root = shared.root.clone();
     let (checks, found, log) = tokio::join!(
-        timeout(PATIENCE, examine(data, Ok(status.clone()))),
-        timeout(PATIENCE, tokio::task::spawn_blocking(move || inventory::collect(&root))),
+        timeout(PART_TIMEOUT, examine(data, Ok(status.clone()))),
+        timeout(PART_TIMEOUT, tokio::task::spawn_blocking(move || inventory::collect(&root))),
         log(data),
     );
     let doctor = checks.map_or_else(|_| json!("the doctor did not finish in time"), |it| json!(it));
     let mut archive = Archive::new();
     archive.json("status.json", &json!(status))?;
     archive.json("doctor.json", &doctor)?;
-    archive.json("config.json", &shown_config(&shared.config_vars()))?;
+    archive.json("config.json", &redacted_config(&shared.config_vars()))?;
     if let Ok(Ok(found)) = found {
         archive.json("inventory.json", &json!(found))?;
     }
     if let Some(log) = log {
         archive.add("agent.log", &log)?;
     }
-    for name in KERNEL {
+    for name in KERNEL_FILES {
         if let Ok(text) = head(&Path::new("/proc").join(name)) {
             archive.add(&format!("proc/{name}"), &text)?;
         }
@@ -114,10 +114,10 @@ async fn collect(shared: &Shared) -> io::Result<Vec<u8>> {
 }
 
 /// Returns the config variables; values of those that look like secrets are removed.
-fn shown_config(vars: &muster_schemas::names::ConfigVars) -> Value {
+fn redacted_config(vars: &muster_schemas::names::ConfigVars) -> Value {
     let shown = vars.iter().map(|(key, value)| {
         let name = key.as_str();
-        let is_secret = SECRET.iter().any(|word| name.to_lowercase().contains(word));
+        let is_secret = SECRET_NAME_PARTS.iter().any(|word| name.to_lowercase().contains(word));
         (name.to_owned(), if is_secret { json!("omitted") } else { json!(value) })
     });
     Value::Object(shown.collect())
@@ -131,21 +131,21 @@ async fn log(data: &Path) -> Option<Vec<u8>> {
     }
     let words =
         ["journalctl", "-u", "muster-agent.service", "-n", "1000", "--no-pager", "-o", "short-iso"];
-    said_by(&words.map(str::to_owned), LARGEST, PATIENCE).await
+    output_of(&words.map(str::to_owned), MAX_FILE_BYTES, PART_TIMEOUT).await
 }
 
 fn head(path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    File::open(path)?.take(LARGEST as u64).read_to_end(&mut text)?;
+    File::open(path)?.take(MAX_FILE_BYTES as u64).read_to_end(&mut text)?;
     Ok(text)
 }
 
 fn tail(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LARGEST as u64)))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(MAX_FILE_BYTES as u64)))?;
     let mut text = Vec::new();
-    file.take(LARGEST as u64).read_to_end(&mut text)?;
+    file.take(MAX_FILE_BYTES as u64).read_to_end(&mut text)?;
     Ok(text)
 }
 
@@ -168,7 +168,7 @@ impl Archive {
     }
 
     fn add(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
-        let content = &content[..content.len().min(LARGEST)];
+        let content = &content[..content.len().min(MAX_FILE_BYTES)];
         let mut header = Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o600);
@@ -194,14 +194,14 @@ mod tests {
         let text = |text: &str| ConfigValue::Text(text.to_owned());
         let vars = [("app.color", "blue"), ("app.api_Token", "hush"), ("wifi.password", "hush")];
         let vars = vars.map(|(key, value)| (key.to_lowercase().parse().unwrap(), text(value)));
-        let shown = shown_config(&vars.into()).to_string();
+        let shown = redacted_config(&vars.into()).to_string();
         assert!(shown.contains("blue") && !shown.contains("hush"), "{shown}");
     }
 
     #[test]
     fn no_file_of_the_archive_is_large() {
         let mut archive = Archive::new();
-        archive.add("large", &vec![b'x'; LARGEST + 10]).unwrap();
+        archive.add("large", &vec![b'x'; MAX_FILE_BYTES + 10]).unwrap();
         archive.json("small.json", &json!({"a": 1})).unwrap();
         let bytes = archive.finish().unwrap();
         let mut found = tar::Archive::new(flate2::read::GzDecoder::new(bytes.as_slice()));
@@ -213,7 +213,7 @@ mod tests {
                 (entry.path().unwrap().display().to_string(), entry.size())
             })
             .collect();
-        assert_eq!(sizes[0], ("muster-diagnostics/large".to_owned(), LARGEST as u64));
+        assert_eq!(sizes[0], ("muster-diagnostics/large".to_owned(), MAX_FILE_BYTES as u64));
         assert_eq!(sizes.len(), 2);
     }
 }

@@ -21,24 +21,24 @@ use uuid::Uuid;
 use wait4::Wait4;
 
 use super::journal::{self, Entry};
-use super::record::{self, Outcome, Started, blank, short};
-use super::spool::{Pace, Spool};
+use super::record::{self, Outcome, RunStarting, empty_report, truncate};
+use super::spool::{ReadPace, Spool};
 use super::{group, prepare};
 use crate::clock::Moment;
 use crate::run::Shared;
 use crate::subprocess::{LaunchError, launch, reap_later};
 
 /// Maximum number of bytes of one read from an output.
-const CHUNK: usize = 32 * 1024;
+const MAX_READ_BYTES: usize = 32 * 1024;
 /// Delay between reads while a program's output is dropped, so that reading it does not starve the
 /// rest of the agent.
-const BRAKE: Duration = Duration::from_millis(1);
+const DROPPED_READ_DELAY: Duration = Duration::from_millis(1);
 /// Interval between checks whether the child has ended, in case its signal was lost.
-const LOOK: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Timeout for reading the rest of the outputs after all processes were ended.
-const REST: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum duration of a program whose start and end are recorded in a single commit.
-const SOON: Duration = Duration::from_millis(20);
+const MAX_MERGED_RUN_TIME: Duration = Duration::from_millis(20);
 
 /// Reported for a run that ended before its program was started.
 const NOT_STARTED: &str = "the program was not started yet: a file system may be unresponsive";
@@ -47,14 +47,14 @@ const NOT_STARTED: &str = "the program was not started yet: a file system may be
 struct Leader {
     child: Option<Child>,
     pid: Pid,
-    mark: Uuid,
+    run_tag: Uuid,
     is_armed: bool,
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
         if self.is_armed {
-            group::kill_run(self.mark, self.pid);
+            group::kill_run(self.run_tag, self.pid);
         }
         // An unresponsive file system may block it for a long time.
         if let Some(child) = self.child.take() {
@@ -86,8 +86,8 @@ impl Pipes {
 
 /// The reason why a run has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Why {
-    Itself,
+enum EndCause {
+    Exited,
     TimedOut,
     Canceled,
 }
@@ -105,14 +105,14 @@ pub(super) async fn run(
         Ok(bytes) => bytes,
         Err(error) => {
             tracing::warn!(%error, operation = %id, "failed to start a run; retrying");
-            return shared.operations.put_back(id);
+            return shared.operations.requeue(id);
         }
     };
-    let mut entry = match record::begin(shared, id, entry) {
+    let mut entry = match record::journal_start(shared, id, entry) {
         Ok(entry) => entry,
         Err(error) => {
             tracing::warn!(%error, operation = %id, "failed to start a run; retrying");
-            return shared.operations.put_back(id);
+            return shared.operations.requeue(id);
         }
     };
     let input = input.and_then(|bytes| codec::decode::<PrivateInput>(&bytes).ok());
@@ -136,8 +136,8 @@ pub(super) async fn run(
     let (what, pipes, stdio, user) = match prepared {
         Ok(prepared) => prepared,
         Err(problem) => {
-            let report = RunReport { problem: Some(short(&problem)), ended_at: now(), ..blank(id) };
-            return record::end(shared, id, entry, Outcome::Failed.event(report));
+            let report = RunReport { problem: Some(truncate(&problem)), ended_at: now(), ..empty_report(id) };
+            return record::record_end(shared, id, entry, Outcome::Failed.event(report));
         }
     };
     let launched = tokio::select! {
@@ -150,37 +150,37 @@ pub(super) async fn run(
     };
     let child = match launched {
         Ok(child) => child,
-        Err(event) => return record::end(shared, id, entry, event),
+        Err(event) => return record::record_end(shared, id, entry, event),
     };
     let process = child.id();
     let pid = group::pid_of(process);
-    let mut leader = Leader { child: Some(child), pid, mark, is_armed: !exec.background };
+    let mut leader = Leader { child: Some(child), pid, run_tag: mark, is_armed: !exec.background };
     let started_at = now();
     entry.process = group::identify(process);
-    let started = Started::now(id, &entry, Some(user));
+    let started = RunStarting::now(id, &entry, Some(user));
     if exec.background {
-        record::tell_started(shared, id, &entry, &started);
-        let report = RunReport { started_at, ended_at: now(), ..blank(id) };
-        record::end(shared, id, entry, Outcome::Succeeded.event(report));
+        record::record_started(shared, id, &entry, &started);
+        let report = RunReport { started_at, ended_at: now(), ..empty_report(id) };
+        record::record_end(shared, id, entry, Outcome::Succeeded.event(report));
         leader.child = None;
         shared.operations.watch(process);
         return;
     }
     let Some(salts) = entry.salts else { return };
-    let spool = shared.operations.spools.begin(id, &salts);
+    let spool = shared.operations.spools.create(id, &salts);
     let attended =
-        attend(shared, &spool, &mut leader, pipes, stdin, deadline, cancel, signals.ok());
+        supervise(shared, &spool, &mut leader, pipes, stdin, deadline, cancel, signals.ok());
     tokio::pin!(attended);
-    let (started, (outcome, report)) = match timeout(SOON, &mut attended).await {
+    let (started, (outcome, report)) = match timeout(MAX_MERGED_RUN_TIME, &mut attended).await {
         Ok(over) => (Some(started), over),
         Err(_) => {
-            record::tell_started(shared, id, &entry, &started);
+            record::record_started(shared, id, &entry, &started);
             (None, attended.await)
         }
     };
     let [stdout, stderr] = spool.summaries();
     let report = RunReport { started_at, ended_at: now(), stdout, stderr, ..report };
-    record::end_with(shared, id, entry, started.as_ref(), outcome.event(report));
+    record::record_end_with_start(shared, id, entry, started.as_ref(), outcome.event(report));
 }
 
 fn now() -> Option<muster_schemas::Timestamp> {
@@ -189,8 +189,8 @@ fn now() -> Option<muster_schemas::Timestamp> {
 
 /// Builds the end of a run whose program was not started.
 fn not_started(id: OperationId, outcome: Outcome, problem: &str) -> Event {
-    let problem = Some(short(problem));
-    outcome.event(RunReport { problem, ended_at: now(), ..blank(id) })
+    let problem = Some(truncate(problem));
+    outcome.event(RunReport { problem, ended_at: now(), ..empty_report(id) })
 }
 
 /// Creates standard input, output and error of a program in the background.
@@ -211,7 +211,7 @@ fn file_with(shared: &Shared, id: OperationId, bytes: &[u8]) -> io::Result<std::
 
 /// Writes a program's input and reads its outputs until all of its processes have ended.
 #[expect(clippy::too_many_arguments, reason = "one caller, and each is another thing")]
-async fn attend(
+async fn supervise(
     shared: &Shared,
     spool: &Spool,
     leader: &mut Leader,
@@ -223,32 +223,32 @@ async fn attend(
 ) -> (Outcome, RunReport) {
     let (operation, pid) = (spool.operation, leader.pid);
     let options = &shared.operations.options;
-    let feed = feed(pipes.stdin, stdin);
+    let feed = write_input(pipes.stdin, stdin);
     let listen = async {
         tokio::join!(
-            pump(shared, spool, OutputStream::Stdout, pipes.stdout),
-            pump(shared, spool, OutputStream::Stderr, pipes.stderr),
+            store_output(shared, spool, OutputStream::Stdout, pipes.stdout),
+            store_output(shared, spool, OutputStream::Stderr, pipes.stderr),
         )
     };
     tokio::pin!(feed, listen);
     let (mut is_fed, mut is_heard) = (false, false);
     let why = loop {
         tokio::select! {
-            () = ended(pid, &mut signals) => break Why::Itself,
-            () = sleep_until(deadline) => break Why::TimedOut,
-            () = cancel.cancelled() => break Why::Canceled,
+            () = wait_for_end(pid, &mut signals) => break EndCause::Exited,
+            () = sleep_until(deadline) => break EndCause::TimedOut,
+            () = cancel.cancelled() => break EndCause::Canceled,
             () = &mut feed, if !is_fed => is_fed = true,
             _ = &mut listen, if !is_heard => is_heard = true,
         }
     };
     let mut problem = None;
-    if why == Why::Itself {
+    if why == EndCause::Exited {
         if !is_heard {
             is_heard = timeout(options.grace, &mut listen).await.is_ok();
         }
         // Its output may still wait for a slow reader: then the outputs are not held open by a
         // child.
-        let is_alone = !group::has_members(leader.mark, Some(pid));
+        let is_alone = !group::has_members(leader.run_tag, Some(pid));
         while !is_heard && is_alone {
             tokio::select! {
                 _ = &mut listen => is_heard = true,
@@ -266,10 +266,10 @@ async fn attend(
                 Some("leftover processes kept the outputs open and were terminated".to_owned());
         }
     }
-    if why != Why::Itself || !is_heard {
+    if why != EndCause::Exited || !is_heard {
         spool.end_live();
-        let with_strays = why != Why::Itself;
-        let end = group::end(leader.mark, Some(pid), with_strays, options.kill_after);
+        let with_strays = why != EndCause::Exited;
+        let end = group::end(leader.run_tag, Some(pid), with_strays, options.kill_after);
         tokio::pin!(end);
         let is_gone = loop {
             tokio::select! {
@@ -281,11 +281,11 @@ async fn attend(
             problem = Some("failed to terminate all processes of the run".to_owned());
         }
         if !is_heard {
-            let _ = timeout(REST, &mut listen).await;
+            let _ = timeout(DRAIN_TIMEOUT, &mut listen).await;
         }
     }
     leader.is_armed = false;
-    let report = RunReport { problem, ..blank(operation) };
+    let report = RunReport { problem, ..empty_report(operation) };
     if !group::has_ended(pid) {
         // Stuck in the kernel, for example because of a failed disk.
         return (outcome(why, false), report);
@@ -311,51 +311,51 @@ async fn attend(
     }
 }
 
-const fn outcome(why: Why, is_success: bool) -> Outcome {
-    match why {
-        Why::Itself if is_success => Outcome::Succeeded,
-        Why::Itself => Outcome::Failed,
-        Why::TimedOut => Outcome::TimedOut,
-        Why::Canceled => Outcome::Canceled,
+const fn outcome(cause: EndCause, is_success: bool) -> Outcome {
+    match cause {
+        EndCause::Exited if is_success => Outcome::Succeeded,
+        EndCause::Exited => Outcome::Failed,
+        EndCause::TimedOut => Outcome::TimedOut,
+        EndCause::Canceled => Outcome::Canceled,
     }
 }
 
 /// Returns when the child has ended; the child is not reaped.
-pub(crate) async fn ended(pid: Pid, signals: &mut Option<Signal>) {
+pub(crate) async fn wait_for_end(pid: Pid, signals: &mut Option<Signal>) {
     while !group::has_ended(pid) {
         match signals {
             Some(signals) => {
                 tokio::select! {
                     _ = signals.recv() => {}
-                    () = sleep(LOOK) => {}
+                    () = sleep(CHECK_INTERVAL) => {}
                 }
             }
-            None => sleep(LOOK / 50).await,
+            None => sleep(CHECK_INTERVAL / 50).await,
         }
     }
 }
 
 /// Writes a program's input and closes it; it is not an error if the program does not read it.
-async fn feed(pipe: Option<OwnedFd>, bytes: Vec<u8>) {
+async fn write_input(pipe: Option<OwnedFd>, bytes: Vec<u8>) {
     let Some(mut pipe) = pipe.and_then(|fd| pipe::Sender::from_owned_fd(fd).ok()) else { return };
     let _ = pipe.write_all(&bytes).await;
 }
 
 /// Stores the data from a pipe until its end.
-async fn pump(shared: &Shared, spool: &Spool, stream: OutputStream, pipe: Option<OwnedFd>) {
+async fn store_output(shared: &Shared, spool: &Spool, stream: OutputStream, pipe: Option<OwnedFd>) {
     let Some(pipe) = pipe.and_then(|fd| pipe::Receiver::from_owned_fd(fd).ok()) else { return };
     while pipe.readable().await.is_ok() {
         // Allocated only while there is data: a silent program needs no memory.
-        let mut buffer = vec![0; CHUNK];
+        let mut buffer = vec![0; MAX_READ_BYTES];
         match pipe.try_read(&mut buffer) {
             Ok(0) => return,
             Ok(count) => {
                 let pace = shared.operations.spools.write(spool, stream, &buffer[..count]);
                 drop(buffer);
                 match pace {
-                    Pace::Wait => spool.room(stream).await,
-                    Pace::Brake if count == CHUNK => sleep(BRAKE).await,
-                    Pace::Brake | Pace::Go => tokio::task::yield_now().await,
+                    ReadPace::Wait => spool.wait_for_room(stream).await,
+                    ReadPace::Delay if count == MAX_READ_BYTES => sleep(DROPPED_READ_DELAY).await,
+                    ReadPace::Delay | ReadPace::Continue => tokio::task::yield_now().await,
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -14,12 +14,12 @@ use uuid::Uuid;
 use super::journal::Process;
 
 /// Environment variable with the run tag; it identifies processes that left the group.
-pub(super) const MARK_VARIABLE: &str = "MUSTER_RUN";
+pub(super) const RUN_TAG_VARIABLE: &str = "MUSTER_RUN";
 
 /// Interval between checks whether processes have ended.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum time until killed processes disappear.
-const GONE: Duration = Duration::from_secs(2);
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) fn pid_of(pid: u32) -> Pid {
     Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX))
@@ -57,8 +57,8 @@ fn is_alive(stat: &procfs::process::Stat) -> bool {
 
 /// Returns the live processes of a run: those in its group, and with `with_strays` those that it
 /// started in other groups. `None` if the kernel provides no information.
-fn members(mark: Uuid, group: Option<Pid>, with_strays: bool) -> Option<Vec<Pid>> {
-    let mark = format!("{MARK_VARIABLE}={mark}");
+fn members(run_tag: Uuid, group: Option<Pid>, with_strays: bool) -> Option<Vec<Pid>> {
+    let mark = format!("{RUN_TAG_VARIABLE}={run_tag}");
     let own = std::process::id();
     let ours = procfs::process::all_processes().ok()?.flatten().filter_map(|process| {
         let stat = process.stat().ok()?;
@@ -66,15 +66,15 @@ fn members(mark: Uuid, group: Option<Pid>, with_strays: bool) -> Option<Vec<Pid>
             return None;
         }
         let is_in_group = group.is_some_and(|group| stat.pgrp == group.as_raw());
-        let is_ours = is_in_group || (with_strays && carries(stat.pid, mark.as_bytes()));
+        let is_ours = is_in_group || (with_strays && has_tag(stat.pid, mark.as_bytes()));
         is_ours.then(|| Pid::from_raw(stat.pid))
     });
     Some(ours.collect())
 }
 
-fn carries(pid: i32, mark: &[u8]) -> bool {
+fn has_tag(pid: i32, run_tag: &[u8]) -> bool {
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+    environment.split(|byte| *byte == 0).any(|variable| variable == run_tag)
 }
 
 fn signal_all(group: Option<Pid>, members: &[Pid], signal: Signal) {
@@ -88,8 +88,8 @@ fn signal_all(group: Option<Pid>, members: &[Pid], signal: Signal) {
 }
 
 /// Whether a process of a run is alive, or that cannot be determined.
-pub(super) fn has_members(mark: Uuid, group: Option<Pid>) -> bool {
-    members(mark, group, true).is_none_or(|left| !left.is_empty())
+pub(super) fn has_members(run_tag: Uuid, group: Option<Pid>) -> bool {
+    members(run_tag, group, true).is_none_or(|left| !left.is_empty())
 }
 
 /// Kills a group immediately.
@@ -98,8 +98,8 @@ pub(super) fn kill_group(group: Pid) {
 }
 
 /// Kills all processes of a run immediately.
-pub(super) fn kill_run(mark: Uuid, group: Pid) {
-    signal_all(Some(group), &members(mark, None, true).unwrap_or_default(), Signal::SIGKILL);
+pub(super) fn kill_run(run_tag: Uuid, group: Pid) {
+    signal_all(Some(group), &members(run_tag, None, true).unwrap_or_default(), Signal::SIGKILL);
 }
 
 /// Ends all processes of a run: SIGTERM, and SIGKILL for the remaining ones after `patience`. True
@@ -113,11 +113,11 @@ pub(super) async fn end(
     let look = || members(run_tag, group, with_strays);
     signal_all(None, &strays(&look().unwrap_or_default(), group), Signal::SIGTERM);
     signal_all(group, &[], Signal::SIGTERM);
-    if gone(&look, kill_after).await {
+    if wait_until_gone(&look, kill_after).await {
         return true;
     }
     signal_all(group, &look().unwrap_or_default(), Signal::SIGKILL);
-    gone(&look, GONE).await
+    wait_until_gone(&look, KILL_TIMEOUT).await
 }
 
 /// Returns the members that a signal to the group does not reach.
@@ -128,17 +128,17 @@ fn strays(members: &[Pid], group: Option<Pid>) -> Vec<Pid> {
     members.iter().copied().filter(|pid| !reached(pid)).collect()
 }
 
-async fn gone(look: &impl Fn() -> Option<Vec<Pid>>, patience: Duration) -> bool {
-    let until = Instant::now() + patience;
+async fn wait_until_gone(list_members: &impl Fn() -> Option<Vec<Pid>>, timeout: Duration) -> bool {
+    let until = Instant::now() + timeout;
     loop {
         // If the processes cannot be listed, they do not count as ended.
-        if look().is_some_and(|left| left.is_empty()) {
+        if list_members().is_some_and(|left| left.is_empty()) {
             return true;
         }
         if Instant::now() >= until {
             return false;
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -155,6 +155,6 @@ pub(super) async fn end_leftovers(
     if members(mark, group, true).is_none_or(|left| left.is_empty()) {
         return false;
     }
-    let _ = timeout(patience + GONE * 2, end(mark, group, true, patience)).await;
+    let _ = timeout(patience + KILL_TIMEOUT * 2, end(mark, group, true, patience)).await;
     true
 }

@@ -16,7 +16,7 @@ use super::upload::Sent;
 use crate::store::{RUN_INPUTS, RUNS, Store, StoreError};
 
 /// Retention of an entry after its order has expired, in microseconds.
-const KEPT: i64 = 7 * 24 * 3600 * 1_000_000;
+const ENTRY_TTL_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
 
 /// Progress of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ pub(super) struct Salts {
 
 /// The start of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Begun {
+pub(super) struct RunStart {
     /// Id of the boot.
     pub(super) boot: Uuid,
     /// Time of the start, by the monotonic clock of that boot.
@@ -74,7 +74,7 @@ pub(super) struct Entry {
     #[serde(default)]
     pub(super) order: Option<Box<RunOrder>>,
     #[serde(default)]
-    pub(super) begun: Option<Begun>,
+    pub(super) begun: Option<RunStart>,
     #[serde(default)]
     pub(super) process: Option<Process>,
     #[serde(default)]
@@ -191,7 +191,7 @@ pub(super) fn prune(
     now: Timestamp,
     is_needed: impl Fn(OperationId) -> bool,
 ) -> Result<usize, StoreError> {
-    let oldest = now.plus_micros(-KEPT);
+    let oldest = now.plus_micros(-ENTRY_TTL_MICROS);
     let old: Vec<_> = read_all(store)?
         .into_iter()
         .filter(|(id, entry)| {
@@ -242,8 +242,8 @@ mod tests {
             let left = read_all(&store).unwrap().into_iter().map(|(id, _)| id.0.as_u128());
             (pruned, left.collect::<Vec<_>>())
         };
-        assert_eq!(kept(KEPT, 4), (0, vec![1, 2, 3, 4, 5]));
-        assert_eq!(kept(KEPT + 2, 4), (2, vec![1, 4, 5]), "what was begun stays, too");
-        assert_eq!(kept(KEPT + 11, 9), (2, vec![1]));
+        assert_eq!(kept(ENTRY_TTL_MICROS, 4), (0, vec![1, 2, 3, 4, 5]));
+        assert_eq!(kept(ENTRY_TTL_MICROS + 2, 4), (2, vec![1, 4, 5]), "what was begun stays, too");
+        assert_eq!(kept(ENTRY_TTL_MICROS + 11, 9), (2, vec![1]));
     }
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Maximum number of buffered bytes before the program blocks.
-const CAPACITY: usize = 256 * 1024;
+const BUFFER_CAPACITY: usize = 256 * 1024;
 /// Time from a run's start in which a reader may still come.
 const READER_GRACE: Duration = Duration::from_secs(3);
 /// A reader that no server has reported for this long is disconnected.
@@ -21,14 +21,14 @@ pub(super) struct Live {
     offset: u64,
     /// Whether streaming has ended.
     is_over: bool,
-    began: Instant,
+    started_at: Instant,
     /// When a server last reported a reader.
-    reader_seen: Option<Instant>,
+    reader_seen_at: Option<Instant>,
 }
 
 impl Live {
     pub(super) fn new(now: Instant) -> Self {
-        Self { buffer: VecDeque::new(), offset: 0, is_over: false, began: now, reader_seen: None }
+        Self { buffer: VecDeque::new(), offset: 0, is_over: false, started_at: now, reader_seen_at: None }
     }
 
     /// Appends data that was written at `offset`, after all earlier data was appended.
@@ -43,15 +43,15 @@ impl Live {
     }
 
     fn has_reader(&self, now: Instant) -> bool {
-        match self.reader_seen {
+        match self.reader_seen_at {
             Some(seen) => now.duration_since(seen) < READER_TTL,
-            None => now.duration_since(self.began) < READER_GRACE,
+            None => now.duration_since(self.started_at) < READER_GRACE,
         }
     }
 
     /// Whether the program has to wait. Without a reader it does not: buffered data is dropped.
     pub(super) fn is_blocked(&mut self, now: Instant) -> bool {
-        if self.buffer.len() < CAPACITY {
+        if self.buffer.len() < BUFFER_CAPACITY {
             return false;
         }
         if !self.has_reader(now) {
@@ -60,28 +60,28 @@ impl Live {
         !self.is_over
     }
 
-    pub(super) fn waiting(&self) -> u64 {
+    pub(super) fn unsent_bytes(&self) -> u64 {
         self.buffer.len() as u64
     }
 
     /// Returns the next piece to send, of at most `most` bytes, and its offset.
-    pub(super) fn piece(&self, most: usize) -> Option<(u64, Vec<u8>)> {
-        let length = self.buffer.len().min(most);
+    pub(super) fn piece(&self, max_bytes: usize) -> Option<(u64, Vec<u8>)> {
+        let length = self.buffer.len().min(max_bytes);
         (length > 0).then(|| (self.offset, self.buffer.iter().take(length).copied().collect()))
     }
 
     /// Records whether there is a reader, which servers report in every response to a piece of this
     /// output.
-    pub(super) fn note_reader(&mut self, has_reader: Option<bool>, now: Instant) {
+    pub(super) fn set_reader(&mut self, has_reader: Option<bool>, now: Instant) {
         if has_reader == Some(true) {
-            self.reader_seen = Some(now);
+            self.reader_seen_at = Some(now);
         }
     }
 
     /// Records that the server has everything before `next`. `has_reader` is `None` from servers
     /// that do not stream.
-    pub(super) fn answered(&mut self, next: u64, has_reader: Option<bool>, now: Instant) {
-        self.note_reader(has_reader, now);
+    pub(super) fn acknowledge(&mut self, next: u64, has_reader: Option<bool>, now: Instant) {
+        self.set_reader(has_reader, now);
         let is_behind = next < self.offset;
         let taken = usize::try_from(next.saturating_sub(self.offset)).unwrap_or(usize::MAX);
         let taken = taken.min(self.buffer.len());
@@ -117,14 +117,14 @@ mod tests {
         live.push(100, b"hello");
         live.push(105, b" world");
         assert_eq!(live.piece(7), Some((100, b"hello w".to_vec())));
-        live.answered(107, Some(true), now);
+        live.acknowledge(107, Some(true), now);
         assert_eq!(live.piece(99), Some((107, b"orld".to_vec())));
         assert!(!live.is_blocked(now));
-        live.push(111, &vec![0; CAPACITY]);
+        live.push(111, &vec![0; BUFFER_CAPACITY]);
         for seconds in (0..60).step_by(10) {
             let now = now + Duration::from_secs(seconds);
             assert!(live.is_blocked(now), "after {seconds} s");
-            live.answered(107, Some(true), now);
+            live.acknowledge(107, Some(true), now);
         }
     }
 
@@ -132,29 +132,29 @@ mod tests {
     fn nothing_waits_without_a_reader() {
         let now = Instant::now();
         // No server has ever reported a reader; the device may be offline.
-        let mut live = filled(now, CAPACITY);
+        let mut live = filled(now, BUFFER_CAPACITY);
         assert!(live.is_blocked(now + READER_GRACE / 2));
         assert!(!live.is_blocked(now + READER_GRACE));
-        assert_eq!(live.waiting(), 0);
+        assert_eq!(live.unsent_bytes(), 0);
         live.push(100, b"more");
         assert_eq!(live.piece(9), None);
         // A reader has disconnected, or the device has lost its connection.
-        let mut live = filled(now, CAPACITY);
-        live.note_reader(Some(true), now);
+        let mut live = filled(now, BUFFER_CAPACITY);
+        live.set_reader(Some(true), now);
         assert!(live.is_blocked(now + READER_TTL / 2));
         assert!(!live.is_blocked(now + READER_TTL));
         // A server that has just started does not know the reader yet.
         let mut live = filled(now, 5);
-        live.note_reader(Some(true), now);
-        live.answered(100, Some(false), now + READER_TTL / 2);
-        assert_eq!(live.waiting(), 5);
-        live.answered(100, Some(false), now + READER_TTL);
-        assert_eq!(live.waiting(), 0);
+        live.set_reader(Some(true), now);
+        live.acknowledge(100, Some(false), now + READER_TTL / 2);
+        assert_eq!(live.unsent_bytes(), 5);
+        live.acknowledge(100, Some(false), now + READER_TTL);
+        assert_eq!(live.unsent_bytes(), 0);
         // A gap, and a server that does not stream.
         for (next, has_reader) in [(99, Some(true)), (103, None)] {
             let mut live = filled(now, 5);
-            live.answered(next, has_reader, now);
-            assert_eq!(live.waiting(), 0);
+            live.acknowledge(next, has_reader, now);
+            assert_eq!(live.unsent_bytes(), 0);
         }
     }
 }

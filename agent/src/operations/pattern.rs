@@ -1,7 +1,7 @@
 //! Patterns of the policy: texts in which `*` matches any characters. Pure.
 
 /// Whether a pattern matches a text. `*` matches any characters, including none.
-pub(super) fn fits(pattern: &str, text: &str) -> bool {
+pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
         return false;
@@ -19,14 +19,14 @@ pub(super) fn fits(pattern: &str, text: &str) -> bool {
 /// Whether a pattern matches a program and its arguments. It is compared argument by argument, so
 /// that one argument with spaces does not match several; a `*` at the end matches any further
 /// arguments.
-pub(super) fn fits_words(pattern: &str, argv: &[String]) -> bool {
+pub(super) fn matches_argv(pattern: &str, argv: &[String]) -> bool {
     let mut words: Vec<&str> = pattern.split_whitespace().collect();
     let is_open = words.last() == Some(&"*");
     if is_open {
         words.pop();
     }
     let length_fits = if is_open { argv.len() >= words.len() } else { argv.len() == words.len() };
-    length_fits && words.iter().zip(argv).all(|(word, argument)| fits(word, argument))
+    length_fits && words.iter().zip(argv).all(|(word, argument)| matches(word, argument))
 }
 
 #[cfg(test)]
@@ -50,7 +50,7 @@ mod tests {
             ("", "", true),
             ("", "a", false),
         ] {
-            assert_eq!(fits(pattern, text), expected, "{pattern} {text}");
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
         }
     }
 
@@ -70,7 +70,7 @@ mod tests {
             ("", &[], true),
         ] {
             let argv: Vec<String> = argv.iter().map(|&word| word.to_owned()).collect();
-            assert_eq!(fits_words(pattern, &argv), expected, "{pattern} {argv:?}");
+            assert_eq!(matches_argv(pattern, &argv), expected, "{pattern} {argv:?}");
         }
     }
 }

@@ -15,34 +15,34 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{self, Entry, Phase};
-use super::queue::AGAIN;
-use super::record::{expired, record_kept_ends, rejected, tell};
-use super::take::allowed;
+use super::queue::RETRY_DELAY;
+use super::record::{expired, record_held_ends, rejected, record_with_entry};
+use super::take::check_policy;
 use super::{builtins, diagnostics, exec, recover, upload};
 use crate::run::Shared;
 
 type Run<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// Performs operations, indefinitely.
-pub(crate) async fn perform(shared: &Shared) {
+pub(crate) async fn run_operations(shared: &Shared) {
     let operations = &shared.operations;
     let mut running: FuturesUnordered<Run<'_>> = FuturesUnordered::new();
     for (id, entry, cancel) in recover::recover(shared).await {
-        running.push(Box::pin(go_on(shared, id, entry, cancel)));
+        running.push(Box::pin(resume_run(shared, id, entry, cancel)));
     }
     let mut settings = shared.settings.subscribe();
     let mut children = signal(SignalKind::child()).ok();
     loop {
-        record_kept_ends(shared);
+        record_held_ends(shared);
         expire_waiting(shared);
         operations.reap();
-        let at_once = settings.borrow_and_update().runs_at_once;
+        let at_once = settings.borrow_and_update().max_concurrent_runs;
         while shared.outbox.has_room()
             && let Some((id, cancel)) = operations.next(at_once)
         {
-            running.push(Box::pin(begin(shared, id, cancel)));
+            running.push(Box::pin(start_run(shared, id, cancel)));
         }
-        let again = operations.is_impatient().then(|| Instant::now() + AGAIN);
+        let again = operations.needs_check().then(|| Instant::now() + RETRY_DELAY);
         let wake = [again, operations.level_until()].into_iter().flatten().min();
         tokio::select! {
             Some(()) = running.next(), if !running.is_empty() => {}
@@ -68,44 +68,44 @@ fn expire_waiting(shared: &Shared) {
     let Some(now) = shared.operations.server_time() else { return };
     for id in shared.operations.waiting() {
         let Ok(Some(entry)) = journal::read(&shared.store, id) else { continue };
-        if now > entry.expires_at && tell(shared, id, &entry.ended(), &expired(id)).is_ok() {
+        if now > entry.expires_at && record_with_entry(shared, id, &entry.ended(), &expired(id)).is_ok() {
             shared.operations.close(id);
         }
     }
 }
 
 /// Starts a run and follows it until its end.
-async fn begin(shared: &Shared, id: OperationId, cancel: CancellationToken) {
+async fn start_run(shared: &Shared, id: OperationId, cancel: CancellationToken) {
     let operations = &shared.operations;
     let entry = match journal::read(&shared.store, id) {
         Ok(Some(entry)) if matches!(entry.phase, Phase::Accepted | Phase::Begun) => entry,
         Ok(_) => return operations.close(id),
         Err(error) => {
             tracing::warn!(%error, operation = %id, "failed to start a run; retrying");
-            return operations.put_back(id);
+            return operations.requeue(id);
         }
     };
     let Some(order) = entry.order.clone() else { return operations.close(id) };
     // The owner may have changed the policy since the order was accepted.
-    if let Err(reason) = allowed(shared, &order.action) {
+    if let Err(reason) = check_policy(shared, &order.action) {
         let event = rejected(id, RefusalCause::Policy, &reason);
-        return match tell(shared, id, &entry.ended(), &event) {
+        return match record_with_entry(shared, id, &entry.ended(), &event) {
             Ok(_) => operations.close(id),
-            Err(_) => operations.put_back(id),
+            Err(_) => operations.requeue(id),
         };
     }
-    carry_out(shared, id, entry, &order, &cancel).await;
+    execute(shared, id, entry, &order, &cancel).await;
 }
 
 /// Follows a run that an earlier agent process started.
-async fn go_on(shared: &Shared, id: OperationId, entry: Entry, cancel: CancellationToken) {
+async fn resume_run(shared: &Shared, id: OperationId, entry: Entry, cancel: CancellationToken) {
     match entry.order.as_ref().map(|order| &order.action) {
-        Some(Action::Upload(_)) => upload::go_on(shared, id, entry, &cancel).await,
+        Some(Action::Upload(_)) => upload::resume(shared, id, entry, &cancel).await,
         _ => builtins::wait_for_reboot(shared, id, entry).await,
     }
 }
 
-async fn carry_out(
+async fn execute(
     shared: &Shared,
     id: OperationId,
     entry: Entry,

@@ -10,13 +10,13 @@ use std::path::{Component, Path, PathBuf};
 use muster_schemas::events::{Action, Exec, Program};
 use serde::Deserialize;
 
-use super::pattern::{fits, fits_words};
-use super::ports::Place;
+use super::pattern::{matches, matches_argv};
+use super::ports::PortRule;
 
 /// Default path of the policy file.
 pub const POLICY_FILE: &str = "/etc/muster/policy.toml";
 /// Maximum size of the policy file, in bytes.
-const LARGEST: u64 = 256 * 1024;
+const MAX_POLICY_BYTES: u64 = 256 * 1024;
 
 /// The policy of a device's owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -78,7 +78,7 @@ struct FileRules {
 #[serde(deny_unknown_fields, default)]
 struct PortRules {
     /// Allowed ports; any if absent.
-    allow: Option<Vec<Place>>,
+    allow: Option<Vec<PortRule>>,
 }
 
 /// Rules for restarts.
@@ -181,7 +181,7 @@ impl Policy {
         let (rules, exec) = (&self.shell, &self.exec);
         match rules.enabled {
             Some(is_on) => self.switch(is_on, "[shell] enabled = false")?,
-            None => self.is_free("[shell] enabled = true")?,
+            None => self.check_unrestricted("[shell] enabled = true")?,
         }
         let (users, section) = match (&rules.users, &exec.users) {
             (Some(users), _) => (users, "shell"),
@@ -203,7 +203,7 @@ impl Policy {
             Some(is_on) => self.switch(is_on, "[files] enabled = false")?,
             None if rules.roots.is_some() => {}
             None => {
-                self.is_free("[files] enabled = true")?;
+                self.check_unrestricted("[files] enabled = true")?;
                 if let Some(users) = &self.exec.users {
                     let rule = format!(
                         "[exec] users does not include '{user}', and [files] enabled = true is \
@@ -219,7 +219,7 @@ impl Policy {
 
     /// Checks whether all programs and lines are allowed. `unless` is the setting that would allow
     /// the access anyway.
-    fn is_free(&self, unless: &str) -> Result<(), String> {
+    fn check_unrestricted(&self, unless: &str) -> Result<(), String> {
         let exec = &self.exec;
         let unless = |rule| format!("{rule}, and {unless} is not set");
         self.switch(exec.enabled, &unless("[exec] enabled = false"))?;
@@ -239,7 +239,7 @@ impl Policy {
     /// As [`Self::allows`].
     pub fn allows_port(&self, host: &str, port: u16) -> Result<(), String> {
         let Some(allow) = &self.ports.allow else { return Ok(()) };
-        let is_named = allow.iter().any(|place| place.fits(host, port));
+        let is_named = allow.iter().any(|place| place.matches(host, port));
         self.switch(is_named, &format!("[ports] allow does not include '{host}:{port}'"))
     }
 
@@ -263,9 +263,9 @@ impl Policy {
                     Path::new(program).components().any(|part| part == Component::ParentDir)
                 });
                 if let Some(allow) = &rules.allow
-                    && (climbs || !allow.iter().any(|pattern| fits_words(pattern, argv)))
+                    && (climbs || !allow.iter().any(|pattern| matches_argv(pattern, argv)))
                 {
-                    let shown = shown(argv);
+                    let shown = display_command(argv);
                     return Err(self.refusal(&format!("[exec] allow does not include '{shown}'")));
                 }
             }
@@ -275,7 +275,7 @@ impl Policy {
         let none = Vec::new();
         let names = rules.env.as_ref().or_else(|| rules.allow.is_some().then_some(&none));
         if let Some(names) = names
-            && let Some(name) = exec.env.iter().find(|name| !names.iter().any(|p| fits(p, name)))
+            && let Some(name) = exec.env.iter().find(|name| !names.iter().any(|p| matches(p, name)))
         {
             return Err(self.refusal(&format!("[exec] env does not include '{name}'")));
         }
@@ -292,7 +292,7 @@ impl Policy {
 }
 
 /// Returns the command, truncated for an event.
-fn shown(argv: &[String]) -> String {
+fn display_command(argv: &[String]) -> String {
     let text = argv.join(" ");
     if text.chars().count() <= 200 {
         return text;
@@ -308,8 +308,8 @@ fn read(file: &Path) -> io::Result<String> {
         return Err(io::Error::other("it is not a regular file"));
     }
     let mut text = String::new();
-    opened.take(LARGEST + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LARGEST {
+    opened.take(MAX_POLICY_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_POLICY_BYTES {
         return Err(io::Error::other("it is larger than 256 KiB"));
     }
     Ok(text)

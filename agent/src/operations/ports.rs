@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::pattern::fits;
+use super::pattern::matches;
 
 /// Hosts and ports of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Written")]
-pub(super) struct Place {
+pub(super) struct PortRule {
     host: String,
     /// Any if absent.
     port: Option<u16>,
@@ -18,18 +18,18 @@ pub(super) struct Place {
 /// The form in the file; a bare number is a port of the device itself.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "neither a port nor text such as \"localhost:22\"")]
-enum Written {
+enum RuleText {
     Port(u16),
     Place(String),
 }
 
-impl TryFrom<Written> for Place {
+impl TryFrom<RuleText> for PortRule {
     type Error = String;
 
-    fn try_from(written: Written) -> Result<Self, String> {
+    fn try_from(written: RuleText) -> Result<Self, String> {
         let text = match written {
-            Written::Port(port) => format!("localhost:{port}"),
-            Written::Place(text) => text,
+            RuleText::Port(port) => format!("localhost:{port}"),
+            RuleText::Place(text) => text,
         };
         let wrong = || format!("'{text}' is not HOST:PORT, such as localhost:22, *:80 or [::1]:*");
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
@@ -41,35 +41,35 @@ impl TryFrom<Written> for Place {
             "*" => None,
             port => Some(port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?),
         };
-        Ok(Self { host: plain(bare.unwrap_or(host)), port })
+        Ok(Self { host: normalize(bare.unwrap_or(host)), port })
     }
 }
 
 /// Normalizes a host name for comparison.
-fn plain(host: &str) -> String {
+fn normalize(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 
 /// Whether the host is one of the usual names of the device itself.
-fn is_itself(host: &str) -> bool {
+fn is_local_name(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-impl Place {
+impl PortRule {
     /// Whether the rule matches this host and port.
-    pub(super) fn fits(&self, host: &str, port: u16) -> bool {
+    pub(super) fn matches(&self, host: &str, port: u16) -> bool {
         if self.port.is_some_and(|own| own != port) {
             return false;
         }
-        let host = plain(host);
-        if is_itself(&self.host) {
-            return is_itself(&host);
+        let host = normalize(host);
+        if is_local_name(&self.host) {
+            return is_local_name(&host);
         }
         // A pattern of addresses matches only addresses: `10.0.0.*` does not match
         // `10.0.0.9.example.com`.
         let is_numeric = self.host.contains(|c: char| c.is_ascii_digit())
             && self.host.chars().all(|c| c.is_ascii_digit() || ".*".contains(c));
-        fits(&self.host, &host) && (!is_numeric || host.parse::<IpAddr>().is_ok())
+        matches(&self.host, &host) && (!is_numeric || host.parse::<IpAddr>().is_ok())
     }
 }
 
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn places_are_compared_as_they_are_asked() {
-        let place = |text: &str| Place::try_from(Written::Place(text.to_owned())).unwrap();
+        let place = |text: &str| PortRule::try_from(RuleText::Place(text.to_owned())).unwrap();
         for (rule, host, port, expected) in [
             ("localhost:22", "localhost", 22, true),
             ("localhost:22", "127.0.0.1", 22, true),
@@ -96,15 +96,15 @@ mod tests {
             ("[fe80::1]:80", "fe80::1", 80, true),
             ("*:*", "anything", 1, true),
         ] {
-            assert_eq!(place(rule).fits(host, port), expected, "{rule} {host}:{port}");
+            assert_eq!(place(rule).matches(host, port), expected, "{rule} {host}:{port}");
         }
-        let own = Place::try_from(Written::Port(80)).unwrap();
-        assert!(own.fits("localhost", 80) && !own.fits("camera", 80));
+        let own = PortRule::try_from(RuleText::Port(80)).unwrap();
+        assert!(own.matches("localhost", 80) && !own.matches("camera", 80));
         for bad in
             ["", "localhost", ":22", "localhost:", "localhost:0", "a:70000", "::1:22", "a b:1"]
         {
-            assert!(Place::try_from(Written::Place(bad.to_owned())).is_err(), "{bad:?}");
+            assert!(PortRule::try_from(RuleText::Place(bad.to_owned())).is_err(), "{bad:?}");
         }
-        assert!(Place::try_from(Written::Port(0)).is_err());
+        assert!(PortRule::try_from(RuleText::Port(0)).is_err());
     }
 }

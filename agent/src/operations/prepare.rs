@@ -11,7 +11,7 @@ use muster_schemas::events::{Exec, Program};
 use nix::unistd::{Uid, User, geteuid};
 use uuid::Uuid;
 
-use super::group::MARK_VARIABLE;
+use super::group::RUN_TAG_VARIABLE;
 use crate::subprocess::{Launch, Program as launch};
 
 /// Search path of programs, unless the order sets another one.
@@ -39,14 +39,14 @@ impl RunAs {
 ///
 /// # Errors
 /// When the user does not exist, or this agent cannot run programs as this user.
-pub(crate) fn run_as(wanted: Option<&str>) -> Result<RunAs, String> {
+pub(crate) fn run_as(requested: Option<&str>) -> Result<RunAs, String> {
     let own = geteuid();
     let of = |user: User| {
         let is_other = user.uid != own;
         let ids = is_other.then(|| (user.uid.as_raw(), user.gid.as_raw()));
         RunAs { name: user.name, home: user.dir, shell: user.shell, ids }
     };
-    let Some(name) = wanted else {
+    let Some(name) = requested else {
         let known = User::from_uid(own).ok().flatten();
         return Ok(known.map_or_else(|| nameless(own), of));
     };
@@ -70,7 +70,7 @@ fn nameless(uid: Uid) -> RunAs {
     RunAs { name: uid.to_string(), home: "/".into(), shell: SHELL.into(), ids: None }
 }
 
-fn nul(what: &str) -> String {
+fn nul_error(what: &str) -> String {
     format!("{what} contains NUL, which cannot be passed to a program")
 }
 
@@ -85,10 +85,10 @@ pub(super) fn check(exec: &Exec, env: &BTreeMap<String, String>) -> Result<(), S
                 return Err("the program is missing".to_owned());
             }
             if let Some(at) = argv.iter().position(|argument| argument.contains('\0')) {
-                return Err(nul(&format!("argument {at}")));
+                return Err(nul_error(&format!("argument {at}")));
             }
         }
-        Program::Shell(line) if line.contains('\0') => return Err(nul("the line")),
+        Program::Shell(line) if line.contains('\0') => return Err(nul_error("the line")),
         Program::Shell(_) => {}
     }
     for (name, value) in env {
@@ -97,12 +97,12 @@ pub(super) fn check(exec: &Exec, env: &BTreeMap<String, String>) -> Result<(), S
             return Err(format!("'{}' is not a valid variable name", shown.escape_debug()));
         }
         if value.contains('\0') {
-            return Err(nul(&format!("the variable {name}")));
+            return Err(nul_error(&format!("the variable {name}")));
         }
     }
     if let Some(cwd) = &exec.cwd {
         if cwd.contains('\0') {
-            return Err(nul("the folder"));
+            return Err(nul_error("the folder"));
         }
         if !cwd.starts_with('/') {
             return Err(format!("the folder '{cwd}' is not an absolute path"));
@@ -117,7 +117,7 @@ pub(super) fn launch(
     user: &RunAs,
     env: BTreeMap<String, String>,
     operation: OperationId,
-    mark: Uuid,
+    run_tag: Uuid,
 ) -> Launch {
     let path = env.get("PATH").cloned().unwrap_or_else(|| PATH.to_owned());
     let program = match &exec.program {
@@ -138,7 +138,7 @@ pub(super) fn launch(
         fixed.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     all.extend(env);
     all.insert("MUSTER_OPERATION".to_owned(), operation.to_string());
-    all.insert(MARK_VARIABLE.to_owned(), mark.to_string());
+    all.insert(RUN_TAG_VARIABLE.to_owned(), run_tag.to_string());
     Launch {
         program,
         path,

@@ -18,30 +18,30 @@ use crate::clock::{Anchor, Moment};
 use crate::store::{Store, StoreError};
 
 /// Maximum number of accepted runs that wait.
-pub(super) const MOST_WAITING: usize = 100;
+pub(super) const MAX_WAITING_RUNS: usize = 100;
 /// Maximum number of concurrent uploads.
-const UPLOADS_AT_ONCE: usize = 2;
+const MAX_CONCURRENT_UPLOADS: usize = 2;
 /// Delay after a failed write.
-pub(super) const AGAIN: Duration = Duration::from_secs(5);
+pub(super) const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// A run that has not ended.
 #[derive(Clone, Debug)]
-struct Open {
+struct OpenRun {
     ticket: u64,
     is_waiting: bool,
     lane: Lane,
     /// Whether the run ends the agent or restarts the machine.
-    leaves: bool,
+    ends_agent: bool,
     cancel: CancellationToken,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    open: BTreeMap<OperationId, Open>,
+struct QueueState {
+    open: BTreeMap<OperationId, OpenRun>,
     next_ticket: u64,
     hello: Option<Anchor>,
     /// Ends whose events do not fit into the outbox yet.
-    ends: BTreeMap<OperationId, Event>,
+    pending_ends: BTreeMap<OperationId, Event>,
     paused_until: Option<Instant>,
     /// Whether the agent is about to restart.
     is_leaving: bool,
@@ -50,34 +50,34 @@ struct Known {
     background: Vec<u32>,
 }
 
-impl Known {
+impl QueueState {
     /// Whether any run may start.
-    fn may_begin(&self) -> bool {
+    fn can_start(&self) -> bool {
         let is_paused = self.paused_until.is_some_and(|until| Instant::now() < until);
         let is_leaving =
-            self.is_leaving || self.open.values().any(|open| open.leaves && !open.is_waiting);
+            self.is_leaving || self.open.values().any(|open| open.ends_agent && !open.is_waiting);
         // A run that starts after a restart was initiated would be killed by it.
-        self.hello.is_some() && self.ends.is_empty() && !is_paused && !is_leaving
+        self.hello.is_some() && self.pending_ends.is_empty() && !is_paused && !is_leaving
     }
 
-    fn places(&self, at_once: usize) -> Places {
+    fn free_slots(&self, max_concurrent: usize) -> FreeSlots {
         let working =
             |lane| self.open.values().filter(|open| !open.is_waiting && open.lane == lane).count();
-        Places {
-            programs: at_once.saturating_sub(working(Lane::Programs)),
-            files: UPLOADS_AT_ONCE.saturating_sub(working(Lane::Files)),
+        FreeSlots {
+            programs: max_concurrent.saturating_sub(working(Lane::Programs)),
+            files: MAX_CONCURRENT_UPLOADS.saturating_sub(working(Lane::Files)),
         }
     }
 }
 
 /// Number of free slots per lane.
 #[derive(Clone, Copy)]
-struct Places {
+struct FreeSlots {
     programs: usize,
     files: usize,
 }
 
-impl Places {
+impl FreeSlots {
     const fn has(self, lane: Lane) -> bool {
         match lane {
             Lane::Free => true,
@@ -96,12 +96,12 @@ pub(crate) struct Operations {
     pub(super) changed: Notify,
     /// Canceled when the agent must restart.
     pub(crate) restart: CancellationToken,
-    known: Mutex<Known>,
+    state: Mutex<QueueState>,
 }
 
 /// State of the run that a cancel refers to.
 #[derive(Debug)]
-pub(super) enum Standing {
+pub(super) enum RunStatus {
     /// The run is not open.
     NotOpen,
     Waiting,
@@ -111,11 +111,11 @@ pub(super) enum Standing {
 impl Operations {
     /// Restores the open runs from the journal. Records nothing.
     pub(crate) fn open(store: &Store, options: OperationOptions) -> Result<Self, StoreError> {
-        let mut known = Known::default();
+        let mut known = QueueState::default();
         for (id, entry) in journal::read_all(store)? {
             known.next_ticket = known.next_ticket.max(entry.ticket + 1);
             if let (Phase::Accepted, Some(order)) = (entry.phase, &entry.order) {
-                known.open.insert(id, Open::new(entry.ticket, &order.action));
+                known.open.insert(id, OpenRun::new(entry.ticket, &order.action));
             }
         }
         Ok(Self {
@@ -123,41 +123,41 @@ impl Operations {
             options,
             changed: Notify::new(),
             restart: CancellationToken::new(),
-            known: Mutex::new(known),
+            state: Mutex::new(known),
         })
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records a response to a hello of this process: the server's time is known.
     pub(crate) fn on_hello(&self, anchor: Anchor) {
-        self.known().hello = Some(anchor);
+        self.state().hello = Some(anchor);
         self.changed.notify_one();
     }
 
     /// Returns the server's time, from the newest hello of this process and the monotonic clock.
     pub(crate) fn server_time(&self) -> Option<Timestamp> {
-        self.known().hello?.server_time(&Moment::now())
+        self.state().hello?.server_time(&Moment::now())
     }
 
     pub(super) fn next_ticket(&self) -> u64 {
-        let mut known = self.known();
+        let mut known = self.state();
         known.next_ticket += 1;
         known.next_ticket - 1
     }
 
     /// Whether the maximum number of runs waits in a lane.
     pub(super) fn is_busy(&self, lane: Lane) -> bool {
-        let known = self.known();
+        let known = self.state();
         let waiting = known.open.values().filter(|open| open.is_waiting && open.lane == lane);
-        lane != Lane::Free && waiting.count() >= MOST_WAITING
+        lane != Lane::Free && waiting.count() >= MAX_WAITING_RUNS
     }
 
     /// Adds a run that is in the journal and waits.
-    pub(super) fn wait(&self, id: OperationId, ticket: u64, action: &Action) {
-        self.known().open.insert(id, Open::new(ticket, action));
+    pub(super) fn enqueue(&self, id: OperationId, ticket: u64, action: &Action) {
+        self.state().open.insert(id, OpenRun::new(ticket, action));
         self.changed.notify_one();
     }
 
@@ -168,15 +168,15 @@ impl Operations {
         ticket: u64,
         action: &Action,
     ) -> CancellationToken {
-        let open = Open { is_waiting: false, ..Open::new(ticket, action) };
+        let open = OpenRun { is_waiting: false, ..OpenRun::new(ticket, action) };
         let cancel = open.cancel.clone();
-        self.known().open.insert(id, open);
+        self.state().open.insert(id, open);
         cancel
     }
 
     /// Returns the waiting runs, in their order.
     pub(super) fn waiting(&self) -> Vec<OperationId> {
-        let known = self.known();
+        let known = self.state();
         let waiting = known.open.iter().filter(|(_, open)| open.is_waiting);
         let mut waiting: Vec<_> = waiting.map(|(id, open)| (open.ticket, *id)).collect();
         waiting.sort_unstable();
@@ -185,12 +185,12 @@ impl Operations {
 
     /// Returns the next run that may start, with the token that cancels it; it then counts as
     /// running. No run may start before a hello was successful, or while an end waits for room.
-    pub(super) fn next(&self, at_once: usize) -> Option<(OperationId, CancellationToken)> {
-        let mut known = self.known();
-        if !known.may_begin() {
+    pub(super) fn next(&self, max_concurrent: usize) -> Option<(OperationId, CancellationToken)> {
+        let mut known = self.state();
+        if !known.can_start() {
             return None;
         }
-        let places = known.places(at_once);
+        let places = known.free_slots(max_concurrent);
         let (id, open) = known
             .open
             .iter_mut()
@@ -201,24 +201,24 @@ impl Operations {
     }
 
     /// Whether a run that arrives now would start immediately.
-    pub(super) fn has_place(&self, action: &Action, at_once: usize) -> bool {
-        let known = self.known();
+    pub(super) fn would_start(&self, action: &Action, max_concurrent: usize) -> bool {
+        let known = self.state();
         let lane = Lane::of(action);
-        let is_before = |open: &Open| open.leaves || (open.is_waiting && open.lane == lane);
+        let is_before = |open: &OpenRun| open.ends_agent || (open.is_waiting && open.lane == lane);
         let is_first = !known.open.values().any(is_before);
-        is_first && known.may_begin() && known.places(at_once).has(lane)
+        is_first && known.can_start() && known.free_slots(max_concurrent).has(lane)
     }
 
     /// Starts no further run: they are left to the next agent process.
-    pub(super) fn leave(&self) {
-        self.known().is_leaving = true;
+    pub(super) fn stop_starting(&self) {
+        self.state().is_leaving = true;
     }
 
     /// Returns a run to the queue that could not start because a write failed. All runs wait for a
     /// while.
-    pub(super) fn put_back(&self, id: OperationId) {
-        let mut known = self.known();
-        known.paused_until = Some(Instant::now() + AGAIN);
+    pub(super) fn requeue(&self, id: OperationId) {
+        let mut known = self.state();
+        known.paused_until = Some(Instant::now() + RETRY_DELAY);
         if let Some(open) = known.open.get_mut(&id) {
             open.is_waiting = true;
         }
@@ -226,65 +226,65 @@ impl Operations {
 
     /// Removes a run that has ended.
     pub(super) fn close(&self, id: OperationId) {
-        self.known().open.remove(&id);
+        self.state().open.remove(&id);
         self.changed.notify_one();
     }
 
     /// Returns the state of a run that is to be canceled; signals a running one.
-    pub(super) fn cancel(&self, id: OperationId) -> Standing {
-        match self.known().open.get(&id) {
-            None => Standing::NotOpen,
-            Some(open) if open.is_waiting => Standing::Waiting,
+    pub(super) fn cancel(&self, id: OperationId) -> RunStatus {
+        match self.state().open.get(&id) {
+            None => RunStatus::NotOpen,
+            Some(open) if open.is_waiting => RunStatus::Waiting,
             Some(open) => {
                 open.cancel.cancel();
-                Standing::Running
+                RunStatus::Running
             }
         }
     }
 
     /// Returns the running runs.
     pub(super) fn running(&self) -> Vec<OperationId> {
-        let known = self.known();
+        let known = self.state();
         known.open.iter().filter(|(_, open)| !open.is_waiting).map(|(id, _)| *id).collect()
     }
 
     /// Keeps an end that waits for room.
-    pub(super) fn keep_end(&self, id: OperationId, event: Event) {
-        self.known().ends.insert(id, event);
+    pub(super) fn hold_end(&self, id: OperationId, event: Event) {
+        self.state().pending_ends.insert(id, event);
     }
 
     /// Returns the ends that wait for room.
-    pub(super) fn ends(&self) -> Vec<(OperationId, Event)> {
-        self.known().ends.iter().map(|(id, event)| (*id, event.clone())).collect()
+    pub(super) fn held_ends(&self) -> Vec<(OperationId, Event)> {
+        self.state().pending_ends.iter().map(|(id, event)| (*id, event.clone())).collect()
     }
 
-    pub(super) fn end_is_recorded(&self, id: OperationId) {
-        self.known().ends.remove(&id);
+    pub(super) fn remove_end(&self, id: OperationId) {
+        self.state().pending_ends.remove(&id);
     }
 
     /// Whether there is work that needs another check soon.
-    pub(super) fn is_impatient(&self) -> bool {
-        let known = self.known();
-        !known.ends.is_empty() || known.open.values().any(|open| open.is_waiting)
+    pub(super) fn needs_check(&self) -> bool {
+        let known = self.state();
+        !known.pending_ends.is_empty() || known.open.values().any(|open| open.is_waiting)
     }
 
     /// Watches a program that continues in the background, which must be reaped when it ends.
     pub(super) fn watch(&self, pid: u32) {
-        self.known().background.push(pid);
+        self.state().background.push(pid);
     }
 
     /// Reaps background programs that have ended.
     pub(super) fn reap(&self) {
-        self.known().background.retain(|pid| !super::group::reap(*pid));
+        self.state().background.retain(|pid| !super::group::reap(*pid));
     }
 
     /// Time until which the log level differs from the config's.
     pub(super) fn level_until(&self) -> Option<Instant> {
-        self.known().level_until
+        self.state().level_until
     }
 
     pub(super) fn set_level_until(&self, until: Option<Instant>) {
-        self.known().level_until = until;
+        self.state().level_until = until;
         self.changed.notify_one();
     }
 }
@@ -310,13 +310,13 @@ impl Lane {
     }
 }
 
-impl Open {
+impl OpenRun {
     fn new(ticket: u64, action: &Action) -> Self {
         Self {
             ticket,
             is_waiting: true,
             lane: Lane::of(action),
-            leaves: matches!(action, Action::RestartAgent | Action::Reboot),
+            ends_agent: matches!(action, Action::RestartAgent | Action::Reboot),
             cancel: CancellationToken::new(),
         }
     }
@@ -344,7 +344,7 @@ mod tests {
             background: false,
         });
         for number in [9, 5, 7] {
-            operations.wait(id(number), operations.next_ticket(), &exec);
+            operations.enqueue(id(number), operations.next_ticket(), &exec);
         }
         let next = |at_once| operations.next(at_once).map(|(id, _)| id.0.as_u128());
         assert_eq!(next(2), None, "no hello yet");
@@ -352,31 +352,31 @@ mod tests {
         let at = Moment::now();
         operations.on_hello(Anchor { boot: at.boot, mono: at.mono, server: Timestamp(5) });
         assert!(operations.server_time().is_some());
-        assert!(!operations.has_place(&exec, 9), "others were first");
+        assert!(!operations.would_start(&exec, 9), "others were first");
         assert_eq!((next(2), next(2), next(2)), (Some(9), Some(5), None));
-        assert!(operations.has_place(&Action::RestartAgent, 2));
-        operations.wait(id(1), operations.next_ticket(), &Action::RestartAgent);
+        assert!(operations.would_start(&Action::RestartAgent, 2));
+        operations.enqueue(id(1), operations.next_ticket(), &Action::RestartAgent);
         assert_eq!(next(2), Some(1), "takes no place");
         operations.close(id(9));
         assert_eq!(next(2), None, "it would be killed");
         operations.close(id(1));
         let level = Action::LogLevel { level: "debug".into(), seconds: None };
-        operations.wait(id(2), operations.next_ticket(), &level);
+        operations.enqueue(id(2), operations.next_ticket(), &level);
         assert_eq!((next(1), next(1)), (Some(2), None), "takes no place");
-        operations.keep_end(id(9), muster_schemas::events::RunExpired { operation: id(9) }.into());
+        operations.hold_end(id(9), muster_schemas::events::RunExpired { operation: id(9) }.into());
         assert_eq!(next(2), None, "an end waits");
-        operations.end_is_recorded(id(9));
-        operations.put_back(id(5));
+        operations.remove_end(id(9));
+        operations.requeue(id(5));
         assert_eq!(next(2), None, "paused");
         assert_eq!(operations.waiting(), [id(5), id(7)]);
-        assert!(matches!(operations.cancel(id(7)), Standing::Waiting));
-        assert!(matches!(operations.cancel(id(2)), Standing::Running));
-        assert!(matches!(operations.cancel(id(9)), Standing::NotOpen));
-        operations.leave();
-        assert!(!operations.has_place(&Action::RestartAgent, 2));
+        assert!(matches!(operations.cancel(id(7)), RunStatus::Waiting));
+        assert!(matches!(operations.cancel(id(2)), RunStatus::Running));
+        assert!(matches!(operations.cancel(id(9)), RunStatus::NotOpen));
+        operations.stop_starting();
+        assert!(!operations.would_start(&Action::RestartAgent, 2));
         for number in 100..200 {
             assert_eq!(operations.is_busy(Lane::Programs), number >= 198);
-            operations.wait(id(number), operations.next_ticket(), &exec);
+            operations.enqueue(id(number), operations.next_ticket(), &exec);
         }
     }
 }

@@ -8,22 +8,22 @@ use muster_schemas::{Event, OperationId};
 use serde_bytes::ByteArray;
 use uuid::Uuid;
 
-use super::journal::{self, Begun, Entry, Phase, Salts};
+use super::journal::{self, RunStart, Entry, Phase, Salts};
 use crate::clock::Moment;
 use crate::outbox::RecordError;
 use crate::run::Shared;
 use crate::store::StoreError;
 
 /// Maximum length of a message in an event, in characters.
-const LONGEST_WORDS: usize = 1000;
+const MAX_MESSAGE_CHARS: usize = 1000;
 
 /// Truncates a message for an event.
-pub(super) fn short(words: &str) -> String {
-    words.chars().take(LONGEST_WORDS).collect()
+pub(super) fn truncate(message: &str) -> String {
+    message.chars().take(MAX_MESSAGE_CHARS).collect()
 }
 
 /// Returns an empty report.
-pub(super) fn blank(operation: OperationId) -> RunReport {
+pub(super) fn empty_report(operation: OperationId) -> RunReport {
     RunReport {
         operation,
         exit_code: None,
@@ -64,7 +64,7 @@ impl Outcome {
 
 /// Builds the event of a run that the device refuses.
 pub(super) fn rejected(operation: OperationId, cause: RefusalCause, reason: &str) -> Event {
-    RunRejected { operation, cause, reason: short(reason) }.into()
+    RunRejected { operation, cause, reason: truncate(reason) }.into()
 }
 
 /// Builds the event of a run that has expired.
@@ -73,7 +73,7 @@ pub(super) fn expired(operation: OperationId) -> Event {
 }
 
 /// Records an event and the journal entry in one transaction.
-pub(super) fn tell(
+pub(super) fn record_with_entry(
     shared: &Shared,
     id: OperationId,
     entry: &Entry,
@@ -81,29 +81,29 @@ pub(super) fn tell(
 ) -> Result<u64, RecordError> {
     let seq = shared
         .outbox
-        .record_beside(event, Moment::now(), |transaction| journal::put(transaction, id, entry))?;
+        .record_in_transaction(event, Moment::now(), |transaction| journal::put(transaction, id, entry))?;
     shared.recorded.notify_one();
     Ok(seq)
 }
 
 /// Writes the start of a run to the journal, before anything starts. After this, it never starts
 /// again.
-pub(super) fn begin(shared: &Shared, id: OperationId, entry: Entry) -> Result<Entry, StoreError> {
+pub(super) fn journal_start(shared: &Shared, id: OperationId, entry: Entry) -> Result<Entry, StoreError> {
     if entry.phase == Phase::Begun {
         // The start was written together with the acceptance.
         return Ok(entry);
     }
-    let entry = begun(entry);
+    let entry = started_entry(entry);
     shared.store.write(|transaction| journal::put(transaction, id, &entry))?;
     Ok(entry)
 }
 
 /// Returns the journal entry of a run that starts.
-pub(super) fn begun(entry: Entry) -> Entry {
+pub(super) fn started_entry(entry: Entry) -> Entry {
     let at = Moment::now();
     Entry {
         phase: Phase::Begun,
-        begun: Some(Begun { boot: at.boot, mono: at.mono, at: at.wall, mark: Uuid::new_v4() }),
+        begun: Some(RunStart { boot: at.boot, mono: at.mono, at: at.wall, mark: Uuid::new_v4() }),
         salts: Some(Salts {
             stdout: ByteArray::new(rand::random()),
             stderr: ByteArray::new(rand::random()),
@@ -113,12 +113,12 @@ pub(super) fn begun(entry: Entry) -> Entry {
 }
 
 /// The start of a run's program, with its time.
-pub(super) struct Started {
+pub(super) struct RunStarting {
     event: Event,
     at: Moment,
 }
 
-impl Started {
+impl RunStarting {
     /// The start of a run that starts now; `entry` must contain its process.
     pub(super) fn now(id: OperationId, entry: &Entry, user: Option<String>) -> Self {
         let pid = entry.process.map(|process| process.pid);
@@ -127,14 +127,14 @@ impl Started {
 }
 
 /// Records that a run has just started, with the process in `entry`.
-pub(super) fn started(shared: &Shared, id: OperationId, entry: &Entry, user: Option<String>) {
-    tell_started(shared, id, entry, &Started::now(id, entry, user));
+pub(super) fn record_started_now(shared: &Shared, id: OperationId, entry: &Entry, user: Option<String>) {
+    record_started(shared, id, entry, &RunStarting::now(id, entry, user));
 }
 
 /// Records that a run has started. If the outbox is full, the process is written to the journal
 /// anyway: the next agent process may have to find it.
-pub(super) fn tell_started(shared: &Shared, id: OperationId, entry: &Entry, started: &Started) {
-    let recorded = shared.outbox.record_beside(&started.event, started.at, |transaction| {
+pub(super) fn record_started(shared: &Shared, id: OperationId, entry: &Entry, started: &RunStarting) {
+    let recorded = shared.outbox.record_in_transaction(&started.event, started.at, |transaction| {
         journal::put(transaction, id, entry)
     });
     shared.recorded.notify_one();
@@ -150,16 +150,16 @@ pub(super) fn tell_started(shared: &Shared, id: OperationId, entry: &Entry, star
 
 /// Records a run's end. If the outbox is full, the end is kept and recorded later by
 /// [`record_kept_ends`]: it is never lost and never counted as dropped.
-pub(super) fn end(shared: &Shared, id: OperationId, entry: Entry, event: Event) {
-    end_with(shared, id, entry, None, event);
+pub(super) fn record_end(shared: &Shared, id: OperationId, entry: Entry, event: Event) {
+    record_end_with_start(shared, id, entry, None, event);
 }
 
 /// Like [`end`], together with the start if that is not recorded yet.
-pub(super) fn end_with(
+pub(super) fn record_end_with_start(
     shared: &Shared,
     id: OperationId,
     entry: Entry,
-    started: Option<&Started>,
+    started: Option<&RunStarting>,
     event: Event,
 ) {
     tracing::info!(operation = %id, event = event.kind(), "a run has ended");
@@ -170,26 +170,26 @@ pub(super) fn end_with(
     let start = started.map(|started| (&started.event, started.at));
     let all: Vec<_> = start.into_iter().chain([(&event, Moment::now())]).collect();
     let recorded =
-        shared.outbox.record_all_beside(&all, |transaction| journal::put(transaction, id, &ended));
+        shared.outbox.record_all_in_transaction(&all, |transaction| journal::put(transaction, id, &ended));
     shared.recorded.notify_one();
     if let Err(error) = recorded {
         tracing::warn!(%error, operation = %id, "failed to record the end of a run; retrying");
         if let Some(started) = started {
-            tell_started(shared, id, &entry, started);
+            record_started(shared, id, &entry, started);
         }
         let kept = Entry { phase: Phase::Begun, end: Some(Box::new(event.clone())), ..entry };
         // If the write fails, the end is only in memory.
         if let Err(error) = shared.store.write(|transaction| journal::put(transaction, id, &kept)) {
             tracing::warn!(%error, operation = %id, "failed to write the journal");
         }
-        shared.operations.keep_end(id, event);
+        shared.operations.hold_end(id, event);
     }
     shared.operations.close(id);
 }
 
 /// Tries again to record the ends for which there was no room.
-pub(super) fn record_kept_ends(shared: &Shared) {
-    for (id, event) in shared.operations.ends() {
+pub(super) fn record_held_ends(shared: &Shared) {
+    for (id, event) in shared.operations.held_ends() {
         let entry = match journal::read(&shared.store, id) {
             Ok(Some(entry)) => entry.ended(),
             Ok(None) => Entry::new(0, Phase::Ended, Moment::now().wall),
@@ -198,11 +198,11 @@ pub(super) fn record_kept_ends(shared: &Shared) {
                 return;
             }
         };
-        match tell(shared, id, &entry, &event) {
-            Ok(_) => shared.operations.end_is_recorded(id),
+        match record_with_entry(shared, id, &entry, &event) {
+            Ok(_) => shared.operations.remove_end(id),
             Err(RecordError::TooLarge { .. }) => {
                 tracing::error!(operation = %id, "the end of a run is too large to be recorded");
-                shared.operations.end_is_recorded(id);
+                shared.operations.remove_end(id);
             }
             Err(error) => {
                 tracing::debug!(%error, operation = %id, "the end of a run is still pending");

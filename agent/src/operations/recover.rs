@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::group;
 use super::journal::{self, Entry, Phase};
-use super::record::{self, Outcome, blank};
+use super::record::{self, Outcome, empty_report};
 use crate::clock::Moment;
 use crate::run::Shared;
 
@@ -38,55 +38,55 @@ pub(super) async fn recover(shared: &Shared) -> Vec<(OperationId, Entry, Cancell
         if let Some(process) = entry.process {
             operations.watch(process.pid);
         }
-        match fate(&entry, Moment::now().boot) {
-            Fate::Over => {}
-            Fate::EndKept(end) => operations.keep_end(id, *end),
-            Fate::GoesOn => {
+        match recovery_action(&entry, Moment::now().boot) {
+            RecoveryAction::Nothing => {}
+            RecoveryAction::RecordEnd(end) => operations.hold_end(id, *end),
+            RecoveryAction::Resume => {
                 let action = entry.order.as_ref().map_or(&Action::Reboot, |order| &order.action);
                 let cancel = operations.resume(id, entry.ticket, action);
                 goes_on.push((id, entry, cancel));
             }
-            Fate::Done => {
-                let report = RunReport { ended_at: now(), ..so_far(shared, id, &entry) };
-                record::end(shared, id, entry, Outcome::Succeeded.event(report));
+            RecoveryAction::Succeed => {
+                let report = RunReport { ended_at: now(), ..partial_report(shared, id, &entry) };
+                record::record_end(shared, id, entry, Outcome::Succeeded.event(report));
             }
-            Fate::Lost => lost.push((id, entry)),
+            RecoveryAction::Interrupt => lost.push((id, entry)),
         }
     }
     // A process may have been a child of this process id, if the agent re-executed itself.
     operations.reap();
-    join_all(lost.into_iter().map(|(id, entry)| give_up(shared, id, entry))).await;
+    join_all(lost.into_iter().map(|(id, entry)| record_interrupted(shared, id, entry))).await;
     goes_on
 }
 
 /// What to do with a journal entry of an earlier agent process.
 #[derive(Debug, PartialEq)]
-enum Fate {
+enum RecoveryAction {
     /// Nothing: it has ended, or waits.
-    Over,
+    Nothing,
     /// Its end is known and not recorded.
-    EndKept(Box<Event>),
+    RecordEnd(Box<Event>),
     /// A machine restart that has not happened yet; or an upload, which only reads.
-    GoesOn,
+    Resume,
     /// It succeeded by ending the agent.
-    Done,
+    Succeed,
     /// No agent process observed its end.
-    Lost,
+    Interrupt,
 }
 
-fn fate(entry: &Entry, boot: Uuid) -> Fate {
+fn recovery_action(entry: &Entry, boot: Uuid) -> RecoveryAction {
     if entry.phase != Phase::Begun {
-        return Fate::Over;
+        return RecoveryAction::Nothing;
     }
     if let Some(end) = &entry.end {
-        return Fate::EndKept(end.clone());
+        return RecoveryAction::RecordEnd(end.clone());
     }
     let is_this_boot = entry.begun.is_some_and(|begun| begun.boot == boot);
     match entry.order.as_ref().map(|order| &order.action) {
-        Some(Action::Upload(_)) => Fate::GoesOn,
-        Some(Action::Reboot) if is_this_boot => Fate::GoesOn,
-        Some(Action::Reboot | Action::RestartAgent) => Fate::Done,
-        _ => Fate::Lost,
+        Some(Action::Upload(_)) => RecoveryAction::Resume,
+        Some(Action::Reboot) if is_this_boot => RecoveryAction::Resume,
+        Some(Action::Reboot | Action::RestartAgent) => RecoveryAction::Succeed,
+        _ => RecoveryAction::Interrupt,
     }
 }
 
@@ -95,11 +95,11 @@ fn now() -> Option<muster_schemas::Timestamp> {
 }
 
 /// Returns the available report of a run that no process follows.
-fn so_far(shared: &Shared, id: OperationId, entry: &Entry) -> RunReport {
+fn partial_report(shared: &Shared, id: OperationId, entry: &Entry) -> RunReport {
     let [stdout, stderr] =
         shared.operations.spools.get(id).map(|spool| spool.summaries()).unwrap_or_default();
     let started_at = entry.begun.map(|begun| begun.at);
-    RunReport { started_at, stdout, stderr, ..blank(id) }
+    RunReport { started_at, stdout, stderr, ..empty_report(id) }
 }
 
 /// Problem of a run that was running when the agent process was killed; details follow.
@@ -107,9 +107,9 @@ pub const INTERRUPTED: &str = "the agent process ended during the run";
 /// Added when leftover processes of the run were ended.
 pub const LEFTOVERS_ENDED: &str = "its remaining processes were terminated";
 
-async fn give_up(shared: &Shared, id: OperationId, entry: Entry) {
+async fn record_interrupted(shared: &Shared, id: OperationId, entry: Entry) {
     // Read it now: the output is deleted as soon as the server has it.
-    let report = so_far(shared, id, &entry);
+    let report = partial_report(shared, id, &entry);
     let mut problem = INTERRUPTED.to_owned();
     if let Some(begun) = entry.begun.filter(|begun| begun.boot == Moment::now().boot) {
         let patience = shared.operations.options.kill_after;
@@ -123,7 +123,7 @@ async fn give_up(shared: &Shared, id: OperationId, entry: Entry) {
         problem.push_str("; it is unknown whether its program was started");
     }
     let report = RunReport { problem: Some(problem), ..report };
-    record::end(shared, id, entry, Outcome::Interrupted.event(report));
+    record::record_end(shared, id, entry, Outcome::Interrupted.event(report));
 }
 
 /// Problem of a run that was terminated because the agent stopped.
@@ -160,8 +160,8 @@ pub(crate) fn interrupt(shared: &Shared) {
         }
         let problem = STOPPED.to_owned();
         let report =
-            RunReport { problem: Some(problem), ended_at: now(), ..so_far(shared, id, &entry) };
-        record::end(shared, id, entry, Outcome::Interrupted.event(report));
+            RunReport { problem: Some(problem), ended_at: now(), ..partial_report(shared, id, &entry) };
+        record::record_end(shared, id, entry, Outcome::Interrupted.event(report));
     }
 }
 
@@ -171,7 +171,7 @@ mod tests {
     use muster_schemas::wire::RunOrder;
     use muster_schemas::{DeviceId, ProjectId, Timestamp};
 
-    use super::super::journal::Begun;
+    use super::super::journal::RunStart;
     use super::*;
 
     #[test]
@@ -201,25 +201,25 @@ mod tests {
                 action,
                 private: None,
             })),
-            begun: Some(Begun { boot, mono: 1, at: Timestamp(1), mark: Uuid::nil() }),
+            begun: Some(RunStart { boot, mono: 1, at: Timestamp(1), mark: Uuid::nil() }),
             ..Entry::new(1, phase, Timestamp(2))
         };
         for (phase, action, now, expected) in [
-            (Phase::Accepted, Action::Diagnostics, boot, Fate::Over),
-            (Phase::Ended, Action::Reboot, other, Fate::Over),
-            (Phase::Begun, Action::Diagnostics, boot, Fate::Lost),
-            (Phase::Begun, Action::Diagnostics, other, Fate::Lost),
-            (Phase::Begun, Action::Reboot, boot, Fate::GoesOn),
-            (Phase::Begun, Action::Reboot, other, Fate::Done),
-            (Phase::Begun, Action::RestartAgent, boot, Fate::Done),
-            (Phase::Begun, upload(), boot, Fate::GoesOn),
-            (Phase::Begun, upload(), other, Fate::GoesOn),
+            (Phase::Accepted, Action::Diagnostics, boot, RecoveryAction::Nothing),
+            (Phase::Ended, Action::Reboot, other, RecoveryAction::Nothing),
+            (Phase::Begun, Action::Diagnostics, boot, RecoveryAction::Interrupt),
+            (Phase::Begun, Action::Diagnostics, other, RecoveryAction::Interrupt),
+            (Phase::Begun, Action::Reboot, boot, RecoveryAction::Resume),
+            (Phase::Begun, Action::Reboot, other, RecoveryAction::Succeed),
+            (Phase::Begun, Action::RestartAgent, boot, RecoveryAction::Succeed),
+            (Phase::Begun, upload(), boot, RecoveryAction::Resume),
+            (Phase::Begun, upload(), other, RecoveryAction::Resume),
         ] {
-            assert_eq!(fate(&entry(phase, action), now), expected);
+            assert_eq!(recovery_action(&entry(phase, action), now), expected);
         }
         let end: Event = RunExpired { operation: id }.into();
         let kept =
             Entry { end: Some(Box::new(end.clone())), ..entry(Phase::Begun, Action::Diagnostics) };
-        assert_eq!(fate(&kept, boot), Fate::EndKept(Box::new(end)));
+        assert_eq!(recovery_action(&kept, boot), RecoveryAction::RecordEnd(Box::new(end)));
     }
 }

@@ -21,21 +21,21 @@ use crate::identity::Identity;
 use crate::run::Shared;
 
 /// Time for which output is gathered before it is sent.
-const GATHER: Duration = Duration::from_millis(100);
+const COLLECT_TIME: Duration = Duration::from_millis(100);
 /// Maximum number of concurrent requests. A request without a response keeps its slot until its
 /// timeout and is then retried after the others, so an output that no server accepts does not block
 /// the rest.
-const AT_ONCE: usize = 4;
+const MAX_CONCURRENT_REQUESTS: usize = 4;
 /// Wait before output is offered again to a reader that has no room for it.
-const READER_WAIT: Duration = Duration::from_millis(50);
+const READER_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Timeout of a response.
-const ANSWER: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sends outputs, indefinitely.
 pub(crate) async fn send_outputs(shared: &Shared) {
     let spools = &shared.operations.spools;
     // Declared first, because the futures borrow it.
-    let asking = Semaphore::new(AT_ONCE);
+    let asking = Semaphore::new(MAX_CONCURRENT_REQUESTS);
     let mut sending = FuturesUnordered::new();
     let mut busy: BTreeSet<OperationId> = BTreeSet::new();
     loop {
@@ -52,7 +52,7 @@ pub(crate) async fn send_outputs(shared: &Shared) {
 }
 
 /// Sends one run's outputs until the server has them.
-async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> OperationId {
+async fn send(shared: &Shared, spool: Arc<Spool>, permits: &Semaphore) -> OperationId {
     let spools = &shared.operations.spools;
     let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
     let subject = subjects.request("output");
@@ -60,9 +60,9 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
     let mut backoff = Backoff::reconnect();
     let mut before = None;
     while !spool.is_done() {
-        gather(&spool).await;
+        wait_for_output(&spool).await;
         let client = connected(&mut link).await;
-        let permit = asking.acquire().await;
+        let permit = permits.acquire().await;
         let piece = match spools.next_piece(&spool, before) {
             Ok(Some(piece)) => piece,
             Ok(None) => continue,
@@ -76,33 +76,33 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
                 // Later output is not stored either, because the file is missing; its end reports
                 // the length.
                 while !spool.is_ended() {
-                    spool.grew.notified().await;
+                    spool.changed.notified().await;
                 }
                 break;
             }
         };
-        let answer = ask(shared, &client, &subject, spool.operation, &piece).await;
+        let answer = send_piece(shared, &client, &subject, spool.operation, &piece).await;
         if piece.is_live {
             let answer = answer.ok().map(|taken| (taken.next, taken.reader));
             if let Some((next, has_reader)) = answer {
-                spool.passed_on(piece.stream, next, has_reader);
+                spool.acknowledge_live(piece.stream, next, has_reader);
             }
             before = Some(piece.stream);
             drop(permit);
             match answer {
                 Some((next, _)) if next > piece.offset => backoff.reset(),
                 // The reader is slow, or has not connected yet.
-                Some(_) => sleep(READER_WAIT).await,
-                None => sleep(backoff.wait(rand::random())).await,
+                Some(_) => sleep(READER_RETRY_DELAY).await,
+                None => sleep(backoff.next_delay(rand::random())).await,
             }
             continue;
         }
         match answer {
             Ok(OutputTaken { next, reader, .. }) => {
-                spool.note_reader(piece.stream, reader);
+                spool.set_reader(piece.stream, reader);
                 let is_further =
                     next > piece.offset || (piece.data.is_empty() && next == piece.offset);
-                spool.taken(piece.stream, next, piece.is_last);
+                spool.acknowledge(piece.stream, next, piece.is_last);
                 before = Some(piece.stream);
                 if is_further {
                     backoff.reset();
@@ -118,7 +118,7 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
             }
         }
         drop((piece, permit));
-        let wait = backoff.wait(rand::random());
+        let wait = backoff.next_delay(rand::random());
         tokio::select! {
             () = sleep(wait) => {}
             // A new connection may succeed.
@@ -130,16 +130,16 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
 }
 
 /// Waits until there is enough output to send.
-async fn gather(spool: &Spool) {
-    while spool.waiting() == 0 && !spool.is_ended() {
-        spool.grew.notified().await;
+async fn wait_for_output(spool: &Spool) {
+    while spool.unsent_bytes() == 0 && !spool.is_ended() {
+        spool.changed.notified().await;
     }
     let filled = async {
-        while spool.waiting() < MAX_PIECE_BYTES as u64 && !spool.is_ended() {
-            spool.grew.notified().await;
+        while spool.unsent_bytes() < MAX_PIECE_BYTES as u64 && !spool.is_ended() {
+            spool.changed.notified().await;
         }
     };
-    let _ = timeout(GATHER, filled).await;
+    let _ = timeout(COLLECT_TIME, filled).await;
 }
 
 pub(super) async fn connected(link: &mut watch::Receiver<Option<Publisher>>) -> Client {
@@ -155,7 +155,7 @@ pub(super) async fn connected(link: &mut watch::Receiver<Option<Publisher>>) -> 
     }
 }
 
-async fn ask(
+async fn send_piece(
     shared: &Shared,
     client: &Client,
     subject: &str,
@@ -173,7 +173,7 @@ pub(super) async fn request(
     message: Vec<u8>,
 ) -> Result<OutputTaken, String> {
     let request = client.request(subject.to_owned(), message.into());
-    let answer = timeout(ANSWER, request)
+    let answer = timeout(RESPONSE_TIMEOUT, request)
         .await
         .map_err(|_| "no response arrived".to_owned())?
         .map_err(|error| error.to_string())?;

@@ -24,7 +24,7 @@ use super::journal::Salts;
 use super::live::Live;
 
 /// Interval between checks whether a reader is still connected.
-const READER_CHECK: Duration = Duration::from_secs(1);
+const READER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Both outputs.
 pub(super) const STREAMS: [OutputStream; 2] = [OutputStream::Stdout, OutputStream::Stderr];
 
@@ -42,11 +42,11 @@ pub(super) struct Piece {
 
 /// When to read a program's output again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pace {
+pub(super) enum ReadPace {
     /// Immediately.
-    Go,
+    Continue,
     /// After a delay: the output is dropped.
-    Brake,
+    Delay,
     /// When there is room again.
     Wait,
 }
@@ -60,11 +60,11 @@ struct Output {
     /// Number of bytes that the program has written.
     bytes: u64,
     /// Number of stored bytes.
-    kept: u64,
-    is_cut: bool,
+    stored_bytes: u64,
+    is_truncated: bool,
     /// Number of bytes that the server has.
-    taken: u64,
-    is_last_taken: bool,
+    acked_bytes: u64,
+    is_last_acked: bool,
     live: Live,
 }
 
@@ -75,23 +75,23 @@ impl Output {
             hasher: Sha256::new_with_prefix(salt),
             file: None,
             bytes: 0,
-            kept: 0,
-            is_cut: false,
-            taken: 0,
-            is_last_taken: false,
+            stored_bytes: 0,
+            is_truncated: false,
+            acked_bytes: 0,
+            is_last_acked: false,
             live: Live::new(Instant::now()),
         }
     }
 
     fn summary(&self) -> OutputSummary {
-        let hash = (self.kept > 0).then(|| Hash(self.hasher.clone().finalize().into()));
-        OutputSummary { bytes: self.bytes, kept: self.kept, hash }
+        let hash = (self.stored_bytes > 0).then(|| Hash(self.hasher.clone().finalize().into()));
+        OutputSummary { bytes: self.bytes, kept: self.stored_bytes, hash }
     }
 }
 
 #[derive(Debug)]
 struct Outputs {
-    each: [Output; 2],
+    streams: [Output; 2],
     is_ended: bool,
 }
 
@@ -101,7 +101,7 @@ pub(super) struct Spool {
     pub(super) operation: OperationId,
     outputs: Mutex<Outputs>,
     /// Notified when there is more to send, or the output has ended.
-    pub(super) grew: Notify,
+    pub(super) changed: Notify,
     /// Notified when the buffer of a streamed output has room again.
     drained: Notify,
 }
@@ -125,14 +125,14 @@ impl Spool {
     /// Returns the summaries of stdout and stderr.
     pub(super) fn summaries(&self) -> [OutputSummary; 2] {
         let outputs = self.outputs();
-        [outputs.each[0].summary(), outputs.each[1].summary()]
+        [outputs.streams[0].summary(), outputs.streams[1].summary()]
     }
 
     /// Ends the outputs; everything stored is on disk.
     pub(super) fn end(&self) {
         let mut outputs = self.outputs();
         outputs.is_ended = true;
-        for output in &mut outputs.each {
+        for output in &mut outputs.streams {
             if let Some(file) = output.file.take()
                 && let Err(error) = file.sync_data()
             {
@@ -143,7 +143,7 @@ impl Spool {
                 );
             }
         }
-        self.grew.notify_one();
+        self.changed.notify_one();
     }
 
     /// Whether the outputs have ended.
@@ -154,59 +154,59 @@ impl Spool {
     /// Whether the server has everything, and the outputs have ended.
     pub(super) fn is_done(&self) -> bool {
         let outputs = self.outputs();
-        let is_done = |it: &Output| (it.kept == 0 || it.is_last_taken) && it.live.waiting() == 0;
-        outputs.is_ended && outputs.each.iter().all(is_done)
+        let is_done = |it: &Output| (it.stored_bytes == 0 || it.is_last_acked) && it.live.unsent_bytes() == 0;
+        outputs.is_ended && outputs.streams.iter().all(is_done)
     }
 
     /// Returns the number of bytes that wait to be sent.
-    pub(super) fn waiting(&self) -> u64 {
-        self.outputs().each.iter().map(|it| it.kept - it.taken + it.live.waiting()).sum()
+    pub(super) fn unsent_bytes(&self) -> u64 {
+        self.outputs().streams.iter().map(|it| it.stored_bytes - it.acked_bytes + it.live.unsent_bytes()).sum()
     }
 
     /// Waits until a streamed output has room.
-    pub(super) async fn room(&self, stream: OutputStream) {
+    pub(super) async fn wait_for_room(&self, stream: OutputStream) {
         loop {
             let drained = self.drained.notified();
             tokio::pin!(drained);
             drained.as_mut().enable();
-            if !self.outputs().each[stream as usize].live.is_blocked(Instant::now()) {
+            if !self.outputs().streams[stream as usize].live.is_blocked(Instant::now()) {
                 return;
             }
             // A reader's disconnection is detected by time, not by a notification.
-            let _ = timeout(READER_CHECK, drained).await;
+            let _ = timeout(READER_CHECK_INTERVAL, drained).await;
         }
     }
 
     /// Whether a program waits for a reader of its output.
     pub(super) fn is_blocked(&self) -> bool {
         let now = Instant::now();
-        self.outputs().each.iter_mut().any(|output| output.live.is_blocked(now))
+        self.outputs().streams.iter_mut().any(|output| output.live.is_blocked(now))
     }
 
     /// Ends streaming.
     pub(super) fn end_live(&self) {
-        self.outputs().each.iter_mut().for_each(|output| output.live.end());
+        self.outputs().streams.iter_mut().for_each(|output| output.live.end());
         self.drained.notify_waiters();
     }
 
     /// Handles the response to a streamed piece.
-    pub(super) fn passed_on(&self, stream: OutputStream, next: u64, has_reader: Option<bool>) {
-        let live = &mut self.outputs().each[stream as usize].live;
-        live.answered(next, has_reader, Instant::now());
+    pub(super) fn acknowledge_live(&self, stream: OutputStream, next: u64, has_reader: Option<bool>) {
+        let live = &mut self.outputs().streams[stream as usize].live;
+        live.acknowledge(next, has_reader, Instant::now());
         self.drained.notify_waiters();
     }
 
     /// Records whether an output is followed, as far as a server knows.
-    pub(super) fn note_reader(&self, stream: OutputStream, has_reader: Option<bool>) {
-        self.outputs().each[stream as usize].live.note_reader(has_reader, Instant::now());
+    pub(super) fn set_reader(&self, stream: OutputStream, has_reader: Option<bool>) {
+        self.outputs().streams[stream as usize].live.set_reader(has_reader, Instant::now());
     }
 
     /// Records how much of an output the server has.
-    pub(super) fn taken(&self, stream: OutputStream, next: u64, is_last: bool) {
+    pub(super) fn acknowledge(&self, stream: OutputStream, next: u64, is_last: bool) {
         let mut outputs = self.outputs();
-        let output = &mut outputs.each[stream as usize];
-        output.taken = next.min(output.kept);
-        output.is_last_taken = is_last && output.taken == output.kept;
+        let output = &mut outputs.streams[stream as usize];
+        output.acked_bytes = next.min(output.stored_bytes);
+        output.is_last_acked = is_last && output.acked_bytes == output.stored_bytes;
     }
 }
 
@@ -241,17 +241,17 @@ impl Spools {
         Ok(&self.folder)
     }
 
-    fn add(&self, operation: OperationId, each: [Output; 2], is_ended: bool) -> Arc<Spool> {
-        let outputs = Mutex::new(Outputs { each, is_ended });
+    fn add(&self, operation: OperationId, streams: [Output; 2], is_ended: bool) -> Arc<Spool> {
+        let outputs = Mutex::new(Outputs { streams, is_ended });
         let (grew, drained) = (Notify::new(), Notify::new());
-        let spool = Arc::new(Spool { operation, outputs, grew, drained });
+        let spool = Arc::new(Spool { operation, outputs, changed: grew, drained });
         self.all().insert(operation, Arc::clone(&spool));
         self.added.notify_one();
         spool
     }
 
     /// Creates a spool for a run that starts.
-    pub(super) fn begin(&self, operation: OperationId, salts: &Salts) -> Arc<Spool> {
+    pub(super) fn create(&self, operation: OperationId, salts: &Salts) -> Arc<Spool> {
         let each = [*salts.stdout, *salts.stderr].map(Output::new);
         self.add(operation, each, false)
     }
@@ -260,13 +260,13 @@ impl Spools {
     pub(super) fn restore(&self, operation: OperationId, salts: &Salts) -> Option<Arc<Spool>> {
         let mut each = [*salts.stdout, *salts.stderr].map(Output::new);
         for (stream, output) in STREAMS.into_iter().zip(&mut each) {
-            if let Err(error) = reread(&self.path(operation, stream), output)
+            if let Err(error) = restore_output(&self.path(operation, stream), output)
                 && error.kind() != io::ErrorKind::NotFound
             {
                 tracing::warn!(%error, %operation, "failed to read the output of a previous run");
             }
         }
-        let kept: u64 = each.iter().map(|output| output.kept).sum();
+        let kept: u64 = each.iter().map(|output| output.stored_bytes).sum();
         if kept == 0 {
             self.delete(operation);
             return None;
@@ -276,32 +276,32 @@ impl Spools {
     }
 
     /// Stores a program's output as far as there is room; streams the output beyond the limit.
-    pub(super) fn write(&self, spool: &Spool, stream: OutputStream, bytes: &[u8]) -> Pace {
+    pub(super) fn write(&self, spool: &Spool, stream: OutputStream, bytes: &[u8]) -> ReadPace {
         let mut outputs = spool.outputs();
-        let output = &mut outputs.each[stream as usize];
+        let output = &mut outputs.streams[stream as usize];
         output.bytes += bytes.len() as u64;
         let mut beyond = bytes;
-        if !output.is_cut {
-            let room = (MAX_OUTPUT_BYTES - output.kept)
+        if !output.is_truncated {
+            let room = (MAX_OUTPUT_BYTES - output.stored_bytes)
                 .min(self.limit.saturating_sub(self.used.load(Ordering::Relaxed)));
             let fitting = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
             let written = self.append(spool.operation, stream, output, &bytes[..fitting]);
-            output.is_cut = written < bytes.len();
+            output.is_truncated = written < bytes.len();
             beyond = &bytes[written..];
-            spool.grew.notify_one();
+            spool.changed.notify_one();
         }
         // Output that was not stored before it, because this device had no room, leaves a gap.
-        if output.kept == MAX_OUTPUT_BYTES && !beyond.is_empty() {
+        if output.stored_bytes == MAX_OUTPUT_BYTES && !beyond.is_empty() {
             let offset = output.bytes - beyond.len() as u64;
             output.live.push(offset, beyond);
-            spool.grew.notify_one();
+            spool.changed.notify_one();
         }
         if output.live.is_blocked(Instant::now()) {
-            Pace::Wait
-        } else if output.is_cut && output.live.waiting() == 0 {
-            Pace::Brake
+            ReadPace::Wait
+        } else if output.is_truncated && output.live.unsent_bytes() == 0 {
+            ReadPace::Delay
         } else {
-            Pace::Go
+            ReadPace::Continue
         }
     }
 
@@ -335,7 +335,7 @@ impl Spools {
             );
         }
         output.hasher.update(&bytes[..written]);
-        output.kept += written as u64;
+        output.stored_bytes += written as u64;
         self.used.fetch_add(written as u64, Ordering::Relaxed);
         written
     }
@@ -369,15 +369,15 @@ impl Spools {
             order.reverse();
         }
         for stream in order {
-            let output = &outputs.each[stream as usize];
-            let waiting = output.kept - output.taken;
+            let output = &outputs.streams[stream as usize];
+            let waiting = output.stored_bytes - output.acked_bytes;
             if waiting == 0
                 && let Some((offset, data)) = output.live.piece(MAX_PIECE_BYTES)
             {
                 let (is_last, salt, is_live) = (false, None, true);
                 return Ok(Some(Piece { stream, offset, data, is_last, salt, is_live }));
             }
-            let wants_last = outputs.is_ended && output.kept > 0 && !output.is_last_taken;
+            let wants_last = outputs.is_ended && output.stored_bytes > 0 && !output.is_last_acked;
             if waiting == 0 && !wants_last {
                 continue;
             }
@@ -385,14 +385,14 @@ impl Spools {
             let mut data = vec![0; length];
             if length > 0 {
                 File::open(self.path(spool.operation, stream))?
-                    .read_exact_at(&mut data, output.taken)?;
+                    .read_exact_at(&mut data, output.acked_bytes)?;
             }
             return Ok(Some(Piece {
                 stream,
-                offset: output.taken,
+                offset: output.acked_bytes,
                 data,
-                is_last: outputs.is_ended && length as u64 == waiting && output.live.waiting() == 0,
-                salt: (output.taken == 0).then_some(output.salt),
+                is_last: outputs.is_ended && length as u64 == waiting && output.live.unsent_bytes() == 0,
+                salt: (output.acked_bytes == 0).then_some(output.salt),
                 is_live: false,
             }));
         }
@@ -401,7 +401,7 @@ impl Spools {
 
     /// Deletes the outputs of a run.
     pub(super) fn remove(&self, spool: &Spool) {
-        let kept: u64 = spool.outputs().each.iter().map(|output| output.kept).sum();
+        let kept: u64 = spool.outputs().streams.iter().map(|output| output.stored_bytes).sum();
         self.used.fetch_sub(kept, Ordering::Relaxed);
         self.all().remove(&spool.operation);
         self.delete(spool.operation);
@@ -446,7 +446,7 @@ impl Spools {
     }
 }
 
-fn reread(path: &Path, output: &mut Output) -> io::Result<()> {
+fn restore_output(path: &Path, output: &mut Output) -> io::Result<()> {
     let mut file = File::open(path)?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -455,8 +455,8 @@ fn reread(path: &Path, output: &mut Output) -> io::Result<()> {
             return Ok(());
         }
         output.hasher.update(&buffer[..count]);
-        output.kept += count as u64;
-        output.bytes = output.kept;
+        output.stored_bytes += count as u64;
+        output.bytes = output.stored_bytes;
     }
 }
 

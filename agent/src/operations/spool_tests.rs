@@ -17,24 +17,24 @@ fn outputs_are_kept_sent_in_order_and_let_go() {
     use OutputStream::{Stderr, Stdout};
     let dir = tempfile::tempdir().unwrap();
     let spools = Spools::new(dir.path(), 1 << 20);
-    let spool = spools.begin(id(1), &SALTS);
+    let spool = spools.create(id(1), &SALTS);
     assert_eq!(spools.next_piece(&spool, None).unwrap(), None);
-    assert_eq!(spools.write(&spool, Stdout, b"hello"), Pace::Go);
-    assert_eq!(spools.write(&spool, Stderr, &[0, 255]), Pace::Go);
+    assert_eq!(spools.write(&spool, Stdout, b"hello"), ReadPace::Continue);
+    assert_eq!(spools.write(&spool, Stderr, &[0, 255]), ReadPace::Continue);
     let [out, err] = spool.summaries();
     assert_eq!((out.bytes, out.kept), (5, 5));
     assert_eq!(out.hash, Some(output_hash(&[1; 16], b"hello")));
     assert_eq!(err.hash, Some(output_hash(&[2; 16], &[0, 255])));
     let first = spools.next_piece(&spool, None).unwrap().unwrap();
     assert_eq!((first.offset, first.is_last, first.salt), (0, false, Some([1; 16])));
-    spool.taken(Stdout, 5, false);
+    spool.acknowledge(Stdout, 5, false);
     let other = spools.next_piece(&spool, Some(Stdout)).unwrap().unwrap();
     assert_eq!((other.stream, other.data.as_slice()), (Stderr, &[0, 255][..]));
     spool.end();
     let last = spools.next_piece(&spool, Some(Stderr)).unwrap().unwrap();
     assert_eq!((last.offset, last.data.len(), last.is_last, last.salt), (5, 0, true, None));
-    spool.taken(Stdout, 5, true);
-    spool.taken(Stderr, 2, true);
+    spool.acknowledge(Stdout, 5, true);
+    spool.acknowledge(Stderr, 2, true);
     assert!(spool.is_done());
     assert!(spools.path(id(1), Stdout).exists());
     spools.remove(&spool);
@@ -46,23 +46,23 @@ fn outputs_are_kept_sent_in_order_and_let_go() {
 fn the_first_bytes_are_kept_and_the_rest_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let spools = Spools::new(dir.path(), 10);
-    let spool = spools.begin(id(1), &SALTS);
-    assert_eq!(spools.write(&spool, OutputStream::Stdout, b"12345678"), Pace::Go);
-    assert_eq!(spools.write(&spool, OutputStream::Stdout, b"9abcd"), Pace::Brake);
-    assert_eq!(spools.write(&spool, OutputStream::Stderr, b"x"), Pace::Brake, "one limit for all");
+    let spool = spools.create(id(1), &SALTS);
+    assert_eq!(spools.write(&spool, OutputStream::Stdout, b"12345678"), ReadPace::Continue);
+    assert_eq!(spools.write(&spool, OutputStream::Stdout, b"9abcd"), ReadPace::Delay);
+    assert_eq!(spools.write(&spool, OutputStream::Stderr, b"x"), ReadPace::Delay, "one limit for all");
     let [out, err] = spool.summaries();
     assert_eq!((out.bytes, out.kept), (13, 10));
     assert_eq!((err.bytes, err.kept, err.hash), (1, 0, None));
     spools.remove(&spool);
-    let spool = spools.begin(id(2), &SALTS);
-    assert_eq!(spools.write(&spool, OutputStream::Stdout, b"there is"), Pace::Go, "room again");
+    let spool = spools.create(id(2), &SALTS);
+    assert_eq!(spools.write(&spool, OutputStream::Stdout, b"there is"), ReadPace::Continue, "room again");
 }
 
 #[test]
 fn what_is_kept_outlives_the_agent_and_strangers_are_swept() {
     let dir = tempfile::tempdir().unwrap();
     let spools = Spools::new(dir.path(), 1 << 20);
-    let spool = spools.begin(id(1), &SALTS);
+    let spool = spools.create(id(1), &SALTS);
     spools.write(&spool, OutputStream::Stdout, b"hello");
     let before = spool.summaries();
     let stranger = spools.path(id(2), OutputStream::Stdout);
@@ -82,7 +82,7 @@ fn what_cannot_be_written_is_cut() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("runs"), b"in the way").unwrap();
     let spools = Spools::new(dir.path(), 1 << 20);
-    let spool = spools.begin(id(1), &SALTS);
-    assert_eq!(spools.write(&spool, OutputStream::Stdout, b"hello"), Pace::Brake);
+    let spool = spools.create(id(1), &SALTS);
+    assert_eq!(spools.write(&spool, OutputStream::Stdout, b"hello"), ReadPace::Delay);
     assert_eq!(spool.summaries()[0], OutputSummary { bytes: 5, kept: 0, hash: None });
 }

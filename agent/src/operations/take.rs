@@ -7,18 +7,18 @@ use muster_schemas::events::{Action, RefusalCause, RunAccepted};
 use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder, input_context};
 use muster_schemas::{Event, Hash, OperationId, Timestamp, codec};
 
-use super::check::{Address, Ignored, Me, check_address, check_private, is_expired};
+use super::check::{Address, Ignored, CurrentIdentity, check_address, check_private, is_expired};
 use super::journal::{self, Entry, Phase};
 use super::policy::Policy;
 use super::prepare;
-use super::queue::{Lane, MOST_WAITING, Standing};
-use super::record::{Outcome, begun, blank, expired, rejected, tell};
+use super::queue::{Lane, MAX_WAITING_RUNS, RunStatus};
+use super::record::{Outcome, started_entry, empty_report, expired, rejected, record_with_entry};
 use crate::clock::Moment;
-use crate::run::{Shared, in_words};
+use crate::run::{Shared, error_chain};
 
 /// Retention of a cancel whose order has not arrived, in microseconds: longer than the lifetime of
 /// any order.
-const BARRED: i64 = 90 * 24 * 3600 * 1_000_000;
+const EARLY_CANCEL_TTL_MICROS: i64 = 90 * 24 * 3600 * 1_000_000;
 
 /// Handles an order to run something. `is_greeted`: whether a hello of this connection got its
 /// welcome.
@@ -26,14 +26,14 @@ const BARRED: i64 = 90 * 24 * 3600 * 1_000_000;
 /// # Errors
 /// The reason why the order was ignored, as a message. The server sends an order again until an
 /// event reports its receipt.
-pub(crate) fn take_order(shared: &Shared, message: &[u8], is_greeted: bool) -> Result<(), String> {
+pub(crate) fn handle_order(shared: &Shared, message: &[u8], is_greeted: bool) -> Result<(), String> {
     let delivery: RunDelivery = codec::decode(message).map_err(|error| error.to_string())?;
     let opened = open(shared, &delivery.order, Kind::Run)?;
     let address = address(shared, &opened)?;
     let id = address.operation;
-    match journal::read(&shared.store, id).map_err(|error| in_words(&error))? {
+    match journal::read(&shared.store, id).map_err(|error| error_chain(&error))? {
         Some(entry) if entry.phase == Phase::Barred => {
-            let report = blank(id);
+            let report = empty_report(id);
             return refuse(shared, id, entry.expires_at, &Outcome::Canceled.event(report));
         }
         Some(_) => {
@@ -62,7 +62,7 @@ pub(crate) fn take_order(shared: &Shared, message: &[u8], is_greeted: bool) -> R
         }
     };
     let private = private_part(shared, &order, delivery.private, delivery.sealed.as_deref())?;
-    match judge(shared, &order, private.as_deref()) {
+    match validate(shared, &order, private.as_deref()) {
         Ok(()) => accept(shared, order, &delivery.order, private.as_deref()),
         Err((cause, reason)) => {
             tracing::info!(operation = %id, ?cause, reason, "an order was refused");
@@ -80,7 +80,7 @@ fn open(shared: &Shared, sealed: &[u8], kind: Kind) -> Result<Vec<u8>, String> {
 /// Reads the address of an order; an error if it is not for this device in its current state.
 fn address(shared: &Shared, opened: &[u8]) -> Result<Address, String> {
     let address: Address = codec::decode(opened).map_err(|error| error.to_string())?;
-    let me = Me {
+    let me = CurrentIdentity {
         project: &shared.identity.project,
         device: shared.identity.device,
         epoch: shared.outbox.view().epoch,
@@ -93,9 +93,9 @@ fn address(shared: &Shared, opened: &[u8]) -> Result<Address, String> {
 ///
 /// # Errors
 /// The rule that forbids it, as a message.
-pub(super) fn allowed(shared: &Shared, action: &Action) -> Result<(), String> {
+pub(super) fn check_policy(shared: &Shared, action: &Action) -> Result<(), String> {
     let policy = Policy::load(&shared.operations.options.policy)?;
-    let wanted = wanted_user(action);
+    let wanted = requested_user(action);
     // A missing user is reported later, and only to those whom the policy allows the action.
     match prepare::run_as(wanted) {
         Ok(user) => policy.allows(action, &user.name),
@@ -103,7 +103,7 @@ pub(super) fn allowed(shared: &Shared, action: &Action) -> Result<(), String> {
     }
 }
 
-fn wanted_user(action: &Action) -> Option<&str> {
+fn requested_user(action: &Action) -> Option<&str> {
     match action {
         Action::Exec(exec) => exec.user.as_deref(),
         _ => None,
@@ -130,23 +130,23 @@ fn private_part(
 }
 
 /// Checks whether the order is allowed and possible.
-fn judge(
+fn validate(
     shared: &Shared,
     order: &RunOrder,
     private: Option<&[u8]>,
 ) -> Result<(), (RefusalCause, String)> {
     let invalid = |reason| (RefusalCause::Invalid, reason);
-    allowed(shared, &order.action).map_err(|reason| (RefusalCause::Policy, reason))?;
+    check_policy(shared, &order.action).map_err(|reason| (RefusalCause::Policy, reason))?;
     let input = check_private(&order.action, order.private.as_ref(), private)
         .map_err(|reason| (RefusalCause::PrivatePart, reason))?;
     if let Action::Exec(exec) = &order.action {
         let env = input.map(|input: PrivateInput| input.env).unwrap_or_default();
-        prepare::run_as(wanted_user(&order.action)).map_err(invalid)?;
+        prepare::run_as(requested_user(&order.action)).map_err(invalid)?;
         prepare::check(exec, &env).map_err(invalid)?;
     }
     if shared.operations.is_busy(Lane::of(&order.action)) {
         let reason = format!(
-            "the limit of {MOST_WAITING} waiting runs on this device is reached; runs.at_once in \
+            "the limit of {MAX_WAITING_RUNS} waiting runs on this device is reached; runs.at_once in \
              its config sets the number of concurrent programs"
         );
         return Err((RefusalCause::Busy, reason));
@@ -174,16 +174,16 @@ fn accept(
     // private part is kept until the start is recorded.
     let begins = matches!(action, Action::Exec(_) | Action::Diagnostics)
         && input.is_none()
-        && shared.operations.has_place(&action, shared.settings.borrow().runs_at_once);
-    let entry = if begins { begun(entry) } else { entry };
-    let recorded = shared.outbox.record_beside(&event, Moment::now(), |transaction| {
+        && shared.operations.would_start(&action, shared.settings.borrow().max_concurrent_runs);
+    let entry = if begins { started_entry(entry) } else { entry };
+    let recorded = shared.outbox.record_in_transaction(&event, Moment::now(), |transaction| {
         journal::put(transaction, id, &entry)?;
         input.map_or(Ok(()), |input| journal::put_input(transaction, id, input))
     });
-    recorded.map_err(|error| in_words(&error))?;
+    recorded.map_err(|error| error_chain(&error))?;
     shared.recorded.notify_one();
     tracing::info!(operation = %id, action = action.name(), "an order was accepted");
-    shared.operations.wait(id, ticket, &action);
+    shared.operations.enqueue(id, ticket, &action);
     Ok(())
 }
 
@@ -195,30 +195,30 @@ fn refuse(
     event: &Event,
 ) -> Result<(), String> {
     let entry = Entry::new(shared.operations.next_ticket(), Phase::Ended, expires_at);
-    tell(shared, id, &entry, event).map(drop).map_err(|error| in_words(&error))
+    record_with_entry(shared, id, &entry, event).map(drop).map_err(|error| error_chain(&error))
 }
 
 /// Handles an order to cancel.
 ///
 /// # Errors
 /// The reason why the order was ignored, as a message.
-pub(crate) fn take_cancel(shared: &Shared, message: &[u8]) -> Result<(), String> {
+pub(crate) fn handle_cancel(shared: &Shared, message: &[u8]) -> Result<(), String> {
     let opened = open(shared, message, Kind::Cancel)?;
     let id = address(shared, &opened)?.operation;
     let order: CancelOrder = codec::decode(&opened).map_err(|error| error.to_string())?;
     match shared.operations.cancel(id) {
-        Standing::Running => {
+        RunStatus::Running => {
             tracing::info!(operation = %id, "a run was canceled");
             return Ok(());
         }
-        Standing::Waiting => return cancel_waiting(shared, id),
-        Standing::NotOpen => {}
+        RunStatus::Waiting => return cancel_waiting(shared, id),
+        RunStatus::NotOpen => {}
     }
     let found = journal::read(&shared.store, id).map_err(|error| error.to_string())?;
     if found.is_some() {
         return Ok(());
     }
-    let expires_at = order.issued_at.plus_micros(BARRED);
+    let expires_at = order.issued_at.plus_micros(EARLY_CANCEL_TTL_MICROS);
     let entry = Entry::new(shared.operations.next_ticket(), Phase::Barred, expires_at);
     tracing::info!(
         operation = %id,
@@ -227,15 +227,15 @@ pub(crate) fn take_cancel(shared: &Shared, message: &[u8]) -> Result<(), String>
     shared
         .store
         .write(|transaction| journal::put(transaction, id, &entry))
-        .map_err(|error| in_words(&error))
+        .map_err(|error| error_chain(&error))
 }
 
 fn cancel_waiting(shared: &Shared, id: OperationId) -> Result<(), String> {
     let found = journal::read(&shared.store, id).map_err(|error| error.to_string())?;
     let Some(entry) = found else { return Ok(()) };
-    let event = Outcome::Canceled.event(blank(id));
+    let event = Outcome::Canceled.event(empty_report(id));
     // If this fails, the run still waits, and the server sends the cancel again.
-    tell(shared, id, &entry.ended(), &event).map_err(|error| in_words(&error))?;
+    record_with_entry(shared, id, &entry.ended(), &event).map_err(|error| error_chain(&error))?;
     shared.operations.close(id);
     tracing::info!(operation = %id, "a waiting run was canceled");
     Ok(())

@@ -5,14 +5,14 @@ use redb::{ReadableTable, WriteTransaction};
 
 use super::state::State;
 use super::{Outbox, record};
-use crate::store::{self, EVENTS, MARKS, StoreError, key};
+use crate::store::{self, EVENTS, AGE_ENTRIES, StoreError, key};
 
 /// Interval between the age entries of events, in microseconds: the precision of an event's age.
 /// age.
-const MARK_EVERY: i64 = 3600 * 1_000_000;
+const AGE_ENTRY_INTERVAL_MICROS: i64 = 3600 * 1_000_000;
 
 /// Maximum number of events that one transaction prunes, so that each is short.
-const PRUNE_AT_ONCE: usize = 1000;
+const MAX_PRUNED_PER_TRANSACTION: usize = 1000;
 
 impl Outbox {
     /// Records that the log has everything up to `seq` of this epoch. `now` is the best known time,
@@ -40,7 +40,7 @@ impl Outbox {
             {
                 pending.common.1 = pending.common.1.max(seq);
             }
-            mark(transaction, (next.epoch, seq), now)?;
+            insert_age_entry(transaction, (next.epoch, seq), now)?;
             store::put(transaction, key::OUTBOX, &next)
         })?;
         *state = next;
@@ -62,7 +62,7 @@ impl Outbox {
             next.unconfirmed_bytes = next.unconfirmed_bytes.saturating_add(bytes);
             next.kept_bytes = next.kept_bytes.saturating_sub(bytes);
             next.confirmed = seq;
-            unmark(transaction, (next.epoch, seq))?;
+            remove_age_entries(transaction, (next.epoch, seq))?;
             store::put(transaction, key::OUTBOX, &next)
         })?;
         *state = next;
@@ -108,22 +108,22 @@ fn bytes_between(
     Ok(bytes)
 }
 
-fn mark(
+fn insert_age_entry(
     transaction: &WriteTransaction,
-    place: (u64, u64),
+    position: (u64, u64),
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let mut marks = transaction.open_table(MARKS).map_err(StoreError::database("open a table"))?;
+    let mut marks = transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("open a table"))?;
     // The start of the next hour: an event is kept up to an hour longer, never shorter, because the
     // entry of an hour is moved to the newest event of that hour.
-    let hour = now.micros().div_euclid(MARK_EVERY).saturating_add(1).saturating_mul(MARK_EVERY);
-    marks.insert(hour, place).map_err(StoreError::database("store a time mark"))?;
+    let hour = now.micros().div_euclid(AGE_ENTRY_INTERVAL_MICROS).saturating_add(1).saturating_mul(AGE_ENTRY_INTERVAL_MICROS);
+    marks.insert(hour, position).map_err(StoreError::database("store a time mark"))?;
     Ok(())
 }
 
 /// Removes the age entries of events that are no longer confirmed.
-pub(super) fn unmark(transaction: &WriteTransaction, after: (u64, u64)) -> Result<(), StoreError> {
-    let mut marks = transaction.open_table(MARKS).map_err(StoreError::database("open a table"))?;
+pub(super) fn remove_age_entries(transaction: &WriteTransaction, after: (u64, u64)) -> Result<(), StoreError> {
+    let mut marks = transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("open a table"))?;
     marks.retain(|_, place| place <= after).map_err(StoreError::database("remove time marks"))
 }
 
@@ -133,7 +133,7 @@ fn expired(
     transaction: &WriteTransaction,
     oldest: Timestamp,
 ) -> Result<Option<(u64, u64)>, StoreError> {
-    let mut marks = transaction.open_table(MARKS).map_err(StoreError::database("open a table"))?;
+    let mut marks = transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("open a table"))?;
     let newest = marks
         .range(..=oldest.micros())
         .map_err(StoreError::database("read time marks"))?
@@ -159,7 +159,7 @@ fn prune(
     let confirmed = (state.epoch, state.confirmed);
     let mut events =
         transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
-    for _ in 0..PRUNE_AT_ONCE {
+    for _ in 0..MAX_PRUNED_PER_TRANSACTION {
         let Some((place, bytes)) = events
             .first()
             .map_err(StoreError::database("read events"))?

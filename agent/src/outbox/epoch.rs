@@ -38,7 +38,7 @@ impl Outbox {
     ///
     /// # Errors
     /// When the store fails.
-    pub fn ask_after_fork(
+    pub fn request_epoch_after_fork(
         &self,
         seq: u64,
         own: Option<Hash>,
@@ -50,7 +50,7 @@ impl Outbox {
         };
         let common = if seq > confirmed { (epoch, confirmed) } else { (0, 0) };
         let ask = NewEpoch { cause: Cause::Fork, seq, hash: own, request };
-        self.ask(Pending { ask, common })
+        self.store_request(Pending { ask, common })
     }
 
     /// Requests a new epoch after a loss: the newest event of the log is (`epoch`, `seq`), and this
@@ -58,12 +58,12 @@ impl Outbox {
     ///
     /// # Errors
     /// When the store fails.
-    pub fn ask_after_loss(&self, epoch: u64, seq: u64, request: Uuid) -> Result<(), StoreError> {
+    pub fn request_epoch_after_loss(&self, epoch: u64, seq: u64, request: Uuid) -> Result<(), StoreError> {
         let ask = NewEpoch { cause: Cause::HistoryLost, seq, hash: None, request };
-        self.ask(Pending { ask, common: (epoch, seq) })
+        self.store_request(Pending { ask, common: (epoch, seq) })
     }
 
-    fn ask(&self, pending: Pending) -> Result<(), StoreError> {
+    fn store_request(&self, pending: Pending) -> Result<(), StoreError> {
         let mut state = self.state();
         if state.pending.is_some() {
             return Ok(());
@@ -83,7 +83,7 @@ impl Outbox {
     ///
     /// # Errors
     /// When the store fails; then nothing has changed.
-    pub fn enter_epoch(&self, epoch: u64, at: Moment, by: Prover) -> Result<bool, StoreError> {
+    pub fn enter_epoch(&self, epoch: u64, at: Moment, prover: Prover) -> Result<bool, StoreError> {
         let mut state = self.state();
         let Some(pending) = state.pending.clone() else { return Ok(false) };
         if epoch <= state.epoch {
@@ -93,8 +93,8 @@ impl Outbox {
         next.dropped = state.dropped;
         next.before = epochs_before(&state, pending.common);
         let keys = self.store.write(|transaction| {
-            let keys = match by {
-                Prover::Before => self.rotate_again(transaction, &mut next, at)?,
+            let keys = match prover {
+                Prover::Previous => self.announce_rotation(transaction, &mut next, at)?,
                 Prover::Current => None,
             };
             if pending.ask.cause == Cause::HistoryLost {
@@ -102,9 +102,9 @@ impl Outbox {
                     self.declare(transaction, &mut next, LossCause::Pruned, run, at)?;
                 }
             }
-            self.seal_again(transaction, &mut next, (&state, pending.common), at)?;
-            next.kept_bytes = kept(transaction, epoch)?;
-            confirm::unmark(transaction, pending.common)?;
+            self.reseal(transaction, &mut next, (&state, pending.common), at)?;
+            next.kept_bytes = kept_bytes(transaction, epoch)?;
+            confirm::remove_age_entries(transaction, pending.common)?;
             store::put(transaction, key::OUTBOX, &next)?;
             Ok(keys)
         })?;
@@ -117,7 +117,7 @@ impl Outbox {
 
     /// Moves the events after `common`, in order, into the new epoch. Damaged or missing events are
     /// declared lost at their old position.
-    fn seal_again(
+    fn reseal(
         &self,
         transaction: &WriteTransaction,
         next: &mut State,
@@ -129,7 +129,7 @@ impl Outbox {
         // One at a time: an outbox may be larger than the memory that the agent may use.
         while let Some((place, bytes)) = take_after(transaction, common, next.epoch)? {
             let is_intact = keys.is_intact(place, &bytes);
-            if let Some(run) = losses.came(place, is_intact) {
+            if let Some(run) = losses.add(place, is_intact) {
                 self.declare(transaction, next, LossCause::Damaged, run, at)?;
             }
             if !is_intact {
@@ -145,7 +145,7 @@ impl Outbox {
             let content = Content { kind, version, data, at };
             self.append(transaction, next, keys.current(), content)?;
         }
-        match losses.ended((old.epoch, old.last_seq)) {
+        match losses.finish((old.epoch, old.last_seq)) {
             Some(run) => self.declare(transaction, next, LossCause::Damaged, run, at),
             None => Ok(()),
         }
@@ -156,16 +156,16 @@ impl Outbox {
         transaction: &WriteTransaction,
         next: &mut State,
         cause: LossCause,
-        run: Run,
+        range: EventRange,
         at: Moment,
     ) -> Result<(), StoreError> {
-        let event = lost(cause, run);
-        self.append(transaction, next, self.keys().current(), Content::of(&event, at))
+        let event = loss_event(cause, range);
+        self.append(transaction, next, self.keys().current(), Content::from_event(&event, at))
     }
 }
 
 /// Consecutive positions: epoch, first and last sequence number.
-type Run = (u64, u64, u64);
+type EventRange = (u64, u64, u64);
 
 /// Finds damaged or missing events in an ordered sequence.
 #[derive(Debug, Default)]
@@ -173,14 +173,14 @@ struct Losses {
     /// The previous position.
     last: Option<(u64, u64)>,
     /// The damaged events that are not declared yet.
-    run: Option<Run>,
+    undeclared: Option<EventRange>,
 }
 
 impl Losses {
     /// Adds the event at a position. Returns the damaged run that ended before it, if any.
-    fn came(&mut self, (epoch, seq): (u64, u64), is_intact: bool) -> Option<Run> {
+    fn add(&mut self, (epoch, seq): (u64, u64), is_intact: bool) -> Option<EventRange> {
         let before = self.last.replace((epoch, seq));
-        let (ended, first) = match (self.run.take(), before) {
+        let (ended, first) = match (self.undeclared.take(), before) {
             (Some(run), _) if run.0 == epoch => (None, run.1),
             (run, Some(last)) if last.0 == epoch => (run, last.1 + 1),
             (run, _) => (run, seq),
@@ -188,14 +188,14 @@ impl Losses {
         if is_intact {
             ended.or_else(|| (first < seq).then(|| (epoch, first, seq - 1)))
         } else {
-            self.run = Some((epoch, first, seq));
+            self.undeclared = Some((epoch, first, seq));
             ended
         }
     }
 
     /// Ends the sequence, given the newest position that was ever recorded.
-    fn ended(self, newest: (u64, u64)) -> Option<Run> {
-        match (self.run, self.last) {
+    fn finish(self, newest: (u64, u64)) -> Option<EventRange> {
+        match (self.undeclared, self.last) {
             (Some(run), _) if run.0 == newest.0 => Some((run.0, run.1, newest.1)),
             (Some(run), _) => Some(run),
             (None, Some(last)) if last.0 == newest.0 && last.1 < newest.1 => {
@@ -207,14 +207,14 @@ impl Losses {
 }
 
 /// A position, and the bytes that were stored there.
-type Taken = ((u64, u64), Vec<u8>);
+type TakenEvent = ((u64, u64), Vec<u8>);
 
 /// Removes and returns the first event after a position and before an epoch.
 fn take_after(
     transaction: &WriteTransaction,
     common: (u64, u64),
     new: u64,
-) -> Result<Option<Taken>, StoreError> {
+) -> Result<Option<TakenEvent>, StoreError> {
     let mut events =
         transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
     let place = events
@@ -245,7 +245,7 @@ fn gaps(
     transaction: &WriteTransaction,
     state: &State,
     common: (u64, u64),
-) -> Result<Vec<Run>, StoreError> {
+) -> Result<Vec<EventRange>, StoreError> {
     let events = transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
     let known = state.before.iter().copied().chain([(state.epoch, state.last_seq)]);
     let mut gaps = Vec::new();
@@ -267,7 +267,7 @@ fn gaps(
 }
 
 /// Returns the size of the kept events of earlier epochs.
-fn kept(transaction: &WriteTransaction, epoch: u64) -> Result<u64, StoreError> {
+fn kept_bytes(transaction: &WriteTransaction, epoch: u64) -> Result<u64, StoreError> {
     let events = transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
     let mut bytes = 0;
     for entry in events.range(..(epoch, 0)).map_err(StoreError::database("read events"))? {
@@ -277,7 +277,7 @@ fn kept(transaction: &WriteTransaction, epoch: u64) -> Result<u64, StoreError> {
     Ok(bytes)
 }
 
-fn lost(cause: LossCause, (epoch, first, last): Run) -> Event {
+fn loss_event(cause: LossCause, (epoch, first, last): EventRange) -> Event {
     DeviceHistoryLost {
         cause,
         epoch,

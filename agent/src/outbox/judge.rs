@@ -15,11 +15,11 @@ pub enum Verdict {
     /// The head is in an epoch that this device has not entered: another branch of its history.
     NewerEpoch,
     /// The head is the one that this device expected.
-    Known,
+    Expected,
     /// The log has more events than this device knew; all of them are this device's.
     Confirmed,
     /// The log has fewer events than before, and this device still has the missing ones.
-    Lower,
+    Behind,
     /// The log has fewer events than before, and this device has pruned some of the missing ones.
     Pruned,
     /// The log has a different event at this position, or more events than this device has
@@ -34,7 +34,7 @@ pub enum Verdict {
 ///
 /// # Errors
 /// When reading the database fails.
-pub fn judge(outbox: &Outbox, epoch: u64, seq: u64, hash: Hash) -> Result<Verdict, StoreError> {
+pub fn compare_head(outbox: &Outbox, epoch: u64, seq: u64, hash: Hash) -> Result<Verdict, StoreError> {
     let view = outbox.view();
     if epoch != view.epoch {
         return Ok(if epoch < view.epoch { Verdict::OlderEpoch } else { Verdict::NewerEpoch });
@@ -50,9 +50,9 @@ pub fn judge(outbox: &Outbox, epoch: u64, seq: u64, hash: Hash) -> Result<Verdic
         return Ok(Verdict::Confirmed);
     }
     if seq == view.confirmed {
-        return Ok(Verdict::Known);
+        return Ok(Verdict::Expected);
     }
     // If an event's hash is unknown, its successor was pruned, too.
     let is_whole = own.is_some() && outbox.holds(seq + 1)?;
-    Ok(if is_whole { Verdict::Lower } else { Verdict::Pruned })
+    Ok(if is_whole { Verdict::Behind } else { Verdict::Pruned })
 }

@@ -21,7 +21,7 @@ use crate::identity::{DeviceKeys, Identity};
 use crate::store::{self, StoreError, key};
 
 /// While the log certainly has the rotation, one of this many hellos is proved by the previous key.
-const RARELY: u32 = 4;
+const PREVIOUS_KEY_INTERVAL: u32 = 4;
 
 /// Type of the event that announces a new key.
 pub(super) const ROTATED: &str = "DeviceKeyRotated";
@@ -43,7 +43,7 @@ pub enum Prover {
     /// The current key.
     Current,
     /// The previous key.
-    Before,
+    Previous,
 }
 
 /// The available keys.
@@ -64,21 +64,21 @@ impl Keys {
     }
 
     /// Whether there is a rotation that the log does not have yet.
-    fn is_unsettled(&self, state: &State) -> bool {
+    fn is_unconfirmed(&self, state: &State) -> bool {
         self.rotation.as_ref().is_some_and(|known| known.place > (state.epoch, state.confirmed))
     }
 
-    fn by(&self, prover: Prover) -> SigningKey {
+    fn key(&self, prover: Prover) -> SigningKey {
         match (&self.rotation, prover) {
-            (Some(rotation), Prover::Before) => rotation.before.signing(),
+            (Some(rotation), Prover::Previous) => rotation.before.signing(),
             _ => self.current.clone(),
         }
     }
 
     /// Whether this device sealed these bytes for this position.
-    pub(super) fn is_intact(&self, place: (u64, u64), bytes: &[u8]) -> bool {
+    pub(super) fn is_intact(&self, position: (u64, u64), bytes: &[u8]) -> bool {
         let Ok((message, envelope)) = parse_sealed(bytes) else { return false };
-        if (envelope.epoch, envelope.seq) != place {
+        if (envelope.epoch, envelope.seq) != position {
             return false;
         }
         let before = self.rotation.as_ref().map(|rotation| rotation.before.signing().public());
@@ -90,20 +90,20 @@ impl Keys {
         match known {
             Some(key) => message.verify(Kind::Event, &key).is_ok(),
             // Sealed by a deleted key: only events before the newest rotation can be.
-            None => self.rotation.as_ref().is_some_and(|rotation| place < rotation.place),
+            None => self.rotation.as_ref().is_some_and(|rotation| position < rotation.place),
         }
     }
 }
 
 /// Selects the key that proves the next hello, by the number of consecutive hellos without a
 /// response. Only the server knows which key it has, and it ignores hellos by another one.
-const fn prover(has_before: bool, is_unsettled: bool, unanswered: u32) -> Prover {
-    if !has_before {
+const fn prover(has_previous: bool, is_unconfirmed: bool, unanswered: u32) -> Prover {
+    if !has_previous {
         return Prover::Current;
     }
     let is_before =
-        if is_unsettled { unanswered.is_multiple_of(2) } else { unanswered % RARELY == RARELY - 1 };
-    if is_before { Prover::Before } else { Prover::Current }
+        if is_unconfirmed { unanswered.is_multiple_of(2) } else { unanswered % PREVIOUS_KEY_INTERVAL == PREVIOUS_KEY_INTERVAL - 1 };
+    if is_before { Prover::Previous } else { Prover::Current }
 }
 
 /// Builds the event that replaces the old key by the new one.
@@ -130,7 +130,7 @@ impl Outbox {
         let mut state = self.state();
         let keys = self.keys();
         let is_done = keys.rotation.as_ref().is_some_and(|known| known.request == request);
-        if is_done || state.pending.is_some() || keys.is_unsettled(&state) {
+        if is_done || state.pending.is_some() || keys.is_unconfirmed(&state) {
             return Ok(false);
         }
         let mut next = state.clone();
@@ -144,7 +144,7 @@ impl Outbox {
             let new = identity.keys.signing();
             let event = rotation((self.device, next.epoch), keys.current(), &new);
             // Regardless of the limit: an operator requested the rotation.
-            self.append(transaction, &mut next, keys.current(), Content::of(&event, at))?;
+            self.append(transaction, &mut next, keys.current(), Content::from_event(&event, at))?;
             let made = Rotation { request, before, place: (next.epoch, next.last_seq) };
             store::put(transaction, key::OUTBOX, &next)?;
             store::put(transaction, key::ROTATION, &made)?;
@@ -161,12 +161,12 @@ impl Outbox {
     pub(crate) fn prover(&self, unanswered: u32) -> Prover {
         let state = self.state();
         let keys = self.keys();
-        prover(keys.rotation.is_some(), keys.is_unsettled(&state), unanswered)
+        prover(keys.rotation.is_some(), keys.is_unconfirmed(&state), unanswered)
     }
 
     /// Returns the key for this proof.
-    pub(crate) fn proving_key(&self, by: Prover) -> SigningKey {
-        self.keys().by(by)
+    pub(crate) fn proving_key(&self, prover: Prover) -> SigningKey {
+        self.keys().key(prover)
     }
 
     /// Returns the keys with which to request credentials, the most likely first.
@@ -175,18 +175,18 @@ impl Outbox {
         let first = self.prover(0);
         let keys = self.keys();
         let second = match first {
-            Prover::Current => Prover::Before,
-            Prover::Before => Prover::Current,
+            Prover::Current => Prover::Previous,
+            Prover::Previous => Prover::Current,
         };
-        let mut proving = vec![keys.by(first)];
+        let mut proving = vec![keys.key(first)];
         if keys.rotation.is_some() {
-            proving.push(keys.by(second));
+            proving.push(keys.key(second));
         }
         proving
     }
 
     /// Announces the current key in the new epoch, whose log knows only the previous one.
-    pub(super) fn rotate_again(
+    pub(super) fn announce_rotation(
         &self,
         transaction: &redb::WriteTransaction,
         next: &mut State,
@@ -196,7 +196,7 @@ impl Outbox {
         let Some(known) = &keys.rotation else { return Ok(None) };
         let old = known.before.signing();
         let event = rotation((self.device, next.epoch), &old, keys.current());
-        self.append(transaction, next, &old, Content::of(&event, at))?;
+        self.append(transaction, next, &old, Content::from_event(&event, at))?;
         let moved = Rotation { place: (next.epoch, next.last_seq), ..known.clone() };
         store::put(transaction, key::ROTATION, &moved)?;
         Ok(Some(Keys::new(keys.current.clone(), Some(moved))))
@@ -209,11 +209,11 @@ mod tests {
 
     #[test]
     fn the_likelier_key_comes_first_and_the_other_has_its_turn() {
-        use Prover::{Before, Current};
+        use Prover::{Previous, Current};
         for (has_before, is_unsettled, expected) in [
             (false, false, [Current; 5]),
-            (true, true, [Before, Current, Before, Current, Before]),
-            (true, false, [Current, Current, Current, Before, Current]),
+            (true, true, [Previous, Current, Previous, Current, Previous]),
+            (true, false, [Current, Current, Current, Previous, Current]),
         ] {
             let tried: Vec<Prover> =
                 (0..5).map(|tries| prover(has_before, is_unsettled, tries)).collect();

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use muster_schemas::{DeviceId, Hash, ProjectId, SigningKey};
 
-pub use judge::{Verdict, judge};
+pub use judge::{Verdict, compare_head};
 pub use keys::Prover;
 pub use record::RecordError;
 pub use state::{Dropped, Pending, View};
@@ -33,7 +33,7 @@ use self::state::State;
 use crate::store::{EVENTS, Store, StoreError, key};
 
 /// Maximum size of the events of one run, with a reserve, in bytes.
-const ROOM: u64 = 16 * 1024;
+const RUN_RESERVE_BYTES: u64 = 16 * 1024;
 
 /// Capacity of the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,13 +110,13 @@ impl Outbox {
     /// Whether there is room for the few events of one more run.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.state().unconfirmed_bytes.saturating_add(ROOM) <= self.limits.unconfirmed_bytes
+        self.state().unconfirmed_bytes.saturating_add(RUN_RESERVE_BYTES) <= self.limits.unconfirmed_bytes
     }
 
     /// Returns a snapshot of the state.
     #[must_use]
     pub fn view(&self) -> View {
-        View::of(&self.state())
+        View::from_state(&self.state())
     }
 
     /// Returns the sealed bytes of an event of the current epoch; `None` if it was pruned, never

@@ -52,7 +52,7 @@ pub(super) struct Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    pub(super) fn of(event: &'a Event, at: Moment) -> Self {
+    pub(super) fn from_event(event: &'a Event, at: Moment) -> Self {
         Self { kind: event.kind(), version: event.version(), data: event.encode(), at }
     }
 }
@@ -81,9 +81,9 @@ impl Outbox {
         &self,
         event: &Event,
         at: Moment,
-        beside: Option<(&'static str, &T)>,
+        value: Option<(&'static str, &T)>,
     ) -> Result<u64, RecordError> {
-        let outcome = self.record_beside(event, at, |transaction| match beside {
+        let outcome = self.record_in_transaction(event, at, |transaction| match value {
             Some((name, value)) => store::put(transaction, name, value),
             None => Ok(()),
         });
@@ -99,20 +99,20 @@ impl Outbox {
     ///
     /// # Errors
     /// When the outbox is full or the disk fails; then neither the event nor the writes are stored.
-    pub(crate) fn record_beside(
+    pub(crate) fn record_in_transaction(
         &self,
         event: &Event,
         at: Moment,
         write: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
     ) -> Result<u64, RecordError> {
-        self.record_all_beside(&[(event, at)], write)
+        self.record_all_in_transaction(&[(event, at)], write)
     }
 
     /// Like [`Self::record_beside`], for several events: all of them are recorded, or none.
     ///
     /// # Errors
     /// As [`Self::record_beside`].
-    pub(crate) fn record_all_beside(
+    pub(crate) fn record_all_in_transaction(
         &self,
         events: &[(&Event, Moment)],
         beside: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
@@ -148,21 +148,21 @@ impl Outbox {
             && next.unconfirmed_bytes < room
         {
             let lost = outbox_full(next.epoch, dropped);
-            let sealed = self.seal(next, key, Content::of(&lost, *at));
+            let sealed = self.seal(next, key, Content::from_event(&lost, *at));
             next.dropped = None;
-            next.take(&sealed);
+            next.advance(&sealed);
             all.push(sealed);
         }
         for (event, at) in events {
             let kind = event.kind();
-            let sealed = self.seal(next, key, Content::of(event, *at));
+            let sealed = self.seal(next, key, Content::from_event(event, *at));
             if sealed.len() > MAX_EVENT_BYTES {
                 return Err(RecordError::TooLarge { kind, bytes: sealed.len() });
             }
             if next.unconfirmed_bytes.saturating_add(len(&sealed)) > room {
                 return Err(RecordError::Full { kind, limit: room });
             }
-            next.take(&sealed);
+            next.advance(&sealed);
             all.push(sealed);
         }
         Ok(all)
@@ -172,7 +172,7 @@ impl Outbox {
     ///
     /// # Errors
     /// When the store fails; the events stay counted.
-    pub fn settle_dropped(&self, at: Moment) -> Result<(), StoreError> {
+    pub fn record_dropped(&self, at: Moment) -> Result<(), StoreError> {
         let mut state = self.state();
         let Some(dropped) = state.dropped else { return Ok(()) };
         // Not at the first free byte: events that follow immediately would be dropped again.
@@ -182,7 +182,7 @@ impl Outbox {
         let mut next = state.clone();
         let lost = outbox_full(next.epoch, dropped);
         self.store.write(|transaction| {
-            self.append(transaction, &mut next, self.keys().current(), Content::of(&lost, at))?;
+            self.append(transaction, &mut next, self.keys().current(), Content::from_event(&lost, at))?;
             next.dropped = None;
             store::put(transaction, key::OUTBOX, &next)
         })?;
@@ -241,7 +241,7 @@ fn insert(
         transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
     let place = (state.epoch, state.last_seq + 1);
     events.insert(place, sealed).map_err(StoreError::database("store an event"))?;
-    state.take(sealed);
+    state.advance(sealed);
     Ok(())
 }
 

@@ -43,7 +43,7 @@ fn record(outbox: &Outbox, version: u64) {
 }
 
 /// Processes the events of an epoch like ingest, and returns the key that is valid at the end.
-fn take(outbox: &Outbox, mut key: PublicKey) -> PublicKey {
+fn verify_events(outbox: &Outbox, mut key: PublicKey) -> PublicKey {
     let view = outbox.view();
     let mut prev = Hash::ZERO;
     for seq in 1..=view.last_seq {
@@ -83,7 +83,7 @@ fn a_request_is_carried_out_once_and_the_log_comes_first() {
     // After a crash here, the device continues with the new key.
     drop(outbox);
     let outbox = open(dir.path());
-    let second = take(&outbox, first);
+    let second = verify_events(&outbox, first);
     assert_ne!(second, first);
     assert_eq!(second, outbox.keys().current().public());
     // The log may already have the rotation.
@@ -95,11 +95,11 @@ fn a_request_is_carried_out_once_and_the_log_comes_first() {
     assert_eq!(proving(&outbox), [second.thumbprint(), first.thumbprint()]);
     assert!(!outbox.rotate(5, AT).unwrap());
     assert!(outbox.rotate(6, AT).unwrap());
-    let third = take(&outbox, first);
+    let third = verify_events(&outbox, first);
     assert_eq!(proving(&outbox), [second.thumbprint(), third.thumbprint()]);
     // A restored log that had neither key.
     outbox.rewind(0).unwrap();
-    assert_eq!(take(&outbox, first), third);
+    assert_eq!(verify_events(&outbox, first), third);
 }
 
 #[test]
@@ -112,16 +112,16 @@ fn a_new_epoch_begins_with_the_rotation_that_its_log_lacks() {
         outbox.rotate(5, AT).unwrap();
         record(&outbox, 2);
         let second = outbox.keys().current().public();
-        let by = if is_known { Prover::Current } else { Prover::Before };
-        outbox.ask_after_fork(1, None, Uuid::from_u128(3)).unwrap();
+        let by = if is_known { Prover::Current } else { Prover::Previous };
+        outbox.request_epoch_after_fork(1, None, Uuid::from_u128(3)).unwrap();
         assert!(!outbox.rotate(6, AT).unwrap(), "not while an epoch is waited for");
         assert!(outbox.enter_epoch(2, AT, by).unwrap());
         let known = if is_known { second } else { first };
-        assert_eq!(take(&outbox, known), second);
+        assert_eq!(verify_events(&outbox, known), second);
         let rotations = usize::from(!is_known);
         assert_eq!(outbox.view().last_seq, 2 + rotations as u64);
         assert_eq!(outbox.view().epoch, 2);
         drop(outbox);
-        assert_eq!(take(&open(dir.path()), known), second);
+        assert_eq!(verify_events(&open(dir.path()), known), second);
     }
 }

@@ -46,7 +46,7 @@ impl State {
     }
 
     /// Updates the state: this sealed event is now the newest.
-    pub(super) fn take(&mut self, sealed: &[u8]) {
+    pub(super) fn advance(&mut self, sealed: &[u8]) {
         self.last_seq += 1;
         self.tip = Hash::of(sealed);
         self.unconfirmed_bytes = self.unconfirmed_bytes.saturating_add(sealed.len() as u64);
@@ -93,7 +93,7 @@ pub struct View {
 }
 
 impl View {
-    pub(super) fn of(state: &State) -> Self {
+    pub(super) fn from_state(state: &State) -> Self {
         Self {
             epoch: state.epoch,
             last_seq: state.last_seq,

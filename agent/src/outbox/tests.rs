@@ -117,10 +117,10 @@ fn a_full_outbox_counts_and_says_so_when_there_is_room() {
     drop(full);
     let outbox = outbox(dir.path(), limits);
     assert_eq!(outbox.view().dropped, 20 - recorded, "the count outlives the process");
-    outbox.settle_dropped(at(50)).unwrap();
+    outbox.record_dropped(at(50)).unwrap();
     assert_eq!(outbox.view().last_seq, recorded, "there is no room yet");
     outbox.confirm(recorded, Timestamp(0)).unwrap();
-    outbox.settle_dropped(at(50)).unwrap();
+    outbox.record_dropped(at(50)).unwrap();
     let envelope = record::open(&outbox.sealed(recorded + 1).unwrap().unwrap()).unwrap();
     let said = Event::decode(&envelope.kind, envelope.version, &envelope.data).unwrap();
     let Event::DeviceHistoryLost(lost) = said else { panic!("{said:?}") };
@@ -153,23 +153,23 @@ fn the_logs_word_is_judged_by_the_hash() {
     let other = Hash::of(b"other");
     let check = |cases: &[(u64, u64, Hash, Verdict)]| {
         for (epoch, seq, hash, expected) in cases {
-            assert_eq!(judge(&outbox, *epoch, *seq, *hash).unwrap(), *expected, "{epoch}/{seq}");
+            assert_eq!(compare_head(&outbox, *epoch, *seq, *hash).unwrap(), *expected, "{epoch}/{seq}");
         }
     };
     check(&[
         (2, 9, other, Verdict::OlderEpoch),
         (4, 9, other, Verdict::NewerEpoch),
-        (3, 4, hashes[4], Verdict::Known),
+        (3, 4, hashes[4], Verdict::Expected),
         (3, 6, hashes[6], Verdict::Confirmed),
-        (3, 2, hashes[2], Verdict::Lower),
-        (3, 0, Hash::ZERO, Verdict::Lower),
+        (3, 2, hashes[2], Verdict::Behind),
+        (3, 0, Hash::ZERO, Verdict::Behind),
         (3, 7, other, Verdict::Fork { own: None }),
         (3, 5, other, Verdict::Fork { own: Some(hashes[5]) }),
         (3, 0, other, Verdict::Fork { own: Some(Hash::ZERO) }),
     ]);
     while outbox.prune(Timestamp(0)).unwrap() {}
     check(&[
-        (3, 4, hashes[4], Verdict::Known),
+        (3, 4, hashes[4], Verdict::Expected),
         (3, 4, other, Verdict::Fork { own: Some(hashes[4]) }),
         (3, 2, hashes[2], Verdict::Pruned),
         (3, 0, Hash::ZERO, Verdict::Pruned),

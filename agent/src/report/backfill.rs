@@ -8,16 +8,16 @@ use muster_schemas::metrics::MetricBatch;
 use muster_schemas::subjects::DeviceSubjects;
 use tokio::time::sleep;
 
-use super::backlog::together;
+use super::backlog::merge;
 use super::sampler::warn_dropped;
 use crate::backoff::Backoff;
 use crate::run::Shared;
 
 /// Maximum random delay after a reconnect, because all devices of a fleet may reconnect at the same
 /// moment.
-const SPREAD: Duration = Duration::from_secs(5);
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(5);
 /// Mean interval between two messages.
-const PACE: Duration = Duration::from_millis(50);
+const SEND_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Sends the backlog when there is one and the broker is connected.
 pub(crate) async fn send_backlog(shared: &Shared) {
@@ -28,7 +28,7 @@ pub(crate) async fn send_backlog(shared: &Shared) {
     loop {
         // `shared` owns the sender, so there is no error.
         let _ = link.wait_for(Option::is_some).await;
-        sleep(SPREAD.mul_f64(rand::random())).await;
+        sleep(MAX_RECONNECT_DELAY.mul_f64(rand::random())).await;
         loop {
             let publisher = link.borrow_and_update().clone();
             let Some(publisher) = publisher else { break };
@@ -43,16 +43,16 @@ pub(crate) async fn send_backlog(shared: &Shared) {
                 Ok(oldest) => oldest,
                 Err(error) => {
                     tracing::warn!(%error, "failed to read the metric backlog");
-                    sleep(backoff.wait(rand::random())).await;
+                    sleep(backoff.next_delay(rand::random())).await;
                     continue;
                 }
             };
-            let (whole, taken) = together(&batches, shared.anchor().as_ref());
+            let (whole, taken) = merge(&batches, shared.anchor().as_ref());
             let (messages, dropped) = whole
                 .map(|whole| whole.messages(MetricBatch::encode_compressed))
                 .unwrap_or_default();
             if !send(&publisher, &subject, messages).await {
-                sleep(backoff.wait(rand::random())).await;
+                sleep(backoff.next_delay(rand::random())).await;
                 continue;
             }
             warn_dropped(dropped);
@@ -62,9 +62,9 @@ pub(crate) async fn send_backlog(shared: &Shared) {
             let sent = if taken == batches.len() { places.len() } else { taken };
             if let Err(error) = shared.backlog.remove(places.get(..sent).unwrap_or(&places)) {
                 tracing::warn!(%error, "failed to remove sent batches from the backlog");
-                sleep(backoff.wait(rand::random())).await;
+                sleep(backoff.next_delay(rand::random())).await;
             }
-            sleep(PACE.mul_f64(0.5 + rand::random::<f64>())).await;
+            sleep(SEND_INTERVAL.mul_f64(0.5 + rand::random::<f64>())).await;
         }
     }
 }

@@ -15,15 +15,15 @@ use crate::clock::Anchor;
 use crate::store::{BACKLOG, Store, StoreError};
 
 /// Minimum free disk space, in bytes: below it, metrics are not kept, to leave room for events.
-const RESERVE: u64 = 16 << 20;
+const MIN_FREE_BYTES: u64 = 16 << 20;
 
 /// Number of batches per write that is synced to disk: once a minute by default.
-const SYNC_EVERY: u64 = 6;
+const BATCHES_PER_SYNC: u64 = 6;
 
 /// Maximum number of batches in one message. Their compressed size is limited, too, to leave a
 /// reserve below the maximum size of a message.
-const TOGETHER: usize = 60;
-const TOGETHER_BYTES: usize = MAX_BATCH_BYTES / 4 * 3;
+const MAX_MERGED_BATCHES: usize = 60;
+const MAX_MERGED_BYTES: usize = MAX_BATCH_BYTES / 4 * 3;
 
 /// A batch in the backlog.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ impl Queued {
 /// Merges batches into one, in which each point keeps its time; also returns the number of merged
 /// batches.
 #[must_use]
-pub(super) fn together(
+pub(super) fn merge(
     batches: &[Queued],
     anchor: Option<&Anchor>,
 ) -> (Option<MetricBatch>, usize) {
@@ -145,9 +145,9 @@ impl Backlog {
     /// Appends a batch; drops the oldest ones if there is no room, or this one if the disk is full.
     pub fn push(&self, queued: &Queued) {
         let mut state = self.state();
-        let is_disk_full = self.store.folder().free_bytes().is_some_and(|free| free < RESERVE);
+        let is_disk_full = self.store.folder().free_bytes().is_some_and(|free| free < MIN_FREE_BYTES);
         if is_disk_full {
-            self.make_room(&mut state);
+            self.drop_half(&mut state);
             return;
         }
         let batch = compress::compress(queued.batch.clone());
@@ -155,7 +155,7 @@ impl Backlog {
         let (before, limit) = (state.view, self.limit);
         let (mut view, place) = (before, state.next);
         state.unsynced += 1;
-        let is_sync = state.unsynced >= SYNC_EVERY;
+        let is_sync = state.unsynced >= BATCHES_PER_SYNC;
         let write = |transaction: &WriteTransaction| {
             let mut table =
                 transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
@@ -180,14 +180,14 @@ impl Backlog {
             }
             Err(error) => {
                 tracing::debug!(%error, "failed to store a batch in the backlog");
-                self.make_room(&mut state);
+                self.drop_half(&mut state);
             }
         }
     }
 
     /// Handles a full disk: drops half of the backlog, so that events find room in the file. The
     /// current batch is not kept.
-    fn make_room(&self, state: &mut State) {
+    fn drop_half(&self, state: &mut State) {
         if !std::mem::replace(&mut state.is_disk_full, true) {
             tracing::error!(
                 folder = %self.store.folder().path().display(),
@@ -218,7 +218,7 @@ impl Backlog {
             for entry in table.iter().map_err(StoreError::database("read the backlog"))? {
                 let (place, value) = entry.map_err(StoreError::database("read the backlog"))?;
                 bytes += value.value().len();
-                if !places.is_empty() && (places.len() == TOGETHER || bytes > TOGETHER_BYTES) {
+                if !places.is_empty() && (places.len() == MAX_MERGED_BATCHES || bytes > MAX_MERGED_BYTES) {
                     break;
                 }
                 places.push(place.value());
@@ -232,13 +232,13 @@ impl Backlog {
     ///
     /// # Errors
     /// When the write fails.
-    pub fn remove(&self, places: &[u64]) -> Result<(), StoreError> {
+    pub fn remove(&self, keys: &[u64]) -> Result<(), StoreError> {
         let mut state = self.state();
         let (mut batches, mut bytes) = (0, 0);
         self.store.write_relaxed(|transaction| {
             let mut table =
                 transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
-            for place in places {
+            for place in keys {
                 let removed =
                     table.remove(*place).map_err(StoreError::database("remove a batch"))?;
                 batches += u64::from(removed.is_some());

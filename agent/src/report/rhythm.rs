@@ -8,20 +8,20 @@ use crate::run::Settings;
 
 /// The rounds of samples.
 #[derive(Debug, Default)]
-pub(super) struct Rhythm {
+pub(super) struct SampleSchedule {
     /// Time of the newest round, in seconds.
-    last: Option<u64>,
+    last_round: Option<u64>,
 }
 
 fn seconds(settings: &Settings, group: Group) -> u64 {
     settings.interval_of(group).as_secs().max(1)
 }
 
-impl Rhythm {
+impl SampleSchedule {
     /// Returns the time of the next round, in seconds; `None` if no group is sampled. It does not
     /// change until that round was taken, even if that is late.
     pub(super) fn next(&self, settings: &Settings) -> Option<u64> {
-        let Some(last) = self.last else { return Some(0) };
+        let Some(last) = self.last_round else { return Some(0) };
         settings
             .groups
             .iter()
@@ -31,8 +31,8 @@ impl Rhythm {
 
     /// Returns the groups that have become due since the newest round, at `now` seconds. Rounds
     /// that were missed during suspend are merged into one.
-    pub(super) fn round(&mut self, settings: &Settings, now: u64) -> GroupSet {
-        let last = self.last.replace(now);
+    pub(super) fn start_round(&mut self, settings: &Settings, now: u64) -> GroupSet {
+        let last = self.last_round.replace(now);
         settings
             .groups
             .iter()
@@ -67,12 +67,12 @@ mod tests {
             ("metrics.interval.disk", "6"),
             ("metrics.interval", "4"),
         ]);
-        let mut rhythm = Rhythm::default();
+        let mut rhythm = SampleSchedule::default();
         let mut said = Vec::new();
         for _ in 0..6 {
             let next = rhythm.next(&now).unwrap();
             assert_eq!(rhythm.next(&now), Some(next), "a round waits until it is taken");
-            said.push(format!("{next}: {}", rhythm.round(&now, next)));
+            said.push(format!("{next}: {}", rhythm.start_round(&now, next)));
         }
         assert_eq!(
             said,
@@ -80,10 +80,10 @@ mod tests {
         );
         // Late by a second: the due groups are sampled, and the next round is at its regular time.
         assert_eq!(rhythm.next(&now), Some(12));
-        assert_eq!(rhythm.round(&now, 13).to_string(), "cpu,mem,disk");
+        assert_eq!(rhythm.start_round(&now, 13).to_string(), "cpu,mem,disk");
         assert_eq!(rhythm.next(&now), Some(14));
         // Minutes of suspend: one round, immediately.
-        assert_eq!(rhythm.round(&now, 1001).to_string(), "cpu,mem,disk");
+        assert_eq!(rhythm.start_round(&now, 1001).to_string(), "cpu,mem,disk");
         assert_eq!(rhythm.next(&now), Some(1002));
         let faster = settings(&[("metrics.interval", "1"), ("metrics.groups", r#""mem""#)]);
         assert_eq!(rhythm.next(&faster), Some(1002));

@@ -10,22 +10,22 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::backlog::Queued;
-use super::rhythm::Rhythm;
+use super::rhythm::SampleSchedule;
 use crate::clock::Moment;
 use crate::metrics::{Collectors, GroupSet};
 use crate::run::Shared;
 
 /// Maximum number of batches that wait for the broker concurrently; further ones go to the backlog.
-const IN_FLIGHT: usize = 4;
+const MAX_IN_FLIGHT: usize = 4;
 
 /// Delay of the first round after the start.
-const FIRST: Duration = Duration::from_millis(1500);
+const FIRST_ROUND_DELAY: Duration = Duration::from_millis(1500);
 
 /// Maximum time for which points of applications wait for a round.
-const LOCAL: Duration = Duration::from_secs(10);
+const MAX_LOCAL_WAIT: Duration = Duration::from_secs(10);
 
 /// Interval between checks of the settings if no group is sampled; a change is applied immediately.
-const IDLE: Duration = Duration::from_secs(3600);
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Samples and sends until the agent stops; batches that are still in flight are then kept.
 pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
@@ -40,7 +40,7 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
     // A first reading, for metrics that are differences. The first round follows as soon as the
     // broker may be connected, so that a device that has just enrolled shows its metrics.
     drop(sample(shared, &mut collectors, current.groups));
-    let (start, mut rhythm) = (Instant::now() + FIRST, Rhythm::default());
+    let (start, mut rhythm) = (Instant::now() + FIRST_ROUND_DELAY, SampleSchedule::default());
     let mut local_at: Option<Instant> = None;
     // `shared` owns the sender, so the channel is never closed.
     loop {
@@ -64,22 +64,22 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
                     if is_stored {
                         shared.counters.batches_sent();
                     } else {
-                        shared.keep(&queued);
+                        shared.queue_batch(&queued);
                     }
                 }
                 continue;
             }
-            () = shared.intake.arrived() => {
-                if !shared.intake.is_pressing() {
-                    local_at = local_at.or_else(|| Some(Instant::now() + LOCAL));
+            () = shared.local_points.arrived() => {
+                if !shared.local_points.is_send_due() {
+                    local_at = local_at.or_else(|| Some(Instant::now() + MAX_LOCAL_WAIT));
                     continue;
                 }
                 GroupSet::NONE
             }
-            () = sleep_until(wake.unwrap_or_else(|| Instant::now() + IDLE)) => {
+            () = sleep_until(wake.unwrap_or_else(|| Instant::now() + IDLE_CHECK_INTERVAL)) => {
                 let now = Instant::now();
                 if round_at.is_some_and(|at| at <= now) {
-                    rhythm.round(&current, now.duration_since(start).as_secs())
+                    rhythm.start_round(&current, now.duration_since(start).as_secs())
                 } else {
                     GroupSet::NONE
                 }
@@ -89,7 +89,7 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
         for queued in sample(shared, &mut collectors, groups) {
             let link = shared.link.borrow().clone();
             match link {
-                Some(publisher) if waiting.len() < IN_FLIGHT => {
+                Some(publisher) if waiting.len() < MAX_IN_FLIGHT => {
                     number += 1;
                     let (sent, subject, bytes) = (number, subject.clone(), queued.batch.clone());
                     waiting.push((sent, queued));
@@ -97,17 +97,17 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
                         (sent, publisher.publish(subject, bytes.into()).await.is_ok())
                     });
                 }
-                _ => shared.keep(&queued),
+                _ => shared.queue_batch(&queued),
             }
         }
     }
     // The broker may have them already; the store treats a repeated point as one.
     for (_, queued) in waiting {
-        shared.keep(&queued);
+        shared.queue_batch(&queued);
     }
     // The latest points of applications.
     for queued in sample(shared, &mut collectors, GroupSet::NONE) {
-        shared.keep(&queued);
+        shared.queue_batch(&queued);
     }
 }
 
@@ -120,7 +120,7 @@ fn sample(shared: &Shared, collectors: &mut Collectors, groups: GroupSet) -> Vec
     } else {
         collectors.sample(groups, &shared.agent_counters(&at))
     };
-    points.extend(shared.intake.drain(&at));
+    points.extend(shared.local_points.drain(&at));
     if points.is_empty() {
         return Vec::new();
     }

@@ -7,7 +7,7 @@ use muster_schemas::Timestamp;
 use muster_schemas::metrics::{MetricBatch, Point};
 use uuid::Uuid;
 
-use super::backlog::together;
+use super::backlog::merge;
 use super::*;
 use crate::clock::Anchor;
 use crate::store::{Folder, Store};
@@ -54,7 +54,7 @@ fn a_time_is_corrected_once_and_only_when_the_clock_is_known() {
         (false, Some(anchor(2)), 42),
         (true, Some(anchor(1)), 42),
     ] {
-        let (whole, taken) = together(&[queued(42, is_corrected)], anchor.as_ref());
+        let (whole, taken) = merge(&[queued(42, is_corrected)], anchor.as_ref());
         assert_eq!((whole.unwrap().time, taken), (Timestamp(time), 1));
     }
 }
@@ -70,16 +70,16 @@ fn large(mono: u64, points: usize) -> Queued {
 fn what_waited_goes_together_and_each_point_keeps_its_time() {
     let damaged = Queued { batch: b"\xff".to_vec(), ..large(7, 1) };
     let batches = [large(1_000, 2), damaged.clone(), large(5_000, 2), large(4_000, 1)];
-    let (whole, taken) = together(&batches, None);
+    let (whole, taken) = merge(&batches, None);
     let whole = whole.unwrap();
     let times: Vec<i64> =
         whole.points.iter().map(|point| whole.time.micros() + point.offset).collect();
     assert_eq!((times, taken), (vec![1_000, 1_001, 5_000, 5_001, 4_000], 4));
     // As many as one message may contain.
-    let (whole, taken) = together(&[large(1, 6_000), large(2, 4_000), large(3, 1)], None);
+    let (whole, taken) = merge(&[large(1, 6_000), large(2, 4_000), large(3, 1)], None);
     assert_eq!((whole.unwrap().points.len(), taken), (10_000, 2));
-    assert_eq!(together(&[damaged], None), (None, 1));
-    assert_eq!(together(&[], None), (None, 0));
+    assert_eq!(merge(&[damaged], None), (None, 1));
+    assert_eq!(merge(&[], None), (None, 0));
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn an_hour_offline_is_a_few_small_messages() {
     let (mut messages, mut bytes) = (0, 0);
     loop {
         let (places, batches) = backlog.oldest().unwrap();
-        let (Some(whole), taken) = together(&batches, None) else { break };
+        let (Some(whole), taken) = merge(&batches, None) else { break };
         messages += 1;
         bytes += whole.encode_compressed().len();
         backlog.remove(&places[..taken]).unwrap();

@@ -8,14 +8,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::inventory::report_inventory;
 use super::shared::{SetLevel, Shared};
-use super::status::{Status, answer_status, socket_path};
-use super::upkeep::keep_house;
+use super::status::{Status, serve_status, socket_path};
+use super::upkeep::prune_periodically;
 use super::watchdog::feed_watchdog;
 use crate::channels::{ChannelOptions, Channels, end_lost_sessions, record_ends, record_ends_now};
 use crate::identity::Identity;
 use crate::link::keep_connected;
 use crate::local::listen_locally;
-use crate::operations::{OperationOptions, Operations, interrupt, perform, send_outputs};
+use crate::operations::{OperationOptions, Operations, interrupt, run_operations, send_outputs};
 use crate::outbox::{Limits, Outbox, RecordError};
 use crate::report::{Backlog, sample_and_send, send_backlog};
 use crate::store::{Folder, Store, StoreError, key, put, remove};
@@ -163,12 +163,12 @@ impl Agent {
     /// Returns the agent's status.
     #[must_use]
     pub fn status(&self) -> Status {
-        Status::of(&self.shared, self.shared.link.receiver_count() > 0)
+        Status::from_shared(&self.shared, self.shared.link.receiver_count() > 0)
     }
 
     /// Whether the agent ended because of an order, and must be started again.
     #[must_use]
-    pub fn wants_restart(&self) -> bool {
+    pub fn is_restart_requested(&self) -> bool {
         self.shared.operations.restart.is_cancelled()
     }
 
@@ -191,10 +191,10 @@ impl Agent {
                 keep_connected(shared),
                 send_backlog(shared),
                 report_inventory(shared),
-                keep_house(shared),
-                answer_status(shared),
+                prune_periodically(shared),
+                serve_status(shared),
                 listen_locally(shared),
-                perform(shared),
+                run_operations(shared),
                 send_outputs(shared),
                 record_ends(shared),
                 feed_watchdog(),
@@ -219,7 +219,7 @@ impl Agent {
         interrupt(shared);
         record_ends_now(shared);
         shared.link.send_replace(None);
-        shared.doors.close(shared.store.folder().path());
+        shared.listeners.close(shared.store.folder().path());
         // This durable write also syncs the earlier writes with relaxed durability.
         shared.store.write(|_| Ok(()))?;
         let _ = std::fs::remove_file(socket_path(shared.store.folder().path()));

@@ -11,9 +11,9 @@ use crate::inventory;
 use crate::store::key;
 
 /// Interval between checks of the network interfaces: two system calls.
-const LOOK: Duration = Duration::from_secs(60);
+const INTERFACE_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval between checks of the whole inventory.
-const WHOLE: Duration = Duration::from_secs(3600);
+const INVENTORY_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Reports the inventory at the start, when addresses change, and after an hourly check if it has
 /// changed.
@@ -40,14 +40,14 @@ pub(super) async fn report_inventory(shared: &Shared) {
             }
         }
         let (interfaces, looked) = (inventory::interfaces(), Instant::now());
-        while looked.elapsed() < WHOLE
+        while looked.elapsed() < INVENTORY_CHECK_INTERVAL
             && reported.is_some()
             && inventory::interfaces() == interfaces
         {
-            sleep(LOOK).await;
+            sleep(INTERFACE_CHECK_INTERVAL).await;
         }
         if reported.is_none() {
-            sleep(LOOK).await;
+            sleep(INTERFACE_CHECK_INTERVAL).await;
         }
     }
 }

@@ -18,5 +18,5 @@ pub use settings::Settings;
 #[cfg(test)]
 pub(crate) use settings::read as read_settings;
 pub(crate) use shared::Shared;
-pub use status::{BacklogStatus, LocalStatus, OutboxStatus, Status, ask_status, socket_path};
-pub(crate) use words::in_words;
+pub use status::{BacklogStatus, LocalStatus, OutboxStatus, Status, query_status, socket_path};
+pub(crate) use words::error_chain;

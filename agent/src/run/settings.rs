@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use muster_schemas::names::{ConfigValue, ConfigVars};
 
-use crate::local::{DoorsWanted, Quota};
+use crate::local::{ListenerSettings, Quota};
 use crate::metrics::{Group, GroupSet};
 
 /// The settings of the agent.
@@ -23,11 +23,11 @@ pub struct Settings {
     /// Maximum amount of metrics that applications may write.
     pub quota: Quota,
     /// The listeners for applications.
-    pub(crate) doors: DoorsWanted,
+    pub(crate) listeners: ListenerSettings,
     /// Maximum number of programs of operations that run concurrently.
-    pub runs_at_once: usize,
+    pub max_concurrent_runs: usize,
     /// Id of the newest request for a new signing key; each id is used once.
-    pub(crate) key_request: Option<i64>,
+    pub(crate) key_rotation_request: Option<i64>,
 }
 
 impl Default for Settings {
@@ -37,9 +37,9 @@ impl Default for Settings {
             groups: GroupSet::ALL,
             own_intervals: [None; Group::ALL.len()],
             quota: Quota::default(),
-            doors: DoorsWanted::default(),
-            runs_at_once: 4,
-            key_request: None,
+            listeners: ListenerSettings::default(),
+            max_concurrent_runs: 4,
+            key_rotation_request: None,
         }
     }
 }
@@ -65,11 +65,11 @@ pub(crate) fn read(
         let outcome = match key.as_str() {
             "metrics.interval" => interval(value).map(|interval| settings.interval = interval),
             "metrics.groups" => groups(value).map(|groups| settings.groups = groups),
-            "metrics.udp" => port(value).map(|port| settings.doors.udp = port.or_default(8094)),
-            "metrics.json" => port(value).map(|port| settings.doors.json = port.or_default(8092)),
+            "metrics.udp" => port(value).map(|port| settings.listeners.udp = port.or_default(8094)),
+            "metrics.json" => port(value).map(|port| settings.listeners.json = port.or_default(8092)),
             "metrics.socket" => match value {
                 ConfigValue::Bool(is) => {
-                    settings.doors.sockets = *is;
+                    settings.listeners.sockets = *is;
                     Ok(())
                 }
                 other => Err(format!("'{other}' is not true or false")),
@@ -79,11 +79,11 @@ pub(crate) fn read(
             }
             "metrics.rate" => number(value, 1, 10_000).map(|rate| settings.quota.rate = rate),
             "runs.at_once" => {
-                number(value, 1, 64).map(|number| settings.runs_at_once = number as usize)
+                number(value, 1, 64).map(|number| settings.max_concurrent_runs = number as usize)
             }
             "agent.key_generation" => match value {
                 ConfigValue::Int(request) => {
-                    settings.key_request = Some(*request);
+                    settings.key_rotation_request = Some(*request);
                     Ok(())
                 }
                 other => {
@@ -98,7 +98,7 @@ pub(crate) fn read(
                 _ => Err("is not text".to_owned()),
             },
             other => match other.strip_prefix("metrics.") {
-                Some(rest) => of_group(&mut settings, rest, value),
+                Some(rest) => apply_group_interval(&mut settings, rest, value),
                 None => Ok(()),
             },
         };
@@ -113,7 +113,7 @@ pub(crate) fn read(
 }
 
 /// Applies `interval.<group>`, the remainder of a variable after `metrics.`.
-fn of_group(settings: &mut Settings, rest: &str, value: &ConfigValue) -> Result<(), String> {
+fn apply_group_interval(settings: &mut Settings, rest: &str, value: &ConfigValue) -> Result<(), String> {
     let Some(name) = rest.strip_prefix("interval.") else {
         return Err("is unknown; use metrics.interval, metrics.interval.GROUP, metrics.groups, \
              metrics.udp, metrics.json, metrics.socket, metrics.series or metrics.rate"
@@ -129,45 +129,45 @@ fn of_group(settings: &mut Settings, rest: &str, value: &ConfigValue) -> Result<
 }
 
 /// A port number, or whether the default port is open.
-enum Port {
-    Given(u16),
-    Is(bool),
+enum PortSetting {
+    Number(u16),
+    Enabled(bool),
 }
 
-impl Port {
+impl PortSetting {
     const fn or_default(self, default: u16) -> Option<u16> {
         match self {
-            Self::Given(port) => Some(port),
-            Self::Is(true) => Some(default),
-            Self::Is(false) => None,
+            Self::Number(port) => Some(port),
+            Self::Enabled(true) => Some(default),
+            Self::Enabled(false) => None,
         }
     }
 }
 
-fn port(value: &ConfigValue) -> Result<Port, String> {
+fn port(value: &ConfigValue) -> Result<PortSetting, String> {
     let port = match value {
-        ConfigValue::Bool(is) => return Ok(Port::Is(*is)),
+        ConfigValue::Bool(is) => return Ok(PortSetting::Enabled(*is)),
         ConfigValue::Int(port) => u16::try_from(*port).ok().filter(|port| *port > 0),
         _ => None,
     };
-    port.map(Port::Given)
+    port.map(PortSetting::Number)
         .ok_or_else(|| format!("'{value}' is not a port (1 to 65535), true or false"))
 }
 
-fn number(value: &ConfigValue, least: u32, most: u32) -> Result<u32, String> {
+fn number(value: &ConfigValue, min: u32, max: u32) -> Result<u32, String> {
     let number = match value {
         ConfigValue::Int(number) => u32::try_from(*number).ok(),
         _ => None,
     };
     number
-        .filter(|number| (least..=most).contains(number))
-        .ok_or_else(|| format!("'{value}' is not an integer from {least} to {most}"))
+        .filter(|number| (min..=max).contains(number))
+        .ok_or_else(|| format!("'{value}' is not an integer from {min} to {max}"))
 }
 
 fn interval(value: &ConfigValue) -> Result<Duration, String> {
     let seconds = match value {
         ConfigValue::Int(seconds) => u64::try_from(*seconds).ok(),
-        ConfigValue::Text(text) => in_words(text),
+        ConfigValue::Text(text) => parse_duration(text),
         _ => None,
     };
     seconds.filter(|seconds| (1..=3600).contains(seconds)).map(Duration::from_secs).ok_or_else(
@@ -176,7 +176,7 @@ fn interval(value: &ConfigValue) -> Result<Duration, String> {
 }
 
 /// Parses `90s`, `5m` or `1h` into seconds.
-fn in_words(text: &str) -> Option<u64> {
+fn parse_duration(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {
         "s" => 1,
@@ -249,10 +249,10 @@ mod tests {
                     ("runs.at_once", ConfigValue::Int(2)),
                 ],
                 Settings {
-                    runs_at_once: 2,
-                    doors: DoorsWanted { udp: None, json: Some(9092), sockets: false },
+                    max_concurrent_runs: 2,
+                    listeners: ListenerSettings { udp: None, json: Some(9092), sockets: false },
                     quota: Quota { series: 5, rate: 50 },
-                    key_request: Some(2),
+                    key_rotation_request: Some(2),
                     ..default
                 },
                 vec![],

@@ -15,7 +15,7 @@ use super::settings::{self, Settings};
 use crate::channels::Channels;
 use crate::clock::{Anchor, Moment};
 use crate::identity::Identity;
-use crate::local::{Doors, Intake};
+use crate::local::{Listeners, PointQueue};
 use crate::metrics::AgentCounters;
 use crate::operations::Operations;
 use crate::outbox::{Outbox, RecordError};
@@ -51,9 +51,9 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) settings: watch::Sender<Settings>,
     /// Metrics from applications.
-    pub(crate) intake: Intake,
+    pub(crate) local_points: PointQueue,
     /// The listeners for applications.
-    pub(crate) doors: Doors,
+    pub(crate) listeners: Listeners,
     /// The connection to the broker, if there is one.
     pub(crate) link: watch::Sender<Option<Publisher>>,
     /// Notified when an event was recorded.
@@ -83,7 +83,7 @@ impl Shared {
         let config: Config = store.get(key::CONFIG)?.unwrap_or_default();
         let anchor = store.get(key::ANCHOR)?;
         let (settings, _) = settings::read(&config.vars, &*set_level);
-        let intake = Intake::default();
+        let intake = PointQueue::default();
         intake.set(settings.quota, settings.groups);
         Ok(Self {
             identity,
@@ -93,8 +93,8 @@ impl Shared {
             root,
             counters: Counters::default(),
             settings: watch::Sender::new(settings),
-            intake,
-            doors: Doors::default(),
+            local_points: intake,
+            listeners: Listeners::default(),
             link: watch::Sender::new(None),
             recorded: Notify::new(),
             backlog_grew: Notify::new(),
@@ -115,7 +115,7 @@ impl Shared {
     }
 
     /// Keeps a batch that the broker does not have.
-    pub(crate) fn keep(&self, queued: &Queued) {
+    pub(crate) fn queue_batch(&self, queued: &Queued) {
         self.backlog.push(queued);
         self.backlog_grew.notify_one();
     }
@@ -155,8 +155,8 @@ impl Shared {
             return Ok(());
         }
         let (settings, mut errors) = settings::read(vars, &*self.set_level);
-        self.intake.set(settings.quota, settings.groups);
-        for (variable, problem) in self.doors.set(settings.doors, self.store.folder().path()) {
+        self.local_points.set(settings.quota, settings.groups);
+        for (variable, problem) in self.listeners.set(settings.listeners, self.store.folder().path()) {
             tracing::warn!(variable, problem, "failed to open a metric socket for applications");
             // A problem with a default setting is reported only in the status.
             if vars.keys().any(|key| key.as_str() == variable) {
@@ -177,7 +177,7 @@ impl Shared {
         self.settings.send_replace(settings);
         self.recorded.notify_one();
         tracing::info!(version, "applied new config variables");
-        self.rotate_if_asked();
+        self.rotate_if_requested();
         Ok(())
     }
 
@@ -187,8 +187,8 @@ impl Shared {
     }
 
     /// Creates a new signing key, if it was requested and is possible now.
-    pub(crate) fn rotate_if_asked(&self) {
-        let Some(request) = self.settings.borrow().key_request else { return };
+    pub(crate) fn rotate_if_requested(&self) {
+        let Some(request) = self.settings.borrow().key_rotation_request else { return };
         match self.outbox.rotate(request, Moment::now()) {
             Ok(true) => {
                 tracing::info!("the device has a new signing key");
@@ -209,7 +209,7 @@ impl Shared {
     }
 
     /// Stores a failure for the status.
-    pub(crate) fn note_error(&self, error: &str) {
+    pub(crate) fn set_last_error(&self, error: &str) {
         let now = Moment::now().wall;
         self.with_link_state(|state| state.last_error = Some((now, error.to_owned())));
     }
@@ -223,7 +223,7 @@ impl Shared {
             backlog_batches: backlog.batches,
             backlog_bytes: backlog.bytes,
             backlog_dropped: backlog.dropped,
-            local: self.intake.counts(),
+            local: self.local_points.counts(),
             clock_skew_us: self.anchor().and_then(|anchor| anchor.skew(at)).unwrap_or(0),
             connected_seconds: link.connected.map_or(0, |(since, _, _)| since.elapsed().as_secs()),
             ..AgentCounters::default()

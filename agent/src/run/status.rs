@@ -19,7 +19,7 @@ use crate::clock::Moment;
 use crate::local::Cause;
 
 /// Timeout of reading or writing the few bytes of a request.
-const LIMIT: Duration = Duration::from_secs(2);
+const IO_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Status of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,17 +70,17 @@ pub struct LocalStatus {
 }
 
 impl LocalStatus {
-    fn of(shared: &Shared) -> Self {
-        let counts = shared.intake.counts();
+    fn from_shared(shared: &Shared) -> Self {
+        let counts = shared.local_points.counts();
         let dropped =
             Cause::ALL.map(|cause| (cause.as_str().to_owned(), counts.dropped_for(cause)));
         Self {
-            listening: shared.doors.places(),
-            problems: shared.doors.problems(),
-            points: counts.taken,
+            listening: shared.listeners.addresses(),
+            problems: shared.listeners.problems(),
+            points: counts.accepted,
             series: counts.series,
             dropped: dropped.into_iter().filter(|(_, count)| *count > 0).collect(),
-            tags_left_out: counts.left_out,
+            tags_left_out: counts.removed_entries,
         }
     }
 }
@@ -132,7 +132,7 @@ pub struct Status {
 }
 
 impl Status {
-    pub(crate) fn of(shared: &Shared, is_running: bool) -> Self {
+    pub(crate) fn from_shared(shared: &Shared, is_running: bool) -> Self {
         let (identity, outbox, backlog) =
             (&shared.identity, shared.outbox.view(), shared.backlog.view());
         let (link, at) = (shared.link_state(), Moment::now());
@@ -168,7 +168,7 @@ impl Status {
                 bytes: backlog.bytes,
                 dropped: backlog.dropped,
             },
-            local: LocalStatus::of(shared),
+            local: LocalStatus::from_shared(shared),
             last_error: link.last_error,
             ca: crate::identity::to_pem(&identity.ca),
         }
@@ -185,7 +185,7 @@ pub fn socket_path(data: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When an agent runs and does not respond.
-pub async fn ask_status(data: &Path) -> io::Result<Option<Status>> {
+pub async fn query_status(data: &Path) -> io::Result<Option<Status>> {
     let mut stream = match UnixStream::connect(socket_path(data)).await {
         Ok(stream) => stream,
         Err(error)
@@ -199,12 +199,12 @@ pub async fn ask_status(data: &Path) -> io::Result<Option<Status>> {
         Err(error) => return Err(error),
     };
     let mut json = Vec::new();
-    tokio::time::timeout(LIMIT, stream.read_to_end(&mut json)).await??;
+    tokio::time::timeout(IO_TIMEOUT, stream.read_to_end(&mut json)).await??;
     serde_json::from_slice(&json).map(Some).map_err(io::Error::other)
 }
 
 /// Serves status requests.
-pub(super) async fn answer_status(shared: &Shared) {
+pub(super) async fn serve_status(shared: &Shared) {
     let path = socket_path(shared.store.folder().path());
     // The data folder is locked, so the agent that left this socket has ended.
     let _ = std::fs::remove_file(&path);
@@ -230,15 +230,15 @@ pub(super) async fn answer_status(shared: &Shared) {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
             // For example, out of file descriptors.
-            tokio::time::sleep(LIMIT).await;
+            tokio::time::sleep(IO_TIMEOUT).await;
             continue;
         };
-        let json = serde_json::to_vec(&Status::of(shared, true)).unwrap_or_default();
+        let json = serde_json::to_vec(&Status::from_shared(shared, true)).unwrap_or_default();
         let answer = async {
             stream.write_all(&json).await?;
             stream.shutdown().await
         };
-        if !matches!(tokio::time::timeout(LIMIT, answer).await, Ok(Ok(()))) {
+        if !matches!(tokio::time::timeout(IO_TIMEOUT, answer).await, Ok(Ok(()))) {
             tracing::debug!("a status client disconnected before the response");
         }
     }

@@ -9,22 +9,22 @@ use crate::clock::Moment;
 use crate::operations::prune_journal;
 
 /// Interval of pruning by age.
-const EVERY: Duration = Duration::from_secs(3600);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 /// Interval between checks of the size: a comparison of two numbers.
-const LOOK: Duration = Duration::from_secs(60);
+const SIZE_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// Delay between two rounds of pruning a large outbox, so that other tasks can run.
-const BREATH: Duration = Duration::from_millis(20);
+const PRUNE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Prunes the outbox and the journal at the start, once an hour, and when the outbox is too large.
-pub(super) async fn keep_house(shared: &Shared) {
+pub(super) async fn prune_periodically(shared: &Shared) {
     let mut due = Instant::now();
     loop {
         if Instant::now() >= due || shared.outbox.is_overfull() {
-            due = Instant::now() + EVERY;
+            due = Instant::now() + PRUNE_INTERVAL;
             prune(shared).await;
             prune_journal(shared);
         }
-        sleep(LOOK).await;
+        sleep(SIZE_CHECK_INTERVAL).await;
     }
 }
 
@@ -32,7 +32,7 @@ async fn prune(shared: &Shared) {
     loop {
         let at = Moment::now();
         match shared.outbox.prune(shared.time(&at)) {
-            Ok(true) => sleep(BREATH).await,
+            Ok(true) => sleep(PRUNE_PAUSE).await,
             Ok(false) => return,
             Err(error) => {
                 tracing::warn!(%error, "failed to remove old events");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// The message to systemd.
-const ALIVE: &[u8] = b"WATCHDOG=1";
+const KEEP_ALIVE_MESSAGE: &[u8] = b"WATCHDOG=1";
 
 /// Notifies systemd from the agent's own loop, three times per watchdog interval; does nothing if
 /// systemd has not configured a watchdog.
@@ -19,7 +19,7 @@ pub(super) async fn feed_watchdog() {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if let Err(error) = socket.send(ALIVE) {
+        if let Err(error) = socket.send(KEEP_ALIVE_MESSAGE) {
             tracing::debug!(%error, "failed to notify systemd's watchdog");
         }
     }

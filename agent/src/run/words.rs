@@ -1,7 +1,7 @@
 //! Errors as one line for logs and for servers.
 
 /// Formats an error with its causes on one line.
-pub(crate) fn in_words(error: &dyn std::error::Error) -> String {
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

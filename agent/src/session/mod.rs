@@ -15,6 +15,6 @@ mod model;
 mod pacer;
 mod talk;
 
-pub use hello::Asked;
+pub use hello::SentHello;
 pub use pacer::{PUBLISH_WINDOW, Pacer};
-pub use talk::{Effect, Ignored, Outgoing, Session};
+pub use talk::{Effect, IgnoredWelcome, Outgoing, Session};

@@ -12,19 +12,19 @@ pub const PUBLISH_WINDOW: u32 = 8;
 /// Number of events that are sent first when the log confirms nothing; when it confirms them, the
 /// rest follows immediately. So the agent does not resend the whole outbox to a log that is down
 /// for hours.
-const PROBE: u64 = 1;
+const PROBE_EVENTS: u64 = 1;
 
 /// Maximum interval between such attempts. It bounds how long a lost acknowledgment delays a device
 /// after an outage. Meanwhile the attempts of a fleet accumulate in the stream, and ingest reads
 /// them before new events: 400,000 messages of 10,000 devices in ten minutes.
-const RESEND_LIMIT: Duration = Duration::from_secs(15);
+const MAX_RESEND_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Maximum interval between attempts to publish while the broker stores nothing (its stream is
 /// missing or full). Such messages leave nothing behind, so frequent attempts are cheap.
-const STALL_LIMIT: Duration = Duration::from_secs(2);
+const MAX_STALL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Minimum interval between requests to resend that are followed: one gap causes several.
-const JUMP_EVERY: Duration = Duration::from_secs(1);
+const MIN_JUMP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The sender's position in the outbox.
 #[derive(Clone, Debug)]
@@ -46,9 +46,9 @@ impl Default for Pacer {
             in_flight: 0,
             probe_end: None,
             resend_at: None,
-            resend: Backoff::new(Duration::from_secs(5), RESEND_LIMIT),
+            resend: Backoff::new(Duration::from_secs(5), MAX_RESEND_INTERVAL),
             stalled_until: None,
-            stall: Backoff::new(Duration::from_millis(500), STALL_LIMIT),
+            stall: Backoff::new(Duration::from_millis(500), MAX_STALL_INTERVAL),
             jumped_at: None,
         }
     }
@@ -84,12 +84,12 @@ impl Pacer {
         self.in_flight += 1;
         self.stalled_until = None;
         if self.resend_at.is_none() {
-            self.resend_at = Some(now + self.resend.wait(1.0));
+            self.resend_at = Some(now + self.resend.next_delay(1.0));
         }
     }
 
     /// Records the broker's reply: the event was stored, was refused, or there was no reply.
-    pub fn settled(&mut self, seq: u64, is_stored: bool, now: Instant, chance: f64) {
+    pub fn on_reply(&mut self, seq: u64, is_stored: bool, now: Instant, chance: f64) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if is_stored {
             self.stall.reset();
@@ -97,14 +97,14 @@ impl Pacer {
             // The stream or the broker is unavailable: resume from this event later, to keep the
             // order.
             if self.stalled_until.is_none_or(|until| until <= now) {
-                self.stalled_until = Some(now + self.stall.wait(chance));
+                self.stalled_until = Some(now + self.stall.next_delay(chance));
             }
             self.next = self.next.min(seq);
         }
     }
 
     /// Records a reply to an event of an earlier epoch: it only frees its slot in the window.
-    pub fn settled_before(&mut self) {
+    pub fn on_earlier_reply(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
@@ -113,15 +113,15 @@ impl Pacer {
         self.resend.reset();
         self.probe_end = None;
         let is_waiting = self.next > view.confirmed + 1;
-        self.resend_at = is_waiting.then(|| now + self.resend.wait(1.0));
+        self.resend_at = is_waiting.then(|| now + self.resend.next_delay(1.0));
     }
 
     /// Resends everything from `seq`, because the log requested it.
     pub fn resend_from(&mut self, seq: u64, now: Instant) {
         if let Some(jumped) = self.jumped_at
-            && now < jumped + JUMP_EVERY
+            && now < jumped + MIN_JUMP_INTERVAL
         {
-            let soon = jumped + JUMP_EVERY;
+            let soon = jumped + MIN_JUMP_INTERVAL;
             self.resend_at = Some(self.resend_at.map_or(soon, |at| at.min(soon)));
             return;
         }
@@ -153,8 +153,8 @@ impl Pacer {
             return;
         }
         self.next = view.confirmed + 1;
-        self.probe_end = Some(view.confirmed + PROBE);
-        self.resend_at = Some(now + self.resend.wait(chance));
+        self.probe_end = Some(view.confirmed + PROBE_EVENTS);
+        self.resend_at = Some(now + self.resend.next_delay(chance));
     }
 }
 
@@ -188,9 +188,9 @@ mod tests {
         let (mut pacer, now, all) = (Pacer::default(), Instant::now(), view(2, 30));
         pacer.start(&all);
         assert_eq!(send_all(&mut pacer, &all, now), (3..=10).collect::<Vec<_>>());
-        pacer.settled(3, true, now, 1.0);
+        pacer.on_reply(3, true, now, 1.0);
         assert_eq!(send_all(&mut pacer, &all, now), [11]);
-        pacer.settled(4, false, now, 1.0);
+        pacer.on_reply(4, false, now, 1.0);
         assert!(send_all(&mut pacer, &all, now).is_empty(), "the broker does not store");
         assert_eq!(pacer.wake_at(now), Some(now + Duration::from_millis(500)));
         assert_eq!(pacer.due(&all, now + Duration::from_millis(500)), Some(4));
@@ -205,7 +205,7 @@ mod tests {
         for _ in 0..6 {
             while let Some(seq) = pacer.due(&all, now) {
                 pacer.sent(now);
-                pacer.settled(seq, true, now, 1.0);
+                pacer.on_reply(seq, true, now, 1.0);
             }
             let at = pacer.wake_at(now).unwrap();
             waits.push((at - now).as_secs());
@@ -216,14 +216,14 @@ mod tests {
         let mut probe = 0;
         while let Some(seq) = pacer.due(&all, now) {
             pacer.sent(now);
-            pacer.settled(seq, true, now, 1.0);
+            pacer.on_reply(seq, true, now, 1.0);
             probe = seq;
         }
-        assert_eq!(probe, PROBE);
+        assert_eq!(probe, PROBE_EVENTS);
         // The log confirms them: the rest follows immediately.
-        let after = view(PROBE, 1000);
+        let after = view(PROBE_EVENTS, 1000);
         pacer.confirmed(&after, now);
-        assert_eq!(pacer.due(&after, now), Some(PROBE + 1));
+        assert_eq!(pacer.due(&after, now), Some(PROBE_EVENTS + 1));
     }
 
     #[test]
@@ -236,6 +236,6 @@ mod tests {
         send_all(&mut pacer, &all, now);
         pacer.resend_from(3, now);
         assert_eq!(pacer.due(&all, now), None);
-        assert_eq!(pacer.wake_at(now), Some(now + JUMP_EVERY));
+        assert_eq!(pacer.wake_at(now), Some(now + MIN_JUMP_INTERVAL));
     }
 }

@@ -7,15 +7,15 @@ use muster_schemas::wire::{Ack, Hello, Welcome};
 use muster_schemas::{DeviceId, ProjectId, SigningKey, Timestamp};
 use uuid::Uuid;
 
-use super::hello::{Asked, Rhythm};
+use super::hello::{SentHello, HelloSchedule};
 use super::pacer::Pacer;
 use crate::clock::Moment;
-use crate::outbox::{Outbox, Prover, Verdict, judge};
+use crate::outbox::{Outbox, Prover, Verdict, compare_head};
 use crate::store::StoreError;
 
 /// Minimum time for which the log must report the same loss before the device starts a new epoch,
 /// if the server does not know whether the log is still reading the events from its stream.
-const SETTLE: Duration = Duration::from_secs(5);
+const LOSS_CONFIRM_TIME: Duration = Duration::from_secs(5);
 
 /// Interval between hellos while the log is still reading the device's events from its stream.
 const CATCH_UP_INTERVAL: Duration = Duration::from_secs(2);
@@ -39,9 +39,9 @@ pub enum Effect {
     /// The log has confirmed this many further events.
     Confirmed(u64),
     /// The log has lost events; they are sent again.
-    SentAgain,
+    Rewound,
     /// The message is inconsistent with the device's state: a hello will be sent.
-    Odd,
+    Inconsistent,
     /// A new epoch is needed and will be requested.
     NeedsEpoch,
     /// The device continues in a new epoch.
@@ -50,10 +50,10 @@ pub enum Effect {
 
 /// The reason why a welcome is ignored.
 #[derive(Debug, thiserror::Error)]
-pub enum Ignored {
+pub enum IgnoredWelcome {
     /// The welcome does not belong to the latest hello.
     #[error("a welcome without a matching hello of this connection was ignored")]
-    NotAsked,
+    NotRequested,
     /// The welcome is for another device or project.
     #[error("a welcome for another device or project was ignored")]
     OtherDevice,
@@ -77,12 +77,12 @@ pub struct Session {
     project: ProjectId,
     device: DeviceId,
     pacer: Pacer,
-    hello: Rhythm,
+    hello: HelloSchedule,
     /// Head that the log seems to have lost, and when that was first suspected.
-    suspect: Option<((u64, u64), Instant)>,
-    settle: Duration,
+    suspected_loss: Option<((u64, u64), Instant)>,
+    loss_confirm_time: Duration,
     /// Sequence number of the event that is to be sent next and cannot be read.
-    damaged: Option<u64>,
+    damaged_seq: Option<u64>,
 }
 
 impl Session {
@@ -94,10 +94,10 @@ impl Session {
             project,
             device,
             pacer: Pacer::default(),
-            hello: Rhythm::default(),
-            suspect: None,
-            settle: SETTLE,
-            damaged: None,
+            hello: HelloSchedule::default(),
+            suspected_loss: None,
+            loss_confirm_time: LOSS_CONFIRM_TIME,
+            damaged_seq: None,
         }
     }
 
@@ -105,12 +105,12 @@ impl Session {
     pub fn connected(&mut self, now: Instant) {
         self.pacer.start(&self.outbox.view());
         self.hello.start(now);
-        self.damaged = None;
+        self.damaged_seq = None;
     }
 
     /// Schedules a hello now, because its welcome is needed: for the config, for example.
-    pub fn hasten_hello(&mut self, now: Instant) {
-        self.hello.hasten(now, Duration::ZERO);
+    pub fn schedule_hello(&mut self, now: Instant) {
+        self.hello.schedule(now, Duration::ZERO);
     }
 
     /// Returns the next event to publish now. Pass it to [`Self::settled`] when the broker has
@@ -125,9 +125,9 @@ impl Session {
         let Some(bytes) = self.outbox.sealed(seq)? else {
             // Earlier events may still be confirmed. Then a hello finds out whether the log has
             // this one.
-            if seq == view.confirmed + 1 && self.damaged != Some(seq) {
-                self.damaged = Some(seq);
-                self.hello.hasten(now, Duration::ZERO);
+            if seq == view.confirmed + 1 && self.damaged_seq != Some(seq) {
+                self.damaged_seq = Some(seq);
+                self.hello.schedule(now, Duration::ZERO);
             }
             return Ok(None);
         };
@@ -136,11 +136,11 @@ impl Session {
     }
 
     /// Handles the broker's reply to a published event: stored, refused, or no reply.
-    pub fn settled(&mut self, epoch: u64, seq: u64, is_stored: bool, now: Instant, chance: f64) {
+    pub fn on_broker_reply(&mut self, epoch: u64, seq: u64, is_stored: bool, now: Instant, chance: f64) {
         if epoch == self.outbox.view().epoch {
-            self.pacer.settled(seq, is_stored, now, chance);
+            self.pacer.on_reply(seq, is_stored, now, chance);
         } else {
-            self.pacer.settled_before();
+            self.pacer.on_earlier_reply();
         }
     }
 
@@ -165,16 +165,16 @@ impl Session {
         now: Instant,
         time: Timestamp,
     ) -> Result<Effect, StoreError> {
-        let effect = match judge(&self.outbox, ack.epoch, ack.seq, ack.hash)? {
+        let effect = match compare_head(&self.outbox, ack.epoch, ack.seq, ack.hash)? {
             // Another branch of this device's history shares its subjects.
             Verdict::OlderEpoch | Verdict::NewerEpoch => return Ok(Effect::Nothing),
-            Verdict::Known => Effect::Nothing,
+            Verdict::Expected => Effect::Nothing,
             Verdict::Confirmed => self.confirm(ack.seq, now, time)?,
-            Verdict::Lower | Verdict::Pruned | Verdict::Fork { .. } => {
+            Verdict::Behind | Verdict::Pruned | Verdict::Fork { .. } => {
                 if self.outbox.pending_epoch().is_none() {
-                    self.hello.hasten(now, Duration::ZERO);
+                    self.hello.schedule(now, Duration::ZERO);
                 }
-                return Ok(Effect::Odd);
+                return Ok(Effect::Inconsistent);
             }
         };
         if ack.resend {
@@ -215,20 +215,20 @@ impl Session {
             confirmed_seq: Some(view.confirmed),
         };
         let by = self.outbox.prover(self.hello.unanswered);
-        self.hello.said(Asked { hello: hello.clone(), by, confirmed: view.confirmed }, now);
+        self.hello.record_sent(SentHello { hello: hello.clone(), prover: by, confirmed: view.confirmed }, now);
         Some(hello)
     }
 
     /// The key that proves the latest hello.
     #[must_use]
     pub fn proving_key(&self) -> SigningKey {
-        let by = self.hello.asked.as_ref().map_or(Prover::Current, |asked| asked.by);
+        let by = self.hello.pending.as_ref().map_or(Prover::Current, |asked| asked.prover);
         self.outbox.proving_key(by)
     }
 
     /// Handles a hello without a response.
     pub fn hello_failed(&mut self, now: Instant, chance: f64) {
-        self.hello.failed(now, chance);
+        self.hello.record_failure(now, chance);
     }
 
     /// Handles the response to the hello, after its signature was verified. `request` is random.
@@ -242,95 +242,95 @@ impl Session {
         at: Moment,
         request: Uuid,
         chance: f64,
-    ) -> Result<Effect, Ignored> {
+    ) -> Result<Effect, IgnoredWelcome> {
         let is_answer =
-            self.hello.asked.as_ref().is_some_and(|asked| asked.hello.nonce == welcome.nonce);
+            self.hello.pending.as_ref().is_some_and(|asked| asked.hello.nonce == welcome.nonce);
         if !is_answer {
-            return Err(Ignored::NotAsked);
+            return Err(IgnoredWelcome::NotRequested);
         }
         if welcome.project != self.project || welcome.device != self.device {
-            self.hello.failed(now, chance);
-            return Err(Ignored::OtherDevice);
+            self.hello.record_failure(now, chance);
+            return Err(IgnoredWelcome::OtherDevice);
         }
-        let Some(asked) = self.hello.asked.clone() else { return Err(Ignored::NotAsked) };
-        let outcome = self.act(&asked, welcome, now, at, request);
+        let Some(asked) = self.hello.pending.clone() else { return Err(IgnoredWelcome::NotRequested) };
+        let outcome = self.apply_welcome(&asked, welcome, now, at, request);
         match outcome {
             Ok(effect) => {
-                self.hello.answered(now, chance);
+                self.hello.record_response(now, chance);
                 match effect {
                     Effect::NeedsEpoch => self.hello.follow_up(now),
-                    Effect::Odd if welcome.is_caught_up.is_some() => {
-                        self.hello.hasten(now, CATCH_UP_INTERVAL);
+                    Effect::Inconsistent if welcome.is_caught_up.is_some() => {
+                        self.hello.schedule(now, CATCH_UP_INTERVAL);
                     }
-                    Effect::Odd => self.hello.hasten(now, self.settle),
+                    Effect::Inconsistent => self.hello.schedule(now, self.loss_confirm_time),
                     _ => {}
                 }
                 Ok(effect)
             }
             Err(error) => {
-                self.hello.failed(now, chance);
+                self.hello.record_failure(now, chance);
                 Err(error)
             }
         }
     }
 
-    fn act(
+    fn apply_welcome(
         &mut self,
-        asked: &Asked,
+        sent: &SentHello,
         welcome: &Welcome,
         now: Instant,
         at: Moment,
         request: Uuid,
-    ) -> Result<Effect, Ignored> {
+    ) -> Result<Effect, IgnoredWelcome> {
         let current = self.outbox.view().epoch;
-        if welcome.epoch > asked.hello.epoch {
-            let is_granted = asked.hello.new_epoch.is_some()
-                && self.outbox.enter_epoch(welcome.epoch, at, asked.by)?;
+        if welcome.epoch > sent.hello.epoch {
+            let is_granted = sent.hello.new_epoch.is_some()
+                && self.outbox.enter_epoch(welcome.epoch, at, sent.prover)?;
             if !is_granted {
-                return Err(Ignored::Epoch { offered: welcome.epoch, current });
+                return Err(IgnoredWelcome::Epoch { offered: welcome.epoch, current });
             }
-            self.suspect = None;
+            self.suspected_loss = None;
             self.pacer.start(&self.outbox.view());
             return Ok(Effect::NewEpoch(welcome.epoch));
         }
-        if asked.hello.new_epoch.is_some() {
+        if sent.hello.new_epoch.is_some() {
             // The device has requested a new epoch, and did not get one.
-            return Err(Ignored::Epoch { offered: welcome.epoch, current });
+            return Err(IgnoredWelcome::Epoch { offered: welcome.epoch, current });
         }
         let (seq, hash) = (welcome.committed_seq, welcome.committed_hash);
-        let is_behind = welcome.epoch < current || seq < asked.confirmed;
-        match judge(&self.outbox, welcome.epoch, seq, hash)? {
-            Verdict::Known | Verdict::NewerEpoch => {}
+        let is_behind = welcome.epoch < current || seq < sent.confirmed;
+        match compare_head(&self.outbox, welcome.epoch, seq, hash)? {
+            Verdict::Expected | Verdict::NewerEpoch => {}
             Verdict::Confirmed => {
-                self.suspect = None;
+                self.suspected_loss = None;
                 let effect = self.confirm(seq, now, welcome.time)?;
-                return Ok(self.give_up_damaged(request)?.unwrap_or(effect));
+                return Ok(self.declare_damaged_lost(request)?.unwrap_or(effect));
             }
             // Events that were confirmed while the response was in flight are not lost.
-            Verdict::Lower | Verdict::Pruned if !is_behind => {}
-            Verdict::Lower => {
+            Verdict::Behind | Verdict::Pruned if !is_behind => {}
+            Verdict::Behind => {
                 self.outbox.rewind(seq)?;
                 self.pacer.rewound(&self.outbox.view());
-                self.suspect = None;
-                return Ok(Effect::SentAgain);
+                self.suspected_loss = None;
+                return Ok(Effect::Rewound);
             }
             Verdict::Pruned | Verdict::OlderEpoch => {
                 if !self.is_certain_loss((welcome.epoch, seq), welcome.is_caught_up, now) {
-                    return Ok(Effect::Odd);
+                    return Ok(Effect::Inconsistent);
                 }
-                self.outbox.ask_after_loss(welcome.epoch, seq, request)?;
+                self.outbox.request_epoch_after_loss(welcome.epoch, seq, request)?;
                 return Ok(Effect::NeedsEpoch);
             }
             Verdict::Fork { own } => {
                 let view = self.outbox.view();
                 // Beyond the newest: there the log has an event, and this device has none.
                 let place = if own.is_some() { seq } else { view.last_seq + 1 };
-                self.outbox.ask_after_fork(place, own, request)?;
+                self.outbox.request_epoch_after_fork(place, own, request)?;
                 return Ok(Effect::NeedsEpoch);
             }
         }
-        self.suspect = None;
-        Ok(self.give_up_damaged(request)?.unwrap_or(Effect::Nothing))
+        self.suspected_loss = None;
+        Ok(self.declare_damaged_lost(request)?.unwrap_or(Effect::Nothing))
     }
 
     /// Whether the log has lost what is after this position, rather than not read it yet.
@@ -341,27 +341,27 @@ impl Session {
         now: Instant,
     ) -> bool {
         if let Some(is_caught_up) = is_caught_up {
-            self.suspect = None;
+            self.suspected_loss = None;
             return is_caught_up;
         }
-        match self.suspect {
-            Some((suspect, since)) if suspect == position => now >= since + self.settle,
+        match self.suspected_loss {
+            Some((suspect, since)) if suspect == position => now >= since + self.loss_confirm_time,
             _ => {
-                self.suspect = Some((position, now));
+                self.suspected_loss = Some((position, now));
                 false
             }
         }
     }
 
     /// Handles an unreadable event that the log does not have: the device continues without it.
-    fn give_up_damaged(&mut self, request: Uuid) -> Result<Option<Effect>, StoreError> {
-        let (Some(damaged), view) = (self.damaged.take(), self.outbox.view()) else {
+    fn declare_damaged_lost(&mut self, request: Uuid) -> Result<Option<Effect>, StoreError> {
+        let (Some(damaged), view) = (self.damaged_seq.take(), self.outbox.view()) else {
             return Ok(None);
         };
         if damaged != view.confirmed + 1 || view.is_waiting_for_epoch {
             return Ok(None);
         }
-        self.outbox.ask_after_loss(view.epoch, view.confirmed, request)?;
+        self.outbox.request_epoch_after_loss(view.epoch, view.confirmed, request)?;
         Ok(Some(Effect::NeedsEpoch))
     }
 }

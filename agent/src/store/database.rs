@@ -26,7 +26,7 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Sealed events by epoch and seq.
 pub(crate) const EVENTS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("events");
 /// Age entries: the newest confirmed event by time (microseconds, at intervals of an hour).
-pub(crate) const MARKS: TableDefinition<'_, i64, (u64, u64)> = TableDefinition::new("marks");
+pub(crate) const AGE_ENTRIES: TableDefinition<'_, i64, (u64, u64)> = TableDefinition::new("marks");
 /// Metric batches that wait to be sent, by their position in the queue.
 pub(crate) const BACKLOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("backlog");
 
@@ -66,7 +66,7 @@ pub mod key {
 
 /// Size of redb's page cache, in bytes. The outbox is written, and read once; redb's own default is
 /// 1 GiB.
-const CACHE: usize = 256 * 1024;
+const CACHE_BYTES: usize = 256 * 1024;
 
 /// The agent's database.
 pub struct Store {
@@ -119,7 +119,7 @@ impl Store {
             // touch them.
             if found.unwrap_or(FORMAT) <= FORMAT {
                 transaction.open_table(EVENTS).map_err(StoreError::database("create a table"))?;
-                transaction.open_table(MARKS).map_err(StoreError::database("create a table"))?;
+                transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("create a table"))?;
                 transaction.open_table(BACKLOG).map_err(StoreError::database("create a table"))?;
                 transaction.open_table(RUNS).map_err(StoreError::database("create a table"))?;
                 transaction
@@ -147,7 +147,7 @@ impl Store {
         let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if database.is_none() {
             let opened = Database::builder()
-                .set_cache_size(CACHE)
+                .set_cache_size(CACHE_BYTES)
                 .create(&self.path)
                 .map_err(StoreError::database("open the file"))?;
             *database = Some(opened);
@@ -157,7 +157,7 @@ impl Store {
 
     fn with<T>(
         &self,
-        what: impl FnOnce(&Database) -> Result<T, StoreError>,
+        work: impl FnOnce(&Database) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut database = self.database()?;
         let Some(open) = database.as_ref() else {
@@ -166,7 +166,7 @@ impl Store {
                 problem: "the database is closed".into(),
             });
         };
-        let outcome = what(open);
+        let outcome = work(open);
         if outcome.as_ref().is_err_and(StoreError::is_io) {
             *database = None;
         }
@@ -222,12 +222,12 @@ impl Store {
     /// The error of `what`.
     pub(crate) fn read<T>(
         &self,
-        what: impl FnOnce(&redb::ReadTransaction) -> Result<T, StoreError>,
+        work: impl FnOnce(&redb::ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.with(|database| {
             let transaction =
                 database.begin_read().map_err(StoreError::database("start a read transaction"))?;
-            what(&transaction)
+            work(&transaction)
         })
     }
 

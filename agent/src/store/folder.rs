@@ -15,22 +15,22 @@ pub struct Folder {
     _lock: File,
 }
 
-fn failed<'a>(
-    attempted: &'static str,
+fn file_error<'a>(
+    operation: &'static str,
     path: &'a Path,
 ) -> impl FnOnce(io::Error) -> StoreError + 'a {
-    move |source| StoreError::File { attempted, path: path.to_owned(), source }
+    move |source| StoreError::File { attempted: operation, path: path.to_owned(), source }
 }
 
 /// Maximum time to wait for the lock: `muster-agent status` holds it briefly while no agent runs.
-const PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Locks the file, or returns the reason why it is not locked.
-fn patiently_lock(file: &File) -> Result<(), TryLockError> {
+fn lock_with_timeout(file: &File) -> Result<(), TryLockError> {
     let began = Instant::now();
     loop {
         match file.try_lock() {
-            Err(TryLockError::WouldBlock) if began.elapsed() < PATIENCE => {
+            Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_TIMEOUT => {
                 std::thread::sleep(Duration::from_millis(50));
             }
             outcome => return outcome,
@@ -49,9 +49,9 @@ impl Folder {
                 .recursive(true)
                 .mode(0o700)
                 .create(path)
-                .map_err(failed("create the data folder", path))?;
+                .map_err(file_error("create the data folder", path))?;
         }
-        refuse_foreign(path)?;
+        check_not_foreign(path)?;
         let lock = path.join("lock");
         let file = OpenOptions::new()
             .create(true)
@@ -59,17 +59,17 @@ impl Folder {
             .write(true)
             .mode(0o600)
             .open(&lock)
-            .map_err(failed("open", &lock))?;
-        match patiently_lock(&file) {
+            .map_err(file_error("open", &lock))?;
+        match lock_with_timeout(&file) {
             Ok(()) => {
                 // Only the process that holds the lock sets the mode: another one may be reading
                 // the folder.
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
-                    .map_err(failed("set the mode of", path))?;
+                    .map_err(file_error("set the mode of", path))?;
                 Ok(Self { path: path.to_owned(), _lock: file })
             }
             Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => Err(failed("lock", &lock)(source)),
+            Err(TryLockError::Error(source)) => Err(file_error("lock", &lock)(source)),
         }
     }
 
@@ -101,8 +101,8 @@ impl Folder {
 
 /// Refuses a folder that is open to others and contains only files of other programs: closing it
 /// would lock them out.
-fn refuse_foreign(path: &Path) -> Result<(), StoreError> {
-    let look = |path: &Path| std::fs::metadata(path).map_err(failed("inspect", path));
+fn check_not_foreign(path: &Path) -> Result<(), StoreError> {
+    let look = |path: &Path| std::fs::metadata(path).map_err(file_error("inspect", path));
     let owner = look(path)?.uid();
     // Root can use the folder of any user, who could then replace its files.
     let user = std::fs::metadata("/proc/self").map_or(owner, |process| process.uid());
@@ -117,7 +117,7 @@ fn refuse_foreign(path: &Path) -> Result<(), StoreError> {
     let is_own = |entry: &std::io::Result<std::fs::DirEntry>| {
         entry.as_ref().is_ok_and(|entry| entry.file_name() == "lost+found")
     };
-    let mut entries = std::fs::read_dir(path).map_err(failed("read", path))?;
+    let mut entries = std::fs::read_dir(path).map_err(file_error("read", path))?;
     match entries.find(|entry| !is_own(entry)) {
         None => Ok(()),
         Some(_) => Err(StoreError::Foreign { path: path.to_owned(), mode }),
@@ -147,5 +147,5 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), StoreError> {
         // The name is in the folder, which must be synced, too.
         path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     };
-    write().map_err(failed("write", path))
+    write().map_err(file_error("write", path))
 }

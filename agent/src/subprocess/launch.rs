@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use super::wire::{DESCRIPTORS, Port};
-use super::{ANSWER_TIMEOUT, Helper, Job, no_answer};
+use super::{HELPER_TIMEOUT, Helper, Job, no_answer};
 
 /// The shell for lines, and for users without a configured shell.
 const SHELL: &str = "/bin/sh";
@@ -95,7 +95,7 @@ pub(crate) async fn launch(
     let mut helper = Helper::start(&Job::Launch(launch), stdio.into()).await.map_err(failed)?;
     let mut step = "/".to_owned();
     loop {
-        match timeout(ANSWER_TIMEOUT, helper.receive::<Report>()).await {
+        match timeout(HELPER_TIMEOUT, helper.receive::<Report>()).await {
             Ok(Ok(Some(Report::Step(path)))) => step = path,
             Ok(Ok(Some(Report::Invalid(reason)))) => return Err(LaunchError::Invalid(reason)),
             Ok(Ok(Some(Report::Failed(reason)))) => return Err(LaunchError::Failed(reason)),

@@ -32,7 +32,7 @@ use crate::files::FilesJob;
 use crate::operations::UploadJob;
 
 /// Maximum time without a report from a helper: then its file system counts as unresponsive.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The job of a helper.
 #[derive(Debug, Serialize, Deserialize)]

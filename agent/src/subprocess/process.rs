@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::entry::HELPER_ARGUMENT;
-use super::{ANSWER_TIMEOUT, Job, wire};
+use super::{HELPER_TIMEOUT, Job, wire};
 
 /// The agent's own program, also after its file was replaced.
 const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -63,7 +63,7 @@ impl Helper {
         let socket = sent.inspect_err(|_| kill(child.take()))?;
         let mut helper = Self { child, socket };
         let job = wire::encode(job)?;
-        timeout(ANSWER_TIMEOUT, helper.socket.write_all(&job))
+        timeout(HELPER_TIMEOUT, helper.socket.write_all(&job))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(helper)

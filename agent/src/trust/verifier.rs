@@ -40,7 +40,7 @@ pub struct Verifier {
     /// Expected host of the certificate, if the connection is indirect.
     host: Option<ServerName<'static>>,
     /// The CA's certificate, once a server has sent it and was verified by it.
-    shown: Mutex<Option<CertificateDer<'static>>>,
+    ca_certificate: Mutex<Option<CertificateDer<'static>>>,
     /// The reason why the last server was not trusted, as a message: rustls reports only error
     /// codes.
     refusal: Mutex<Option<String>>,
@@ -64,7 +64,7 @@ impl Verifier {
     }
 
     fn with(ca: PinnedCa, host: Option<ServerName<'static>>) -> Arc<Self> {
-        Arc::new(Self { ca, host, shown: Mutex::new(None), refusal: Mutex::new(None) })
+        Arc::new(Self { ca, host, ca_certificate: Mutex::new(None), refusal: Mutex::new(None) })
     }
 
     /// Returns the CA's certificate, if a server was verified by it.
@@ -73,7 +73,7 @@ impl Verifier {
         if let PinnedCa::Certificate(ca) = &self.ca {
             return Some(ca.clone());
         }
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.ca_certificate.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns the reason why the last server was not trusted; `None` if it was, or there was none.
@@ -96,7 +96,7 @@ impl Verifier {
 
 /// Formats the reason why a certificate is not trusted, to help an operator find an intercepting
 /// host.
-fn in_words(error: &Error, ca: &PinnedCa, host: &ServerName<'_>) -> String {
+fn describe(error: &Error, ca: &PinnedCa, host: &ServerName<'_>) -> String {
     match (error, ca) {
         (Error::InvalidCertificate(CertificateError::UnknownIssuer), PinnedCa::Pin(pin)) => {
             format!(
@@ -176,7 +176,7 @@ impl Verifier {
                     ..
                 })) => not_before,
                 Ok(verified) => {
-                    *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(ca);
+                    *self.ca_certificate.lock().unwrap_or_else(PoisonError::into_inner) = Some(ca);
                     return Ok(verified);
                 }
                 Err(error) => return Err(error),
@@ -197,7 +197,7 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, Error> {
         let server_name = self.host.as_ref().unwrap_or(server_name);
         let outcome = self.verify(end_entity, intermediates, server_name, ocsp_response, now);
-        let words = outcome.as_ref().err().map(|error| in_words(error, &self.ca, server_name));
+        let words = outcome.as_ref().err().map(|error| describe(error, &self.ca, server_name));
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = words;
         outcome
     }

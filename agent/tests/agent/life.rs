@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use muster_agent::doctor::examine;
 use muster_agent::enroll::{EnrollError, enroll};
-use muster_agent::run::{Status, ask_status};
+use muster_agent::run::{Status, query_status};
 use muster_agent::{Agent, AgentError, AgentOptions};
 use muster_schemas::Event;
 use muster_schemas::Timestamp;
@@ -22,7 +22,7 @@ fn rounds(batches: &[MetricBatch]) -> usize {
     times.collect::<std::collections::BTreeSet<_>>().len()
 }
 
-fn told(events: &[Event]) -> Vec<u64> {
+fn config_versions(events: &[Event]) -> Vec<u64> {
     let versions = events.iter().filter_map(|event| match event {
         Event::DeviceConfigApplied(event) => Some(event.version),
         _ => None,
@@ -83,15 +83,15 @@ async fn a_device_reports_itself_and_works_by_its_config() {
             known.events.iter().any(|event| matches!(event, Event::DeviceInventoryReported(_)))
         })
         .await;
-    server.until("the config is applied", |known| told(&known.events) == [4]).await;
+    server.until("the config is applied", |known| config_versions(&known.events) == [4]).await;
     for version in 100..150 {
         running.record(version);
     }
-    server.until("all events are in the log", |known| told(&known.events).len() == 51).await;
+    server.until("all events are in the log", |known| config_versions(&known.events).len() == 51).await;
     server.until("metrics come each second", |known| known.live.len() >= 4).await;
     {
         let known = server.known.lock().unwrap();
-        assert_eq!(told(&known.events)[1..], (100..150).collect::<Vec<_>>());
+        assert_eq!(config_versions(&known.events)[1..], (100..150).collect::<Vec<_>>());
         let Some(Event::DeviceConfigApplied(applied)) =
             known.events.iter().find(|event| matches!(event, Event::DeviceConfigApplied(_)))
         else {
@@ -107,18 +107,18 @@ async fn a_device_reports_itself_and_works_by_its_config() {
     let data = server.path("device");
     let json = std::fs::read_to_string(data.join("config.json")).unwrap();
     assert!(json.contains("\"version\":4"), "{json}");
-    let status = ask_status(&data).await.unwrap().unwrap();
+    let status = query_status(&data).await.unwrap().unwrap();
     assert!(status.is_running && status.broker.is_some() && status.last_ack.is_some());
     assert!(status.clock_skew_us.is_some_and(|skew| skew.abs() < 1_000_000), "{status:?}");
     assert_eq!(status.outbox.unconfirmed, 0, "{status:?}");
     running.stop().await;
-    assert_eq!(ask_status(&data).await.unwrap(), None);
+    assert_eq!(query_status(&data).await.unwrap(), None);
 
     // Without a change, the inventory is not reported again.
     let before = server.known.lock().unwrap().events.len();
     let running = Running::start(&server).await;
     running.record(200);
-    server.until("the new event is there", |known| told(&known.events).last() == Some(&200)).await;
+    server.until("the new event is there", |known| config_versions(&known.events).last() == Some(&200)).await;
     assert_eq!(server.known.lock().unwrap().events.len(), before + 1);
     running.stop().await;
 }
@@ -144,11 +144,11 @@ async fn what_happens_while_the_broker_is_away_is_told_later() {
     assert!(kept.backlog.batches >= 2 && kept.outbox.unconfirmed >= 20, "{kept:?}");
     assert!(kept.broker.is_none() && kept.last_error.is_some(), "{kept:?}");
     server.nats.child().start_again().await.unwrap();
-    server.until("the events are there", |known| told(&known.events).len() == 21).await;
+    server.until("the events are there", |known| config_versions(&known.events).len() == 21).await;
     let wanted = usize::try_from(kept.backlog.batches).unwrap();
     server.until("the metrics are there", |known| rounds(&known.backfilled) >= wanted).await;
     assert!(server.known.lock().unwrap().backfilled.len() < wanted, "they came together");
-    assert_eq!(told(&server.known.lock().unwrap().events)[1..], (10..30).collect::<Vec<_>>());
+    assert_eq!(config_versions(&server.known.lock().unwrap().events)[1..], (10..30).collect::<Vec<_>>());
     running.stop().await;
 }
 
@@ -169,8 +169,8 @@ async fn a_lost_stream_loses_no_event() {
     }
     server.make_streams().await;
     server.known.lock().unwrap().is_deaf = false;
-    server.until("the events are there", |known| told(&known.events).len() >= 40).await;
-    assert_eq!(told(&server.known.lock().unwrap().events), (0..40).collect::<Vec<_>>());
+    server.until("the events are there", |known| config_versions(&known.events).len() >= 40).await;
+    assert_eq!(config_versions(&server.known.lock().unwrap().events), (0..40).collect::<Vec<_>>());
     running.stop().await;
 }
 
@@ -224,7 +224,7 @@ async fn credentials_are_renewed_before_they_expire_and_the_connection_goes_on()
         .until("they were renewed twice", |known| known.credentials >= 2 && known.hellos >= 3)
         .await;
     running.record(1);
-    server.until("events go on", |known| told(&known.events) == [1]).await;
+    server.until("events go on", |known| config_versions(&known.events) == [1]).await;
     running.stop().await;
 }
 
@@ -234,7 +234,7 @@ async fn the_doctor_says_what_is_wrong_and_what_to_do() {
     let running = Running::start(&server).await;
     server.until("the device is up", |known| known.hellos > 0).await;
     let data = server.path("device");
-    let well = ask_status(&data).await.unwrap().unwrap();
+    let well = query_status(&data).await.unwrap().unwrap();
     let checks = examine(&data, Ok(well.clone())).await;
     assert!(checks.iter().all(|check| check.is_ok()), "{checks:?}");
 

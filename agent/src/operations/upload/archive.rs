@@ -17,28 +17,28 @@ use crate::files::Bounds;
 use crate::store::free_bytes;
 
 /// Minimum free disk space, in bytes: reserved for the agent.
-const LEFT_FREE: u64 = 256 << 20;
+const MIN_FREE_BYTES: u64 = 256 << 20;
 /// Number of bytes between checks of the free space.
-const LOOK_AFTER: u64 = 4 << 20;
+const FREE_SPACE_CHECK_INTERVAL_BYTES: u64 = 4 << 20;
 /// Maximum size of a file of `/proc`, `/sys` and similar file systems, in bytes.
 const MAX_VIRTUAL_BYTES: u64 = 16 << 20;
 /// Maximum depth of nested folders.
-const DEEPEST: usize = 100;
+const MAX_DEPTH: usize = 100;
 
 /// Limits of an archive's size.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
-    most: u64,
+    max_bytes: u64,
     disk: PathBuf,
 }
 
 impl Limits {
-    pub(super) fn new(most: u64, disk: &Path) -> Self {
-        Self { most, disk: disk.to_owned() }
+    pub(super) fn new(max_bytes: u64, disk: &Path) -> Self {
+        Self { max_bytes, disk: disk.to_owned() }
     }
 
     fn check_disk(&self) -> io::Result<()> {
-        if free_bytes(&self.disk).is_some_and(|free| free < LEFT_FREE) {
+        if free_bytes(&self.disk).is_some_and(|free| free < MIN_FREE_BYTES) {
             let words = "the device's disk has no space for the archive";
             return Err(io::Error::new(io::ErrorKind::StorageFull, words));
         }
@@ -47,26 +47,26 @@ impl Limits {
 }
 
 /// A writer that counts, reports progress, and fails beyond the limits.
-struct Bounded<'a, 'p> {
+struct LimitedWriter<'a, 'p> {
     file: BufWriter<File>,
     written: u64,
-    looked: u64,
+    checked_at: u64,
     limits: &'a Limits,
     progress: &'a Progress<'p>,
 }
 
-impl Write for Bounded<'_, '_> {
+impl Write for LimitedWriter<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let limits = self.limits;
-        self.progress.beat()?;
+        self.progress.report_progress()?;
         self.written += bytes.len() as u64;
-        if self.written > limits.most {
-            let words = format!("it is larger than the limit of {} bytes", limits.most);
+        if self.written > limits.max_bytes {
+            let words = format!("it is larger than the limit of {} bytes", limits.max_bytes);
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, words));
         }
-        if self.written >= self.looked {
+        if self.written >= self.checked_at {
             limits.check_disk()?;
-            self.looked = self.written + LOOK_AFTER;
+            self.checked_at = self.written + FREE_SPACE_CHECK_INTERVAL_BYTES;
         }
         self.file.write_all(bytes)?;
         Ok(bytes.len())
@@ -105,17 +105,17 @@ fn try_pack(
     let mut options = OpenOptions::new();
     let file = options.create(true).write(true).truncate(true).mode(0o600).open(archive)?;
     let file = BufWriter::with_capacity(256 * 1024, file);
-    let sink = Bounded { file, written: 0, looked: 0, limits, progress };
+    let sink = LimitedWriter { file, written: 0, checked_at: 0, limits, progress };
     let mut builder = Builder::new(GzEncoder::new(sink, Compression::fast()));
     add(bounds, Path::new(path), Path::new(name), &mut builder, 0, progress)?;
     let mut sink = builder.into_inner()?.finish()?;
     sink.flush()?;
-    progress.syncing(path)?;
+    progress.report_syncing(path)?;
     let file = sink.file.into_inner().map_err(|error| error.into_error())?;
     file.sync_all()
 }
 
-fn refused(failure: impl std::fmt::Display) -> io::Error {
+fn to_io_error(failure: impl std::fmt::Display) -> io::Error {
     io::Error::other(failure.to_string())
 }
 
@@ -130,7 +130,7 @@ pub(super) fn copy(
     let mut options = OpenOptions::new();
     let options = options.create(true).read(true).write(true).truncate(true).mode(0o600);
     let copy = BufWriter::with_capacity(256 * 1024, options.open(archive)?);
-    let mut sink = Bounded { file: copy, written: 0, looked: 0, limits, progress };
+    let mut sink = LimitedWriter { file: copy, written: 0, checked_at: 0, limits, progress };
     io::copy(&mut &*file, &mut sink)?;
     let copy = sink.file.into_inner().map_err(|error| error.into_error())?;
     copy.sync_all()?;
@@ -147,14 +147,14 @@ fn add<W: Write>(
     depth: usize,
     progress: &Progress<'_>,
 ) -> io::Result<()> {
-    progress.at(&path.to_string_lossy())?;
+    progress.report_path(&path.to_string_lossy())?;
     // The requested folder may be behind a link; inside it, no link is followed.
     let found = match bounds.find(path, depth == 0) {
         Ok(found) => found,
         Err(crate::files::Failure::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(());
         }
-        Err(failure) => return Err(refused(failure)),
+        Err(failure) => return Err(to_io_error(failure)),
     };
     let metadata = found.metadata()?;
     let mut header = Header::new_gnu();
@@ -170,7 +170,7 @@ fn add<W: Write>(
         // bounds.
         let file = match bounds.open(path) {
             Ok(file) => file,
-            Err(failure) => return Err(refused(format!("{}: {failure}", path.display()))),
+            Err(failure) => return Err(to_io_error(format!("{}: {failure}", path.display()))),
         };
         if found.is_virtual() {
             // Its size is known only after it was read.
@@ -190,7 +190,7 @@ fn add<W: Write>(
     if !kind.is_dir() {
         return Ok(());
     }
-    if depth >= DEEPEST {
+    if depth >= MAX_DEPTH {
         return Err(io::Error::other(format!("{} is nested too deeply", path.display())));
     }
     header.set_entry_type(EntryType::Directory);

@@ -27,9 +27,9 @@ use muster_schemas::wire::RunOrder;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use self::reader::{Reader, Refused};
-use super::journal::{self, Begun, Entry};
-use super::record::{self, Outcome, blank, short};
+use self::reader::{Reader, UploadError};
+use super::journal::{self, RunStart, Entry};
+use super::record::{self, Outcome, empty_report, truncate};
 use crate::clock::Moment;
 use crate::run::Shared;
 
@@ -51,38 +51,38 @@ pub(super) async fn run(
         // The code below ends it.
         () = cancel.cancelled() => Ok(()),
     };
-    if let Err(Refused { cause: Some(cause), reason }) = &examined {
+    if let Err(UploadError { cause: Some(cause), reason }) = &examined {
         let event = record::rejected(id, *cause, reason);
-        return record::end(shared, id, entry, event);
+        return record::record_end(shared, id, entry, event);
     }
-    match record::begin(shared, id, entry) {
+    match record::journal_start(shared, id, entry) {
         Ok(entry) => {
-            record::started(shared, id, &entry, None);
+            record::record_started_now(shared, id, &entry, None);
             match examined {
-                Ok(()) => go_on(shared, id, entry, cancel).await,
+                Ok(()) => resume(shared, id, entry, cancel).await,
                 Err(refused) => end(shared, id, entry, Outcome::Failed, None, Some(refused.reason)),
             }
         }
         Err(error) => {
             tracing::warn!(%error, operation = %id, "failed to start an upload; retrying");
-            shared.operations.put_back(id);
+            shared.operations.requeue(id);
         }
     }
 }
 
-async fn examine(shared: &Shared, id: OperationId, upload: &Upload) -> Result<(), Refused> {
+async fn examine(shared: &Shared, id: OperationId, upload: &Upload) -> Result<(), UploadError> {
     Reader::start(shared, id, upload).await?.examine().await
 }
 
 /// Continues an upload that was started, possibly by an earlier agent process.
-pub(super) async fn go_on(
+pub(super) async fn resume(
     shared: &Shared,
     id: OperationId,
     mut entry: Entry,
     cancel: &CancellationToken,
 ) {
     let Some(order) = entry.order.clone() else { return shared.operations.close(id) };
-    let left = time_left(&entry, &order);
+    let left = remaining_time(&entry, &order);
     let (outcome, file, problem) = tokio::select! {
         done = work(shared, id, &mut entry, &order) => match done {
             Ok((file, problem)) => (Outcome::Succeeded, Some(file), problem),
@@ -105,20 +105,20 @@ fn end(
     // Not earlier: while the upload may continue, the archive is needed.
     shared.operations.spools.delete_archive(id);
     let report = RunReport {
-        problem: problem.as_deref().map(short),
+        problem: problem.as_deref().map(truncate),
         started_at: entry.begun.map(|begun| begun.at),
         ended_at: Some(Moment::now().wall),
         file,
-        ..blank(id)
+        ..empty_report(id)
     };
-    record::end(shared, id, entry, outcome.event(report));
+    record::record_end(shared, id, entry, outcome.event(report));
 }
 
 /// Returns the time that is left. A restart of the machine does not extend it, as far as the wall
 /// clock shows.
-fn time_left(entry: &Entry, order: &RunOrder) -> Duration {
+fn remaining_time(entry: &Entry, order: &RunOrder) -> Duration {
     let now = Moment::now();
-    let gone = entry.begun.map_or(0, |Begun { boot, mono, at, .. }| {
+    let gone = entry.begun.map_or(0, |RunStart { boot, mono, at, .. }| {
         if boot == now.boot {
             now.mono.saturating_sub(mono)
         } else {
@@ -130,14 +130,14 @@ fn time_left(entry: &Entry, order: &RunOrder) -> Duration {
 }
 
 /// Summary of the file that the server has, and a problem that occurred afterwards.
-type Stored = (FileSummary, Option<String>);
+type StoredFile = (FileSummary, Option<String>);
 
 async fn work(
     shared: &Shared,
     id: OperationId,
     entry: &mut Entry,
     order: &RunOrder,
-) -> Result<Stored, String> {
+) -> Result<StoredFile, String> {
     let Action::Upload(upload) = &order.action else {
         return Err("the run is not an upload".to_owned());
     };
@@ -152,7 +152,7 @@ async fn work(
             let Sent { name, bytes, is_folder, .. } = sent;
             let file = FileSummary { name, bytes, hash, is_folder };
             entry.file = Some(file.clone());
-            keep(shared, id, entry)?;
+            store_entry(shared, id, entry)?;
             file
         }
     };
@@ -177,11 +177,11 @@ async fn open(
     shared.operations.spools.folder().map_err(|error| error.to_string())?;
     let sent = reader.open(None).await?;
     entry.sent = Some(sent.clone());
-    keep(shared, id, entry)?;
+    store_entry(shared, id, entry)?;
     Ok(sent)
 }
 
-fn keep(shared: &Shared, id: OperationId, entry: &Entry) -> Result<(), String> {
+fn store_entry(shared: &Shared, id: OperationId, entry: &Entry) -> Result<(), String> {
     let kept = shared.store.write(|transaction| journal::put(transaction, id, entry));
     kept.map_err(|error| format!("failed to write the journal: {error}"))
 }
@@ -194,7 +194,7 @@ async fn remove(
     sent: Sent,
 ) -> Result<(), String> {
     let removed = async { Reader::start(shared, id, upload).await?.remove(sent).await };
-    removed.await.map_err(|Refused { reason, .. }| {
+    removed.await.map_err(|UploadError { reason, .. }| {
         format!("the server has the file, but the source was not removed: {reason}")
     })
 }

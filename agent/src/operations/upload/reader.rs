@@ -10,23 +10,23 @@ use tokio::time::{Duration, timeout};
 use super::source::Sent;
 use super::worker::{Packed, Piece, Reply, Request, UploadJob, Value};
 use crate::run::Shared;
-use crate::subprocess::{ANSWER_TIMEOUT, Helper, Job, no_answer};
+use crate::subprocess::{HELPER_TIMEOUT, Helper, Job, no_answer};
 
 /// The reason of a failure; with a cause if the order is refused.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct UploadError {
     pub(super) cause: Option<RefusalCause>,
     pub(super) reason: String,
 }
 
-impl From<Refused> for String {
-    fn from(refused: Refused) -> Self {
+impl From<UploadError> for String {
+    fn from(refused: UploadError) -> Self {
         refused.reason
     }
 }
 
-fn failed(error: &io::Error) -> Refused {
-    Refused { cause: None, reason: format!("the helper that reads the file failed: {error}") }
+fn helper_error(error: &io::Error) -> UploadError {
+    UploadError { cause: None, reason: format!("the helper that reads the file failed: {error}") }
 }
 
 /// A helper with its source. It is killed when it is dropped.
@@ -42,7 +42,7 @@ impl Reader {
         shared: &Shared,
         id: OperationId,
         upload: &Upload,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, UploadError> {
         let job = UploadJob {
             policy: shared.operations.options.policy.clone(),
             upload: upload.clone(),
@@ -50,14 +50,14 @@ impl Reader {
             disk: shared.store.folder().path().to_owned(),
         };
         let helper = Helper::start(&Job::Upload(job), Vec::new()).await;
-        Ok(Self { helper: helper.map_err(|error| failed(&error))?, path: upload.path.clone() })
+        Ok(Self { helper: helper.map_err(|error| helper_error(&error))?, path: upload.path.clone() })
     }
 
     /// Sends a request to the helper and waits for the response as long as the helper makes
     /// progress.
-    async fn ask(&mut self, request: &Request) -> Result<Value, Refused> {
-        self.helper.send(request).await.map_err(|error| failed(&error))?;
-        let (mut path, mut limit) = (self.path.clone(), ANSWER_TIMEOUT);
+    async fn request(&mut self, request: &Request) -> Result<Value, UploadError> {
+        self.helper.send(request).await.map_err(|error| helper_error(&error))?;
+        let (mut path, mut limit) = (self.path.clone(), HELPER_TIMEOUT);
         loop {
             match timeout(limit, self.helper.receive::<Reply>()).await {
                 Ok(Ok(Some(Reply::Progress { path: now, seconds }))) => {
@@ -66,47 +66,47 @@ impl Reader {
                 }
                 Ok(Ok(Some(Reply::Done(value)))) => return Ok(value),
                 Ok(Ok(Some(Reply::Refused { cause, reason }))) => {
-                    return Err(Refused { cause, reason });
+                    return Err(UploadError { cause, reason });
                 }
-                Ok(Ok(None)) => return Err(failed(&io::ErrorKind::UnexpectedEof.into())),
-                Ok(Err(error)) => return Err(failed(&error)),
-                Err(_) => return Err(Refused { cause: None, reason: no_answer(&path) }),
+                Ok(Ok(None)) => return Err(helper_error(&io::ErrorKind::UnexpectedEof.into())),
+                Ok(Err(error)) => return Err(helper_error(&error)),
+                Err(_) => return Err(UploadError { cause: None, reason: no_answer(&path) }),
             }
         }
     }
 
     /// Checks whether the path is accessible.
-    pub(super) async fn examine(&mut self) -> Result<(), Refused> {
-        self.ask(&Request::Examine).await.map(drop)
+    pub(super) async fn examine(&mut self) -> Result<(), UploadError> {
+        self.request(&Request::Examine).await.map(drop)
     }
 
     /// Opens the source; `sent` is the identity of the source that an earlier agent process started
     /// to send.
-    pub(super) async fn open(&mut self, sent: Option<Sent>) -> Result<Sent, Refused> {
-        match self.ask(&Request::Open { sent }).await? {
+    pub(super) async fn open(&mut self, sent: Option<Sent>) -> Result<Sent, UploadError> {
+        match self.request(&Request::Open { sent }).await? {
             Value::Sent(sent) => Ok(sent),
-            _ => Err(failed(&io::ErrorKind::InvalidData.into())),
+            _ => Err(helper_error(&io::ErrorKind::InvalidData.into())),
         }
     }
 
     /// Reads and packs a piece.
-    pub(super) async fn pack(&mut self, piece: Piece) -> Result<Packed, Refused> {
-        match self.ask(&Request::Pack(piece)).await? {
+    pub(super) async fn pack(&mut self, piece: Piece) -> Result<Packed, UploadError> {
+        match self.request(&Request::Pack(piece)).await? {
             Value::Packed(packed) => Ok(packed),
-            _ => Err(failed(&io::ErrorKind::InvalidData.into())),
+            _ => Err(helper_error(&io::ErrorKind::InvalidData.into())),
         }
     }
 
     /// Returns the salted hash of everything that was packed.
-    pub(super) async fn hash(&mut self) -> Result<[u8; 32], Refused> {
-        match self.ask(&Request::Hash).await? {
+    pub(super) async fn hash(&mut self) -> Result<[u8; 32], UploadError> {
+        match self.request(&Request::Hash).await? {
             Value::Hash(hash) => Ok(hash),
-            _ => Err(failed(&io::ErrorKind::InvalidData.into())),
+            _ => Err(helper_error(&io::ErrorKind::InvalidData.into())),
         }
     }
 
     /// Deletes the source if it is still the file that was sent.
-    pub(super) async fn remove(&mut self, sent: Sent) -> Result<(), Refused> {
-        self.ask(&Request::Remove { sent }).await.map(drop)
+    pub(super) async fn remove(&mut self, sent: Sent) -> Result<(), UploadError> {
+        self.request(&Request::Remove { sent }).await.map(drop)
     }
 }

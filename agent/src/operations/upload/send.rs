@@ -18,38 +18,38 @@ use crate::operations::send::{connected, request, seal};
 use crate::run::Shared;
 
 /// Minimum size of a piece, in bytes, even on a slow connection.
-const SMALLEST: usize = 16 * 1024;
+const MIN_PIECE_BYTES: usize = 16 * 1024;
 /// Size of the first piece, in bytes.
-const FIRST: usize = 64 * 1024;
+const FIRST_PIECE_BYTES: usize = 64 * 1024;
 /// Duration of a request beyond which the next pieces are smaller, to share the connection.
-const SLOW: Duration = Duration::from_secs(1);
+const SLOW_REQUEST_TIME: Duration = Duration::from_secs(1);
 /// Duration of a request below which the next pieces are larger.
-const QUICK: Duration = Duration::from_millis(250);
+const FAST_REQUEST_TIME: Duration = Duration::from_millis(250);
 /// Interval, in pieces, between attempts to compress a file that has not become smaller.
-const TRIED: u64 = 16;
+const COMPRESSION_RETRY_INTERVAL: u64 = 16;
 
 /// Limits the transfer rate.
-struct Pace {
+struct RateLimiter {
     bytes_per_second: Option<u64>,
-    free_at: Instant,
+    next_at: Instant,
 }
 
-impl Pace {
+impl RateLimiter {
     fn new(bytes_per_second: Option<u64>) -> Self {
-        Self { bytes_per_second, free_at: Instant::now() }
+        Self { bytes_per_second, next_at: Instant::now() }
     }
 
     /// Returns the size of the largest piece that takes no longer than a second.
-    fn most(&self) -> usize {
+    fn max_piece_bytes(&self) -> usize {
         let most = self.bytes_per_second.unwrap_or(u64::MAX);
         usize::try_from(most).unwrap_or(usize::MAX).clamp(4096, MAX_FILE_PIECE_BYTES)
     }
 
     async fn wait(&mut self, bytes: usize) {
         let Some(speed) = self.bytes_per_second else { return };
-        sleep_until(self.free_at.into()).await;
+        sleep_until(self.next_at.into()).await;
         let takes = Duration::from_secs_f64(bytes as f64 / speed.max(1) as f64);
-        self.free_at = self.free_at.max(Instant::now()) + takes;
+        self.next_at = self.next_at.max(Instant::now()) + takes;
     }
 }
 
@@ -69,14 +69,14 @@ pub(super) async fn send(
     let subject = subjects.request("output");
     let mut link = shared.link.subscribe();
     let mut backoff = Backoff::reconnect();
-    let mut pace = Pace::new(bytes_per_second);
-    let (mut size, mut sent, mut incompressible) = (FIRST, 0_u64, false);
+    let mut pace = RateLimiter::new(bytes_per_second);
+    let (mut size, mut sent, mut incompressible) = (FIRST_PIECE_BYTES, 0_u64, false);
     // The server's offset; unknown before the first request.
     let mut next = None;
     loop {
         let client = connected(&mut link).await;
-        let length = if next.is_some() { size.min(pace.most()) } else { 0 };
-        let tries = !incompressible || sent.is_multiple_of(TRIED);
+        let length = if next.is_some() { size.min(pace.max_piece_bytes()) } else { 0 };
+        let tries = !incompressible || sent.is_multiple_of(COMPRESSION_RETRY_INTERVAL);
         let (at, is_asking) = (next.unwrap_or(0), next.is_none());
         let piece = Piece { id, salt, length, at, is_asking, compresses: tries };
         let packed = reader.pack(piece).await?;
@@ -102,7 +102,7 @@ pub(super) async fn send(
                 if was_at.is_none_or(|at| taken.next > at) {
                     backoff.reset();
                     sent += 1;
-                    size = resized(size, began.elapsed());
+                    size = next_piece_bytes(size, began.elapsed());
                     continue;
                 }
                 "the server received no further data".to_owned()
@@ -110,9 +110,9 @@ pub(super) async fn send(
             Err(problem) => problem,
         };
         tracing::debug!(problem, operation = %id, "failed to send a file; retrying");
-        size = (size / 2).max(SMALLEST);
+        size = (size / 2).max(MIN_PIECE_BYTES);
         tokio::select! {
-            () = sleep(backoff.wait(rand::random())) => {}
+            () = sleep(backoff.next_delay(rand::random())) => {}
             // A new connection may succeed.
             _ = link.changed() => {}
         }
@@ -139,10 +139,10 @@ fn check_receipt(
     }
 }
 
-fn resized(size: usize, took: Duration) -> usize {
-    if took > SLOW {
-        (size / 2).max(SMALLEST)
-    } else if took < QUICK {
+fn next_piece_bytes(size: usize, took: Duration) -> usize {
+    if took > SLOW_REQUEST_TIME {
+        (size / 2).max(MIN_PIECE_BYTES)
+    } else if took < FAST_REQUEST_TIME {
         (size * 2).min(MAX_FILE_PIECE_BYTES)
     } else {
         size
@@ -155,31 +155,31 @@ mod tests {
 
     #[test]
     fn pieces_grow_on_a_quick_line_and_shrink_on_a_slow_one() {
-        let mut size = FIRST;
+        let mut size = FIRST_PIECE_BYTES;
         for _ in 0..10 {
-            size = resized(size, Duration::from_millis(10));
+            size = next_piece_bytes(size, Duration::from_millis(10));
         }
         assert_eq!(size, MAX_FILE_PIECE_BYTES);
-        assert_eq!(resized(size, Duration::from_millis(500)), size);
+        assert_eq!(next_piece_bytes(size, Duration::from_millis(500)), size);
         for _ in 0..10 {
-            size = resized(size, Duration::from_secs(2));
+            size = next_piece_bytes(size, Duration::from_secs(2));
         }
-        assert_eq!(size, SMALLEST);
+        assert_eq!(size, MIN_PIECE_BYTES);
         for (speed, most) in [(None, MAX_FILE_PIECE_BYTES), (Some(9_000), 9_000), (Some(1), 4096)] {
-            assert_eq!(Pace::new(speed).most(), most);
+            assert_eq!(RateLimiter::new(speed).max_piece_bytes(), most);
         }
     }
 
     #[tokio::test]
     async fn what_is_sent_takes_as_long_as_is_allowed() {
-        let mut pace = Pace::new(Some(10_000));
+        let mut pace = RateLimiter::new(Some(10_000));
         let began = Instant::now();
         for _ in 0..5 {
             pace.wait(1_000).await;
         }
         let took = began.elapsed();
         assert!(took >= Duration::from_millis(400), "{took:?}");
-        let mut pace = Pace::new(None);
+        let mut pace = RateLimiter::new(None);
         pace.wait(1 << 30).await;
         assert!(began.elapsed() < took + Duration::from_secs(1));
     }

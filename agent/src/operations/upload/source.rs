@@ -45,7 +45,7 @@ impl Sent {
     }
 
     /// Whether this is the same, unchanged file.
-    pub(super) fn is(&self, found: &Metadata) -> bool {
+    pub(super) fn is_same(&self, found: &Metadata) -> bool {
         let found = Self::new(found, self.name.clone(), self.is_folder);
         *self == Self { is_copy: self.is_copy, ..found }
     }
@@ -57,7 +57,7 @@ pub(super) struct Source {
     pub(super) sent: Sent,
     file: Arc<File>,
     /// Location that is checked again at the end; `None` for an archive that the agent has created.
-    place: Option<(Bounds, String)>,
+    location: Option<(Bounds, String)>,
 }
 
 const CHANGED: &str = "the file changed during the upload and was discarded; upload a copy of it";
@@ -84,7 +84,7 @@ impl Source {
             let file = File::open(archive).map_err(|error| failed(&error))?;
             let found = file.metadata().map_err(|error| failed(&error))?;
             let sent = Sent::new(&found, format!("{name}.tar.gz"), true);
-            return Ok(Self { sent, file: Arc::new(file), place: None });
+            return Ok(Self { sent, file: Arc::new(file), location: None });
         }
         if upload.remove_source {
             let itself = bounds.find(path, false).and_then(|it| Ok(it.metadata()?));
@@ -104,7 +104,7 @@ impl Source {
             let copied = copied.and_then(|file| Ok((file.metadata()?, file)));
             let (found, file) = copied.map_err(|error| failed(&error))?;
             let sent = Sent { is_copy: true, ..Sent::new(&found, name_of(path, "file"), false) };
-            return Ok(Self { sent, file: Arc::new(file), place: None });
+            return Ok(Self { sent, file: Arc::new(file), location: None });
         }
         let found = file.metadata().map_err(|error| failed(&error))?;
         let sent = Sent::new(&found, name_of(path, "file"), false);
@@ -113,11 +113,11 @@ impl Source {
             return Err(format!("{path} has {bytes} bytes, more than the limit of {limit}"));
         }
         let place = Some((bounds.clone(), path.clone()));
-        Ok(Self { sent, file: Arc::new(file), place })
+        Ok(Self { sent, file: Arc::new(file), location: place })
     }
 
     /// Opens the source that an earlier agent process started to send.
-    pub(super) fn open_again(
+    pub(super) fn reopen(
         bounds: &Bounds,
         path: &str,
         archive: &Path,
@@ -130,7 +130,7 @@ impl Source {
             let file = bounds.open(path).map_err(|error| failed(&error))?;
             (file, Some((bounds.clone(), path.to_owned())))
         };
-        let source = Self { sent, file: Arc::new(file), place };
+        let source = Self { sent, file: Arc::new(file), location: place };
         source.check()?;
         Ok(source)
     }
@@ -138,16 +138,16 @@ impl Source {
     /// Checks that the open file is unchanged.
     pub(super) fn check(&self) -> Result<(), String> {
         let found = self.file.metadata().map_err(|error| error.to_string())?;
-        if self.sent.is(&found) { Ok(()) } else { Err(CHANGED.to_owned()) }
+        if self.sent.is_same(&found) { Ok(()) } else { Err(CHANGED.to_owned()) }
     }
 
     /// Checks that the path still leads to the unchanged file.
-    pub(super) fn check_place(&self) -> Result<(), String> {
+    pub(super) fn check_location(&self) -> Result<(), String> {
         self.check()?;
-        let Some((bounds, path)) = &self.place else { return Ok(()) };
+        let Some((bounds, path)) = &self.location else { return Ok(()) };
         let found = bounds.find(path, true).and_then(|it| Ok(it.metadata()?));
         match found {
-            Ok(found) if self.sent.is(&found) => Ok(()),
+            Ok(found) if self.sent.is_same(&found) => Ok(()),
             _ => Err(CHANGED.to_owned()),
         }
     }

@@ -15,7 +15,7 @@ use super::archive::Limits;
 use super::source::{Sent, Source};
 use crate::files::{Bounds, Failure};
 use crate::operations::Policy;
-use crate::subprocess::{ANSWER_TIMEOUT, Port, path_bytes};
+use crate::subprocess::{HELPER_TIMEOUT, Port, path_bytes};
 
 /// Minimum interval between progress reports.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -98,47 +98,47 @@ pub(super) struct Progress<'a> {
 struct State<'a> {
     port: &'a mut Port,
     path: String,
-    sent: Instant,
+    sent_at: Instant,
 }
 
 impl<'a> Progress<'a> {
     fn new(port: &'a mut Port, path: &str) -> Self {
         let path = path.to_owned();
-        Self { state: RefCell::new(State { port, path, sent: Instant::now() }) }
+        Self { state: RefCell::new(State { port, path, sent_at: Instant::now() }) }
     }
 
     fn send(&self, path: &str, seconds: u32) -> io::Result<()> {
         let mut state = self.state.borrow_mut();
-        state.sent = Instant::now();
+        state.sent_at = Instant::now();
         path.clone_into(&mut state.path);
         state.port.send(&Reply::Progress { path: path.to_owned(), seconds })
     }
 
     /// Reports that a path will be accessed next.
-    pub(super) fn at(&self, path: &str) -> io::Result<()> {
-        let seconds = u32::try_from(ANSWER_TIMEOUT.as_secs()).unwrap_or(u32::MAX);
+    pub(super) fn report_path(&self, path: &str) -> io::Result<()> {
+        let seconds = u32::try_from(HELPER_TIMEOUT.as_secs()).unwrap_or(u32::MAX);
         self.send(path, seconds)
     }
 
     /// Reports progress at the path that was reported last.
-    pub(super) fn beat(&self) -> io::Result<()> {
+    pub(super) fn report_progress(&self) -> io::Result<()> {
         let state = self.state.borrow();
-        if state.sent.elapsed() < PROGRESS_INTERVAL {
+        if state.sent_at.elapsed() < PROGRESS_INTERVAL {
             return Ok(());
         }
         let path = state.path.clone();
         drop(state);
-        self.at(&path)
+        self.report_path(&path)
     }
 
     /// Reports that a whole archive will be synced to the agent's own disk.
-    pub(super) fn syncing(&self, path: &str) -> io::Result<()> {
+    pub(super) fn report_syncing(&self, path: &str) -> io::Result<()> {
         self.send(path, SYNC_SECONDS)
     }
 }
 
 /// The hash of the packed data, as far as it was read.
-struct Hashed {
+struct HashState {
     hasher: Sha256,
     to: u64,
 }
@@ -146,10 +146,10 @@ struct Hashed {
 struct Worker<'a> {
     job: &'a UploadJob,
     source: Option<Source>,
-    hashed: Option<Hashed>,
+    hashed: Option<HashState>,
 }
 
-type Answer = Result<Value, (Option<RefusalCause>, String)>;
+type WorkerResult = Result<Value, (Option<RefusalCause>, String)>;
 
 fn failed(reason: String) -> (Option<RefusalCause>, String) {
     (None, reason)
@@ -159,7 +159,7 @@ fn failed(reason: String) -> (Option<RefusalCause>, String) {
 pub(crate) fn serve_upload(mut port: Port, job: &UploadJob) -> io::Result<()> {
     let mut worker = Worker { job, source: None, hashed: None };
     while let Some(request) = port.receive::<Request>()? {
-        let reply = match worker.answer(request, &Progress::new(&mut port, &job.upload.path)) {
+        let reply = match worker.handle(request, &Progress::new(&mut port, &job.upload.path)) {
             Ok(value) => Reply::Done(value),
             Err((cause, reason)) => Reply::Refused { cause, reason },
         };
@@ -169,14 +169,14 @@ pub(crate) fn serve_upload(mut port: Port, job: &UploadJob) -> io::Result<()> {
 }
 
 impl Worker<'_> {
-    fn answer(&mut self, request: Request, progress: &Progress<'_>) -> Answer {
+    fn handle(&mut self, request: Request, progress: &Progress<'_>) -> WorkerResult {
         match request {
             Request::Examine => self.bounds().map(|_| Value::Nothing),
             Request::Open { sent } => {
                 let bounds = self.bounds()?;
                 let (upload, archive) = (&self.job.upload, &self.job.archive);
                 let source = match sent {
-                    Some(sent) => Source::open_again(&bounds, &upload.path, archive, sent),
+                    Some(sent) => Source::reopen(&bounds, &upload.path, archive, sent),
                     None => {
                         let limits = Limits::new(upload.limit(), &self.job.disk);
                         Source::open(&bounds, upload, archive, &limits, progress)
@@ -196,7 +196,7 @@ impl Worker<'_> {
             }
             Request::Remove { sent } => {
                 let bounds = self.bounds()?;
-                match bounds.remove_file(&self.job.upload.path, |found| sent.is(found)) {
+                match bounds.remove_file(&self.job.upload.path, |found| sent.is_same(found)) {
                     // An earlier agent process has deleted it, and not recorded that.
                     Err(Failure::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
                     removed => removed.map_err(|failure| failed(failure.to_string()))?,
@@ -215,7 +215,7 @@ impl Worker<'_> {
             let cause = match failure {
                 Failure::Denied(_) => Some(RefusalCause::Policy),
                 Failure::Invalid(_) => Some(RefusalCause::Invalid),
-                Failure::Silent(_) | Failure::Io(_) => None,
+                Failure::Unresponsive(_) | Failure::Io(_) => None,
             };
             (cause, failure.to_string())
         })
@@ -226,7 +226,7 @@ impl Worker<'_> {
         let source = self.source.as_ref().ok_or("the source is not open")?;
         let hashed = self
             .hashed
-            .get_or_insert_with(|| Hashed { hasher: Sha256::new_with_prefix(piece.salt), to: 0 });
+            .get_or_insert_with(|| HashState { hasher: Sha256::new_with_prefix(piece.salt), to: 0 });
         let total = source.sent.bytes;
         let is_last = !piece.is_asking && piece.at == total;
         while hashed.to < piece.at {
@@ -234,11 +234,11 @@ impl Worker<'_> {
             let bytes = source.read(hashed.to, gap.min(MAX_FILE_PIECE_BYTES))?;
             hashed.hasher.update(&bytes);
             hashed.to += bytes.len() as u64;
-            progress.beat().map_err(|error| error.to_string())?;
+            progress.report_progress().map_err(|error| error.to_string())?;
         }
         let bytes = source.read(piece.at, piece.length)?;
         if is_last {
-            source.check_place()?
+            source.check_location()?
         } else {
             source.check()?
         }

@@ -63,7 +63,7 @@ impl Device {
     pub(super) fn send(&mut self, now: Instant) {
         self.session.tick(now, 0.5);
         while let Some(outgoing) = self.session.next_event(now).unwrap() {
-            self.session.settled(outgoing.epoch, outgoing.seq, true, now, 0.5);
+            self.session.on_broker_reply(outgoing.epoch, outgoing.seq, true, now, 0.5);
             self.up.push(outgoing);
         }
     }
@@ -84,7 +84,7 @@ impl Device {
         for ack in std::mem::take(&mut self.down) {
             self.session.on_ack(&ack, now, Timestamp(0)).unwrap();
         }
-        self.outbox.settle_dropped(moment(0)).unwrap();
+        self.outbox.record_dropped(moment(0)).unwrap();
     }
 }
 

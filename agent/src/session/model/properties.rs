@@ -27,7 +27,7 @@ fn after_pruning(dir: &Path, world: &mut World, confirmed: u64) -> Device {
         device = world.step(device, &Step::Record(1));
     }
     let mut devices = [device];
-    world.settle(&mut devices);
+    world.run_until_synced(&mut devices);
     let [device] = devices;
     world.step(device, &Step::Prune)
 }
@@ -43,8 +43,8 @@ fn what_nobody_has_any_more_is_named_and_the_rest_goes_on_in_a_new_epoch() {
     // A backup from when the log had four events.
     world.server.log.truncate(1 + 4);
     let mut devices = [device];
-    world.settle(&mut devices);
-    assert_eq!(world.server.told(), [1, 2, 3, 4, 11, 12, 13]);
+    world.run_until_synced(&mut devices);
+    assert_eq!(world.server.event_numbers(), [1, 2, 3, 4, 11, 12, 13]);
     let lost = world.server.log.iter().find_map(|entry| match entry {
         Entry::Event { epoch, seq, event, .. } => match &**event {
             Event::DeviceHistoryLost(lost) => Some((*epoch, *seq, lost.clone())),
@@ -73,7 +73,7 @@ fn a_log_that_still_reads_its_stream_has_lost_nothing() {
     world.server.log.extend(unread);
     world.server.is_caught_up = Some(true);
     let mut devices = [device];
-    world.settle(&mut devices);
+    world.run_until_synced(&mut devices);
     assert_eq!((devices[0].outbox.view().epoch, world.server.lost(LossCause::Pruned)), (1, 0));
 }
 
@@ -98,20 +98,20 @@ fn a_log_that_forgot_the_epoch_gets_everything_after_what_it_has() {
     let mut device = after_pruning(dir.path(), &mut world, 6);
     world.server.log.truncate(1 + 2);
     let mut devices = [device];
-    world.settle(&mut devices);
+    world.run_until_synced(&mut devices);
     [device] = devices;
     for _ in 0..4 {
         device = world.step(device, &Step::Record(1));
     }
     let mut devices = [device];
-    world.settle(&mut devices);
+    world.run_until_synced(&mut devices);
     assert_eq!(devices[0].outbox.view().epoch, 2);
     // A backup from before the second epoch, when the log had one event.
     world.server.log.truncate(1 + 1);
-    world.settle(&mut devices);
+    world.run_until_synced(&mut devices);
     assert_eq!(devices[0].outbox.view().epoch, 3);
     // Event 2 was pruned earlier; the declaration in epoch 2 names 3 to 6 and is sent again.
-    assert_eq!(world.server.told(), [1, 7, 8, 9, 10]);
+    assert_eq!(world.server.event_numbers(), [1, 7, 8, 9, 10]);
     assert_eq!(world.server.lost(LossCause::Pruned), 1 + 4);
 }
 
@@ -136,7 +136,7 @@ fn what_cannot_be_read_back_is_declared_lost_and_the_rest_goes_on() {
             device = world.step(device, &Step::Record(1));
         }
         let mut devices = [device];
-        world.settle(&mut devices);
+        world.run_until_synced(&mut devices);
         let [mut device] = devices;
         device = world.step(device, &Step::Record(10 - had));
         for (seqs, is_gone) in [(damaged, false), (gone, true)] {
@@ -145,8 +145,8 @@ fn what_cannot_be_read_back_is_declared_lost_and_the_rest_goes_on() {
             }
         }
         let mut devices = [device.crash(world.now)];
-        world.settle(&mut devices);
-        assert_eq!(world.server.told(), told, "{damaged:?}, {gone:?}");
+        world.run_until_synced(&mut devices);
+        assert_eq!(world.server.event_numbers(), told, "{damaged:?}, {gone:?}");
         let declared = world.server.lost(LossCause::Damaged) + world.server.lost(LossCause::Pruned);
         assert_eq!(declared, lost, "{damaged:?}, {gone:?}");
         let epochs = if lost == 0 { 1 } else { 2 };
@@ -167,8 +167,8 @@ proptest! {
             device = world.step(device, step);
         }
         let mut devices = [device];
-        world.settle(&mut devices);
-        prop_assert_eq!(world.server.told(), devices[0].recorded.clone());
+        world.run_until_synced(&mut devices);
+        prop_assert_eq!(world.server.event_numbers(), devices[0].recorded.clone());
     }
 
     #[test]
@@ -186,8 +186,8 @@ proptest! {
             device = world.step(device, step);
         }
         let mut devices = [device];
-        world.settle(&mut devices);
-        let told = world.server.told();
+        world.run_until_synced(&mut devices);
+        let told = world.server.event_numbers();
         let recorded = &devices[0].recorded;
         prop_assert!(is_subsequence(&told, recorded), "{:?} of {:?}", told, recorded);
         if !world.has_restored {
@@ -237,8 +237,8 @@ proptest! {
                 };
             }
         }
-        world.settle(&mut twins);
-        let told = world.server.told();
+        world.run_until_synced(&mut twins);
+        let told = world.server.event_numbers();
         for twin in &twins {
             let own = &twin.recorded[common.len()..];
             prop_assert!(is_subsequence(own, &told), "{:?} in {:?}", own, told);

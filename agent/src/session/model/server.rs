@@ -40,7 +40,7 @@ impl Server {
         newest.unwrap_or((0, Hash::ZERO))
     }
 
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Option<Ack> {
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> Option<Ack> {
         // `outbox::tests` checks the signature: here it would take most of the time.
         let (_, envelope) = parse_sealed(bytes).unwrap();
         if !self.epochs().contains(&envelope.epoch) {
@@ -91,7 +91,7 @@ impl Server {
     }
 
     /// The events in the log, by the numbers that the test gave them.
-    pub(super) fn told(&self) -> Vec<u64> {
+    pub(super) fn event_numbers(&self) -> Vec<u64> {
         let events = self.log.iter().filter_map(|entry| match entry {
             Entry::Event { event, time, .. } => match &**event {
                 Event::DeviceConfigApplied(event) => {

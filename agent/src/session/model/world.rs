@@ -80,7 +80,7 @@ impl World {
                 let index = index.index(device.up.len());
                 let message =
                     if *is_repeated { device.up[index].clone() } else { device.up.remove(index) };
-                device.down.extend(self.server.take(&message.bytes));
+                device.down.extend(self.server.receive(&message.bytes));
             }
             Step::LoseUp(index) if !device.up.is_empty() => {
                 device.up.swap_remove(index.index(device.up.len()));
@@ -106,7 +106,7 @@ impl World {
     }
 
     /// Runs without failures until the log has all events of the outboxes.
-    pub(super) fn settle(&mut self, devices: &mut [Device]) {
+    pub(super) fn run_until_synced(&mut self, devices: &mut [Device]) {
         for device in devices.iter_mut() {
             device.session.connected(self.now);
         }
@@ -127,7 +127,7 @@ impl World {
                 devices[index].send(self.now);
                 for message in std::mem::take(&mut devices[index].up) {
                     // Acks reach every device that holds the keys.
-                    if let Some(ack) = self.server.take(&message.bytes) {
+                    if let Some(ack) = self.server.receive(&message.bytes) {
                         for device in devices.iter_mut() {
                             device.down.push(ack);
                         }

@@ -28,7 +28,7 @@ use crate::support::{Server, device, now, operation_key, settled};
 
 const SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
 /// Timeout of all waits; long enough for a busy machine.
-const LIMIT: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn session(number: u128) -> SessionId {
     SessionId(Uuid::from_u128(number))
@@ -59,7 +59,7 @@ fn attach(number: u128, watch: bool) -> Purpose {
 /// An open that was not sent yet.
 struct Opening {
     open: ChannelOpen,
-    half: KeyExchange,
+    key_exchange: KeyExchange,
 }
 
 fn opening(purpose: Purpose) -> Opening {
@@ -75,7 +75,7 @@ fn opening(purpose: Purpose) -> Opening {
         key: half.public().to_vec(),
         purpose,
     };
-    Opening { open, half }
+    Opening { open, key_exchange: half }
 }
 
 fn sealed(open: &ChannelOpen) -> Vec<u8> {
@@ -96,10 +96,10 @@ async fn send(server: &Server, client: &async_nats::Client, open: &ChannelOpen) 
 
 /// Opens a channel; returns it or the refusal.
 async fn try_open(server: &Server, purpose: Purpose) -> Result<Channel, ChannelRefusal> {
-    let Opening { open, half } = opening(purpose);
+    let Opening { open, key_exchange: half } = opening(purpose);
     let client = server.client().await;
     let mut up = send(server, &client, &open).await;
-    let message = tokio::time::timeout(LIMIT, up.next()).await.unwrap().unwrap();
+    let message = tokio::time::timeout(WAIT_TIMEOUT, up.next()).await.unwrap().unwrap();
     assert_eq!(message.headers.unwrap().get(KIND_HEADER).unwrap().as_str(), "opened");
     let key = server.known.lock().unwrap().key.unwrap();
     let answer: ChannelAnswer =
@@ -116,8 +116,8 @@ async fn try_open(server: &Server, purpose: Purpose) -> Result<Channel, ChannelR
     Ok(Channel::start(client, down, up, keys, ProtocolVersion::V2))
 }
 
-async fn open(server: &Server, purpose: Purpose) -> Seen {
-    Seen::new(try_open(server, purpose).await.unwrap())
+async fn open(server: &Server, purpose: Purpose) -> ReceivedChannel {
+    ReceivedChannel::new(try_open(server, purpose).await.unwrap())
 }
 
 async fn refusal(server: &Server, purpose: Purpose) -> ChannelRefusal {
@@ -125,7 +125,7 @@ async fn refusal(server: &Server, purpose: Purpose) -> ChannelRefusal {
 }
 
 /// A channel, and its received frames.
-struct Seen {
+struct ReceivedChannel {
     channel: Channel,
     text: String,
     rest: Vec<u8>,
@@ -134,7 +134,7 @@ struct Seen {
     exit: Option<Exit>,
 }
 
-impl Seen {
+impl ReceivedChannel {
     fn new(channel: Channel) -> Self {
         Self {
             channel,
@@ -158,8 +158,8 @@ impl Seen {
     }
 
     /// Receives one frame; an error if the channel has ended.
-    async fn take(&mut self) -> Result<(), String> {
-        let next = tokio::time::timeout(LIMIT, self.channel.receiver.next()).await;
+    async fn receive(&mut self) -> Result<(), String> {
+        let next = tokio::time::timeout(WAIT_TIMEOUT, self.channel.receiver.next()).await;
         match next.unwrap_or_else(|_| panic!("nothing more came after {:?}", self.newest())) {
             Ok(Frame::Data(bytes)) => {
                 self.rest.extend_from_slice(&bytes);
@@ -183,17 +183,17 @@ impl Seen {
     }
 
     /// Receives frames until the condition holds.
-    async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let deadline = tokio::time::Instant::now() + LIMIT;
-        while !holds(self) {
-            if let Err(why) = self.take().await {
-                panic!("{what} did not come ({why}); seen: {:?}", self.newest());
+    async fn until(&mut self, description: &str, condition: impl Fn(&Self) -> bool) {
+        let deadline = tokio::time::Instant::now() + WAIT_TIMEOUT;
+        while !condition(self) {
+            if let Err(why) = self.receive().await {
+                panic!("{description} did not come ({why}); seen: {:?}", self.newest());
             }
-            assert!(tokio::time::Instant::now() < deadline, "{what}: {:?}", self.newest());
+            assert!(tokio::time::Instant::now() < deadline, "{description}: {:?}", self.newest());
         }
     }
 
-    async fn sees(&mut self, text: &str) {
+    async fn wait_for_text(&mut self, text: &str) {
         self.until(text, |seen| seen.text.contains(text)).await;
     }
 
@@ -205,7 +205,7 @@ impl Seen {
     /// Receives frames until the channel ends; returns the reason.
     async fn end(&mut self) -> String {
         loop {
-            if let Err(why) = self.take().await {
+            if let Err(why) = self.receive().await {
                 return why;
             }
         }
@@ -223,8 +223,8 @@ async fn greet(server: &Server) -> Running {
     let before = server.known.lock().unwrap().hellos;
     let running = Running::start_with(server, |options| {
         options.channels.kill_after = Duration::from_secs(1);
-        options.channels.patience = Duration::from_secs(2);
-        options.channels.connect = Duration::from_secs(2);
+        options.channels.stall_timeout = Duration::from_secs(2);
+        options.channels.connect_timeout = Duration::from_secs(2);
     })
     .await;
     server.until("the device was greeted", |known| known.hellos > before).await;

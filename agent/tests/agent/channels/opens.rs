@@ -52,7 +52,7 @@ async fn a_channel_is_opened_once_also_by_the_next_agent() {
     let Opening { open, .. } = opening(line(1, &format!("echo x >> {}", file.display())));
     let client = server.client().await;
     let mut up = send(&server, &client, &open).await;
-    tokio::time::timeout(LIMIT, up.next()).await.unwrap().unwrap();
+    tokio::time::timeout(WAIT_TIMEOUT, up.next()).await.unwrap().unwrap();
     while !file.exists() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -97,7 +97,7 @@ async fn the_policy_and_limits_are_named_in_refusals() {
     causes(&refusal(&server, attach(1, true)).await, ChannelRefusalCause::Busy, "128");
     // A channel that ends frees its slot.
     others.pop().unwrap().channel.sender.close("enough").await;
-    let deadline = tokio::time::Instant::now() + LIMIT;
+    let deadline = tokio::time::Instant::now() + WAIT_TIMEOUT;
     while try_open(&server, attach(1, true)).await.is_err() {
         assert!(tokio::time::Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -136,7 +136,7 @@ async fn what_this_agent_does_not_know_is_refused_by_name() {
     let mut up = client.subscribe(subjects().channel_up(open.channel)).await.unwrap();
     settled(&client).await;
     server.command("open", operation_key().seal(Kind::Open, codec::encode(&later))).await;
-    let message = tokio::time::timeout(LIMIT, up.next()).await.unwrap().unwrap();
+    let message = tokio::time::timeout(WAIT_TIMEOUT, up.next()).await.unwrap().unwrap();
     let key = server.known.lock().unwrap().key.unwrap();
     let opened = cose::open(&message.payload, Kind::Opened, &key).unwrap();
     let answer: ChannelAnswer = codec::decode(&opened).unwrap();

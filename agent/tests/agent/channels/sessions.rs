@@ -4,25 +4,25 @@ use super::*;
 use crate::process::Process;
 
 /// Returns the tag of a program of this test run, so that leftovers of other runs do not match.
-fn mark(number: u32) -> String {
+fn run_tag(number: u32) -> String {
     format!("31415926{number}.{}", std::process::id())
 }
 
-fn lives(mark: &str) -> bool {
+fn is_running(run_tag: &str) -> bool {
     procfs::process::all_processes().unwrap().flatten().any(|process| {
         let is_alive = process.stat().is_ok_and(|stat| stat.state != 'Z');
-        is_alive && process.cmdline().is_ok_and(|words| words.iter().any(|word| word == mark))
+        is_alive && process.cmdline().is_ok_and(|words| words.iter().any(|word| word == run_tag))
     })
 }
 
-async fn until_gone(mark: &str) {
+async fn until_gone(run_tag: &str) {
     for _ in 0..600 {
-        if !lives(mark) {
+        if !is_running(run_tag) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("{mark} still lives");
+    panic!("{run_tag} still lives");
 }
 
 fn with_grace(number: u128, text: &str, grace_seconds: u32) -> Purpose {
@@ -37,7 +37,7 @@ async fn attached_again_the_screen_is_there_and_the_program_went_on() {
     let (server, running) = greeted().await;
     let mut seen = open(&server, shell(1)).await;
     seen.type_in("echo be''fore; (sleep 1; echo mean''while) & read x; echo got $x\n").await;
-    seen.sees("before").await;
+    seen.wait_for_text("before").await;
     seen.channel.sender.close("the window was shut").await;
     drop(seen);
     tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -47,10 +47,10 @@ async fn attached_again_the_screen_is_there_and_the_program_went_on() {
     assert!(screen.contains("before") && screen.contains("meanwhile"), "{screen}");
     seen.is_attached(1, 0).await;
     seen.type_in("text\n").await;
-    seen.sees("got text").await;
+    seen.wait_for_text("got text").await;
     // A full-screen program, with its modes.
     seen.type_in("printf '\\033[?1049h\\033[?2004h\\033[?1h\\033[HFULL'\n").await;
-    seen.sees("FULL").await;
+    seen.wait_for_text("FULL").await;
     drop(seen);
     let mut seen = open(&server, attach(1, false)).await;
     seen.until("a screen", |seen| !seen.screens.is_empty()).await;
@@ -77,13 +77,13 @@ async fn several_share_a_session_and_who_watches_cannot_type() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     two.type_in("echo from''two; stty size\n").await;
     for seen in [&mut one, &mut two, &mut third] {
-        seen.sees("fromtwo\r\n24 80").await;
+        seen.wait_for_text("fromtwo\r\n24 80").await;
         assert!(!seen.text.contains("forbidden") && !seen.text.contains("9 9"), "{}", seen.text);
     }
     // The latest size applies.
     one.channel.sender.send(Frame::Resize(TerminalSize { cols: 100, rows: 30 })).await.unwrap();
     one.type_in("stty size\n").await;
-    two.sees("30 100").await;
+    two.wait_for_text("30 100").await;
     third.channel.sender.close("enough").await;
     one.is_attached(2, 0).await;
     drop(two);
@@ -94,11 +94,11 @@ async fn several_share_a_session_and_who_watches_cannot_type() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_nobody_attaches_to_is_ended_after_its_grace() {
     let (server, running) = greeted().await;
-    let mark = &mark(1);
+    let mark = &run_tag(1);
     let mut seen = open(&server, with_grace(1, &format!("sleep {mark}; :"), 1)).await;
     seen.is_attached(1, 0).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert!(lives(mark), "somebody is attached");
+    assert!(is_running(mark), "somebody is attached");
     drop(seen);
     until_gone(mark).await;
     loop {
@@ -117,11 +117,11 @@ async fn a_session_that_nobody_attaches_to_is_ended_after_its_grace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_ends_what_does_not_want_to_also() {
     let (server, running) = greeted().await;
-    let mark = &mark(2);
+    let mark = &run_tag(2);
     let mut seen = open(&server, shell(1)).await;
     let text = format!("trap '' HUP; echo re''ady; sleep {mark}; sleep {mark}; sleep {mark}\n");
     seen.type_in(&text).await;
-    seen.sees("ready\r\n").await;
+    seen.wait_for_text("ready\r\n").await;
     let mut ending = open(&server, Purpose::End { session: session(1) }).await;
     assert_eq!(seen.end().await, reason::SESSION_ENDED);
     let exit = seen.exit.unwrap();
@@ -134,16 +134,16 @@ async fn an_end_ends_what_does_not_want_to_also() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_and_their_channels_outlive_the_broker_and_end_with_the_agent() {
     let (server, running) = greeted().await;
-    let mark = &mark(3);
+    let mark = &run_tag(3);
     let mut seen = open(&server, shell(1)).await;
     seen.type_in("echo be''fore\n").await;
-    seen.sees("before").await;
+    seen.wait_for_text("before").await;
     let greeted_at = running.agent.status().last_hello;
     server.nats.child().stop().await.unwrap();
     server.nats.child().start_again().await.unwrap();
     // The channel continues, and input during the outage is not lost.
     seen.type_in("echo mean''while\n").await;
-    seen.sees("meanwhile").await;
+    seen.wait_for_text("meanwhile").await;
     // Opens are accepted only after the welcome.
     while running.agent.status().last_hello <= greeted_at {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -153,7 +153,7 @@ async fn sessions_and_their_channels_outlive_the_broker_and_end_with_the_agent()
     seen.until("a screen", |seen| !seen.screens.is_empty()).await;
     assert!(seen.screens[0].contains("before"), "{:?}", seen.screens);
     seen.type_in(&format!("trap '' HUP; echo re''ady; sleep {mark}\n")).await;
-    seen.sees("ready\r\n").await;
+    seen.wait_for_text("ready\r\n").await;
     running.stop().await;
     assert_eq!(seen.end().await, reason::SESSION_ENDED);
     until_gone(mark).await;
@@ -165,9 +165,9 @@ async fn what_a_killed_agent_leaves_loses_its_terminal() {
     let process = Process::start(&server).await;
     server.until("the device was greeted", |known| known.hellos > 0).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let mark = &mark(4);
+    let mark = &run_tag(4);
     let seen = open(&server, line(1, &format!("sleep {mark}; :"))).await;
-    while !lives(mark) {
+    while !is_running(mark) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     process.kill();

@@ -11,13 +11,13 @@ async fn a_shell_answers_knows_its_size_and_tells_its_end() {
     let mut seen = open(&server, shell(1)).await;
     seen.is_attached(1, 0).await;
     seen.type_in("echo hid''den; stty size\n").await;
-    seen.sees("hidden\r\n24 80\r\n").await;
+    seen.wait_for_text("hidden\r\n24 80\r\n").await;
     seen.channel.sender.send(Frame::Resize(TerminalSize { cols: 132, rows: 43 })).await.unwrap();
     seen.type_in("stty size; stty -a | grep -c ' iutf8'\n").await;
-    seen.sees("43 132\r\n1\r\n").await;
+    seen.wait_for_text("43 132\r\n1\r\n").await;
     seen.type_in("printf '\\303\\251\\342\\202\\254 = é€\\n'; echo $TERM:$LANG:$USER:$HOME\n")
         .await;
-    seen.sees("é€ = é€\r\nxterm:").await;
+    seen.wait_for_text("é€ = é€\r\nxterm:").await;
     assert!(seen.text.to_ascii_lowercase().contains("utf-8"), "{}", seen.text);
     seen.type_in("exit 7\n").await;
     assert_eq!(seen.end().await, reason::SESSION_ENDED);
@@ -48,7 +48,7 @@ async fn a_login_shell_of_the_agents_user_is_the_default() {
     let mut seen = open(&server, purpose).await;
     seen.type_in("echo \"<$0>\" \"$SHELL\" $((6*7)); pwd\n").await;
     seen.until("a name with a dash", |seen| seen.text.contains("<-")).await;
-    seen.sees(" 42\r\n").await;
+    seen.wait_for_text(" 42\r\n").await;
     seen.type_in("exit 0\n").await;
     seen.end().await;
     assert_eq!(seen.exit.as_ref().and_then(|exit| exit.code), Some(0));
@@ -68,10 +68,10 @@ async fn a_line_runs_in_place_of_a_shell_and_all_its_output_comes() {
     assert_eq!(seen.exit.unwrap().reason.as_deref(), Some("Killed"));
     // EOF in the terminal is the end of the input.
     let mut seen = open(&server, line(3, "stty -echo; echo ready; cat; echo done")).await;
-    seen.sees("ready").await;
+    seen.wait_for_text("ready").await;
     seen.type_in("text\n").await;
     seen.channel.sender.send(Frame::Eof).await.unwrap();
-    seen.sees("text\r\ndone\r\n").await;
+    seen.wait_for_text("text\r\ndone\r\n").await;
     seen.end().await;
     running.stop().await;
 }
@@ -82,12 +82,12 @@ async fn a_large_paste_arrives_whole() {
     let file = server.path("pasted");
     let mut seen = open(&server, shell(1)).await;
     seen.type_in(&format!("stty -echo; echo re''ady; cat > {}\n", file.display())).await;
-    seen.sees("ready").await;
+    seen.wait_for_text("ready").await;
     let text: String = (0..20_000).map(|at| format!("{at:>50}é\n")).collect();
     assert!(text.len() > 1_000_000);
     seen.type_in(&text).await;
     seen.type_in("\x04echo wr''itten\n").await;
-    seen.sees("written").await;
+    seen.wait_for_text("written").await;
     assert!(std::fs::read_to_string(&file).unwrap() == text, "it is not what was pasted");
     running.stop().await;
 }
@@ -102,7 +102,7 @@ async fn ctrl_c_ends_what_floods_the_terminal() {
     seen.type_in("\x03").await;
     seen.type_in("echo ca''lm\n").await;
     seen.text.clear();
-    seen.sees("calm\r\n").await;
+    seen.wait_for_text("calm\r\n").await;
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     running.stop().await;
 }

@@ -20,7 +20,7 @@ async fn who_types_and_takes_nothing_is_detached_and_holds_up_nobody() {
     assert!(why.contains("2 s"), "{why}");
     other.type_in("\x03").await;
     other.type_in("echo ca''lm\n").await;
-    other.sees("calm\r\n").await;
+    other.wait_for_text("calm\r\n").await;
     running.stop().await;
 }
 
@@ -31,17 +31,17 @@ async fn who_watches_and_takes_nothing_misses_output_and_is_shown_the_screen_the
     let mut watcher = open(&server, attach(1, true)).await;
     one.is_attached(1, 1).await;
     one.type_in("seq 1 400000; echo the''end\n").await;
-    one.sees("theend\r\n").await;
+    one.wait_for_text("theend\r\n").await;
     // It reads again, and gets the current screen.
     watcher.until("two screens", |seen| seen.screens.len() >= 2).await;
-    let is_there = |seen: &Seen| {
+    let is_there = |seen: &ReceivedChannel| {
         seen.screens.last().is_some_and(|screen| screen.contains("400000"))
             || seen.text.contains("theend")
     };
     watcher.until("the end", is_there).await;
     assert!(watcher.text.len() < 2_000_000, "{}", watcher.text.len());
     one.type_in("echo go''on\n").await;
-    watcher.sees("goon").await;
+    watcher.wait_for_text("goon").await;
     running.stop().await;
 }
 
@@ -71,6 +71,6 @@ async fn a_flood_leaves_memory_flat_seen_or_not() {
     let mut seen = open(&server, attach(1, false)).await;
     seen.type_in("\x03").await;
     seen.type_in("echo ca''lm\n").await;
-    seen.sees("calm\r\n").await;
+    seen.wait_for_text("calm\r\n").await;
     process.kill();
 }

@@ -38,7 +38,7 @@ async fn twenty_megabytes_go_both_ways_and_each_half_closes_by_itself() {
     });
     let (mut hash, mut heard) = (Sha256::new(), 0);
     loop {
-        match tokio::time::timeout(LIMIT, receiver.next()).await.unwrap().unwrap() {
+        match tokio::time::timeout(WAIT_TIMEOUT, receiver.next()).await.unwrap().unwrap() {
             Frame::Data(bytes) => {
                 heard += bytes.len();
                 hash.update(&bytes);
@@ -82,12 +82,12 @@ async fn a_side_that_goes_away_ends_the_other() {
     channel.sender.send_data(Bytes::from_static(b"last words")).await.unwrap();
     channel.sender.close("enough").await;
     let mut heard = Vec::new();
-    tokio::time::timeout(LIMIT, stream.read_to_end(&mut heard)).await.unwrap().unwrap();
+    tokio::time::timeout(WAIT_TIMEOUT, stream.read_to_end(&mut heard)).await.unwrap().unwrap();
     assert_eq!(heard, b"last words");
     // Channels also end when the agent stops.
     let mut channel = try_open(&server, tcp(port)).await.unwrap();
     let (_stream, _) = listener.accept().await.unwrap();
     running.stop().await;
-    let gone = tokio::time::timeout(LIMIT, channel.receiver.next()).await.unwrap().unwrap_err();
+    let gone = tokio::time::timeout(WAIT_TIMEOUT, channel.receiver.next()).await.unwrap().unwrap_err();
     assert_eq!(gone.0, reason::AGENT_STOPS);
 }

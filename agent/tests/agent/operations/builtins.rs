@@ -16,10 +16,10 @@ async fn an_agent_starts_again_in_place_and_has_told_it_before() {
     server.until("the device is up", |known| known.hellos > 0 && !known.live.is_empty()).await;
     let hellos = server.known.lock().unwrap().hellos;
     deliver(&server, &order(id(1), Action::RestartAgent), None).await;
-    is_told(&server, id(1), &DONE).await;
+    wait_for_events(&server, id(1), &DONE).await;
     server.until("it says hello again", |known| known.hellos > hellos).await;
     assert!(agent.is_alive(), "the process is the same one");
-    is_told(&server, id(1), &DONE).await;
+    wait_for_events(&server, id(1), &DONE).await;
 }
 
 #[tokio::test]
@@ -34,20 +34,20 @@ async fn a_machine_that_does_not_restart_is_told() {
     deliver(&server, &order(id(1), Action::Reboot), None).await;
     let problem = end(&server, id(1)).await.problem.unwrap();
     assert!(problem.contains("not now"), "{problem}");
-    is_told(&server, id(1), &["RunAccepted", "RunStarted", "RunFailed"]).await;
+    wait_for_events(&server, id(1), &["RunAccepted", "RunStarted", "RunFailed"]).await;
     running.stop().await;
 
     let running = with(&["true"]).await;
     until_greeted(&running).await;
     let patient = RunOrder { timeout_ms: 6_000, ..order(id(2), Action::Reboot) };
     deliver(&server, &patient, None).await;
-    is_told(&server, id(2), &["RunAccepted", "RunStarted"]).await;
+    wait_for_events(&server, id(2), &["RunAccepted", "RunStarted"]).await;
     // The agent restarts; that is not a restart of the machine.
     running.stop().await;
     let running = with(&["true"]).await;
     let problem = end(&server, id(2)).await.problem.unwrap();
     assert!(problem.contains("6 s"), "{problem}");
-    is_told(&server, id(2), &["RunAccepted", "RunStarted", "RunFailed"]).await;
+    wait_for_events(&server, id(2), &["RunAccepted", "RunStarted", "RunFailed"]).await;
     running.stop().await;
 }
 
@@ -55,7 +55,7 @@ async fn a_machine_that_does_not_restart_is_told() {
 async fn diagnostics_are_an_archive_without_keys() {
     let (server, running) = greeted().await;
     deliver(&server, &order(id(1), Action::Diagnostics), None).await;
-    is_told(&server, id(1), &DONE).await;
+    wait_for_events(&server, id(1), &DONE).await;
     let key = (id(1), OutputStream::Stdout);
     server
         .until("it is there", |known| known.outputs.get(&key).is_some_and(|it| it.is_whole))
@@ -100,7 +100,7 @@ async fn the_log_level_is_another_for_a_while() {
     deliver(&server, &order(id(1), level("loud")), None).await;
     assert_eq!(end(&server, id(1)).await.problem.as_deref(), Some("no such level"));
     deliver(&server, &order(id(2), level("debug")), None).await;
-    is_told(&server, id(2), &DONE).await;
+    wait_for_events(&server, id(2), &DONE).await;
     assert!(levels.lock().unwrap().iter().any(|level| level == "debug"));
     for _ in 0..200 {
         if levels.lock().unwrap().last().is_some_and(|level| level == "info") {

@@ -29,23 +29,23 @@ async fn a_killed_agent_interrupts_what_ran_and_begins_what_waited_once() {
     server.until("two runs", |known| known.outputs.contains_key(&key)).await;
     let waits = run(id(3), line(&mark("three")));
     deliver(&server, &waits, None).await;
-    is_told(&server, id(3), &["RunAccepted"]).await;
+    wait_for_events(&server, id(3), &["RunAccepted"]).await;
     agent.kill();
-    assert!(lives("7401"));
+    assert!(is_running("7401"));
 
     // The new process does not know the server's time: the waiting run still waits.
     server.known.lock().unwrap().is_silent = true;
     let agent = Process::start(&server).await;
     let interrupted = ["RunAccepted", "RunStarted", "RunInterrupted"];
-    is_told(&server, id(2), &interrupted).await;
-    assert!(!lives("7401"), "what was left of it was ended");
+    wait_for_events(&server, id(2), &interrupted).await;
+    assert!(!is_running("7401"), "what was left of it was ended");
     let report = end(&server, id(2)).await;
     let problem = report.problem.unwrap();
     assert!(problem.contains(INTERRUPTED) && problem.contains(LEFTOVERS_ENDED), "{problem}");
     assert!(report.started_at.is_some());
     let said = server.known.lock().unwrap().outputs[&key].clone();
     assert_eq!(report.stdout.hash, Some(output_hash(&said.salt, b"said\n")));
-    is_told(&server, id(3), &["RunAccepted"]).await;
+    wait_for_events(&server, id(3), &["RunAccepted"]).await;
     server.known.lock().unwrap().is_silent = false;
     end(&server, id(3)).await;
     agent.kill();
@@ -58,15 +58,15 @@ async fn a_killed_agent_interrupts_what_ran_and_begins_what_waited_once() {
     // A server repeats orders until an event reports their receipt.
     for _ in 0..100 {
         deliver(&server, &run(id(4), argv(&["true"])), None).await;
-        if !told(&server.known.lock().unwrap(), id(4)).is_empty() {
+        if !event_types(&server.known.lock().unwrap(), id(4)).is_empty() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     end(&server, id(4)).await;
-    is_told(&server, id(1), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
-    is_told(&server, id(2), &interrupted).await;
-    is_told(&server, id(3), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
+    wait_for_events(&server, id(1), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
+    wait_for_events(&server, id(2), &interrupted).await;
+    wait_for_events(&server, id(3), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "two\nthree\n");
     assert!(agent.is_alive());
 }
@@ -75,12 +75,12 @@ async fn a_killed_agent_interrupts_what_ran_and_begins_what_waited_once() {
 async fn an_agent_that_stops_ends_what_runs_and_tells() {
     let (server, running) = greeted().await;
     deliver(&server, &run(id(1), line("sleep 7501")), None).await;
-    is_told(&server, id(1), &["RunAccepted", "RunStarted"]).await;
+    wait_for_events(&server, id(1), &["RunAccepted", "RunStarted"]).await;
     running.stop().await;
     until_gone("7501").await;
     let running = greet(&server).await;
     let problem = end(&server, id(1)).await.problem.unwrap();
     assert_eq!(problem, STOPPED);
-    is_told(&server, id(1), &["RunAccepted", "RunStarted", "RunInterrupted"]).await;
+    wait_for_events(&server, id(1), &["RunAccepted", "RunStarted", "RunInterrupted"]).await;
     running.stop().await;
 }

@@ -29,8 +29,8 @@ fn exec(program: Program) -> Exec {
     Exec { program, cwd: None, user: None, env: Vec::new(), background: false }
 }
 
-fn argv(words: &[&str]) -> Exec {
-    exec(Program::Argv(words.iter().map(|&word| word.to_owned()).collect()))
+fn argv(args: &[&str]) -> Exec {
+    exec(Program::Argv(args.iter().map(|&word| word.to_owned()).collect()))
 }
 
 fn line(text: &str) -> Exec {
@@ -113,9 +113,9 @@ async fn until_greeted(running: &Running) {
 }
 
 /// Returns the events of an operation, by their types.
-fn told(known: &Known, operation: OperationId) -> Vec<&'static str> {
+fn event_types(state: &Known, operation: OperationId) -> Vec<&'static str> {
     let of = |event: &&Event| operation_of(event) == Some(operation);
-    known.events.iter().filter(of).map(Event::kind).collect()
+    state.events.iter().filter(of).map(Event::kind).collect()
 }
 
 fn operation_of(event: &Event) -> Option<OperationId> {
@@ -150,13 +150,13 @@ async fn end(server: &Server, operation: OperationId) -> RunReport {
 }
 
 /// Waits until exactly these events of an operation were recorded.
-async fn is_told(server: &Server, operation: OperationId, expected: &[&str]) {
+async fn wait_for_events(server: &Server, operation: OperationId, expected: &[&str]) {
     server
         .until(&format!("of {operation} is told {expected:?}"), |known| {
-            told(known, operation).len() >= expected.len()
+            event_types(known, operation).len() >= expected.len()
         })
         .await;
-    assert_eq!(told(&server.known.lock().unwrap(), operation), expected);
+    assert_eq!(event_types(&server.known.lock().unwrap(), operation), expected);
 }
 
 /// Waits until a file exists.
@@ -171,19 +171,19 @@ async fn until_there(file: &Path) {
 }
 
 /// Whether a process with this in its command line is running.
-fn lives(mark: &str) -> bool {
+fn is_running(text: &str) -> bool {
     procfs::process::all_processes().unwrap().flatten().any(|process| {
         let is_alive = process.stat().is_ok_and(|stat| stat.state != 'Z');
-        is_alive && process.cmdline().is_ok_and(|words| words.iter().any(|word| word == mark))
+        is_alive && process.cmdline().is_ok_and(|words| words.iter().any(|word| word == text))
     })
 }
 
-async fn until_gone(mark: &str) {
+async fn until_gone(text: &str) {
     for _ in 0..200 {
-        if !lives(mark) {
+        if !is_running(text) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("{mark} still lives");
+    panic!("{text} still lives");
 }

@@ -8,14 +8,14 @@ use uuid::Uuid;
 
 use super::*;
 
-fn refusal(known: &Known, operation: OperationId) -> Option<(RefusalCause, String)> {
-    known.events.iter().find_map(|event| match event {
+fn refusal(state: &Known, operation: OperationId) -> Option<(RefusalCause, String)> {
+    state.events.iter().find_map(|event| match event {
         Event::RunRejected(it) if it.operation == operation => Some((it.cause, it.reason.clone())),
         _ => None,
     })
 }
 
-async fn refused(server: &Server, operation: OperationId) -> (RefusalCause, String) {
+async fn wait_for_refusal(server: &Server, operation: OperationId) -> (RefusalCause, String) {
     server.until("it is refused", |known| refusal(known, operation).is_some()).await;
     refusal(&server.known.lock().unwrap(), operation).unwrap()
 }
@@ -29,7 +29,7 @@ async fn an_order_that_comes_again_is_done_once() {
     for _ in 0..3 {
         deliver(&server, &mark, None).await;
     }
-    is_told(&server, id(1), &all).await;
+    wait_for_events(&server, id(1), &all).await;
     // Replayed, and signed again.
     deliver(&server, &mark, None).await;
     let anew = RunOrder { expires_at: now().plus_micros(90_000_000), ..mark.clone() };
@@ -39,8 +39,8 @@ async fn an_order_that_comes_again_is_done_once() {
     deliver(&server, &mark, None).await;
     // A later order was handled, so this one was, too.
     deliver(&server, &run(id(2), argv(&["true"])), None).await;
-    is_told(&server, id(2), &all).await;
-    is_told(&server, id(1), &all).await;
+    wait_for_events(&server, id(2), &all).await;
+    wait_for_events(&server, id(1), &all).await;
     assert_eq!(std::fs::read_to_string(file).unwrap(), "x\n");
     let accepted = |known: &Known| {
         known.events.iter().find_map(|event| match event {
@@ -81,7 +81,7 @@ async fn an_order_for_somebody_else_or_by_somebody_else_is_ignored() {
     }
     deliver(&server, &run(id(2), argv(&["true"])), None).await;
     end(&server, id(2)).await;
-    assert_eq!(told(&server.known.lock().unwrap(), id(1)), [""; 0]);
+    assert_eq!(event_types(&server.known.lock().unwrap(), id(1)), [""; 0]);
     // None of them affects it.
     deliver(&server, &mine, None).await;
     end(&server, id(1)).await;
@@ -98,7 +98,7 @@ async fn an_order_that_is_late_is_told_once_as_expired() {
     deliver(&server, &run(id(1), argv(&["true"])), None).await;
     deliver(&server, &run(id(2), argv(&["true"])), None).await;
     end(&server, id(2)).await;
-    is_told(&server, id(1), &["RunExpired"]).await;
+    wait_for_events(&server, id(1), &["RunExpired"]).await;
     running.stop().await;
 }
 
@@ -115,7 +115,7 @@ async fn without_a_hello_nothing_starts() {
     server.known.lock().unwrap().is_silent = false;
     until_greeted(&running).await;
     deliver(&server, &order, None).await;
-    is_told(&server, id(1), &["RunCanceled"]).await;
+    wait_for_events(&server, id(1), &["RunCanceled"]).await;
     running.stop().await;
 }
 
@@ -144,7 +144,7 @@ async fn a_refusal_has_a_cause_and_names_the_problem() {
         ),
     ] {
         deliver(&server, &order, bytes).await;
-        let (found, reason) = refused(&server, order.operation).await;
+        let (found, reason) = wait_for_refusal(&server, order.operation).await;
         assert_eq!(found, cause, "{reason}");
         assert!(reason.contains(named) && !reason.contains("secret-value"), "{reason}");
         // Problems that need the file system are detected after the run is in the journal.
@@ -152,7 +152,7 @@ async fn a_refusal_has_a_cause_and_names_the_problem() {
             true => &["RunAccepted", "RunRejected"],
             false => &["RunRejected"],
         };
-        is_told(&server, order.operation, expected).await;
+        wait_for_events(&server, order.operation, expected).await;
     }
     deliver(&server, &private(7), Some(bytes)).await;
     assert_eq!(end(&server, id(7)).await.exit_code, Some(0));
@@ -181,7 +181,7 @@ async fn an_order_of_a_kind_that_is_not_known_is_refused_by_name() {
     };
     let order = operation_key().seal(Kind::Run, codec::encode(&order));
     server.command("run", codec::encode(&RunDelivery { order, private: None, sealed: None })).await;
-    assert_eq!(refused(&server, id(1)).await.0, RefusalCause::Unsupported);
+    assert_eq!(wait_for_refusal(&server, id(1)).await.0, RefusalCause::Unsupported);
     running.stop().await;
 }
 
@@ -196,7 +196,7 @@ async fn the_devices_owner_has_the_last_word_at_each_order() {
         (order(id(3), Action::Reboot), "[power] reboot = false", ""),
     ] {
         deliver(&server, &order, None).await;
-        let (cause, reason) = refused(&server, order.operation).await;
+        let (cause, reason) = wait_for_refusal(&server, order.operation).await;
         assert_eq!(cause, RefusalCause::Policy);
         assert!(reason.contains(rule) && reason.contains(named), "{reason}");
         assert!(reason.contains("policy.toml"), "{reason}");
@@ -205,7 +205,7 @@ async fn the_devices_owner_has_the_last_word_at_each_order() {
     end(&server, id(4)).await;
     std::fs::write(&policy, "[exec\n").unwrap();
     deliver(&server, &run(id(5), argv(&["true"])), None).await;
-    let (_, reason) = refused(&server, id(5)).await;
+    let (_, reason) = wait_for_refusal(&server, id(5)).await;
     assert!(reason.contains("policy.toml") && reason.contains("line 1"), "{reason}");
     std::fs::remove_file(&policy).unwrap();
     deliver(&server, &run(id(6), line("true")), None).await;

@@ -6,7 +6,7 @@ use super::*;
 use crate::process::Process;
 use crate::support::Taken;
 
-async fn whole(server: &Server, operation: OperationId) -> Taken {
+async fn complete_output(server: &Server, operation: OperationId) -> Taken {
     let key = (operation, OutputStream::Stdout);
     server
         .until("its output is there", |known| known.outputs.get(&key).is_some_and(|it| it.is_whole))
@@ -15,7 +15,7 @@ async fn whole(server: &Server, operation: OperationId) -> Taken {
 }
 
 /// Waits until the device has deleted the stored output.
-async fn until_let_go(server: &Server) {
+async fn wait_until_deleted(server: &Server) {
     let folder = server.path("device").join("runs");
     for _ in 0..200 {
         if std::fs::read_dir(&folder).is_ok_and(|files| files.count() == 0) {
@@ -33,7 +33,7 @@ async fn any_bytes_arrive_as_they_were_and_are_let_go() {
     let text = format!("head -c 700000 /dev/urandom | tee {}", copy.display());
     deliver(&server, &run(id(1), line(&text)), None).await;
     let report = end(&server, id(1)).await;
-    let taken = whole(&server, id(1)).await;
+    let taken = complete_output(&server, id(1)).await;
     assert!(taken.bytes == std::fs::read(copy).unwrap());
     assert_eq!((report.stdout.bytes, report.stdout.kept), (700_000, 700_000));
     assert_eq!(report.stdout.hash, Some(output_hash(&taken.salt, &taken.bytes)));
@@ -41,8 +41,8 @@ async fn any_bytes_arrive_as_they_were_and_are_let_go() {
     assert_eq!((report.stderr.bytes, report.stderr.hash), (0, None));
     assert!(!server.known.lock().unwrap().outputs.contains_key(&(id(1), OutputStream::Stderr)));
     deliver(&server, &run(id(2), line("seq 100000")), None).await;
-    assert!(whole(&server, id(2)).await.compressed > 0);
-    until_let_go(&server).await;
+    assert!(complete_output(&server, id(2)).await.compressed > 0);
+    wait_until_deleted(&server).await;
     running.stop().await;
 }
 
@@ -59,7 +59,7 @@ async fn output_comes_while_the_program_runs() {
         })
         .await;
     std::fs::write(file, "").unwrap();
-    assert_eq!(whole(&server, id(1)).await.bytes, b"one\ntwo\n");
+    assert_eq!(complete_output(&server, id(1)).await.bytes, b"one\ntwo\n");
     running.stop().await;
 }
 
@@ -74,7 +74,7 @@ async fn endless_output_is_cut_and_memory_stays_flat() {
     let order = RunOrder { timeout_ms: 4_000, ..run(id(2), argv(&["yes"])) };
     deliver(&server, &order, None).await;
     let mut most = 0;
-    while told(&server.known.lock().unwrap(), id(2)).len() < 3 {
+    while event_types(&server.known.lock().unwrap(), id(2)).len() < 3 {
         most = most.max(agent.memory());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -83,10 +83,10 @@ async fn endless_output_is_cut_and_memory_stays_flat() {
     assert_eq!(report.stdout.kept, MAX_OUTPUT_BYTES);
     assert!(report.stdout.bytes > 2 * MAX_OUTPUT_BYTES, "{report:?}");
     assert!(most < before + (8 << 20), "{before} grew to {most}");
-    let taken = whole(&server, id(2)).await;
+    let taken = complete_output(&server, id(2)).await;
     assert_eq!(taken.bytes.len() as u64, MAX_OUTPUT_BYTES);
     assert_eq!(report.stdout.hash, Some(output_hash(&taken.salt, &taken.bytes)));
-    is_told(&server, id(2), &["RunAccepted", "RunStarted", "RunTimedOut"]).await;
+    wait_for_events(&server, id(2), &["RunAccepted", "RunStarted", "RunTimedOut"]).await;
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn output_goes_on_where_it_was_after_the_broker_was_away() {
     until_there(&wrote).await;
     server.nats.child().start_again().await.unwrap();
     let expected: String = (1..=40_000).map(|number| format!("{number}\n")).collect();
-    assert!(whole(&server, id(1)).await.bytes == expected.as_bytes());
+    assert!(complete_output(&server, id(1)).await.bytes == expected.as_bytes());
     assert_eq!(end(&server, id(1)).await.stdout.bytes, expected.len() as u64);
     running.stop().await;
 }
@@ -120,8 +120,8 @@ async fn output_that_was_not_sent_is_sent_by_the_next_agent() {
     running.stop().await;
     server.known.lock().unwrap().takes_no_output = false;
     let running = greet(&server).await;
-    let taken = whole(&server, id(1)).await;
+    let taken = complete_output(&server, id(1)).await;
     assert_eq!(report.stdout.hash, Some(output_hash(&taken.salt, &taken.bytes)));
-    until_let_go(&server).await;
+    wait_until_deleted(&server).await;
     running.stop().await;
 }

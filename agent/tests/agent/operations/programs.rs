@@ -27,7 +27,7 @@ async fn a_program_gets_what_was_asked_and_its_end_is_told() {
     };
     deliver(&server, &RunOrder { private: Some(signed), ..run(id(1), show) }, Some(bytes)).await;
     let report = end(&server, id(1)).await;
-    is_told(&server, id(1), &["RunAccepted", "RunStarted", "RunFailed"]).await;
+    wait_for_events(&server, id(1), &["RunAccepted", "RunStarted", "RunFailed"]).await;
     assert_eq!((report.exit_code, report.signal, report.problem), (Some(3), None, None));
     assert!(report.started_at <= report.ended_at && report.peak_memory > 100_000);
     assert_eq!((report.stderr.bytes, report.stderr.kept), (5, 5));
@@ -62,7 +62,7 @@ async fn a_program_that_cannot_be_started_fails_with_its_problem() {
         deliver(&server, &run(id(number), exec), None).await;
         let problem = end(&server, id(number)).await.problem.unwrap();
         assert!(problem.contains(named), "{problem}");
-        is_told(&server, id(number), &["RunAccepted", "RunFailed"]).await;
+        wait_for_events(&server, id(number), &["RunAccepted", "RunFailed"]).await;
     }
     let many: Vec<(String, String)> =
         (0..10_000).map(|it| (format!("V{it:05}"), "1".to_owned())).collect();
@@ -89,7 +89,7 @@ async fn a_program_runs_as_another_user_with_that_users_groups() {
         let is_told = |event: &Event| matches!(event, Event::RunStarted(it) if it.user.as_deref() == Some("nobody"));
         assert!(server.known.lock().unwrap().events.iter().any(is_told));
     } else {
-        is_told(&server, id(1), &["RunRejected"]).await;
+        wait_for_events(&server, id(1), &["RunRejected"]).await;
     }
     running.stop().await;
 }
@@ -102,10 +102,10 @@ async fn a_timeout_ends_all_of_it_also_what_left_its_group() {
     let order = RunOrder { timeout_ms: 1_000, ..run(id(1), line(deaf)) };
     deliver(&server, &order, None).await;
     let report = end(&server, id(1)).await;
-    is_told(&server, id(1), &["RunAccepted", "RunStarted", "RunTimedOut"]).await;
+    wait_for_events(&server, id(1), &["RunAccepted", "RunStarted", "RunTimedOut"]).await;
     assert_eq!(report.problem, None);
     for mark in ["7101", "7102", "7103"] {
-        assert!(!lives(mark), "{mark}");
+        assert!(!is_running(mark), "{mark}");
     }
     running.stop().await;
 }
@@ -120,7 +120,7 @@ async fn children_that_hold_the_outputs_do_not_hold_up_the_run() {
     assert_eq!(report.exit_code, Some(0));
     assert!(report.problem.is_some());
     assert_eq!(output(&server, id(1), OutputStream::Stdout).await, "done\n");
-    assert!(!lives("7201"));
+    assert!(!is_running("7201"));
     running.stop().await;
 }
 
@@ -134,11 +134,11 @@ async fn a_program_in_the_background_outlives_its_run() {
     let order = RunOrder { timeout_ms: 100, private: Some(signed), ..run(id(1), exec) };
     deliver(&server, &order, Some(bytes)).await;
     let report = end(&server, id(1)).await;
-    is_told(&server, id(1), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
+    wait_for_events(&server, id(1), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
     assert_eq!((report.exit_code, report.stdout.bytes), (None, 0));
     until_there(&file).await;
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "late");
-    assert!(lives("7301"));
+    assert!(is_running("7301"));
     let pid = |known: &Known| {
         known.events.iter().find_map(|event| match event {
             Event::RunStarted(it) => it.pid,
@@ -147,7 +147,7 @@ async fn a_program_in_the_background_outlives_its_run() {
     };
     let pid = pid(&server.known.lock().unwrap());
     running.stop().await;
-    assert!(lives("7301"), "it outlives the agent, too");
+    assert!(is_running("7301"), "it outlives the agent, too");
     let group = nix::unistd::Pid::from_raw(i32::try_from(pid.unwrap()).unwrap());
     nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).unwrap();
     until_gone("7301").await;

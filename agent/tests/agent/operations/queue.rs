@@ -28,16 +28,16 @@ async fn so_many_at_once_the_others_wait_in_their_order() {
     for name in ["a.began", "b.began"] {
         until_there(&server.path(name)).await;
     }
-    is_told(&server, id(6), &["RunAccepted"]).await;
+    wait_for_events(&server, id(6), &["RunAccepted"]).await;
     // An action without a slot does not wait for one.
     deliver(&server, &order(id(5), log_level()), None).await;
-    is_told(&server, id(5), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
-    is_told(&server, id(7), &["RunAccepted"]).await;
+    wait_for_events(&server, id(5), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
+    wait_for_events(&server, id(7), &["RunAccepted"]).await;
     // A waiting run is canceled in the queue; a canceled program that hangs frees its slot.
     cancel(&server, id(7)).await;
-    is_told(&server, id(7), &["RunAccepted", "RunCanceled"]).await;
+    wait_for_events(&server, id(7), &["RunAccepted", "RunCanceled"]).await;
     cancel(&server, id(9)).await;
-    is_told(&server, id(9), &["RunAccepted", "RunStarted", "RunCanceled"]).await;
+    wait_for_events(&server, id(9), &["RunAccepted", "RunStarted", "RunCanceled"]).await;
     until_there(&server.path("d.began")).await;
     finish(&server, "b");
     finish(&server, "d");
@@ -48,7 +48,7 @@ async fn so_many_at_once_the_others_wait_in_their_order() {
     cancel(&server, id(8)).await;
     deliver(&server, &run(id(1), argv(&["true"])), None).await;
     end(&server, id(1)).await;
-    is_told(&server, id(8), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
+    wait_for_events(&server, id(8), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
     running.stop().await;
 }
 
@@ -71,7 +71,7 @@ async fn a_cancel_before_its_order_lasts() {
     deliver(&server, &order, None).await;
     deliver(&server, &run(id(3), argv(&["true"])), None).await;
     end(&server, id(3)).await;
-    is_told(&server, id(1), &["RunCanceled"]).await;
+    wait_for_events(&server, id(1), &["RunCanceled"]).await;
     assert!(!file.exists());
     running.stop().await;
 }
@@ -86,7 +86,7 @@ async fn a_waiting_run_expires_in_its_place() {
     until_there(&server.path("a.began")).await;
     let soon = now().plus_micros(2_000_000);
     deliver(&server, &RunOrder { expires_at: soon, ..run(id(2), argv(&["true"])) }, None).await;
-    is_told(&server, id(2), &["RunAccepted", "RunExpired"]).await;
+    wait_for_events(&server, id(2), &["RunAccepted", "RunExpired"]).await;
     finish(&server, "a");
     end(&server, id(1)).await;
     running.stop().await;
@@ -103,7 +103,7 @@ async fn with_a_full_outbox_nothing_begins_and_no_end_is_lost() {
     server.until("the device was greeted", |known| known.hellos > before).await;
     until_greeted(&running).await;
     deliver(&server, &run(id(1), waiting_for(&server, "a")), None).await;
-    is_told(&server, id(1), &["RunAccepted", "RunStarted"]).await;
+    wait_for_events(&server, id(1), &["RunAccepted", "RunStarted"]).await;
     // Waits until no ack is in flight, which would free space.
     while running.agent.status().outbox.unconfirmed > 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -126,7 +126,7 @@ async fn with_a_full_outbox_nothing_begins_and_no_end_is_lost() {
     server.known.lock().unwrap().is_deaf = false;
     let running = greet(&server).await;
     assert_eq!(end(&server, id(1)).await.exit_code, Some(0));
-    is_told(&server, id(1), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
-    assert_eq!(told(&server.known.lock().unwrap(), id(2)), [""; 0]);
+    wait_for_events(&server, id(1), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
+    assert_eq!(event_types(&server.known.lock().unwrap(), id(2)), [""; 0]);
     running.stop().await;
 }

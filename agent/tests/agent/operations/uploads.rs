@@ -36,16 +36,16 @@ fn noise(length: usize) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-fn taken(known: &Known, operation: OperationId) -> Taken {
-    known.outputs.get(&(operation, OutputStream::File)).cloned().unwrap_or_default()
+fn received(state: &Known, operation: OperationId) -> Taken {
+    state.outputs.get(&(operation, OutputStream::File)).cloned().unwrap_or_default()
 }
 
-async fn until_some(server: &Server, operation: OperationId) {
-    server.until("some of it is there", |known| !taken(known, operation).bytes.is_empty()).await;
+async fn wait_for_data(server: &Server, operation: OperationId) {
+    server.until("some of it is there", |known| !received(known, operation).bytes.is_empty()).await;
 }
 
 fn check(server: &Server, operation: OperationId, report: &RunReport, bytes: &[u8]) {
-    let taken = taken(&server.known.lock().unwrap(), operation);
+    let taken = received(&server.known.lock().unwrap(), operation);
     assert!(taken.is_whole && taken.bytes == bytes, "{} bytes", taken.bytes.len());
     let file = report.file.clone().unwrap();
     assert_eq!((file.bytes, file.hash), (bytes.len() as u64, output_hash(&taken.salt, bytes)));
@@ -62,13 +62,13 @@ async fn files_arrive_as_they_are_and_the_source_goes_when_that_was_asked() {
         let asked = Upload { remove_source: removed, ..upload(&file) };
         deliver(&server, &send(id(number), asked), None).await;
         let report = end(&server, id(number)).await;
-        is_told(&server, id(number), &DONE).await;
+        wait_for_events(&server, id(number), &DONE).await;
         check(&server, id(number), &report, &bytes);
         let name = report.file.as_ref().map(|file| file.name.clone());
         assert_eq!((name, report.problem), (Some(format!("file-{number}")), None));
         assert_eq!(file.exists(), !removed);
     }
-    assert!(taken(&server.known.lock().unwrap(), id(2)).compressed > 0);
+    assert!(received(&server.known.lock().unwrap(), id(2)).compressed > 0);
     running.stop().await;
 }
 
@@ -85,7 +85,7 @@ async fn a_folder_is_packed_and_no_link_leads_out_of_it() {
     let report = end(&server, id(1)).await;
     let file = report.file.clone().unwrap();
     assert_eq!((file.name.as_str(), file.is_folder), ("logs.tar.gz", true));
-    let bytes = taken(&server.known.lock().unwrap(), id(1)).bytes;
+    let bytes = received(&server.known.lock().unwrap(), id(1)).bytes;
     check(&server, id(1), &report, &bytes);
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(bytes.as_slice()));
     let mut found = Vec::new();
@@ -141,7 +141,7 @@ async fn what_may_not_be_read_or_is_not_there_is_told() {
             3 => &["RunRejected"],
             _ => &["RunAccepted", "RunRejected"],
         };
-        is_told(&server, id(number), expected).await;
+        wait_for_events(&server, id(number), expected).await;
         let known = server.known.lock().unwrap();
         let refused = known.events.iter().rev().find_map(|event| match event {
             Event::RunRejected(event) if event.operation == id(number) => Some(event.clone()),
@@ -177,7 +177,7 @@ async fn a_file_that_changes_while_it_is_sent_is_not_kept() {
     std::fs::write(&file, noise(3_000_000)).unwrap();
     server.known.lock().unwrap().takes_at_most = Some(200_000);
     deliver(&server, &send(id(1), upload(&file)), None).await;
-    until_some(&server, id(1)).await;
+    wait_for_data(&server, id(1)).await;
     std::fs::write(&file, noise(2_999_999)).unwrap();
     server.known.lock().unwrap().takes_at_most = None;
     let report = end(&server, id(1)).await;
@@ -195,7 +195,7 @@ async fn uploads_are_canceled_time_out_and_hold_up_no_program() {
     for number in 1..=6 {
         deliver(&server, &slow(number), None).await;
     }
-    until_some(&server, id(1)).await;
+    wait_for_data(&server, id(1)).await;
     deliver(&server, &run(id(10), line("echo quick")), None).await;
     let key = (id(10), OutputStream::Stdout);
     server
@@ -204,14 +204,14 @@ async fn uploads_are_canceled_time_out_and_hold_up_no_program() {
         })
         .await;
     cancel(&server, id(1)).await;
-    is_told(&server, id(1), &["RunAccepted", "RunStarted", "RunCanceled"]).await;
+    wait_for_events(&server, id(1), &["RunAccepted", "RunStarted", "RunCanceled"]).await;
     let hurried = RunOrder { timeout_ms: 500, ..slow(7) };
     for number in 2..=6 {
         cancel(&server, id(number)).await;
         end(&server, id(number)).await;
     }
     deliver(&server, &hurried, None).await;
-    is_told(&server, id(7), &["RunAccepted", "RunStarted", "RunTimedOut"]).await;
+    wait_for_events(&server, id(7), &["RunAccepted", "RunStarted", "RunTimedOut"]).await;
     running.stop().await;
 }
 
@@ -225,9 +225,9 @@ async fn an_upload_outlives_the_broker_and_the_agent() {
     server.known.lock().unwrap().takes_at_most = Some(1_000_000);
     let asked = RunOrder { timeout_ms: 120_000, ..send(id(1), upload(&file)) };
     deliver(&server, &asked, None).await;
-    until_some(&server, id(1)).await;
+    wait_for_data(&server, id(1)).await;
     agent.kill();
-    let before = taken(&server.known.lock().unwrap(), id(1)).pieces;
+    let before = received(&server.known.lock().unwrap(), id(1)).pieces;
     let hellos = server.known.lock().unwrap().hellos;
     let agent = Process::start(&server).await;
     server.until("it is back", |known| known.hellos > hellos).await;
@@ -235,7 +235,7 @@ async fn an_upload_outlives_the_broker_and_the_agent() {
     server.nats.child().start_again().await.unwrap();
     server.known.lock().unwrap().takes_at_most = None;
     let report = end(&server, id(1)).await;
-    is_told(&server, id(1), &DONE).await;
+    wait_for_events(&server, id(1), &DONE).await;
     check(&server, id(1), &report, &bytes);
     assert!(before > 0, "some of it was there before");
     drop(agent);

@@ -40,7 +40,7 @@ use uuid::Uuid;
 
 /// Waits until the broker has processed this client's messages: `flush` only writes them to the
 /// socket.
-pub(crate) async fn settled(client: &async_nats::Client) {
+pub(crate) async fn flush(client: &async_nats::Client) {
     let inbox = client.new_inbox();
     let mut own = client.subscribe(inbox.clone()).await.unwrap();
     client.publish(inbox, "".into()).await.unwrap();
@@ -49,21 +49,21 @@ pub(crate) async fn settled(client: &async_nats::Client) {
 
 /// State of the server.
 #[derive(Default)]
-pub(crate) struct Known {
+pub(crate) struct ServerState {
     /// The enrolled key.
     pub(crate) key: Option<PublicKey>,
     /// Nonce of each enrollment request.
     pub(crate) nonces: Vec<Uuid>,
     /// Whether the response to the next enrollment is lost.
-    pub(crate) loses_answer: bool,
+    pub(crate) loses_response: bool,
     /// Lifetime of credentials, in microseconds.
-    pub(crate) life: i64,
+    pub(crate) credentials_lifetime: i64,
     /// The log.
     pub(crate) events: Vec<Event>,
     /// Hash of the log's newest event.
     pub(crate) tip: Hash,
     /// Whether the log ignores all events.
-    pub(crate) is_deaf: bool,
+    pub(crate) ignores_events: bool,
     /// Live batches.
     pub(crate) live: Vec<MetricBatch>,
     /// Batches from the device's backlog.
@@ -77,23 +77,23 @@ pub(crate) struct Known {
     /// Whether hellos get no response.
     pub(crate) is_silent: bool,
     /// Output of programs, as it was received.
-    pub(crate) outputs: BTreeMap<(OperationId, OutputStream), Taken>,
+    pub(crate) outputs: BTreeMap<(OperationId, OutputStream), ReceivedOutput>,
     /// Whether the server accepts no output.
-    pub(crate) takes_no_output: bool,
+    pub(crate) rejects_output: bool,
     /// Maximum size of an output that the server accepts.
-    pub(crate) takes_at_most: Option<usize>,
+    pub(crate) max_output_bytes: Option<usize>,
     /// Number of bytes by which the server exaggerates how much it has of a file.
-    pub(crate) lies_by: u64,
+    pub(crate) exaggerates_by: u64,
     /// The reason why the server refuses files.
-    pub(crate) refuses_files: Option<String>,
+    pub(crate) file_refusal: Option<String>,
 }
 
 /// The server's part of an output.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Taken {
+pub(crate) struct ReceivedOutput {
     pub(crate) bytes: Vec<u8>,
     pub(crate) salt: Vec<u8>,
-    pub(crate) is_whole: bool,
+    pub(crate) is_complete: bool,
     pub(crate) pieces: usize,
     pub(crate) compressed: usize,
 }
@@ -103,14 +103,14 @@ pub(crate) struct Server {
     dir: tempfile::TempDir,
     pub(crate) nats: NatsServer,
     pub(crate) port: u16,
-    pub(crate) known: Arc<Mutex<Known>>,
+    pub(crate) state: Arc<Mutex<ServerState>>,
     pub(crate) token: EnrollmentTokenText,
     ca: PathBuf,
 }
 
 #[derive(Clone)]
 struct Context {
-    known: Arc<Mutex<Known>>,
+    state: Arc<Mutex<ServerState>>,
     broker: String,
 }
 
@@ -139,10 +139,10 @@ impl Server {
         let mut options = NatsOptions::new(dir.path().join("nats"));
         options.tls = Some(tls.clone());
         let nats = NatsServer::start(options).await.unwrap();
-        let known = Arc::new(Mutex::new(Known { life: 3_600_000_000, ..Known::default() }));
+        let known = Arc::new(Mutex::new(ServerState { credentials_lifetime: 3_600_000_000, ..ServerState::default() }));
         // An unspecified host: the device must replace it by the URL's host.
         let broker = format!("tls://0.0.0.0:{}", nats.port());
-        let context = Context { known: Arc::clone(&known), broker };
+        let context = Context { state: Arc::clone(&known), broker };
         let router = Router::new()
             .route("/api/v1/device/enroll", post(enroll))
             .route("/api/v1/device/nonce", post(nonce))
@@ -160,8 +160,8 @@ impl Server {
             secret: [9; 32],
             pin,
         };
-        let server = Self { dir, nats, port, known, token, ca };
-        server.make_streams().await;
+        let server = Self { dir, nats, port, state: known, token, ca };
+        server.create_streams().await;
         server.serve_broker().await;
         server
     }
@@ -190,7 +190,7 @@ impl Server {
             .unwrap()
     }
 
-    pub(crate) async fn make_streams(&self) {
+    pub(crate) async fn create_streams(&self) {
         let jetstream = jetstream::new(self.client().await);
         for (name, subject) in [(EVENTS_STREAM, ALL_EVENTS), (METRICS_STREAM, ALL_METRICS)] {
             // Like ingest's streams, without their partitions.
@@ -218,12 +218,12 @@ impl Server {
     async fn serve_broker(&self) {
         let client = self.client().await;
         let (known, subjects) =
-            (Arc::clone(&self.known), DeviceSubjects::new(&ProjectId::default_project(), device()));
+            (Arc::clone(&self.state), DeviceSubjects::new(&ProjectId::default_project(), device()));
         let mut events = client.subscribe(ALL_EVENTS).await.unwrap();
         let mut metrics = client.subscribe(ALL_METRICS).await.unwrap();
         let mut hellos = client.subscribe(subjects.request("hello")).await.unwrap();
         let mut outputs = client.subscribe(subjects.request("output")).await.unwrap();
-        settled(&client).await;
+        flush(&client).await;
         tokio::spawn(async move {
             loop {
                 tokio::select! {
@@ -247,8 +247,8 @@ impl Server {
                         client.publish(message.reply.unwrap(), answer.into()).await.ok();
                     }
                     Some(message) = outputs.next() => {
-                        let Some(next) = take_piece(&known, &message.payload) else { continue };
-                        let answer = codec::encode(&taken(&known, &message.payload, next));
+                        let Some(next) = receive_piece(&known, &message.payload) else { continue };
+                        let answer = codec::encode(&output_response(&known, &message.payload, next));
                         client.publish(message.reply.unwrap(), answer.into()).await.ok();
                     }
                     else => break,
@@ -268,20 +268,20 @@ impl Server {
     }
 
     /// Waits until the server's state meets a condition.
-    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Known) -> bool) {
+    pub(crate) async fn until(&self, description: &str, condition: impl Fn(&ServerState) -> bool) {
         for _ in 0..600 {
-            if holds(&self.known.lock().unwrap()) {
+            if condition(&self.state.lock().unwrap()) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("it did not come to pass that {what}");
+        panic!("it did not come to pass that {description}");
     }
 }
 
-fn append(known: &Mutex<Known>, bytes: &[u8]) -> Option<Ack> {
+fn append(known: &Mutex<ServerState>, bytes: &[u8]) -> Option<Ack> {
     let mut known = known.lock().unwrap();
-    if known.is_deaf {
+    if known.ignores_events {
         return None;
     }
     let (message, envelope) = parse_sealed(bytes).unwrap();
@@ -298,7 +298,7 @@ fn append(known: &Mutex<Known>, bytes: &[u8]) -> Option<Ack> {
 }
 
 /// Builds the response to a piece, after which the server has this much.
-fn taken(known: &Mutex<Known>, payload: &[u8], next: u64) -> OutputTaken {
+fn output_response(known: &Mutex<ServerState>, payload: &[u8], next: u64) -> OutputTaken {
     let piece: OutputPiece = codec::decode(payload).unwrap();
     let known = known.lock().unwrap();
     let is_live = piece.stream != OutputStream::File && piece.offset >= MAX_OUTPUT_BYTES;
@@ -308,21 +308,21 @@ fn taken(known: &Mutex<Known>, payload: &[u8], next: u64) -> OutputTaken {
             project: ProjectId::default_project(),
             device: device(),
             operation: piece.operation,
-            bytes: next + known.lies_by,
+            bytes: next + known.exaggerates_by,
         };
         operation_key().seal(Kind::Stored, codec::encode(&stored))
     });
     OutputTaken {
         next,
         reader: is_live.then_some(false),
-        refused: known.refuses_files.clone(),
+        refused: known.file_refusal.clone(),
         receipt,
     }
 }
 
-fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {
+fn receive_piece(known: &Mutex<ServerState>, payload: &[u8]) -> Option<u64> {
     let mut known = known.lock().unwrap();
-    if known.takes_no_output {
+    if known.rejects_output {
         return None;
     }
     let mut piece: OutputPiece = codec::decode(payload).unwrap();
@@ -334,7 +334,7 @@ fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {
     }
     let context = output_context(&ProjectId::default_project(), device(), &piece);
     piece.data = open_by(&operation_key(), &context, &piece.data).unwrap();
-    let at_most = known.takes_at_most;
+    let at_most = known.max_output_bytes;
     let taken = known.outputs.entry((piece.operation, piece.stream)).or_default();
     taken.pieces += 1;
     let have = taken.bytes.len() as u64;
@@ -350,7 +350,7 @@ fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {
         };
         assert_eq!(data.len(), piece.bytes as usize);
         taken.bytes.extend_from_slice(&data);
-        taken.is_whole |= piece.last;
+        taken.is_complete |= piece.last;
         if let Some(salt) = piece.salt {
             taken.salt = salt;
         }
@@ -358,7 +358,7 @@ fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {
     Some(taken.bytes.len() as u64)
 }
 
-fn welcome(known: &Mutex<Known>, payload: &[u8]) -> Option<Vec<u8>> {
+fn welcome(known: &Mutex<ServerState>, payload: &[u8]) -> Option<Vec<u8>> {
     let mut known = known.lock().unwrap();
     known.hellos += 1;
     if known.is_silent {
@@ -395,9 +395,9 @@ async fn enroll(
     unverified.verify(Kind::Enroll, &key).unwrap();
     let signature = BASE64URL_NOPAD.decode(request.nats_proof.as_bytes()).unwrap();
     nkeys::KeyPair::from_public_key(&proof.nats_key).unwrap().verify(&sealed, &signature).unwrap();
-    let mut known = context.known.lock().unwrap();
+    let mut known = context.state.lock().unwrap();
     known.nonces.push(proof.nonce);
-    if std::mem::take(&mut known.loses_answer) {
+    if std::mem::take(&mut known.loses_response) {
         known.key = Some(key);
         return problem(StatusCode::BAD_GATEWAY, "Bad gateway", "the answer was lost");
     }
@@ -417,10 +417,10 @@ async fn enroll(
     (StatusCode::CREATED, Json(serde_json::to_value(response).unwrap()))
 }
 
-fn issue(known: &Known, broker: &str) -> CredentialsResponse {
+fn issue(known: &ServerState, broker: &str) -> CredentialsResponse {
     CredentialsResponse {
         jwt: "not.checked.here".to_owned(),
-        expires_at: now().plus_micros(known.life),
+        expires_at: now().plus_micros(known.credentials_lifetime),
         servers: vec![broker.to_owned()],
         server_time: now(),
     }
@@ -435,7 +435,7 @@ async fn credentials(
     State(context): State<Context>,
     Json(request): Json<CredentialsRequest>,
 ) -> Json<CredentialsResponse> {
-    let mut known = context.known.lock().unwrap();
+    let mut known = context.state.lock().unwrap();
     let sealed = BASE64URL_NOPAD.decode(request.request.as_bytes()).unwrap();
     let opened = cose::open(&sealed, Kind::Credentials, &known.key.unwrap()).unwrap();
     let proof: CredentialsProof = codec::decode(&opened).unwrap();

@@ -7,7 +7,7 @@
 use clap::parser::{ArgMatches, ValueSource};
 use url::Url;
 
-use crate::exit::Misused;
+use crate::exit::UsageError;
 
 /// Ids of the arguments whose values are secret, with the variable for each.
 const SECRETS: [(&str, &str); 5] = [
@@ -30,10 +30,10 @@ const URLS: [(&str, &str); 8] = [
 ];
 
 /// Checks a command and its subcommands.
-pub(crate) fn refuse_secrets(matches: &ArgMatches) -> Result<(), Misused> {
+pub(crate) fn refuse_secrets(matches: &ArgMatches) -> Result<(), UsageError> {
     for (id, variable) in SECRETS {
         if !given(matches, id).is_empty() {
-            return Err(refused(id, variable));
+            return Err(secret_refused(id, variable));
         }
     }
     for (id, variable) in URLS {
@@ -42,7 +42,7 @@ pub(crate) fn refuse_secrets(matches: &ArgMatches) -> Result<(), Misused> {
             url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password")
         };
         if urls.into_iter().any(has_password) {
-            return Err(refused(id, variable));
+            return Err(secret_refused(id, variable));
         }
     }
     matches.subcommand().map_or(Ok(()), |(_, matches)| refuse_secrets(matches))
@@ -56,10 +56,10 @@ fn given(matches: &ArgMatches, id: &str) -> Vec<String> {
     values.into_iter().flatten().map(|value| value.to_string_lossy().into_owned()).collect()
 }
 
-fn refused(id: &str, variable: &str) -> Misused {
+fn secret_refused(id: &str, variable: &str) -> UsageError {
     let flag = id.replace('_', "-");
     let file = if id == "token" { "--token-file FILE, " } else { "" };
-    Misused(format!(
+    UsageError(format!(
         "--{flag} would show a secret to every user of this machine, in the list of processes; use \
          {file}{variable}, or {variable}_FILE with a file that contains it"
     ))

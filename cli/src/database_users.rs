@@ -48,7 +48,7 @@ fn with_user(owner: &str, user: &str, password: &str) -> Result<String> {
 
 /// Creates all tables and the database users, and writes their URLs. Returns false when the owner
 /// may not create users: then no URL is written.
-pub(crate) async fn make(log: &EventLog, owner: &str, keys: &KeyStore) -> Result<bool> {
+pub(crate) async fn create(log: &EventLog, owner: &str, keys: &KeyStore) -> Result<bool> {
     for project in [ProjectId::default_project(), ProjectId::system()] {
         log.ensure_project(&project).await?;
     }

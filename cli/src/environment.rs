@@ -8,12 +8,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::exit::Misused;
+use crate::exit::UsageError;
 
 const PREFIX: &str = "MUSTER_";
 const SUFFIX: &str = "_FILE";
 /// Secrets without the prefix `MUSTER_`.
-const FOREIGN: &[&str] = &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+const UNPREFIXED_SECRETS: &[&str] = &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
 
 /// Restarts this program with the files' contents in its environment, if there are any: a process
 /// cannot safely change its own environment.
@@ -31,7 +31,7 @@ pub(crate) fn read_files() -> Result<()> {
     for (name, path) in files {
         if std::env::var_os(&name).is_some() {
             let words = format!("{name} and {name}{SUFFIX} are both set; unset one of them");
-            return Err(Misused(words).into());
+            return Err(UsageError(words).into());
         }
         let text = std::fs::read_to_string(&path).with_context(|| {
             format!("failed to read {}, which {name}{SUFFIX} names", path.display())
@@ -45,7 +45,7 @@ pub(crate) fn read_files() -> Result<()> {
 fn variable(name: &OsStr) -> Option<String> {
     let name = name.to_str()?.strip_suffix(SUFFIX)?;
     let is_ours = name.len() > PREFIX.len() && name.starts_with(PREFIX);
-    (is_ours || FOREIGN.contains(&name)).then(|| name.to_owned())
+    (is_ours || UNPREFIXED_SECRETS.contains(&name)).then(|| name.to_owned())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 /// Failure of a request to the server.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
+pub(crate) enum RequestError {
     /// The server refused the request.
     #[error("{detail}")]
     Problem {
@@ -28,7 +28,7 @@ pub(crate) enum Refused {
 /// Invalid use of the command line.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Misused(pub(crate) String);
+pub(crate) struct UsageError(pub(crate) String);
 
 /// The requested object does not exist.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +38,9 @@ pub(crate) struct NotFound(pub(crate) String);
 /// Some of several items failed; each failure was already reported.
 #[derive(Debug, thiserror::Error)]
 #[error("{failed} of {of} failed")]
-pub(crate) struct Partly {
+pub(crate) struct PartialFailure {
     pub(crate) failed: usize,
-    pub(crate) of: usize,
+    pub(crate) total: usize,
     /// The exit code, if all items failed for the same reason.
     pub(crate) code: u8,
 }
@@ -59,7 +59,7 @@ pub(crate) const OFFLINE: &str = "device-offline";
 /// Returns the exit code: 1 failure, 2 usage error (as clap), 3 not found, 4 permission denied,
 /// 5 unreachable or unavailable, 6 conflict with the current state.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
-    if error.is::<Misused>() {
+    if error.is::<UsageError>() {
         return 2;
     }
     if error.is::<NotFound>() {
@@ -68,13 +68,13 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
     if let Some(Exited(code)) = error.downcast_ref::<Exited>() {
         return *code;
     }
-    if let Some(partly) = error.downcast_ref::<Partly>() {
+    if let Some(partly) = error.downcast_ref::<PartialFailure>() {
         return partly.code;
     }
-    match error.downcast_ref::<Refused>() {
-        Some(Refused::Unreachable { .. }) => 5,
-        Some(Refused::Problem { kind, .. }) if kind == OFFLINE => 5,
-        Some(Refused::Problem { status, .. }) => match status {
+    match error.downcast_ref::<RequestError>() {
+        Some(RequestError::Unreachable { .. }) => 5,
+        Some(RequestError::Problem { kind, .. }) if kind == OFFLINE => 5,
+        Some(RequestError::Problem { status, .. }) => match status {
             404 | 410 => NOT_FOUND,
             401 | 403 => 4,
             502..=504 | 429 => 5,
@@ -86,15 +86,15 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
 }
 
 /// Whether the failure is temporary.
-pub(crate) fn is_passing(error: &anyhow::Error) -> bool {
+pub(crate) fn is_temporary(error: &anyhow::Error) -> bool {
     code(error) == 5
 }
 
 /// Whether the device is offline.
 pub(crate) fn is_offline(error: &anyhow::Error) -> bool {
     matches!(
-        error.downcast_ref::<Refused>(),
-        Some(Refused::Problem { kind, .. }) if kind == OFFLINE
+        error.downcast_ref::<RequestError>(),
+        Some(RequestError::Problem { kind, .. }) if kind == OFFLINE
     )
 }
 

@@ -18,14 +18,14 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter}
 use tracing_subscriber::registry::LookupSpan;
 
 /// Interval in which lines are counted.
-const INTERVAL: Duration = Duration::from_secs(10);
+const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum number of lines of one kind per interval.
 const MAX_LINES: u32 = 100;
 /// Maximum length of a line, in bytes; longer lines are truncated.
-const MAX_LINE: usize = 4096;
+const MAX_LINE_BYTES: usize = 4096;
 /// Maximum length of one text in a truncated line, in characters.
-const MAX_TEXT: usize = 512;
-const LEFT_OUT: &str = "muster_log_lines_suppressed_total";
+const MAX_TEXT_CHARS: usize = 512;
+const DROPPED_LINES: &str = "muster_log_lines_suppressed_total";
 
 /// Counters of lines by kind; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -33,10 +33,10 @@ pub(crate) struct LogLimit(Arc<Mutex<HashMap<Identifier, Kind>>>);
 
 #[derive(Debug)]
 struct Kind {
-    place: String,
+    location: String,
     since: Instant,
     lines: u32,
-    left_out: u64,
+    dropped: u64,
 }
 
 impl LogLimit {
@@ -44,33 +44,33 @@ impl LogLimit {
     fn admits(&self, kind: &'static Metadata<'static>, now: Instant) -> bool {
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kind = kinds.entry(kind.callsite()).or_insert_with(|| Kind {
-            place: format!("{}:{}", kind.target(), kind.line().unwrap_or_default()),
+            location: format!("{}:{}", kind.target(), kind.line().unwrap_or_default()),
             since: now,
             lines: 0,
-            left_out: 0,
+            dropped: 0,
         });
-        if now.saturating_duration_since(kind.since) >= INTERVAL {
+        if now.saturating_duration_since(kind.since) >= COUNT_INTERVAL {
             (kind.since, kind.lines) = (now, 0);
         }
         kind.lines = kind.lines.saturating_add(1);
         let is_admitted = kind.lines <= MAX_LINES;
-        kind.left_out += u64::from(!is_admitted);
+        kind.dropped += u64::from(!is_admitted);
         is_admitted
     }
 
     /// Returns the kinds with dropped lines since the last call, and their numbers.
-    fn take_left_out(&self) -> Vec<(String, u64)> {
+    fn take_dropped(&self) -> Vec<(String, u64)> {
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let left_out = kinds.values_mut().filter(|kind| kind.left_out > 0);
-        left_out.map(|kind| (kind.place.clone(), std::mem::take(&mut kind.left_out))).collect()
+        let left_out = kinds.values_mut().filter(|kind| kind.dropped > 0);
+        left_out.map(|kind| (kind.location.clone(), std::mem::take(&mut kind.dropped))).collect()
     }
 
     /// Reports dropped lines until the process ends.
     pub(crate) async fn report(self) {
         loop {
-            tokio::time::sleep(INTERVAL).await;
-            for (place, lines) in self.take_left_out() {
-                counter!(LEFT_OUT).increment(lines);
+            tokio::time::sleep(COUNT_INTERVAL).await;
+            for (place, lines) in self.take_dropped() {
+                counter!(DROPPED_LINES).increment(lines);
                 tracing::warn!(
                     location = place,
                     lines,
@@ -130,10 +130,10 @@ impl Write for ShortLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut stderr = io::stderr().lock();
         // A dropped line is empty; writing it has no effect.
-        if line.len() <= MAX_LINE {
+        if line.len() <= MAX_LINE_BYTES {
             stderr.write_all(line)?;
         } else {
-            stderr.write_all(&shortened(line, self.is_json))?;
+            stderr.write_all(&truncated(line, self.is_json))?;
         }
         Ok(line.len())
     }
@@ -143,26 +143,26 @@ impl Write for ShortLines {
     }
 }
 
-fn shortened(line: &[u8], is_json: bool) -> Vec<u8> {
+fn truncated(line: &[u8], is_json: bool) -> Vec<u8> {
     if is_json && let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(line) {
-        shorten(&mut value);
+        truncate(&mut value);
         return format!("{value}\n").into_bytes();
     }
     let text = String::from_utf8_lossy(line);
-    let end = text.floor_char_boundary(MAX_LINE);
+    let end = text.floor_char_boundary(MAX_LINE_BYTES);
     format!("{}… ({} bytes)\n", text.get(..end).unwrap_or_default(), line.len()).into_bytes()
 }
 
-fn shorten(value: &mut serde_json::Value) {
+fn truncate(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::String(text) => {
-            if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+            if let Some((end, _)) = text.char_indices().nth(MAX_TEXT_CHARS) {
                 text.truncate(end);
                 text.push('…');
             }
         }
-        serde_json::Value::Array(items) => items.iter_mut().for_each(shorten),
-        serde_json::Value::Object(items) => items.values_mut().for_each(shorten),
+        serde_json::Value::Array(items) => items.iter_mut().for_each(truncate),
+        serde_json::Value::Object(items) => items.values_mut().for_each(truncate),
         _ => {}
     }
 }
@@ -209,21 +209,21 @@ mod tests {
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text.matches("provoked").count(), 100);
         assert_eq!(text.matches("another kind").count(), 1);
-        let left_out = limit.take_left_out();
+        let left_out = limit.take_dropped();
         assert_eq!(left_out.len(), 1);
         assert_eq!(left_out[0].1, 9_900);
-        assert!(limit.take_left_out().is_empty());
+        assert!(limit.take_dropped().is_empty());
     }
 
     #[test]
     fn a_long_line_is_shortened_and_stays_what_it_is() {
         let long = "é".repeat(60_000);
         let line = format!("{{\"fields\":{{\"message\":\"x\",\"method\":\"{long}\"}}}}\n");
-        let short = shortened(line.as_bytes(), true);
-        assert!(short.len() < 2 * MAX_TEXT + 100, "{}", short.len());
+        let short = truncated(line.as_bytes(), true);
+        assert!(short.len() < 2 * MAX_TEXT_CHARS + 100, "{}", short.len());
         let value: serde_json::Value = serde_json::from_slice(&short).unwrap();
         assert_eq!(value["fields"]["message"], "x");
-        let short = shortened(line.as_bytes(), false);
-        assert!(short.len() < MAX_LINE + 40 && short.ends_with(b"bytes)\n"));
+        let short = truncated(line.as_bytes(), false);
+        assert!(short.len() < MAX_LINE_BYTES + 40 && short.ends_with(b"bytes)\n"));
     }
 }

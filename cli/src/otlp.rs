@@ -20,14 +20,14 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context as LayerContext;
 
-use crate::exit::Misused;
+use crate::exit::UsageError;
 
 /// Maximum number of queued spans.
-const WAITING: usize = 16_384;
+const MAX_QUEUED_SPANS: usize = 16_384;
 /// Maximum number of spans in a request.
-const BATCH: usize = 2_000;
+const MAX_BATCH_SPANS: usize = 2_000;
 /// Time for which spans are collected before they are sent.
-const LINGER: Duration = Duration::from_millis(500);
+const COLLECT_TIME: Duration = Duration::from_millis(500);
 
 /// Export of spans.
 #[derive(Args, Clone, Debug)]
@@ -55,7 +55,7 @@ impl Exporter {
     /// Creates the layer and the exporter.
     pub(crate) fn new(url: &str) -> Result<(Spans, Self)> {
         let wrong =
-            || Misused(format!("'{url}' is not the URL of a collector; write http://host:4318"));
+            || UsageError(format!("'{url}' is not the URL of a collector; write http://host:4318"));
         let base: Url = url.trim_end_matches('/').parse().map_err(|_| wrong())?;
         if !matches!(base.scheme(), "http" | "https") {
             return Err(wrong().into());
@@ -66,7 +66,7 @@ impl Exporter {
         }
         let http = http.build().context("failed to set up HTTP to the collector")?;
         let url = format!("{}/v1/traces", base.as_str().trim_end_matches('/')).parse()?;
-        let (sender, receiver) = channel(WAITING);
+        let (sender, receiver) = channel(MAX_QUEUED_SPANS);
         let dropped = Arc::new(AtomicU64::new(0));
         Ok((Spans { sender, dropped: dropped.clone() }, Self { receiver, dropped, http, url }))
     }
@@ -75,9 +75,9 @@ impl Exporter {
     pub(crate) async fn run(mut self) {
         let mut is_away = false;
         let mut spans = Vec::new();
-        while self.receiver.recv_many(&mut spans, BATCH).await > 0 {
-            tokio::time::sleep(LINGER).await;
-            while spans.len() < BATCH
+        while self.receiver.recv_many(&mut spans, MAX_BATCH_SPANS).await > 0 {
+            tokio::time::sleep(COLLECT_TIME).await;
+            while spans.len() < MAX_BATCH_SPANS
                 && let Ok(span) = self.receiver.try_recv()
             {
                 spans.push(span);
@@ -123,7 +123,7 @@ fn attribute(key: &str, value: &str) -> Value {
 
 impl<S: Subscriber> Layer<S> for Spans {
     fn on_event(&self, event: &Event<'_>, _: LayerContext<'_, S>) {
-        let mut told = Told::default();
+        let mut told = EventFields::default();
         event.record(&mut told);
         if self.sender.try_send(span(&told.0)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -133,9 +133,9 @@ impl<S: Subscriber> Layer<S> for Spans {
 
 /// Fields of a `tracing` event.
 #[derive(Default)]
-struct Told(Map<String, Value>);
+struct EventFields(Map<String, Value>);
 
-impl Visit for Told {
+impl Visit for EventFields {
     fn record_i64(&mut self, field: &Field, value: i64) {
         self.0.insert(field.name().to_owned(), value.into());
     }
@@ -154,10 +154,10 @@ impl Visit for Told {
 }
 
 /// Converts a span to OTLP.
-fn span(told: &Map<String, Value>) -> Value {
-    let text = |name: &str| told.get(name).and_then(Value::as_str).unwrap_or_default();
+fn span(fields: &Map<String, Value>) -> Value {
+    let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
     let nanos = |name: &str| {
-        let micros = told.get(name).and_then(Value::as_i64).unwrap_or_default();
+        let micros = fields.get(name).and_then(Value::as_i64).unwrap_or_default();
         (i128::from(micros) * 1000).to_string()
     };
     let (trace, name) = (text("trace"), text("name"));
@@ -183,7 +183,7 @@ fn span(told: &Map<String, Value>) -> Value {
             attribute("muster.project", text("project")),
             attribute("muster.stream", text("stream")),
             attribute("muster.detail", detail),
-            {"key": "muster.version", "value": {"intValue": told.get("version").map(Value::to_string)}},
+            {"key": "muster.version", "value": {"intValue": fields.get("version").map(Value::to_string)}},
         ],
     })
 }

@@ -6,17 +6,17 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 /// Maximum length of the parameters of a control sequence; the rest of a longer one is ignored.
-const MAX_PARAMETERS: usize = 64;
+const MAX_PARAMETER_BYTES: usize = 64;
 
 /// Private modes (DECSET) that are off in a new terminal, and that stay on after a program's end.
 ///
 /// 1 cursor keys, 5 reverse video, 6 origin, 9 and 1000 to 1003 mouse, 1004 focus, 1005, 1006, 1015
 /// and 1016 mouse encodings, 66 keypad, 2004 bracketed paste, 2026 synchronized output, 2031 color
 /// scheme and 2048 size reports.
-const OFF: [u16; 18] =
+const INITIALLY_OFF: [u16; 18] =
     [1, 5, 6, 9, 66, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004, 2026, 2031, 2048];
 /// Private modes that are on in a new terminal: 7 wrap at the margin, 25 cursor visible.
-const ON: [u16; 2] = [7, 25];
+const INITIALLY_ON: [u16; 2] = [7, 25];
 /// Private modes of the alternate screen.
 const ALTERNATE: [u16; 3] = [47, 1047, 1049];
 
@@ -76,7 +76,7 @@ impl TerminalModes {
             (State::Text, 0x07) => self.text_ended(),
             (State::Text, 0x1b) => State::TextEscape,
             (State::Text, _) => {
-                self.keep(byte);
+                self.push_parameter(byte);
                 State::Text
             }
             (State::TextEscape, b'\\') => self.text_ended(),
@@ -91,7 +91,7 @@ impl TerminalModes {
                 State::Ground
             }
             (State::Control, _) => {
-                self.keep(byte);
+                self.push_parameter(byte);
                 State::Control
             }
             (State::Ground, 0x0e) => {
@@ -102,8 +102,8 @@ impl TerminalModes {
         };
     }
 
-    fn keep(&mut self, byte: u8) {
-        if self.parameters.len() < MAX_PARAMETERS {
+    fn push_parameter(&mut self, byte: u8) {
+        if self.parameters.len() < MAX_PARAMETER_BYTES {
             self.parameters.push(byte);
         }
     }
@@ -180,13 +180,13 @@ impl TerminalModes {
     fn private_mode(&mut self, mode: u16, is_on: bool) {
         if ALTERNATE.contains(&mode) {
             self.alternate = is_on.then_some(mode);
-        } else if OFF.contains(&mode) {
+        } else if INITIALLY_OFF.contains(&mode) {
             if is_on {
                 self.on.insert(mode);
             } else {
                 self.on.remove(&mode);
             }
-        } else if ON.contains(&mode) {
+        } else if INITIALLY_ON.contains(&mode) {
             if is_on {
                 self.off.remove(&mode);
             } else {

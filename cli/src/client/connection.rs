@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::Client;
 use super::contexts::{self, Context, Contexts};
-use crate::exit::Misused;
+use crate::exit::UsageError;
 
 /// Server and credentials.
 ///
@@ -40,15 +40,15 @@ pub(crate) struct Connection {
 
 /// Values from one source.
 #[derive(Clone, Debug, Default)]
-struct Words {
+struct ConnectionValues {
     url: Option<String>,
     token: Option<String>,
     ca: Option<PathBuf>,
     context: Option<String>,
 }
 
-impl Words {
-    fn of_environment() -> Self {
+impl ConnectionValues {
+    fn from_environment() -> Self {
         let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         Self {
             url: set("MUSTER_URL"),
@@ -60,13 +60,13 @@ impl Words {
 }
 
 impl Connection {
-    fn flags(&self) -> Result<Words> {
+    fn flags(&self) -> Result<ConnectionValues> {
         let read = |file: &PathBuf| {
             std::fs::read_to_string(file)
                 .map(|text| text.trim().to_owned())
                 .with_context(|| format!("failed to read the token file {}", file.display()))
         };
-        Ok(Words {
+        Ok(ConnectionValues {
             url: self.url.clone(),
             token: self.token_file.as_ref().map(read).transpose()?,
             ca: self.ca.clone(),
@@ -76,7 +76,7 @@ impl Connection {
 
     /// Returns the selected server, its token and its CA.
     pub(crate) fn server(&self) -> Result<Context> {
-        choose(self.flags()?, Words::of_environment(), contexts::load)
+        choose(self.flags()?, ConnectionValues::from_environment(), contexts::load)
     }
 
     /// Creates a client for the selected server.
@@ -95,12 +95,12 @@ impl Connection {
 
     /// Returns the values of flags and variables, for a new context.
     pub(crate) fn new_context(&self) -> Result<Context> {
-        let (flags, environment) = (self.flags()?, Words::of_environment());
+        let (flags, environment) = (self.flags()?, ConnectionValues::from_environment());
         let (Some(url), Some(token)) =
             (flags.url.or(environment.url), flags.token.or(environment.token))
         else {
             let wanted = "give --url, and --token-file or MUSTER_TOKEN (and --ca, when the server has a CA of its own)";
-            return Err(Misused(wanted.to_owned()).into());
+            return Err(UsageError(wanted.to_owned()).into());
         };
         let ca = flags.ca.or(environment.ca).map(std::path::absolute).transpose()?;
         Ok(Context { url, token, ca })
@@ -109,12 +109,12 @@ impl Connection {
 
 /// Invariant: a token is sent only to the server that it was given or stored for.
 fn choose(
-    flags: Words,
-    environment: Words,
+    flags: ConnectionValues,
+    environment: ConnectionValues,
     load: impl FnOnce() -> Result<Contexts>,
 ) -> Result<Context> {
     // A context that a flag names takes precedence over all variables.
-    let environment = if flags.context.is_some() { Words::default() } else { environment };
+    let environment = if flags.context.is_some() { ConnectionValues::default() } else { environment };
     let name = flags.context.or(environment.context);
     let url = flags.url.or(environment.url);
     let token = flags.token.or(environment.token);
@@ -139,7 +139,7 @@ fn choose(
     let kept = kept.filter(|kept| is_same(&kept.url, &url));
     let token =
         token.or_else(|| kept.as_ref().map(|kept| kept.token.clone())).ok_or_else(|| {
-            Misused(format!(
+            UsageError(format!(
                 "no token is known for {url}; give --token-file or MUSTER_TOKEN, or a --context of that server"
             ))
         })?;
@@ -164,8 +164,8 @@ mod tests {
         Contexts { current: Some("a".to_owned()), contexts }
     }
 
-    fn words(text: &str) -> Words {
-        let mut words = Words::default();
+    fn values(text: &str) -> ConnectionValues {
+        let mut words = ConnectionValues::default();
         for word in text.split_whitespace() {
             let (key, value) = word.split_once('=').unwrap();
             let value = value.to_owned();
@@ -197,14 +197,14 @@ mod tests {
             ("url=https://x context=b", "", None),
             ("context=c", "url=https://x token=t", None),
         ] {
-            let chosen = choose(words(flags), words(environment), || Ok(known())).ok();
+            let chosen = choose(values(flags), values(environment), || Ok(known())).ok();
             let found = chosen.map(|chosen| {
                 let ca = chosen.ca.map_or("-".to_owned(), |ca| ca.display().to_string());
                 format!("{} {} {ca}", chosen.url, chosen.token)
             });
             assert_eq!(found.as_deref(), expected, "flags {flags:?}, variables {environment:?}");
         }
-        let nothing = choose(words("url=https://x token=t"), Words::default(), || {
+        let nothing = choose(values("url=https://x token=t"), ConnectionValues::default(), || {
             anyhow::bail!("HOME is not set")
         });
         assert_eq!(nothing.unwrap().url, "https://x");

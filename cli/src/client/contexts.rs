@@ -75,7 +75,7 @@ impl Contexts {
 
 /// The context that `muster up` stores for its data folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Remembered {
+pub(crate) struct StoredContext {
     pub(crate) name: String,
     /// Whether commands use it when no context is named.
     pub(crate) is_current: bool,
@@ -84,14 +84,14 @@ pub(crate) struct Remembered {
 /// Stores the server of `muster up` as a context, and makes it current unless another one is. A
 /// context belongs to one data folder, identified by its CA: a second folder gets `local-2`, and so
 /// on.
-pub(crate) fn remember_local(url: &str, token: &str, ca: &Path) -> Result<Remembered> {
+pub(crate) fn store_local(url: &str, token: &str, ca: &Path) -> Result<StoredContext> {
     let mut contexts = load()?;
     let name = local_name(&contexts, ca);
     let context = Context { url: url.to_owned(), token: token.to_owned(), ca: Some(ca.to_owned()) };
     contexts.contexts.insert(name.clone(), context);
     let is_current = *contexts.current.get_or_insert_with(|| name.clone()) == name;
     save(&contexts)?;
-    Ok(Remembered { name, is_current })
+    Ok(StoredContext { name, is_current })
 }
 
 /// Returns the name of this data folder's context: the existing one, or the first free name. The

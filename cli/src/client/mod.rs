@@ -13,13 +13,13 @@ use muster_api::position::MIN_POSITION;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
-use crate::exit::Refused;
+use crate::exit::RequestError;
 use crate::output::note;
 pub(crate) use connection::Connection;
 pub(crate) use socket::Socket;
 
 /// Maximum number of items on one page of the API.
-const LARGEST_PAGE: u16 = 1000;
+const MAX_PAGE_ITEMS: u16 = 1000;
 
 /// The API of one server.
 #[derive(Clone, Debug)]
@@ -70,7 +70,7 @@ impl Client {
 
     async fn send(&self, request: RequestBuilder) -> Result<Response> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        note_degraded(&response);
+        report_degraded(&response);
         if response.status().is_success() || response.status().as_u16() == 101 {
             return Ok(response);
         }
@@ -83,17 +83,17 @@ impl Client {
             .unwrap_or_else(|| format!("the server returned {status}: {}", body.trim()));
         let kind = problem["type"].as_str().and_then(|kind| kind.strip_prefix("/problems/"));
         let kind = kind.unwrap_or_default().to_owned();
-        Err(Refused::Problem { status, kind, detail }.into())
+        Err(RequestError::Problem { status, kind, detail }.into())
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> Refused {
+    fn unreachable(&self, error: &reqwest::Error) -> RequestError {
         let mut problem = error.to_string();
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
             problem = cause.to_string();
             source = cause.source();
         }
-        Refused::Unreachable { url: self.url.clone(), problem }
+        RequestError::Unreachable { url: self.url.clone(), problem }
     }
 
     async fn json(&self, request: RequestBuilder) -> Result<Value> {
@@ -122,7 +122,7 @@ impl Client {
 
     /// Waits until `list` includes a write, so that the next command sees it. A timeout does not
     /// make the write fail.
-    pub(crate) async fn await_shown(&self, list: &str, position: &Value) {
+    pub(crate) async fn wait_until_listed(&self, list: &str, position: &Value) {
         if let Some(position) = position.as_u64() {
             let one = [("limit", "1".to_owned())];
             if let Err(error) = self.get_at(list, &one, Some(position)).await {
@@ -147,7 +147,7 @@ impl Client {
     pub(crate) async fn list(&self, path: &str, query: &[(&str, String)]) -> Result<Vec<Value>> {
         let mut items = Vec::new();
         let mut query = query.to_vec();
-        query.push(("limit", LARGEST_PAGE.to_string()));
+        query.push(("limit", MAX_PAGE_ITEMS.to_string()));
         loop {
             let mut page = self.get(path, &query).await?;
             if let Value::Array(found) = page["items"].take() {
@@ -223,7 +223,7 @@ impl Client {
 }
 
 /// Reports once which stores the server cannot write: its responses may be outdated.
-fn note_degraded(response: &Response) {
+fn report_degraded(response: &Response) {
     static REPORT: Once = Once::new();
     if let Some(text) = response.headers().get("muster-degraded").and_then(|it| it.to_str().ok()) {
         REPORT.call_once(|| note(format!("warning: {text}")));

@@ -66,7 +66,7 @@ pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Res
                 body["expires_at"] = expires_at.to_string().into();
             }
             let created = client.post(TOKENS, &body).await?;
-            client.await_shown(TOKENS, &created["position"]).await;
+            client.wait_until_listed(TOKENS, &created["position"]).await;
             if connection.json {
                 return output::json(&created);
             }
@@ -93,9 +93,9 @@ pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Res
             Ok(())
         }
         ApiTokenCommand::Revoke { id, confirm, .. } => {
-            confirm.ask_one("revoke", "API token", &id)?;
+            confirm.confirm_one("revoke", "API token", &id)?;
             let done = client.delete(&format!("{TOKENS}/{}", segment(&id))).await?;
-            client.await_shown(TOKENS, &done["position"]).await;
+            client.wait_until_listed(TOKENS, &done["position"]).await;
             if connection.json {
                 return output::json(&done);
             }

@@ -71,7 +71,7 @@ pub(crate) async fn run(connection: &Connection, args: BootstrapArgs) -> Result<
     prepare_store(&args).await?;
     let log = crate::up::open_as_owner(&args.postgres_url, &keys).await?;
     let token = crate::up::admin_token(&log, &keys, &file, args.adopt_events).await?;
-    if !database_users::make(&log, &args.postgres_url, &keys).await? {
+    if !database_users::create(&log, &args.postgres_url, &keys).await? {
         note(
             "this PostgreSQL user may not create users: the roles have no database users of their \
              own; see docs/operations.md for the rights that each needs",

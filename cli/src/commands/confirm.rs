@@ -8,13 +8,13 @@ use clap::Args;
 
 use super::target::Target;
 use crate::client::Client;
-use crate::exit::Misused;
+use crate::exit::UsageError;
 use crate::output::note;
 
 /// Maximum number of names in a prompt.
 const MAX_NAMED: usize = 10;
 /// Maximum number of devices that a selector may match without a prompt, for harmless commands.
-const MAX_UNASKED: usize = 10;
+const MAX_UNCONFIRMED: usize = 10;
 
 /// Flag of every command with a confirmation.
 #[derive(Args, Clone, Copy, Debug, Default)]
@@ -44,13 +44,13 @@ impl Confirm {
     ///
     /// # Errors
     /// When the action is not confirmed: the user declined, or there is no terminal for a prompt.
-    pub(crate) fn ask(self, action: &Action<'_>) -> Result<()> {
+    pub(crate) fn confirm(self, action: &Action<'_>) -> Result<()> {
         if self.yes {
             return Ok(());
         }
         if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
             let words = format!("this would {}; add --yes to do it", action.on_one_line());
-            return Err(Misused(words).into());
+            return Err(UsageError(words).into());
         }
         note(action.question());
         std::io::stderr().flush()?;
@@ -61,13 +61,13 @@ impl Confirm {
     }
 
     /// As [`Self::ask`], for one target.
-    pub(crate) fn ask_one(self, verb: &str, noun: &str, name: impl Into<String>) -> Result<()> {
-        self.ask(&Action { verb, noun, names: &[name.into()] })
+    pub(crate) fn confirm_one(self, verb: &str, noun: &str, name: impl Into<String>) -> Result<()> {
+        self.confirm(&Action { verb, noun, names: &[name.into()] })
     }
 
     /// As [`Self::ask`], but only when a selector matches more devices than the user may expect.
     /// For commands that neither destroy nor interrupt.
-    pub(crate) async fn ask_before_many(
+    pub(crate) async fn confirm_many(
         self,
         client: &Client,
         verb: &str,
@@ -77,10 +77,10 @@ impl Confirm {
             return Ok(());
         }
         let names = target.names(client).await?;
-        if names.len() <= MAX_UNASKED {
+        if names.len() <= MAX_UNCONFIRMED {
             return Ok(());
         }
-        self.ask(&Action { verb, noun: "device", names: &names })
+        self.confirm(&Action { verb, noun: "device", names: &names })
     }
 }
 

@@ -12,7 +12,7 @@ use super::*;
 use crate::args::{Args as Line, run};
 
 /// Subcommands that destroy or interrupt something, each with valid arguments.
-const ASKS: &[(&str, &[&str])] = &[
+const CONFIRMED: &[(&str, &[&str])] = &[
     ("api-token revoke", &["id"]),
     ("context remove", &["kept"]),
     ("device delete", &["robot"]),
@@ -29,7 +29,7 @@ const ASKS: &[(&str, &[&str])] = &[
     ("upload delete", &["id"]),
 ];
 /// Subcommands that ask only when a selector matches many devices.
-const ASKS_BEFORE_MANY: &[(&str, &[&str])] = &[
+const CONFIRMED_FOR_MANY: &[(&str, &[&str])] = &[
     ("device diagnostics", &["env=prod"]),
     ("device log-level", &["debug", "env=prod"]),
     ("exec", &["env=prod", "--", "true"]),
@@ -116,7 +116,7 @@ fn it_is_decided_of_every_subcommand_whether_it_asks() {
     let mut found = Vec::new();
     subcommands(&Line::command(), "", &mut found);
     let asking: BTreeSet<&str> =
-        ASKS.iter().chain(ASKS_BEFORE_MANY).map(|(path, _)| *path).collect();
+        CONFIRMED.iter().chain(CONFIRMED_FOR_MANY).map(|(path, _)| *path).collect();
     let harmless: BTreeSet<&str> = HARMLESS.iter().copied().collect();
     for (path, takes_yes) in &found {
         let (asks, harms_none) = (asking.contains(path.as_str()), harmless.contains(path.as_str()));
@@ -179,14 +179,14 @@ async fn without_a_terminal_nothing_is_destroyed_or_interrupted_unless_yes_is_sa
     let (url, writes) = server().await;
     let taken = || std::mem::take(&mut *writes.lock().unwrap());
     // `context remove` changes a file of this user, not the server.
-    for (path, args) in ASKS.iter().filter(|(path, _)| *path != "context remove") {
+    for (path, args) in CONFIRMED.iter().filter(|(path, _)| *path != "context remove") {
         let error = muster(&url, path, args, false).await.unwrap_err();
-        assert!(error.is::<Misused>() && error.to_string().contains("--yes"), "{path}: {error:#}");
+        assert!(error.is::<UsageError>() && error.to_string().contains("--yes"), "{path}: {error:#}");
         assert_eq!(taken(), Vec::<String>::new(), "{path}");
         muster(&url, path, args, true).await.unwrap();
         assert_eq!(taken().len(), 1, "{path}");
     }
-    for (path, args) in ASKS_BEFORE_MANY {
+    for (path, args) in CONFIRMED_FOR_MANY {
         let error = muster(&url, path, args, false).await.unwrap_err();
         let text = error.to_string();
         assert!(text.contains("12") && text.contains("robot-1, robot-2"), "{path}: {text}");

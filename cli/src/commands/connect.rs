@@ -17,13 +17,13 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::wait::Wait;
 use crate::client::{Client, Connection, Socket, segment};
-use crate::exit::{Misused, Refused};
+use crate::exit::{UsageError, RequestError};
 use crate::output::{line, note};
 
 /// Maximum size of one message, in bytes.
-const AT_ONCE: usize = 128 * 1024;
+const MAX_MESSAGE_BYTES: usize = 128 * 1024;
 /// Interval between the keep-alives of this side.
-const PING: Duration = Duration::from_secs(3);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Connect standard input and output to a port of a device
 ///
@@ -57,21 +57,21 @@ pub(crate) struct ForwardArgs {
 }
 
 /// Timeout after which a server that sends nothing is considered unreachable.
-const SILENCE: Duration = Duration::from_secs(10);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Timeout of input for `muster connect` after the device's side has ended: a closed side and one
 /// that only ended its output cannot be distinguished before data is written to them.
 const INPUT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Close reasons of a connection without an error.
-const ENDS: [&str; 3] = ["", "the connection has ended", "all was said"];
+const NORMAL_CLOSE_REASONS: [&str; 3] = ["", "the connection has ended", "all was said"];
 
 /// Host and port.
 type Address = (String, u16);
 
 /// Parses `PORT` or `HOST:PORT`.
-fn target(text: &str) -> Result<Address, Misused> {
-    let wrong = || Misused(format!("'{text}' is neither PORT nor HOST:PORT"));
+fn target(text: &str) -> Result<Address, UsageError> {
+    let wrong = || UsageError(format!("'{text}' is neither PORT nor HOST:PORT"));
     let (host, port) = text.rsplit_once(':').unwrap_or(("localhost", text));
     let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
     let host = host.trim_matches(['[', ']']);
@@ -82,8 +82,8 @@ fn target(text: &str) -> Result<Address, Misused> {
 }
 
 /// Parses `[[ADDRESS:]PORT:]HOST:PORT`: where to listen, and where to connect to.
-fn forward(text: &str) -> Result<(Address, Address), Misused> {
-    let wrong = || Misused(format!("'{text}' is not [[ADDRESS:]PORT:]HOST:PORT"));
+fn forward(text: &str) -> Result<(Address, Address), UsageError> {
+    let wrong = || UsageError(format!("'{text}' is not [[ADDRESS:]PORT:]HOST:PORT"));
     let parts: Vec<&str> = text.split(':').collect();
     let port = |text: &str| text.parse::<u16>().map_err(|_| wrong());
     let (address, here, host, there) = match parts.as_slice() {
@@ -112,8 +112,8 @@ fn tcp(device: &str) -> String {
 async fn check(client: &Client, device: &str, (host, port): &Address) -> Result<()> {
     let query = [("host", host.clone()), ("port", port.to_string())];
     let Err(error) = client.get(&tcp(device), &query).await else { return Ok(()) };
-    match error.downcast_ref::<Refused>() {
-        Some(Refused::Problem { status: 400, detail, .. }) if detail.starts_with("Upgrade:") => {
+    match error.downcast_ref::<RequestError>() {
+        Some(RequestError::Problem { status: 400, detail, .. }) if detail.starts_with("Upgrade:") => {
             Ok(())
         }
         _ => Err(error),
@@ -125,7 +125,7 @@ pub(crate) async fn connect(connection: Connection, args: ConnectArgs) -> Result
     let client = connection.client()?;
     let socket =
         args.wait.until_online(async || open(&client, &args.device, &target).await).await?;
-    carry_until(socket, tokio::io::stdin(), StandardOutput::new(), Some(INPUT_TIMEOUT)).await?;
+    transfer_until(socket, tokio::io::stdin(), StandardOutput::new(), Some(INPUT_TIMEOUT)).await?;
     // A thread is blocked on input and would keep the process running.
     std::process::exit(0);
 }
@@ -169,7 +169,7 @@ async fn serve(
             let _ = stream.set_nodelay(true);
             let (read, write) = stream.into_split();
             let carried = match open(&client, &device, &there).await {
-                Ok(socket) => carry(socket, read, write).await,
+                Ok(socket) => transfer(socket, read, write).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = carried {
@@ -209,17 +209,17 @@ impl AsyncWrite for StandardOutput {
 }
 
 /// Transfers bytes until both directions have ended or the connection is lost.
-pub(crate) async fn carry(
+pub(crate) async fn transfer(
     socket: Socket,
     read: impl AsyncRead + Unpin,
     write: impl AsyncWrite + Unpin,
 ) -> Result<()> {
-    carry_until(socket, read, write, None).await
+    transfer_until(socket, read, write, None).await
 }
 
 /// As [`carry`]. After the device's side has ended, input is read for at most `input_timeout`, or
 /// until its own end when absent.
-async fn carry_until(
+async fn transfer_until(
     socket: Socket,
     mut read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
@@ -228,12 +228,12 @@ async fn carry_until(
     let (mut sink, mut stream) = socket.split();
     let far_end = Notify::new();
     let up = async {
-        let mut ping = tokio::time::interval(PING);
+        let mut ping = tokio::time::interval(KEEP_ALIVE_INTERVAL);
         let mut buffer = BytesMut::new();
         let mut open = true;
         let mut silent_at = None;
         loop {
-            buffer.reserve(AT_ONCE);
+            buffer.reserve(MAX_MESSAGE_BYTES);
             let eof = || Message::Text(r#"{"type":"eof"}"#.into());
             let message = tokio::select! {
                 count = read.read_buf(&mut buffer), if open => match count {
@@ -268,7 +268,7 @@ async fn carry_until(
     };
     let down = async {
         // The server sends keep-alives.
-        while let Ok(message) = tokio::time::timeout(SILENCE, stream.next()).await {
+        while let Ok(message) = tokio::time::timeout(SERVER_TIMEOUT, stream.next()).await {
             let Some(message) = message else { bail!("the connection was lost") };
             match message {
                 Ok(Message::Binary(bytes)) => {
@@ -281,7 +281,7 @@ async fn carry_until(
                 }
                 Ok(Message::Close(frame)) => {
                     let reason = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
-                    if ENDS.contains(&reason.as_str()) {
+                    if NORMAL_CLOSE_REASONS.contains(&reason.as_str()) {
                         return Ok(());
                     }
                     bail!("the connection was lost: {reason}");

@@ -70,7 +70,7 @@ pub(crate) fn run(connection: &Connection, command: ContextCommand) -> Result<()
         }
         ContextCommand::Remove { name, confirm } => {
             known.get(Some(&name))?;
-            confirm.ask_one("remove", "context", format!("{name} and its token"))?;
+            confirm.confirm_one("remove", "context", format!("{name} and its token"))?;
             known.contexts.remove(&name);
             if known.current.as_ref() == Some(&name) {
                 known.current = None;

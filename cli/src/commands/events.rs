@@ -7,16 +7,16 @@ use clap::Args;
 use futures::StreamExt;
 use serde_json::Value;
 
-use super::target::{Named, Selected, Target};
+use super::target::{NamedDevice, Selected, Target};
 use crate::client::{Client, Connection};
 use crate::exit;
 use crate::output::{line, note, text};
 
 /// Timeout after which a live stream is reopened; the server sends keep-alives every 15 s.
-const SILENCE: Duration = Duration::from_secs(45);
+const STREAM_TIMEOUT: Duration = Duration::from_secs(45);
 /// Delay before the first attempt to reopen a lost stream; later delays are longer.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-const LAST_WAIT: Duration = Duration::from_secs(15);
+const MIN_RECONNECT_DELAY: Duration = Duration::from_millis(500);
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(15);
 
 #[derive(Args, Debug)]
 pub(crate) struct EventsArgs {
@@ -43,11 +43,11 @@ pub(crate) async fn run(connection: Connection, args: EventsArgs) -> Result<()> 
     };
     let client = connection.client()?;
     // By id, because a name can be reused before an event arrives.
-    let devices: Option<Vec<Named>> = match &target {
+    let devices: Option<Vec<NamedDevice>> = match &target {
         Some(Target::One(name)) if !args.follow => {
-            Some(vec![Named { key: name.clone(), name: name.clone() }])
+            Some(vec![NamedDevice { key: name.clone(), name: name.clone() }])
         }
-        Some(target) => Some(target.find(&client).await?.iter().map(Named::of).collect()),
+        Some(target) => Some(target.find(&client).await?.iter().map(NamedDevice::from_value).collect()),
         None => None,
     };
     let mut query: Vec<(&str, String)> = vec![("order", "desc".to_owned())];
@@ -72,7 +72,7 @@ pub(crate) async fn run(connection: Connection, args: EventsArgs) -> Result<()> 
 /// Returns the newest events in log order, and whether there are more.
 async fn newest(
     client: &Client,
-    devices: Option<&[Named]>,
+    devices: Option<&[NamedDevice]>,
     query: &[(&str, String)],
     limit: u16,
 ) -> Result<(Vec<Value>, bool)> {
@@ -96,10 +96,10 @@ async fn follow(
     client: &Client,
     mut after: u64,
     types: Option<String>,
-    devices: Option<Vec<Named>>,
+    devices: Option<Vec<NamedDevice>>,
     json: bool,
 ) -> Result<()> {
-    let mut wait = FIRST_WAIT;
+    let mut wait = MIN_RECONNECT_DELAY;
     loop {
         let mut query = vec![("after", after.to_string())];
         query.extend(types.clone().map(|types| ("type", types)));
@@ -110,8 +110,8 @@ async fn follow(
             Ok(response) => {
                 let mut stream = response.bytes_stream();
                 let mut buffer = Vec::new();
-                while let Ok(Some(Ok(chunk))) = tokio::time::timeout(SILENCE, stream.next()).await {
-                    wait = FIRST_WAIT;
+                while let Ok(Some(Ok(chunk))) = tokio::time::timeout(STREAM_TIMEOUT, stream.next()).await {
+                    wait = MIN_RECONNECT_DELAY;
                     buffer.extend_from_slice(&chunk);
                     while let Some(end) = buffer.windows(2).position(|pair| pair == b"\n\n") {
                         let message: Vec<u8> = buffer.drain(..end + 2).collect();
@@ -125,17 +125,17 @@ async fn follow(
                     }
                 }
             }
-            Err(error) if exit::is_passing(&error) => {}
+            Err(error) if exit::is_temporary(&error) => {}
             Err(error) => return Err(error),
         }
         // Jitter prevents all clients from reconnecting simultaneously after a server restart.
         tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.5))).await;
-        wait = (wait * 2).min(LAST_WAIT);
+        wait = (wait * 2).min(MAX_RECONNECT_DELAY);
     }
 }
 
 /// Filters events for several devices; for one device, the server filters.
-fn is_about(event: &Value, devices: Option<&[Named]>) -> bool {
+fn is_about(event: &Value, devices: Option<&[NamedDevice]>) -> bool {
     let stream = text(&event["stream"]);
     devices.is_none_or(|devices| devices.iter().any(|device| stream.contains(&device.key)))
 }

@@ -8,11 +8,11 @@ use data_encoding::BASE64;
 use serde_json::{Map, Value, json};
 
 use super::confirm::Confirm;
-use super::operation::{self, Asked};
+use super::operation::{self, RequestedOperation};
 use super::seconds;
 use super::target::{Selected, Target};
 use crate::client::Connection;
-use crate::exit::Misused;
+use crate::exit::UsageError;
 
 /// Run a program on devices
 ///
@@ -101,14 +101,14 @@ pub(crate) async fn run(connection: Connection, args: ExecArgs) -> Result<()> {
     let target = args.selected.target(args.device, &mut rest)?;
     if let Some(word) = rest.first() {
         let words = format!("give '{word}' or -l, not both; the program comes after --");
-        return Err(Misused(words).into());
+        return Err(UsageError(words).into());
     }
     let client = connection.client()?;
-    args.confirm.ask_before_many(&client, "run a program on", &target).await?;
+    args.confirm.confirm_many(&client, "run a program on", &target).await?;
     let request = args.limits.request(&target, action);
-    let asked = Asked::new(&client, &request).await?;
+    let asked = RequestedOperation::new(&client, &request).await?;
     if args.detach {
-        return asked.tell(connection.json);
+        return asked.print(connection.json);
     }
     operation::follow(&client, &asked, connection.json).await
 }
@@ -121,12 +121,12 @@ fn action(args: &ExecArgs) -> Result<Value> {
         (Some(line), true) => drop(action.insert("shell".to_owned(), line.clone().into())),
         (None, false) => drop(action.insert("argv".to_owned(), args.argv.clone().into())),
         (Some(_), false) => {
-            return Err(Misused("give --shell LINE or a program after --, not both".into()).into());
+            return Err(UsageError("give --shell LINE or a program after --, not both".into()).into());
         }
         (None, true) => {
             let words =
                 "name a program: muster exec DEVICE -- PROGRAM [ARGUMENT…], or --shell LINE";
-            return Err(Misused(words.to_owned()).into());
+            return Err(UsageError(words.to_owned()).into());
         }
     }
     for (name, value) in [("user", &args.user), ("cwd", &args.cwd)] {
@@ -148,14 +148,14 @@ fn action(args: &ExecArgs) -> Result<Value> {
     Ok(action.into())
 }
 
-fn variables(words: &[String]) -> Result<Map<String, Value>> {
+fn variables(assignments: &[String]) -> Result<Map<String, Value>> {
     let mut variables = Map::new();
-    for word in words {
+    for word in assignments {
         let (name, value) = match word.split_once('=') {
             Some((name, value)) => (name, value.to_owned()),
             None => match std::env::var(word) {
                 Ok(value) => (word.as_str(), value),
-                Err(_) => bail!(Misused(format!("--env {word}: no such variable is set here"))),
+                Err(_) => bail!(UsageError(format!("--env {word}: no such variable is set here"))),
             },
         };
         variables.insert(name.to_owned(), value.into());

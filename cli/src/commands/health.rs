@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::exit::Refused;
+use crate::exit::RequestError;
 use crate::output::line;
 use crate::serve::{DEFAULT_PORT, Listen};
 
@@ -28,7 +28,7 @@ pub(crate) async fn run(args: HealthArgs) -> Result<()> {
         args.listen.map_or(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)), |listen| {
             listen.with_port(DEFAULT_PORT)
         });
-    match ask(&reachable(listen), &args.keys).await? {
+    match query_readiness(&reachable(listen), &args.keys).await? {
         None => line("ok"),
         Some(degraded) => line(format!("degraded: {degraded}")),
     }
@@ -42,7 +42,7 @@ pub(super) fn reachable(listen: SocketAddr) -> String {
 }
 
 /// Checks whether a role on this machine is ready. Returns what a ready role cannot write.
-pub(super) async fn ask(address: &str, keys: &Path) -> Result<Option<String>> {
+pub(super) async fn query_readiness(address: &str, keys: &Path) -> Result<Option<String>> {
     let url = format!("https://{address}/readyz");
     let ca = keys.join("ca.pem");
     let pem = std::fs::read(&ca).with_context(|| format!("failed to read {}", ca.display()))?;
@@ -51,7 +51,7 @@ pub(super) async fn ask(address: &str, keys: &Path) -> Result<Option<String>> {
         .no_proxy()
         .timeout(Duration::from_secs(5))
         .build()?;
-    let answer = http.get(&url).send().await.map_err(|error| Refused::Unreachable {
+    let answer = http.get(&url).send().await.map_err(|error| RequestError::Unreachable {
         url: url.clone(),
         problem: muster_api::problem::describe(&error),
     })?;
@@ -61,7 +61,7 @@ pub(super) async fn ask(address: &str, keys: &Path) -> Result<Option<String>> {
         return Ok(body["degraded"].as_str().map(str::to_owned));
     }
     let detail = body["detail"].as_str().map_or_else(|| status.to_string(), str::to_owned);
-    Err(Refused::Problem { status: status.as_u16(), kind: String::new(), detail }.into())
+    Err(RequestError::Problem { status: status.as_u16(), kind: String::new(), detail }.into())
 }
 
 #[cfg(test)]

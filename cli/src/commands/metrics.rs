@@ -6,15 +6,15 @@ use muster_schemas::Timestamp;
 use serde_json::{Value, json};
 
 use super::seconds;
-use super::target::{Named, Selected, Target};
+use super::target::{NamedDevice, Selected, Target};
 use crate::client::{Client, Connection};
-use crate::exit::Misused;
+use crate::exit::UsageError;
 use crate::output::{self, line, pairs, sparkline, table, text};
 
 /// Maximum width of a sparkline.
-const WIDTH: usize = 120;
+const MAX_WIDTH: usize = 120;
 /// Width of a sparkline when there are several.
-const NARROW: usize = 40;
+const NARROW_WIDTH: usize = 40;
 
 #[derive(Args, Debug)]
 pub(crate) struct MetricsArgs {
@@ -48,15 +48,15 @@ pub(crate) async fn run(connection: Connection, args: MetricsArgs) -> Result<()>
     let mut rest = args.field.into_iter().collect();
     let target = args.selected.target(args.device, &mut rest)?;
     if let [_, more, ..] = rest.as_slice() {
-        return Err(Misused(format!("'{more}' is one field too many")).into());
+        return Err(UsageError(format!("'{more}' is one field too many")).into());
     }
     let client = connection.client()?;
     let devices = match &target {
-        Target::One(name) => vec![Named { key: name.clone(), name: name.clone() }],
-        Target::Matching(_) => target.find(&client).await?.iter().map(Named::of).collect(),
+        Target::One(name) => vec![NamedDevice { key: name.clone(), name: name.clone() }],
+        Target::Matching(_) => target.find(&client).await?.iter().map(NamedDevice::from_value).collect(),
     };
     let Some(field) = rest.pop() else {
-        let fields = ask(&client, &devices, "/fields", &[]).await?;
+        let fields = query_devices(&client, &devices, "/fields", &[]).await?;
         if connection.json {
             return print_json(&target, fields);
         }
@@ -79,7 +79,7 @@ pub(crate) async fn run(connection: Connection, args: MetricsArgs) -> Result<()>
     }
     let query: Vec<(&str, String)> =
         query.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-    let answers = ask(&client, &devices, "", &query).await?;
+    let answers = query_devices(&client, &devices, "", &query).await?;
     if connection.json {
         return print_json(&target, answers);
     }
@@ -88,12 +88,12 @@ pub(crate) async fn run(connection: Connection, args: MetricsArgs) -> Result<()>
 }
 
 /// Returns the API's response for each device.
-async fn ask<'a>(
+async fn query_devices<'a>(
     client: &Client,
-    devices: &'a [Named],
+    devices: &'a [NamedDevice],
     path: &str,
     query: &[(&str, String)],
-) -> Result<Vec<(&'a Named, Value)>> {
+) -> Result<Vec<(&'a NamedDevice, Value)>> {
     let mut answers = Vec::with_capacity(devices.len());
     for device in devices {
         let path = format!("{}/metrics{path}", device.path());
@@ -103,25 +103,25 @@ async fn ask<'a>(
 }
 
 /// Prints one device's response unchanged; those of several devices as a list with their names.
-fn print_json(target: &Target, mut answers: Vec<(&Named, Value)>) -> Result<()> {
-    if let (Target::One(_), [(_, answer)]) = (target, answers.as_slice()) {
+fn print_json(target: &Target, mut responses: Vec<(&NamedDevice, Value)>) -> Result<()> {
+    if let (Target::One(_), [(_, answer)]) = (target, responses.as_slice()) {
         return output::json(answer);
     }
-    for (device, answer) in &mut answers {
+    for (device, answer) in &mut responses {
         answer["device"] = json!({"id": device.key, "name": device.name});
     }
-    let answers: Vec<&Value> = answers.iter().map(|(_, answer)| answer).collect();
+    let answers: Vec<&Value> = responses.iter().map(|(_, answer)| answer).collect();
     output::json(&answers)
 }
 
 /// Prints one row per field, with the name to query it by.
-fn print_fields(answer: &Value) {
-    table(&["field", "type", "tags"], field_rows(answer), "this device has no metrics yet");
+fn print_fields(response: &Value) {
+    table(&["field", "type", "tags"], field_rows(response), "this device has no metrics yet");
 }
 
-fn field_rows(answer: &Value) -> Vec<Vec<String>> {
+fn field_rows(response: &Value) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
-    for measurement in answer["items"].as_array().into_iter().flatten() {
+    for measurement in response["items"].as_array().into_iter().flatten() {
         let tags: Vec<String> =
             measurement["tags"].as_array().into_iter().flatten().map(text).collect();
         for (field, kind) in measurement["fields"].as_object().into_iter().flatten() {
@@ -145,12 +145,12 @@ struct Series {
 
 impl Series {
     /// Parses all series of a response.
-    fn of(answer: &Value, owner: &str) -> Vec<Self> {
+    fn from_response(response: &Value, owner: &str) -> Vec<Self> {
         let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
-        let micros = |name: &str| time(&answer[name]).map_or(0, Timestamp::micros);
+        let micros = |name: &str| time(&response[name]).map_or(0, Timestamp::micros);
         let (from, to) = (micros("from"), micros("to"));
-        let step = answer["step"].as_str().and_then(|text| seconds(text).ok()).unwrap_or(1);
-        let all = answer["series"].as_array().into_iter().flatten();
+        let step = response["step"].as_str().and_then(|text| seconds(text).ok()).unwrap_or(1);
+        let all = response["series"].as_array().into_iter().flatten();
         all.map(|one| {
             let points = one["points"].as_array().into_iter().flatten();
             let points = points
@@ -233,7 +233,7 @@ impl Series {
             figure(numbers.iter().copied().reduce(f64::min)),
             figure(mean),
             figure(numbers.iter().copied().reduce(f64::max)),
-            self.sparkline(NARROW),
+            self.sparkline(NARROW_WIDTH),
         ]
     }
 
@@ -247,7 +247,7 @@ impl Series {
         if let (Some(low), Some(high)) =
             (numbers.iter().copied().reduce(f64::min), numbers.iter().copied().reduce(f64::max))
         {
-            line(format!("{}  {low:.2} … {high:.2}", self.sparkline(WIDTH)));
+            line(format!("{}  {low:.2} … {high:.2}", self.sparkline(MAX_WIDTH)));
         }
     }
 }
@@ -256,12 +256,12 @@ fn show(value: &Value) -> String {
     value.as_f64().map_or_else(|| text(value), |value| format!("{value:.2}"))
 }
 
-fn print(answers: &[(&Named, Value)], all_points: bool) {
-    let has_several = answers.len() > 1;
-    let series: Vec<Series> = answers
+fn print(responses: &[(&NamedDevice, Value)], all_points: bool) {
+    let has_several = responses.len() > 1;
+    let series: Vec<Series> = responses
         .iter()
         .flat_map(|(device, answer)| {
-            Series::of(answer, if has_several { &device.name } else { "" })
+            Series::from_response(answer, if has_several { &device.name } else { "" })
         })
         .collect();
     if series.is_empty() {
@@ -280,7 +280,7 @@ fn print(answers: &[(&Named, Value)], all_points: bool) {
 mod tests {
     use super::*;
 
-    fn answer(points: &[(u32, f64)]) -> Value {
+    fn response(points: &[(u32, f64)]) -> Value {
         let time = |second: u32| format!("2026-11-23T08:00:{second:02}Z");
         let points: Vec<Value> = points
             .iter()
@@ -294,19 +294,19 @@ mod tests {
 
     #[test]
     fn a_gap_in_time_is_a_gap_in_the_sparkline() {
-        let answer = answer(&[(0, 0.0), (10, 1.0), (40, 2.0)]);
-        let series = Series::of(&answer, "");
-        assert_eq!(series[0].sparkline(WIDTH), "▁▅  █");
+        let answer = response(&[(0, 0.0), (10, 1.0), (40, 2.0)]);
+        let series = Series::from_response(&answer, "");
+        assert_eq!(series[0].sparkline(MAX_WIDTH), "▁▅  █");
         // Two steps share a column, which shows their mean.
         assert_eq!(series[0].sparkline(3), "▁ █");
     }
 
     #[test]
     fn a_value_stands_until_the_next_is_due() {
-        let mut answer = answer(&[(10, 0.0), (20, 1.0), (40, 2.0)]);
+        let mut answer = response(&[(10, 0.0), (20, 1.0), (40, 2.0)]);
         answer["step"] = "5s".into();
         // From 5 to 45 s, in steps of 5 s: the point due at 30 s is missing.
-        assert_eq!(Series::of(&answer, "")[0].sparkline(WIDTH), " ▁▁▅▅▅ ██");
+        assert_eq!(Series::from_response(&answer, "")[0].sparkline(MAX_WIDTH), " ▁▁▅▅▅ ██");
     }
 
     #[test]
@@ -319,8 +319,8 @@ mod tests {
 
     #[test]
     fn a_series_is_one_line_of_figures() {
-        let answer = answer(&[(10, 1.0), (20, 2.0), (30, 6.0)]);
-        let row = Series::of(&answer, "vm").remove(0).row();
+        let answer = response(&[(10, 1.0), (20, 2.0), (30, 6.0)]);
+        let row = Series::from_response(&answer, "vm").remove(0).row();
         assert_eq!(row[..5], ["vm  cpu=cpu0", "6.00", "1.00", "3.00", "6.00"]);
     }
 }

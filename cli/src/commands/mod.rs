@@ -29,7 +29,7 @@ pub(crate) mod wait;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
-use crate::exit::Misused;
+use crate::exit::UsageError;
 
 /// Parses a config value: a boolean, a number, or text.
 pub(crate) fn typed(text: &str) -> Value {
@@ -41,14 +41,14 @@ pub(crate) fn typed(text: &str) -> Value {
 
 /// Parses config variables, as [`changes`]; the value of a secret one (`secret.…`) is read from a
 /// file, because the process list shows arguments.
-pub(crate) fn config_changes(words: &[String]) -> Result<Map<String, Value>> {
-    let mut found = changes(words, typed)?;
+pub(crate) fn config_changes(assignments: &[String]) -> Result<Map<String, Value>> {
+    let mut found = changes(assignments, typed)?;
     for (key, value) in &mut found {
         if !key.starts_with("secret.") || value.is_null() {
             continue;
         }
         let file = value.as_str().and_then(|text| text.strip_prefix('@')).ok_or_else(|| {
-            Misused(format!(
+            UsageError(format!(
                 "the value of {key} is secret, and every user of this machine can read arguments; write \
                  {key}=@FILE, or {key}=@- for standard input"
             ))
@@ -66,11 +66,11 @@ pub(crate) fn config_changes(words: &[String]) -> Result<Map<String, Value>> {
 
 /// Parses `key=value` (set) and `key-` (remove) into a JSON merge patch.
 pub(crate) fn changes(
-    words: &[String],
+    assignments: &[String],
     parse: impl Fn(&str) -> Value,
 ) -> Result<Map<String, Value>> {
     let mut changes = Map::new();
-    for word in words {
+    for word in assignments {
         if let Some((key, value)) = word.split_once('=') {
             changes.insert(key.to_owned(), parse(value));
         } else if let Some(key) = word.strip_suffix('-') {

@@ -19,8 +19,8 @@ use reqwest::Url;
 use uuid::Uuid;
 
 use crate::database_users;
-use crate::exit::Misused;
-use crate::serve::silence;
+use crate::exit::UsageError;
+use crate::serve::parse_offline_after;
 use crate::up::write_private;
 
 #[derive(Args, Debug)]
@@ -41,7 +41,7 @@ pub(crate) struct PrepareArgs {
     #[arg(long, env = "MUSTER_PREPARE_NATS_MONITOR", default_value = "127.0.0.1:8222")]
     nats_monitor: SocketAddr,
     /// Timeout after which a device without messages is offline
-    #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = silence)]
+    #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = parse_offline_after)]
     offline_after: Duration,
     /// Names and addresses of the servers, in addition to localhost
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &PrepareArgs) -> Result<()> {
         ["keys", "ingest", "query", "nats", "postgres", "influxdb", "grafana", "agent", "blobs"];
     // Grafana's script requires these two folders.
     for folder in folders.into_iter().chain(["grafana/data", "grafana/plugins"]) {
-        make_dir(&at(folder))?;
+        create_dir(&at(folder))?;
     }
     let keys = KeyStore::open(&at("keys"))?;
     let names =
@@ -65,10 +65,10 @@ pub(crate) fn run(args: &PrepareArgs) -> Result<()> {
     // Before two processes of the role command create it concurrently.
     keys.operation_key(&ProjectId::default_project())?;
 
-    let url = postgres_url(&args.postgres_url, &secret(&at("postgres/password"))?)?;
-    let token = secret(&at("keys/influx-token"))?;
-    secret(&at("keys/influx-password"))?;
-    secret(&at("grafana/admin-password"))?;
+    let url = postgres_url(&args.postgres_url, &read_or_create_secret(&at("postgres/password"))?)?;
+    let token = read_or_create_secret(&at("keys/influx-token"))?;
+    read_or_create_secret(&at("keys/influx-password"))?;
+    read_or_create_secret(&at("grafana/admin-password"))?;
     for role in ["ingest", "query"] {
         copy_all(&at("keys/roles").join(role), &at(role))?;
         write(&at(role).join("influx-token"), &token)?;
@@ -119,7 +119,7 @@ fn postgres_url(url: &Url, password: &str) -> Result<String> {
     let mut url = url.clone();
     if url.username().is_empty() || url.set_password(Some(password)).is_err() {
         let words = format!("'{url}' names no user; write postgres://USER@HOST:PORT/DATABASE");
-        return Err(Misused(words).into());
+        return Err(UsageError(words).into());
     }
     Ok(url.to_string())
 }
@@ -137,7 +137,7 @@ fn with_ca(url: &str, ca: &Path) -> Result<String> {
     Ok(url.to_string())
 }
 
-fn make_dir(dir: &Path) -> Result<()> {
+fn create_dir(dir: &Path) -> Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -146,7 +146,7 @@ fn make_dir(dir: &Path) -> Result<()> {
 }
 
 /// Reads the secret in a file, which is generated once.
-fn secret(path: &Path) -> Result<String> {
+fn read_or_create_secret(path: &Path) -> Result<String> {
     if path.exists() {
         return read(path);
     }

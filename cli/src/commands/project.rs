@@ -108,7 +108,7 @@ pub(crate) async fn run(connection: Connection, command: ProjectCommand) -> Resu
             (client.patch(&place(&id), &body).await?, said)
         }
         ProjectCommand::Archive { id, confirm } => {
-            confirm.ask_one("archive", "project", &id)?;
+            confirm.confirm_one("archive", "project", &id)?;
             let body = json!({"archived": true});
             (client.patch(&place(&id), &body).await?, format!("{id} is archived"))
         }

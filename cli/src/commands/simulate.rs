@@ -18,13 +18,13 @@ use crate::client::{Client, Connection};
 use crate::output::{self, facts, note};
 
 /// Timeout for the log to receive the events in flight.
-const PATIENCE: Duration = Duration::from_secs(120);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(120);
 /// Maximum number of concurrent deletions.
-const DELETING: usize = 16;
+const MAX_CONCURRENT_DELETIONS: usize = 16;
 /// Number of open files needed in addition to one per connection.
-const FILES: u64 = 256;
+const RESERVED_FILES: u64 = 256;
 
-const AFTER: &str = "Profiles:
+const AFTER_HELP: &str = "Profiles:
   idle    connected, sends nothing
   steady  metrics every 10 s, an event every 10 minutes: the agent's defaults
   busy    metrics every 10 s, an event every 10 s
@@ -35,7 +35,7 @@ The devices have the label simulated=RUN and are deleted at the end; the log kee
 The exit code is 1 when the log does not contain every event that was recorded.";
 
 #[derive(Args, Debug)]
-#[command(after_help = AFTER)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct SimulateArgs {
     /// Number of devices
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -56,8 +56,8 @@ pub(crate) struct SimulateArgs {
 
 pub(crate) async fn run(connection: Connection, args: SimulateArgs) -> Result<()> {
     let server = connection.server()?;
-    start_over(&server);
-    allow_files(u64::from(args.devices) + FILES)?;
+    restart_with_ca(&server);
+    raise_file_limit(u64::from(args.devices) + RESERVED_FILES)?;
     let client = connection.client()?;
     let run = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect::<String>();
     let token = client
@@ -94,7 +94,7 @@ pub(crate) async fn run(connection: Connection, args: SimulateArgs) -> Result<()
 
 /// Restarts the process with the server's CA as the only one: async-nats reads all of the system's
 /// CAs for each connection. A process cannot safely change its own environment.
-fn start_over(server: &crate::client::contexts::Context) {
+fn restart_with_ca(server: &crate::client::contexts::Context) {
     let Some(ca) = &server.ca else { return };
     if std::env::var_os("SSL_CERT_FILE").is_some_and(|file| file == *ca) {
         return;
@@ -110,7 +110,7 @@ fn start_over(server: &crate::client::contexts::Context) {
 }
 
 /// Raises the limit of open files: each connection needs one.
-fn allow_files(needed: u64) -> Result<()> {
+fn raise_file_limit(needed: u64) -> Result<()> {
     let (soft, hard) =
         getrlimit(Resource::RLIMIT_NOFILE).context("failed to read the file limit")?;
     if soft >= needed {
@@ -173,20 +173,20 @@ async fn live(options: &FleetOptions, time: Option<u32>, connection: &Connection
         _ = interrupt.recv() => {}
     }
     let lived = began.elapsed();
-    watch(&bar, fleet.finish(PATIENCE), || {
+    watch(&bar, fleet.finish(FINISH_TIMEOUT), || {
         let figures = counters.figures();
         format!("ending: the log has {} of {} events", figures.committed, figures.events)
     })
     .await;
     bar.finish_and_clear();
-    tell(&counters.figures(), joined, connected, lived, connection)
+    print_report(&counters.figures(), joined, connected, lived, connection)
 }
 
 /// Shows the progress of a task; a line every ten seconds if there is no terminal.
 async fn watch<T>(
     bar: &ProgressBar,
     work: impl Future<Output = T>,
-    mut say: impl FnMut() -> String,
+    mut message: impl FnMut() -> String,
 ) -> T {
     tokio::pin!(work);
     let mut beats = 0_u64;
@@ -194,7 +194,7 @@ async fn watch<T>(
         tokio::select! {
             done = &mut work => return done,
             () = tokio::time::sleep(Duration::from_secs(1)) => {
-                let words = say();
+                let words = message();
                 beats += 1;
                 if bar.is_hidden() && beats.is_multiple_of(10) {
                     note(&words);
@@ -208,12 +208,12 @@ async fn watch<T>(
 /// Counters since the previous line.
 #[derive(Default)]
 struct Rates {
-    before: Option<(Duration, Figures)>,
+    previous: Option<(Duration, Figures)>,
 }
 
 impl Rates {
     fn line(&mut self, now: &Figures, at: Duration) -> String {
-        let (then, before) = self.before.take().unwrap_or_default();
+        let (then, before) = self.previous.take().unwrap_or_default();
         let seconds = (at.saturating_sub(then)).as_secs_f64().max(0.001);
         #[expect(clippy::cast_precision_loss, reason = "the rate is only displayed")]
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
@@ -225,56 +225,56 @@ impl Rates {
             now.events - now.committed,
             now.errors.values().sum::<u64>(),
         );
-        self.before = Some((at, now.clone()));
+        self.previous = Some((at, now.clone()));
         words
     }
 }
 
-fn tell(
-    figures: &Figures,
+fn print_report(
+    counters: &Figures,
     joined: Duration,
     connected: Option<Duration>,
     lived: Duration,
     connection: &Connection,
 ) -> Result<()> {
-    let lost = figures.events - figures.committed;
+    let lost = counters.events - counters.committed;
     if connection.json {
         output::json(&json!({
-            "joined": figures.joined, "joined_seconds": joined.as_secs_f64(),
+            "joined": counters.joined, "joined_seconds": joined.as_secs_f64(),
             "online_seconds": connected.map(|time| time.as_secs_f64()),
-            "seconds": lived.as_secs_f64(), "connections": figures.connects,
-            "events": figures.events, "committed": figures.committed, "resent": figures.resent,
-            "batches": figures.batches, "batches_taken": figures.batches_taken,
-            "points": figures.points, "differing": figures.differing, "errors": figures.errors,
+            "seconds": lived.as_secs_f64(), "connections": counters.connects,
+            "events": counters.events, "committed": counters.committed, "resent": counters.resent,
+            "batches": counters.batches, "batches_taken": counters.batches_taken,
+            "points": counters.points, "differing": counters.differing, "errors": counters.errors,
         }))?;
     } else {
         let online = connected.map_or("never all at the same time".to_owned(), |time| {
             format!("all after {time:.1?}")
         });
         facts(&[
-            ("joined", format!("{} in {joined:.1?}", figures.joined)),
+            ("joined", format!("{} in {joined:.1?}", counters.joined)),
             ("online", online),
-            ("connections", figures.connects.to_string()),
-            ("events", format!("{}, of which the log has {}", figures.events, figures.committed)),
-            ("resent", figures.resent.to_string()),
+            ("connections", counters.connects.to_string()),
+            ("events", format!("{}, of which the log has {}", counters.events, counters.committed)),
+            ("resent", counters.resent.to_string()),
             (
                 "metrics",
                 format!(
                     "{} points in {} batches; {} batches were lost with a connection",
-                    figures.points,
-                    figures.batches_taken,
-                    figures.batches - figures.batches_taken
+                    counters.points,
+                    counters.batches_taken,
+                    counters.batches - counters.batches_taken
                 ),
             ),
         ]);
-        for (words, count) in &figures.errors {
+        for (words, count) in &counters.errors {
             note(format!("{count} × {words}"));
         }
     }
-    if lost > 0 || figures.differing > 0 {
+    if lost > 0 || counters.differing > 0 {
         bail!(
             "the log lacks {lost} of the events, and has {} others in their place",
-            figures.differing
+            counters.differing
         );
     }
     Ok(())
@@ -291,7 +291,7 @@ async fn delete(client: &Client, run: &str) -> Result<()> {
             let id = output::text(&device["id"]);
             client.delete(&format!("/api/v1/devices/{id}")).await
         })
-        .buffer_unordered(DELETING);
+        .buffer_unordered(MAX_CONCURRENT_DELETIONS);
     while let Some(deleted) = deleting.next().await {
         deleted?;
         bar.inc(1);

@@ -6,7 +6,7 @@ use muster_schemas::DeviceId;
 use serde_json::Value;
 
 use crate::client::{Client, segment};
-use crate::exit::{Misused, NotFound};
+use crate::exit::{UsageError, NotFound};
 use crate::output::text;
 
 /// Flag of every command for devices.
@@ -33,10 +33,10 @@ impl Selected {
         self,
         device: Option<String>,
         rest: &mut Vec<String>,
-    ) -> Result<Target, Misused> {
+    ) -> Result<Target, UsageError> {
         let Some(selector) = self.selector else {
             let device = device.ok_or_else(|| {
-                Misused("name a device, or give a label selector with -l".to_owned())
+                UsageError("name a device, or give a label selector with -l".to_owned())
             })?;
             return Ok(Target::read(device));
         };
@@ -45,12 +45,12 @@ impl Selected {
     }
 
     /// Returns the target of a command without further positional arguments.
-    pub(crate) fn target_alone(self, device: Option<String>) -> Result<Target, Misused> {
+    pub(crate) fn target_alone(self, device: Option<String>) -> Result<Target, UsageError> {
         let mut rest = Vec::new();
         let target = self.target(device, &mut rest)?;
         match rest.first() {
             None => Ok(target),
-            Some(word) => Err(Misused(format!("give '{word}' or -l, not both"))),
+            Some(word) => Err(UsageError(format!("give '{word}' or -l, not both"))),
         }
     }
 
@@ -86,12 +86,12 @@ impl Target {
 
     /// Returns the names or ids to which a write is sent. A single name is not resolved: the server
     /// resolves it when it handles the write.
-    pub(crate) async fn to_write(&self, client: &Client) -> Result<Vec<Named>> {
+    pub(crate) async fn to_write(&self, client: &Client) -> Result<Vec<NamedDevice>> {
         if let Self::One(name) = self {
-            return Ok(vec![Named { key: name.clone(), name: name.clone() }]);
+            return Ok(vec![NamedDevice { key: name.clone(), name: name.clone() }]);
         }
         let found = self.find(client).await?;
-        Ok(found.iter().map(Named::of).collect())
+        Ok(found.iter().map(NamedDevice::from_value).collect())
     }
 
     /// Returns the names of the devices. A single one is not resolved.
@@ -100,13 +100,13 @@ impl Target {
     }
 
     /// Returns the name or id of the only selected device.
-    pub(crate) async fn only(&self, client: &Client) -> Result<Named> {
+    pub(crate) async fn only(&self, client: &Client) -> Result<NamedDevice> {
         let mut found = self.to_write(client).await?;
         match (found.pop(), found.len()) {
             (Some(one), 0) => Ok(one),
             (_, more) => {
                 let words = format!("this is for one device, and {} match", more + 1);
-                Err(Misused(words).into())
+                Err(UsageError(words).into())
             }
         }
     }
@@ -124,15 +124,15 @@ impl Target {
 
 /// A device to write to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Named {
+pub(crate) struct NamedDevice {
     /// The id, if it was resolved, otherwise the name.
     pub(crate) key: String,
     /// Name for messages.
     pub(crate) name: String,
 }
 
-impl Named {
-    pub(crate) fn of(device: &Value) -> Self {
+impl NamedDevice {
+    pub(crate) fn from_value(device: &Value) -> Self {
         Self { key: text(&device["id"]), name: text(&device["name"]) }
     }
 

@@ -85,7 +85,7 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
                 body["device"] = Target::read(device).only_id(&client).await?.into();
             }
             let created = client.post(TOKENS, &body).await?;
-            client.await_shown(TOKENS, &created["position"]).await;
+            client.wait_until_listed(TOKENS, &created["position"]).await;
             if connection.json {
                 return output::json(&created);
             }
@@ -147,9 +147,9 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
             Ok(())
         }
         TokenCommand::Revoke { id, confirm } => {
-            confirm.ask_one("revoke", "enrollment token", &id)?;
+            confirm.confirm_one("revoke", "enrollment token", &id)?;
             let done = client.delete(&format!("{TOKENS}/{}", segment(&id))).await?;
-            client.await_shown(TOKENS, &done["position"]).await;
+            client.wait_until_listed(TOKENS, &done["position"]).await;
             if connection.json {
                 return output::json(&done);
             }

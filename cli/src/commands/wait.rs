@@ -9,11 +9,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep};
 
 use super::seconds;
-use crate::exit::{Refused, is_offline};
+use crate::exit::{RequestError, is_offline};
 use crate::output::{note, safe_value};
 
 /// Interval between two attempts to reach a device that is offline.
-const INTERVAL: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Flag of every command that needs an online device.
 #[derive(Args, Clone, Copy, Debug, Default)]
@@ -48,7 +48,7 @@ impl Wait {
         let end = Instant::now() + limit;
         let bar = progress(&first, limit);
         loop {
-            sleep(INTERVAL.min(end.saturating_duration_since(Instant::now()))).await;
+            sleep(RETRY_INTERVAL.min(end.saturating_duration_since(Instant::now()))).await;
             match attempt().await {
                 Err(error) if is_offline(&error) => {
                     if Instant::now() >= end {
@@ -84,10 +84,10 @@ fn progress(error: &anyhow::Error, limit: Duration) -> ProgressBar {
 
 /// Adds a hint to the error.
 fn with_remedy(error: anyhow::Error) -> anyhow::Error {
-    match error.downcast::<Refused>() {
-        Ok(Refused::Problem { status, kind, detail }) => {
+    match error.downcast::<RequestError>() {
+        Ok(RequestError::Problem { status, kind, detail }) => {
             let detail = format!("{detail}; add --wait to wait until it is online");
-            Refused::Problem { status, kind, detail }.into()
+            RequestError::Problem { status, kind, detail }.into()
         }
         Ok(other) => other.into(),
         Err(other) => other,
@@ -103,7 +103,7 @@ mod tests {
 
     fn offline() -> anyhow::Error {
         let (kind, detail) = (OFFLINE.to_owned(), "robot is offline since noon".to_owned());
-        Refused::Problem { status: 409, kind, detail }.into()
+        RequestError::Problem { status: 409, kind, detail }.into()
     }
 
     #[tokio::test(start_paused = true)]

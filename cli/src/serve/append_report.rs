@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Interval between checks, and between reports of a persistent failure.
-const INTERVAL: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Reports failures until `stop`.
 pub(super) async fn run(log: EventLog, nats: async_nats::Client, stop: CancellationToken) {
@@ -22,9 +22,9 @@ pub(super) async fn run(log: EventLog, nats: async_nats::Client, stop: Cancellat
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
         }
-        let failure = log.append_failure().map(reported);
+        let failure = log.append_failure().map(to_report);
         if failure.is_none() && !has_failed {
             continue;
         }
@@ -36,7 +36,7 @@ pub(super) async fn run(log: EventLog, nats: async_nats::Client, stop: Cancellat
     }
 }
 
-const fn reported(Failure { since, cause }: Failure) -> AppendFailure {
+const fn to_report(Failure { since, cause }: Failure) -> AppendFailure {
     let cause = match cause {
         Cause::DiskFull => AppendFailureCause::DiskFull,
         Cause::Unreachable => AppendFailureCause::Unreachable,

@@ -13,25 +13,25 @@ use axum::response::{IntoResponse, Response};
 use muster_api::Problem;
 use muster_api::problem::Kind;
 
-use super::door::MAX_BODY;
+use super::door::MAX_BODY_BYTES;
 
 /// Timeout of a body.
-const PATIENCE: Duration = Duration::from_secs(15);
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Reads the body, then passes the request to the handler.
-pub(super) async fn gather(request: Request, next: Next) -> Response {
+pub(super) async fn read_body(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
     let (parts, body) = request.into_parts();
-    match tokio::time::timeout(PATIENCE, to_bytes(body, MAX_BODY)).await {
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
         Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
         Ok(Err(_)) => {
-            let words = format!("the body is larger than {MAX_BODY} bytes, or incomplete");
+            let words = format!("the body is larger than {MAX_BODY_BYTES} bytes, or incomplete");
             Problem::new(Kind::TooLarge, words).into_response()
         }
         Err(_) => {
-            let rule = format!("did not arrive within {} s", PATIENCE.as_secs());
+            let rule = format!("did not arrive within {} s", BODY_TIMEOUT.as_secs());
             Problem::field("body", rule, None).into_response()
         }
     }

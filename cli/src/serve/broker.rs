@@ -44,7 +44,7 @@ async fn open(
     let settings = settings(options, ca, credentials, name, connected)?;
     let refused = |error: &ConnectError| error.kind() == ConnectErrorKind::AuthorizationViolation;
     let connect = || settings.clone().connect(&options.nats_urls);
-    let client = patience::until_it_works("the broker", stop, refused, connect);
+    let client = patience::retry_until_ready("the broker", stop, refused, connect);
     let client = client.await.with_context(|| {
         format!("failed to connect to the broker at {}", options.nats_urls.join(", "))
     })?;

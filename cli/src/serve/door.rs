@@ -24,32 +24,32 @@ use utoipa_swagger_ui::SwaggerUi;
 use super::body;
 use super::connections::{self, Connections};
 use super::forward::Forward;
-use super::health::{self, Needs};
+use super::health::{self, Dependencies};
 use super::install::Installer;
 use super::limits::{self, Limits};
 use super::paths;
-use super::prometheus::{self, Figures};
+use super::prometheus::{self, ProcessMetrics};
 use super::proxies::{self, TrustedProxies};
 use super::tunnel::Tunnel;
 
 /// Maximum size of a request body, in bytes.
-pub(super) const MAX_BODY: usize = 256 * 1024;
+pub(super) const MAX_BODY_BYTES: usize = 256 * 1024;
 
 /// Timeout of a request's head, and of inactivity on a connection in use.
-const PATIENCE: Duration = Duration::from_secs(15);
+const INACTIVITY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum duration of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The services of the listener.
 #[derive(Default)]
-pub(super) struct Door {
+pub(super) struct HttpsListener {
     routers: Vec<OpenApiRouter>,
     forward: Option<Forward>,
     installer: Option<Installer>,
     tunnel: Option<Tunnel>,
-    figures: Option<(Figures, ApiState)>,
+    metrics: Option<(ProcessMetrics, ApiState)>,
     /// Dependencies that `/readyz` checks in a process without the query role.
-    needs: Option<Needs>,
+    dependencies: Option<Dependencies>,
     /// Limits on unauthenticated requests, in a listener that clients connect to directly.
     limits: Option<Limits>,
 }
@@ -63,7 +63,7 @@ pub fn openapi_document() -> OpenApi {
     document
 }
 
-impl Door {
+impl HttpsListener {
     pub(super) fn command(&mut self, router: OpenApiRouter) {
         self.routers.push(router);
     }
@@ -89,15 +89,15 @@ impl Door {
     }
 
     /// Adds this process's metrics, for `/metrics`.
-    pub(super) fn figures(&mut self, figures: Figures, api: ApiState) {
-        self.figures = Some((figures, api));
+    pub(super) fn metrics(&mut self, figures: ProcessMetrics, api: ApiState) {
+        self.metrics = Some((figures, api));
     }
 
-    pub(super) fn needs(&mut self, needs: Needs) {
-        self.needs = Some(needs);
+    pub(super) fn dependencies(&mut self, needs: Dependencies) {
+        self.dependencies = Some(needs);
     }
 
-    pub(super) fn is_wanted(&self) -> bool {
+    pub(super) fn has_services(&self) -> bool {
         !self.routers.is_empty()
     }
 
@@ -120,10 +120,10 @@ impl Door {
         if let Some(tunnel) = self.tunnel {
             routes = routes.merge(tunnel.router());
         }
-        if let Some((figures, api)) = self.figures {
+        if let Some((figures, api)) = self.metrics {
             routes = routes.merge(figures.router(api));
         }
-        if let Some(needs) = self.needs.filter(|_| self.limits.is_none()) {
+        if let Some(needs) = self.dependencies.filter(|_| self.limits.is_none()) {
             routes = routes.merge(health::router(needs));
         }
         // The document describes the whole API, independent of the roles in this process.
@@ -145,10 +145,10 @@ impl Door {
         }
         let app = routes
             .layer(from_fn(paths::check))
-            .layer(from_fn_with_state(Arc::new(proxies), proxies::look_through))
-            .layer(DefaultBodyLimit::max(MAX_BODY))
-            .layer(from_fn(body::gather))
-            .layer(CatchPanicLayer::custom(panicked))
+            .layer(from_fn_with_state(Arc::new(proxies), proxies::set_client_address))
+            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+            .layer(from_fn(body::read_body))
+            .layer(CatchPanicLayer::custom(panic_response))
             .layer(from_fn_with_state(connections.clone(), connections::track_request));
         let tls = RustlsConfig::from_pem_file(&certificates.chain, &certificates.key)
             .await
@@ -169,16 +169,16 @@ impl Door {
             .acceptor(acceptor)
             .handle(handle)
             .accept_error_handler(Connections::failed)
-            .first_request_timeout(PATIENCE);
+            .first_request_timeout(INACTIVITY_TIMEOUT);
         let http = server.http_builder();
-        http.http1().header_read_timeout(PATIENCE);
-        http.http2().keep_alive_interval(PATIENCE).max_concurrent_streams(100);
+        http.http1().header_read_timeout(INACTIVITY_TIMEOUT);
+        http.http2().keep_alive_interval(INACTIVITY_TIMEOUT).max_concurrent_streams(100);
         let server = server.serve(app.into_make_service_with_connect_info::<SocketAddr>());
         Ok(async move { server.await.context("the API stopped") })
     }
 }
 
-fn panicked(panic: Box<dyn std::any::Any + Send>) -> axum::response::Response {
+fn panic_response(panic: Box<dyn std::any::Any + Send>) -> axum::response::Response {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use hyper_util::rt::TokioIo;
 use muster_api::Problem;
 
-use super::door::MAX_BODY;
+use super::door::MAX_BODY_BYTES;
 use super::proxies::FORWARDED_FOR;
 
 /// Hop-by-hop headers (RFC 9110 §7.6.1), and headers that are generated again.
@@ -61,15 +61,15 @@ impl Forward {
             return self.upgrade(request).await;
         }
         let (parts, body) = request.into_parts();
-        let body = to_bytes(body, MAX_BODY).await.map_err(|_| {
-            let detail = format!("the body is larger than {MAX_BODY} bytes");
+        let body = to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| {
+            let detail = format!("the body is larger than {MAX_BODY_BYTES} bytes");
             Problem::new(muster_api::problem::Kind::TooLarge, detail)
         })?;
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let answer = self
             .http
             .request(parts.method.clone(), format!("{}{path}", self.url))
-            .headers(of_request(&parts))
+            .headers(forwarded_headers(&parts))
             .body(body)
             .send()
             .await
@@ -79,7 +79,7 @@ impl Forward {
             })?;
         let mut response = Response::new(Body::empty());
         *response.status_mut() = answer.status();
-        *response.headers_mut() = kept(answer.headers());
+        *response.headers_mut() = end_to_end_headers(answer.headers());
         *response.body_mut() = Body::from_stream(answer.bytes_stream());
         Ok(response)
     }
@@ -89,7 +89,7 @@ impl Forward {
         let client = hyper::upgrade::on(&mut request);
         let (parts, _) = request.into_parts();
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut headers = of_request(&parts);
+        let mut headers = forwarded_headers(&parts);
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         for name in [header::UPGRADE, header::HOST] {
             if let Some(value) = parts.headers.get(&name) {
@@ -104,7 +104,7 @@ impl Forward {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = answer.status();
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            *response.headers_mut() = kept(answer.headers());
+            *response.headers_mut() = end_to_end_headers(answer.headers());
             *response.body_mut() = Body::from_stream(answer.bytes_stream());
             return Ok(response);
         }
@@ -122,8 +122,8 @@ impl Forward {
 
 /// Returns the headers to forward, with the client's address, which replaces any value in the
 /// request.
-fn of_request(parts: &Parts) -> HeaderMap {
-    let mut headers = kept(&parts.headers);
+fn forwarded_headers(parts: &Parts) -> HeaderMap {
+    let mut headers = end_to_end_headers(&parts.headers);
     headers.remove(FORWARDED_FOR);
     let client = parts.extensions.get::<ConnectInfo<SocketAddr>>();
     if let Some(ConnectInfo(client)) = client
@@ -134,7 +134,7 @@ fn of_request(parts: &Parts) -> HeaderMap {
     headers
 }
 
-fn kept(headers: &HeaderMap) -> HeaderMap {
+fn end_to_end_headers(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
     for name in NOT_FORWARDED {
         kept.remove(name);

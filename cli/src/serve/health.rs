@@ -10,26 +10,26 @@ use serde_json::{Value, json};
 
 /// Dependencies that a role cannot work without.
 #[derive(Clone, Debug)]
-pub(super) struct Needs {
+pub(super) struct Dependencies {
     pub(super) log: EventLog,
     pub(super) nats: async_nats::Client,
 }
 
 /// Returns the two routes.
-pub(super) fn router(needs: Needs) -> Router {
+pub(super) fn router(dependencies: Dependencies) -> Router {
     Router::new()
         .route("/healthz", get(async || Json(json!({"status": "ok"}))))
         .route("/readyz", get(ready))
-        .with_state(needs)
+        .with_state(dependencies)
 }
 
-async fn ready(State(needs): State<Needs>) -> Result<Json<Value>, Problem> {
-    needs.log.head(&ProjectId::default_project()).await?;
-    if let Some(Failure { since, cause }) = needs.log.append_failure() {
+async fn ready(State(dependencies): State<Dependencies>) -> Result<Json<Value>, Problem> {
+    dependencies.log.head(&ProjectId::default_project()).await?;
+    if let Some(Failure { since, cause }) = dependencies.log.append_failure() {
         let detail = format!("the event log cannot be written since {since}: {cause}");
         return Err(Problem::unavailable(detail, 30));
     }
-    match needs.nats.connection_state() {
+    match dependencies.nats.connection_state() {
         async_nats::connection::State::Connected => Ok(Json(json!({"status": "ok"}))),
         _ => Err(Problem::unavailable("the broker is unavailable; reconnecting", 2)),
     }

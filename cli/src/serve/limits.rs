@@ -18,17 +18,17 @@ use muster_api::problem::Kind;
 use tokio::sync::Semaphore;
 
 /// Path prefix of the requests that devices send before they have a token.
-const OPEN: &str = "/api/v1/device/";
+const UNAUTHENTICATED_PREFIX: &str = "/api/v1/device/";
 /// Burst size of an address, in seconds of its rate.
-const BURST: u32 = 10;
+const BURST_SECS: u32 = 10;
 /// Maximum number of such requests in progress; each verifies signatures.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT_REQUESTS: usize = 64;
 /// Maximum number of addresses in memory, before idle ones are removed.
-const REMEMBERED: usize = 10_000;
+const MAX_TRACKED_ADDRESSES: usize = 10_000;
 
 /// Rate limit of unauthenticated requests.
 #[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct JoinRate {
+pub(crate) struct UnauthenticatedRate {
     /// Maximum enrollment and credential requests per second of one address
     ///
     /// Bursts may be ten times as large. Raise it if more than a few hundred devices share one
@@ -41,21 +41,21 @@ pub(crate) struct JoinRate {
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
     addresses: Arc<DefaultKeyedRateLimiter<IpAddr>>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Limits {
     pub(super) fn new(per_second: NonZeroU32) -> Self {
-        let burst = per_second.saturating_mul(NonZeroU32::MIN.saturating_add(BURST - 1));
+        let burst = per_second.saturating_mul(NonZeroU32::MIN.saturating_add(BURST_SECS - 1));
         let quota = Quota::per_second(per_second).allow_burst(burst);
         Self {
             addresses: Arc::new(RateLimiter::keyed(quota)),
-            places: Arc::new(Semaphore::new(AT_ONCE)),
+            permits: Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS)),
         }
     }
 
     fn check(&self, address: IpAddr) -> Result<(), Problem> {
-        if self.addresses.len() > REMEMBERED {
+        if self.addresses.len() > MAX_TRACKED_ADDRESSES {
             self.addresses.retain_recent();
         }
         self.addresses.check_key(&address).map_err(|refused| {
@@ -77,14 +77,14 @@ pub(super) async fn limit(
     request: Request,
     next: Next,
 ) -> Response {
-    if !request.uri().path().starts_with(OPEN) {
+    if !request.uri().path().starts_with(UNAUTHENTICATED_PREFIX) {
         return next.run(request).await;
     }
     if let Err(problem) = limits.check(client.ip()) {
         return problem.into_response();
     }
     // The semaphore is never closed, so a permit becomes available eventually.
-    let _place = limits.places.acquire().await;
+    let _place = limits.permits.acquire().await;
     next.run(request).await
 }
 

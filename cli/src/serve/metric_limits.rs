@@ -12,10 +12,10 @@ use crate::commands::{bytes, seconds};
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct MetricLimits {
     /// Role ingest: maximum age of a metric point, or the retention if shorter
-    #[arg(long, env = "MUSTER_METRIC_MAX_AGE", default_value = "30d", value_parser = length, value_name = "TIME")]
+    #[arg(long, env = "MUSTER_METRIC_MAX_AGE", default_value = "30d", value_parser = parse_duration, value_name = "TIME")]
     metric_max_age: Duration,
     /// Role ingest: maximum distance of a metric point into the future
-    #[arg(long, env = "MUSTER_METRIC_MAX_AHEAD", default_value = "10m", value_parser = length, value_name = "TIME")]
+    #[arg(long, env = "MUSTER_METRIC_MAX_AHEAD", default_value = "10m", value_parser = parse_duration, value_name = "TIME")]
     metric_max_ahead: Duration,
     /// Role ingest: maximum number of store shards that a device writes to per day
     #[arg(long, env = "MUSTER_METRIC_SHARDS_PER_DAY", default_value = "64", value_name = "N")]
@@ -29,15 +29,15 @@ pub(crate) struct MetricLimits {
     )]
     metric_messages_per_second: NonZeroU32,
     /// Role ingest: maximum line protocol bytes per second of a device; tenfold in bursts
-    #[arg(long, env = "MUSTER_METRIC_BYTES_PER_SECOND", default_value = "4MiB", value_parser = rate, value_name = "BYTES")]
+    #[arg(long, env = "MUSTER_METRIC_BYTES_PER_SECOND", default_value = "4MiB", value_parser = parse_rate, value_name = "BYTES")]
     metric_bytes_per_second: NonZeroU32,
 }
 
-fn length(text: &str) -> Result<Duration, String> {
+fn parse_duration(text: &str) -> Result<Duration, String> {
     seconds(text).map(|seconds| Duration::from_secs(seconds.into()))
 }
 
-fn rate(text: &str) -> Result<NonZeroU32, String> {
+fn parse_rate(text: &str) -> Result<NonZeroU32, String> {
     let wrong = || format!("'{text}' is not from 1 byte to 4 GiB per second");
     u32::try_from(bytes(text)?).ok().and_then(NonZeroU32::new).ok_or_else(wrong)
 }

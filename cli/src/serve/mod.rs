@@ -37,20 +37,20 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use connections::ConnectionLimits;
 pub use door::openapi_document;
-pub(crate) use limits::JoinRate;
+pub(crate) use limits::UnauthenticatedRate;
 pub(crate) use metric_limits::MetricLimits;
 pub(crate) use names::{address_for_others, certificate_names};
 pub(crate) use options::{
     DEFAULT_PORT, Listen, MetricStore, RecordShells, Role, Roles, ServeArgs, ServeOptions,
-    TokenLimits, silence,
+    TokenLimits, parse_offline_after,
 };
 pub(crate) use proxies::TrustedProxies;
 
 /// Default address of the API.
-const USUAL_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
+const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
 
 /// Lifetime of a device's JWT.
-const JWT_LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
+const JWT_TTL: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Runs the roles until Ctrl-C or SIGTERM.
 pub(crate) async fn run_until_signal(options: ServeOptions) -> Result<()> {
@@ -73,26 +73,26 @@ pub(crate) async fn run_until_signal(options: ServeOptions) -> Result<()> {
 }
 
 /// Name of PostgreSQL in messages while the start waits for it.
-const LOG: &str = "the event log in PostgreSQL";
+const LOG_NAME: &str = "the event log in PostgreSQL";
 
 /// Opens the log; retries while PostgreSQL starts.
 async fn open_log(connect: &ConnectOptions, stop: &CancellationToken) -> Result<EventLog> {
     let open = || EventLog::open(connect, LogOptions::default());
-    let opened = patience::until_it_works(LOG, stop, |_| false, open);
+    let opened = patience::retry_until_ready(LOG_NAME, stop, |_| false, open);
     opened.await.context("failed to open the event log in PostgreSQL")
 }
 
 /// Opens the blob store. Most of a role's functions do not need it: an unreachable store is logged,
 /// rejected credentials are an error.
-async fn open_blobs(place: &BlobLocation) -> Result<Blobs> {
-    let blobs = Blobs::open(place)?;
+async fn open_blobs(location: &BlobLocation) -> Result<Blobs> {
+    let blobs = Blobs::open(location)?;
     match blobs.check().await {
         Err(error) if error.is_final() => Err(error)
-            .with_context(|| format!("failed to use {place} for blobs; see --blobs and AWS_*")),
+            .with_context(|| format!("failed to use {location} for blobs; see --blobs and AWS_*")),
         Err(error) => {
             let error = muster_api::problem::describe(&error);
             tracing::warn!(
-                location = %place, error,
+                location = %location, error,
                 "the blob store is unavailable; requests that need it wait"
             );
             Ok(blobs)
@@ -132,7 +132,7 @@ pub(crate) async fn run(
     let log = open_log(&connect, &stop).await?.with_verifier(verifier);
     for project in [ProjectId::default_project(), ProjectId::system()] {
         let ensure = || log.ensure_project(&project);
-        let ensured = patience::until_it_works(LOG, &stop, |_| false, ensure).await;
+        let ensured = patience::retry_until_ready(LOG_NAME, &stop, |_| false, ensure).await;
         ensured.context("failed to create a project's log")?;
     }
     if let Some(store) = &store {
@@ -141,17 +141,17 @@ pub(crate) async fn run(
     let api = ApiState::new(log.clone());
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
 
-    let mut door = door::Door::default();
-    door.figures(prometheus::Figures::install(stop.clone())?, api.clone());
+    let mut door = door::HttpsListener::default();
+    door.metrics(prometheus::ProcessMetrics::install(stop.clone())?, api.clone());
     if roles.has(Role::Ingest) {
         let keys = keys_of("ingest")?;
         let nats = broker::connect(&options, &keys, "ingest", &stop).await?;
         let (system, reconnected) = broker::connect_system(&options, &keys, &stop).await?;
-        door.needs(health::Needs { log: log.clone(), nats: nats.clone() });
+        door.dependencies(health::Dependencies { log: log.clone(), nats: nats.clone() });
         // Before query reads the streams, when both are in one process. A cluster that has just
         // started has no leader yet and does not respond.
         let ensure = || muster_ingest::streams::ensure(&nats, options.copies);
-        patience::until_it_works("the broker's streams", &stop, |_| false, ensure)
+        patience::retry_until_ready("the broker's streams", &stop, |_| false, ensure)
             .await
             .context("failed to open the broker's streams")?;
         let presence = PresenceOptions {
@@ -178,7 +178,7 @@ pub(crate) async fn run(
         let keys = store.role_keys("command")?;
         let nats = broker::connect(&options, &keys, "command", &stop).await?;
         let (system, reconnected) = broker::connect_system(&options, &keys, &stop).await?;
-        door.needs(health::Needs { log: log.clone(), nats: nats.clone() });
+        door.dependencies(health::Dependencies { log: log.clone(), nats: nats.clone() });
         if !roles.has(Role::Ingest) {
             let report = append_report::run(log.clone(), nats.clone(), stop.clone());
             parts.spawn(async move {
@@ -186,19 +186,19 @@ pub(crate) async fn run(
                 Ok(())
             });
         }
-        let access = BrokerAccess { servers: options.device_servers.clone(), jwt_ttl: JWT_LIFE };
+        let access = BrokerAccess { servers: options.device_servers.clone(), jwt_ttl: JWT_TTL };
         let blobs = open_blobs(&options.blobs).await?;
         let service = Service::new(log.clone(), store.clone(), nats, system, access, blobs)
             .with_recording(options.recording);
         let ensure = || service.ensure_default_project();
-        let ensured = patience::until_it_works(LOG, &stop, |_| false, ensure).await;
+        let ensured = patience::retry_until_ready(LOG_NAME, &stop, |_| false, ensure).await;
         ensured.context("failed to create the project 'default'")?;
         door.command(muster_command::http::router(api.clone(), service.clone()));
         let dispatch = || muster_command::dispatch::start(service.clone(), stop.clone());
-        let dispatching = patience::until_it_works(LOG, &stop, |_| false, dispatch).await;
+        let dispatching = patience::retry_until_ready(LOG_NAME, &stop, |_| false, dispatch).await;
         let dispatching = dispatching.context("failed to create the list of open runs")?;
         let keep = || muster_command::uploads::start(service.clone(), stop.clone());
-        let keeping = patience::until_it_works(LOG, &stop, |_| false, keep).await;
+        let keeping = patience::retry_until_ready(LOG_NAME, &stop, |_| false, keep).await;
         let keeping = keeping.context("failed to create the list of files")?;
         let stop = stop.clone();
         parts.spawn(async move {
@@ -227,9 +227,9 @@ pub(crate) async fn run(
         };
         let start = || muster_query::Query::start(query.clone());
         let is_final = |error: &StartError| matches!(error, StartError::Influx(_));
-        let query = patience::until_it_works(LOG, &stop, is_final, start).await;
+        let query = patience::retry_until_ready(LOG_NAME, &stop, is_final, start).await;
         let query = query.context("failed to start the query role")?;
-        door.query(query.router(), limits::Limits::new(options.joins));
+        door.query(query.router(), limits::Limits::new(options.unauthenticated_rate));
         if let Some(url) = options.command_url.as_ref().filter(|_| !roles.has(Role::Command)) {
             door.forward(forward::Forward::new(url, &keys.ca)?);
         }
@@ -241,7 +241,7 @@ pub(crate) async fn run(
             Ok(())
         });
     }
-    if let Some(listen) = options.listen.or(door.is_wanted().then_some(USUAL_ADDRESS)) {
+    if let Some(listen) = options.listen.or(door.has_services().then_some(DEFAULT_ADDRESS)) {
         let certificates = match &store {
             Some(store) => options.certificates(store)?,
             None => keys_of(if roles.has(Role::Query) { "query" } else { "ingest" })?

@@ -17,12 +17,12 @@ use muster_ingest::streams::Copies;
 use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
 
 use super::connections::ConnectionLimits;
-use super::limits::JoinRate;
+use super::limits::UnauthenticatedRate;
 use super::metric_limits::MetricLimits;
 use super::names::certificate_names;
 use super::proxies::TrustedProxies;
 use crate::commands::seconds;
-use crate::exit::Misused;
+use crate::exit::UsageError;
 use crate::otlp::OtlpArgs;
 
 /// Roles that a process can run.
@@ -112,7 +112,7 @@ pub(crate) struct ServeOptions {
     /// Timeout after which a device without messages is offline.
     pub(crate) offline_after: Duration,
     /// Maximum unauthenticated requests per second per client address.
-    pub(crate) joins: NonZeroU32,
+    pub(crate) unauthenticated_rate: NonZeroU32,
     /// Limits on the connections to the listener.
     pub(crate) connections: ConnectionLimits,
     /// Limits on the requests of one token to query.
@@ -212,7 +212,7 @@ impl FromStr for Listen {
 
 /// Parses the timeout after which a device is offline: three of the broker's ping intervals, each
 /// at least one second.
-pub(crate) fn silence(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_offline_after(text: &str) -> Result<Duration, String> {
     match seconds(text)? {
         0..3 => Err("must be at least 3s".to_owned()),
         enough => Ok(Duration::from_secs(enough.into())),
@@ -250,7 +250,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "MUSTER_DEVICE_NATS_URL", value_delimiter = ',')]
     device_nats_url: Vec<String>,
     /// Role ingest: replicas of each stream in a NATS cluster: 1, 3 or 5
-    #[arg(long, env = "MUSTER_STREAM_COPIES", default_value = "1", value_parser = copies)]
+    #[arg(long, env = "MUSTER_STREAM_COPIES", default_value = "1", value_parser = parse_copies)]
     stream_copies: usize,
     /// InfluxDB: http://host:port; not needed by the role command
     #[arg(long, env = "MUSTER_INFLUX_URL")]
@@ -295,10 +295,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "MUSTER_AGENTS")]
     agents: Option<PathBuf>,
     /// Role ingest: timeout after which a device without messages is offline
-    #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = silence)]
+    #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = parse_offline_after)]
     offline_after: Duration,
     #[command(flatten)]
-    joins: JoinRate,
+    joins: UnauthenticatedRate,
     #[command(flatten)]
     connections: ConnectionLimits,
     #[command(flatten)]
@@ -318,13 +318,13 @@ pub(crate) struct ServeArgs {
 
 /// Returns the default location of blobs: next to the folder of all keys, of which a role's key
 /// folder may be `roles/<role>`.
-fn beside(keys: &Path) -> BlobLocation {
+fn default_blob_location(keys: &Path) -> BlobLocation {
     let is_roles = |parent: &&Path| parent.file_name().is_some_and(|name| name == "roles");
     let all = keys.parent().filter(is_roles).and_then(Path::parent).unwrap_or(keys);
     BlobLocation::Folder(all.parent().unwrap_or(all).join("blobs"))
 }
 
-fn copies(text: &str) -> Result<usize, String> {
+fn parse_copies(text: &str) -> Result<usize, String> {
     match text {
         "1" => Ok(1),
         "3" => Ok(3),
@@ -334,11 +334,11 @@ fn copies(text: &str) -> Result<usize, String> {
 }
 
 impl TryFrom<ServeArgs> for ServeOptions {
-    type Error = Misused;
+    type Error = UsageError;
 
-    fn try_from(args: ServeArgs) -> Result<Self, Misused> {
+    fn try_from(args: ServeArgs) -> Result<Self, UsageError> {
         if args.influx_url.is_none() && args.role != Role::Command {
-            return Err(Misused("this role needs --influx-url http://host:port".to_owned()));
+            return Err(UsageError("this role needs --influx-url http://host:port".to_owned()));
         }
         let listen = args.listen.map(|listen| listen.with_port(DEFAULT_PORT));
         let device_servers = if args.device_nats_url.is_empty() {
@@ -357,15 +357,15 @@ impl TryFrom<ServeArgs> for ServeOptions {
                 user: args.influx_user.zip(args.influx_password),
                 token: args.influx_token.map(|token| (args.influx_org, token)),
             }),
-            blobs: args.blobs.unwrap_or_else(|| beside(&args.keys)),
+            blobs: args.blobs.unwrap_or_else(|| default_blob_location(&args.keys)),
             keys: args.keys,
-            names: certificate_names(listen.unwrap_or(super::USUAL_ADDRESS), args.name),
+            names: certificate_names(listen.unwrap_or(super::DEFAULT_ADDRESS), args.name),
             listen,
             device_servers,
             command_url: args.command_url,
             agents: args.agents,
             offline_after: args.offline_after,
-            joins: args.joins.joins_per_second,
+            unauthenticated_rate: args.joins.joins_per_second,
             connections: args.connections,
             token_limits: args.token_limits,
             metric_limits: args.metric_limits,
@@ -386,7 +386,7 @@ mod tests {
             ("/srv/keys/roles/query", "/srv/blobs"),
             ("/var/lib/muster/query", "/var/lib/muster/blobs"),
         ] {
-            assert_eq!(beside(Path::new(keys)), BlobLocation::Folder(blobs.into()), "{keys}");
+            assert_eq!(default_blob_location(Path::new(keys)), BlobLocation::Folder(blobs.into()), "{keys}");
         }
     }
 

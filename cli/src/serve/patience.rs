@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Startup timeout of a server, and the interval between attempts.
-const PATIENCE: Duration = Duration::from_secs(60);
-const AGAIN: Duration = Duration::from_millis(500);
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Repeats an attempt until it succeeds; logs each new problem once. Returns the last error: after
 /// 60 s, when a retry cannot succeed (`is_final`), or when the process stops.
-pub(super) async fn until_it_works<
+pub(super) async fn retry_until_ready<
     T,
     E: Error + 'static,
     Attempt: Future<Output = Result<T, E>>,
 >(
-    what: &'static str,
+    name: &'static str,
     stop: &CancellationToken,
     is_final: impl Fn(&E) -> bool,
     attempt: impl Fn() -> Attempt,
@@ -28,16 +28,16 @@ pub(super) async fn until_it_works<
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        if began.elapsed() > PATIENCE || stop.is_cancelled() || is_final(&error) {
+        if began.elapsed() > STARTUP_TIMEOUT || stop.is_cancelled() || is_final(&error) {
             return Err(error);
         }
         let text = muster_api::problem::describe(&error);
         if text != told {
-            tracing::warn!(error = %text, "{what} is not available yet; trying again");
+            tracing::warn!(error = %text, "{name} is not available yet; trying again");
             told = text;
         }
         tokio::select! {
-            () = tokio::time::sleep(AGAIN) => {}
+            () = tokio::time::sleep(RETRY_INTERVAL) => {}
             () = stop.cancelled() => {}
         }
     }

@@ -25,25 +25,25 @@ const LAG: &str = "muster_projection_lag_events";
 const POSITION: &str = "muster_log_position";
 const REFUSED: &str = "muster_events_without_authority_total";
 /// Interval between upkeeps of the histograms, which bound memory when metrics are not scraped.
-const UPKEEP: Duration = Duration::from_secs(5);
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Bucket bounds of durations, in seconds.
-const TIMES: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+const DURATION_BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 /// Bucket bounds of numbers of messages.
-const SIZES: [f64; 9] = [1.0, 5.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0];
+const SIZE_BUCKETS: [f64; 9] = [1.0, 5.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0];
 
 /// The metrics of this process.
 #[derive(Clone, Debug)]
-pub(super) struct Figures {
+pub(super) struct ProcessMetrics {
     handle: PrometheusHandle,
     process: Collector,
 }
 
-impl Figures {
+impl ProcessMetrics {
     /// Installs the global metrics recorder. Once per process.
     pub(super) fn install(stop: CancellationToken) -> Result<Self> {
         let handle = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &TIMES)?
-            .set_buckets_for_metric(Matcher::Suffix("_messages".to_owned()), &SIZES)?
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATION_BUCKETS)?
+            .set_buckets_for_metric(Matcher::Suffix("_messages".to_owned()), &SIZE_BUCKETS)?
             .install_recorder()
             .context("another metrics recorder is installed in this process")?;
         describe_counter!(REQUESTS, "requests to the API, by method, route and status");
@@ -61,7 +61,7 @@ impl Figures {
         process.describe();
         let figures = Self { handle: handle.clone(), process };
         tokio::spawn(async move {
-            let mut due = tokio::time::interval(UPKEEP);
+            let mut due = tokio::time::interval(UPKEEP_INTERVAL);
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -74,13 +74,13 @@ impl Figures {
 
     /// Returns the route.
     pub(super) fn router(self, api: ApiState) -> Router {
-        Router::new().route("/metrics", get(figures)).with_state(api).layer(Extension(self))
+        Router::new().route("/metrics", get(get_metrics)).with_state(api).layer(Extension(self))
     }
 }
 
-async fn figures(
+async fn get_metrics(
     State(api): State<ApiState>,
-    Extension(figures): Extension<Figures>,
+    Extension(figures): Extension<ProcessMetrics>,
     allowed: Allowed<ReadDevices>,
 ) -> Result<Response, Problem> {
     if let Some(project) = &allowed.principal.project {
@@ -93,7 +93,7 @@ async fn figures(
     figures.process.collect();
     counter!(REFUSED).absolute(api.log.refused_events());
     // Without PostgreSQL the other metrics are even more useful.
-    if let Err(error) = look_at_log(&api.log).await {
+    if let Err(error) = update_log_gauges(&api.log).await {
         tracing::debug!(%error, "failed to read the projections' lag");
     }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
@@ -101,7 +101,7 @@ async fn figures(
 }
 
 /// Updates the position of each log, and the lag of each projection.
-async fn look_at_log(log: &EventLog) -> Result<(), StoreError> {
+async fn update_log_gauges(log: &EventLog) -> Result<(), StoreError> {
     let standing = log.status().await?;
     for (projection, project, position) in &standing.projections {
         let head = standing.heads.get(project).copied().unwrap_or_default();

@@ -45,16 +45,16 @@ fn address(hop: &str) -> Option<IpAddr> {
 }
 
 impl TrustedProxies {
-    pub(super) fn trusts(&self, address: IpAddr) -> bool {
+    pub(super) fn is_trusted(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(&address))
     }
 
     /// Returns the client behind a connection from `peer`: the last address, from the right, that
     /// is not a trusted proxy.
-    fn client<'a>(&self, peer: IpAddr, said: impl DoubleEndedIterator<Item = &'a str>) -> IpAddr {
+    fn client<'a>(&self, peer: IpAddr, forwarded_for: impl DoubleEndedIterator<Item = &'a str>) -> IpAddr {
         let mut client = peer.to_canonical();
-        for hop in said.rev() {
-            if !self.trusts(client) {
+        for hop in forwarded_for.rev() {
+            if !self.is_trusted(client) {
                 break;
             }
             let Some(before) = address(hop.trim()) else { break };
@@ -65,7 +65,7 @@ impl TrustedProxies {
 }
 
 /// Middleware that replaces the connection's address by the client's.
-pub(super) async fn look_through(
+pub(super) async fn set_client_address(
     State(proxies): State<Arc<TrustedProxies>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     mut request: Request,

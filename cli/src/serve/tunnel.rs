@@ -27,7 +27,7 @@ use super::connections::{Connections, Refused};
 /// Name of the protocol in `Upgrade`.
 const PROTOCOL: &str = "nats";
 /// Timeout of a connection to the broker, which is on this machine or near it.
-const LIMIT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Access to the broker.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ impl Tunnel {
     /// Connects to the first broker that accepts a connection.
     async fn connect(&self) -> Option<TcpStream> {
         for (host, port) in &*self.brokers {
-            let connected = timeout(LIMIT, TcpStream::connect((host.as_str(), *port))).await;
+            let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await;
             if let Ok(Ok(broker)) = connected {
                 let _ = broker.set_nodelay(true);
                 return Some(broker);

@@ -16,15 +16,15 @@ use muster_backing::child::Child;
 use serde_json::{Value, json};
 
 use super::folder::{Folder, write_private};
-use super::say::Say;
+use super::say::Console;
 use super::servers::report_child;
 use crate::client::{Client, segment};
-use crate::exit::Refused;
+use crate::exit::RequestError;
 
 /// Interval between checks of this machine's device.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Number of consecutive checks with an offline device before it is reported.
-const LOOKS_AWAY: u32 = 6;
+const OFFLINE_CHECKS: u32 = 6;
 
 #[derive(Debug)]
 pub(super) struct LocalAgent {
@@ -63,18 +63,18 @@ impl LocalAgent {
         folder: &Folder,
         client: &Client,
         ca: &Path,
-        say: &Say,
+        console: &Console,
     ) -> Result<Option<Self>> {
         let Some(path) = find_agent() else {
-            say.line(
+            console.line(
                 "  -- muster-agent was found neither next to muster nor on PATH; this machine \
                  is not a device",
             );
             return Ok(None);
         };
-        let doing = say.start("muster-agent (this machine)");
+        let doing = console.start("muster-agent (this machine)");
         let agent = Program { path, data: folder.path().join("agent") };
-        let started = Starting { folder, agent: &agent, client, ca, say }.run().await;
+        let started = AgentStart { folder, agent: &agent, client, ca, console }.run().await;
         match started {
             Ok(agent) => {
                 doing.done();
@@ -95,33 +95,33 @@ impl LocalAgent {
     }
 
     /// Reports changes of the agent's state; never returns.
-    pub(super) async fn report(&self, client: &Client, say: &Say) {
-        tokio::join!(report_child(&self.child, say), self.watch(client, say));
+    pub(super) async fn report(&self, client: &Client, console: &Console) {
+        tokio::join!(report_child(&self.child, console), self.watch(client, console));
     }
 
     /// Reports when the device was deleted, or is offline although its agent runs.
-    async fn watch(&self, client: &Client, say: &Say) {
+    async fn watch(&self, client: &Client, console: &Console) {
         let name = &self.device.name;
         let mut away = 0_u32;
         loop {
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             // A server error is no information about the device.
             match find(client, &self.device.id).await {
                 Ok(Some(device)) if device["status"] == "online" => {
-                    if away >= LOOKS_AWAY {
-                        say.line(&format!("  ok this machine's device {name} is online again"));
+                    if away >= OFFLINE_CHECKS {
+                        console.line(&format!("  ok this machine's device {name} is online again"));
                     }
                     away = 0;
                 }
                 Ok(Some(_)) => {
                     away += 1;
-                    if away == LOOKS_AWAY {
+                    if away == OFFLINE_CHECKS {
                         let why = self.agent.last_error().await;
-                        say.line(&format!("  !! this machine's device {name} is not online{why}"));
+                        console.line(&format!("  !! this machine's device {name} is not online{why}"));
                     }
                 }
                 Ok(None) => {
-                    say.line(&format!(
+                    console.line(&format!(
                         "  !! this machine's device {name} was deleted; the next start of `muster \
                          up` enrolls a new one, unless with --no-agent"
                     ));
@@ -147,7 +147,7 @@ async fn find(client: &Client, id: &str) -> Result<Option<Value>> {
         Ok(device) if device["status"] == "deleted" => Ok(None),
         Ok(device) => Ok(Some(device)),
         Err(error) => match error.downcast_ref() {
-            Some(Refused::Problem { status: 404, .. }) => Ok(None),
+            Some(RequestError::Problem { status: 404, .. }) => Ok(None),
             _ => Err(error),
         },
     }
@@ -190,15 +190,15 @@ impl Program {
 }
 
 /// Parameters of the start.
-struct Starting<'a> {
+struct AgentStart<'a> {
     folder: &'a Folder,
     agent: &'a Program,
     client: &'a Client,
     ca: &'a Path,
-    say: &'a Say,
+    console: &'a Console,
 }
 
-impl Starting<'_> {
+impl AgentStart<'_> {
     async fn run(&self) -> Result<LocalAgent> {
         let device = self.device().await?;
         let args = [OsStr::new("--data"), self.agent.data.as_os_str()]
@@ -239,7 +239,7 @@ impl Starting<'_> {
         } else {
             "the server has a new CA".to_owned()
         };
-        self.say.line(&format!("  -- {reason}; this machine is enrolled again"));
+        self.console.line(&format!("  -- {reason}; this machine is enrolled again"));
         self.enroll(true).await
     }
 
@@ -252,7 +252,7 @@ impl Starting<'_> {
         }))
     }
 
-    async fn enroll(&self, anew: bool) -> Result<Device> {
+    async fn enroll(&self, force: bool) -> Result<Device> {
         let mut wish = json!({"name": "muster up", "ttl_seconds": 600});
         let noted = self.folder.path().join("this-device");
         let was = std::fs::read_to_string(&noted).unwrap_or_default();
@@ -266,7 +266,7 @@ impl Starting<'_> {
         let mut args: Vec<&OsStr> =
             ["enroll", "--url", self.client.url(), "--token-file"].map(OsStr::new).to_vec();
         args.push(file.as_os_str());
-        args.extend(anew.then_some(OsStr::new("--force")));
+        args.extend(force.then_some(OsStr::new("--force")));
         let ran = self.agent.run(args).await;
         let _ = std::fs::remove_file(&file);
         let ran = ran?;

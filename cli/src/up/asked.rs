@@ -6,20 +6,20 @@ use tokio_util::sync::CancellationToken;
 
 /// Ctrl-C, and the signal that a service manager sends.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct ShutdownSignals {
     stop: CancellationToken,
-    hurry: CancellationToken,
+    second: CancellationToken,
 }
 
-impl Asked {
+impl ShutdownSignals {
     /// Installs the signal handlers.
     pub(super) fn listen() -> Result<Self> {
         let mut interrupt =
             signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
         let mut terminate =
             signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
-        let asked = Self { stop: CancellationToken::new(), hurry: CancellationToken::new() };
-        let (stop, hurry) = (asked.stop.clone(), asked.hurry.clone());
+        let asked = Self { stop: CancellationToken::new(), second: CancellationToken::new() };
+        let (stop, hurry) = (asked.stop.clone(), asked.second.clone());
         tokio::spawn(async move {
             for token in [stop, hurry] {
                 tokio::select! {
@@ -33,12 +33,12 @@ impl Asked {
     }
 
     /// Waits for a request to stop.
-    pub(super) async fn to_stop(&self) {
+    pub(super) async fn wait_for_stop(&self) {
         self.stop.cancelled().await;
     }
 
     /// Waits for a second request: do not wait for servers that still start.
-    pub(super) async fn to_hurry(&self) {
-        self.hurry.cancelled().await;
+    pub(super) async fn wait_for_second(&self) {
+        self.second.cancelled().await;
     }
 }

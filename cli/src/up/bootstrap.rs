@@ -32,14 +32,14 @@ pub(crate) async fn admin_token(
     log: &EventLog,
     keys: &KeyStore,
     file: &Path,
-    adopt_again: bool,
+    force_adoption: bool,
 ) -> Result<String> {
     let system = ProjectId::system();
     log.ensure_project(&system).await?;
-    adopt_events(log, keys, adopt_again).await?;
+    adopt_events(log, keys, force_adoption).await?;
     if let Ok(text) = fs::read_to_string(file)
         && let Ok(token) = text.trim().parse::<ApiTokenText>()
-        && lets_in(log, &token).await?
+        && is_valid(log, &token).await?
     {
         return Ok(token.to_string());
     }
@@ -67,8 +67,8 @@ pub(crate) async fn admin_token(
 
 /// Adopts the events from before this server had an authority key: once, or `again` on an
 /// operator's request.
-pub(crate) async fn adopt_events(log: &EventLog, keys: &KeyStore, again: bool) -> Result<()> {
-    if keys.has_adopted_events() && !again {
+pub(crate) async fn adopt_events(log: &EventLog, keys: &KeyStore, force: bool) -> Result<()> {
+    if keys.has_adopted_events() && !force {
         return Ok(());
     }
     let adopted = log.adopt_events(keys.authority()).await.context(
@@ -82,7 +82,7 @@ pub(crate) async fn adopt_events(log: &EventLog, keys: &KeyStore, again: bool) -
     Ok(())
 }
 
-async fn lets_in(log: &EventLog, token: &ApiTokenText) -> Result<bool> {
+async fn is_valid(log: &EventLog, token: &ApiTokenText) -> Result<bool> {
     let stored = log.read_stream(&token.project, &StreamName::Token(token.id)).await?;
     let stored = log.authentic(&token.project, stored).await;
     let events: Vec<Event> = stored.iter().map(StoredEvent::event).collect::<Result<_, _>>()?;

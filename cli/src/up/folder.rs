@@ -66,7 +66,7 @@ impl Folder {
         }
     }
 
-    pub(super) fn keep_ports(&self, ports: &Ports) -> Result<()> {
+    pub(super) fn store_ports(&self, ports: &Ports) -> Result<()> {
         write_private(&self.path.join("ports.json"), &serde_json::to_vec_pretty(ports)?)
     }
 

@@ -25,17 +25,17 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
-use crate::client::contexts::{self, Remembered};
+use crate::client::contexts::{self, StoredContext};
 use crate::database_users;
 use crate::otlp::OtlpArgs;
 use crate::serve::{
-    self, ConnectionLimits, DEFAULT_PORT, JoinRate, Listen, MetricLimits, RecordShells, Role,
+    self, ConnectionLimits, DEFAULT_PORT, UnauthenticatedRate, Listen, MetricLimits, RecordShells, Role,
     Roles, ServeOptions, TokenLimits, TrustedProxies,
 };
 use agent::LocalAgent;
-use asked::Asked;
+use asked::ShutdownSignals;
 use folder::{Folder, Ports};
-use say::{Ready, Say};
+use say::{Ready, Console};
 use servers::{ServerOptions, Servers};
 
 pub(crate) use bootstrap::{admin_token, adopt_events, open_as_owner};
@@ -69,10 +69,10 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
     /// Timeout after which a device without messages is offline: 10s, 1m
-    #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = serve::silence)]
+    #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = serve::parse_offline_after)]
     offline_after: Duration,
     #[command(flatten)]
-    joins: JoinRate,
+    joins: UnauthenticatedRate,
     #[command(flatten)]
     connections: ConnectionLimits,
     #[command(flatten)]
@@ -97,26 +97,26 @@ struct Up<'a> {
     folder: &'a Folder,
     keys: &'a KeyStore,
     servers: &'a Servers,
-    say: &'a Say,
-    asked: &'a Asked,
+    console: &'a Console,
+    shutdown: &'a ShutdownSignals,
     listen: SocketAddr,
     names: Vec<String>,
     with_agent: bool,
     offline_after: Duration,
-    joins: NonZeroU32,
+    unauthenticated_rate: NonZeroU32,
     connections: ConnectionLimits,
     token_limits: TokenLimits,
     metric_limits: MetricLimits,
     recording: Recording,
     agents: Option<PathBuf>,
-    began: Instant,
+    started_at: Instant,
 }
 
 /// Runs until a signal, or until an error from which it cannot recover.
 pub(crate) async fn run(args: UpArgs) -> Result<()> {
     let began = Instant::now();
-    let asked = Asked::listen()?;
-    let say = Say::new();
+    let asked = ShutdownSignals::listen()?;
+    let say = Console::new();
     if let Err(error) = muster_backing::file_limit::raise() {
         say.line(&format!("  !! failed to raise the limit of open files: {error}"));
     }
@@ -137,8 +137,8 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
         keys: &keys,
         certificates: &certificates,
         listen: listen.ip(),
-        silence: args.offline_after,
-        say: &say,
+        silence_timeout: args.offline_after,
+        console: &say,
     };
     let Some(servers) = start_servers(options, &asked).await? else {
         say.line("stopped before all servers had started");
@@ -148,19 +148,19 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
         folder: &folder,
         keys: &keys,
         servers: &servers,
-        say: &say,
-        asked: &asked,
+        console: &say,
+        shutdown: &asked,
         listen,
         names,
         with_agent: !args.no_agent,
         offline_after: args.offline_after,
-        joins: args.joins.joins_per_second,
+        unauthenticated_rate: args.joins.joins_per_second,
         connections: args.connections,
         token_limits: args.token_limits,
         metric_limits: args.metric_limits,
         recording: args.record.record_shells.into(),
         agents: args.agents,
-        began,
+        started_at: began,
     };
     let ended = up.run_roles().await;
     say.line("stopping …");
@@ -186,18 +186,18 @@ fn listen_on(ip: IpAddr, port: u16, folder: &Folder) -> Result<SocketAddr> {
         }
     }
     let port = port.with_context(|| format!("no port of {ip} is free to listen on"))?;
-    folder.keep_ports(&Ports { api: Some(port), ..kept })?;
+    folder.store_ports(&Ports { api: Some(port), ..kept })?;
     Ok(SocketAddr::new(ip, port))
 }
 
 /// Starts the servers; returns `None` when shutdown was requested before all were up.
-async fn start_servers(options: ServerOptions<'_>, asked: &Asked) -> Result<Option<Servers>> {
-    let say = options.say;
+async fn start_servers(options: ServerOptions<'_>, asked: &ShutdownSignals) -> Result<Option<Servers>> {
+    let say = options.console;
     let starting = Servers::start(options);
     tokio::pin!(starting);
     tokio::select! {
         started = &mut starting => return started.map(Some),
-        () = asked.to_stop() => {}
+        () = asked.wait_for_stop() => {}
     }
     say.line("stopping …");
     tokio::select! {
@@ -206,7 +206,7 @@ async fn start_servers(options: ServerOptions<'_>, asked: &Asked) -> Result<Opti
                 servers.stop(say).await;
             }
         }
-        () = asked.to_hurry() => {}
+        () = asked.wait_for_second() => {}
     }
     Ok(None)
 }
@@ -228,7 +228,7 @@ impl Up<'_> {
             command_url: None,
             agents: self.agents.clone(),
             offline_after: self.offline_after,
-            joins: self.joins,
+            unauthenticated_rate: self.unauthenticated_rate,
             connections: self.connections,
             token_limits: self.token_limits,
             metric_limits: self.metric_limits,
@@ -238,13 +238,13 @@ impl Up<'_> {
         let file = self.folder.path().join("admin-token");
         let owner = open_as_owner(&options.postgres_url, self.keys).await?;
         let token = admin_token(&owner, self.keys, &file, false).await?;
-        if database_users::make(&owner, &options.postgres_url, self.keys).await? {
+        if database_users::create(&owner, &options.postgres_url, self.keys).await? {
             let url = &options.postgres_url;
             options.postgres_url = database_users::url_of(url, DatabaseRole::Server, self.keys)?;
         }
         drop(owner);
 
-        let starting = self.say.start("muster");
+        let starting = self.console.start("muster");
         let stop = CancellationToken::new();
         let (ready, is_ready) = oneshot::channel();
         let mut roles = tokio::spawn(serve::run(options, stop.clone(), move || {
@@ -256,38 +256,38 @@ impl Up<'_> {
                 starting.failed();
                 return roles_ended(ended);
             }
-            () = self.asked.to_stop() => {
+            () = self.shutdown.wait_for_stop() => {
                 starting.failed();
                 stop.cancel();
-                return settle(roles).await;
+                return wait_for_roles(roles).await;
             }
         }
         let mut agent = None;
         let ended = tokio::select! {
-            ended = self.go_on(&token, &mut agent) => ended,
+            ended = self.run_until_stopped(&token, &mut agent) => ended,
             ended = &mut roles => roles_ended(ended),
-            () = self.asked.to_stop() => Ok(()),
+            () = self.shutdown.wait_for_stop() => Ok(()),
         };
         self.folder.remove_ready();
         if let Some(agent) = agent {
             agent.stop().await;
         }
         stop.cancel();
-        if roles.is_finished() { ended } else { settle(roles).await.and(ended) }
+        if roles.is_finished() { ended } else { wait_for_roles(roles).await.and(ended) }
     }
 
     /// Enrolls this machine as a device, reports that the system is ready, then supervises the
     /// children. Returns only on error.
-    async fn go_on(&self, token: &str, agent: &mut Option<LocalAgent>) -> Result<()> {
+    async fn run_until_stopped(&self, token: &str, agent: &mut Option<LocalAgent>) -> Result<()> {
         let url = format!("https://{}", reachable(self.listen));
         let ca = self.keys.dir().join("ca.pem");
         let client = Client::new(&url, token, Some(&ca))?;
         if self.with_agent {
-            *agent = LocalAgent::start(self.folder, &client, &ca, self.say).await?;
+            *agent = LocalAgent::start(self.folder, &client, &ca, self.console).await?;
         }
-        let context = self.remember(&url, token, &ca);
+        let context = self.store_context(&url, token, &ca);
         self.folder.write_ready(&url, token, &ca)?;
-        self.say.ready(&Ready {
+        self.console.ready(&Ready {
             url: &url,
             token,
             token_file: &self.folder.path().join("admin-token"),
@@ -296,23 +296,23 @@ impl Up<'_> {
                 .map(|ip| SocketAddr::new(ip, self.listen.port())),
             broker_port: self.servers.nats_port(),
             context,
-            took: self.began.elapsed(),
+            elapsed: self.started_at.elapsed(),
         });
         match agent {
             Some(agent) => {
-                tokio::join!(self.servers.report(self.say), agent.report(&client, self.say));
+                tokio::join!(self.servers.report(self.console), agent.report(&client, self.console));
             }
-            None => self.servers.report(self.say).await,
+            None => self.servers.report(self.console).await,
         }
         Ok(())
     }
 
     /// Stores the context of this data folder. The system runs without it, too.
-    fn remember(&self, url: &str, token: &str, ca: &Path) -> Option<Remembered> {
-        match contexts::remember_local(url, token, ca) {
+    fn store_context(&self, url: &str, token: &str, ca: &Path) -> Option<StoredContext> {
+        match contexts::store_local(url, token, ca) {
             Ok(context) => {
                 if context.name != contexts::LOCAL {
-                    self.say.line(&format!(
+                    self.console.line(&format!(
                         "  the context 'local' belongs to another data folder; this one is '{}'",
                         context.name
                     ));
@@ -320,7 +320,7 @@ impl Up<'_> {
                 Some(context)
             }
             Err(error) => {
-                self.say.line(&format!(
+                self.console.line(&format!(
                     "  !! failed to store the context of this server: {error:#}\n     give --url, \
                      MUSTER_TOKEN and --ca, which are in {}",
                     self.folder.path().join("ready.json").display()
@@ -337,7 +337,7 @@ fn roles_ended(ended: Result<Result<()>, JoinError>) -> Result<()> {
 }
 
 /// Waits, with a timeout, until the roles have finished their work.
-async fn settle(roles: JoinHandle<Result<()>>) -> Result<()> {
+async fn wait_for_roles(roles: JoinHandle<Result<()>>) -> Result<()> {
     match tokio::time::timeout(Duration::from_secs(10), roles).await {
         Ok(ended) => ended.context("the roles panicked")?,
         Err(_) => {

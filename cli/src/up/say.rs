@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::client::contexts::Remembered;
+use crate::client::contexts::StoredContext;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Destination of the output.
 #[derive(Clone, Debug)]
-pub(super) struct Say {
+pub(super) struct Console {
     bars: MultiProgress,
     is_terminal: bool,
 }
@@ -29,14 +29,14 @@ pub(super) struct Ready<'a> {
     pub(super) for_others: Option<SocketAddr>,
     pub(super) broker_port: u16,
     /// Context of this server, if it was stored.
-    pub(super) context: Option<Remembered>,
-    pub(super) took: Duration,
+    pub(super) context: Option<StoredContext>,
+    pub(super) elapsed: Duration,
 }
 
 impl Ready<'_> {
     /// Formats the message. It contains the token only on a terminal: redirected output may end in
     /// files that other users can read.
-    fn in_words(&self, muster: &str, is_terminal: bool) -> String {
+    fn message(&self, muster: &str, is_terminal: bool) -> String {
         let url = self.url;
         let token = if is_terminal {
             self.token.to_owned()
@@ -66,7 +66,7 @@ impl Ready<'_> {
              Try next, in another terminal:\n  \
              {muster}{context} device list{show}\n  \
              {muster}{context} events --follow\n",
-            self.took.as_secs_f64()
+            self.elapsed.as_secs_f64()
         )
     }
 }
@@ -85,14 +85,14 @@ fn runnable(program: &Path, path: &OsStr) -> String {
 
 /// A step that takes some time.
 #[derive(Debug)]
-pub(super) struct Doing {
-    what: String,
-    began: Instant,
+pub(super) struct Step {
+    description: String,
+    started_at: Instant,
     bar: ProgressBar,
-    say: Say,
+    say: Console,
 }
 
-impl Say {
+impl Console {
     pub(super) fn new() -> Self {
         Self { bars: MultiProgress::new(), is_terminal: std::io::stderr().is_terminal() }
     }
@@ -107,38 +107,38 @@ impl Say {
     }
 
     /// Shows that a step has started.
-    pub(super) fn start(&self, what: &str) -> Doing {
+    pub(super) fn start(&self, description: &str) -> Step {
         let bar = self.bars.add(ProgressBar::new_spinner());
         let style = ProgressStyle::with_template("  {spinner} {msg} {elapsed:.dim}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        bar.set_message(what.to_owned());
+        bar.set_message(description.to_owned());
         bar.enable_steady_tick(Duration::from_millis(100));
-        Doing { what: what.to_owned(), began: Instant::now(), bar, say: self.clone() }
+        Step { description: description.to_owned(), started_at: Instant::now(), bar, say: self.clone() }
     }
 
     /// Prints the final message.
     pub(super) fn ready(&self, ready: &Ready<'_>) {
         let program = std::env::current_exe().unwrap_or_else(|_| "muster".into());
         let path = std::env::var_os("PATH").unwrap_or_default();
-        self.line(&ready.in_words(&runnable(&program, &path), self.is_terminal));
+        self.line(&ready.message(&runnable(&program, &path), self.is_terminal));
     }
 }
 
-impl Doing {
+impl Step {
     /// Shows the progress of the step.
     pub(super) fn note(&self, text: &str) {
-        self.bar.set_message(format!("{} ({text})", self.what));
+        self.bar.set_message(format!("{} ({text})", self.description));
     }
 
     pub(super) fn done(&self) {
-        let took = self.began.elapsed().as_secs_f64();
+        let took = self.started_at.elapsed().as_secs_f64();
         self.bar.finish_and_clear();
-        self.say.line(&format!("  ok {:<28} {took:.1} s", self.what));
+        self.say.line(&format!("  ok {:<28} {took:.1} s", self.description));
     }
 
     pub(super) fn failed(&self) {
         self.bar.finish_and_clear();
-        self.say.line(&format!("  -- {}", self.what));
+        self.say.line(&format!("  -- {}", self.description));
     }
 }
 
@@ -155,18 +155,18 @@ mod tests {
             device: Some("vm-2"),
             for_others: Some(([10, 0, 0, 7], 1).into()),
             broker_port: 2,
-            context: Some(Remembered { name: "local".to_owned(), is_current: false }),
-            took: Duration::ZERO,
+            context: Some(StoredContext { name: "local".to_owned(), is_current: false }),
+            elapsed: Duration::ZERO,
         };
-        let words = ready.in_words("/opt/muster", true);
+        let words = ready.message("/opt/muster", true);
         for line in ["/opt/muster --context local device show vm-2", "https://10.0.0.7:1"] {
             assert!(words.contains(line), "{line} is missing: {words}");
         }
         assert!(words.contains("mst_x"));
-        let redirected = ready.in_words("/opt/muster", false);
+        let redirected = ready.message("/opt/muster", false);
         assert!(!redirected.contains("mst_x") && redirected.contains("/data/admin-token"));
         let alone = Ready { device: None, for_others: None, context: None, ..ready };
-        let words = alone.in_words("muster", true);
+        let words = alone.message("muster", true);
         assert!(words.contains("  muster device list\n  muster events"), "{words}");
         assert!(!words.contains("10.0.0.7") && !words.contains("context"), "{words}");
     }

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::folder::{Folder, Ports};
-use super::say::Say;
+use super::say::Console;
 use crate::serve::MetricStore;
 
 #[derive(Debug)]
@@ -35,33 +35,33 @@ pub(super) struct ServerOptions<'a> {
     /// Address by which devices reach the broker.
     pub(super) listen: IpAddr,
     /// Timeout after which the broker closes the connection of a silent device.
-    pub(super) silence: Duration,
-    pub(super) say: &'a Say,
+    pub(super) silence_timeout: Duration,
+    pub(super) console: &'a Console,
 }
 
 type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 
 /// Shows the progress of a start that takes long.
-fn watched(say: &Say, what: &str) -> (Arc<super::say::Doing>, OnProgress) {
-    let doing = Arc::new(say.start(what));
+fn progress_step(console: &Console, description: &str) -> (Arc<super::say::Step>, OnProgress) {
+    let doing = Arc::new(console.start(description));
     let noted = doing.clone();
     (doing, Arc::new(move |progress: Progress| noted.note(&progress.waiting_for)))
 }
 
-fn finish<T, E>(doing: &super::say::Doing, result: &Result<T, E>) {
-    if result.is_ok() { doing.done() } else { doing.failed() }
+fn finish<T, E>(step: &super::say::Step, result: &Result<T, E>) {
+    if result.is_ok() { step.done() } else { step.failed() }
 }
 
 impl Servers {
     pub(super) async fn start(options: ServerOptions<'_>) -> Result<Self> {
-        let (folder, say) = (options.folder, options.say);
+        let (folder, say) = (options.folder, options.console);
         let ports = folder.ports()?;
         let (postgres, nats, influx) = tokio::try_join!(
             start_postgres(folder, ports, say),
             start_nats(&options, ports),
             async { Influx::start(folder, ports, say).await },
         )?;
-        folder.keep_ports(&Ports {
+        folder.store_ports(&Ports {
             postgres: Some(postgres.port()),
             nats: Some(nats.port()),
             influx: Some(influx.port),
@@ -87,18 +87,18 @@ impl Servers {
     }
 
     /// Reports changes of the children's state; never returns.
-    pub(super) async fn report(&self, say: &Say) {
-        let one = report_child(self.postgres.child(), say);
-        let two = report_child(self.nats.child(), say);
+    pub(super) async fn report(&self, console: &Console) {
+        let one = report_child(self.postgres.child(), console);
+        let two = report_child(self.nats.child(), console);
         tokio::join!(one, two);
         std::future::pending::<()>().await;
     }
 
     /// Stops the servers: first the ones that accept messages, last the one with the log.
-    pub(super) async fn stop(self, say: &Say) {
+    pub(super) async fn stop(self, console: &Console) {
         let told = |what: &str, result: Result<(), muster_backing::child::ChildError>| {
             if let Err(error) = result {
-                say.line(&format!("  !! {what} did not stop cleanly: {error}"));
+                console.line(&format!("  !! {what} did not stop cleanly: {error}"));
             }
         };
         told("nats-server", self.nats.stop().await);
@@ -109,8 +109,8 @@ impl Servers {
     }
 }
 
-async fn start_postgres(folder: &Folder, ports: Ports, say: &Say) -> Result<Postgres> {
-    let (doing, on_progress) = watched(say, "PostgreSQL (event log)");
+async fn start_postgres(folder: &Folder, ports: Ports, console: &Console) -> Result<Postgres> {
+    let (doing, on_progress) = progress_step(console, "PostgreSQL (event log)");
     let started = Postgres::start(PostgresOptions {
         port: ports.postgres,
         on_progress: Some(on_progress),
@@ -122,9 +122,9 @@ async fn start_postgres(folder: &Folder, ports: Ports, say: &Say) -> Result<Post
 }
 
 async fn start_nats(options: &ServerOptions<'_>, ports: Ports) -> Result<NatsServer> {
-    let ServerOptions { folder, keys, certificates, listen, silence, say } = *options;
+    let ServerOptions { folder, keys, certificates, listen, silence_timeout: silence, console: say } = *options;
     let identity = keys.broker_identity()?;
-    let (doing, on_progress) = watched(say, "nats-server (broker)");
+    let (doing, on_progress) = progress_step(say, "nats-server (broker)");
     let accounts = identity.accounts.into_iter();
     let preload = accounts.map(|(account, jwt)| Preload { account, jwt }).collect();
     let started = NatsServer::start(NatsOptions {
@@ -166,8 +166,8 @@ const INFLUX_START_TIMEOUT: Duration = Duration::from_secs(60);
 const INFLUX_RETRY_INTERVAL: Duration = Duration::from_secs(15);
 
 impl Influx {
-    async fn start(folder: &Folder, ports: Ports, say: &Say) -> Result<Self> {
-        let (doing, on_progress) = watched(say, "InfluxDB (metrics)");
+    async fn start(folder: &Folder, ports: Ports, console: &Console) -> Result<Self> {
+        let (doing, on_progress) = progress_step(console, "InfluxDB (metrics)");
         let port = ports.influx.map_or_else(muster_backing::ports::free_port, Ok)?;
         let options = InfluxOptions {
             port: Some(port),
@@ -188,13 +188,13 @@ impl Influx {
         };
         let stop = CancellationToken::new();
         let (first, started) = oneshot::channel();
-        let task = tokio::spawn(keep_influx(options, say.clone(), first, stop.clone()));
+        let task = tokio::spawn(supervise_influx(options, console.clone(), first, stop.clone()));
         match tokio::time::timeout(INFLUX_START_TIMEOUT, started).await {
             Ok(Ok(true)) => doing.done(),
             Ok(_) => doing.failed(),
             Err(_) => {
                 doing.failed();
-                say.line(
+                console.line(
                     "  !! InfluxDB is still starting; everything else runs, and metrics wait for it",
                 );
             }
@@ -212,9 +212,9 @@ impl Influx {
 
 /// Starts InfluxDB until it runs, then reports on it until `stop`. `first` receives whether the
 /// first start succeeded.
-async fn keep_influx(
+async fn supervise_influx(
     options: InfluxOptions,
-    say: Say,
+    say: Console,
     first: oneshot::Sender<bool>,
     stop: CancellationToken,
 ) -> Option<InfluxDb> {
@@ -265,7 +265,7 @@ async fn keep_influx(
 const RECOVERED_AFTER: Duration = Duration::from_secs(60);
 
 /// Reports crashes and recoveries. For a child that crashes repeatedly: crashes 1, 2, 4, 8 …
-pub(super) async fn report_child(child: &Child, say: &Say) {
+pub(super) async fn report_child(child: &Child, console: &Console) {
     use tokio::sync::broadcast::error::RecvError;
     let mut events = child.events();
     let (mut crashes, mut last) = (0_u32, Instant::now());
@@ -277,10 +277,10 @@ pub(super) async fn report_child(child: &Child, say: &Say) {
                 last = Instant::now();
                 let (name, log) = (child.name(), child.log().display());
                 match crashes {
-                    1 => say.line(&format!(
+                    1 => console.line(&format!(
                         "  !! {name} ended ({exit}); starting it again; its log: {log}"
                     )),
-                    times if times.is_power_of_two() => say.line(&format!(
+                    times if times.is_power_of_two() => console.line(&format!(
                         "  !! {name} ended {times} times in a row ({exit}); its log: {log}"
                     )),
                     _ => {}
@@ -288,11 +288,11 @@ pub(super) async fn report_child(child: &Child, say: &Say) {
             }
             Ok(ChildEvent::Restarted { down, .. }) if crashes.is_power_of_two() => {
                 let down = down.as_secs_f64();
-                say.line(&format!("  ok {} is back after {down:.1} s", child.name()));
+                console.line(&format!("  ok {} is back after {down:.1} s", child.name()));
             }
             Ok(ChildEvent::Restarted { .. }) => {}
             Ok(ChildEvent::RestartFailed { reason }) => {
-                say.line(&format!("  !! {} failed to start: {reason}", child.name()));
+                console.line(&format!("  !! {} failed to start: {reason}", child.name()));
             }
             Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,

@@ -11,63 +11,63 @@ use muster_schemas::wire::MAX_SFTP_IO_BYTES;
 use russh_sftp::protocol::FileAttributes;
 use sha2::{Digest, Sha256};
 
-use super::link::{Session, Trouble};
-use super::pace::Pace;
+use super::link::{Session, CopyError};
+use super::pace::RateLimit;
 use super::progress::Progress;
 
 /// Size of a compared block, in bytes; the device hashes at most 64 MiB.
-const BLOCK: u64 = 16 << 20;
+const BLOCK_BYTES: u64 = 16 << 20;
 /// Maximum number of requests in flight: 2 MiB.
-const AHEAD: usize = 16;
+const MAX_REQUESTS_IN_FLIGHT: usize = 16;
 /// Maximum number of attempts to copy a block until both sides are equal.
-const TRIES: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 
 /// A file that is open on both sides.
-pub(super) struct Both<'a> {
+pub(super) struct FilePair<'a> {
     pub(super) session: &'a Session,
     /// Handle of the file on the device.
     pub(super) handle: &'a str,
     /// The file on this machine.
     pub(super) file: &'a File,
     pub(super) size: u64,
-    pub(super) pace: &'a Pace,
-    pub(super) counted: Counted,
+    pub(super) rate_limit: &'a RateLimit,
+    pub(super) counted: CountedBytes,
 }
 
 /// Bytes of a file that were counted as copied; subtracted again if the copy fails.
-pub(super) struct Counted {
+pub(super) struct CountedBytes {
     progress: Progress,
     bytes: u64,
-    pub(super) is_whole: bool,
+    pub(super) is_complete: bool,
 }
 
-impl Counted {
+impl CountedBytes {
     pub(super) fn new(progress: &Progress) -> Self {
-        Self { progress: progress.clone(), bytes: 0, is_whole: false }
+        Self { progress: progress.clone(), bytes: 0, is_complete: false }
     }
 
-    pub(super) fn step(&mut self, bytes: u64) {
+    pub(super) fn add(&mut self, bytes: u64) {
         self.bytes += bytes;
-        self.progress.step(bytes);
+        self.progress.add(bytes);
     }
 
-    fn back(&mut self, bytes: u64) {
+    fn subtract(&mut self, bytes: u64) {
         self.bytes -= bytes;
-        self.progress.back(bytes);
+        self.progress.subtract(bytes);
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedBytes {
     fn drop(&mut self) {
-        if !self.is_whole {
-            self.progress.back(self.bytes);
+        if !self.is_complete {
+            self.progress.subtract(self.bytes);
         }
     }
 }
 
 /// Direction of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Direction {
     /// To the device.
     Send,
     /// From the device.
@@ -85,7 +85,7 @@ struct Block {
 }
 
 /// Whether the device's block equals this side's.
-async fn is_there(session: &Session, handle: &str, block: &Block) -> Result<bool, Trouble> {
+async fn is_equal_on_device(session: &Session, handle: &str, block: &Block) -> Result<bool, CopyError> {
     let length = block.to - block.from;
     let (bytes, theirs) = session.hash(handle, block.from, length).await?;
     Ok(bytes == length && theirs == block.hash)
@@ -110,22 +110,22 @@ fn hash(file: &File, from: u64, to: u64) -> io::Result<[u8; 32]> {
     Ok(hasher.finalize().into())
 }
 
-impl Both<'_> {
+impl FilePair<'_> {
     /// Returns how many of the first `there` bytes of the target equal the source.
     ///
     /// # Errors
     /// When one of the sides cannot be read.
-    pub(super) async fn kept(&mut self, there: u64) -> Result<u64, Trouble> {
+    pub(super) async fn equal_prefix(&mut self, there: u64) -> Result<u64, CopyError> {
         let there = there.min(self.size);
         let mut at = 0;
         while at < there {
-            let end = there.min(at + BLOCK);
+            let end = there.min(at + BLOCK_BYTES);
             let ours = hash(self.file, at, end).context("failed to read the local file")?;
             let block = Block { from: at, to: end, hash: ours };
-            if !is_there(self.session, self.handle, &block).await? {
+            if !is_equal_on_device(self.session, self.handle, &block).await? {
                 break;
             }
-            self.counted.step(end - at);
+            self.counted.add(end - at);
             at = end;
         }
         Ok(at)
@@ -137,24 +137,24 @@ impl Both<'_> {
     ///
     /// # Errors
     /// When one of the sides fails, or a block still differs after the last attempt.
-    pub(super) async fn copy(&mut self, mut at: u64, way: Way) -> Result<u64, Trouble> {
+    pub(super) async fn copy(&mut self, mut at: u64, direction: Direction) -> Result<u64, CopyError> {
         let (session, handle) = (self.session, self.handle);
         let mut moved = 0;
         let mut tries = 0;
         let mut before: Option<Block> = None;
         while at < self.size || before.is_some() {
-            let end = self.size.min(at + BLOCK);
+            let end = self.size.min(at + BLOCK_BYTES);
             let compared = async {
                 match &before {
-                    Some(block) => is_there(session, handle, block).await,
+                    Some(block) => is_equal_on_device(session, handle, block).await,
                     None => Ok(true),
                 }
             };
             let copied = async {
-                Ok(match way {
+                Ok(match direction {
                     _ if at == end => None,
-                    Way::Send => Some(self.send(at, end).await?),
-                    Way::Fetch => Some(self.fetch(at, end).await?),
+                    Direction::Send => Some(self.send(at, end).await?),
+                    Direction::Fetch => Some(self.fetch(at, end).await?),
                 })
             };
             // In this order: the device must compare before it writes the next block.
@@ -170,14 +170,14 @@ impl Both<'_> {
                 continue;
             }
             // Repeat both blocks, after the target was truncated.
-            match way {
-                Way::Send => self.cut_there(began).await?,
-                Way::Fetch => self.file.set_len(began).context("failed to write the local file")?,
+            match direction {
+                Direction::Send => self.resize_remote(began).await?,
+                Direction::Fetch => self.file.set_len(began).context("failed to write the local file")?,
             }
-            self.counted.back(end - began);
+            self.counted.subtract(end - began);
             (at, before) = (began, None);
             tries += 1;
-            if tries >= TRIES {
+            if tries >= MAX_ATTEMPTS {
                 return Err(
                     anyhow!("the file changes while it is copied, or the disk is damaged").into()
                 );
@@ -187,15 +187,15 @@ impl Both<'_> {
     }
 
     /// Truncates or extends the file on the device to this size; an extension is a hole.
-    pub(super) async fn cut_there(&self, size: u64) -> Result<(), Trouble> {
+    pub(super) async fn resize_remote(&self, size: u64) -> Result<(), CopyError> {
         let attrs = FileAttributes { size: Some(size), ..FileAttributes::empty() };
         let cut = self.session.sftp.fsetstat(self.handle, attrs);
-        self.session.need("failed to write", cut).await.map(drop)
+        self.session.require("failed to write", cut).await.map(drop)
     }
 
     /// Sends a block at the end of the file: zeros are skipped, and become holes.
-    async fn send(&mut self, from: u64, to: u64) -> Result<[u8; 32], Trouble> {
-        let (session, handle, file, pace) = (self.session, self.handle, self.file, self.pace);
+    async fn send(&mut self, from: u64, to: u64) -> Result<[u8; 32], CopyError> {
+        let (session, handle, file, pace) = (self.session, self.handle, self.file, self.rate_limit);
         let mut hasher = Sha256::new();
         let mut written = futures::stream::iter(parts(from, to))
             .map(|(at, length)| {
@@ -210,29 +210,29 @@ impl Both<'_> {
                     if is_hole(&bytes) {
                         return Ok(length);
                     }
-                    pace.take(bytes.len()).await;
+                    pace.wait(bytes.len()).await;
                     session.write(handle, at, bytes).await?;
-                    Ok::<_, Trouble>(length)
+                    Ok::<_, CopyError>(length)
                 }
             })
-            .buffered(AHEAD);
+            .buffered(MAX_REQUESTS_IN_FLIGHT);
         while let Some(length) = written.try_next().await? {
-            self.counted.step(length.into());
+            self.counted.add(length.into());
         }
         drop(written);
-        self.cut_there(to).await?;
+        self.resize_remote(to).await?;
         Ok(hasher.finalize().into())
     }
 
-    async fn fetch(&mut self, from: u64, to: u64) -> Result<[u8; 32], Trouble> {
-        let (session, handle, pace) = (self.session, self.handle, self.pace);
+    async fn fetch(&mut self, from: u64, to: u64) -> Result<[u8; 32], CopyError> {
+        let (session, handle, pace) = (self.session, self.handle, self.rate_limit);
         let mut hasher = Sha256::new();
         let mut read = futures::stream::iter(parts(from, to))
             .map(async |(at, length)| {
-                pace.take(length as usize).await;
-                Ok::<_, Trouble>((at, length, whole(session, handle, at, length).await?))
+                pace.wait(length as usize).await;
+                Ok::<_, CopyError>((at, length, read_all(session, handle, at, length).await?))
             })
-            .buffered(AHEAD);
+            .buffered(MAX_REQUESTS_IN_FLIGHT);
         while let Some((at, length, bytes)) = read.try_next().await? {
             if bytes.len() < length as usize {
                 return Err(anyhow!("the file became shorter while it was copied").into());
@@ -242,7 +242,7 @@ impl Both<'_> {
                 self.file.write_all_at(&bytes, at).context("failed to write the local file")?;
             }
             hasher.update(&bytes);
-            self.counted.step(length.into());
+            self.counted.add(length.into());
         }
         drop(read);
         self.file.set_len(to).context("failed to write the local file")?;
@@ -254,14 +254,14 @@ impl Both<'_> {
     ///
     /// # Errors
     /// When one of the sides fails.
-    pub(super) async fn fetch_to_end(&mut self) -> Result<u64, Trouble> {
+    pub(super) async fn fetch_to_end(&mut self) -> Result<u64, CopyError> {
         let mut at = 0;
         loop {
             let bytes = self.session.read(self.handle, at, MAX_SFTP_IO_BYTES).await?;
             if bytes.is_empty() {
                 return Ok(at);
             }
-            self.pace.take(bytes.len()).await;
+            self.rate_limit.wait(bytes.len()).await;
             self.file.write_all_at(&bytes, at).context("failed to write the local file")?;
             at += bytes.len() as u64;
         }
@@ -273,7 +273,7 @@ fn is_hole(bytes: &[u8]) -> bool {
 }
 
 /// Returns all bytes of a part, or those up to the end of the file.
-async fn whole(session: &Session, handle: &str, at: u64, length: u32) -> Result<Vec<u8>, Trouble> {
+async fn read_all(session: &Session, handle: &str, at: u64, length: u32) -> Result<Vec<u8>, CopyError> {
     let mut bytes = session.read(handle, at, length).await?;
     while bytes.len() < length as usize {
         let done = bytes.len() as u64;

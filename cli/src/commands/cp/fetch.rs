@@ -10,32 +10,32 @@ use muster_schemas::wire::FILE_PART_SUFFIX;
 use russh_sftp::protocol::{FileAttributes, OpenFlags};
 use rustix::fs::OFlags;
 
-use super::blocks::{Both, Counted, Way};
-use super::link::{Session, Trouble};
+use super::blocks::{FilePair, CountedBytes, Direction};
+use super::link::{Session, CopyError};
 use super::progress::Copied;
-use super::tree::{Entry, Facts, INCOMPLETE, Kind, is_part, there};
-use super::{Done, Work};
+use super::tree::{Entry, FileMetadata, INCOMPLETE, Kind, is_part, list_remote};
+use super::{CopyResult, CopyJob};
 
 /// Set-user-id, set-group-id and sticky bits.
-const SPECIAL: u32 = 0o7000;
+const SPECIAL_BITS: u32 = 0o7000;
 
 /// Copies everything at `from` to `target`, or into it if it is a folder. With `several` sources,
 /// the target must be a folder.
-pub(super) async fn all(
-    work: &Work,
+pub(super) async fn fetch_all(
+    work: &CopyJob,
     from: &str,
     target: &Path,
     several: bool,
-) -> Result<Vec<Done>> {
-    let listed = work.link.lasting(&work.progress, async |session| there(session, from).await);
+) -> Result<Vec<CopyResult>> {
+    let listed = work.link.with_reconnect(&work.progress, async |session| list_remote(session, from).await);
     let (entries, skipped) =
         listed.await.with_context(|| format!("{}:{from}", work.link.device))?;
-    if entries.first().is_some_and(|entry| entry.facts.kind == Kind::Other) {
+    if entries.first().is_some_and(|entry| entry.metadata.kind == Kind::Other) {
         bail!("{}:{from} is neither a file nor a folder", work.link.device);
     }
     // A folder with an interrupted copy is resumed, not copied into.
     let mark = target.join(INCOMPLETE);
-    let is_tree = entries.first().is_some_and(|entry| entry.facts.kind == Kind::Folder);
+    let is_tree = entries.first().is_some_and(|entry| entry.metadata.kind == Kind::Folder);
     let is_incomplete = is_tree && !several && mark.exists();
     let is_folder = !is_incomplete
         && (several || target.is_dir() || target.as_os_str().as_encoded_bytes().ends_with(b"/"));
@@ -51,27 +51,27 @@ pub(super) async fn all(
         "" => root.clone(),
         path => root.join(path),
     };
-    let is_of = |kind| move |entry: &&Entry| entry.facts.kind == kind && !is_part(entry);
+    let is_of = |kind| move |entry: &&Entry| entry.metadata.kind == kind && !is_part(entry);
     let of = |kind| entries.iter().filter(is_of(kind));
     for left in entries.iter().filter(|entry| is_part(entry)) {
         let path = left.below(from);
-        work.progress.say(format!("{path} is left over from an interrupted copy: skipped"));
+        work.progress.print(format!("{path} is left over from an interrupted copy: skipped"));
     }
     let is_new = is_tree && !is_folder && !root.exists();
     for folder in of(Kind::Folder) {
-        make_folder(&place(folder), folder.path.is_empty())?;
+        create_folder(&place(folder), folder.path.is_empty())?;
         if is_new && folder.path.is_empty() {
             File::create_new(&mark)
                 .with_context(|| format!("failed to write {}", mark.display()))?;
         }
     }
     let files: Vec<&Entry> = of(Kind::File).collect();
-    work.progress.expect(files.iter().map(|entry| entry.facts.size).sum());
+    work.progress.add_total(files.iter().map(|entry| entry.metadata.size).sum());
     let mut done = work
-        .each(files, async |entry: &Entry| {
+        .copy_each(files, async |entry: &Entry| {
             let (path, to) = (entry.below(from), place(entry));
-            let copied = work.link.lasting(&work.progress, async |session| {
-                file(work, session, &path, &entry.facts, &to).await
+            let copied = work.link.with_reconnect(&work.progress, async |session| {
+                file(work, session, &path, &entry.metadata, &to).await
             });
             copied.await.with_context(|| format!("{}:{path}", work.link.device))
         })
@@ -79,20 +79,20 @@ pub(super) async fn all(
     // After all files, so that none of them is written through a link.
     for entry in of(Kind::Link) {
         let path = entry.below(from);
-        let target = work.link.lasting(&work.progress, async |session| {
+        let target = work.link.with_reconnect(&work.progress, async |session| {
             let read = session.sftp.readlink(&path);
-            session.need("failed to read a link", read).await
+            session.require("failed to read a link", read).await
         });
         let made = match target.await {
             Ok(target) => {
-                make_link(target.files.first().map(|file| &*file.filename), &place(entry))
+                create_link(target.files.first().map(|file| &*file.filename), &place(entry))
             }
             Err(error) => Err(error),
         };
         done.push(made.with_context(|| format!("{}:{path}", work.link.device)));
     }
     for entry in of(Kind::Other) {
-        work.progress.say(format!("{} is not a file, folder or link: skipped", entry.below(from)));
+        work.progress.print(format!("{} is not a file, folder or link: skipped", entry.below(from)));
     }
     done.extend(skipped.into_iter().map(Err));
     if (is_new || is_incomplete) && done.iter().all(Result::is_ok) {
@@ -100,15 +100,15 @@ pub(super) async fn all(
             .with_context(|| format!("failed to remove {}", mark.display()))?;
     }
     // The innermost first, because a folder may become read-only.
-    for folder in entries.iter().rev().filter(|entry| entry.facts.kind == Kind::Folder) {
-        finish(&File::open(place(folder))?, &folder.facts, work.preserve_special)?;
+    for folder in entries.iter().rev().filter(|entry| entry.metadata.kind == Kind::Folder) {
+        finish(&File::open(place(folder))?, &folder.metadata, work.preserve_special)?;
     }
     Ok(done)
 }
 
 /// Creates a folder if it does not exist. `is_root`: the path was given on the command line and may
 /// be a link; deeper links come from the device and are not followed.
-fn make_folder(path: &Path, is_root: bool) -> Result<()> {
+fn create_folder(path: &Path, is_root: bool) -> Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             let there = if is_root { path.metadata() } else { path.symlink_metadata() };
@@ -121,23 +121,23 @@ fn make_folder(path: &Path, is_root: bool) -> Result<()> {
     }
 }
 
-fn make_link(target: Option<&str>, at: &Path) -> Done {
+fn create_link(target: Option<&str>, at: &Path) -> CopyResult {
     let target = target.context("the device did not report the link's target")?;
     match std::fs::read_link(at) {
-        Ok(there) if there == Path::new(target) => return Ok(Copied::Same),
+        Ok(there) if there == Path::new(target) => return Ok(Copied::Unchanged),
         Ok(_) => std::fs::remove_file(at)?,
         Err(_) if at.exists() => bail!("{} exists and is not a link", at.display()),
         Err(_) => {}
     }
     std::os::unix::fs::symlink(target, at)?;
-    Ok(Copied::Whole { bytes: 0 })
+    Ok(Copied::Complete { bytes: 0 })
 }
 
 /// Restores permissions and times; the special bits only on request.
-fn finish(file: &File, facts: &Facts, preserve_special: bool) -> Result<()> {
-    let rights = if preserve_special { facts.rights } else { facts.rights & !SPECIAL };
+fn finish(file: &File, metadata: &FileMetadata, preserve_special: bool) -> Result<()> {
+    let rights = if preserve_special { metadata.permissions } else { metadata.permissions & !SPECIAL_BITS };
     file.set_permissions(Permissions::from_mode(rights)).context("failed to set its mode")?;
-    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(facts.changed.into());
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(metadata.modified.into());
     let times = std::fs::FileTimes::new().set_accessed(changed).set_modified(changed);
     file.set_times(times).context("failed to set its time")
 }
@@ -150,24 +150,24 @@ fn part_of(path: &Path) -> PathBuf {
 }
 
 async fn file(
-    work: &Work,
+    work: &CopyJob,
     session: &Session,
     from: &str,
-    facts: &Facts,
+    metadata: &FileMetadata,
     to: &Path,
-) -> Result<Copied, Trouble> {
+) -> Result<Copied, CopyError> {
     work.progress.name(from);
-    let mut counted = Counted::new(&work.progress);
+    let mut counted = CountedBytes::new(&work.progress);
     if !work.again
         && let Ok(there) = std::fs::metadata(to)
-        && Facts::from(&there).is_like(facts)
+        && FileMetadata::from(&there).is_unchanged(metadata)
     {
-        counted.step(facts.size);
-        counted.is_whole = true;
-        return Ok(Copied::Same);
+        counted.add(metadata.size);
+        counted.is_complete = true;
+        return Ok(Copied::Unchanged);
     }
     let open = session.sftp.open(from, OpenFlags::READ, FileAttributes::empty());
-    let handle = session.need("failed to open it", open).await?.handle;
+    let handle = session.require("failed to open it", open).await?.handle;
     let (part_path, shown) = (part_of(to), to.display());
     let part = OpenOptions::new()
         .read(true)
@@ -179,15 +179,15 @@ async fn file(
         .open(&part_path)
         .with_context(|| format!("failed to write {shown}"))?;
     let there = part.metadata().map(|metadata| metadata.len()).unwrap_or(0);
-    let (handle_of, pace) = (handle.as_str(), &work.pace);
-    let size = facts.size;
-    let mut both = Both { session, handle: handle_of, file: &part, size, pace, counted };
+    let (handle_of, pace) = (handle.as_str(), &work.rate_limit);
+    let size = metadata.size;
+    let mut both = FilePair { session, handle: handle_of, file: &part, size, rate_limit: pace, counted };
     let copied = async {
-        let at = both.kept(there).await?;
+        let at = both.equal_prefix(there).await?;
         part.set_len(at).context("failed to write the local file")?;
         match size {
             0 => both.fetch_to_end().await,
-            _ => both.copy(at, Way::Fetch).await,
+            _ => both.copy(at, Direction::Fetch).await,
         }
     };
     let copied = copied.await;
@@ -195,7 +195,7 @@ async fn file(
     let _ = session.find("failed to close it", session.sftp.close(&handle)).await;
     let bytes = match copied {
         Ok(bytes) => bytes,
-        Err(Trouble::Lost) => return Err(Trouble::Lost),
+        Err(CopyError::Lost) => return Err(CopyError::Lost),
         Err(failed) => {
             // Do not leave a partial file on a disk that may be full.
             let _ = std::fs::remove_file(&part_path);
@@ -203,15 +203,15 @@ async fn file(
         }
     };
     if let Some(now) = now?
-        && !Facts::from(&now.attrs).is_like(facts)
+        && !FileMetadata::from(&now.attrs).is_unchanged(metadata)
     {
-        work.progress.say(format!("{from} was changed while it was copied"));
+        work.progress.print(format!("{from} was changed while it was copied"));
     }
-    finish(&part, facts, work.preserve_special)?;
+    finish(&part, metadata, work.preserve_special)?;
     // Renamed after the sync, because a file with the right size and time is not copied again.
     part.sync_all().with_context(|| format!("failed to write {shown}"))?;
     std::fs::rename(&part_path, to)
         .with_context(|| format!("failed to rename the copy to {shown}"))?;
-    both.counted.is_whole = true;
-    Ok(Copied::Whole { bytes })
+    both.counted.is_complete = true;
+    Ok(Copied::Complete { bytes })
 }

@@ -15,24 +15,24 @@ use tokio_util::sync::CancellationToken;
 use super::files;
 use super::progress::Progress;
 use crate::client::Client;
-use crate::commands::connect::carry;
-use crate::exit::Refused;
+use crate::commands::connect::transfer;
+use crate::exit::RequestError;
 
 /// Capacity of the buffer between the session and the websocket in each direction, in bytes.
-const BETWEEN: usize = 256 * 1024;
+const BUFFER_BYTES: usize = 256 * 1024;
 /// Timeout of a request, in seconds, after which the connection is lost; lines may be slow.
-const PATIENCE: u64 = 300;
+const REQUEST_TIMEOUT_SECS: u64 = 300;
 /// Maximum number of reads and writes in flight, for all files: 2 MiB.
-const AHEAD: usize = 16;
+const MAX_REQUESTS_IN_FLIGHT: usize = 16;
 /// Maximum number of attempts to reconnect: after 1, 2, 4, 8, then every 10 s.
-const TRIES: u32 = 30;
+const MAX_RECONNECTS: u32 = 30;
 
 /// Extension that renames over an existing file.
 const RENAME: &str = "posix-rename@openssh.com";
 
 /// Error of a file operation.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Trouble {
+pub(super) enum CopyError {
     /// The connection was lost; the operation can continue after a reconnection.
     #[error("the connection to the device was lost")]
     Lost,
@@ -45,7 +45,7 @@ pub(super) enum Trouble {
 pub(super) struct Session {
     pub(super) sftp: RawSftpSession,
     lost: CancellationToken,
-    ahead: Semaphore,
+    in_flight: Semaphore,
 }
 
 impl std::fmt::Debug for Session {
@@ -74,15 +74,15 @@ impl Drop for Session {
 }
 
 impl Session {
-    async fn open(client: &Client, device: &str, path: &str, write: bool) -> Result<Self, Trouble> {
+    async fn open(client: &Client, device: &str, path: &str, write: bool) -> Result<Self, CopyError> {
         let query = [("path", path.to_owned()), ("write", write.to_string())];
         let socket = client.socket(&files(device), &query).await?;
-        let (ours, theirs) = tokio::io::duplex(BETWEEN);
+        let (ours, theirs) = tokio::io::duplex(BUFFER_BYTES);
         let lost = CancellationToken::new();
         let guard = lost.clone().drop_guard();
         tokio::spawn(async move {
             let (read, write) = tokio::io::split(theirs);
-            if let Err(error) = carry(socket, read, write).await {
+            if let Err(error) = transfer(socket, read, write).await {
                 tracing::debug!(
                     error = format!("{error:#}"),
                     "a connection for file transfer has ended"
@@ -91,9 +91,9 @@ impl Session {
             drop(guard);
         });
         let sftp = RawSftpSession::new(ours);
-        sftp.set_timeout(PATIENCE);
-        let session = Self { sftp, lost, ahead: Semaphore::new(AHEAD) };
-        let version = session.need("failed to start SFTP", session.sftp.init()).await?;
+        sftp.set_timeout(REQUEST_TIMEOUT_SECS);
+        let session = Self { sftp, lost, in_flight: Semaphore::new(MAX_REQUESTS_IN_FLIGHT) };
+        let version = session.require("failed to start SFTP", session.sftp.init()).await?;
         if !version.extensions.contains_key(SFTP_SHA256) {
             return Err(anyhow!("the device's agent does not support {SFTP_SHA256}").into());
         }
@@ -101,34 +101,34 @@ impl Session {
     }
 
     /// Returns the response to a request.
-    async fn ask<T>(
+    async fn request<T>(
         &self,
         request: impl Future<Output = SftpResult<T>>,
-    ) -> Result<Result<T, Sftp>, Trouble> {
+    ) -> Result<Result<T, Sftp>, CopyError> {
         let answer = tokio::select! {
             answer = request => answer,
-            () = self.lost.cancelled() => return Err(Trouble::Lost),
+            () = self.lost.cancelled() => return Err(CopyError::Lost),
         };
         match answer {
             Err(Sftp::Status(status)) => Ok(Err(Sftp::Status(status))),
             Err(Sftp::Timeout) => {
                 self.lost.cancel();
-                Err(Trouble::Lost)
+                Err(CopyError::Lost)
             }
-            Err(error) if !self.lost.is_cancelled() => Err(Trouble::Failed(said(error))),
-            Err(_) => Err(Trouble::Lost),
+            Err(error) if !self.lost.is_cancelled() => Err(CopyError::Failed(device_error(error))),
+            Err(_) => Err(CopyError::Lost),
             Ok(answer) => Ok(Ok(answer)),
         }
     }
 
     /// Sends a request; a refusal is an error of the attempted operation.
-    pub(super) async fn need<T>(
+    pub(super) async fn require<T>(
         &self,
         operation: &'static str,
         request: impl Future<Output = SftpResult<T>>,
-    ) -> Result<T, Trouble> {
-        let answer = self.ask(request).await?;
-        Ok(answer.map_err(said).context(operation)?)
+    ) -> Result<T, CopyError> {
+        let answer = self.request(request).await?;
+        Ok(answer.map_err(device_error).context(operation)?)
     }
 
     /// As [`Self::need`]; `None` if the file does not exist, or at its end.
@@ -136,15 +136,15 @@ impl Session {
         &self,
         attempted: &'static str,
         request: impl Future<Output = SftpResult<T>>,
-    ) -> Result<Option<T>, Trouble> {
-        match self.ask(request).await? {
+    ) -> Result<Option<T>, CopyError> {
+        match self.request(request).await? {
             Ok(found) => Ok(Some(found)),
             Err(Sftp::Status(status))
                 if matches!(status.status_code, StatusCode::NoSuchFile | StatusCode::Eof) =>
             {
                 Ok(None)
             }
-            Err(error) => Err(Trouble::Failed(said(error).context(attempted))),
+            Err(error) => Err(CopyError::Failed(device_error(error).context(attempted))),
         }
     }
 
@@ -153,10 +153,10 @@ impl Session {
         &self,
         handle: &str,
         offset: u64,
-        most: u32,
-    ) -> Result<Vec<u8>, Trouble> {
-        let _place = self.ahead.acquire().await;
-        let read = self.find("failed to read", self.sftp.read(handle, offset, most)).await?;
+        max_bytes: u32,
+    ) -> Result<Vec<u8>, CopyError> {
+        let _place = self.in_flight.acquire().await;
+        let read = self.find("failed to read", self.sftp.read(handle, offset, max_bytes)).await?;
         Ok(read.map(|data| data.data).unwrap_or_default())
     }
 
@@ -166,10 +166,10 @@ impl Session {
         handle: &str,
         offset: u64,
         bytes: Vec<u8>,
-    ) -> Result<(), Trouble> {
-        let _place = self.ahead.acquire().await;
+    ) -> Result<(), CopyError> {
+        let _place = self.in_flight.acquire().await;
         let write = self.sftp.write(handle, offset, bytes);
-        self.need("failed to write", write).await.map(drop)
+        self.require("failed to write", write).await.map(drop)
     }
 
     /// Returns the length and the hash of a part of an open file.
@@ -178,13 +178,13 @@ impl Session {
         handle: &str,
         offset: u64,
         length: u64,
-    ) -> Result<(u64, [u8; 32]), Trouble> {
+    ) -> Result<(u64, [u8; 32]), CopyError> {
         let mut asked = text(handle);
         asked.extend(offset.to_be_bytes());
         asked.extend(length.to_be_bytes());
         let request = self.sftp.extended(SFTP_SHA256, asked);
         let wrong = || anyhow!("the device returned an invalid hash");
-        let Packet::ExtendedReply(reply) = self.need("failed to compare", request).await? else {
+        let Packet::ExtendedReply(reply) = self.require("failed to compare", request).await? else {
             return Err(wrong().into());
         };
         let (bytes, hash) = reply.data.split_first_chunk::<8>().ok_or_else(wrong)?;
@@ -193,11 +193,11 @@ impl Session {
     }
 
     /// Renames a file and replaces an existing one.
-    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), Trouble> {
+    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), CopyError> {
         let mut names = text(from);
         names.extend(text(to));
         let request = self.sftp.extended(RENAME, names);
-        self.need("failed to rename it", request).await.map(drop)
+        self.require("failed to rename it", request).await.map(drop)
     }
 }
 
@@ -209,7 +209,7 @@ fn text(text: &str) -> Vec<u8> {
 }
 
 /// Returns the device's message without the protocol's prefix.
-fn said(error: Sftp) -> anyhow::Error {
+fn device_error(error: Sftp) -> anyhow::Error {
     match error {
         Sftp::Status(status) if !status.error_message.is_empty() => anyhow!(status.error_message),
         other => anyhow!("{other}"),
@@ -226,8 +226,8 @@ impl Link {
     ) -> Result<Self> {
         let session = match Session::open(client, device, path, write).await {
             Ok(session) => session,
-            Err(Trouble::Failed(error)) => return Err(error),
-            Err(lost @ Trouble::Lost) => return Err(lost.into()),
+            Err(CopyError::Failed(error)) => return Err(error),
+            Err(lost @ CopyError::Lost) => return Err(lost.into()),
         };
         Ok(Self {
             client: client.clone(),
@@ -248,15 +248,15 @@ impl Link {
             }
             match Session::open(&self.client, &self.device, &self.path, self.is_writable).await {
                 Ok(new) => {
-                    progress.say("reconnected; continuing where the copy stopped");
+                    progress.print("reconnected; continuing where the copy stopped");
                     *session = Arc::new(new);
                 }
-                Err(Trouble::Failed(error)) if attempt >= TRIES || !may_pass(&error) => {
+                Err(CopyError::Failed(error)) if attempt >= MAX_RECONNECTS || !is_temporary(&error) => {
                     return Err(error);
                 }
                 Err(trouble) => {
                     if attempt == 1 {
-                        progress.say(format!("{trouble}; retrying for some minutes"));
+                        progress.print(format!("{trouble}; retrying for some minutes"));
                     }
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(Duration::from_secs(10));
@@ -267,17 +267,17 @@ impl Link {
     }
 
     /// Runs an operation on a session, and again on a new session after each loss.
-    pub(super) async fn lasting<T>(
+    pub(super) async fn with_reconnect<T>(
         &self,
         progress: &Progress,
-        work: impl AsyncFn(&Session) -> Result<T, Trouble>,
+        work: impl AsyncFn(&Session) -> Result<T, CopyError>,
     ) -> Result<T> {
-        for _ in 0..TRIES {
+        for _ in 0..MAX_RECONNECTS {
             let session = self.session(progress).await?;
             match work(&session).await {
                 Ok(done) => return Ok(done),
-                Err(Trouble::Failed(error)) => return Err(error),
-                Err(Trouble::Lost) => {}
+                Err(CopyError::Failed(error)) => return Err(error),
+                Err(CopyError::Lost) => {}
             }
         }
         bail!("the connection to {} was lost repeatedly", self.device)
@@ -285,16 +285,16 @@ impl Link {
 }
 
 /// Whether a later reconnection may succeed.
-fn may_pass(error: &anyhow::Error) -> bool {
-    match error.downcast_ref::<Refused>() {
-        Some(Refused::Unreachable { .. }) => true,
-        Some(Refused::Problem { kind, .. })
+fn is_temporary(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<RequestError>() {
+        Some(RequestError::Unreachable { .. }) => true,
+        Some(RequestError::Problem { kind, .. })
             if ["device-revoked", "device-not-enrolled"].contains(&kind.as_str()) =>
         {
             false
         }
         // The device is offline, or a server is unavailable.
-        Some(Refused::Problem { status, .. }) => matches!(status, 409 | 425 | 429 | 500..=599),
+        Some(RequestError::Problem { status, .. }) => matches!(status, 409 | 425 | 429 | 500..=599),
         None => false,
     }
 }

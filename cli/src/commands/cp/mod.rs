@@ -26,14 +26,14 @@ use clap::Args;
 use futures::{StreamExt, TryStreamExt};
 
 use self::link::Link;
-use self::pace::Pace;
-use self::place::Place;
+use self::pace::RateLimit;
+use self::place::Location;
 use self::progress::Progress;
 use super::bytes;
-use super::connect::carry;
+use super::connect::transfer;
 use crate::client::{Client, Connection, segment};
 use crate::commands::wait::Wait;
-use crate::exit::{Misused, Partly};
+use crate::exit::{UsageError, PartialFailure};
 use crate::output::note;
 
 /// Copy files and folders to or from a device
@@ -94,9 +94,9 @@ pub(crate) struct SftpArgs {
 
 /// Options and state of a copy.
 #[derive(Debug)]
-struct Work {
+struct CopyJob {
     link: Arc<Link>,
-    pace: Pace,
+    rate_limit: RateLimit,
     progress: Progress,
     jobs: usize,
     again: bool,
@@ -113,18 +113,18 @@ pub(crate) async fn sftp(connection: Connection, args: SftpArgs) -> Result<()> {
     let query = [("path", args.path), ("write", (!args.read_only).to_string())];
     let path = files(&args.device);
     let socket = args.wait.until_online(async || client.socket(&path, &query).await).await?;
-    carry(socket, tokio::io::stdin(), tokio::io::stdout()).await?;
+    transfer(socket, tokio::io::stdin(), tokio::io::stdout()).await?;
     // A thread is blocked on input and would keep the process running.
     std::process::exit(0);
 }
 
 pub(crate) async fn cp(connection: Connection, args: CpArgs) -> Result<()> {
-    let mut places: Vec<Place> = Vec::new();
+    let mut places: Vec<Location> = Vec::new();
     for path in &args.paths {
-        places.push(Place::read(path)?);
+        places.push(Location::parse(path)?);
     }
     let Some((target, sources)) = places.split_last() else {
-        bail!(Misused("no source is given".to_owned()));
+        bail!(UsageError("no source is given".to_owned()));
     };
     let client = connection.client()?;
     let json = connection.json;
@@ -141,15 +141,15 @@ pub(crate) async fn cp(connection: Connection, args: CpArgs) -> Result<()> {
 async fn copy(
     client: &Client,
     args: &CpArgs,
-    sources: &[Place],
-    target: &Place,
+    sources: &[Location],
+    target: &Location,
     json: bool,
 ) -> Result<()> {
-    let pace = Pace::new(args.limit);
+    let pace = RateLimit::new(args.limit);
     let progress = Progress::new();
-    let work = |link| Work {
+    let work = |link| CopyJob {
         link: Arc::new(link),
-        pace: pace.clone(),
+        rate_limit: pace.clone(),
         progress: progress.clone(),
         jobs: args.jobs.into(),
         again: args.again,
@@ -157,29 +157,29 @@ async fn copy(
     };
     let mut done = Vec::new();
     match target {
-        Place::Device { device, path } => {
+        Location::Device { device, path } => {
             let mut here = Vec::new();
             for source in sources {
-                let Place::Here(path) = source else {
+                let Location::Local(path) = source else {
                     let words =
                         "copying between devices goes through this machine: copy to it first";
-                    bail!(Misused(words.to_owned()));
+                    bail!(UsageError(words.to_owned()));
                 };
                 here.push(path.as_path());
             }
             let open = async || Link::open(client, device, path, true).await;
             let work = work(args.wait.until_online(open).await?);
-            done.extend(send::all(&work, &here, path).await?);
+            done.extend(send::send_all(&work, &here, path).await?);
         }
-        Place::Here(target) => {
+        Location::Local(target) => {
             for source in sources {
-                let Place::Device { device, path } = source else {
+                let Location::Device { device, path } = source else {
                     let words = "no path is on a device; write a path on a device as DEVICE:PATH";
-                    bail!(Misused(words.to_owned()));
+                    bail!(UsageError(words.to_owned()));
                 };
                 let open = async || Link::open(client, device, path, false).await;
                 let work = work(args.wait.until_online(open).await?);
-                done.extend(fetch::all(&work, path, target, sources.len() > 1).await?);
+                done.extend(fetch::fetch_all(&work, path, target, sources.len() > 1).await?);
             }
         }
     }
@@ -190,18 +190,18 @@ async fn copy(
     }
     match failed {
         0 => Ok(()),
-        failed => Err(Partly { failed, of: done.len(), code: 1 }.into()),
+        failed => Err(PartialFailure { failed, total: done.len(), code: 1 }.into()),
     }
 }
 
 /// Result of copying one file.
-type Done = Result<progress::Copied>;
+type CopyResult = Result<progress::Copied>;
 
-impl Work {
+impl CopyJob {
     /// Copies each item, several concurrently. A failure does not stop the others.
-    async fn each<T, F>(&self, all: Vec<T>, one: impl Fn(T) -> F) -> Result<Vec<Done>>
+    async fn copy_each<T, F>(&self, all: Vec<T>, one: impl Fn(T) -> F) -> Result<Vec<CopyResult>>
     where
-        F: Future<Output = Done>,
+        F: Future<Output = CopyResult>,
     {
         let one = &one;
         let copied = futures::stream::iter(all)

@@ -7,27 +7,27 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 /// Maximum burst after a pause.
-const BURST: Duration = Duration::from_millis(100);
+const MAX_BURST: Duration = Duration::from_millis(100);
 
 /// A limit in bytes per second, shared by all copies.
 #[derive(Clone, Debug)]
-pub(super) struct Pace {
+pub(super) struct RateLimit {
     rate: Option<u64>,
     /// Time at which the next byte may be sent.
-    next: Arc<Mutex<Instant>>,
+    next_at: Arc<Mutex<Instant>>,
 }
 
-impl Pace {
+impl RateLimit {
     pub(super) fn new(rate: Option<u64>) -> Self {
-        Self { rate, next: Arc::new(Mutex::new(Instant::now())) }
+        Self { rate, next_at: Arc::new(Mutex::new(Instant::now())) }
     }
 
     /// Waits until this number of bytes may be sent.
-    pub(super) async fn take(&self, bytes: usize) {
+    pub(super) async fn wait(&self, bytes: usize) {
         let Some(rate) = self.rate else { return };
         let at = {
-            let mut next = self.next.lock().await;
-            let at = (*next).max(Instant::now().checked_sub(BURST).unwrap_or(*next));
+            let mut next = self.next_at.lock().await;
+            let at = (*next).max(Instant::now().checked_sub(MAX_BURST).unwrap_or(*next));
             *next = at + Duration::from_secs_f64(bytes as f64 / rate as f64);
             at
         };
@@ -41,18 +41,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn bytes_go_at_their_rate_and_no_debt_is_gathered() {
-        let pace = Pace::new(Some(1000));
+        let pace = RateLimit::new(Some(1000));
         let began = Instant::now();
         for _ in 0..11 {
-            pace.take(100).await;
+            pace.wait(100).await;
         }
         assert!((900..=1010).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
         tokio::time::sleep(Duration::from_secs(60)).await;
         let began = Instant::now();
         for _ in 0..11 {
-            pace.take(100).await;
+            pace.wait(100).await;
         }
         assert!(began.elapsed() >= Duration::from_millis(890), "{:?}", began.elapsed());
-        Pace::new(None).take(usize::MAX).await;
+        RateLimit::new(None).wait(usize::MAX).await;
     }
 }

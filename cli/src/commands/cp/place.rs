@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use crate::exit::Misused;
+use crate::exit::UsageError;
 
 /// Source or target of a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Location {
     /// A path on this machine.
-    Here(PathBuf),
+    Local(PathBuf),
     /// A path on a device.
     Device {
         /// Name or id of the device.
@@ -18,18 +18,18 @@ pub(super) enum Place {
     },
 }
 
-impl Place {
+impl Location {
     /// Parses `PATH`, or `DEVICE:PATH`. A colon after a slash is part of a local name.
-    pub(super) fn read(text: &str) -> Result<Self, Misused> {
+    pub(super) fn parse(text: &str) -> Result<Self, UsageError> {
         let Some((device, path)) = text.split_once(':').filter(|(device, _)| !device.contains('/'))
         else {
             if text.is_empty() {
-                return Err(Misused("the path is empty; write . for this folder".to_owned()));
+                return Err(UsageError("the path is empty; write . for this folder".to_owned()));
             }
-            return Ok(Self::Here(text.into()));
+            return Ok(Self::Local(text.into()));
         };
         if device.is_empty() {
-            return Err(Misused(format!(
+            return Err(UsageError(format!(
                 "'{text}' names no device; write DEVICE:PATH, or ./{text}"
             )));
         }
@@ -44,21 +44,21 @@ mod tests {
 
     #[test]
     fn places_read_as_written() {
-        let there = |device: &str, path: &str| Place::Device {
+        let there = |device: &str, path: &str| Location::Device {
             device: device.to_owned(),
             path: path.to_owned(),
         };
         for (text, place) in [
-            ("a", Place::Here("a".into())),
-            ("./a:b", Place::Here("./a:b".into())),
-            ("/a:b/c", Place::Here("/a:b/c".into())),
+            ("a", Location::Local("a".into())),
+            ("./a:b", Location::Local("./a:b".into())),
+            ("/a:b/c", Location::Local("/a:b/c".into())),
             ("robot:/var/log", there("robot", "/var/log")),
             ("robot:a:b", there("robot", "a:b")),
             ("robot:", there("robot", ".")),
         ] {
-            assert_eq!(Place::read(text).unwrap(), place, "{text}");
+            assert_eq!(Location::parse(text).unwrap(), place, "{text}");
         }
-        assert!(Place::read(":/a").is_err());
-        assert!(Place::read("").is_err());
+        assert!(Location::parse(":/a").is_err());
+        assert!(Location::parse("").is_err());
     }
 }

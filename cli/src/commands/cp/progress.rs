@@ -8,26 +8,26 @@ use tokio::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 
-use super::Done;
+use super::CopyResult;
 use crate::output::{self, note};
 
 /// Result of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Copied {
     /// The file was copied.
-    Whole {
+    Complete {
         /// Number of transferred bytes.
         bytes: u64,
     },
     /// The target was already equal.
-    Same,
+    Unchanged,
 }
 
 /// The progress line.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
     bar: ProgressBar,
-    began: Instant,
+    started_at: Instant,
 }
 
 impl Progress {
@@ -39,11 +39,11 @@ impl Progress {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(200));
-        Self { bar, began: Instant::now() }
+        Self { bar, started_at: Instant::now() }
     }
 
     /// Adds bytes to copy to the total.
-    pub(super) fn expect(&self, bytes: u64) {
+    pub(super) fn add_total(&self, bytes: u64) {
         self.bar.inc_length(bytes);
     }
 
@@ -53,37 +53,37 @@ impl Progress {
     }
 
     /// Adds copied bytes.
-    pub(super) fn step(&self, bytes: u64) {
+    pub(super) fn add(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
 
     /// Subtracts bytes that must be copied again.
-    pub(super) fn back(&self, bytes: u64) {
+    pub(super) fn subtract(&self, bytes: u64) {
         self.bar.dec(bytes);
     }
 
     /// Prints a message without interrupting the progress line.
-    pub(super) fn say(&self, words: impl AsRef<str>) {
-        self.bar.suspend(|| note(words));
+    pub(super) fn print(&self, message: impl AsRef<str>) {
+        self.bar.suspend(|| note(message));
     }
 
     /// Prints the result; with `json`, on standard output.
     ///
     /// # Errors
     /// When the result cannot be serialized.
-    pub(super) fn end(&self, done: &[Done], json: bool) -> Result<()> {
+    pub(super) fn end(&self, done: &[CopyResult], json: bool) -> Result<()> {
         self.bar.finish_and_clear();
         let (mut files, mut bytes, mut same) = (0_u64, 0_u64, 0_u64);
         for copied in done.iter().flatten() {
             match copied {
-                Copied::Whole { bytes: more } => {
+                Copied::Complete { bytes: more } => {
                     files += 1;
                     bytes += more;
                 }
-                Copied::Same => same += 1,
+                Copied::Unchanged => same += 1,
             }
         }
-        let seconds = self.began.elapsed().as_secs_f64().max(0.001);
+        let seconds = self.started_at.elapsed().as_secs_f64().max(0.001);
         if json {
             let problems: Vec<String> = done
                 .iter()

@@ -8,12 +8,12 @@ use anyhow::{Context, Result, anyhow};
 use muster_schemas::wire::FILE_PART_SUFFIX;
 use russh_sftp::protocol::FileAttributes;
 
-use super::link::{Session, Trouble};
+use super::link::{Session, CopyError};
 
 /// Bits of a mode for the type of a file.
-const KIND: u32 = 0o170_000;
+const TYPE_BITS: u32 = 0o170_000;
 /// Bits of a mode for the permissions.
-const RIGHTS: u32 = 0o7777;
+const PERMISSION_BITS: u32 = 0o7777;
 
 /// Type of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,51 +30,51 @@ pub(super) enum Kind {
 
 /// Metadata of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Facts {
+pub(super) struct FileMetadata {
     pub(super) kind: Kind,
     /// Size in bytes.
     pub(super) size: u64,
     /// Permissions.
-    pub(super) rights: u32,
+    pub(super) permissions: u32,
     /// Modification time, in whole seconds since 1970.
-    pub(super) changed: u32,
+    pub(super) modified: u32,
 }
 
-impl Facts {
-    fn new(mode: u32, size: u64, changed: u32) -> Self {
-        let kind = match mode & KIND {
+impl FileMetadata {
+    fn new(mode: u32, size: u64, modified: u32) -> Self {
+        let kind = match mode & TYPE_BITS {
             0o100_000 => Kind::File,
             0o040_000 => Kind::Folder,
             0o120_000 => Kind::Link,
             _ => Kind::Other,
         };
-        Self { kind, size, rights: mode & RIGHTS, changed }
+        Self { kind, size, permissions: mode & PERMISSION_BITS, modified }
     }
 
     /// Whether size and time are equal.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
-        (self.kind, self.size, self.changed) == (other.kind, other.size, other.changed)
+    pub(super) fn is_unchanged(&self, other: &Self) -> bool {
+        (self.kind, self.size, self.modified) == (other.kind, other.size, other.modified)
     }
 
     /// Returns the attributes to set on the device.
     pub(super) fn attributes(&self) -> FileAttributes {
         FileAttributes {
-            permissions: Some(self.rights),
-            atime: Some(self.changed),
-            mtime: Some(self.changed),
+            permissions: Some(self.permissions),
+            atime: Some(self.modified),
+            mtime: Some(self.modified),
             ..FileAttributes::default()
         }
     }
 }
 
-impl From<&FileAttributes> for Facts {
+impl From<&FileAttributes> for FileMetadata {
     fn from(attrs: &FileAttributes) -> Self {
         let mode = attrs.permissions.unwrap_or_default();
         Self::new(mode, attrs.size.unwrap_or_default(), attrs.mtime.unwrap_or_default())
     }
 }
 
-impl From<&Metadata> for Facts {
+impl From<&Metadata> for FileMetadata {
     fn from(metadata: &Metadata) -> Self {
         let changed = u32::try_from(metadata.mtime().max(0)).unwrap_or(u32::MAX);
         Self::new(metadata.mode(), metadata.len(), changed)
@@ -86,7 +86,7 @@ impl From<&Metadata> for Facts {
 pub(super) struct Entry {
     /// Path in the tree, separated by `/`; empty for the root.
     pub(super) path: String,
-    pub(super) facts: Facts,
+    pub(super) metadata: FileMetadata,
 }
 
 impl Entry {
@@ -101,7 +101,7 @@ impl Entry {
 
 /// Whether it is the partial file of an interrupted copy.
 pub(super) fn is_part(entry: &Entry) -> bool {
-    entry.facts.kind == Kind::File && entry.path.ends_with(FILE_PART_SUFFIX)
+    entry.metadata.kind == Kind::File && entry.path.ends_with(FILE_PART_SUFFIX)
 }
 
 /// Whether a name from a device is safe to use as a file name on this machine.
@@ -114,9 +114,9 @@ fn join(folder: &str, name: &str) -> String {
 }
 
 /// Returns the metadata at this path of the device; follows links.
-pub(super) async fn facts_there(session: &Session, path: &str) -> Result<Option<Facts>, Trouble> {
+pub(super) async fn remote_metadata(session: &Session, path: &str) -> Result<Option<FileMetadata>, CopyError> {
     let found = session.find("failed to inspect it", session.sftp.stat(path)).await?;
-    Ok(found.map(|found| Facts::from(&found.attrs)))
+    Ok(found.map(|found| FileMetadata::from(&found.attrs)))
 }
 
 /// Name of the marker file of an incomplete folder.
@@ -126,19 +126,19 @@ pub(super) const INCOMPLETE: &str = FILE_PART_SUFFIX;
 pub(super) type Skipped = Vec<anyhow::Error>;
 
 /// Lists everything at this path of the device, and the errors of what cannot be copied.
-pub(super) async fn there(session: &Session, root: &str) -> Result<(Vec<Entry>, Skipped), Trouble> {
+pub(super) async fn list_remote(session: &Session, root: &str) -> Result<(Vec<Entry>, Skipped), CopyError> {
     let mut skipped = Vec::new();
-    let facts = facts_there(session, root).await?;
+    let facts = remote_metadata(session, root).await?;
     let facts = facts.ok_or_else(|| anyhow!("there is no {root} on the device"))?;
-    let mut all = vec![Entry { path: String::new(), facts }];
+    let mut all = vec![Entry { path: String::new(), metadata }];
     let mut at = 0;
     while let Some(folder) = all.get(at).cloned() {
         at += 1;
-        if folder.facts.kind != Kind::Folder {
+        if folder.metadata.kind != Kind::Folder {
             continue;
         }
         let path = folder.below(root);
-        let opened = session.need("failed to open a folder", session.sftp.opendir(path)).await?;
+        let opened = session.require("failed to open a folder", session.sftp.opendir(path)).await?;
         loop {
             let names =
                 session.find("failed to read a folder", session.sftp.readdir(&opened.handle));
@@ -158,24 +158,24 @@ pub(super) async fn there(session: &Session, root: &str) -> Result<(Vec<Entry>, 
                     skipped.push(anyhow!("{root}/{path} has a name that is not UTF-8"));
                     continue;
                 }
-                all.push(Entry { path, facts: Facts::from(&file.attrs) });
+                all.push(Entry { path, metadata: FileMetadata::from(&file.attrs) });
             }
         }
-        session.need("failed to close a folder", session.sftp.close(&opened.handle)).await?;
+        session.require("failed to close a folder", session.sftp.close(&opened.handle)).await?;
     }
     Ok((all, skipped))
 }
 
 /// Lists everything at this path of this machine, and the errors of what cannot be copied.
-pub(super) fn here(root: &Path) -> Result<(Vec<Entry>, Skipped)> {
+pub(super) fn list_local(root: &Path) -> Result<(Vec<Entry>, Skipped)> {
     let mut skipped = Vec::new();
     let shown = root.display();
     let metadata = std::fs::metadata(root).with_context(|| format!("failed to inspect {shown}"))?;
-    let mut all = vec![Entry { path: String::new(), facts: Facts::from(&metadata) }];
+    let mut all = vec![Entry { path: String::new(), metadata: FileMetadata::from(&metadata) }];
     let mut at = 0;
     while let Some(folder) = all.get(at).cloned() {
         at += 1;
-        if folder.facts.kind != Kind::Folder {
+        if folder.metadata.kind != Kind::Folder {
             continue;
         }
         let path = root.join(&folder.path);
@@ -187,8 +187,8 @@ pub(super) fn here(root: &Path) -> Result<(Vec<Entry>, Skipped)> {
                 skipped.push(anyhow!("{} has a name that is not UTF-8", entry.path().display()));
                 continue;
             };
-            let facts = Facts::from(&entry.metadata().with_context(wrong)?);
-            all.push(Entry { path: join(&folder.path, name), facts });
+            let facts = FileMetadata::from(&entry.metadata().with_context(wrong)?);
+            all.push(Entry { path: join(&folder.path, name), metadata: facts });
         }
     }
     Ok((all, skipped))
@@ -208,17 +208,17 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", dir.path().join("a/l")).unwrap();
         let odd = std::ffi::OsStr::from_bytes(b"a/odd-\xff");
         std::fs::write(dir.path().join(odd), "x").unwrap();
-        let (all, skipped) = here(dir.path()).unwrap();
+        let (all, skipped) = list_local(dir.path()).unwrap();
         assert!(skipped.len() == 1 && skipped[0].to_string().contains("odd-"));
         let place = |path: &str| all.iter().position(|entry| entry.path == path).unwrap();
         assert!(
             place("") < place("a") && place("a") < place("a/b") && place("a/b") < place("a/b/c")
         );
-        assert_eq!(all[place("a/b/c")].facts.size, 5);
-        assert_eq!(all[place("a/l")].facts.kind, Kind::Link);
+        assert_eq!(all[place("a/b/c")].metadata.size, 5);
+        assert_eq!(all[place("a/l")].metadata.kind, Kind::Link);
         assert_eq!(all[place("a/b/c")].below("/x/"), "/x/a/b/c");
         assert_eq!(all[0].below("/x"), "/x");
-        assert!(here(&dir.path().join("none")).is_err());
+        assert!(list_local(&dir.path().join("none")).is_err());
         for bad in ["", ".", "..", "a/b", "a\0"] {
             assert!(!is_name(bad), "{bad:?}");
         }

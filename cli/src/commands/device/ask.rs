@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use crate::client::Connection;
 use crate::commands::confirm::{Action, Confirm};
 use crate::commands::exec::Limits;
-use crate::commands::operation::{self, Asked};
+use crate::commands::operation::{self, RequestedOperation};
 use crate::commands::target::Selected;
-use crate::exit::Misused;
+use crate::exit::UsageError;
 use crate::output::note;
 
 #[derive(Subcommand, Debug)]
-pub(crate) enum Ask {
+pub(crate) enum RequestCommand {
     /// Restart the agent
     RestartAgent(Common),
     /// Restart the machine
@@ -55,20 +55,20 @@ pub(crate) struct Common {
     confirm: Confirm,
 }
 
-pub(crate) async fn run(connection: Connection, ask: Ask) -> Result<()> {
+pub(crate) async fn run(connection: Connection, command: RequestCommand) -> Result<()> {
     // The verb of the confirmation, for requests that always need one.
-    let verb = match &ask {
-        Ask::RestartAgent(_) => Some("restart the agent of"),
-        Ask::Reboot(_) => Some("reboot"),
-        Ask::Diagnostics { .. } | Ask::LogLevel { .. } => None,
+    let verb = match &command {
+        RequestCommand::RestartAgent(_) => Some("restart the agent of"),
+        RequestCommand::Reboot(_) => Some("reboot"),
+        RequestCommand::Diagnostics { .. } | RequestCommand::LogLevel { .. } => None,
     };
-    let (action, common, archive) = match ask {
-        Ask::RestartAgent(common) => (json!({"kind": "restart_agent"}), common, None),
-        Ask::Reboot(common) => (json!({"kind": "reboot"}), common, None),
-        Ask::Diagnostics { common, output } => {
+    let (action, common, archive) = match command {
+        RequestCommand::RestartAgent(common) => (json!({"kind": "restart_agent"}), common, None),
+        RequestCommand::Reboot(common) => (json!({"kind": "reboot"}), common, None),
+        RequestCommand::Diagnostics { common, output } => {
             (json!({"kind": "diagnostics"}), common, Some(output))
         }
-        Ask::LogLevel { level, common, seconds } => {
+        RequestCommand::LogLevel { level, common, seconds } => {
             (json!({"kind": "log_level", "level": level, "seconds": seconds}), common, None)
         }
     };
@@ -77,23 +77,23 @@ pub(crate) async fn run(connection: Connection, ask: Ask) -> Result<()> {
     match verb {
         Some(verb) if !common.confirm.is_given() => {
             let names = target.names(&client).await?;
-            common.confirm.ask(&Action { verb, noun: "device", names: &names })?;
+            common.confirm.confirm(&Action { verb, noun: "device", names: &names })?;
         }
         Some(_) => {}
-        None => common.confirm.ask_before_many(&client, "send this request to", &target).await?,
+        None => common.confirm.confirm_many(&client, "send this request to", &target).await?,
     }
     if let Some(output) = archive {
         let device = target.only(&client).await?;
         let path = output.unwrap_or_else(|| format!("{}-diagnostics.tar.gz", device.name).into());
         if path.exists() {
             let words = format!("{} exists already; choose another file with -o", path.display());
-            return Err(Misused(words).into());
+            return Err(UsageError(words).into());
         }
         return collect(&client, &common.limits.request(&target, action), &path).await;
     }
-    let asked = Asked::new(&client, &common.limits.request(&target, action)).await?;
+    let asked = RequestedOperation::new(&client, &common.limits.request(&target, action)).await?;
     if common.detach {
-        return asked.tell(connection.json);
+        return asked.print(connection.json);
     }
     operation::follow(&client, &asked, connection.json).await
 }
@@ -103,7 +103,7 @@ async fn collect(
     request: &Value,
     path: &std::path::Path,
 ) -> Result<()> {
-    let asked = Asked::new(client, request).await?;
+    let asked = RequestedOperation::new(client, request).await?;
     let bytes = operation::collect(client, &asked).await?;
     std::fs::write(path, &bytes).with_context(|| format!("failed to write {}", path.display()))?;
     note(format!("{} ({} bytes)", path.display(), bytes.len()));

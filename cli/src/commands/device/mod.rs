@@ -12,7 +12,7 @@ use super::confirm::Confirm;
 use super::target::Selected;
 use super::{changes, config_changes};
 use crate::client::{Client, Connection};
-use crate::exit::Misused;
+use crate::exit::UsageError;
 use crate::output::{self, ago, pairs, percent, table, text};
 
 /// Path that accepts a device, and the verb that reports it.
@@ -117,7 +117,7 @@ pub(crate) enum DeviceCommand {
         selected: Selected,
     },
     #[command(flatten)]
-    Ask(ask::Ask),
+    Ask(ask::RequestCommand),
     /// Delete a device; its history is kept
     Delete {
         /// Name, id, or a label selector such as env=prod
@@ -161,28 +161,28 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
         }
         DeviceCommand::Accept { device, replaces, selected } => {
             let body = json!({"replaces": replaces});
-            write::tell(&client()?, &selected.target_alone(device)?, None, ACCEPT, &body, json)
+            write::post_each(&client()?, &selected.target_alone(device)?, None, ACCEPT, &body, json)
                 .await
         }
         DeviceCommand::Reject { device, reason, selected, confirm } => {
             let body = json!({"reason": reason});
             let ask = Some((confirm, "reject"));
-            write::tell(&client()?, &selected.target_alone(device)?, ask, REJECT, &body, json).await
+            write::post_each(&client()?, &selected.target_alone(device)?, ask, REJECT, &body, json).await
         }
         DeviceCommand::Revoke { device, reason, selected, confirm } => {
             let body = json!({"reason": reason});
             let ask = Some((confirm, "revoke"));
-            write::tell(&client()?, &selected.target_alone(device)?, ask, REVOKE, &body, json).await
+            write::post_each(&client()?, &selected.target_alone(device)?, ask, REVOKE, &body, json).await
         }
         DeviceCommand::RotateKey { device, selected } => {
             let target = selected.target_alone(device)?;
-            write::tell(&client()?, &target, None, ROTATE, &json!({}), json).await
+            write::post_each(&client()?, &target, None, ROTATE, &json!({}), json).await
         }
         DeviceCommand::Rename { device, name, selected } => {
             let mut rest = name.into_iter().collect();
             let target = selected.target(device, &mut rest)?;
             let [name] = rest.as_slice() else {
-                return Err(Misused("give one device and its new name".to_owned()).into());
+                return Err(UsageError("give one device and its new name".to_owned()).into());
             };
             write::rename(&client()?, &target, name, json).await
         }
@@ -190,7 +190,7 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
             let target = selected.target(device, &mut words)?;
             if words.is_empty() {
                 let wanted = "give at least one label: key=value sets, key- removes";
-                return Err(Misused(wanted.to_owned()).into());
+                return Err(UsageError(wanted.to_owned()).into());
             }
             let body = json!({"labels": changes(&words, |text| text.into())?});
             write::change(&client()?, &target, "", &body, json).await

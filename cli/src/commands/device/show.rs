@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::commands::target::{Named, Target};
+use crate::commands::target::{NamedDevice, Target};
 use crate::output::{self, ago, facts, line, pairs, percent, text};
 
 /// Prints the details of each device.
@@ -67,7 +67,7 @@ async fn details(client: &Client, target: &Target) -> Result<Vec<Value>> {
     }
     let mut devices = Vec::with_capacity(found.len());
     for device in &found {
-        devices.push(client.get(&Named::of(device).path(), &[]).await?);
+        devices.push(client.get(&NamedDevice::from_value(device).path(), &[]).await?);
     }
     Ok(devices)
 }
@@ -152,7 +152,7 @@ fn print(found: &Value) {
         ("enrolled", text(&enrollment["enrolled_at"])),
         ("key", text(&enrollment["fingerprint"])),
         ("epochs", epochs(&found["epochs"])),
-        ("odd", oddities(&found["flags"])),
+        ("odd", anomalies(&found["flags"])),
         ("config", versions(config)),
     ]);
     print_config(config);
@@ -189,7 +189,7 @@ fn epochs(epochs: &Value) -> String {
 }
 
 /// Formats the unexpected states of a device, one per line; empty if there are none.
-fn oddities(flags: &Value) -> String {
+fn anomalies(flags: &Value) -> String {
     let counted = |name: &str, words: &str| {
         let count = flags[name].as_u64().filter(|count| *count > 0)?;
         Some(format!("{name}: {count}  {words}"))
@@ -241,12 +241,12 @@ mod tests {
     #[test]
     fn what_is_odd_is_said_and_what_is_not_is_not() {
         let quiet = json!({"forks": 0, "losses": 0, "unreadable": 0, "odd_clock": false});
-        assert_eq!(oddities(&quiet), "");
+        assert_eq!(anomalies(&quiet), "");
         let odd = json!({
             "forks": 2, "losses": 1, "odd_clock": true,
             "last_loss": {"cause": "disk_full", "epoch": 3, "count": null},
         });
-        let said = oddities(&odd);
+        let said = anomalies(&odd);
         for part in ["forks: 2", "losses: 1", "epoch 3", "disk_full", "odd_clock"] {
             assert!(said.contains(part), "{part} is missing: {said}");
         }

@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, segment};
 use crate::commands::confirm::{Action, Confirm};
-use crate::commands::target::{Named, Target};
-use crate::exit::{self, Partly};
+use crate::commands::target::{NamedDevice, Target};
+use crate::exit::{self, PartialFailure};
 use crate::output::{self, line, note, text};
 
 const DEVICES: &str = "/api/v1/devices";
 
 pub(super) async fn register(client: &Client, name: &str, body: &Value, json: bool) -> Result<()> {
     let done = client.post(DEVICES, body).await?;
-    client.await_shown(DEVICES, &done["position"]).await;
+    client.wait_until_listed(DEVICES, &done["position"]).await;
     if json {
         return output::json(&done);
     }
@@ -27,7 +27,7 @@ pub(super) async fn register(client: &Client, name: &str, body: &Value, json: bo
 pub(super) async fn rename(client: &Client, target: &Target, name: &str, json: bool) -> Result<()> {
     let device = target.only(client).await?;
     let done = client.patch(&device.path(), &json!({"name": name})).await?;
-    client.await_shown(DEVICES, &done["position"]).await;
+    client.wait_until_listed(DEVICES, &done["position"]).await;
     if json {
         return output::json(&done);
     }
@@ -52,30 +52,30 @@ pub(super) async fn change(
 }
 
 /// Sends a POST request for each device; `ask` is the verb of the confirmation.
-pub(super) async fn tell(
+pub(super) async fn post_each(
     client: &Client,
     target: &Target,
-    ask: Option<(Confirm, &str)>,
-    (path, said): (&str, &str),
+    confirmation: Option<(Confirm, &str)>,
+    (path, done): (&str, &str),
     body: &Value,
     json: bool,
 ) -> Result<()> {
     let devices = target.to_write(client).await?;
-    if let Some((confirm, verb)) = ask {
-        ask_about(confirm, verb, &devices)?;
+    if let Some((confirm, verb)) = confirmation {
+        confirm_devices(confirm, verb, &devices)?;
     }
     let mut report = Report { json, ..Report::default() };
     for device in devices {
         let told = client.post(&format!("{}{path}", device.path()), body).await;
-        report.add(&device, told, |_| said.to_owned());
+        report.add(&device, told, |_| done.to_owned());
     }
     report.finish(client).await
 }
 
 /// Asks for confirmation before these devices are changed.
-fn ask_about(confirm: Confirm, verb: &str, devices: &[Named]) -> Result<()> {
+fn confirm_devices(confirm: Confirm, verb: &str, devices: &[NamedDevice]) -> Result<()> {
     let names: Vec<String> = devices.iter().map(|device| device.name.clone()).collect();
-    confirm.ask(&Action { verb, noun: "device", names: &names })
+    confirm.confirm(&Action { verb, noun: "device", names: &names })
 }
 
 pub(super) async fn delete(
@@ -87,11 +87,11 @@ pub(super) async fn delete(
     // With the id, which finds the device's history after its name was reused. The server refuses a
     // device that does not exist.
     let devices = match (target.find(client).await, target) {
-        (Ok(found), _) => found.iter().map(Named::of).collect(),
+        (Ok(found), _) => found.iter().map(NamedDevice::from_value).collect(),
         (Err(_), Target::One(_)) if confirm.is_given() => target.to_write(client).await?,
         (Err(error), _) => return Err(error),
     };
-    ask_about(confirm, "delete", &devices)?;
+    confirm_devices(confirm, "delete", &devices)?;
     let mut report = Report { json, ..Report::default() };
     for device in devices {
         let deleted = client.delete(&device.path()).await;
@@ -113,12 +113,12 @@ struct Report {
 }
 
 impl Report {
-    fn add(&mut self, device: &Named, done: Result<Value>, words: impl Fn(&Value) -> String) {
+    fn add(&mut self, device: &NamedDevice, done: Result<Value>, describe: impl Fn(&Value) -> String) {
         match done {
             Ok(done) => {
                 self.position = self.position.max(done["position"].as_u64().unwrap_or(0));
                 if !self.json {
-                    line(format!("{}: {}", device.name, words(&done)));
+                    line(format!("{}: {}", device.name, describe(&done)));
                 }
                 let [version, position] = [&done["version"], &done["position"]];
                 self.items.push(item(device, &json!({"version": version, "position": position})));
@@ -143,10 +143,10 @@ impl Report {
                     item["name"] = device["name"].clone();
                 }
             } else {
-                client.await_shown(DEVICES, &self.position.into()).await;
+                client.wait_until_listed(DEVICES, &self.position.into()).await;
             }
         } else {
-            client.await_shown(DEVICES, &self.position.into()).await;
+            client.wait_until_listed(DEVICES, &self.position.into()).await;
         }
         if self.json {
             output::json(&self.items)?;
@@ -158,12 +158,12 @@ impl Report {
         let code = exit::code(first);
         let is_same = self.failed.iter().all(|(_, error)| exit::code(error) == code);
         let code = if is_same { code } else { 1 };
-        Err(Partly { failed: self.failed.len(), of: self.items.len(), code }.into())
+        Err(PartialFailure { failed: self.failed.len(), total: self.items.len(), code }.into())
     }
 }
 
 /// Describes a selected device as JSON.
-fn item(device: &Named, more: &Value) -> Value {
+fn item(device: &NamedDevice, more: &Value) -> Value {
     let mut item = json!({"name": device.name});
     if device.key.parse::<muster_schemas::DeviceId>().is_ok() {
         item["id"] = device.key.clone().into();

@@ -11,25 +11,25 @@ use tokio::time::timeout;
 use super::Check;
 
 const NAME: &str = "broker";
-const LIMIT: Duration = Duration::from_secs(10);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum fill level of a stream, in percent; a fuller one will soon refuse devices' messages.
-const FULL: u64 = 80;
+const MAX_FILL_PERCENT: u64 = 80;
 
 /// Connects as a role does, and checks the streams.
 pub(super) async fn examine(url: &str, keys: &Path) -> Vec<Check> {
-    let client = match timeout(LIMIT, connect(url, keys)).await {
+    let client = match timeout(CHECK_TIMEOUT, connect(url, keys)).await {
         Ok(Ok(client)) => client,
-        Ok(Err(error)) => return vec![away(url, &format!("{error:#}"))],
-        Err(_) => return vec![away(url, "it does not respond within 10 s")],
+        Ok(Err(error)) => return vec![unreachable(url, &format!("{error:#}"))],
+        Err(_) => return vec![unreachable(url, "it does not respond within 10 s")],
     };
     let version = client.server_info().version;
     let mut checks = vec![Check::good(NAME, format!("{url}, nats-server {version}"))];
     let context = async_nats::jetstream::new(client);
     for (name, stream) in [("events", EVENTS_STREAM), ("metrics", METRICS_STREAM)] {
-        checks.push(match timeout(LIMIT, context.get_stream(stream)).await {
+        checks.push(match timeout(CHECK_TIMEOUT, context.get_stream(stream)).await {
             Ok(Ok(stream)) => {
                 let info = stream.cached_info();
-                room(name, info.state.messages, info.state.bytes, info.config.max_bytes)
+                stream_capacity(name, info.state.messages, info.state.bytes, info.config.max_bytes)
             }
             Ok(Err(error)) => {
                 let remedy =
@@ -47,10 +47,10 @@ pub(super) async fn examine(url: &str, keys: &Path) -> Vec<Check> {
     checks
 }
 
-pub(super) fn room(name: &'static str, messages: u64, bytes: u64, most: i64) -> Check {
+pub(super) fn stream_capacity(name: &'static str, messages: u64, bytes: u64, max_bytes: i64) -> Check {
     let found = format!("{messages} messages, {} MiB in the broker", bytes >> 20);
-    let most = u64::try_from(most).unwrap_or_default();
-    if most > 0 && bytes.saturating_mul(100) > most.saturating_mul(FULL) {
+    let most = u64::try_from(max_bytes).unwrap_or_default();
+    if most > 0 && bytes.saturating_mul(100) > most.saturating_mul(MAX_FILL_PERCENT) {
         let remedy = "a role ingest is missing, or its store (PostgreSQL, InfluxDB) is unavailable \
              or slow; when the stream is full, devices keep their data";
         return Check::bad(name, format!("{found}, of {} MiB", most >> 20), remedy);
@@ -58,7 +58,7 @@ pub(super) fn room(name: &'static str, messages: u64, bytes: u64, most: i64) -> 
     Check::good(name, found)
 }
 
-fn away(url: &str, problem: &str) -> Check {
+fn unreachable(url: &str, problem: &str) -> Check {
     let remedy = "check that nats-server is started, that its port is reachable from here, and \
          that it has the operator of these keys; devices retry indefinitely and keep their events";
     Check::bad(NAME, format!("{url}: {problem}"), remedy)

@@ -10,10 +10,10 @@ use muster_schemas::Timestamp;
 use super::Check;
 
 /// Minimum free disk space, in bytes: PostgreSQL, the broker and logs need space.
-const ENOUGH: u64 = 1 << 30;
-const DAY: i64 = 86_400 * 1_000_000;
+const MIN_FREE_BYTES: u64 = 1 << 30;
+const DAY_MICROS: i64 = 86_400 * 1_000_000;
 /// Minimum remaining validity of a certificate, in days.
-const SOON: i64 = 30;
+const MIN_VALIDITY_DAYS: i64 = 30;
 
 /// Checks that the key folder exists, and that only its owner has access.
 pub(super) fn keys(dir: &Path) -> Vec<Check> {
@@ -71,12 +71,12 @@ pub(super) fn certificates(dir: &Path) -> Vec<Check> {
 }
 
 pub(super) fn certificate(name: &'static str, expiry: Timestamp, now: Timestamp) -> Check {
-    let days = expiry.micros().saturating_sub(now.micros()).div_euclid(DAY);
+    let days = expiry.micros().saturating_sub(now.micros()).div_euclid(DAY_MICROS);
     let remedy = "run `muster bootstrap` again and restart the roles (`muster up`: start it again; \
          containers: docker compose up -d --force-recreate)";
     match days {
         ..0 => Check::bad(name, format!("expired {} days ago", -days), remedy),
-        0..SOON => Check::bad(name, format!("expires in {days} days"), remedy),
+        0..MIN_VALIDITY_DAYS => Check::bad(name, format!("expires in {days} days"), remedy),
         _ => Check::good(name, format!("valid for {days} days")),
     }
 }
@@ -91,7 +91,7 @@ pub(super) fn disk(path: &Path) -> Check {
     #[allow(clippy::useless_conversion, reason = "both are 32 bits wide on some machines")]
     let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
     let found = format!("{} MiB free at {}", free >> 20, path.display());
-    if free < ENOUGH {
+    if free < MIN_FREE_BYTES {
         return Check::bad(
             name,
             found,

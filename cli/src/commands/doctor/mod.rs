@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::health;
 use crate::client::Connection;
 use crate::database_users::url_file;
-use crate::exit::Partly;
+use crate::exit::PartialFailure;
 use crate::output::{self, line};
 use crate::serve::{Listen, MetricStore};
 
@@ -143,7 +143,7 @@ pub(crate) async fn run(connection: &Connection, args: DoctorArgs) -> Result<()>
     let postgres = stores::postgres(&subject.postgres_url).await;
     // An unreadable file is reported only once.
     let is_readable =
-        postgres.iter().any(|check| check.name == stores::TABLES && check.remedy.is_none());
+        postgres.iter().any(|check| check.name == stores::TABLES_CHECK && check.remedy.is_none());
     checks.extend(postgres);
     if is_readable {
         checks.push(stores::authority(&subject.postgres_url, &subject.keys).await);
@@ -170,14 +170,14 @@ pub(crate) async fn run(connection: &Connection, args: DoctorArgs) -> Result<()>
         }
     }
     if failed > 0 {
-        return Err(Partly { failed, of: checks.len(), code: 1 }.into());
+        return Err(PartialFailure { failed, total: checks.len(), code: 1 }.into());
     }
     Ok(())
 }
 
 /// Checks whether the role on this machine is ready.
 async fn api(address: &str, subject: &Subject) -> Check {
-    match health::ask(address, &subject.keys).await {
+    match health::query_readiness(address, &subject.keys).await {
         Ok(None) => Check::good("API", format!("https://{address} is ready")),
         Ok(Some(degraded)) => Check::bad(
             "API",

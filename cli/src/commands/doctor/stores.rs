@@ -16,20 +16,20 @@ use tokio::time::timeout;
 use super::Check;
 use crate::serve::MetricStore;
 
-const LIMIT: Duration = Duration::from_secs(10);
-const AUTHORITY: &str = "authority";
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+const AUTHORITY_CHECK: &str = "authority";
 /// Name of the check of the migrations.
-pub(super) const TABLES: &str = "tables";
+pub(super) const TABLES_CHECK: &str = "tables";
 /// Maximum clock skew, in microseconds; a larger one makes nonces and tokens expire early or late.
-const SKEW: i64 = 5 * 1_000_000;
+const MAX_SKEW_MICROS: i64 = 5 * 1_000_000;
 /// Maximum lag of a read model, in events; a peak of load alone does not cause a larger one.
-const FAR_BEHIND: u64 = 5_000;
+const MAX_LAG_EVENTS: u64 = 5_000;
 /// Maximum age of the oldest unread event, in microseconds; then the read model is stuck.
-const STALE: i64 = 15 * 1_000_000;
+const MAX_LAG_MICROS: i64 = 15 * 1_000_000;
 
 /// Checks that this server's command role recorded every event that grants authority.
 pub(super) async fn authority(url: &str, keys: &Path) -> Check {
-    let name = AUTHORITY;
+    let name = AUTHORITY_CHECK;
     let verifier = match verifier_in(keys) {
         Ok(Some(verifier)) => verifier,
         Ok(None) => {
@@ -42,8 +42,8 @@ pub(super) async fn authority(url: &str, keys: &Path) -> Check {
         }
     };
     let connect = ConnectOptions { connections: 1, ..ConnectOptions::new(url) };
-    match timeout(2 * LIMIT, audit_authority(&connect, &verifier, LIMIT)).await {
-        Ok(Ok(audit)) => audited(&audit),
+    match timeout(2 * CHECK_TIMEOUT, audit_authority(&connect, &verifier, CHECK_TIMEOUT)).await {
+        Ok(Ok(audit)) => audit_check(&audit),
         Ok(Err(error)) => {
             let remedy = "the failures above prevent reading the log";
             Check::bad(name, muster_api::problem::describe(&error), remedy)
@@ -53,12 +53,12 @@ pub(super) async fn authority(url: &str, keys: &Path) -> Check {
 }
 
 /// Returns the check for the result of an audit.
-pub(super) fn audited(audit: &AuthorityAudit) -> Check {
+pub(super) fn audit_check(audit: &AuthorityAudit) -> Check {
     let part =
         if audit.is_complete { "" } else { " so far; the log is too long to verify all in 10 s" };
     let verified = format!("{} events verified{part}", audit.verified);
     if audit.refused == 0 {
-        return Check::good(AUTHORITY, verified);
+        return Check::good(AUTHORITY_CHECK, verified);
     }
     let example = |(project, position, kind): &(String, u64, String)| {
         format!("{kind} at position {position} of {project}")
@@ -71,28 +71,28 @@ pub(super) fn audited(audit: &AuthorityAudit) -> Check {
     );
     let remedy = "was the database modified manually, is a command role of an older release still \
          running, or was an old backup restored? See docs/security.md";
-    Check::bad(AUTHORITY, found, remedy)
+    Check::bad(AUTHORITY_CHECK, found, remedy)
 }
 
 /// Runs all checks of PostgreSQL.
 pub(super) async fn postgres(url: &str) -> Vec<Check> {
     let connect = ConnectOptions { connections: 1, ..ConnectOptions::new(url) };
-    let found = match timeout(LIMIT, examine(&connect)).await {
+    let found = match timeout(CHECK_TIMEOUT, examine(&connect)).await {
         Ok(Ok(found)) => found,
-        Ok(Err(error)) => return vec![away(&muster_api::problem::describe(&error))],
-        Err(_) => return vec![away("it does not respond within 10 s")],
+        Ok(Err(error)) => return vec![unreachable(&muster_api::problem::describe(&error))],
+        Err(_) => return vec![unreachable("it does not respond within 10 s")],
     };
-    judged(&found, Timestamp::from(SystemTime::now()))
+    examination_checks(&found, Timestamp::from(SystemTime::now()))
 }
 
-fn away(problem: &str) -> Check {
+fn unreachable(problem: &str) -> Check {
     let remedy = "check that it is started, that its port is reachable from here, and that user \
          and password are right; meanwhile devices keep their events";
     Check::bad("PostgreSQL", problem, remedy)
 }
 
 /// Returns the checks for the result of an examination.
-pub(super) fn judged(found: &Examination, now: Timestamp) -> Vec<Check> {
+pub(super) fn examination_checks(found: &Examination, now: Timestamp) -> Vec<Check> {
     let (used, allowed) = found.connections;
     let text = format!("version {}, {used} of {allowed} connections", found.version);
     let mut checks = vec![if used * 10 > allowed * 9 {
@@ -112,7 +112,7 @@ pub(super) fn judged(found: &Examination, now: Timestamp) -> Vec<Check> {
     let skew = now.micros().saturating_sub(found.now.micros());
     #[expect(clippy::cast_precision_loss, reason = "seconds for a person")]
     let text = format!("{:.1} s off PostgreSQL's", skew as f64 / 1e6);
-    checks.push(if skew.abs() > SKEW {
+    checks.push(if skew.abs() > MAX_SKEW_MICROS {
         let remedy = "set the clocks of both machines (timedatectl set-ntp true)";
         Check::bad("clock", text, remedy)
     } else {
@@ -121,13 +121,13 @@ pub(super) fn judged(found: &Examination, now: Timestamp) -> Vec<Check> {
     if found.missing > 0 {
         let text = format!("{} migrations are not in the database yet", found.missing);
         checks.push(Check::bad(
-            TABLES,
+            TABLES_CHECK,
             text,
             "start a role of this release: it migrates at its start",
         ));
         return checks;
     }
-    checks.push(Check::good(TABLES, "up to date with this release"));
+    checks.push(Check::good(TABLES_CHECK, "up to date with this release"));
     checks.extend(read_models(found));
     let letters = found.dead_letters;
     checks.push(if letters > 0 {
@@ -157,7 +157,7 @@ fn read_models(found: &Examination) -> Vec<Check> {
             let remedy = "a newer release fixes it; nothing is skipped or lost meanwhile";
             checks.push(Check::bad(name, text, remedy));
         } else if let Some(since) = behind_since
-            && age > STALE
+            && age > MAX_LAG_MICROS
         {
             let text = format!(
                 "{model} of {project} is {lag} events behind and has not applied the events since \
@@ -166,7 +166,7 @@ fn read_models(found: &Examination) -> Vec<Check> {
             let remedy = "is the database's disk full, do roles query and command run? See their \
                  logs; responses are stale, but nothing is lost";
             checks.push(Check::bad(name, text, remedy));
-        } else if *lag > FAR_BEHIND {
+        } else if *lag > MAX_LAG_EVENTS {
             let text = format!("{model} of {project} is {lag} events behind");
             let remedy = "does a role query run? See its log, and PostgreSQL's load";
             checks.push(Check::bad(name, text, remedy));
@@ -185,7 +185,7 @@ pub(super) async fn influx(store: &MetricStore) -> Check {
     let remedy = "check that it is started, and that its port is reachable from here; meanwhile \
          metrics wait in the broker and on devices";
     let mut settings = store.store_settings();
-    settings.timeout = LIMIT;
+    settings.timeout = CHECK_TIMEOUT;
     settings.gzip = false;
     let client = match InfluxClient::new(settings) {
         Ok(client) => client,

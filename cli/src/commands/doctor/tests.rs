@@ -9,7 +9,7 @@ use muster_schemas::Timestamp;
 use super::{Check, broker, files, stores};
 
 const NOW: i64 = 1_795_420_800_000_000;
-const DAY: i64 = 86_400 * 1_000_000;
+const DAY_MICROS: i64 = 86_400 * 1_000_000;
 
 fn wrong(checks: &[Check]) -> Vec<&str> {
     checks.iter().filter(|check| check.remedy.is_some()).map(|check| check.name).collect()
@@ -40,7 +40,7 @@ fn healthy() -> Examination {
 
 #[test]
 fn a_certificate_is_complained_about_in_good_time() {
-    let check = |days: i64| files::certificate("CA", Timestamp(NOW + days * DAY), Timestamp(NOW));
+    let check = |days: i64| files::certificate("CA", Timestamp(NOW + days * DAY_MICROS), Timestamp(NOW));
     assert!(check(30).remedy.is_none());
     assert!(check(29).remedy.is_some());
     assert!(check(-2).remedy.is_some() && check(-2).found.contains('2'));
@@ -65,7 +65,7 @@ fn keys_that_others_can_read_are_named() {
 #[test]
 fn what_is_wrong_with_the_database_is_told_apart() {
     let judge = |found: Examination| {
-        let checks = stores::judged(&found, Timestamp(NOW));
+        let checks = stores::examination_checks(&found, Timestamp(NOW));
         wrong(&checks).into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     // A read model of an earlier release is not updated, which is correct.
@@ -90,7 +90,7 @@ fn what_is_wrong_with_the_database_is_told_apart() {
 
 #[test]
 fn a_stream_without_room_is_named() {
-    assert!(broker::room("metrics", 1, 79, 100).remedy.is_none());
-    assert!(broker::room("metrics", 1, 81, 100).remedy.is_some());
-    assert!(broker::room("metrics", 1, 81, -1).remedy.is_none());
+    assert!(broker::stream_capacity("metrics", 1, 79, 100).remedy.is_none());
+    assert!(broker::stream_capacity("metrics", 1, 81, 100).remedy.is_some());
+    assert!(broker::stream_capacity("metrics", 1, 81, -1).remedy.is_none());
 }

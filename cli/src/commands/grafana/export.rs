@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, Result};
 
-use super::files::{DASHBOARDS, RULES, TEMPLATES, Values, filled};
-use super::policies::{widen_json, widen_yaml};
+use super::files::{DASHBOARDS, RULES, TEMPLATES, Values, fill_template};
+use super::policies::{add_policies_to_json, add_policies_to_yaml};
 
 /// Writes all files below `dir`, with queries that include these retention policies; returns their
 /// paths.
 pub(super) fn write(dir: &Path, values: &Values, policies: &[String]) -> Result<Vec<PathBuf>> {
     let dir = absolute(dir)?;
-    make_dir(&dir, None)?;
+    create_dir(&dir, None)?;
     // Grafana reads its files through the group of its own folder.
     let group =
         fs::metadata(&dir).with_context(|| format!("failed to inspect {}", dir.display()))?;
@@ -26,7 +26,7 @@ pub(super) fn write(dir: &Path, values: &Values, policies: &[String]) -> Result<
     let mut written = Vec::new();
     let mut write = |path: PathBuf, text: &str| -> Result<()> {
         if let Some(folder) = path.parent() {
-            make_dir(folder, Some(group))?;
+            create_dir(folder, Some(group))?;
         }
         write_file(&path, text, group)
             .with_context(|| format!("failed to write {}", path.display()))?;
@@ -35,14 +35,14 @@ pub(super) fn write(dir: &Path, values: &Values, policies: &[String]) -> Result<
     };
     for (name, template) in TEMPLATES {
         let name = name.trim_start_matches("provisioning/");
-        write(dir.join(name), &filled(template, &values).context(name)?)?;
+        write(dir.join(name), &fill_template(template, &values).context(name)?)?;
     }
     for (name, text) in RULES {
         let path = dir.join(name.trim_start_matches("provisioning/"));
         if policies.is_empty() {
             write(path, text)?;
         } else {
-            write(path, &widen_yaml(text, policies).context(name)?)?;
+            write(path, &add_policies_to_yaml(text, policies).context(name)?)?;
         }
     }
     for (name, text) in DASHBOARDS {
@@ -50,18 +50,18 @@ pub(super) fn write(dir: &Path, values: &Values, policies: &[String]) -> Result<
         if policies.is_empty() {
             write(path, text)?;
         } else {
-            write(path, &widen_json(text, policies).context(name)?)?;
+            write(path, &add_policies_to_json(text, policies).context(name)?)?;
         }
     }
     Ok(written)
 }
 
-fn make_dir(dir: &Path, group: Option<u32>) -> Result<()> {
+fn create_dir(dir: &Path, group: Option<u32>) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
     if let Some(parent) = dir.parent() {
-        make_dir(parent, group)?;
+        create_dir(parent, group)?;
     }
     DirBuilder::new()
         .mode(0o750)

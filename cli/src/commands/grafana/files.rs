@@ -30,7 +30,7 @@ pub(super) const DASHBOARDS: &[(&str, &str)] = files![
 ];
 
 /// Returns a template with its variables substituted.
-pub(super) fn filled(template: &str, values: &Values) -> Result<String> {
+pub(super) fn fill_template(template: &str, values: &Values) -> Result<String> {
     let mut document: Value = serde_norway::from_str(template).context("the template")?;
     fill(&mut document, values)?;
     Ok(serde_norway::to_string(&document)?)
@@ -38,7 +38,7 @@ pub(super) fn filled(template: &str, values: &Values) -> Result<String> {
 
 fn fill(value: &mut Value, values: &Values) -> Result<()> {
     match value {
-        Value::String(text) => *text = replaced(text, values)?,
+        Value::String(text) => *text = substitute(text, values)?,
         Value::Sequence(items) => items.iter_mut().try_for_each(|item| fill(item, values))?,
         Value::Mapping(items) => {
             items.iter_mut().try_for_each(|(_, item)| fill(item, values))?;
@@ -50,13 +50,13 @@ fn fill(value: &mut Value, values: &Values) -> Result<()> {
 
 /// Replaces `${NAME}` by its value. A `$` in a value is doubled, because Grafana also substitutes
 /// variables.
-fn replaced(text: &str, values: &Values) -> Result<String> {
+fn substitute(text: &str, values: &Values) -> Result<String> {
     let Some((before, rest)) = text.split_once("${") else { return Ok(text.to_owned()) };
     let Some((name, after)) = rest.split_once('}') else {
         bail!("a variable is not terminated: {text}")
     };
     let value = values.get(name).with_context(|| format!("unknown variable ${{{name}}}"))?;
-    Ok(format!("{before}{}{}", value.replace('$', "$$"), replaced(after, values)?))
+    Ok(format!("{before}{}{}", value.replace('$', "$$"), substitute(after, values)?))
 }
 
 #[cfg(test)]
@@ -66,10 +66,10 @@ mod tests {
     #[test]
     fn variables_are_filled_in_and_what_is_unknown_is_named() {
         let values = Values::from([("A", "x$y: '\"".to_owned()), ("B", String::new())]);
-        let text = filled("a: 'Token ${A}'\nb: [{c: '${B}'}]\n", &values).unwrap();
+        let text = fill_template("a: 'Token ${A}'\nb: [{c: '${B}'}]\n", &values).unwrap();
         let read: Value = serde_norway::from_str(&text).unwrap();
         assert_eq!(read["a"], Value::from("Token x$$y: '\""));
         assert_eq!(read["b"][0]["c"], Value::from(""));
-        assert!(filled("a: ${C}", &values).unwrap_err().to_string().contains("${C}"));
+        assert!(fill_template("a: ${C}", &values).unwrap_err().to_string().contains("${C}"));
     }
 }

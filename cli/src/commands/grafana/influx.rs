@@ -15,7 +15,7 @@ pub(super) const USER: &str = "muster_grafana";
 
 /// Creates the user with this password, or sets its password, and grants read access to the
 /// database.
-pub(super) async fn let_in(
+pub(super) async fn grant_access(
     store: &MetricStore,
     administrator: (&str, &str),
     password: &str,

@@ -47,8 +47,8 @@ pub(crate) enum GrafanaCommand {
 pub(crate) async fn run(connection: &Connection, command: GrafanaCommand) -> Result<()> {
     match command {
         GrafanaCommand::Export { dir, server } => {
-            let (values, store) = server.let_in().await?;
-            let policies = match policies::of(&store).await {
+            let (values, store) = server.grant_access().await?;
+            let policies = match policies::read_policies(&store).await {
                 Ok(policies) => policies,
                 Err(error) => {
                     note(format!(
@@ -72,7 +72,7 @@ pub(crate) async fn run(connection: &Connection, command: GrafanaCommand) -> Res
             check::check(&dir).map(drop)
         }
         GrafanaCommand::User { server } => {
-            let (values, _) = server.let_in().await?;
+            let (values, _) = server.grant_access().await?;
             if connection.json {
                 return output::json(&values);
             }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::serve::MetricStore;
 
 /// Returns the names of the store's policies; empty for a store without policies.
-pub(super) async fn of(store: &MetricStore) -> Result<Vec<String>> {
+pub(super) async fn read_policies(store: &MetricStore) -> Result<Vec<String>> {
     let mut http = reqwest::Client::builder().timeout(Duration::from_secs(15));
     if store.url.starts_with("http://") {
         // A minimal container has no CA certificates, and HTTP needs none.
@@ -38,7 +38,7 @@ pub(super) async fn of(store: &MetricStore) -> Result<Vec<String>> {
 
 /// Adds these policies to a query: each `FROM "m"` becomes `FROM "m", "policy"."m"`. Other queries,
 /// such as SQL, are not changed. Pure.
-pub(super) fn widened(query: &str, policies: &[String]) -> String {
+pub(super) fn with_policies(query: &str, policies: &[String]) -> String {
     const FROM: &str = "FROM \"";
     let mut text = String::with_capacity(query.len());
     let mut rest = query;
@@ -58,14 +58,14 @@ pub(super) fn widened(query: &str, policies: &[String]) -> String {
 }
 
 /// Adds the policies to all queries of a dashboard.
-pub(super) fn widen_json(text: &str, policies: &[String]) -> Result<String> {
+pub(super) fn add_policies_to_json(text: &str, policies: &[String]) -> Result<String> {
     let mut document: Value = serde_json::from_str(text)?;
     in_json(&mut document, policies);
     Ok(serde_json::to_string_pretty(&document)? + "\n")
 }
 
 /// Adds the policies to all queries of an alert rule file.
-pub(super) fn widen_yaml(text: &str, policies: &[String]) -> Result<String> {
+pub(super) fn add_policies_to_yaml(text: &str, policies: &[String]) -> Result<String> {
     let mut document: serde_norway::Value = serde_norway::from_str(text)?;
     in_yaml(&mut document, policies);
     Ok(serde_norway::to_string(&document)?)
@@ -73,7 +73,7 @@ pub(super) fn widen_yaml(text: &str, policies: &[String]) -> Result<String> {
 
 fn in_json(value: &mut Value, policies: &[String]) {
     match value {
-        Value::String(text) => *text = widened(text, policies),
+        Value::String(text) => *text = with_policies(text, policies),
         Value::Array(items) => items.iter_mut().for_each(|item| in_json(item, policies)),
         Value::Object(items) => items.values_mut().for_each(|item| in_json(item, policies)),
         _ => {}
@@ -83,7 +83,7 @@ fn in_json(value: &mut Value, policies: &[String]) {
 fn in_yaml(value: &mut serde_norway::Value, policies: &[String]) {
     use serde_norway::Value;
     match value {
-        Value::String(text) => *text = widened(text, policies),
+        Value::String(text) => *text = with_policies(text, policies),
         Value::Sequence(items) => items.iter_mut().for_each(|item| in_yaml(item, policies)),
         Value::Mapping(items) => items.iter_mut().for_each(|(_, item)| in_yaml(item, policies)),
         _ => {}
@@ -112,8 +112,8 @@ mod tests {
             ("SELECT 1 FROM grafana.devices", "SELECT 1 FROM grafana.devices"),
             ("FROM \"", "FROM \""),
         ] {
-            assert_eq!(widened(query, &policies), expected);
-            assert_eq!(widened(query, &[]), query);
+            assert_eq!(with_policies(query, &policies), expected);
+            assert_eq!(with_policies(query, &[]), query);
         }
     }
 
@@ -122,15 +122,15 @@ mod tests {
     fn the_files_are_widened() {
         let policies = ["project-a".to_owned()];
         for (path, text) in DASHBOARDS {
-            let same: Value = serde_json::from_str(&widen_json(text, &[]).unwrap()).unwrap();
+            let same: Value = serde_json::from_str(&add_policies_to_json(text, &[]).unwrap()).unwrap();
             assert_eq!(same, serde_json::from_str::<Value>(text).unwrap(), "{path}");
-            let widened = widen_json(text, &policies).unwrap();
+            let widened = add_policies_to_json(text, &policies).unwrap();
             let added = widened.matches(", \\\"project-a\\\".\\\"").count();
             assert_eq!(added, text.matches("FROM \\\"").count(), "{path}");
             assert!(added > 4, "{path}");
         }
         for (path, text) in RULES {
-            let widened = widen_yaml(text, &policies).unwrap();
+            let widened = add_policies_to_yaml(text, &policies).unwrap();
             let added = widened.matches(", \"project-a\".\"").count();
             assert!(added >= 4, "{path}: {widened}");
         }

@@ -12,7 +12,7 @@ use serde_norway::Value;
 const EXPRESSIONS: &str = "__expr__";
 
 /// All valid keys of a rule. Any other key is a misspelling, which Grafana ignores silently.
-const KEYS: &[&str] = &[
+const RULE_KEYS: &[&str] = &[
     "uid",
     "title",
     "condition",
@@ -33,17 +33,17 @@ const KEYS: &[&str] = &[
 
 /// An error, with its location.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wrong {
+pub(super) struct RuleError {
     file: String,
     /// The group or rule; empty for an error of the whole file.
     rule: String,
     key: String,
-    what: String,
+    problem: String,
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for RuleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, rule, key, what } = self;
+        let Self { file, rule, key, problem: what } = self;
         match (rule.is_empty(), key.is_empty()) {
             (true, true) => write!(f, "{file}: {what}"),
             (true, false) => write!(f, "{file}: {key}: {what}"),
@@ -59,13 +59,13 @@ pub(super) struct Checker {
     sources: BTreeSet<String>,
     uids: BTreeSet<String>,
     titles: BTreeSet<(String, String)>,
-    wrong: Vec<Wrong>,
+    errors: Vec<RuleError>,
     rules: usize,
 }
 
 /// Location of the checker in the files.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct RuleLocation<'a> {
     file: &'a str,
     rule: &'a str,
 }
@@ -76,39 +76,39 @@ impl Checker {
             sources,
             uids: BTreeSet::new(),
             titles: BTreeSet::new(),
-            wrong: Vec::new(),
+            errors: Vec::new(),
             rules: 0,
         }
     }
 
     /// Returns the number of rules, and the errors.
-    pub(super) fn end(self) -> (usize, Vec<Wrong>) {
-        (self.rules, self.wrong)
+    pub(super) fn end(self) -> (usize, Vec<RuleError>) {
+        (self.rules, self.errors)
     }
 
-    fn wrong(&mut self, at: Place<'_>, key: impl Into<String>, what: impl Into<String>) {
-        self.wrong.push(Wrong {
+    fn report(&mut self, at: RuleLocation<'_>, key: impl Into<String>, problem: impl Into<String>) {
+        self.errors.push(RuleError {
             file: at.file.to_owned(),
             rule: at.rule.to_owned(),
             key: key.into(),
-            what: what.into(),
+            problem: problem.into(),
         });
     }
 
     /// Checks a file of this name. A file without rules (contact points, policies) must only be
     /// valid YAML.
     pub(super) fn file(&mut self, name: &str, text: &str) {
-        let at = Place { file: name, rule: "" };
+        let at = RuleLocation { file: name, rule: "" };
         let document: Value = match serde_norway::from_str(text) {
             Ok(document) => document,
-            Err(error) => return self.wrong(at, "", format!("is not YAML: {error}")),
+            Err(error) => return self.report(at, "", format!("is not YAML: {error}")),
         };
         if document.get("apiVersion").and_then(Value::as_u64) != Some(1) {
-            self.wrong(at, "apiVersion", "must be 1");
+            self.report(at, "apiVersion", "must be 1");
         }
         let Some(groups) = document.get("groups") else { return };
         let Some(groups) = groups.as_sequence() else {
-            return self.wrong(at, "groups", "must be a list");
+            return self.report(at, "groups", "must be a list");
         };
         for (index, group) in groups.iter().enumerate() {
             self.group(name, index, group);
@@ -122,7 +122,7 @@ impl Checker {
         } else {
             format!("group '{called}'")
         };
-        let at = Place { file, rule: &rule };
+        let at = RuleLocation { file, rule: &rule };
         for key in ["name", "folder"] {
             self.text(at, group, key);
         }
@@ -134,7 +134,7 @@ impl Checker {
                     self.rule(file, folder, index, rule);
                 }
             }
-            _ => self.wrong(at, "rules", "must be a list with at least one rule"),
+            _ => self.report(at, "rules", "must be a list with at least one rule"),
         }
     }
 
@@ -147,58 +147,58 @@ impl Checker {
             (true, false) => format!("rule '{uid}'"),
             (true, true) => format!("rule {}", index + 1),
         };
-        let at = Place { file, rule: &called };
+        let at = RuleLocation { file, rule: &called };
         let Some(keys) = rule.as_mapping() else {
-            return self.wrong(at, "", "must be a mapping");
+            return self.report(at, "", "must be a mapping");
         };
-        for key in keys.keys().filter_map(Value::as_str).filter(|key| !KEYS.contains(key)) {
-            self.wrong(at, key, "is not a key of an alert rule");
+        for key in keys.keys().filter_map(Value::as_str).filter(|key| !RULE_KEYS.contains(key)) {
+            self.report(at, key, "is not a key of an alert rule");
         }
         for key in ["uid", "title", "condition"] {
             self.text(at, rule, key);
         }
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if uid.len() > 40 || !uid.chars().all(plain) {
-            self.wrong(at, "uid", "must have at most 40 letters, digits, - and _");
+            self.report(at, "uid", "must have at most 40 letters, digits, - and _");
         }
         if !uid.is_empty() && !self.uids.insert(uid.clone()) {
-            self.wrong(at, "uid", format!("'{uid}' is also the uid of another rule"));
+            self.report(at, "uid", format!("'{uid}' is also the uid of another rule"));
         }
         if !title.is_empty() && !self.titles.insert((folder.to_owned(), title)) {
-            self.wrong(at, "title", "another rule of this folder has the same title");
+            self.report(at, "title", "another rule of this folder has the same title");
         }
         self.duration(at, rule, "for", false);
         self.duration(at, rule, "keepFiringFor", false);
         self.one_of(at, rule, "noDataState", &["NoData", "Alerting", "OK", "KeepLast"]);
         self.one_of(at, rule, "execErrState", &["Error", "Alerting", "OK", "KeepLast"]);
         if rule.get("dashboardUid").is_some() != rule.get("panelId").is_some() {
-            self.wrong(at, "panelId", "and dashboardUid must be set together");
+            self.report(at, "panelId", "and dashboardUid must be set together");
         }
         match rule.get("data").and_then(Value::as_sequence) {
             Some(data) if !data.is_empty() => self.data(at, rule, data),
-            _ => self.wrong(at, "data", "must be a list with at least one query"),
+            _ => self.report(at, "data", "must be a list with at least one query"),
         }
     }
 
-    fn data(&mut self, at: Place<'_>, rule: &Value, data: &[Value]) {
+    fn data(&mut self, at: RuleLocation<'_>, rule: &Value, data: &[Value]) {
         let mut known = BTreeSet::new();
         for (index, query) in data.iter().enumerate() {
             let key = format!("data[{index}]");
             match query.get("refId").and_then(Value::as_str) {
                 Some(id) if !id.is_empty() => {
                     if !known.insert(id) {
-                        self.wrong(at, format!("{key}.refId"), format!("'{id}' occurs twice"));
+                        self.report(at, format!("{key}.refId"), format!("'{id}' occurs twice"));
                     }
                     let inner = query.get("model").and_then(|model| model.get("refId"));
                     if inner.is_some_and(|inner| inner.as_str() != Some(id)) {
-                        self.wrong(
+                        self.report(
                             at,
                             format!("{key}.model.refId"),
                             format!("must also be '{id}'"),
                         );
                     }
                 }
-                _ => self.wrong(at, format!("{key}.refId"), "is missing"),
+                _ => self.report(at, format!("{key}.refId"), "is missing"),
             }
         }
         for (index, query) in data.iter().enumerate() {
@@ -208,52 +208,52 @@ impl Checker {
             && !condition.is_empty()
             && !known.contains(condition)
         {
-            self.wrong(at, "condition", format!("no query has the refId '{condition}'"));
+            self.report(at, "condition", format!("no query has the refId '{condition}'"));
         }
     }
 
-    fn query(&mut self, at: Place<'_>, key: &str, query: &Value, known: &BTreeSet<&str>) {
+    fn query(&mut self, at: RuleLocation<'_>, key: &str, query: &Value, known: &BTreeSet<&str>) {
         let source = query.get("datasourceUid").and_then(Value::as_str).unwrap_or_default();
         let Some(model) = query.get("model").filter(|model| model.is_mapping()) else {
-            return self.wrong(at, format!("{key}.model"), "is missing");
+            return self.report(at, format!("{key}.model"), "is missing");
         };
         if source == EXPRESSIONS {
             return self.expression(at, &format!("{key}.model"), model, known);
         }
         if source.is_empty() {
-            self.wrong(at, format!("{key}.datasourceUid"), "is missing");
+            self.report(at, format!("{key}.datasourceUid"), "is missing");
         } else if !self.sources.is_empty() && !self.sources.contains(source) {
             let known: Vec<&str> = self.sources.iter().map(String::as_str).collect();
             let what =
                 format!("no data source has the uid '{source}'; known: {}", known.join(", "));
-            self.wrong(at, format!("{key}.datasourceUid"), what);
+            self.report(at, format!("{key}.datasourceUid"), what);
         }
         let seconds = |name| query.get("relativeTimeRange")?.get(name)?.as_u64();
         if !matches!((seconds("from"), seconds("to").or(Some(0))), (Some(from), Some(to)) if from > to)
         {
             let what = "must have 'from' and 'to' in seconds before now, from the larger one";
-            self.wrong(at, format!("{key}.relativeTimeRange"), what);
+            self.report(at, format!("{key}.relativeTimeRange"), what);
         }
         let text = |name| model.get(name).and_then(Value::as_str).unwrap_or_default();
         if ["rawSql", "query", "expr"].iter().all(|name| text(name).trim().is_empty()) {
-            self.wrong(at, format!("{key}.model"), "has no query (rawSql, query or expr)");
+            self.report(at, format!("{key}.model"), "has no query (rawSql, query or expr)");
         }
     }
 
-    fn expression(&mut self, at: Place<'_>, key: &str, model: &Value, known: &BTreeSet<&str>) {
+    fn expression(&mut self, at: RuleLocation<'_>, key: &str, model: &Value, known: &BTreeSet<&str>) {
         let kind = model.get("type").and_then(Value::as_str).unwrap_or_default();
         let used = model.get("expression").and_then(Value::as_str).unwrap_or_default();
         match kind {
             "reduce" | "threshold" | "resample" => {
                 if !known.contains(used.trim_start_matches('$')) {
                     let what = format!("no query has the refId '{used}'");
-                    self.wrong(at, format!("{key}.expression"), what);
+                    self.report(at, format!("{key}.expression"), what);
                 }
             }
             "math" => {
                 for name in variables(used).filter(|name| !known.contains(name)) {
                     let what = format!("no query has the refId '{name}'");
-                    self.wrong(at, format!("{key}.expression"), what);
+                    self.report(at, format!("{key}.expression"), what);
                 }
             }
             "classic_conditions" | "sql" => {}
@@ -261,12 +261,12 @@ impl Checker {
                 let what = format!(
                     "'{kind}' is none of reduce, threshold, math, resample, classic_conditions, sql"
                 );
-                self.wrong(at, format!("{key}.type"), what);
+                self.report(at, format!("{key}.type"), what);
             }
         }
         let reducer = model.get("reducer").and_then(Value::as_str).unwrap_or_default();
         if kind == "reduce" && reducer.is_empty() {
-            self.wrong(
+            self.report(
                 at,
                 format!("{key}.reducer"),
                 "is missing (last, mean, min, max, sum, count)",
@@ -274,32 +274,32 @@ impl Checker {
         }
         if kind == "threshold" && !model.get("conditions").is_some_and(has_evaluator) {
             let what = "needs an evaluator with a type (gt, lt …) and numbers as params";
-            self.wrong(at, format!("{key}.conditions"), what);
+            self.report(at, format!("{key}.conditions"), what);
         }
     }
 
-    fn text(&mut self, at: Place<'_>, map: &Value, key: &str) {
+    fn text(&mut self, at: RuleLocation<'_>, map: &Value, key: &str) {
         match map.get(key) {
             Some(Value::String(text)) if !text.trim().is_empty() => {}
-            None => self.wrong(at, key, "is missing"),
-            Some(_) => self.wrong(at, key, "must be a non-empty string"),
+            None => self.report(at, key, "is missing"),
+            Some(_) => self.report(at, key, "must be a non-empty string"),
         }
     }
 
-    fn duration(&mut self, at: Place<'_>, map: &Value, key: &str, is_needed: bool) {
+    fn duration(&mut self, at: RuleLocation<'_>, map: &Value, key: &str, is_needed: bool) {
         match map.get(key) {
             Some(Value::String(text)) if is_duration(text) || text.contains('$') => {}
             None if !is_needed => {}
-            None => self.wrong(at, key, "is missing"),
-            Some(_) => self.wrong(at, key, "must be a duration: 30s, 5m, 1h30m"),
+            None => self.report(at, key, "is missing"),
+            Some(_) => self.report(at, key, "must be a duration: 30s, 5m, 1h30m"),
         }
     }
 
-    fn one_of(&mut self, at: Place<'_>, map: &Value, key: &str, words: &[&str]) {
+    fn one_of(&mut self, at: RuleLocation<'_>, map: &Value, key: &str, values: &[&str]) {
         if let Some(value) = map.get(key)
-            && !value.as_str().is_some_and(|word| words.contains(&word))
+            && !value.as_str().is_some_and(|word| values.contains(&word))
         {
-            self.wrong(at, key, format!("must be one of {}", words.join(", ")));
+            self.report(at, key, format!("must be one of {}", values.join(", ")));
         }
     }
 }

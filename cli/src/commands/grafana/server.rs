@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::files::Values;
 use super::influx;
-use crate::exit::Misused;
+use crate::exit::UsageError;
 use crate::serve::MetricStore;
 
 /// The server: the data folder of a running `muster up`, or the backing servers of `muster serve`.
@@ -46,11 +46,11 @@ pub(crate) struct ServerArgs {
 
 impl ServerArgs {
     /// Creates Grafana's users; returns the variables of the data sources, and the metric store.
-    pub(super) async fn let_in(self) -> Result<(Values, MetricStore)> {
+    pub(super) async fn grant_access(self) -> Result<(Values, MetricStore)> {
         let (postgres_url, store) = match self.postgres_url {
             Some(url) => {
                 let influx_url = self.influx_url.ok_or_else(|| {
-                    Misused("--postgres-url requires --influx-url http://host:port".to_owned())
+                    UsageError("--postgres-url requires --influx-url http://host:port".to_owned())
                 })?;
                 let store = MetricStore {
                     url: influx_url,
@@ -90,7 +90,7 @@ impl ServerArgs {
             ),
         }
         if let Some((user, administrator_password)) = &store.user {
-            influx::let_in(&store, (user, administrator_password), &password).await?;
+            influx::grant_access(&store, (user, administrator_password), &password).await?;
         }
         Ok((values(&postgres_url, &store, &password)?, store))
     }

@@ -10,20 +10,20 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::show::{states, summary};
-use super::{Asked, device_of, path};
+use super::{RequestedOperation, device_of, path};
 use crate::client::{Client, segment};
-use crate::exit::{Exited, Misused};
+use crate::exit::{Exited, UsageError};
 use crate::output::{self, line, note, text};
 use crate::terminal_modes::Contained;
 
 /// Poll interval of an operation on several devices.
-const LOOK: Duration = Duration::from_millis(300);
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// Poll interval of a run that has not started, to explain why.
 const EXPLAIN_INTERVAL: Duration = Duration::from_secs(5);
 /// Maximum size of each output in memory, in bytes.
 const MAX_JSON_BYTES: usize = 16 << 20;
 /// Maximum number of devices whose outputs are printed; for more, a hint names the command.
-const SHOWN: u64 = 20;
+const MAX_PRINTED_DEVICES: u64 = 20;
 
 /// One output of one run.
 pub(super) struct Source<'a> {
@@ -34,22 +34,22 @@ pub(super) struct Source<'a> {
 }
 
 /// Waits until an operation has ended; its outcome is the exit code.
-pub(crate) async fn follow(client: &Client, asked: &Asked, json: bool) -> Result<()> {
+pub(crate) async fn follow(client: &Client, operation: &RequestedOperation, json: bool) -> Result<()> {
     let waiting = async {
-        if asked.devices == 1 {
-            one(client, asked, json).await
+        if operation.devices == 1 {
+            one(client, operation, json).await
         } else {
-            many(client, asked, json).await
+            many(client, operation, json).await
         }
     };
-    or_abort(client, asked, waiting).await
+    wait_or_abort(client, operation, waiting).await
 }
 
 /// Waits for a future; Ctrl-C aborts the operation, and a second Ctrl-C does not wait for the
 /// abort.
-pub(crate) async fn or_abort(
+pub(crate) async fn wait_or_abort(
     client: &Client,
-    asked: &Asked,
+    operation: &RequestedOperation,
     waiting: impl Future<Output = Result<()>>,
 ) -> Result<()> {
     tokio::pin!(waiting);
@@ -59,7 +59,7 @@ pub(crate) async fn or_abort(
     }
     note("aborting the operation; press Ctrl-C again to exit without waiting");
     let aborted = async {
-        if let Err(error) = client.post(&format!("{}/abort", path(&asked.id)), &json!({})).await {
+        if let Err(error) = client.post(&format!("{}/abort", path(&operation.id)), &json!({})).await {
             note(format!("failed to abort the operation: {error:#}"));
         }
         waiting.await
@@ -67,7 +67,7 @@ pub(crate) async fn or_abort(
     tokio::select! {
         done = aborted => done,
         _ = tokio::signal::ctrl_c() => {
-            note(format!("exited without waiting; see muster operation show {}", asked.id));
+            note(format!("exited without waiting; see muster operation show {}", operation.id));
             Err(Exited(130).into())
         }
     }
@@ -82,13 +82,13 @@ pub(super) async fn only_device(client: &Client, id: &str) -> Result<String> {
             let words = format!(
                 "the operation is for several devices; name one: muster operation runs {id}"
             );
-            Err(Misused(words).into())
+            Err(UsageError(words).into())
         }
     }
 }
 
 /// Reports output of a program that was not printed.
-pub(super) fn note_missing(run: &Value, stream: &str, shown: u64) {
+pub(super) fn report_missing(run: &Value, stream: &str, shown: u64) {
     if let Some(bytes) = run[stream]["bytes"].as_u64().filter(|bytes| *bytes > shown) {
         note(format!(
             "warning: {stream} is truncated: {bytes} bytes were written, {shown} are shown"
@@ -98,16 +98,16 @@ pub(super) fn note_missing(run: &Value, stream: &str, shown: u64) {
 
 /// Buffer of the first bytes that are written to it.
 #[derive(Default)]
-struct Bounded {
+struct BoundedBuffer {
     bytes: Vec<u8>,
-    is_cut: bool,
+    is_truncated: bool,
 }
 
-impl Write for Bounded {
+impl Write for BoundedBuffer {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let fitting = bytes.len().min(MAX_JSON_BYTES - self.bytes.len());
         self.bytes.extend_from_slice(&bytes[..fitting]);
-        self.is_cut |= fitting < bytes.len();
+        self.is_truncated |= fitting < bytes.len();
         Ok(bytes.len())
     }
 
@@ -149,19 +149,19 @@ pub(super) async fn copy(
                     }
                 }
             }
-            Err(error) if crate::exit::is_passing(&error) => error,
+            Err(error) if crate::exit::is_temporary(&error) => error,
             Err(error) => return Err(error),
         };
         failures += 1;
         if failures > 30 {
             return Err(broken).context("failed to follow the output");
         }
-        tokio::time::sleep(LOOK * failures).await;
+        tokio::time::sleep(POLL_INTERVAL * failures).await;
     }
 }
 
 /// Sends a request, and retries while the server is temporarily unavailable.
-pub(crate) async fn patiently(
+pub(crate) async fn get_with_retry(
     client: &Client,
     path: &str,
     query: &[(&str, String)],
@@ -170,7 +170,7 @@ pub(crate) async fn patiently(
     let mut failures = 0;
     loop {
         match client.get_at(path, query, position).await {
-            Err(error) if failures < 30 && crate::exit::is_passing(&error) => {
+            Err(error) if failures < 30 && crate::exit::is_temporary(&error) => {
                 failures += 1;
                 if failures == 2 {
                     note(format!("waiting for a response: {error:#}"));
@@ -178,43 +178,43 @@ pub(crate) async fn patiently(
             }
             answer => return answer,
         }
-        tokio::time::sleep(LOOK * failures).await;
+        tokio::time::sleep(POLL_INTERVAL * failures).await;
     }
 }
 
 /// Returns the run after it has ended.
-async fn ended(client: &Client, asked: &Asked, device: &str) -> Result<Value> {
-    let path = format!("{}/runs/{}", path(&asked.id), segment(device));
+async fn wait_for_end(client: &Client, operation: &RequestedOperation, device: &str) -> Result<Value> {
+    let path = format!("{}/runs/{}", path(&operation.id), segment(device));
     loop {
-        let run = patiently(client, &path, &[], asked.position).await?;
+        let run = get_with_retry(client, &path, &[], operation.position).await?;
         let is_open = ["requested", "dispatched", "accepted", "running"];
         if !is_open.contains(&run["state"].as_str().unwrap_or_default()) {
             return Ok(run);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-async fn one(client: &Client, asked: &Asked, json: bool) -> Result<()> {
-    let runs = format!("{}/runs", path(&asked.id));
-    let found = patiently(client, &runs, &[("limit", "1".into())], asked.position).await?;
+async fn one(client: &Client, operation: &RequestedOperation, json: bool) -> Result<()> {
+    let runs = format!("{}/runs", path(&operation.id));
+    let found = get_with_retry(client, &runs, &[("limit", "1".into())], operation.position).await?;
     let run = &found["items"][0];
     let device = text(&run["device"]);
     if !json && run["state"] == "requested" {
-        tell_if_away(client, &device).await;
+        report_if_offline(client, &device).await;
     }
     let source =
-        |stream| Source { id: &asked.id, device: &device, stream, position: asked.position };
+        |stream| Source { id: &operation.id, device: &device, stream, position: operation.position };
     let (out, err) = (source("stdout"), source("stderr"));
     if json {
-        let (mut stdout, mut stderr) = (Bounded::default(), Bounded::default());
+        let (mut stdout, mut stderr) = (BoundedBuffer::default(), BoundedBuffer::default());
         let shown = tokio::try_join!(
             copy(client, &out, true, &mut stdout),
             copy(client, &err, true, &mut stderr)
         )?;
-        let run = ended(client, asked, &device).await?;
-        let is_cut = |stream: &str, text: &Bounded, shown| {
-            text.is_cut || run[stream]["bytes"].as_u64().is_some_and(|bytes| bytes > shown)
+        let run = wait_for_end(client, operation, &device).await?;
+        let is_cut = |stream: &str, text: &BoundedBuffer, shown| {
+            text.is_truncated || run[stream]["bytes"].as_u64().is_some_and(|bytes| bytes > shown)
         };
         output::json(&json!({
             "stdout": String::from_utf8_lossy(&stdout.bytes),
@@ -234,27 +234,27 @@ async fn one(client: &Client, asked: &Asked, json: bool) -> Result<()> {
     };
     let shown = tokio::select! {
         copied = copied => copied?,
-        never = explain_waiting(client, asked, &device) => match never {},
+        never = explain_waiting(client, operation, &device) => match never {},
     };
-    let run = ended(client, asked, &device).await?;
-    note_missing(&run, "stdout", shown.0);
-    note_missing(&run, "stderr", shown.1);
+    let run = wait_for_end(client, operation, &device).await?;
+    report_missing(&run, "stdout", shown.0);
+    report_missing(&run, "stderr", shown.1);
     outcome(&run, true)
 }
 
 /// Waits for the only run and returns its standard output; fails if the run fails or the output is
 /// too long.
-pub(crate) async fn collect(client: &Client, asked: &Asked) -> Result<Vec<u8>> {
-    let runs = format!("{}/runs", path(&asked.id));
-    let found = patiently(client, &runs, &[("limit", "1".into())], asked.position).await?;
+pub(crate) async fn collect(client: &Client, operation: &RequestedOperation) -> Result<Vec<u8>> {
+    let runs = format!("{}/runs", path(&operation.id));
+    let found = get_with_retry(client, &runs, &[("limit", "1".into())], operation.position).await?;
     let device = text(&found["items"][0]["device"]);
-    let position = asked.position;
-    let source = Source { id: &asked.id, device: &device, stream: "stdout", position };
-    let mut output = Bounded::default();
+    let position = operation.position;
+    let source = Source { id: &operation.id, device: &device, stream: "stdout", position };
+    let mut output = BoundedBuffer::default();
     let shown = copy(client, &source, true, &mut output).await?;
-    let run = ended(client, asked, &device).await?;
+    let run = wait_for_end(client, operation, &device).await?;
     outcome(&run, true)?;
-    if output.is_cut || run["stdout"]["bytes"].as_u64().is_some_and(|bytes| bytes > shown) {
+    if output.is_truncated || run["stdout"]["bytes"].as_u64().is_some_and(|bytes| bytes > shown) {
         bail!(
             "the output of {} is truncated: {shown} bytes were received, at most {} are accepted",
             device_of(&run),
@@ -265,8 +265,8 @@ pub(crate) async fn collect(client: &Client, asked: &Asked) -> Result<Vec<u8>> {
 }
 
 /// Explains why a run does not start, after a while; never returns.
-async fn explain_waiting(client: &Client, asked: &Asked, device: &str) -> Infallible {
-    let path = format!("{}/runs/{}", path(&asked.id), segment(device));
+async fn explain_waiting(client: &Client, operation: &RequestedOperation, device: &str) -> Infallible {
+    let path = format!("{}/runs/{}", path(&operation.id), segment(device));
     let mut explained = String::new();
     loop {
         tokio::time::sleep(EXPLAIN_INTERVAL).await;
@@ -282,7 +282,7 @@ async fn explain_waiting(client: &Client, asked: &Asked, device: &str) -> Infall
 }
 
 /// Reports that the operation waits for an offline device.
-async fn tell_if_away(client: &Client, device: &str) {
+async fn report_if_offline(client: &Client, device: &str) {
     let Ok(device) = client.get(&format!("/api/v1/devices/{}", segment(device)), &[]).await else {
         return;
     };
@@ -298,13 +298,13 @@ async fn tell_if_away(client: &Client, device: &str) {
 }
 
 /// Returns the program's exit code; any other end of the run is reported.
-fn outcome(run: &Value, tells: bool) -> Result<()> {
+fn outcome(run: &Value, is_verbose: bool) -> Result<()> {
     let exit = run["exit_code"].as_i64().and_then(|code| u8::try_from(code & 0xff).ok());
     match (run["state"].as_str().unwrap_or_default(), exit) {
         ("succeeded", _) => Ok(()),
         ("failed", Some(code)) if code != 0 => Err(Exited(code).into()),
         (state, _) => {
-            if tells {
+            if is_verbose {
                 let words = text(&run["explanation"]);
                 note(format!("{}: {state}. {words}", device_of(run)));
             }
@@ -319,47 +319,47 @@ fn outcome(run: &Value, tells: bool) -> Result<()> {
     }
 }
 
-async fn many(client: &Client, asked: &Asked, json: bool) -> Result<()> {
-    let bar = ProgressBar::new(asked.devices);
+async fn many(client: &Client, operation: &RequestedOperation, json: bool) -> Result<()> {
+    let bar = ProgressBar::new(operation.devices);
     let style = "{bar:30} {pos}/{len} devices  {elapsed}  {msg}";
     bar.set_style(ProgressStyle::with_template(style)?);
-    note(format!("operation {}", asked.id));
+    note(format!("operation {}", operation.id));
     let found = loop {
-        let found = patiently(client, &path(&asked.id), &[], asked.position).await?;
+        let found = get_with_retry(client, &path(&operation.id), &[], operation.position).await?;
         bar.set_position(found["finished"].as_u64().unwrap_or(0));
         bar.set_message(states(&found["runs"]));
         if matches!(found["status"].as_str(), Some("finished" | "aborted")) {
             break found;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     };
     bar.finish_and_clear();
     if json {
         output::json(&found)?;
     } else {
-        if asked.devices <= SHOWN {
-            outputs(client, asked).await?;
+        if operation.devices <= MAX_PRINTED_DEVICES {
+            outputs(client, operation).await?;
         } else {
             note(format!(
                 "muster operation output {} DEVICE shows the output of a device",
-                asked.id
+                operation.id
             ));
         }
         line(format!("{}: {}", text(&found["status"]), states(&found["runs"])));
         summary(&found);
     }
     let succeeded = found["runs"]["succeeded"].as_u64().unwrap_or(0);
-    if succeeded == asked.devices { Ok(()) } else { Err(Exited(1).into()) }
+    if succeeded == operation.devices { Ok(()) } else { Err(Exited(1).into()) }
 }
 
 /// Prints the output of each device, under its name.
-async fn outputs(client: &Client, asked: &Asked) -> Result<()> {
-    for run in client.list(&format!("{}/runs", path(&asked.id)), &[]).await? {
+async fn outputs(client: &Client, operation: &RequestedOperation) -> Result<()> {
+    for run in client.list(&format!("{}/runs", path(&operation.id)), &[]).await? {
         let device = text(&run["device"]);
         line(format!("── {} ({})", device_of(&run), text(&run["state"])));
         for stream in ["stdout", "stderr"] {
             if run[stream]["kept"].as_u64().unwrap_or(0) > 0 {
-                let source = Source { id: &asked.id, device: &device, stream, position: None };
+                let source = Source { id: &operation.id, device: &device, stream, position: None };
                 let stdout = std::io::stdout();
                 let shown = if stdout.is_terminal() {
                     let mut contained = Contained::new(stdout);
@@ -369,7 +369,7 @@ async fn outputs(client: &Client, asked: &Asked) -> Result<()> {
                 } else {
                     copy(client, &source, true, &mut &stdout).await?
                 };
-                note_missing(&run, stream, shown);
+                report_missing(&run, stream, shown);
             }
         }
     }

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::confirm::{Action, Confirm};
 use crate::client::{Client, Connection, segment};
-use crate::exit::{NOT_FOUND, NotFound, Refused, code};
+use crate::exit::{NOT_FOUND, NotFound, RequestError, code};
 use crate::output::{self, line, text};
 
-pub(crate) use follow::{collect, follow, or_abort, patiently};
+pub(crate) use follow::{collect, follow, wait_or_abort, get_with_retry};
 
 const OPERATIONS: &str = "/api/v1/operations";
 
@@ -118,25 +118,25 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
             let mut stdout = std::io::stdout();
             let shown = follow::copy(&client, &source, !args.no_follow, &mut stdout).await?;
             let run = format!("{}/runs/{}", path(&args.id), segment(&device));
-            follow::note_missing(&client.get(&run, &[]).await?, stream, shown);
+            follow::report_missing(&client.get(&run, &[]).await?, stream, shown);
             Ok(())
         }
         OperationCommand::Wait { id } => {
             let found = client.get(&path(&id), &[]).await?;
             let asked =
-                Asked { id, devices: found["devices"].as_u64().unwrap_or(0), position: None };
+                RequestedOperation { id, devices: found["devices"].as_u64().unwrap_or(0), position: None };
             follow(&client, &asked, json).await
         }
         OperationCommand::Pause { id } => change(&client, &id, ("pause", "paused"), json).await,
         OperationCommand::Resume { id } => change(&client, &id, ("resume", "resumed"), json).await,
         OperationCommand::Abort { id, confirm } => {
             if !confirm.is_given() {
-                ask_before_abort(&client, &id, confirm).await?;
+                confirm_abort(&client, &id, confirm).await?;
             }
             change(&client, &id, ("abort", "aborted"), json).await
         }
         OperationCommand::Cancel { id, device, confirm } => {
-            confirm.ask_one("end", "run", format!("{id} on {device}"))?;
+            confirm.confirm_one("end", "run", format!("{id} on {device}"))?;
             let verb = format!("runs/{}/cancel", segment(&device));
             change(&client, &id, (&verb, "cancellation requested"), json).await
         }
@@ -144,46 +144,46 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
 }
 
 /// Lists the devices with running programs, which an abort interrupts.
-async fn ask_before_abort(client: &Client, id: &str, confirm: Confirm) -> Result<()> {
+async fn confirm_abort(client: &Client, id: &str, confirm: Confirm) -> Result<()> {
     let query = [("state", "dispatched,accepted,running".to_owned())];
     let runs = client.list(&format!("{}/runs", path(id)), &query).await?;
     let names: Vec<String> = runs.iter().map(device_of).collect();
     if names.is_empty() {
-        return confirm.ask_one("abort", "operation", id);
+        return confirm.confirm_one("abort", "operation", id);
     }
     let verb = format!("abort operation {id}, which is running on");
-    confirm.ask(&Action { verb: &verb, noun: "device", names: &names })
+    confirm.confirm(&Action { verb: &verb, noun: "device", names: &names })
 }
 
 fn path(id: &str) -> String {
     format!("{OPERATIONS}/{}", segment(id))
 }
 
-async fn change(client: &Client, id: &str, (verb, said): (&str, &str), json: bool) -> Result<()> {
+async fn change(client: &Client, id: &str, (verb, done): (&str, &str), json: bool) -> Result<()> {
     let done = client.post(&format!("{}/{verb}", path(id)), &json!({})).await?;
-    client.await_shown(OPERATIONS, &done["position"]).await;
+    client.wait_until_listed(OPERATIONS, &done["position"]).await;
     if json {
         return output::json(&done);
     }
-    line(said);
+    line(done);
     Ok(())
 }
 
 /// An operation that this command created.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct RequestedOperation {
     pub(super) id: String,
     pub(super) devices: u64,
     /// Position of the operation in the log; reads that must see it wait for this position.
     pub(super) position: Option<u64>,
 }
 
-impl Asked {
+impl RequestedOperation {
     /// Creates the operation.
     pub(crate) async fn new(client: &Client, request: &Value) -> Result<Self> {
         let made = match client.post(OPERATIONS, request).await {
             Ok(made) => made,
-            Err(error) => return Err(unless_unknown(client, request, error).await),
+            Err(error) => return Err(map_unknown_device(client, request, error).await),
         };
         Ok(Self {
             id: made["id"].as_str().context("the server returned no operation id")?.to_owned(),
@@ -193,7 +193,7 @@ impl Asked {
     }
 
     /// Prints the operation's id, and hints for further commands.
-    pub(crate) fn tell(&self, json: bool) -> Result<()> {
+    pub(crate) fn print(&self, json: bool) -> Result<()> {
         if json {
             return output::json(&json!({"id": self.id, "devices": self.devices}));
         }
@@ -204,9 +204,9 @@ impl Asked {
 }
 
 /// Reports an unknown device as "not found", for scripts; the API reports an invalid field.
-async fn unless_unknown(client: &Client, request: &Value, error: anyhow::Error) -> anyhow::Error {
+async fn map_unknown_device(client: &Client, request: &Value, error: anyhow::Error) -> anyhow::Error {
     let is_invalid =
-        matches!(error.downcast_ref::<Refused>(), Some(Refused::Problem { status: 400, .. }));
+        matches!(error.downcast_ref::<RequestError>(), Some(RequestError::Problem { status: 400, .. }));
     let Some(name) = request["target"]["devices"][0].as_str().filter(|_| is_invalid) else {
         return error;
     };

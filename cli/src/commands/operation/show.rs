@@ -37,7 +37,7 @@ pub(super) fn states(runs: &Value) -> String {
     runs.iter().map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
 }
 
-fn cut(text: &str, width: usize) -> String {
+fn truncate(text: &str, width: usize) -> String {
     let first = text.lines().next().unwrap_or_default();
     if first.chars().count() <= width && first.len() == text.len() {
         return text.to_owned();
@@ -62,8 +62,8 @@ pub(super) async fn list(
             ago(&one["requested_at"]),
             text(&one["status"]),
             states(&one["runs"]),
-            cut(&text(&one["target"]), 30),
-            cut(&action(&one["action"]), 50),
+            truncate(&text(&one["target"]), 30),
+            truncate(&action(&one["action"]), 50),
         ]
     });
     table(
@@ -162,7 +162,7 @@ pub(super) async fn runs(
             duration(&run["duration_ms"]),
             text(&run["stdout"]["bytes"]),
             text(&run["stderr"]["bytes"]),
-            cut(&text(&run["reason"]), 60),
+            truncate(&text(&run["reason"]), 60),
         ]
     });
     let header = ["device", "state", "exit", "took", "stdout", "stderr", "reason"];
@@ -179,7 +179,7 @@ pub(super) async fn explain(
     const NOT_SUCCEEDED: &str =
         "requested,dispatched,accepted,failed,timed_out,canceled,expired,rejected,unknown";
     /// Maximum number of runs that are explained individually.
-    const MOST: usize = 50;
+    const MAX_EXPLAINED: usize = 50;
     let devices = match device {
         Some(device) => vec![device],
         None => {
@@ -189,12 +189,12 @@ pub(super) async fn explain(
         }
     };
     let mut explained = Vec::new();
-    for device in devices.iter().take(MOST) {
+    for device in devices.iter().take(MAX_EXPLAINED) {
         let run = client.get(&format!("{}/runs/{}", path(id), segment(device)), &[]).await?;
         explained.push(run);
     }
-    if devices.len() > MOST {
-        note(format!("showing {MOST} of {}; name a device to see another", devices.len()));
+    if devices.len() > MAX_EXPLAINED {
+        note(format!("showing {MAX_EXPLAINED} of {}; name a device to see another", devices.len()));
     }
     if json {
         let items: Vec<Value> = explained

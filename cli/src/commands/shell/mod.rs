@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::confirm::Confirm;
 use super::wait::Wait;
 use crate::client::{Client, Connection, segment};
-use crate::exit::{Misused, NotFound};
+use crate::exit::{UsageError, NotFound};
 use crate::output::{self, ago, line, table, text};
 
 use terminal::EscapeCharacter;
@@ -116,13 +116,13 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
         Some(ShellCommand::Attach { id, watch, escape, wait }) => {
             let session = find(&client, &id).await?;
             let place =
-                work::Place { device: text(&session["device"]), session: Some(id), watch, escape };
-            return work::work(&client, place, Vec::new(), wait).await;
+                work::SessionTarget { device: text(&session["device"]), session: Some(id), is_read_only: watch, escape };
+            return work::run_shell(&client, place, Vec::new(), wait).await;
         }
         Some(ShellCommand::End { id, confirm }) => {
             let session = find(&client, &id).await?;
             let device = text(&session["device"]);
-            confirm.ask_one("end", "session", format!("{id} on {}", device_name(&session)))?;
+            confirm.confirm_one("end", "session", format!("{id} on {}", device_name(&session)))?;
             let path =
                 format!("/api/v1/devices/{}/sessions/{}/end", segment(&device), segment(&id));
             client.post(&path, &json!({})).await?;
@@ -136,7 +136,7 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
             return play::search(&client, &text, device, json).await;
         }
     }
-    let device = args.device.ok_or_else(|| Misused("name a device".to_owned()))?;
+    let device = args.device.ok_or_else(|| UsageError("name a device".to_owned()))?;
     let mut query = vec![("grace", args.grace.to_string())];
     query.extend(args.user.map(|user| ("user", user)));
     query.extend(args.no_record.then(|| ("record", "false".to_owned())));
@@ -144,8 +144,8 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
     if !args.line.is_empty() {
         query.push(("command", args.line.join(" ")));
     }
-    let place = work::Place { device, session: None, watch: false, escape: args.escape };
-    work::work(&client, place, query, args.wait).await
+    let place = work::SessionTarget { device, session: None, is_read_only: false, escape: args.escape };
+    work::run_shell(&client, place, query, args.wait).await
 }
 
 async fn find(client: &Client, id: &str) -> Result<Value> {

@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 
 use super::{SESSIONS, no_recording};
 use crate::client::{Client, segment};
-use crate::exit::{Exited, Partly};
+use crate::exit::{Exited, PartialFailure};
 use crate::output::{self, line, note, table, text};
 use crate::terminal_modes::Contained;
 
 /// Maximum length of a line in a search, in bytes; longer text is split.
-const LONGEST: usize = 1 << 20;
+const MAX_LINE_BYTES: usize = 1 << 20;
 
 /// Downloads a recording to a temporary file: it may be larger than this machine's memory.
 async fn recording(client: &Client, id: &str) -> Result<File> {
@@ -108,7 +108,7 @@ fn plain(shown: &str) -> String {
 }
 
 /// Returns the lines of a recording that contain a text.
-fn hits(recording: File, pattern: &str) -> Result<Vec<String>> {
+fn matching_lines(recording: File, pattern: &str) -> Result<Vec<String>> {
     let mut hits = Vec::new();
     let mut look = |shown: &str| {
         let plain = plain(shown);
@@ -125,7 +125,7 @@ fn hits(recording: File, pattern: &str) -> Result<Vec<String>> {
         waiting.push_str(&shown);
         let whole = match ends {
             Some(end) => end,
-            None if waiting.len() > LONGEST => waiting.len(),
+            None if waiting.len() > MAX_LINE_BYTES => waiting.len(),
             None => continue,
         };
         let rest = waiting.split_off(whole);
@@ -149,7 +149,7 @@ pub(super) async fn search(
             continue;
         }
         let id = text(&session["id"]);
-        let lines = match recording(client, &id).await.and_then(|cast| hits(cast, pattern)) {
+        let lines = match recording(client, &id).await.and_then(|cast| matching_lines(cast, pattern)) {
             Ok(lines) => lines,
             Err(error) => {
                 note(format!("the recording of session {id} cannot be searched: {error:#}"));
@@ -164,7 +164,7 @@ pub(super) async fn search(
     }
     let whole = || match unread {
         0 => Ok(()),
-        failed => Err(Partly { failed, of: read + failed, code: 1 }.into()),
+        failed => Err(PartialFailure { failed, total: read + failed, code: 1 }.into()),
     };
     if json {
         output::json(&found)?;
@@ -196,7 +196,7 @@ mod tests {
             writeln!(file, "{}", json!([at, "i", "secret"])).unwrap();
         }
         file.rewind().unwrap();
-        assert_eq!(hits(file, "secret").unwrap(), ["one secret", "secrets end"]);
+        assert_eq!(matching_lines(file, "secret").unwrap(), ["one secret", "secrets end"]);
     }
 
     #[test]

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 /// A terminal in raw mode; restored on drop.
-pub(super) struct Raw {
-    before: Termios,
+pub(super) struct RawMode {
+    previous: Termios,
 }
 
-impl Raw {
+impl RawMode {
     /// Enables raw mode; `None` when standard input is not a terminal.
     pub(super) fn new() -> Option<Self> {
         let stdin = std::io::stdin();
@@ -22,14 +22,14 @@ impl Raw {
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(stdin.as_fd(), OptionalActions::Now, &raw).ok()?;
-        Some(Self { before })
+        Some(Self { previous: before })
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawMode {
     fn drop(&mut self) {
         let stdin = std::io::stdin();
-        let _ = tcsetattr(stdin.as_fd(), OptionalActions::Flush, &self.before);
+        let _ = tcsetattr(stdin.as_fd(), OptionalActions::Flush, &self.previous);
     }
 }
 
@@ -44,7 +44,7 @@ pub(super) fn size() -> (u16, u16) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Escape {
     /// Detach; the session is kept.
-    Leave,
+    Detach,
     /// List the escapes.
     Help,
 }
@@ -88,21 +88,21 @@ impl std::fmt::Display for EscapeCharacter {
 
 /// Maximum number of bytes that a user types between two reads: Enter, the escape character, and
 /// one more, over a slow line. Longer reads are pasted text.
-const MAX_TYPED: usize = 3;
+const MAX_TYPED_BYTES: usize = 3;
 /// Maximum time between two reads of a paste.
-const PASTE: Duration = Duration::from_millis(100);
+const MAX_PASTE_GAP: Duration = Duration::from_millis(100);
 /// Sequences with which a terminal encloses a paste, if the program has enabled them.
-const PASTE_BEGINS: &[u8] = b"\x1b[200~";
-const PASTE_ENDS: &[u8] = b"\x1b[201~";
+const PASTE_START: &[u8] = b"\x1b[200~";
+const PASTE_END: &[u8] = b"\x1b[201~";
 
 /// Recognizes escapes in typed input: only after Enter, and never in pasted text.
 #[derive(Debug)]
 pub(super) struct Escapes {
     character: u8,
-    after_enter: bool,
-    after_escape: bool,
+    is_after_enter: bool,
+    is_after_escape: bool,
     /// Whether the input is between the sequences of a paste.
-    in_paste: bool,
+    is_in_paste: bool,
     /// Time of the last read that was too long for typed input.
     pasted_at: Option<Instant>,
     /// The newest bytes, which may be the start of a paste sequence.
@@ -113,9 +113,9 @@ impl Escapes {
     pub(super) const fn new(character: u8) -> Self {
         Self {
             character,
-            after_enter: true,
-            after_escape: false,
-            in_paste: false,
+            is_after_enter: true,
+            is_after_escape: false,
+            is_in_paste: false,
             pasted_at: None,
             tail: Vec::new(),
         }
@@ -123,17 +123,17 @@ impl Escapes {
 
     /// Splits the bytes of one read into input to send and escapes.
     pub(super) fn feed(&mut self, bytes: &[u8], now: Instant) -> Vec<Key> {
-        let follows = self.pasted_at.is_some_and(|at| now.duration_since(at) < PASTE);
-        let is_pasted = self.in_paste || follows || bytes.len() > MAX_TYPED;
+        let follows = self.pasted_at.is_some_and(|at| now.duration_since(at) < MAX_PASTE_GAP);
+        let is_pasted = self.is_in_paste || follows || bytes.len() > MAX_TYPED_BYTES;
         let mut keys = Vec::new();
         let mut sent = Vec::with_capacity(bytes.len() + 1);
         if is_pasted {
             self.pasted_at = Some(now);
-            if std::mem::take(&mut self.after_escape) {
+            if std::mem::take(&mut self.is_after_escape) {
                 sent.push(self.character);
             }
             sent.extend_from_slice(bytes);
-            self.after_enter = matches!(bytes.last(), Some(b'\r' | b'\n'));
+            self.is_after_enter = matches!(bytes.last(), Some(b'\r' | b'\n'));
         } else {
             for byte in bytes {
                 if let Some(escape) = self.typed(*byte, &mut sent) {
@@ -145,7 +145,7 @@ impl Escapes {
             }
         }
         for byte in bytes {
-            self.look_for_marks(*byte);
+            self.detect_paste(*byte);
         }
         if !sent.is_empty() {
             keys.push(Key::Bytes(sent));
@@ -154,35 +154,35 @@ impl Escapes {
     }
 
     fn typed(&mut self, byte: u8, sent: &mut Vec<u8>) -> Option<Escape> {
-        if std::mem::take(&mut self.after_escape) {
+        if std::mem::take(&mut self.is_after_escape) {
             match byte {
-                b'.' => return Some(Escape::Leave),
+                b'.' => return Some(Escape::Detach),
                 b'?' => {
-                    self.after_enter = true;
+                    self.is_after_enter = true;
                     return Some(Escape::Help);
                 }
                 // The escape character twice sends it once.
                 _ if byte == self.character => {}
                 _ => sent.push(self.character),
             }
-        } else if self.after_enter && byte == self.character {
-            self.after_escape = true;
-            self.after_enter = false;
+        } else if self.is_after_enter && byte == self.character {
+            self.is_after_escape = true;
+            self.is_after_enter = false;
             return None;
         }
-        self.after_enter = matches!(byte, b'\r' | b'\n');
+        self.is_after_enter = matches!(byte, b'\r' | b'\n');
         sent.push(byte);
         None
     }
 
-    fn look_for_marks(&mut self, byte: u8) {
+    fn detect_paste(&mut self, byte: u8) {
         self.tail.push(byte);
-        if self.tail.ends_with(PASTE_BEGINS) {
-            self.in_paste = true;
-        } else if self.tail.ends_with(PASTE_ENDS) {
-            self.in_paste = false;
+        if self.tail.ends_with(PASTE_START) {
+            self.is_in_paste = true;
+        } else if self.tail.ends_with(PASTE_END) {
+            self.is_in_paste = false;
         }
-        if self.tail.len() >= PASTE_BEGINS.len() {
+        if self.tail.len() >= PASTE_START.len() {
             self.tail.remove(0);
         }
     }
@@ -212,16 +212,16 @@ mod tests {
     #[test]
     fn escapes_are_found_after_enter_alone() {
         for (reads, sent, escapes) in [
-            (&["l", "s", "\r", "~", "."][..], "ls\r", vec![Escape::Leave]),
-            (&["~."], "", vec![Escape::Leave]),
-            (&["\r~."], "\r", vec![Escape::Leave]),
+            (&["l", "s", "\r", "~", "."][..], "ls\r", vec![Escape::Detach]),
+            (&["~."], "", vec![Escape::Detach]),
+            (&["\r~."], "\r", vec![Escape::Detach]),
             (&["a", "~", "."], "a~.", vec![]),
             (&["a~."], "a~.", vec![]),
             (&["\r", "~", "~", "x"], "\r~x", vec![]),
             (&["\r", "~", "x"], "\r~x", vec![]),
             (&["\r", "~", "?", "l", "s"], "\rls", vec![Escape::Help]),
             // After the help, the line is still empty.
-            (&["~", "?", "~", "."], "", vec![Escape::Help, Escape::Leave]),
+            (&["~", "?", "~", "."], "", vec![Escape::Help, Escape::Detach]),
         ] {
             assert_eq!(fed(reads), (sent.to_owned(), escapes), "{reads:?}");
         }
@@ -242,7 +242,7 @@ mod tests {
         }
         // After the paste, escapes at the start of a line are recognized again.
         let (sent, escapes) = fed(&["\x1b[200~text\x1b[201~", "~", ".", "\r", "~", "."]);
-        assert_eq!((sent.as_str(), escapes), ("\x1b[200~text\x1b[201~~.\r", vec![Escape::Leave]));
+        assert_eq!((sent.as_str(), escapes), ("\x1b[200~text\x1b[201~~.\r", vec![Escape::Detach]));
         // The last read of a paste may be short.
         let mut escapes = Escapes::new(b'~');
         let now = Instant::now();

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::terminal::{Escape, EscapeCharacter, Escapes, Key, Raw, size};
+use super::terminal::{Escape, EscapeCharacter, Escapes, Key, RawMode, size};
 use crate::client::{Client, Socket, segment};
 use crate::commands::wait::Wait;
 use crate::exit::{self, Exited};
@@ -21,21 +21,21 @@ use crate::output::note;
 use crate::terminal_modes::TerminalModes;
 
 /// Interval between the client's keep-alives.
-const PING: Duration = Duration::from_secs(3);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// Timeout after which a silent server is considered unreachable.
-const SILENCE: Duration = Duration::from_secs(10);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Delay before each attempt to reconnect, and the maximum number of attempts.
-const AGAIN: Duration = Duration::from_secs(1);
-const TRIES: u32 = 600;
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
+const MAX_RECONNECTS: u32 = 600;
 
 /// Session to connect with.
-pub(super) struct Place {
+pub(super) struct SessionTarget {
     /// Name or id of the device.
     pub(super) device: String,
     /// Id of an existing session.
     pub(super) session: Option<String>,
     /// Whether to attach read-only.
-    pub(super) watch: bool,
+    pub(super) is_read_only: bool,
     /// Character that starts an escape.
     pub(super) escape: EscapeCharacter,
 }
@@ -85,54 +85,54 @@ async fn ended_by_signal() -> u8 {
 }
 
 /// End of one connection.
-enum Left {
+enum ConnectionEnd {
     /// The shell ended with this exit code.
     Exit(Option<i64>),
     /// The user detached.
-    Person,
+    Detached,
     /// The server closed the session with this reason.
-    Over(String),
+    Closed(String),
     /// The connection was lost.
     Lost,
     /// This program received this signal.
     Signal(u8),
 }
 
-enum Typed {
+enum UserInput {
     Bytes(Vec<u8>),
     Escape(Escape),
     End,
 }
 
 /// Runs until the shell ends, or the user detaches.
-pub(super) async fn work(
+pub(super) async fn run_shell(
     client: &Client,
-    mut place: Place,
+    mut place: SessionTarget,
     query: Vec<(&'static str, String)>,
     wait: Wait,
 ) -> Result<()> {
     let socket = wait.until_online(async || open(client, &place, &query).await).await?;
-    let raw = Raw::new();
+    let raw = RawMode::new();
     let screen = Screen::new();
     let left = tokio::select! {
         left = in_session(client, &mut place, socket, raw.is_some(), screen) => left,
         // Dropping the other future restores the terminal.
-        signal = ended_by_signal() => Ok(Left::Signal(signal)),
+        signal = ended_by_signal() => Ok(ConnectionEnd::Signal(signal)),
     };
     drop(raw);
     let code = match left? {
-        Left::Exit(code) => code.and_then(|code| u8::try_from(code & 0xff).ok()).unwrap_or(125),
-        Left::Person => {
+        ConnectionEnd::Exit(code) => code.and_then(|code| u8::try_from(code & 0xff).ok()).unwrap_or(125),
+        ConnectionEnd::Detached => {
             let session = place.session.unwrap_or_default();
             note(format!("\ndetached; the session continues: muster shell attach {session}"));
             0
         }
-        Left::Over(why) => {
+        ConnectionEnd::Closed(why) => {
             note(format!("\nended: {why}"));
             125
         }
-        Left::Signal(signal) => 128 + signal,
-        Left::Lost => 125,
+        ConnectionEnd::Signal(signal) => 128 + signal,
+        ConnectionEnd::Lost => 125,
     };
     let _ = std::io::stdout().flush();
     // A thread is blocked on input and would keep the process running.
@@ -145,11 +145,11 @@ pub(super) async fn work(
 /// As [`work`], with reconnections.
 async fn in_session(
     client: &Client,
-    target: &mut Place,
+    target: &mut SessionTarget,
     mut socket: Socket,
     is_terminal: bool,
     mut screen: Screen,
-) -> Result<Left> {
+) -> Result<ConnectionEnd> {
     let character = target.escape.0.filter(|_| is_terminal);
     let mut typed = read_keys(character);
     let say = |words: &str| {
@@ -157,15 +157,15 @@ async fn in_session(
         note(format!("\r\n[muster] {words}\r"));
     };
     loop {
-        match carry(socket, target, &mut typed, &mut screen, &say).await {
-            Left::Lost => {}
+        match run_connection(socket, target, &mut typed, &mut screen, &say).await {
+            ConnectionEnd::Lost => {}
             left => return Ok(left),
         }
         let Some(session) = target.session.clone() else {
-            return Ok(Left::Over("the connection was lost before the shell was open".to_owned()));
+            return Ok(ConnectionEnd::Closed("the connection was lost before the shell was open".to_owned()));
         };
         say("the connection was lost; the session continues; reconnecting (Ctrl-C stops)");
-        socket = match again(client, target, is_terminal.then_some(&mut typed)).await {
+        socket = match reconnect(client, target, is_terminal.then_some(&mut typed)).await {
             Ok(socket) => socket,
             Err(error) => {
                 drop(screen);
@@ -179,7 +179,7 @@ async fn in_session(
     }
 }
 
-async fn open(client: &Client, place: &Place, query: &[(&'static str, String)]) -> Result<Socket> {
+async fn open(client: &Client, place: &SessionTarget, query: &[(&'static str, String)]) -> Result<Socket> {
     let (cols, rows) = size();
     let mut query = query.to_vec();
     query.extend([("cols", cols.to_string()), ("rows", rows.to_string())]);
@@ -187,7 +187,7 @@ async fn open(client: &Client, place: &Place, query: &[(&'static str, String)]) 
     let path = match &place.session {
         Some(session) => {
             query.retain(|(name, _)| ["cols", "rows"].contains(name));
-            query.push(("watch", place.watch.to_string()));
+            query.push(("watch", place.is_read_only.to_string()));
             format!("/api/v1/devices/{device}/sessions/{}/attach", segment(session))
         }
         None => {
@@ -200,7 +200,7 @@ async fn open(client: &Client, place: &Place, query: &[(&'static str, String)]) 
 }
 
 /// Returns the next input of the user; never returns if there is none.
-async fn key(typed: &mut Option<&mut mpsc::Receiver<Typed>>) -> Option<Typed> {
+async fn next_input(typed: &mut Option<&mut mpsc::Receiver<UserInput>>) -> Option<UserInput> {
     match typed {
         Some(typed) => typed.recv().await,
         None => std::future::pending().await,
@@ -209,28 +209,28 @@ async fn key(typed: &mut Option<&mut mpsc::Receiver<Typed>>) -> Option<Typed> {
 
 /// Reconnects, up to the maximum number of attempts. `typed` is the user's input: Ctrl-C stops it.
 /// Output of programs is buffered until then.
-async fn again(
+async fn reconnect(
     client: &Client,
-    place: &Place,
-    mut typed: Option<&mut mpsc::Receiver<Typed>>,
+    place: &SessionTarget,
+    mut typed: Option<&mut mpsc::Receiver<UserInput>>,
 ) -> Result<Socket> {
     let mut last = anyhow!("no attempt was made");
-    for _ in 0..TRIES {
-        let wait = tokio::time::sleep(AGAIN);
+    for _ in 0..MAX_RECONNECTS {
+        let wait = tokio::time::sleep(RECONNECT_DELAY);
         tokio::pin!(wait);
         loop {
             tokio::select! {
                 () = &mut wait => break,
-                key = key(&mut typed) => match key {
-                    Some(Typed::Bytes(bytes)) if !bytes.contains(&3) => {}
-                    Some(Typed::End) | None => typed = None,
+                key = next_input(&mut typed) => match key {
+                    Some(UserInput::Bytes(bytes)) if !bytes.contains(&3) => {}
+                    Some(UserInput::End) | None => typed = None,
                     Some(_) => return Err(anyhow!("canceled")),
                 },
             }
         }
         match open(client, place, &[]).await {
             Ok(socket) => return Ok(socket),
-            Err(error) if exit::is_passing(&error) => last = error,
+            Err(error) if exit::is_temporary(&error) => last = error,
             Err(error) => return Err(error),
         }
     }
@@ -238,7 +238,7 @@ async fn again(
 }
 
 /// Reads the input in a separate thread; recognizes escapes if there is an escape character.
-fn read_keys(character: Option<u8>) -> mpsc::Receiver<Typed> {
+fn read_keys(character: Option<u8>) -> mpsc::Receiver<UserInput> {
     let (sender, receiver) = mpsc::channel(16);
     tokio::spawn(async move {
         let (mut stdin, mut escapes) = (tokio::io::stdin(), character.map(Escapes::new));
@@ -246,7 +246,7 @@ fn read_keys(character: Option<u8>) -> mpsc::Receiver<Typed> {
         loop {
             let count = match stdin.read(&mut buffer).await {
                 Ok(0) | Err(_) => {
-                    let _ = sender.send(Typed::End).await;
+                    let _ = sender.send(UserInput::End).await;
                     return;
                 }
                 Ok(count) => count,
@@ -257,8 +257,8 @@ fn read_keys(character: Option<u8>) -> mpsc::Receiver<Typed> {
             };
             for key in keys {
                 let typed = match key {
-                    Key::Bytes(bytes) => Typed::Bytes(bytes),
-                    Key::Escape(escape) => Typed::Escape(escape),
+                    Key::Bytes(bytes) => UserInput::Bytes(bytes),
+                    Key::Escape(escape) => UserInput::Escape(escape),
                 };
                 if sender.send(typed).await.is_err() {
                     return;
@@ -270,15 +270,15 @@ fn read_keys(character: Option<u8>) -> mpsc::Receiver<Typed> {
 }
 
 /// Runs one connection.
-async fn carry(
+async fn run_connection(
     socket: Socket,
-    place: &mut Place,
-    typed: &mut mpsc::Receiver<Typed>,
+    place: &mut SessionTarget,
+    typed: &mut mpsc::Receiver<UserInput>,
     screen: &mut Screen,
-    say: &impl Fn(&str),
-) -> Left {
+    print: &impl Fn(&str),
+) -> ConnectionEnd {
     let (mut sink, mut stream) = socket.split();
-    let mut ping = tokio::time::interval(PING);
+    let mut ping = tokio::time::interval(KEEP_ALIVE_INTERVAL);
     let mut resized = signal(SignalKind::window_change()).ok();
     let mut heard = tokio::time::Instant::now();
     let mut input_ended = false;
@@ -295,11 +295,11 @@ async fn carry(
                 match message {
                     Some(Ok(Message::Binary(bytes))) => {
                         if screen.show(&bytes).is_err() {
-                            return Left::Person;
+                            return ConnectionEnd::Detached;
                         }
                         continue;
                     }
-                    Some(Ok(Message::Text(words))) => match told(&words, place, say) {
+                    Some(Ok(Message::Text(words))) => match handle_message(&words, place, print) {
                         Some(left) => return left,
                         None => continue,
                     },
@@ -308,27 +308,27 @@ async fn carry(
                         // does not.
                         return match frame {
                             Some(frame) if frame.code == CloseCode::Normal => {
-                                Left::Over(frame.reason.to_string())
+                                ConnectionEnd::Closed(frame.reason.to_string())
                             }
-                            _ => Left::Lost,
+                            _ => ConnectionEnd::Lost,
                         };
                     }
                     Some(Ok(_)) => continue,
-                    Some(Err(_)) | None => return Left::Lost,
+                    Some(Err(_)) | None => return ConnectionEnd::Lost,
                 }
             }
             key = typed.recv(), if !input_ended => match key {
-                Some(Typed::Bytes(bytes)) => Message::Binary(bytes.into()),
-                Some(Typed::Escape(Escape::Leave)) => return Left::Person,
-                Some(Typed::Escape(Escape::Help)) => {
+                Some(UserInput::Bytes(bytes)) => Message::Binary(bytes.into()),
+                Some(UserInput::Escape(Escape::Detach)) => return ConnectionEnd::Detached,
+                Some(UserInput::Escape(Escape::Help)) => {
                     let c = place.escape;
-                    say(&format!(
+                    print(&format!(
                         "{c}. detaches from the session, which continues; {c}{c} sends {c}; both \
                          after Enter"
                     ));
                     continue;
                 }
-                Some(Typed::End) | None => {
+                Some(UserInput::End) | None => {
                     input_ended = true;
                     // A program that reads to the end receives it, as on a terminal (Ctrl-D).
                     Message::Binary(vec![4].into())
@@ -340,21 +340,21 @@ async fn carry(
                 Message::Text(told.to_string().into())
             }
             _ = ping.tick() => {
-                if heard.elapsed() > SILENCE {
-                    return Left::Lost;
+                if heard.elapsed() > SERVER_TIMEOUT {
+                    return ConnectionEnd::Lost;
                 }
                 Message::Text(r#"{"type":"ping"}"#.into())
             }
         };
         if sink.send(said).await.is_err() {
-            return Left::Lost;
+            return ConnectionEnd::Lost;
         }
     }
 }
 
 /// Handles a message of the server about the session.
-fn told(words: &str, place: &mut Place, say: &impl Fn(&str)) -> Option<Left> {
-    let told: Value = serde_json::from_str(words).ok()?;
+fn handle_message(message: &str, place: &mut SessionTarget, print: &impl Fn(&str)) -> Option<ConnectionEnd> {
+    let told: Value = serde_json::from_str(message).ok()?;
     match told["type"].as_str()? {
         "opened" => {
             place.session = told["session"].as_str().map(str::to_owned);
@@ -364,11 +364,11 @@ fn told(words: &str, place: &mut Place, say: &impl Fn(&str)) -> Option<Left> {
         "attached" => {
             let count = |name: &str| told[name].as_u64().unwrap_or(0);
             if count("shared") + count("watching") > 1 {
-                say(&format!("attached: {}, watching: {}", count("shared"), count("watching")));
+                print(&format!("attached: {}, watching: {}", count("shared"), count("watching")));
             }
             None
         }
-        "exit" => Some(Left::Exit(told["code"].as_i64())),
+        "exit" => Some(ConnectionEnd::Exit(told["code"].as_i64())),
         _ => None,
     }
 }

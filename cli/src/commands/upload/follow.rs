@@ -9,59 +9,59 @@ use serde_json::Value;
 use super::UPLOADS;
 use super::show::device_of;
 use crate::client::{Client, segment};
-use crate::commands::operation::{Asked, or_abort, patiently};
+use crate::commands::operation::{RequestedOperation, wait_or_abort, get_with_retry};
 use crate::exit::Exited;
 use crate::output::{self, line, note, text};
 
 /// Poll interval.
-const LOOK: Duration = Duration::from_millis(300);
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// Maximum number of devices for which the progress counts bytes; for more, it counts devices.
-const COUNTED: u64 = 20;
+const MAX_COUNTED_DEVICES: u64 = 20;
 
 /// Waits until all uploads have ended; the exit code is 0 if all are stored.
-pub(super) async fn follow(client: &Client, asked: &Asked, json: bool) -> Result<()> {
-    or_abort(client, asked, wait(client, asked, json)).await
+pub(super) async fn follow(client: &Client, operation: &RequestedOperation, json: bool) -> Result<()> {
+    wait_or_abort(client, operation, wait(client, operation, json)).await
 }
 
-async fn wait(client: &Client, asked: &Asked, json: bool) -> Result<()> {
-    note(format!("upload {}", asked.id));
+async fn wait(client: &Client, operation: &RequestedOperation, json: bool) -> Result<()> {
+    note(format!("upload {}", operation.id));
     let bar = ProgressBar::new(0);
-    let path = format!("/api/v1/operations/{}", segment(&asked.id));
+    let path = format!("/api/v1/operations/{}", segment(&operation.id));
     let mut is_told = false;
     loop {
-        let found = patiently(client, &path, &[], asked.position).await?;
-        if asked.devices <= COUNTED {
-            let uploads = match uploads(client, &asked.id).await {
+        let found = get_with_retry(client, &path, &[], operation.position).await?;
+        if operation.devices <= MAX_COUNTED_DEVICES {
+            let uploads = match uploads(client, &operation.id).await {
                 // The wait above detects a server that stays unavailable.
-                Err(error) if crate::exit::is_passing(&error) => continue,
+                Err(error) if crate::exit::is_temporary(&error) => continue,
                 uploads => uploads?,
             };
             show_bytes(&bar, &uploads)?;
-            if !json && !is_told && asked.devices == 1 {
-                is_told = tell_if_away(client, &uploads).await;
+            if !json && !is_told && operation.devices == 1 {
+                is_told = report_if_offline(client, &uploads).await;
             }
         } else {
             let style = "{bar:30} {pos}/{len} devices  {elapsed}  {msg}";
             bar.set_style(ProgressStyle::with_template(style)?);
-            bar.set_length(asked.devices);
+            bar.set_length(operation.devices);
             bar.set_position(found["finished"].as_u64().unwrap_or(0));
         }
         if matches!(found["status"].as_str(), Some("finished" | "aborted")) {
             break;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     bar.finish_and_clear();
-    let uploads = uploads(client, &asked.id).await?;
+    let uploads = uploads(client, &operation.id).await?;
     let stored = uploads.iter().filter(|upload| upload["state"] == "stored").count();
     if json {
         output::json(&uploads)?;
     } else {
         for upload in &uploads {
-            tell(upload);
+            print_result(upload);
         }
     }
-    match (stored as u64 == asked.devices, asked.devices) {
+    match (stored as u64 == operation.devices, operation.devices) {
         (true, _) => Ok(()),
         (false, 1) => Err(Exited(125).into()),
         (false, _) => Err(Exited(1).into()),
@@ -84,7 +84,7 @@ fn show_bytes(bar: &ProgressBar, uploads: &[Value]) -> Result<()> {
 }
 
 /// Reports that an upload waits for an offline device.
-async fn tell_if_away(client: &Client, uploads: &[Value]) -> bool {
+async fn report_if_offline(client: &Client, uploads: &[Value]) -> bool {
     let Some(upload) = uploads.first() else { return false };
     if upload["state"] == "waiting" {
         let path = format!("/api/v1/devices/{}", segment(&text(&upload["device"])));
@@ -102,7 +102,7 @@ async fn tell_if_away(client: &Client, uploads: &[Value]) -> bool {
 }
 
 /// Prints the result of an upload.
-fn tell(upload: &Value) {
+fn print_result(upload: &Value) {
     let (device, state) = (device_of(upload), text(&upload["state"]));
     let problem = text(&upload["problem"]);
     if state == "stored" {

@@ -11,12 +11,12 @@ use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::client::Client;
-use crate::exit::Misused;
+use crate::exit::UsageError;
 use crate::output::{self, note, text};
 
 /// Maximum number of attempts without progress to resume an interrupted copy.
-const TRIES: u32 = 6;
-const BREATH: Duration = Duration::from_millis(300);
+const MAX_ATTEMPTS: u32 = 6;
+const RETRY_DELAY: Duration = Duration::from_millis(300);
 
 /// Copies the file of the upload at `path` in the API.
 pub(super) async fn get(
@@ -38,7 +38,7 @@ pub(super) async fn get(
         output.or(name).context("the file is not stored; muster upload show explains why")?;
     if file.exists() {
         let words = format!("{} exists already; choose another file with -o", file.display());
-        return Err(Misused(words).into());
+        return Err(UsageError(words).into());
     }
     let mut part = file.clone().into_os_string();
     part.push(".part");
@@ -86,7 +86,7 @@ async fn copy(client: &Client, path: &str, total: u64, sink: &mut dyn Write) -> 
                     }
                 }
             }
-            Err(error) if crate::exit::is_passing(&error) => Some(error),
+            Err(error) if crate::exit::is_temporary(&error) => Some(error),
             Err(error) => return Err(error),
         };
         if at == total && broken.is_none() {
@@ -95,7 +95,7 @@ async fn copy(client: &Client, path: &str, total: u64, sink: &mut dyn Write) -> 
             return Ok(());
         }
         failures += 1;
-        if failures >= TRIES || at > total {
+        if failures >= MAX_ATTEMPTS || at > total {
             bar.finish_and_clear();
             let words = format!(
                 "the download ended at {at} of {total} bytes: the file may be damaged; see the \
@@ -106,6 +106,6 @@ async fn copy(client: &Client, path: &str, total: u64, sink: &mut dyn Write) -> 
                 None => bail!(words),
             }
         }
-        tokio::time::sleep(BREATH * failures).await;
+        tokio::time::sleep(RETRY_DELAY * failures).await;
     }
 }

@@ -10,12 +10,12 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::operation::Asked;
+use super::operation::RequestedOperation;
 use super::target::{Selected, Target};
 use super::{bytes, seconds};
 use crate::client::{Client, Connection, segment};
 use crate::commands::confirm::Confirm;
-use crate::exit::{Misused, NotFound};
+use crate::exit::{UsageError, NotFound};
 use crate::output::{self, line, text};
 
 const UPLOADS: &str = "/api/v1/uploads";
@@ -50,11 +50,11 @@ pub(crate) enum UploadCommand {
         all: bool,
     },
     /// Show an upload: its progress, and the reason of a failure
-    Show(One),
+    Show(UploadArgs),
     /// Copy a stored file to this machine, and verify its hash
     Get {
         #[command(flatten)]
-        one: One,
+        one: UploadArgs,
         /// Target file, - for standard output; default: its name
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -62,7 +62,7 @@ pub(crate) enum UploadCommand {
     /// Create a download link for a stored file, valid without a token
     Link {
         #[command(flatten)]
-        one: One,
+        one: UploadArgs,
         /// Lifetime of the link; at most 7 days
         #[arg(long, default_value = "1d", value_parser = seconds)]
         expires: u32,
@@ -70,14 +70,14 @@ pub(crate) enum UploadCommand {
     /// Cancel an unfinished upload
     Cancel {
         #[command(flatten)]
-        one: One,
+        one: UploadArgs,
         #[command(flatten)]
         confirm: Confirm,
     },
     /// Delete a stored file and invalidate its links
     Delete {
         #[command(flatten)]
-        one: One,
+        one: UploadArgs,
         #[command(flatten)]
         confirm: Confirm,
     },
@@ -124,20 +124,20 @@ pub(crate) struct StartArgs {
 
 /// An upload: an operation, and one of its devices.
 #[derive(Args, Debug)]
-pub(crate) struct One {
+pub(crate) struct UploadArgs {
     /// Id of the operation
     id: String,
     /// Name or id of the device; optional if the operation has one device
     device: Option<String>,
 }
 
-impl One {
+impl UploadArgs {
     fn confirm(&self, confirm: Confirm, verb: &str) -> Result<()> {
         let name = match &self.device {
             Some(device) => format!("{} of {device}", self.id),
             None => self.id.clone(),
         };
-        confirm.ask_one(verb, "upload", name)
+        confirm.confirm_one(verb, "upload", name)
     }
 
     /// Returns its path in the API.
@@ -157,7 +157,7 @@ impl One {
             Some([]) | None => Err(NotFound(format!("there is no upload {}", self.id)).into()),
             Some(_) => {
                 let words = "the upload is for several devices; name one: muster operation runs ";
-                Err(Misused(format!("{words}{}", self.id)).into())
+                Err(UsageError(format!("{words}{}", self.id)).into())
             }
         }
     }
@@ -195,22 +195,22 @@ pub(crate) async fn run(connection: Connection, command: UploadCommand) -> Resul
             let (id, device) = (segment(&one.id), segment(&device));
             let path = format!("/api/v1/operations/{id}/runs/{device}/cancel");
             let done = client.post(&path, &json!({})).await?;
-            tell(&client, &done, "cancellation requested", json).await
+            print_done(&client, &done, "cancellation requested", json).await
         }
         UploadCommand::Delete { one, confirm } => {
             one.confirm(confirm, "delete the stored file of")?;
             let done = client.delete(&one.path(&client).await?).await?;
-            tell(&client, &done, "erased", json).await
+            print_done(&client, &done, "erased", json).await
         }
     }
 }
 
-async fn tell(client: &Client, done: &Value, said: &str, json: bool) -> Result<()> {
-    client.await_shown(UPLOADS, &done["position"]).await;
+async fn print_done(client: &Client, done: &Value, done_message: &str, json: bool) -> Result<()> {
+    client.wait_until_listed(UPLOADS, &done["position"]).await;
     if json {
         return output::json(done);
     }
-    line(said);
+    line(done_message);
     Ok(())
 }
 
@@ -219,7 +219,7 @@ async fn start(client: &Client, args: StartArgs, json: bool) -> Result<()> {
     let target = args.selected.target(args.device, &mut rest)?;
     let [path] = rest.as_slice() else {
         let words = "name one path on the device: muster upload start DEVICE PATH";
-        return Err(Misused(words.to_owned()).into());
+        return Err(UsageError(words.to_owned()).into());
     };
     let mut action = Map::new();
     action.insert("kind".to_owned(), "upload".into());
@@ -229,7 +229,7 @@ async fn start(client: &Client, args: StartArgs, json: bool) -> Result<()> {
     action.insert("keep_seconds".to_owned(), args.keep.into());
     action.insert("max_bytes".to_owned(), args.max_size.into());
     action.insert("bytes_per_second".to_owned(), args.limit.into());
-    args.confirm.ask_before_many(client, "pull a file from", &target).await?;
+    args.confirm.confirm_many(client, "pull a file from", &target).await?;
     let target = match target {
         Target::One(name) => json!({"devices": [name]}),
         Target::Matching(selector) => json!({"selector": selector}),
@@ -241,9 +241,9 @@ async fn start(client: &Client, args: StartArgs, json: bool) -> Result<()> {
         "expires_in_seconds": args.expires,
         "at_once": args.at_once,
     });
-    let asked = Asked::new(client, &request).await?;
+    let asked = RequestedOperation::new(client, &request).await?;
     if args.detach {
-        return asked.tell(json);
+        return asked.print(json);
     }
     follow::follow(client, &asked, json).await
 }

@@ -79,10 +79,10 @@ impl Connections {
         self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, peer: SocketAddr) -> Result<Arc<Slot>, Refused> {
-        let is_limited = !self.0.proxies.trusts(peer.ip().to_canonical());
+    fn admit_peer(&self, peer: SocketAddr) -> Result<Arc<Slot>, Refused> {
+        let is_limited = !self.0.proxies.is_trusted(peer.ip().to_canonical());
         let mut registry = self.registry();
-        let entered = registry.enter(peer, is_limited);
+        let entered = registry.admit(peer, is_limited);
         set_open(&registry);
         drop(registry);
         let (slot, closed) = entered.inspect_err(|refused| refuse(peer.ip(), *refused))?;
@@ -96,15 +96,15 @@ impl Connections {
         Ok(slot)
     }
 
-    fn leave(&self, slot: &Slot) {
+    fn remove(&self, slot: &Slot) {
         let mut registry = self.registry();
-        registry.leave(slot);
+        registry.remove(slot);
         set_open(&registry);
     }
 
     /// Admits one more tunnel of a client; its connection to the broker counts in the total.
     pub(super) fn tunnel(&self, client: IpAddr) -> Result<TunnelPermit, Refused> {
-        let is_limited = !self.0.proxies.trusts(client.to_canonical());
+        let is_limited = !self.0.proxies.is_trusted(client.to_canonical());
         let opened = self.registry().open_tunnel(client, is_limited);
         opened.inspect_err(|refused| refuse(client, *refused))?;
         Ok(TunnelPermit { connections: self.clone(), client })
@@ -157,7 +157,7 @@ impl Connections {
     fn admit(&self, stream: TcpStream) -> io::Result<CountedStream> {
         // Without it, small messages would wait 40 ms for an acknowledgement.
         stream.set_nodelay(true)?;
-        let slot = self.enter(stream.peer_addr()?).map_err(|_| stream::closed())?;
+        let slot = self.admit_peer(stream.peer_addr()?).map_err(|_| stream::closed())?;
         Ok(CountedStream::new(stream, slot, self.clone()))
     }
 }
@@ -211,7 +211,7 @@ pub(super) async fn track_request(
     request: Request,
     next: Next,
 ) -> Response {
-    let id = connections.registry().begin_request(peer);
+    let id = connections.registry().start_request(peer);
     let mut in_flight = InFlight { connections, id };
     let response = next.run(request).await;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -58,7 +58,7 @@ struct Open {
     slot: Arc<Slot>,
     requests: usize,
     /// Key in `idle`.
-    idle: Option<u64>,
+    idle_key: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -98,7 +98,7 @@ impl Registry {
     }
 
     /// Admits a connection. Also returns the number of idle connections that were closed for it.
-    pub(super) fn enter(
+    pub(super) fn admit(
         &mut self,
         peer: SocketAddr,
         is_limited: bool,
@@ -119,7 +119,7 @@ impl Registry {
         let id = self.next;
         self.next += 1;
         let slot = Arc::new(Slot::new(id, peer));
-        let open = Open { slot: Arc::clone(&slot), requests: 0, idle: Some(id) };
+        let open = Open { slot: Arc::clone(&slot), requests: 0, idle_key: Some(id) };
         self.open.insert(id, open);
         self.idle.insert(id, id);
         self.by_peer.insert(peer, id);
@@ -134,14 +134,14 @@ impl Registry {
         let open = self.idle.get(&idle).and_then(|id| self.open.get(id));
         let Some(slot) = open.map(|open| Arc::clone(&open.slot)) else { return 0 };
         slot.close();
-        self.leave(&slot);
+        self.remove(&slot);
         1
     }
 
     /// Removes a connection; one that was closed in favor of another is already removed.
-    pub(super) fn leave(&mut self, slot: &Slot) {
+    pub(super) fn remove(&mut self, slot: &Slot) {
         let Some(open) = self.open.remove(&slot.id) else { return };
-        if let Some(idle) = open.idle {
+        if let Some(idle) = open.idle_key {
             self.idle.remove(&idle);
         }
         if self.by_peer.get(&slot.peer) == Some(&slot.id) {
@@ -149,18 +149,18 @@ impl Registry {
         }
         self.change_network(slot.peer.ip(), |network| {
             network.open = network.open.saturating_sub(1);
-            if let Some(idle) = open.idle {
+            if let Some(idle) = open.idle_key {
                 network.idle.remove(&idle);
             }
         });
     }
 
     /// Records the start of a request. Returns the connection's id, for the request's end.
-    pub(super) fn begin_request(&mut self, peer: SocketAddr) -> Option<u64> {
+    pub(super) fn start_request(&mut self, peer: SocketAddr) -> Option<u64> {
         let id = *self.by_peer.get(&peer)?;
         let open = self.open.get_mut(&id)?;
         open.requests += 1;
-        if let Some(idle) = open.idle.take() {
+        if let Some(idle) = open.idle_key.take() {
             self.idle.remove(&idle);
             if let Some(network) = self.networks.get_mut(&network_of(peer.ip())) {
                 network.idle.remove(&idle);
@@ -173,12 +173,12 @@ impl Registry {
     pub(super) fn end_request(&mut self, id: u64) {
         let Some(open) = self.open.get_mut(&id) else { return };
         open.requests = open.requests.saturating_sub(1);
-        if open.requests > 0 || open.idle.is_some() {
+        if open.requests > 0 || open.idle_key.is_some() {
             return;
         }
         let idle = self.next;
         self.next += 1;
-        open.idle = Some(idle);
+        open.idle_key = Some(idle);
         self.idle.insert(idle, id);
         if let Some(network) = self.networks.get_mut(&network_of(open.slot.peer.ip())) {
             network.idle.insert(idle);
@@ -247,26 +247,26 @@ mod tests {
     #[test]
     fn the_oldest_connection_without_a_request_in_flight_gives_way() {
         let mut registry = registry(3, 100);
-        let (busy, _) = registry.enter(peer(1, 1), true).unwrap();
-        let request = registry.begin_request(busy.peer).unwrap();
-        let (old, _) = registry.enter(peer(2, 1), true).unwrap();
-        let (young, _) = registry.enter(peer(3, 1), true).unwrap();
-        let (new, closed) = registry.enter(peer(4, 1), true).unwrap();
+        let (busy, _) = registry.admit(peer(1, 1), true).unwrap();
+        let request = registry.start_request(busy.peer).unwrap();
+        let (old, _) = registry.admit(peer(2, 1), true).unwrap();
+        let (young, _) = registry.admit(peer(3, 1), true).unwrap();
+        let (new, closed) = registry.admit(peer(4, 1), true).unwrap();
         assert_eq!((closed, registry.open()), (1, 3));
         assert!(old.is_closed() && !busy.is_closed() && !young.is_closed());
         // Its end is noticed later, and is not counted again.
-        registry.leave(&old);
+        registry.remove(&old);
         assert_eq!(registry.open(), 3);
         for slot in [&young, &new] {
-            registry.begin_request(slot.peer);
+            registry.start_request(slot.peer);
         }
-        assert_eq!(registry.enter(peer(5, 1), true).unwrap_err(), Refused::Total);
+        assert_eq!(registry.admit(peer(5, 1), true).unwrap_err(), Refused::Total);
         // A connection whose requests have ended is idle again.
-        registry.begin_request(busy.peer);
+        registry.start_request(busy.peer);
         registry.end_request(request);
-        assert_eq!(registry.enter(peer(5, 1), true).unwrap_err(), Refused::Total);
+        assert_eq!(registry.admit(peer(5, 1), true).unwrap_err(), Refused::Total);
         registry.end_request(request);
-        assert!(registry.enter(peer(5, 1), true).is_ok() && busy.is_closed());
+        assert!(registry.admit(peer(5, 1), true).is_ok() && busy.is_closed());
         registry.end_request(request);
         assert_eq!(registry.open(), 3);
     }
@@ -274,19 +274,19 @@ mod tests {
     #[test]
     fn an_address_at_its_limit_takes_nothing_from_others() {
         let mut registry = registry(100, 2);
-        let (other, _) = registry.enter(peer(1, 1), true).unwrap();
-        let (first, _) = registry.enter(peer(2, 1), true).unwrap();
+        let (other, _) = registry.admit(peer(1, 1), true).unwrap();
+        let (first, _) = registry.admit(peer(2, 1), true).unwrap();
         for port in 2..10 {
-            registry.enter(peer(2, port), true).unwrap();
+            registry.admit(peer(2, port), true).unwrap();
         }
         assert!(first.is_closed() && !other.is_closed());
         assert_eq!(registry.open(), 3);
         for port in 8..10 {
-            registry.begin_request(peer(2, port));
+            registry.start_request(peer(2, port));
         }
-        assert_eq!(registry.enter(peer(2, 99), true).unwrap_err(), Refused::Address);
+        assert_eq!(registry.admit(peer(2, 99), true).unwrap_err(), Refused::Address);
         // A trusted proxy carries the connections of many clients.
-        assert!(registry.enter(peer(2, 99), false).is_ok());
+        assert!(registry.admit(peer(2, 99), false).is_ok());
     }
 
     #[test]
@@ -301,13 +301,13 @@ mod tests {
         narrow.open_tunnel(one, true).unwrap();
 
         let mut small = registry(2, 100);
-        let (slot, _) = small.enter(peer(1, 1), true).unwrap();
-        small.begin_request(slot.peer);
+        let (slot, _) = small.admit(peer(1, 1), true).unwrap();
+        small.start_request(slot.peer);
         small.open_tunnel(one, true).unwrap();
         assert_eq!(small.open_tunnel(one, true), Err(Refused::Total));
-        assert_eq!(small.enter(peer(2, 1), true).unwrap_err(), Refused::Total);
+        assert_eq!(small.admit(peer(2, 1), true).unwrap_err(), Refused::Total);
         small.close_tunnel(one);
-        small.leave(&slot);
+        small.remove(&slot);
         assert!(small.networks.is_empty() && small.by_peer.is_empty());
     }
 }

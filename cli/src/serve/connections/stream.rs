@@ -60,7 +60,7 @@ impl CountedStream {
 
 impl Drop for CountedStream {
     fn drop(&mut self) {
-        self.connections.leave(&self.slot);
+        self.connections.remove(&self.slot);
     }
 }
 

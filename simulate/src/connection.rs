@@ -10,7 +10,7 @@ use muster_schemas::subjects::DeviceSubjects;
 use nkeys::KeyPair;
 use tokio_util::sync::CancellationToken;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Parameters of a connection.
 pub(crate) struct Access<'a> {
@@ -46,8 +46,8 @@ pub(crate) async fn connect(
     .require_tls(true)
     .tls_client_config(access.tls.clone())
     .custom_inbox_prefix(access.subjects.inbox_prefix())
-    .connection_timeout(LIMIT)
-    .request_timeout(Some(LIMIT))
+    .connection_timeout(CONNECT_TIMEOUT)
+    .request_timeout(Some(CONNECT_TIMEOUT))
     .subscription_capacity(32)
     .client_capacity(32)
     .read_buffer_capacity(1024)

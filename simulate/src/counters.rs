@@ -5,19 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Maximum number of distinct errors.
-const KINDS: usize = 20;
+const MAX_ERROR_KINDS: usize = 20;
 
 /// The counters, shared by all devices.
 #[derive(Debug, Default)]
 pub struct Counters {
-    pub(crate) joined: AtomicU64,
+    pub(crate) enrolled: AtomicU64,
     pub(crate) online: AtomicU64,
     pub(crate) connects: AtomicU64,
     pub(crate) events: AtomicU64,
     pub(crate) committed: AtomicU64,
     pub(crate) resent: AtomicU64,
     pub(crate) batches: AtomicU64,
-    pub(crate) batches_taken: AtomicU64,
+    pub(crate) batches_stored: AtomicU64,
     pub(crate) points: AtomicU64,
     pub(crate) differing: AtomicU64,
     pub(crate) runs: AtomicU64,
@@ -26,9 +26,9 @@ pub struct Counters {
 
 /// A snapshot of the counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct CounterSnapshot {
     /// Number of devices that have enrolled.
-    pub joined: u64,
+    pub enrolled: u64,
     /// Number of devices that are connected and got their welcome.
     pub online: u64,
     /// Number of connections.
@@ -42,7 +42,7 @@ pub struct Figures {
     /// Number of metric batches that were sent.
     pub batches: u64,
     /// Number of metric batches that the broker has stored.
-    pub batches_taken: u64,
+    pub batches_stored: u64,
     /// Number of points in those.
     pub points: u64,
     /// Number of acks that named an event other than the device's own: a defect of the server.
@@ -59,10 +59,10 @@ pub(crate) fn add(counter: &AtomicU64, count: u64) {
 
 impl Counters {
     /// Counts an error; the device retries.
-    pub(crate) fn error(&self, words: &str) {
+    pub(crate) fn error(&self, message: &str) {
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
-        if errors.len() < KINDS || errors.contains_key(words) {
-            *errors.entry(words.to_owned()).or_default() += 1;
+        if errors.len() < MAX_ERROR_KINDS || errors.contains_key(message) {
+            *errors.entry(message.to_owned()).or_default() += 1;
         } else {
             *errors.entry("other errors".to_owned()).or_default() += 1;
         }
@@ -70,17 +70,17 @@ impl Counters {
 
     /// Returns a snapshot of the counters.
     #[must_use]
-    pub fn figures(&self) -> Figures {
+    pub fn snapshot(&self) -> CounterSnapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Figures {
-            joined: read(&self.joined),
+        CounterSnapshot {
+            enrolled: read(&self.enrolled),
             online: read(&self.online),
             connects: read(&self.connects),
             events: read(&self.events),
             committed: read(&self.committed),
             resent: read(&self.resent),
             batches: read(&self.batches),
-            batches_taken: read(&self.batches_taken),
+            batches_stored: read(&self.batches_stored),
             points: read(&self.points),
             differing: read(&self.differing),
             runs: read(&self.runs),

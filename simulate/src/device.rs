@@ -33,23 +33,23 @@ use crate::samples;
 
 /// Initial and maximum delay after which the first unconfirmed event is sent again. When the log
 /// has it, the rest follows. The agent does the same.
-const RESEND: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15));
+const RESEND_DELAY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15));
 /// Remaining lifetime at which credentials are renewed.
-const RENEW: Duration = Duration::from_secs(120);
+const RENEW_BEFORE: Duration = Duration::from_secs(120);
 /// Timeout of a response.
-const LIMIT: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Initial and maximum delay between two attempts to connect, as in the agent.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+const RECONNECT_DELAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 /// Practically never.
-const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+const FAR_FUTURE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// The reason why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Left {
+enum Disconnect {
     /// It was lost: reconnect after a delay.
     Lost,
     /// The profile schedules a disconnection: reconnect later.
-    Away,
+    Scheduled,
     /// All devices reconnect at the same time.
     Storm,
     /// The simulation ends, and the log has everything.
@@ -57,12 +57,12 @@ enum Left {
 }
 
 /// The times of the next actions.
-struct Plan {
+struct Schedule {
     event: Instant,
     metrics: Instant,
-    leave: Instant,
+    disconnect: Instant,
     resend: Instant,
-    resend_wait: Duration,
+    resend_delay: Duration,
     /// Whether only the first event was sent again.
     is_probing: bool,
 }
@@ -78,7 +78,7 @@ pub(crate) struct Device {
     /// The operations that it has performed.
     operations: HashSet<OperationId>,
     round: usize,
-    began: Instant,
+    started_at: Instant,
     shared: Arc<Shared>,
 }
 
@@ -87,14 +87,14 @@ fn now() -> Timestamp {
 }
 
 /// Returns a random delay with this mean.
-fn about(mean: Option<Duration>) -> Duration {
-    mean.map_or(NEVER, |mean| mean.mul_f64(0.5 + rand::random::<f64>()))
+fn random_delay(mean: Option<Duration>) -> Duration {
+    mean.map_or(FAR_FUTURE, |mean| mean.mul_f64(0.5 + rand::random::<f64>()))
 }
 
 impl Device {
     /// `None` if the server's operation key is invalid.
     pub(crate) fn new(number: usize, enrolled: Enrolled, shared: Arc<Shared>) -> Option<Self> {
-        let answer = &enrolled.answer;
+        let answer = &enrolled.response;
         let operation_key = BASE64URL_NOPAD.decode(answer.operation_key.as_bytes()).ok()?;
         let operation_key = PublicKey::from_cose_key(&operation_key).ok()?;
         Some(Self {
@@ -112,16 +112,16 @@ impl Device {
             config_version: 0,
             operations: HashSet::new(),
             round: 0,
-            began: Instant::now(),
+            started_at: Instant::now(),
             shared,
         })
     }
 
     /// Runs until the simulation ends and the log has everything, or it is stopped.
     pub(crate) async fn run(mut self) {
-        let mut wait = BACKOFF.0;
+        let mut wait = RECONNECT_DELAY.0;
         let mut storms = self.shared.storms.subscribe();
-        let first = self.shared.profile.metrics_every.unwrap_or_default();
+        let first = self.shared.profile.metrics_interval.unwrap_or_default();
         // The devices of a fleet do not sample at the same time.
         let mut metrics_at = Instant::now() + first.mul_f64(rand::random());
         loop {
@@ -135,10 +135,10 @@ impl Device {
                     let welcomed = left.is_ok();
                     let left = left.unwrap_or_else(|error| {
                         self.shared.counters.error(&error);
-                        Left::Lost
+                        Disconnect::Lost
                     });
                     if welcomed {
-                        wait = BACKOFF.0;
+                        wait = RECONNECT_DELAY.0;
                     }
                     // Its tasks end with it.
                     let _ = client.drain().await;
@@ -146,22 +146,22 @@ impl Device {
                 }
                 Err(error) => {
                     self.shared.counters.error(&error);
-                    Left::Lost
+                    Disconnect::Lost
                 }
             };
             match left {
-                Left::Done => return,
-                Left::Storm => {}
-                Left::Away => {
-                    let away = self.shared.profile.away_for.mul_f64(rand::random());
+                Disconnect::Done => return,
+                Disconnect::Storm => {}
+                Disconnect::Scheduled => {
+                    let away = self.shared.profile.max_offline_time.mul_f64(rand::random());
                     tokio::select! {
                         () = sleep(away) => {}
                         () = self.shared.ending.cancelled() => {}
                     }
                 }
-                Left::Lost => {
+                Disconnect::Lost => {
                     sleep(wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-                    wait = (wait * 2).min(BACKOFF.1);
+                    wait = (wait * 2).min(RECONNECT_DELAY.1);
                 }
             }
         }
@@ -169,10 +169,10 @@ impl Device {
 
     async fn connect(&mut self) -> Result<(Client, CancellationToken), String> {
         let left = self.credentials.expires_at.micros() - now().micros();
-        if u128::try_from(left).unwrap_or(0) < RENEW.as_micros() {
-            let answer = &self.enrolled.answer;
+        if u128::try_from(left).unwrap_or(0) < RENEW_BEFORE.as_micros() {
+            let answer = &self.enrolled.response;
             let (key, device) = (&self.enrolled.key, answer.device);
-            let renewed = self.shared.door.credentials(key, &answer.project, device).await;
+            let renewed = self.shared.api.credentials(key, &answer.project, device).await;
             self.credentials = renewed.map_err(|error| error.to_string())?;
         }
         let servers: Vec<String> = self
@@ -199,27 +199,27 @@ impl Device {
     async fn work(
         &mut self,
         client: &Client,
-        gone: CancellationToken,
+        closed: CancellationToken,
         storms: &mut watch::Receiver<u64>,
         metrics_at: &mut Instant,
-    ) -> Result<Left, String> {
+    ) -> Result<Disconnect, String> {
         let subscribe = |subject: String| async {
             client.subscribe(subject).await.map_err(|error| error.to_string())
         };
         let acks = subscribe(self.subjects.acks()).await?;
         let commands = subscribe(self.subjects.commands()).await?;
-        let publisher = Publisher::new(client.clone(), self.subjects.stored(), LIMIT)
+        let publisher = Publisher::new(client.clone(), self.subjects.stored(), RESPONSE_TIMEOUT)
             .await
             .map_err(|error| error.to_string())?;
-        self.say_hello(&publisher).await?;
+        self.send_hello(&publisher).await?;
         add(&self.shared.counters.online, 1);
-        let left = self.report(&publisher, (acks, commands), &gone, storms, metrics_at).await;
+        let left = self.report(&publisher, (acks, commands), &closed, storms, metrics_at).await;
         self.shared.counters.online.fetch_sub(1, Ordering::Relaxed);
         left
     }
 
-    async fn say_hello(&mut self, publisher: &Publisher) -> Result<(), String> {
-        let answer = &self.enrolled.answer;
+    async fn send_hello(&mut self, publisher: &Publisher) -> Result<(), String> {
+        let answer = &self.enrolled.response;
         let hello = Hello {
             project: answer.project.clone(),
             device: answer.device,
@@ -235,7 +235,7 @@ impl Device {
         let nonce = hello.nonce;
         let sealed = self.enrolled.key.seal(Kind::Hello, codec::encode(&hello));
         let asked = publisher.client().request(self.subjects.request("hello"), sealed.into());
-        let message = tokio::time::timeout(LIMIT, asked)
+        let message = tokio::time::timeout(RESPONSE_TIMEOUT, asked)
             .await
             .map_err(|_| "no welcome arrived in time".to_owned())?
             .map_err(|error| format!("no welcome: {error}"))?;
@@ -249,72 +249,72 @@ impl Device {
             self.confirm(welcome.committed_seq, welcome.committed_hash);
         }
         self.apply(welcome.config_version);
-        self.send_waiting(publisher).await
+        self.send_pending(publisher).await
     }
 
     async fn report(
         &mut self,
         publisher: &Publisher,
         (mut acks, mut commands): (Subscriber, Subscriber),
-        gone: &CancellationToken,
+        closed: &CancellationToken,
         storms: &mut watch::Receiver<u64>,
         metrics_at: &mut Instant,
-    ) -> Result<Left, String> {
+    ) -> Result<Disconnect, String> {
         let shared = Arc::clone(&self.shared);
         let profile = shared.profile;
         let start = Instant::now();
-        let mut plan = Plan {
-            event: start + about(profile.event_every),
-            metrics: profile.metrics_every.map_or(start + NEVER, |_| *metrics_at),
-            leave: start + about(profile.online_for),
-            resend: start + RESEND.0,
-            resend_wait: RESEND.0,
+        let mut plan = Schedule {
+            event: start + random_delay(profile.event_interval),
+            metrics: profile.metrics_interval.map_or(start + FAR_FUTURE, |_| *metrics_at),
+            disconnect: start + random_delay(profile.mean_online_time),
+            resend: start + RESEND_DELAY.0,
+            resend_delay: RESEND_DELAY.0,
             is_probing: false,
         };
         loop {
             let is_ending = shared.ending.is_cancelled();
             if is_ending && self.outbox.is_empty() {
-                return Ok(Left::Done);
+                return Ok(Disconnect::Done);
             }
             tokio::select! {
-                () = gone.cancelled() => return Ok(Left::Lost),
+                () = closed.cancelled() => return Ok(Disconnect::Lost),
                 () = shared.ending.cancelled(), if !is_ending => {}
-                _ = storms.changed(), if !is_ending => return Ok(Left::Storm),
-                () = sleep_until(plan.leave), if !is_ending => return Ok(Left::Away),
+                _ = storms.changed(), if !is_ending => return Ok(Disconnect::Storm),
+                () = sleep_until(plan.disconnect), if !is_ending => return Ok(Disconnect::Scheduled),
                 message = acks.next() => {
-                    let Some(message) = message else { return Ok(Left::Lost) };
+                    let Some(message) = message else { return Ok(Disconnect::Lost) };
                     let Ok(ack) = codec::decode::<Ack>(&message.payload) else { continue };
-                    let is_ours = ack.epoch == self.enrolled.answer.epoch;
+                    let is_ours = ack.epoch == self.enrolled.response.epoch;
                     let has_moved = is_ours && ack.seq > 0 && self.confirm(ack.seq, ack.hash);
                     if (plan.is_probing && has_moved) || (is_ours && ack.resend) {
-                        self.send_waiting(publisher).await?;
+                        self.send_pending(publisher).await?;
                     }
                     if has_moved {
-                        (plan.is_probing, plan.resend_wait) = (false, RESEND.0);
-                        plan.resend = Instant::now() + RESEND.0;
+                        (plan.is_probing, plan.resend_delay) = (false, RESEND_DELAY.0);
+                        plan.resend = Instant::now() + RESEND_DELAY.0;
                     }
                 }
                 message = commands.next() => {
-                    let Some(message) = message else { return Ok(Left::Lost) };
-                    if self.obey(&message) {
-                        self.send_waiting(publisher).await?;
+                    let Some(message) = message else { return Ok(Disconnect::Lost) };
+                    if self.execute(&message) {
+                        self.send_pending(publisher).await?;
                     }
                 }
                 () = sleep_until(plan.event), if !is_ending => {
-                    plan.event = Instant::now() + about(profile.event_every);
+                    plan.event = Instant::now() + random_delay(profile.event_interval);
                     self.record();
                     self.send_newest(publisher).await?;
                 }
                 () = sleep_until(plan.metrics), if !is_ending => {
-                    let every = profile.metrics_every.unwrap_or(NEVER);
+                    let every = profile.metrics_interval.unwrap_or(FAR_FUTURE);
                     plan.metrics = (plan.metrics + every).max(Instant::now());
                     *metrics_at = plan.metrics;
                     self.measure(publisher).await?;
                 }
                 () = sleep_until(plan.resend) => {
-                    plan.resend = Instant::now() + plan.resend_wait;
-                    plan.resend_wait = (plan.resend_wait * 2).min(RESEND.1);
-                    if let Some(first) = self.outbox.waiting().next() {
+                    plan.resend = Instant::now() + plan.resend_delay;
+                    plan.resend_delay = (plan.resend_delay * 2).min(RESEND_DELAY.1);
+                    if let Some(first) = self.outbox.pending().next() {
                         add(&shared.counters.resent, 1);
                         self.send(publisher, first).await?;
                         plan.is_probing = true;
@@ -339,7 +339,7 @@ impl Device {
     }
 
     /// Executes a command; true if it caused new events.
-    fn obey(&mut self, message: &async_nats::Message) -> bool {
+    fn execute(&mut self, message: &async_nats::Message) -> bool {
         let kind = message.headers.as_ref().and_then(|headers| headers.get(KIND_HEADER));
         match kind.map(async_nats::HeaderValue::as_str) {
             None => {
@@ -350,7 +350,7 @@ impl Device {
             }
             Some("run") => {
                 let delivery = codec::decode::<RunDelivery>(&message.payload).ok();
-                delivery.is_some_and(|delivery| self.take_order(&delivery.order))
+                delivery.is_some_and(|delivery| self.accept_order(&delivery.order))
             }
             // Other commands need no action: its operations have already ended.
             Some(_) => false,
@@ -358,12 +358,12 @@ impl Device {
     }
 
     /// Accepts an order, once; its operation succeeds immediately.
-    fn take_order(&mut self, sealed: &[u8]) -> bool {
+    fn accept_order(&mut self, sealed: &[u8]) -> bool {
         let opened = cose::open(sealed, Kind::Run, &self.operation_key).ok();
         let Some(order) = opened.and_then(|bytes| codec::decode::<RunOrder>(&bytes).ok()) else {
             return false;
         };
-        let answer = &self.enrolled.answer;
+        let answer = &self.enrolled.response;
         let is_ours = order.device == answer.device && order.epoch == answer.epoch;
         if !is_ours || !self.operations.insert(order.operation) {
             return false;
@@ -372,7 +372,7 @@ impl Device {
         if matches!(order.action, Action::Upload(_)) {
             let reason = "a simulated device has no files".to_owned();
             let cause = RefusalCause::Unsupported;
-            self.tell(&RunRejected { operation, cause, reason }.into());
+            self.record_event(&RunRejected { operation, cause, reason }.into());
             return true;
         }
         let report = RunReport {
@@ -389,9 +389,9 @@ impl Device {
             stderr: OutputSummary::default(),
             file: None,
         };
-        self.tell(&RunAccepted { operation, order: Hash::of(sealed) }.into());
-        self.tell(&RunStarted { operation, pid: None, user: None }.into());
-        self.tell(&RunSucceeded(report).into());
+        self.record_event(&RunAccepted { operation, order: Hash::of(sealed) }.into());
+        self.record_event(&RunStarted { operation, pid: None, user: None }.into());
+        self.record_event(&RunSucceeded(report).into());
         add(&self.shared.counters.runs, 1);
         true
     }
@@ -409,24 +409,24 @@ impl Device {
     fn record(&mut self) {
         let event =
             DeviceConfigApplied { version: self.config_version, errors: Default::default() };
-        self.tell(&event.into());
+        self.record_event(&event.into());
     }
 
-    fn tell(&mut self, event: &Event) {
-        let mono = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    fn record_event(&mut self, event: &Event) {
+        let mono = u64::try_from(self.started_at.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.outbox.record(event, now(), mono);
         add(&self.shared.counters.events, 1);
     }
 
     async fn send_newest(&self, publisher: &Publisher) -> Result<(), String> {
-        match self.outbox.waiting().last() {
+        match self.outbox.pending().last() {
             Some(bytes) => self.send(publisher, bytes).await,
             None => Ok(()),
         }
     }
 
-    async fn send_waiting(&self, publisher: &Publisher) -> Result<(), String> {
-        for bytes in self.outbox.waiting() {
+    async fn send_pending(&self, publisher: &Publisher) -> Result<(), String> {
+        for bytes in self.outbox.pending() {
             self.send(publisher, bytes).await?;
         }
         Ok(())
@@ -446,7 +446,7 @@ impl Device {
         let subject = self.subjects.live_metrics("host");
         let sent = publisher.publish(subject, batch.encode().into()).await;
         sent.map_err(|error| error.to_string())?;
-        add(&counters.batches_taken, 1);
+        add(&counters.batches_stored, 1);
         add(&counters.points, samples::POINTS);
         Ok(())
     }

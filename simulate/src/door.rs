@@ -9,22 +9,22 @@ use muster_schemas::{DeviceId, ProjectId, SigningKey};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-use crate::joining::{self, Enrolled, Joining};
+use crate::joining::{self, Enrolled, EnrollmentRequest};
 
 /// Maximum number of attempts while the server is busy or unavailable.
-const TRIES: u32 = 120;
+const MAX_ATTEMPTS: u32 = 120;
 /// Timeout of a response.
-const LIMIT: Duration = Duration::from_secs(60);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
-pub enum DoorError {
+pub enum ApiError {
     /// The CA is invalid.
     #[error("the CA in {0} is invalid: {1}")]
     Ca(String, String),
     /// The server does not respond.
     #[error("failed to reach the server at {url}: {problem}")]
-    Away {
+    Unreachable {
         /// Address of the server.
         url: String,
         /// The cause.
@@ -44,28 +44,28 @@ pub enum DoorError {
     #[error(
         "devices of this token wait for an operator's approval; use a token without --approval"
     )]
-    Waiting,
+    PendingApproval,
     /// The response cannot be parsed.
     #[error("the response to {0} is invalid: {1}")]
-    Unreadable(&'static str, String),
+    InvalidResponse(&'static str, String),
 }
 
 /// A client of one server's API; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub struct ApiClient {
     http: reqwest::Client,
     url: String,
 }
 
-impl Door {
+impl ApiClient {
     /// Creates a client for a URL, with a CA file.
     ///
     /// # Errors
     /// When the CA is invalid.
-    pub fn new(url: &str, ca: Option<&Path>) -> Result<Self, DoorError> {
-        let mut http = reqwest::Client::builder().timeout(LIMIT);
+    pub fn new(url: &str, ca: Option<&Path>) -> Result<Self, ApiError> {
+        let mut http = reqwest::Client::builder().timeout(RESPONSE_TIMEOUT);
         if let Some(ca) = ca {
-            let broken = |problem: String| DoorError::Ca(ca.display().to_string(), problem);
+            let broken = |problem: String| ApiError::Ca(ca.display().to_string(), problem);
             let pem = std::fs::read(ca).map_err(|error| broken(error.to_string()))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem)
                 .map_err(|error| broken(error.to_string()))?;
@@ -74,7 +74,7 @@ impl Door {
         let url = url.trim_end_matches('/').to_owned();
         let http = http
             .build()
-            .map_err(|error| DoorError::Away { url: url.clone(), problem: error.to_string() })?;
+            .map_err(|error| ApiError::Unreachable { url: url.clone(), problem: error.to_string() })?;
         Ok(Self { http, url })
     }
 
@@ -82,11 +82,11 @@ impl Door {
     ///
     /// # Errors
     /// When it is refused, or the server does not respond despite retries.
-    pub async fn enroll(&self, token: &str, name: &str) -> Result<Enrolled, DoorError> {
+    pub async fn enroll(&self, token: &str, name: &str) -> Result<Enrolled, ApiError> {
         const PATH: &str = "/api/v1/device/enroll";
         let key = SigningKey::from_seed(&rand::random());
         let nats_key = KeyPair::new_user();
-        let asks = Joining {
+        let asks = EnrollmentRequest {
             key: &key,
             nats_key: &nats_key,
             token,
@@ -97,10 +97,10 @@ impl Door {
         };
         let (status, answer) = self.post(PATH, &asks.body()).await?;
         if status == 202 {
-            return Err(DoorError::Waiting);
+            return Err(ApiError::PendingApproval);
         }
         let answer: EnrollResponse = read(PATH, answer)?;
-        Ok(Enrolled { key, nats_key: Arc::new(nats_key), answer })
+        Ok(Enrolled { key, nats_key: Arc::new(nats_key), response: answer })
     }
 
     /// Fetches new broker credentials for a device.
@@ -112,7 +112,7 @@ impl Door {
         key: &SigningKey,
         project: &ProjectId,
         device: DeviceId,
-    ) -> Result<CredentialsResponse, DoorError> {
+    ) -> Result<CredentialsResponse, ApiError> {
         const NONCE: &str = "/api/v1/device/nonce";
         const PATH: &str = "/api/v1/device/credentials";
         let (_, answer) = self.post(NONCE, &json!({"project": project, "device": device})).await?;
@@ -122,9 +122,9 @@ impl Door {
         read(PATH, answer)
     }
 
-    async fn post(&self, path: &'static str, body: &Value) -> Result<(u16, Value), DoorError> {
+    async fn post(&self, path: &'static str, body: &Value) -> Result<(u16, Value), ApiError> {
         let mut last = None;
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             let sent = self.http.post(format!("{}{path}", self.url)).json(body).send().await;
             match sent {
                 Ok(response) => {
@@ -138,7 +138,7 @@ impl Door {
                         return Ok((status, answer));
                     }
                     let detail = answer["detail"].as_str().unwrap_or_default().to_owned();
-                    let refused = DoorError::Refused { path, status, detail };
+                    let refused = ApiError::Refused { path, status, detail };
                     // Too many requests, or a part of the server is unavailable: retry, like
                     // agents.
                     if status != 429 && status < 500 {
@@ -149,23 +149,23 @@ impl Door {
                 }
                 Err(error) => {
                     let problem = cause(&error);
-                    last = Some(DoorError::Away { url: self.url.clone(), problem });
+                    last = Some(ApiError::Unreachable { url: self.url.clone(), problem });
                     pause(Duration::from_secs(1)).await;
                 }
             }
         }
-        Err(last.unwrap_or(DoorError::Waiting))
+        Err(last.unwrap_or(ApiError::PendingApproval))
     }
 }
 
 /// Waits about this long, with jitter, so that clients that were refused together do not return
 /// together.
-async fn pause(about: Duration) {
-    tokio::time::sleep(about.mul_f64(0.5 + rand::random::<f64>())).await;
+async fn pause(mean: Duration) {
+    tokio::time::sleep(mean.mul_f64(0.5 + rand::random::<f64>())).await;
 }
 
-fn read<T: serde::de::DeserializeOwned>(path: &'static str, answer: Value) -> Result<T, DoorError> {
-    serde_json::from_value(answer).map_err(|error| DoorError::Unreadable(path, error.to_string()))
+fn read<T: serde::de::DeserializeOwned>(path: &'static str, response: Value) -> Result<T, ApiError> {
+    serde_json::from_value(response).map_err(|error| ApiError::InvalidResponse(path, error.to_string()))
 }
 
 /// Returns the message of the innermost error, which describes the cause.

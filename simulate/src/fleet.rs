@@ -12,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::counters::{Counters, add};
 use crate::device::Device;
-use crate::door::{Door, DoorError};
+use crate::door::{ApiClient, ApiError};
 use crate::joining::Enrolled;
 use crate::profile::Profile;
 
 /// Maximum number of concurrent enrollments.
-const JOINING: usize = 32;
+const MAX_CONCURRENT_ENROLLMENTS: usize = 32;
 /// Maximum number of concurrent TLS handshakes.
-const CONNECTING: usize = 256;
+const MAX_CONCURRENT_HANDSHAKES: usize = 256;
 
 /// Options of a fleet.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub struct FleetOptions {
 pub enum FleetError {
     /// A device could not enroll.
     #[error(transparent)]
-    Door(#[from] DoorError),
+    Api(#[from] ApiError),
     /// The CA is not valid for the broker.
     #[error("the CA is invalid: {0}")]
     Tls(String),
@@ -54,7 +54,7 @@ pub enum FleetError {
 
 /// State that all devices share.
 pub(crate) struct Shared {
-    pub(crate) door: Door,
+    pub(crate) api: ApiClient,
     pub(crate) host: String,
     pub(crate) tls: rustls::ClientConfig,
     pub(crate) profile: Profile,
@@ -82,18 +82,18 @@ impl Fleet {
         options: &FleetOptions,
         counters: &Counters,
     ) -> Result<Vec<Enrolled>, FleetError> {
-        let door = Door::new(&options.url, options.ca.as_deref())?;
+        let door = ApiClient::new(&options.url, options.ca.as_deref())?;
         let mut joining = stream::iter(0..options.devices)
             .map(|number| {
                 let (door, token) = (door.clone(), options.token.clone());
                 let name = format!("{}-{number}", options.prefix);
                 async move { door.enroll(&token, &name).await }
             })
-            .buffer_unordered(JOINING);
+            .buffer_unordered(MAX_CONCURRENT_ENROLLMENTS);
         let mut enrolled = Vec::with_capacity(options.devices);
         while let Some(one) = joining.next().await {
             enrolled.push(one?);
-            add(&counters.joined, 1);
+            add(&counters.enrolled, 1);
         }
         Ok(enrolled)
     }
@@ -110,12 +110,12 @@ impl Fleet {
         let host = reqwest::Url::parse(&options.url).ok();
         let host = host.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
         let shared = Arc::new(Shared {
-            door: Door::new(&options.url, options.ca.as_deref())?,
+            api: ApiClient::new(&options.url, options.ca.as_deref())?,
             host,
             tls: tls(options)?,
             profile: options.profile,
             counters,
-            connecting: Semaphore::new(CONNECTING),
+            connecting: Semaphore::new(MAX_CONCURRENT_HANDSHAKES),
             storms: watch::Sender::new(0),
             ending: CancellationToken::new(),
         });
@@ -125,7 +125,7 @@ impl Fleet {
                 .ok_or(FleetError::OperationKey)?;
             devices.push(tokio::spawn(device.run()));
         }
-        let storms = options.profile.storm_every.map(|every| {
+        let storms = options.profile.storm_interval.map(|every| {
             let shared = Arc::clone(&shared);
             tokio::spawn(async move {
                 loop {
@@ -143,7 +143,7 @@ impl Fleet {
     }
 
     /// Ends the fleet: no new events are recorded, and the log has this long to receive the rest.
-    pub async fn finish(self, patience: Duration) {
+    pub async fn finish(self, timeout: Duration) {
         if let Some(storms) = &self.storms {
             storms.abort();
         }
@@ -151,7 +151,7 @@ impl Fleet {
         let stops: Vec<_> = self.devices.iter().map(JoinHandle::abort_handle).collect();
         let mut left: FuturesUnordered<_> = self.devices.into_iter().collect();
         let all = async { while left.next().await.is_some() {} };
-        if tokio::time::timeout(patience, all).await.is_err() {
+        if tokio::time::timeout(timeout, all).await.is_err() {
             for stop in stops {
                 stop.abort();
             }

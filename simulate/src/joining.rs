@@ -20,18 +20,18 @@ pub struct Enrolled {
     /// NATS user key of the device.
     pub nats_key: Arc<KeyPair>,
     /// The server's response.
-    pub answer: EnrollResponse,
+    pub response: EnrollResponse,
 }
 
 impl std::fmt::Debug for Enrolled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Enrolled({})", self.answer.device)
+        write!(f, "Enrolled({})", self.response.device)
     }
 }
 
 /// An enrollment request, with all its variable parts.
 #[derive(Debug)]
-pub struct Joining<'a> {
+pub struct EnrollmentRequest<'a> {
     /// The signing key of the device.
     pub key: &'a SigningKey,
     /// The key for the broker.
@@ -48,7 +48,7 @@ pub struct Joining<'a> {
     pub previous: Option<(&'a SigningKey, &'a ProjectId, DeviceId)>,
 }
 
-impl Joining<'_> {
+impl EnrollmentRequest<'_> {
     /// Builds the body of the request.
     #[must_use]
     pub fn body(&self) -> Value {

@@ -18,8 +18,8 @@ mod profile;
 pub mod samples;
 
 pub use chain::{Chain, Sealed};
-pub use counters::{Counters, Figures};
-pub use door::{Door, DoorError};
+pub use counters::{Counters, CounterSnapshot};
+pub use door::{ApiClient, ApiError};
 pub use fleet::{Fleet, FleetError, FleetOptions};
-pub use joining::{Enrolled, Joining, credentials_body};
+pub use joining::{Enrolled, EnrollmentRequest, credentials_body};
 pub use profile::{Profile, UnknownProfile};

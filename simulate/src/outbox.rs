@@ -30,7 +30,7 @@ pub(crate) struct Outbox {
     boot: Uuid,
     tip: Hash,
     confirmed: u64,
-    waiting: VecDeque<Sealed>,
+    pending: VecDeque<Sealed>,
 }
 
 impl Outbox {
@@ -43,12 +43,12 @@ impl Outbox {
             boot: Uuid::new_v4(),
             tip: Hash::ZERO,
             confirmed: 0,
-            waiting: VecDeque::new(),
+            pending: VecDeque::new(),
         }
     }
 
     pub(crate) fn last_seq(&self) -> u64 {
-        self.confirmed + self.waiting.len() as u64
+        self.confirmed + self.pending.len() as u64
     }
 
     /// Seals an event as the next one.
@@ -69,7 +69,7 @@ impl Outbox {
         let bytes: Bytes = envelope.seal(&self.key).into();
         let sealed = Sealed { seq: envelope.seq, hash: Hash::of(&bytes), bytes: bytes.clone() };
         self.tip = sealed.hash;
-        self.waiting.push_back(sealed);
+        self.pending.push_back(sealed);
         bytes
     }
 
@@ -77,22 +77,22 @@ impl Outbox {
     pub(crate) fn confirm(&mut self, seq: u64, hash: Hash) -> Confirmed {
         let Some(new) = seq.checked_sub(self.confirmed) else { return Confirmed::Behind };
         let count = usize::try_from(new).unwrap_or(usize::MAX);
-        let newest = count.checked_sub(1).map(|place| self.waiting.get(place));
+        let newest = count.checked_sub(1).map(|place| self.pending.get(place));
         if newest.is_some_and(|newest| newest.is_none_or(|newest| newest.hash != hash)) {
             return Confirmed::Differs;
         }
-        self.waiting.drain(..count);
+        self.pending.drain(..count);
         self.confirmed = seq;
         Confirmed::New(new)
     }
 
     /// Returns the events that the log does not have, in order.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = Bytes> + '_ {
-        self.waiting.iter().map(|sealed| sealed.bytes.clone())
+    pub(crate) fn pending(&self) -> impl Iterator<Item = Bytes> + '_ {
+        self.pending.iter().map(|sealed| sealed.bytes.clone())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.pending.is_empty()
     }
 }
 
@@ -113,7 +113,7 @@ mod tests {
         let second = Hash::of(&sealed[1]);
         assert_eq!(outbox.confirm(2, Hash::of(b"another")), Confirmed::Differs);
         assert_eq!(outbox.confirm(2, second), Confirmed::New(2));
-        assert_eq!(outbox.waiting().collect::<Vec<_>>(), sealed[2..]);
+        assert_eq!(outbox.pending().collect::<Vec<_>>(), sealed[2..]);
         assert_eq!(outbox.confirm(2, second), Confirmed::New(0));
         assert_eq!(outbox.confirm(1, second), Confirmed::Behind);
         assert_eq!(outbox.confirm(9, second), Confirmed::Differs);

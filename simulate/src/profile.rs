@@ -10,17 +10,17 @@ pub struct Profile {
     /// Name of the profile.
     pub name: &'static str,
     /// Description of the profile.
-    pub about: &'static str,
+    pub description: &'static str,
     /// Mean interval between two events.
-    pub event_every: Option<Duration>,
+    pub event_interval: Option<Duration>,
     /// Interval between two metric batches.
-    pub metrics_every: Option<Duration>,
+    pub metrics_interval: Option<Duration>,
     /// Mean duration of a connection.
-    pub online_for: Option<Duration>,
+    pub mean_online_time: Option<Duration>,
     /// Maximum time for which a device then stays disconnected.
-    pub away_for: Duration,
+    pub max_offline_time: Duration,
     /// Interval at which all devices reconnect at the same time.
-    pub storm_every: Option<Duration>,
+    pub storm_interval: Option<Duration>,
 }
 
 const fn seconds(seconds: u64) -> Option<Duration> {
@@ -29,19 +29,19 @@ const fn seconds(seconds: u64) -> Option<Duration> {
 
 const IDLE: Profile = Profile {
     name: "idle",
-    about: "connected, without metrics and events",
-    event_every: None,
-    metrics_every: None,
-    online_for: None,
-    away_for: Duration::ZERO,
-    storm_every: None,
+    description: "connected, without metrics and events",
+    event_interval: None,
+    metrics_interval: None,
+    mean_online_time: None,
+    max_offline_time: Duration::ZERO,
+    storm_interval: None,
 };
 
 const STEADY: Profile = Profile {
     name: "steady",
-    about: "metrics every 10 s, an event every 10 minutes: the agent's defaults",
-    event_every: seconds(600),
-    metrics_every: seconds(10),
+    description: "metrics every 10 s, an event every 10 minutes: the agent's defaults",
+    event_interval: seconds(600),
+    metrics_interval: seconds(10),
     ..IDLE
 };
 
@@ -52,25 +52,25 @@ impl Profile {
         STEADY,
         Self {
             name: "busy",
-            about: "metrics every 10 s, an event every 10 s",
-            event_every: seconds(10),
+            description: "metrics every 10 s, an event every 10 s",
+            event_interval: seconds(10),
             ..STEADY
         },
         Self {
             name: "churn",
-            about: "metrics every 10 s, an event every minute, offline for up to a minute every 5 \
+            description: "metrics every 10 s, an event every minute, offline for up to a minute every 5 \
                     minutes",
-            event_every: seconds(60),
-            online_for: seconds(300),
-            away_for: Duration::from_secs(60),
+            event_interval: seconds(60),
+            mean_online_time: seconds(300),
+            max_offline_time: Duration::from_secs(60),
             ..STEADY
         },
         Self {
             name: "storm",
-            about: "metrics every 10 s, an event every minute, all connections closed \
+            description: "metrics every 10 s, an event every minute, all connections closed \
                     simultaneously every minute",
-            event_every: seconds(60),
-            storm_every: seconds(60),
+            event_interval: seconds(60),
+            storm_interval: seconds(60),
             ..STEADY
         },
     ];

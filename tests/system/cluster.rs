@@ -18,7 +18,7 @@ async fn connect_to(
     broker: &str,
 ) -> Result<async_nats::Client, async_nats::ConnectError> {
     let key = enrolled.nats_key.clone();
-    async_nats::ConnectOptions::with_jwt(enrolled.answer.credentials.jwt.clone(), move |nonce| {
+    async_nats::ConnectOptions::with_jwt(enrolled.response.credentials.jwt.clone(), move |nonce| {
         let key = key.clone();
         async move { key.sign(&nonce).map_err(async_nats::AuthError::new) }
     })

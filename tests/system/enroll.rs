@@ -13,7 +13,7 @@ async fn a_device_joins_and_its_events_are_in_the_log_once_and_in_order() {
     let system = System::start().await;
     let token = system.api.enrollment_token(1).await;
     let mut device = SimDevice::join(&system.api, &system.ca(), &token, "Robot_7").await;
-    assert_eq!(device.enrolled.answer.name.as_str(), "robot-7");
+    assert_eq!(device.enrolled.response.name.as_str(), "robot-7");
 
     device.chain.record_many(200);
     device.settle(PATIENCE).await;
@@ -82,7 +82,7 @@ async fn presence_follows_the_connection_within_seconds() {
     let SimDevice { nats, enrolled, .. } = device;
     nats.drain().await.unwrap();
     drop(nats);
-    let path = format!("/api/v1/devices/{}", enrolled.answer.device);
+    let path = format!("/api/v1/devices/{}", enrolled.response.device);
     wait::until("offline", PATIENCE, || async {
         (system.api.get(&path).await["status"] == "offline").then_some(())
     })
@@ -106,13 +106,13 @@ async fn a_deleted_device_is_out_and_its_name_is_free() {
         (state != async_nats::connection::State::Connected).then_some(())
     })
     .await;
-    let answer = &device.enrolled.answer;
+    let answer = &device.enrolled.response;
     let key = &device.enrolled.key;
     let renewed = muster_tests::sim::renew(&system.api, key, &answer.project, answer.device).await;
     assert_eq!(renewed.0, 401, "{}", renewed.1);
 
     let again = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
-    assert_eq!(again.enrolled.answer.name.as_str(), "robot");
+    assert_eq!(again.enrolled.response.name.as_str(), "robot");
     let gone = wait::until("the tombstone", PATIENCE, || async {
         let found = system.api.get(&path).await;
         (found["status"] == "deleted").then_some(found)
@@ -127,7 +127,7 @@ async fn credentials_come_back_to_whoever_holds_the_key() {
     let system = System::start().await;
     let token = system.api.enrollment_token(1).await;
     let enrolled = muster_tests::sim::enroll(&system.api, &token, "robot").await;
-    let answer = &enrolled.answer;
+    let answer = &enrolled.response;
     let renewed =
         muster_tests::sim::renew(&system.api, &enrolled.key, &answer.project, answer.device).await;
     assert_eq!(renewed.0, 200, "{}", renewed.1);
@@ -179,7 +179,7 @@ async fn a_rotated_key_signs_from_the_next_event_on() {
     device.chain.record_many(3);
     device.settle(PATIENCE).await;
 
-    let answer = &device.enrolled.answer;
+    let answer = &device.enrolled.response;
     let renew = |key| muster_tests::sim::renew(&system.api, key, &answer.project, answer.device);
     assert_eq!(renew(&new_key).await.0, 200);
     assert_eq!(renew(&old_key).await.0, 401);

@@ -118,7 +118,7 @@ async fn curious(system: &System, device: &SimDevice) -> (async_nats::Client, Re
     let refusals = Refusals::default();
     let heard = refusals.clone();
     let key = device.enrolled.nats_key.clone();
-    let answer = &device.enrolled.answer.credentials;
+    let answer = &device.enrolled.response.credentials;
     let servers: Vec<String> =
         answer.servers.iter().map(|server| server.replace("0.0.0.0", "127.0.0.1")).collect();
     let client = async_nats::ConnectOptions::with_jwt(answer.jwt.clone(), move |nonce| {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use muster_schemas::wire::EnrollResponse;
 use muster_schemas::{Hash, SigningKey};
-use muster_tests::sim::{Enrolled, Joining, renew};
+use muster_tests::sim::{Enrolled, EnrollmentRequest, renew};
 use muster_tests::{Api, SimDevice, System, wait};
 use nkeys::KeyPair;
 use reqwest::Method;
@@ -35,16 +35,16 @@ impl Machine {
 
     fn asks(&self, token: &str, previous: Option<&Enrolled>) -> Value {
         let previous = previous
-            .map(|enrolled| (&enrolled.key, &enrolled.answer.project, enrolled.answer.device));
+            .map(|enrolled| (&enrolled.key, &enrolled.response.project, enrolled.response.device));
         let Self { key, nats_key, id, macs } = self;
         let macs = macs.clone();
-        Joining { key, nats_key, token, hostname: "robot", machine: *id, macs, previous }.body()
+        EnrollmentRequest { key, nats_key, token, hostname: "robot", machine: *id, macs, previous }.body()
     }
 
     fn joined(&self, answer: Value) -> Enrolled {
         let nats_key = KeyPair::from_seed(&self.nats_key.seed().unwrap()).unwrap();
         let answer: EnrollResponse = serde_json::from_value(answer).unwrap();
-        Enrolled { key: self.key.clone(), nats_key: Arc::new(nats_key), answer }
+        Enrolled { key: self.key.clone(), nats_key: Arc::new(nats_key), response: answer }
     }
 }
 
@@ -189,7 +189,7 @@ async fn the_old_key_or_a_token_made_for_it_or_being_expected_makes_it_the_same_
     let machine = Machine::new(Some("machine 8"));
     let (_, joined) = ask(api, &machine.asks(&any, None)).await;
     let before = machine.joined(joined);
-    let id = json!(before.answer.device);
+    let id = json!(before.response.device);
 
     // Enrollment with a proof of the old key.
     let fresh = Machine::new(Some("machine 8"));
@@ -229,7 +229,7 @@ async fn a_revoked_device_is_out_within_seconds_and_its_name_and_settings_wait_f
     let machine = Machine::new(None);
     let (_, joined) = ask(api, &machine.asks(&any, None)).await;
     let enrolled = machine.joined(joined);
-    let id = enrolled.answer.device.to_string();
+    let id = enrolled.response.device.to_string();
     let device = SimDevice::connect(enrolled, &system.ca()).await;
     status(api, "robot", "online").await;
 
@@ -241,7 +241,7 @@ async fn a_revoked_device_is_out_within_seconds_and_its_name_and_settings_wait_f
     })
     .await;
     println!("the connection was closed {:?} after the revocation", began.elapsed());
-    let (key, answer) = (&device.enrolled.key, &device.enrolled.answer);
+    let (key, answer) = (&device.enrolled.key, &device.enrolled.response);
     assert_eq!(renew(api, key, &answer.project, answer.device).await.0, 401);
     let shown = status(api, &id, "revoked").await;
     assert!(shown["revoked_at"].is_string());

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
-use muster_simulate::{Counters, Figures, Fleet, FleetOptions, Profile};
+use muster_simulate::{Counters, CounterSnapshot, Fleet, FleetOptions, Profile};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -135,7 +135,7 @@ async fn live(options: &FleetOptions, time: Option<u32>, connection: &Connection
     let all = options.devices as u64;
     let enrolling = Fleet::enroll(options, &counters);
     let enrolled =
-        watch(&bar, enrolling, || format!("{} of {all} joined", counters.figures().joined));
+        watch(&bar, enrolling, || format!("{} of {all} joined", counters.snapshot().enrolled));
     let mut stop = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
     let enrolled = tokio::select! {
@@ -145,7 +145,7 @@ async fn live(options: &FleetOptions, time: Option<u32>, connection: &Connection
     let joined = began.elapsed();
     let fleet = Fleet::start(options, enrolled, Arc::clone(&counters))?;
     let online = async {
-        while counters.figures().online < all {
+        while counters.snapshot().online < all {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -158,14 +158,14 @@ async fn live(options: &FleetOptions, time: Option<u32>, connection: &Connection
     let connecting = Instant::now();
     let mut connected = None;
     let mut rates = Rates::default();
-    let say = || format!("{} of {all} online", counters.figures().online);
+    let say = || format!("{} of {all} online", counters.snapshot().online);
     let lives = async {
         tokio::pin!(is_over);
         tokio::select! {
             () = watch(&bar, online, say) => connected = Some(connecting.elapsed()),
             () = &mut is_over => return,
         }
-        watch(&bar, is_over, || rates.line(&counters.figures(), began.elapsed())).await;
+        watch(&bar, is_over, || rates.line(&counters.snapshot(), began.elapsed())).await;
     };
     tokio::select! {
         () = lives => {}
@@ -174,12 +174,12 @@ async fn live(options: &FleetOptions, time: Option<u32>, connection: &Connection
     }
     let lived = began.elapsed();
     watch(&bar, fleet.finish(FINISH_TIMEOUT), || {
-        let figures = counters.figures();
+        let figures = counters.snapshot();
         format!("ending: the log has {} of {} events", figures.committed, figures.events)
     })
     .await;
     bar.finish_and_clear();
-    print_report(&counters.figures(), joined, connected, lived, connection)
+    print_report(&counters.snapshot(), joined, connected, lived, connection)
 }
 
 /// Shows the progress of a task; a line every ten seconds if there is no terminal.
@@ -208,11 +208,11 @@ async fn watch<T>(
 /// Counters since the previous line.
 #[derive(Default)]
 struct Rates {
-    previous: Option<(Duration, Figures)>,
+    previous: Option<(Duration, CounterSnapshot)>,
 }
 
 impl Rates {
-    fn line(&mut self, now: &Figures, at: Duration) -> String {
+    fn line(&mut self, now: &CounterSnapshot, at: Duration) -> String {
         let (then, before) = self.previous.take().unwrap_or_default();
         let seconds = (at.saturating_sub(then)).as_secs_f64().max(0.001);
         #[expect(clippy::cast_precision_loss, reason = "the rate is only displayed")]
@@ -231,7 +231,7 @@ impl Rates {
 }
 
 fn print_report(
-    counters: &Figures,
+    counters: &CounterSnapshot,
     joined: Duration,
     connected: Option<Duration>,
     lived: Duration,
@@ -240,11 +240,11 @@ fn print_report(
     let lost = counters.events - counters.committed;
     if connection.json {
         output::json(&json!({
-            "joined": counters.joined, "joined_seconds": joined.as_secs_f64(),
+            "joined": counters.enrolled, "joined_seconds": joined.as_secs_f64(),
             "online_seconds": connected.map(|time| time.as_secs_f64()),
             "seconds": lived.as_secs_f64(), "connections": counters.connects,
             "events": counters.events, "committed": counters.committed, "resent": counters.resent,
-            "batches": counters.batches, "batches_taken": counters.batches_taken,
+            "batches": counters.batches, "batches_taken": counters.batches_stored,
             "points": counters.points, "differing": counters.differing, "errors": counters.errors,
         }))?;
     } else {
@@ -252,7 +252,7 @@ fn print_report(
             format!("all after {time:.1?}")
         });
         facts(&[
-            ("joined", format!("{} in {joined:.1?}", counters.joined)),
+            ("joined", format!("{} in {joined:.1?}", counters.enrolled)),
             ("online", online),
             ("connections", counters.connects.to_string()),
             ("events", format!("{}, of which the log has {}", counters.events, counters.committed)),
@@ -262,8 +262,8 @@ fn print_report(
                 format!(
                     "{} points in {} batches; {} batches were lost with a connection",
                     counters.points,
-                    counters.batches_taken,
-                    counters.batches - counters.batches_taken
+                    counters.batches_stored,
+                    counters.batches - counters.batches_stored
                 ),
             ),
         ]);

@@ -41,7 +41,7 @@ impl Field {
                 let (api, token) = (fleet.api.clone(), token.clone());
                 async move {
                     let enrolled = enroll(&api, &token, &format!("bench-{number}")).await;
-                    let answer = enrolled.answer;
+                    let answer = enrolled.response;
                     Chain::new(answer.project, answer.device, answer.epoch, enrolled.key)
                 }
             })

@@ -233,17 +233,17 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
         tokio::task::spawn_blocking(|| attacks.join().unwrap()).await.unwrap();
     }
     fleet.finish(Duration::from_secs(120)).await;
-    let figures = counters.figures();
+    let figures = counters.snapshot();
     let lost = figures.events - figures.committed
         + figures.differing
-        + (figures.batches - figures.batches_taken)
+        + (figures.batches - figures.batches_stored)
         + (before.lost + during.lost) as u64;
     report.add(Row {
         what: format!("(t) {minutes} minutes, {HONEST} honest devices, five hostile ones"),
         value: format!(
             "{} events in the log, {} metric batches taken, {} probes; {lost} lost",
             figures.committed,
-            figures.batches_taken,
+            figures.batches_stored,
             before.points.len() + during.points.len()
         ),
         peer: String::new(),

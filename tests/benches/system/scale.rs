@@ -97,8 +97,8 @@ async fn connected(options: &FleetOptions, devices: Vec<Enrolled>) -> (Devices, 
 
 async fn all_online(counters: &Counters, count: u64) {
     let began = Instant::now();
-    while counters.figures().online < count {
-        let figures = counters.figures();
+    while counters.snapshot().online < count {
+        let figures = counters.snapshot();
         assert!(began.elapsed() < PATIENCE, "{} of {count}: {:?}", figures.online, figures.errors);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -159,11 +159,11 @@ async fn silent(report: &mut Report, fleet: &Fleet, size: usize) -> usize {
 }
 
 async fn storm(report: &mut Report, fleet: &Fleet, running: &Devices, counters: &Counters) {
-    let before = counters.figures().connects;
+    let before = counters.snapshot().connects;
     let began = Instant::now();
     running.storm();
     let count = SIZES[1] as u64;
-    while counters.figures().connects < before + count {
+    while counters.snapshot().connects < before + count {
         assert!(began.elapsed() < PATIENCE, "the storm does not end");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -244,9 +244,9 @@ async fn busy(
     say: &impl Fn(&str),
 ) {
     let (running, counters) = connected(options, enrolled).await;
-    let (before, began) = (counters.figures(), Instant::now());
+    let (before, began) = (counters.snapshot(), Instant::now());
     tokio::time::sleep(BUSY).await;
-    let (after, seconds) = (counters.figures(), began.elapsed().as_secs_f64());
+    let (after, seconds) = (counters.snapshot(), began.elapsed().as_secs_f64());
     let memory: f64 = servers(fleet)
         .iter()
         .flat_map(|(_, pids)| pids.clone())
@@ -255,7 +255,7 @@ async fn busy(
     say("(n) a command on all of them");
     command(report, fleet).await;
     running.finish(Duration::from_secs(120)).await;
-    let end = counters.figures();
+    let end = counters.snapshot();
     let rate = |after: u64, before: u64| thousands((after - before) as f64 / seconds);
     report.add(Row {
         what: "(i) 10 000 devices, an event and a batch each every 10 s".to_owned(),

@@ -199,7 +199,7 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
             _ => agent.start(),
         }
         if turn.is_multiple_of(15) {
-            let figures = counters.figures();
+            let figures = counters.snapshot();
             say(&format!(
                 "(s) {:.0} %: {} of {} events",
                 100.0 * share,
@@ -214,7 +214,7 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
         agent.start();
     }
     fleet.finish(Duration::from_secs(120)).await;
-    let figures = counters.figures();
+    let figures = counters.snapshot();
     let real = settled(&system, &agents).await;
     tell(report, minutes, &figures, real, &memory);
 }
@@ -251,7 +251,7 @@ async fn settled(system: &System, agents: &[Agent]) -> (u64, u64) {
 fn tell(
     report: &mut Report,
     minutes: u64,
-    figures: &muster_simulate::Figures,
+    figures: &muster_simulate::CounterSnapshot,
     (real, real_lost): (u64, u64),
     memory: &Memory,
 ) {

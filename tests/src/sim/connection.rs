@@ -55,7 +55,7 @@ impl SimDevice {
     /// # Panics
     /// When the broker refuses the connection.
     pub async fn connect(enrolled: Enrolled, ca: &Path) -> Self {
-        let answer = &enrolled.answer;
+        let answer = &enrolled.response;
         let subjects = DeviceSubjects::new(&answer.project, answer.device);
         let key: Arc<_> = enrolled.nats_key.clone();
         let servers: Vec<String> = answer
@@ -115,7 +115,7 @@ impl SimDevice {
     /// A hello of this device, without events.
     #[must_use]
     pub fn hello(&self) -> Hello {
-        let answer = &self.enrolled.answer;
+        let answer = &self.enrolled.response;
         Hello {
             project: answer.project.clone(),
             device: answer.device,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use muster_schemas::wire::{EnrollResponse, NonceResponse};
 use muster_schemas::{DeviceId, ProjectId, SigningKey};
-use muster_simulate::{Enrolled, Joining, credentials_body};
+use muster_simulate::{Enrolled, EnrollmentRequest, credentials_body};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::api::Api;
 /// The request body that enrolls a device with these keys.
 #[must_use]
 pub fn enroll_body(key: &SigningKey, nats_key: &KeyPair, token: &str, name: &str) -> Value {
-    Joining {
+    EnrollmentRequest {
         key,
         nats_key,
         token,
@@ -35,7 +35,7 @@ pub async fn enroll(api: &Api, token: &str, name: &str) -> Enrolled {
     let body = enroll_body(&key, &nats_key, token, name);
     let answer = api.with_token("").post("/api/v1/device/enroll", &body).await;
     let answer: EnrollResponse = serde_json::from_value(answer).expect("an enrollment's answer");
-    Enrolled { key, nats_key: Arc::new(nats_key), answer }
+    Enrolled { key, nats_key: Arc::new(nats_key), response: answer }
 }
 
 /// Requests new credentials by proof of the signing key; returns status and response.

@@ -5,4 +5,4 @@ mod enroll;
 
 pub use connection::SimDevice;
 pub use enroll::{enroll, enroll_body, renew};
-pub use muster_simulate::{Chain, Enrolled, Joining, Sealed};
+pub use muster_simulate::{Chain, Enrolled, EnrollmentRequest, Sealed};

@@ -137,7 +137,7 @@ impl Lane {
     }
 
     fn online(&self) -> usize {
-        let figures = self.background.as_ref().map(|(_, counters)| counters.figures());
+        let figures = self.background.as_ref().map(|(_, counters)| counters.snapshot());
         usize::try_from(figures.map_or(0, |figures| figures.online)).unwrap()
     }
 

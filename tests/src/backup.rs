@@ -54,7 +54,7 @@ pub async fn restore(fleet: &mut Fleet, dump: &Path) {
     for role in [&mut fleet.ingest, &mut fleet.command, &mut fleet.query] {
         role.kill9_and_restart();
     }
-    fleet.answers().await;
+    fleet.wait_until_ready().await;
 }
 
 /// Deletes the stream of events at the broker, with what is in it.

@@ -26,7 +26,7 @@ pub struct RoleProcess {
     args: Vec<String>,
     variables: Vec<(String, String)>,
     port: u16,
-    said: PathBuf,
+    output: PathBuf,
     child: Option<Child>,
 }
 
@@ -39,7 +39,7 @@ impl RoleProcess {
 
     fn start(&mut self) {
         let said =
-            std::fs::OpenOptions::new().create(true).append(true).open(&self.said).expect("a file");
+            std::fs::OpenOptions::new().create(true).append(true).open(&self.output).expect("a file");
         let child = Command::new(binary("muster"))
             .args(&self.args)
             .env("RUST_LOG", "warn,muster=info")
@@ -94,8 +94,8 @@ impl RoleProcess {
 
     /// Its output.
     #[must_use]
-    pub fn said(&self) -> String {
-        std::fs::read_to_string(&self.said).unwrap_or_default()
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.output).unwrap_or_default()
     }
 }
 
@@ -103,7 +103,7 @@ impl Drop for RoleProcess {
     fn drop(&mut self) {
         self.kill9();
         if std::thread::panicking() {
-            let said = self.said();
+            let said = self.output();
             let tail: Vec<&str> = said.lines().rev().take(15).collect();
             eprintln!("{} said last:", self.role);
             for line in tail.into_iter().rev() {
@@ -225,7 +225,7 @@ impl Fleet {
         let mut command = role("command", path, &servers, command_port, None);
         let mut query = role("query", path, &servers, door, Some(&command_url));
         for role in [&mut ingest, &mut command, &mut query] {
-            role.variables.extend(owned(variables));
+            role.variables.extend(to_owned_pairs(variables));
             role.start();
         }
         let api =
@@ -233,12 +233,12 @@ impl Fleet {
         let more_brokers = brokers;
         let fleet =
             Self { ingest, command, query, nats, more_brokers, postgres, influx, api, keys, dir };
-        fleet.answers().await;
+        fleet.wait_until_ready().await;
         fleet
     }
 
     /// Waits until the listeners of query and command respond.
-    pub async fn answers(&self) {
+    pub async fn wait_until_ready(&self) {
         let token = self.api.with_token("");
         wait::until("the doors to answer", Duration::from_secs(60), || async {
             let ready = self.api.try_send(reqwest::Method::GET, "/readyz", None).await?.0 == 200;
@@ -288,8 +288,8 @@ impl Fleet {
 
     /// Starts a second process of a role, in addition to the first.
     #[must_use]
-    pub fn another(&self, name: &'static str) -> RoleProcess {
-        self.another_with(name, &[])
+    pub fn start_another(&self, name: &'static str) -> RoleProcess {
+        self.start_another_with(name, &[])
     }
 
     /// Starts a second process of a role, with these variables.
@@ -297,10 +297,10 @@ impl Fleet {
     /// # Panics
     /// When it does not start.
     #[must_use]
-    pub fn another_with(&self, name: &'static str, variables: &[(&str, &str)]) -> RoleProcess {
+    pub fn start_another_with(&self, name: &'static str, variables: &[(&str, &str)]) -> RoleProcess {
         let servers = (self.broker_urls().join(","), &self.influx);
         let mut another = role(name, self.dir(), &servers, free_port().expect("a port"), None);
-        another.variables.extend(owned(variables));
+        another.variables.extend(to_owned_pairs(variables));
         another.start();
         another
     }
@@ -331,7 +331,7 @@ impl Fleet {
     }
 }
 
-fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {
+fn to_owned_pairs(variables: &[(&str, &str)]) -> Vec<(String, String)> {
     variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
 }
 
@@ -397,5 +397,5 @@ fn role(
         args.extend(["--command-url".to_owned(), url.to_owned()]);
     }
     let said = dir.join(format!("{role}.said"));
-    RoleProcess { role, args, variables, port, said, child: None }
+    RoleProcess { role, args, variables, port, output: said, child: None }
 }

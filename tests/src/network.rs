@@ -41,11 +41,11 @@ impl Port {
 
 /// Quality of a network.
 #[derive(Clone, Copy, Debug)]
-pub struct Weather {
+pub struct NetworkConditions {
     /// One-way delay of all data.
     pub delay: Duration,
     /// Every `loses`-th chunk is lost; TCP turns that into a pause.
-    pub loses: usize,
+    pub loss_interval: usize,
     /// Additional delay of a lost chunk and all data after it.
     pub pause: Duration,
 }
@@ -55,7 +55,7 @@ impl Port {
     ///
     /// # Panics
     /// When it is taken.
-    pub async fn open_in(port: u16, to: u16, weather: Weather) -> Self {
+    pub async fn open_in(port: u16, to: u16, conditions: NetworkConditions) -> Self {
         // A port that was closed a moment ago may still be in use.
         let listener = wait::until("the port to be free", Duration::from_secs(10), || async {
             TcpListener::bind(("127.0.0.1", port)).await.ok()
@@ -72,8 +72,8 @@ impl Port {
                     let (near, far) = (near.into_split(), far.into_split());
                     // The end of one direction ends the other.
                     tokio::select! {
-                        () = slowly(near.0, far.1, weather) => {}
-                        () = slowly(far.0, near.1, weather) => {}
+                        () = copy_with_conditions(near.0, far.1, conditions) => {}
+                        () = copy_with_conditions(far.0, near.1, conditions) => {}
                     }
                 });
             }
@@ -83,7 +83,7 @@ impl Port {
 }
 
 /// Copies bytes with the delays and pauses of `weather`.
-async fn slowly(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, weather: Weather) {
+async fn copy_with_conditions(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, conditions: NetworkConditions) {
     // Large enough for the data in flight of a network with large buffers.
     let (sender, mut arriving) = tokio::sync::mpsc::channel::<(Instant, Vec<u8>)>(64);
     let reading = async move {
@@ -91,9 +91,9 @@ async fn slowly(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, weather: Weathe
         let mut buffer = vec![0; 16 * 1024];
         for count in 1_usize.. {
             let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
-            due = due.max(Instant::now() + weather.delay);
-            if count.is_multiple_of(weather.loses) {
-                due += weather.pause;
+            due = due.max(Instant::now() + conditions.delay);
+            if count.is_multiple_of(conditions.loss_interval) {
+                due += conditions.pause;
             }
             if sender.send((due, buffer[..length].to_vec())).await.is_err() {
                 return;
@@ -121,9 +121,9 @@ impl Drop for Port {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    refused: Arc<Mutex<Option<u16>>>,
-    through: Arc<Mutex<Vec<u16>>>,
-    asked: Arc<AtomicUsize>,
+    refused_port: Arc<Mutex<Option<u16>>>,
+    connected_ports: Arc<Mutex<Vec<u16>>>,
+    connection_count: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -135,12 +135,12 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let proxy = Self {
             address: listener.local_addr().expect("an address"),
-            refused: Arc::default(),
-            through: Arc::default(),
-            asked: Arc::default(),
+            refused_port: Arc::default(),
+            connected_ports: Arc::default(),
+            connection_count: Arc::default(),
         };
         let (refused, through, asked) =
-            (Arc::clone(&proxy.refused), Arc::clone(&proxy.through), Arc::clone(&proxy.asked));
+            (Arc::clone(&proxy.refused_port), Arc::clone(&proxy.connected_ports), Arc::clone(&proxy.connection_count));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 asked.fetch_add(1, Ordering::Relaxed);
@@ -164,7 +164,7 @@ impl Proxy {
     /// # Panics
     /// When a test has panicked before.
     pub fn refuse(&self, port: Option<u16>) {
-        *self.refused.lock().expect("no panic") = port;
+        *self.refused_port.lock().expect("no panic") = port;
     }
 
     /// The ports to which connections were established.
@@ -172,14 +172,14 @@ impl Proxy {
     /// # Panics
     /// When a test has panicked before.
     #[must_use]
-    pub fn through(&self) -> Vec<u16> {
-        self.through.lock().expect("no panic").clone()
+    pub fn connected_ports(&self) -> Vec<u16> {
+        self.connected_ports.lock().expect("no panic").clone()
     }
 
     /// The number of connections to the proxy.
     #[must_use]
-    pub fn asked(&self) -> usize {
-        self.asked.load(Ordering::Relaxed)
+    pub fn connection_count(&self) -> usize {
+        self.connection_count.load(Ordering::Relaxed)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::api::Api;
 use crate::system::System;
 use crate::wait;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A system, its device `robot`, and the folder of both the agent and the test.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Robot {
 /// # Panics
 /// When it does not come online in time.
 pub async fn online(api: &Api) {
-    wait::until("the agent to be online", PATIENCE, || async {
+    wait::until("the agent to be online", WAIT_TIMEOUT, || async {
         // The read model may not have the device yet.
         let (_, shown) = api.send(reqwest::Method::GET, "/api/v1/devices/robot", None).await;
         (shown["status"] == "online").then_some(())

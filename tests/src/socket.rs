@@ -13,16 +13,16 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use crate::api::Api;
 
 /// Timeout of every wait.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A websocket, and the messages received on it.
 #[derive(Debug)]
 pub struct Socket {
     stream: WebSocketStream<reqwest::Upgraded>,
     /// The content of all binary messages.
-    pub shown: Vec<u8>,
+    pub output: Vec<u8>,
     /// All text messages, as JSON.
-    pub told: Vec<Value>,
+    pub messages: Vec<Value>,
 }
 
 impl Socket {
@@ -65,7 +65,7 @@ impl Socket {
         }
         let upgraded = response.upgrade().await.expect("a websocket");
         let stream = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
-        Ok(Self { stream, shown: Vec::new(), told: Vec::new() })
+        Ok(Self { stream, output: Vec::new(), messages: Vec::new() })
     }
 
     /// Sends terminal input.
@@ -82,11 +82,11 @@ impl Socket {
     /// # Panics
     /// When no message arrives in time.
     pub async fn next(&mut self) -> bool {
-        let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
+        let next = tokio::time::timeout(WAIT_TIMEOUT, self.stream.next()).await;
         match next.expect("something in time") {
-            Some(Ok(Message::Binary(bytes))) => self.shown.extend_from_slice(&bytes),
+            Some(Ok(Message::Binary(bytes))) => self.output.extend_from_slice(&bytes),
             Some(Ok(Message::Text(words))) => {
-                self.told.push(serde_json::from_str(&words).expect("JSON"));
+                self.messages.push(serde_json::from_str(&words).expect("JSON"));
             }
             Some(Ok(Message::Close(_)) | Err(_)) | None => return false,
             Some(Ok(_)) => {}
@@ -98,12 +98,12 @@ impl Socket {
     ///
     /// # Panics
     /// When that takes too long, or the websocket ends before.
-    pub async fn until_shown(&mut self, text: &str) {
+    pub async fn wait_for_output(&mut self, text: &str) {
         let began = std::time::Instant::now();
-        while !String::from_utf8_lossy(&self.shown).contains(text) {
-            let shown = String::from_utf8_lossy(&self.shown).into_owned();
-            assert!(began.elapsed() < PATIENCE, "waited for {text:?}: {shown}");
-            assert!(self.next().await, "it ended before {text:?}: {shown} {:?}", self.told);
+        while !String::from_utf8_lossy(&self.output).contains(text) {
+            let shown = String::from_utf8_lossy(&self.output).into_owned();
+            assert!(began.elapsed() < WAIT_TIMEOUT, "waited for {text:?}: {shown}");
+            assert!(self.next().await, "it ended before {text:?}: {shown} {:?}", self.messages);
         }
     }
 
@@ -111,12 +111,12 @@ impl Socket {
     ///
     /// # Panics
     /// When that takes too long, or the websocket ends before.
-    pub async fn until_told(&mut self, kind: &str) -> Value {
+    pub async fn wait_for_message(&mut self, kind: &str) -> Value {
         loop {
-            if let Some(told) = self.told.iter().find(|told| told["type"] == kind) {
+            if let Some(told) = self.messages.iter().find(|told| told["type"] == kind) {
                 return told.clone();
             }
-            assert!(self.next().await, "it ended before it told {kind}: {:?}", self.told);
+            assert!(self.next().await, "it ended before it told {kind}: {:?}", self.messages);
         }
     }
 }

@@ -69,7 +69,7 @@ impl System {
 
     /// Its output.
     #[must_use]
-    pub fn said(&self) -> String {
+    pub fn output(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("said")).unwrap_or_default()
     }
 
@@ -144,7 +144,7 @@ impl Drop for System {
             let _ = child.kill();
         }
         if std::thread::panicking() {
-            let said = self.said();
+            let said = self.output();
             let tail: Vec<&str> = said.lines().rev().take(40).collect();
             eprintln!("muster up said last:");
             for line in tail.into_iter().rev() {

@@ -10,7 +10,7 @@ use futures::StreamExt;
 ///
 /// # Panics
 /// When the connection is closed.
-pub async fn settled(client: &async_nats::Client) {
+pub async fn flush(client: &async_nats::Client) {
     let inbox = client.new_inbox();
     let mut own = client.subscribe(inbox.clone()).await.expect("a connection");
     client.publish(inbox, "".into()).await.expect("a connection");
@@ -21,16 +21,16 @@ pub async fn settled(client: &async_nats::Client) {
 ///
 /// # Panics
 /// When there is no value within `patience`.
-pub async fn until<T, F>(what: &str, patience: Duration, mut ask: impl FnMut() -> F) -> T
+pub async fn until<T, F>(description: &str, timeout: Duration, mut check: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
 {
     let began = Instant::now();
     loop {
-        if let Some(answer) = ask().await {
+        if let Some(answer) = check().await {
             return answer;
         }
-        assert!(began.elapsed() < patience, "waited {patience:?} for {what}, in vain");
+        assert!(began.elapsed() < timeout, "waited {timeout:?} for {description}, in vain");
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
 }

@@ -5,9 +5,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 // Sets of roles that are authorized for an operation.
-const EVERYBODY: &[&str] = &["viewer", "operator", "auditor", "admin"];
+const ALL_ROLES: &[&str] = &["viewer", "operator", "auditor", "admin"];
 const WRITERS: &[&str] = &["operator", "admin"];
-const EVERYBODY_BUT_VIEWERS: &[&str] = &["operator", "auditor", "admin"];
+const ALL_BUT_VIEWERS: &[&str] = &["operator", "auditor", "admin"];
 const ALL_READERS: &[&str] = &["auditor", "admin"];
 const ADMINS: &[&str] = &["admin"];
 
@@ -20,7 +20,7 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         | "get_event" | "get_fleet_summary" | "get_log_head" | "list_projections"
         | "get_whoami" | "list_projects" | "get_project" | "list_operations" | "get_operation"
         | "list_runs" | "get_run" | "list_uploads" | "get_upload" | "list_sessions"
-        | "get_session" => EVERYBODY,
+        | "get_session" => ALL_ROLES,
         "register_device"
         | "change_device"
         | "delete_device"
@@ -48,7 +48,7 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         "list_enrollment_tokens"
         | "get_enrollment_token"
         | "get_run_output"
-        | "get_session_recording" => EVERYBODY_BUT_VIEWERS,
+        | "get_session_recording" => ALL_BUT_VIEWERS,
         "list_dead_letters" | "get_dead_letter" => ALL_READERS,
         "create_token" | "revoke_token" | "retry_dead_letter" | "create_project"
         | "change_project" => ADMINS,
@@ -96,7 +96,7 @@ fn filled(path: &str) -> String {
     parts.collect::<Vec<_>>().join("/")
 }
 
-async fn token(api: &muster_tests::Api, role: &str, project: &str) -> String {
+async fn create_token(api: &muster_tests::Api, role: &str, project: &str) -> String {
     let body = json!({"name": role, "role": role});
     let made = api.post(&format!("/api/v1/tokens?project={project}"), &body).await;
     made["token"].as_str().unwrap().to_owned()
@@ -104,7 +104,7 @@ async fn token(api: &muster_tests::Api, role: &str, project: &str) -> String {
 
 /// Sends a body that no operation accepts: an authorized request fails because of the body, or
 /// finds nothing.
-async fn ask(api: &muster_tests::Api, operation: &Operation, query: &str) -> u16 {
+async fn send(api: &muster_tests::Api, operation: &Operation, query: &str) -> u16 {
     let body = json!({"no such field": true});
     let body: Option<&Value> = (operation.method != Method::GET).then_some(&body);
     let path = format!("{}{query}", operation.path);
@@ -123,18 +123,18 @@ async fn every_operation_lets_in_whom_it_shall_and_nobody_else() {
     let made_up = format!("mst_default_0198c0de70007abc8def0123456789ab_{}", "A".repeat(43));
     let stranger = system.api.with_token(&made_up);
     for operation in &operations {
-        assert_eq!(ask(&nobody, operation, "").await, 401, "{} without a token", operation.id);
+        assert_eq!(send(&nobody, operation, "").await, 401, "{} without a token", operation.id);
         assert_eq!(
-            ask(&stranger, operation, "").await,
+            send(&stranger, operation, "").await,
             401,
             "{} with a made-up token",
             operation.id
         );
     }
-    for role in EVERYBODY {
-        let bearer = system.api.with_token(&token(&system.api, role, "default").await);
+    for role in ALL_ROLES {
+        let bearer = system.api.with_token(&create_token(&system.api, role, "default").await);
         for operation in &operations {
-            let status = ask(&bearer, operation, "").await;
+            let status = send(&bearer, operation, "").await;
             // Operations on server-wide data require a server-wide token.
             let server_wide = ["create_project", "change_project", "retry_dead_letter"];
             let other_project = server_wide.contains(&operation.id.as_str());
@@ -154,11 +154,11 @@ async fn a_token_reaches_its_own_project_alone() {
     for id in ["plant-a", "plant-b"] {
         system.api.post("/api/v1/projects", &json!({"id": id})).await;
     }
-    let admin = system.api.with_token(&token(&system.api, "admin", "plant-a").await);
+    let admin = system.api.with_token(&create_token(&system.api, "admin", "plant-a").await);
     for operation in operations().iter().filter(|operation| operation.in_project) {
-        let status = ask(&admin, operation, "?project=plant-b").await;
+        let status = send(&admin, operation, "?project=plant-b").await;
         assert_eq!(status, 403, "{} in another project", operation.id);
-        let own = ask(&admin, operation, "?project=plant-a").await;
+        let own = send(&admin, operation, "?project=plant-a").await;
         assert!(!matches!(own, 401 | 403), "{} in its own project: {own}", operation.id);
     }
     let (status, _) = admin.send(Method::GET, "/api/v1/projects/plant-b", None).await;

@@ -7,7 +7,7 @@ use muster_tests::agent::AgentProcess;
 use muster_tests::{System, wait};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The versions of the device's own events in the log, by epoch.
 async fn reports(system: &System, device: &str) -> std::collections::BTreeMap<u64, Vec<u64>> {
@@ -25,7 +25,7 @@ async fn reports(system: &System, device: &str) -> std::collections::BTreeMap<u6
 #[tokio::test(flavor = "multi_thread")]
 async fn this_machine_is_the_first_device_and_shows_its_figures() {
     let mut system = System::start_with(&[]).await;
-    let shown = wait::until("this machine's figures", PATIENCE, || async {
+    let shown = wait::until("this machine's figures", WAIT_TIMEOUT, || async {
         let devices = system.api.list("/api/v1/devices").await;
         let device = devices.first()?.clone();
         let metrics = &device["metrics"];
@@ -41,14 +41,14 @@ async fn this_machine_is_the_first_device_and_shows_its_figures() {
     assert!(memory.is_some_and(|bytes| bytes > 1 << 28), "{detail}");
 
     let path = format!("{path}/metrics?field=mem.used_percent&since=5m");
-    wait::until("metrics in the store", PATIENCE, || async {
+    wait::until("metrics in the store", WAIT_TIMEOUT, || async {
         let answer = system.api.get(&path).await;
         let points = answer["series"][0]["points"].as_array().cloned().unwrap_or_default();
         points.iter().any(|point| point["value"].is_number()).then_some(())
     })
     .await;
     // It is the same device after a restart.
-    assert!(system.stop().await, "{}", system.said());
+    assert!(system.stop().await, "{}", system.output());
     system.start_again().await;
     let again = system.api.list("/api/v1/devices").await;
     assert_eq!(again.len(), 1);
@@ -70,7 +70,7 @@ async fn an_agent_that_is_killed_again_and_again_loses_and_doubles_nothing() {
         agent.kill9();
         agent.start();
     }
-    let device = wait::until("the last config to be applied", PATIENCE, || async {
+    let device = wait::until("the last config to be applied", WAIT_TIMEOUT, || async {
         let device = system.api.get("/api/v1/devices/robot").await;
         (device["config"]["applied_version"] == 12).then_some(device)
     })
@@ -110,7 +110,7 @@ async fn an_agent_that_is_killed_under_load_loses_no_metrics_but_those_of_the_mo
     let path = "/api/v1/devices/robot/metrics?field=mem.used_percent&since=5m&step=1s&fn=count";
     // Metrics of the last run are stored, so all earlier ones have had enough time.
     let newest = time::OffsetDateTime::now_utc().unix_timestamp();
-    let seconds = wait::until("the newest metrics", PATIENCE, || async {
+    let seconds = wait::until("the newest metrics", WAIT_TIMEOUT, || async {
         let answer = system.api.get(path).await;
         let points = answer["series"][0]["points"].as_array().cloned().unwrap_or_default();
         let has_one = |point: &&Value| point["value"].as_f64().is_some_and(|count| count > 0.0);
@@ -144,7 +144,7 @@ async fn a_cloned_data_folder_is_noticed_and_both_branches_are_kept() {
     let applied = |version: u64| {
         let api = system.api.clone();
         async move {
-            wait::until("a config to be applied", PATIENCE, || async {
+            wait::until("a config to be applied", WAIT_TIMEOUT, || async {
                 let device = api.get("/api/v1/devices/robot").await;
                 (device["config"]["applied_version"] == version).then_some(())
             })
@@ -166,7 +166,7 @@ async fn a_cloned_data_folder_is_noticed_and_both_branches_are_kept() {
     one.kill9();
     two.start();
     set(3).await;
-    let device = wait::until("the fork to be named", PATIENCE, || async {
+    let device = wait::until("the fork to be named", WAIT_TIMEOUT, || async {
         let events = system.api.list("/api/v1/devices/robot/events?type=DeviceForked").await;
         let device = system.api.get("/api/v1/devices/robot").await;
         (!events.is_empty() && device["config"]["applied_version"] == 3).then_some(device)
@@ -185,7 +185,7 @@ async fn a_cloned_data_folder_is_noticed_and_both_branches_are_kept() {
 
 /// Environment variables that shift a process's clock, by the library that `scripts/deps test`
 /// unpacks.
-fn at_another_time(offset: &str) -> Vec<(String, String)> {
+fn clock_offset_variables(offset: &str) -> Vec<(String, String)> {
     let set = |name| std::env::var_os(name).map(std::path::PathBuf::from);
     let cache = set("MUSTER_CACHE").unwrap_or_else(|| {
         let caches = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
@@ -214,14 +214,14 @@ async fn a_clock_that_is_wrong_by_years_still_gets_in_and_is_shown() {
         let system = System::start().await;
         let dir = tempfile::tempdir().unwrap();
         let token = system.api.enrollment_token(1).await;
-        let variables = at_another_time(offset);
+        let variables = clock_offset_variables(offset);
         let variables: Vec<(&str, &str)> =
             variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let url = &system.api.url;
         let mut agent = AgentProcess::enroll_with(dir.path(), url, &token, name, &variables);
         agent.start();
         let path = format!("/api/v1/devices/{name}");
-        let shown = wait::until("its figures, and how wrong its clock is", PATIENCE, || async {
+        let shown = wait::until("its figures, and how wrong its clock is", WAIT_TIMEOUT, || async {
             // The read model may not have it yet.
             let (_, shown) = system.api.send(reqwest::Method::GET, &path, None).await;
             let is_known = shown["metrics"]["clock_skew_us"].is_number();
@@ -232,7 +232,7 @@ async fn a_clock_that_is_wrong_by_years_still_gets_in_and_is_shown() {
         assert!((skew / YEAR - years).abs() < 0.1, "{name}: {skew} µs");
         // Its samples have the server's time.
         let path = format!("{path}/metrics?field=mem.used_percent&since=5m");
-        wait::until("metrics of now", PATIENCE, || async {
+        wait::until("metrics of now", WAIT_TIMEOUT, || async {
             let answer = system.api.get(&path).await;
             let points = answer["series"][0]["points"].as_array().cloned().unwrap_or_default();
             points.iter().any(|point| point["value"].is_number()).then_some(())
@@ -241,7 +241,7 @@ async fn a_clock_that_is_wrong_by_years_still_gets_in_and_is_shown() {
         // The times in renewed credentials are the server's, too.
         let vars = json!({"vars": {"n": 1}});
         system.api.patch(&format!("/api/v1/devices/{name}/config"), &vars).await;
-        wait::until("its config", PATIENCE, || async {
+        wait::until("its config", WAIT_TIMEOUT, || async {
             let shown = system.api.get(&format!("/api/v1/devices/{name}")).await;
             (shown["config"]["applied_version"] == 1).then_some(())
         })
@@ -258,7 +258,7 @@ async fn a_card_that_was_cloned_to_twenty_devices_is_noticed_and_nothing_of_them
     let mut one = AgentProcess::enroll(dir.path(), &system.api.url, &token, "robot");
     one.start();
     let path = "/api/v1/devices/robot";
-    wait::until("the first inventory", PATIENCE, || async {
+    wait::until("the first inventory", WAIT_TIMEOUT, || async {
         system.api.get(path).await["inventory"].is_object().then_some(())
     })
     .await;
@@ -269,7 +269,7 @@ async fn a_card_that_was_cloned_to_twenty_devices_is_noticed_and_nothing_of_them
     for (n, clone) in (1..).zip(&mut clones) {
         system.api.patch("/api/v1/devices/robot/config", &json!({"vars": {"n": n}})).await;
         clone.start();
-        wait::until("a clone to work by the new config", PATIENCE, || async {
+        wait::until("a clone to work by the new config", WAIT_TIMEOUT, || async {
             (system.api.get(path).await["config"]["applied_version"] == n).then_some(())
         })
         .await;

@@ -10,9 +10,9 @@ use muster_tests::text::has_number;
 use muster_tests::{System, wait};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum time until a config takes effect on its devices.
-const SOON: Duration = Duration::from_secs(2);
+const CONFIG_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn free_udp_port() -> u16 {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -23,7 +23,7 @@ fn free_udp_port() -> u16 {
 async fn set(system: &System, name: &str, vars: Value) {
     let path = format!("/api/v1/devices/{name}");
     system.api.patch(&format!("{path}/config"), &json!({"vars": vars})).await;
-    wait::until("the config to be applied", PATIENCE, || async {
+    wait::until("the config to be applied", WAIT_TIMEOUT, || async {
         let config = system.api.get(&path).await["config"].clone();
         (config["applied_version"] == config["version"]).then_some(())
     })
@@ -55,8 +55,8 @@ async fn stored(system: &System, name: &str, field: &str) -> Vec<(Value, f64)> {
     series.into_iter().filter_map(newest).collect()
 }
 
-async fn arrives(system: &System, field: &str, tags: Value, value: f64) {
-    wait::until(&format!("{field} in the metric store"), PATIENCE, || async {
+async fn wait_for_value(system: &System, field: &str, tags: Value, value: f64) {
+    wait::until(&format!("{field} in the metric store"), WAIT_TIMEOUT, || async {
         stored(system, "robot", field).await.contains(&(tags.clone(), value)).then_some(())
     })
     .await;
@@ -84,30 +84,30 @@ async fn what_applications_write_is_found_under_their_device() {
     let mut streams: Vec<_> = (0..32).map(|_| UnixStream::connect(&path).unwrap()).collect();
     let mut said = String::new();
     let mut last = streams.pop().unwrap();
-    last.set_read_timeout(Some(PATIENCE)).unwrap();
+    last.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
     std::io::Read::read_to_string(&mut last, &mut said).unwrap();
     drop(streams);
     assert!(has_number(&said, 32) && said.ends_with('\n'), "{said}");
     assert_eq!(agent.status()["local"]["dropped"]["streams"], 1);
 
-    arrives(&system, "queue.length", json!({"name": "udp"}), 3.0).await;
-    arrives(&system, "queue.size", json!({"name": "json"}), 4.0).await;
-    arrives(&system, "queue.length", json!({"name": "stream"}), 5.0).await;
-    arrives(&system, "queue.length", json!({"name": "datagram"}), 6.0).await;
+    wait_for_value(&system, "queue.length", json!({"name": "udp"}), 3.0).await;
+    wait_for_value(&system, "queue.size", json!({"name": "json"}), 4.0).await;
+    wait_for_value(&system, "queue.length", json!({"name": "stream"}), 5.0).await;
+    wait_for_value(&system, "queue.length", json!({"name": "datagram"}), 6.0).await;
 
     // Invalid input is counted, in the status and as a metric.
     for garbage in [&b"\xff\x00\xfe"[..], b"no line protocol", b"a,b=c d=", &[b'x'; 20_000]] {
         udp.send_to(garbage, ("127.0.0.1", lines)).unwrap();
         udp.send_to(garbage, ("127.0.0.1", json)).unwrap();
     }
-    let local = wait::until("the garbage to be counted", PATIENCE, || async {
+    let local = wait::until("the garbage to be counted", WAIT_TIMEOUT, || async {
         let local = agent.status()["local"].clone();
         let count = |cause: &str| local["dropped"][cause].as_u64().unwrap_or(0);
         (count("malformed") + count("too_long") >= 8).then_some(local)
     })
     .await;
     assert_eq!((&local["points"], &local["tags_left_out"]), (&json!(4), &json!(2)), "{local}");
-    wait::until("the count in the metric store", PATIENCE, || async {
+    wait::until("the count in the metric store", WAIT_TIMEOUT, || async {
         let dropped = stored(&system, "robot", "muster_agent_local.dropped_malformed").await;
         dropped.iter().any(|(_, count)| *count >= 6.0).then_some(())
     })
@@ -139,7 +139,7 @@ async fn a_million_series_of_one_device_are_held_to_its_limit_and_counted() {
     eprintln!("a million points judged in {:?}: {local}", began.elapsed());
     assert_eq!(local["series"], 200, "{local}");
     assert!(local["dropped"]["series"].as_u64() >= Some(50_000), "{local}");
-    wait::until("the count in the metric store", PATIENCE, || async {
+    wait::until("the count in the metric store", WAIT_TIMEOUT, || async {
         let dropped = stored(&system, "robot", "muster_agent_local.dropped_series").await;
         dropped.iter().any(|(_, count)| *count >= 50_000.0).then_some(())
     })
@@ -171,7 +171,7 @@ async fn an_interval_by_label_is_at_work_soon_and_stays() {
             && config["vars"]["metrics.interval.cpu"] == "1s"
             && config["errors"] == json!({})
     };
-    wait::until("the labels to be shown", PATIENCE, || async {
+    wait::until("the labels to be shown", WAIT_TIMEOUT, || async {
         let found = system.api.list("/api/v1/devices?selector=site%3Da").await;
         (found.len() == 2).then_some(())
     })
@@ -179,7 +179,7 @@ async fn an_interval_by_label_is_at_work_soon_and_stays() {
     let (code, said, problem) =
         system.muster(&["device", "config", "site=a", "metrics.interval.cpu=1s"]);
     assert_eq!(code, 0, "{said}{problem}");
-    wait::until("it to work by that", SOON, || async {
+    wait::until("it to work by that", CONFIG_TIMEOUT, || async {
         is_at_work(&config(&system, "one").await).then_some(())
     })
     .await;
@@ -198,7 +198,7 @@ async fn an_interval_by_label_is_at_work_soon_and_stays() {
     ]);
     assert_eq!(code, 0, "{problem}");
     muster_tests::sim::enroll(&system.api, token.trim(), "later").await;
-    wait::until("the new device to be shown", PATIENCE, || async {
+    wait::until("the new device to be shown", WAIT_TIMEOUT, || async {
         let later =
             system.api.try_send(reqwest::Method::GET, "/api/v1/devices/later", None).await?.1;
         let vars = &later["config"]["vars"];
@@ -209,11 +209,11 @@ async fn an_interval_by_label_is_at_work_soon_and_stays() {
     // The agent restarts, and the servers.
     agent.kill9();
     agent.start();
-    assert!(system.stop().await, "{}", system.said());
+    assert!(system.stop().await, "{}", system.output());
     system.start_again().await;
     assert!(is_at_work(&config(&system, "one").await));
     let path = "/api/v1/devices/one/metrics?field=cpu.usage_idle&tag.cpu=cpu-total&since=10s&step=1s&fn=count";
-    wait::until("a figure each second", PATIENCE, || async {
+    wait::until("a figure each second", WAIT_TIMEOUT, || async {
         let answer = system.api.get(path).await;
         let points = answer["series"][0]["points"].as_array().cloned().unwrap_or_default();
         let seconds = points.iter().filter(|point| point["value"].as_f64() >= Some(1.0)).count();

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// All normal dependencies between muster's crates. A new one is a decision: add it here together
 /// with a document in docs/decisions/.
-const ARROWS: &[(&str, &[&str])] = &[
+const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("muster-schemas", &[]),
     ("muster-backing", &[]),
     ("muster-channel", &["muster-schemas"]),
@@ -23,9 +23,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("muster-query", &["muster-api", "muster-eventlog", "muster-schemas"]),
 ];
 /// These two assemble everything and may depend on all crates.
-const KNOW_ALL: &[&str] = &["muster", "muster-tests"];
+const UNRESTRICTED: &[&str] = &["muster", "muster-tests"];
 
-const LONGEST_FILE: usize = 500;
+const MAX_FILE_LINES: usize = 500;
 
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -96,7 +96,7 @@ fn quoted(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn the_crates_know_only_whom_they_may() {
-    let allowed: BTreeMap<_, _> = ARROWS.iter().copied().collect();
+    let allowed: BTreeMap<_, _> = DEPENDENCIES.iter().copied().collect();
     let crates = crates();
     let ours: BTreeSet<_> = crates.iter().map(|known| known.name.clone()).collect();
     for Crate { name, dependencies, .. } in &crates {
@@ -106,7 +106,7 @@ fn the_crates_know_only_whom_they_may() {
                 let allowed: BTreeSet<_> = allowed.iter().copied().collect();
                 assert_eq!(known, allowed, "the crates that {name} depends on");
             }
-            None => assert!(KNOW_ALL.contains(&name.as_str()), "{name} is a new crate: add it"),
+            None => assert!(UNRESTRICTED.contains(&name.as_str()), "{name} is a new crate: add it"),
         }
     }
 }
@@ -171,7 +171,7 @@ fn every_file_says_what_it_is_for() {
 fn no_file_is_too_long_to_be_read() {
     for path in rust_files() {
         let lines = fs::read_to_string(&path).unwrap().lines().count();
-        assert!(lines <= LONGEST_FILE, "{} has {lines} lines; split it", path.display());
+        assert!(lines <= MAX_FILE_LINES, "{} has {lines} lines; split it", path.display());
     }
 }
 

@@ -13,7 +13,7 @@ use muster_tests::{SimDevice, wait};
 use reqwest::Method;
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Headers that JetStream or the broker interpret.
 fn headers(victim: &str) -> Vec<(&'static str, String)> {
@@ -85,11 +85,11 @@ fn replies(victim: &str) -> Vec<String> {
     replies
 }
 
-type Seen = Arc<Mutex<Vec<Message>>>;
+type ObservedMessages = Arc<Mutex<Vec<Message>>>;
 
 /// Collects all messages on these subjects.
-async fn observe(client: async_nats::Client, subjects: &[String]) -> Seen {
-    let seen = Seen::default();
+async fn observe(client: async_nats::Client, subjects: &[String]) -> ObservedMessages {
+    let seen = ObservedMessages::default();
     for subject in subjects {
         let mut messages = client.subscribe(subject.clone()).await.unwrap();
         let (seen, context) = (Arc::clone(&seen), jetstream::new(client.clone()));
@@ -143,16 +143,16 @@ async fn replies_and_headers_of_a_device_reach_no_one_else() {
         }
     }
     hostile.nats.flush().await.unwrap();
-    wait::until("the hostile messages in the stream", PATIENCE, || async {
+    wait::until("the hostile messages in the stream", WAIT_TIMEOUT, || async {
         (stored(EVENTS_STREAM).await >= sent / 2).then_some(())
     })
     .await;
 
     // Both devices still work, and their events arrive.
     hostile.chain.record_many(1);
-    hostile.settle(PATIENCE).await;
+    hostile.sync(WAIT_TIMEOUT).await;
     witness.chain.record_many(20);
-    witness.settle(PATIENCE).await;
+    witness.sync(WAIT_TIMEOUT).await;
 
     let heard: Vec<String> =
         at_victim.lock().unwrap().iter().map(|message| format!("{message:?}")).collect();
@@ -181,7 +181,7 @@ async fn the_broker_sees_nothing_of_what_programs_are_given_and_write() {
         let body = json!({"target": {"devices": ["robot"]}, "action": action});
         let made = fleet.api.post("/api/v1/operations", &body).await;
         let path = format!("/api/v1/operations/{}/runs/robot", made["id"].as_str().unwrap());
-        wait::until("the run to succeed", PATIENCE, || async {
+        wait::until("the run to succeed", WAIT_TIMEOUT, || async {
             let run = fleet.api.send(Method::GET, &path, None).await.1;
             (run["state"] == "succeeded").then_some(())
         })

@@ -12,18 +12,18 @@ use muster_tests::wait;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 const OPERATIONS: &str = "/api/v1/operations";
 
-async fn asked(fleet: &Fleet, action: Value) -> String {
+async fn request_operation(fleet: &Fleet, action: Value) -> String {
     let body = json!({"target": {"devices": ["robot"]}, "action": action});
     fleet.api.post(OPERATIONS, &body).await["id"].as_str().unwrap().to_owned()
 }
 
-async fn until(fleet: &Fleet, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-    wait::until(path, PATIENCE, || async {
+async fn until(fleet: &Fleet, path: &str, is_done: impl Fn(&Value) -> bool) -> Value {
+    wait::until(path, WAIT_TIMEOUT, || async {
         let (status, found) = fleet.api.try_send(Method::GET, path, None).await?;
-        (status == 200 && is_so(&found)).then_some(found)
+        (status == 200 && is_done(&found)).then_some(found)
     })
     .await
 }
@@ -53,26 +53,26 @@ async fn a_bucket_keeps_and_erases_what_a_folder_does() {
     ] {
         let mut changed = variables.clone();
         changed.push((name, value));
-        let mut role = fleet.another_with("command", &changed);
-        wait::until("the role to end", PATIENCE, || {
+        let mut role = fleet.start_another_with("command", &changed);
+        wait::until("the role to end", WAIT_TIMEOUT, || {
             let has_ended = role.has_ended();
             async move { has_ended.then_some(()) }
         })
         .await;
-        let said = role.said();
+        let said = role.output();
         assert!(said.contains("--blobs") && said.contains(why), "{name}: {said}");
     }
 
     // Private input is stored until the operation has ended.
     let line = "cat; echo $WORD";
     let action = json!({"kind": "exec", "shell": line, "stdin": "typed ", "env": {"WORD": "süß"}});
-    let id = asked(&fleet, action).await;
+    let id = request_operation(&fleet, action).await;
     assert_eq!(output(&fleet, &id).await, "typed süß\n");
     let names = |folder: String| {
         let bucket = &bucket;
         async move { bucket.names(&format!("muster/default/{folder}")).await.unwrap() }
     };
-    wait::until("what is private to be erased", PATIENCE, || async {
+    wait::until("what is private to be erased", WAIT_TIMEOUT, || async {
         names(format!("operations/{id}")).await.is_empty().then_some(())
     })
     .await;
@@ -82,7 +82,7 @@ async fn a_bucket_keeps_and_erases_what_a_folder_does() {
     let bytes: Vec<u8> = (0..1_500_000_u32).map(|at| (at.wrapping_mul(at) >> 7) as u8).collect();
     let file = dir.path().join("run.bag");
     std::fs::write(&file, &bytes).unwrap();
-    let id = asked(&fleet, json!({"kind": "upload", "path": file})).await;
+    let id = request_operation(&fleet, json!({"kind": "upload", "path": file})).await;
     let upload = format!("/api/v1/uploads/{id}/robot");
     let stored = until(&fleet, &upload, |upload| upload["state"] == "stored").await;
     let device = stored["device"].as_str().unwrap();
@@ -94,7 +94,7 @@ async fn a_bucket_keeps_and_erases_what_a_folder_does() {
     let (status, _, part) = fleet.api.raw(&content, &[("range", "bytes=400000-900000")]).await;
     assert!(status == 206 && part == bytes[400_000..=900_000], "{status}, {} bytes", part.len());
     fleet.api.send(Method::DELETE, &upload, None).await;
-    wait::until("the file to be erased", PATIENCE, || async {
+    wait::until("the file to be erased", WAIT_TIMEOUT, || async {
         names(pieces.clone()).await.is_empty().then_some(())
     })
     .await;
@@ -102,9 +102,9 @@ async fn a_bucket_keeps_and_erases_what_a_folder_does() {
     // A recorded shell.
     let path = "/api/v1/devices/robot/shell?cols=80&rows=24";
     let mut shell = Socket::open(&fleet.api, &fleet.ca(), path, &[]).await.unwrap();
-    let session = shell.until_told("opened").await["session"].as_str().unwrap().to_owned();
+    let session = shell.wait_for_message("opened").await["session"].as_str().unwrap().to_owned();
     shell.send("echo $((6*7)) said; exit\r").await;
-    shell.until_shown("42 said").await;
+    shell.wait_for_output("42 said").await;
     let session = format!("/api/v1/sessions/{session}");
     until(&fleet, &session, |session| session["state"] == "ended").await;
     let (status, _, cast) = fleet.api.raw(&format!("{session}/recording"), &[]).await;
@@ -115,26 +115,26 @@ async fn a_bucket_keeps_and_erases_what_a_folder_does() {
     agent.kill9();
     until(&fleet, "/api/v1/devices/robot", |device| device["status"] == "offline").await;
     let private = json!({"kind": "exec", "shell": "echo $WORD", "env": {"WORD": "later"}});
-    let private = asked(&fleet, private).await;
+    let private = request_operation(&fleet, private).await;
     bucket.stop();
     agent.start();
-    let id = asked(&fleet, json!({"kind": "exec", "shell": "echo kept"})).await;
+    let id = request_operation(&fleet, json!({"kind": "exec", "shell": "echo kept"})).await;
     let run = format!("{OPERATIONS}/{id}/runs/robot");
     until(&fleet, &run, |run| run["state"] == "succeeded").await;
     let waits = fleet.api.get(&format!("{OPERATIONS}/{private}/runs/robot")).await;
     assert!(["requested", "dispatched"].contains(&waits["state"].as_str().unwrap()), "{waits}");
-    let mut another = fleet.another_with("query", &variables);
-    wait::until("a role to start all the same", PATIENCE * 2, || {
-        let is_ready = has_line(&another.said(), "WARN", "muster::serve", |fields| {
+    let mut another = fleet.start_another_with("query", &variables);
+    wait::until("a role to start all the same", WAIT_TIMEOUT * 2, || {
+        let is_ready = has_line(&another.output(), "WARN", "muster::serve", |fields| {
             fields.to_string().contains("s3://fleet/muster")
         });
         async move { is_ready.then_some(()) }
     })
     .await;
-    assert!(!another.has_ended(), "{}", another.said());
+    assert!(!another.has_ended(), "{}", another.output());
     drop(another);
     bucket.start_again().await;
-    wait::until("the output to arrive", PATIENCE * 2, || async {
+    wait::until("the output to arrive", WAIT_TIMEOUT * 2, || async {
         let (_, text) = fleet.api.try_send(Method::GET, &format!("{run}/output"), None).await?;
         (text == "kept\n").then_some(())
     })

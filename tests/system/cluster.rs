@@ -9,7 +9,7 @@ use muster_tests::text::has_line;
 use muster_tests::{SimDevice, wait};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connects as a device to one broker only.
 async fn connect_to(
@@ -63,7 +63,7 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
     let mut two = SimDevice::join(&fleet.api, &fleet.ca(), &token, "two").await;
     let jetstream = async_nats::jetstream::new(fleet.broker().await);
     for stream in [EVENTS_STREAM, METRICS_STREAM] {
-        let stream = wait::until("the stream to be made", PATIENCE, || async {
+        let stream = wait::until("the stream to be made", WAIT_TIMEOUT, || async {
             jetstream.get_stream(stream).await.ok()
         })
         .await;
@@ -71,7 +71,7 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
     }
     for device in [&mut one, &mut two] {
         device.chain.record_many(20);
-        device.settle(PATIENCE).await;
+        device.sync(WAIT_TIMEOUT).await;
     }
     // Each broker stops in turn, the leader among them.
     for gone in 0..3 {
@@ -82,7 +82,7 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
         child.stop().await.unwrap();
         for device in [&mut one, &mut two] {
             device.chain.record_many(20);
-            device.settle(PATIENCE).await;
+            device.sync(WAIT_TIMEOUT).await;
         }
         child.start_again().await.unwrap();
     }
@@ -91,10 +91,10 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
     for broker in &fleet.more_brokers {
         broker.child().stop().await.unwrap();
     }
-    let before = fleet.ingest.said().len();
+    let before = fleet.ingest.output().len();
     fleet.ingest.kill9_and_restart();
-    wait::until("ingest to find no leader", PATIENCE, || async {
-        let said = fleet.ingest.said();
+    wait::until("ingest to find no leader", WAIT_TIMEOUT, || async {
+        let said = fleet.ingest.output();
         let is_so = |fields: &Value| fields["error"].is_string();
         has_line(&said[before..], "WARN", "muster::serve", is_so).then_some(())
     })
@@ -104,7 +104,7 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
     }
     for device in [&mut one, &mut two] {
         device.chain.record_many(20);
-        device.settle(PATIENCE).await;
+        device.sync(WAIT_TIMEOUT).await;
         let path =
             format!("/api/v1/devices/{}/events?order=asc&type=DeviceConfigApplied", device.id());
         let logged = fleet.api.list(&path).await;
@@ -114,7 +114,7 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
     }
     for name in ["one", "two"] {
         let path = format!("/api/v1/devices/{name}");
-        wait::until("both online", PATIENCE, || async {
+        wait::until("both online", WAIT_TIMEOUT, || async {
             (fleet.api.get(&path).await["status"] == "online").then_some(())
         })
         .await;

@@ -20,10 +20,10 @@ use crate::faults::{assert_complete, assert_metrics_complete, assert_rebuilt, lo
 use file::{File, with_defaults};
 use processes::Composition;
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Maximum time until another process has taken over the work of a killed one.
-const TAKEN_OVER: Duration = Duration::from_secs(15);
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[test]
 fn every_container_is_pinned_watched_and_held_down() {
@@ -52,7 +52,7 @@ fn every_container_is_pinned_watched_and_held_down() {
 }
 
 async fn demo_is_online(composition: &Composition) {
-    wait::until("the demo agent to be online", PATIENCE, || async {
+    wait::until("the demo agent to be online", WAIT_TIMEOUT, || async {
         let path = "/api/v1/devices/demo";
         let (_, device) = composition.api.try_send(reqwest::Method::GET, path, None).await?;
         (device["status"] == "online").then_some(())
@@ -73,7 +73,7 @@ async fn of_two_containers_a_role_one_may_die_under_load_and_nothing_is_lost_or_
     }
     demo_is_online(&composition).await;
     for (role, _) in &composition.roles {
-        assert_eq!(role.complaint(), None);
+        assert_eq!(role.doctor_problem(), None);
     }
     assert!(composition.dir().join("grafana/provisioning/dashboards/muster/fleet.json").exists());
     // After a restart it is the same device, although its token is for one use.
@@ -84,10 +84,10 @@ async fn of_two_containers_a_role_one_may_die_under_load_and_nothing_is_lost_or_
         first.kill9();
         // The other process is sufficient: it responds, and takes over the work of the killed one.
         tokio::time::sleep(Duration::from_secs(2)).await;
-        assert!(second.is_healthy(), "{}", second.said());
+        assert!(second.is_healthy(), "{}", second.output());
     }
     // The remaining command process decides it, requested through the remaining query process.
-    wait::until("a change to be taken", TAKEN_OVER, || async {
+    wait::until("a change to be taken", TAKEOVER_TIMEOUT, || async {
         let patch = serde_json::json!({"labels": {"site": "a"}});
         let (status, _) = composition
             .api
@@ -106,7 +106,7 @@ async fn of_two_containers_a_role_one_may_die_under_load_and_nothing_is_lost_or_
         done.push(load.await.unwrap());
     }
     for (device, _) in &done {
-        device.settle(PATIENCE).await;
+        device.sync(WAIT_TIMEOUT).await;
     }
     let (devices, times): (Vec<_>, Vec<_>) = done.into_iter().unzip();
     assert_complete(&composition.api, &devices).await;

@@ -9,7 +9,7 @@ use muster_tests::{System, wait};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 const SECRET: &str = "planted-marker-hunter2";
 const SECOND: &str = "planted-marker-of-a-token";
 
@@ -34,7 +34,7 @@ async fn a_secret_config_variable_is_shown_to_its_device_alone() {
     let device = "robot";
     let config = agent.data.join("config.json");
     let arrives = async |text: &str| {
-        wait::until("the device's config", PATIENCE, || async {
+        wait::until("the device's config", WAIT_TIMEOUT, || async {
             std::fs::read_to_string(&config).ok()?.contains(text).then_some(())
         })
         .await;

@@ -15,9 +15,9 @@ use muster_tests::{Robot, System, wait};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum time until the failure is reported: the agent's timeout is 10 s, the rest is reserve.
-const REPORTED: Duration = Duration::from_secs(25);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Whether a text contains the agent's message for a file system that does not respond.
 fn has_no_answer(text: &str) -> bool {
@@ -96,12 +96,12 @@ fn fails(system: &System, args: &[&str]) -> String {
     let began = Instant::now();
     let (code, _, said) = system.muster(args);
     assert!(code != 0 && has_no_answer(&said), "{args:?}: {code}: {said}");
-    assert!(began.elapsed() < REPORTED, "{args:?} took {:?}", began.elapsed());
+    assert!(began.elapsed() < REPORT_TIMEOUT, "{args:?} took {:?}", began.elapsed());
     said
 }
 
 /// Asserts that the agent works while other actions wait for the file system.
-fn lives(robot: &Robot) {
+fn assert_agent_works(robot: &Robot) {
     let began = Instant::now();
     let (code, out, err) = robot.system.muster(&["exec", "robot", "--", "echo", "alive"]);
     assert_eq!((code, out.as_str(), err.as_str()), (0, "alive\n", ""));
@@ -158,7 +158,7 @@ async fn a_file_system_that_does_not_answer_holds_up_nothing_else() {
             all.iter().map(|args| scope.spawn(move || fails(system, args))).collect();
         // Between the requests and their failure after 10 s.
         while waiting.iter().any(|thread| !thread.is_finished()) {
-            lives(&robot);
+            assert_agent_works(&robot);
         }
         for (args, thread) in all.iter().zip(waiting) {
             let said = thread.join().unwrap();
@@ -178,7 +178,7 @@ async fn a_file_system_that_does_not_answer_holds_up_nothing_else() {
     });
     let id = system.api.post("/api/v1/operations", &upload).await["id"].clone();
     let path = format!("/api/v1/operations/{}/runs/robot", id.as_str().unwrap());
-    wait::until("the upload to fail", PATIENCE, || async {
+    wait::until("the upload to fail", WAIT_TIMEOUT, || async {
         let (_, run) = system.api.send(reqwest::Method::GET, &path, None).await;
         (run["state"] == "failed" && has_no_answer(&run.to_string())).then_some(())
     })
@@ -214,7 +214,7 @@ async fn an_agent_stops_and_starts_again_beside_a_dead_file_system() {
     let path = format!("/api/v1/operations/{}/runs/robot", id.as_str().unwrap());
     let state = |wanted: &'static [&'static str]| {
         let (api, path) = (&robot.system.api, &path);
-        wait::until("the run to come so far", PATIENCE, move || async move {
+        wait::until("the run to come so far", WAIT_TIMEOUT, move || async move {
             let (_, run) = api.send(reqwest::Method::GET, path, None).await;
             wanted.iter().any(|state| run["state"] == *state).then_some(run)
         })
@@ -224,7 +224,7 @@ async fn an_agent_stops_and_starts_again_beside_a_dead_file_system() {
     let pid = robot.agent.pid();
     signal(pid, "TERM");
     let began = Instant::now();
-    wait::until("the agent to end", PATIENCE, || async { is_over(pid).then_some(()) }).await;
+    wait::until("the agent to end", WAIT_TIMEOUT, || async { is_over(pid).then_some(()) }).await;
     assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
 
     // The journal contains the run, and the next agent process ends it.
@@ -232,7 +232,7 @@ async fn an_agent_stops_and_starts_again_beside_a_dead_file_system() {
     online(&robot.system.api).await;
     let run = state(&["unknown", "failed", "succeeded"]).await;
     assert_eq!(run["state"], "unknown", "{run}");
-    lives(&robot);
+    assert_agent_works(&robot);
     let _ = copy.kill();
     let _ = copy.wait();
 }

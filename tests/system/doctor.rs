@@ -39,7 +39,7 @@ fn doctor(args: &[String]) -> (i32, Vec<Value>) {
     (output.status.code().unwrap(), checks)
 }
 
-fn wrong(checks: &[Value]) -> Vec<&str> {
+fn failed_checks(checks: &[Value]) -> Vec<&str> {
     let failed = checks.iter().filter(|check| !check["remedy"].is_null());
     failed.map(|check| check["name"].as_str().unwrap()).collect()
 }
@@ -66,7 +66,7 @@ async fn the_doctor_names_what_is_wrong_with_a_server() {
         args.extend(["--influx-user", user, "--influx-password", password].map(str::to_owned));
     }
     let (code, checks) = doctor(&args);
-    assert_eq!((code, wrong(&checks)), (0, vec![]), "{checks:#?}");
+    assert_eq!((code, failed_checks(&checks)), (0, vec![]), "{checks:#?}");
     let names: Vec<_> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
     for name in ["keys", "certificate", "disk", "PostgreSQL", "clock", "tables", "broker", "API"] {
         assert!(names.contains(&name), "{name} is not among {names:?}");
@@ -78,7 +78,7 @@ async fn the_doctor_names_what_is_wrong_with_a_server() {
     };
     open(&keys, 0o755);
     open(&keys.join("nats-operator.seed"), 0o644);
-    assert_eq!(wrong(&doctor(&args).1), ["keys"]);
+    assert_eq!(failed_checks(&doctor(&args).1), ["keys"]);
     open(&keys, 0o700);
 
     // A message that cannot be attributed to a device.
@@ -89,15 +89,15 @@ async fn the_doctor_names_what_is_wrong_with_a_server() {
         (!fleet.api.list("/api/v1/dead-letters").await.is_empty()).then_some(())
     })
     .await;
-    assert_eq!(wrong(&doctor(&args).1), ["dead letters"]);
+    assert_eq!(failed_checks(&doctor(&args).1), ["dead letters"]);
 
     fleet.influx.child().stop().await.unwrap();
-    assert_eq!(wrong(&doctor(&args).1), ["dead letters", "InfluxDB"]);
+    assert_eq!(failed_checks(&doctor(&args).1), ["dead letters", "InfluxDB"]);
     fleet.nats.child().stop().await.unwrap();
     fleet.postgres.child().stop().await.unwrap();
     let (code, checks) = doctor(&args);
     assert_eq!(code, 1);
-    assert_eq!(wrong(&checks), ["PostgreSQL", "broker", "InfluxDB", "API"], "{checks:#?}");
+    assert_eq!(failed_checks(&checks), ["PostgreSQL", "broker", "InfluxDB", "API"], "{checks:#?}");
     // As text.
     let output = command(&args).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -113,6 +113,6 @@ async fn the_doctor_examines_what_muster_up_runs() {
     let system = System::start().await;
     let data = system.dir().display().to_string();
     let (code, checks) = doctor(&["--data".to_owned(), data]);
-    assert_eq!((code, wrong(&checks)), (0, vec![]), "{checks:#?}");
+    assert_eq!((code, failed_checks(&checks)), (0, vec![]), "{checks:#?}");
     assert!(checks.iter().any(|check| check["name"] == "API"), "{checks:#?}");
 }

@@ -6,7 +6,7 @@ use muster_tests::{SimDevice, System, wait};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_joins_and_its_events_are_in_the_log_once_and_in_order() {
@@ -16,16 +16,16 @@ async fn a_device_joins_and_its_events_are_in_the_log_once_and_in_order() {
     assert_eq!(device.enrolled.response.name.as_str(), "robot-7");
 
     device.chain.record_many(200);
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
     // All events again, as after a lost ack: nothing is duplicated.
     for event in device.chain.events.clone() {
         device.publish_raw(event.bytes).await;
     }
     device.chain.record_many(1);
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
 
     let path = format!("/api/v1/devices/{}/events?order=asc", device.id());
-    let events = wait::until("the timeline", PATIENCE, || async {
+    let events = wait::until("the timeline", WAIT_TIMEOUT, || async {
         let events = system.api.list(&path).await;
         (events.iter().filter(|event| event["sealed"] == true).count() == 201).then_some(events)
     })
@@ -38,20 +38,20 @@ async fn a_device_joins_and_its_events_are_in_the_log_once_and_in_order() {
     assert_eq!(versions, (1..=201).collect::<Vec<_>>());
 
     // The token has no uses left.
-    let (_, other) = (0, SimpleJoin { system: &system, token: &token }.try_join().await);
+    let (_, other) = (0, Enrollment { system: &system, token: &token }.try_enroll().await);
     assert_eq!(other.0, 403, "{}", other.1);
     assert_eq!(other.1["type"], "/problems/forbidden", "{}", other.1);
     let tokens = system.api.list("/api/v1/enrollment-tokens").await;
     assert_eq!(tokens[0]["status"], "used_up", "{tokens:?}");
 }
 
-struct SimpleJoin<'a> {
+struct Enrollment<'a> {
     system: &'a System,
     token: &'a str,
 }
 
-impl SimpleJoin<'_> {
-    async fn try_join(&self) -> (u16, Value) {
+impl Enrollment<'_> {
+    async fn try_enroll(&self) -> (u16, Value) {
         let key = muster_schemas::SigningKey::from_seed(&[9; 32]);
         let nats_key = nkeys::KeyPair::new_user();
         let body = muster_tests::sim::enroll_body(&key, &nats_key, self.token, "other");
@@ -72,7 +72,7 @@ async fn presence_follows_the_connection_within_seconds() {
         let api = system.api.clone();
         let path = format!("/api/v1/devices/{}", device.id());
         async move {
-            wait::until(expected, PATIENCE, || async {
+            wait::until(expected, WAIT_TIMEOUT, || async {
                 (api.get(&path).await["status"] == expected).then_some(())
             })
             .await;
@@ -83,7 +83,7 @@ async fn presence_follows_the_connection_within_seconds() {
     nats.drain().await.unwrap();
     drop(nats);
     let path = format!("/api/v1/devices/{}", enrolled.response.device);
-    wait::until("offline", PATIENCE, || async {
+    wait::until("offline", WAIT_TIMEOUT, || async {
         (system.api.get(&path).await["status"] == "offline").then_some(())
     })
     .await;
@@ -95,13 +95,13 @@ async fn a_deleted_device_is_out_and_its_name_is_free() {
     let token = system.api.enrollment_token(2).await;
     let mut device = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
     device.chain.record_many(3);
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
     let path = format!("/api/v1/devices/{}", device.id());
     let (status, answer) = system.api.send(Method::DELETE, &path, None).await;
     assert_eq!(status, 200, "{answer}");
 
     // The live connection is closed, and the device cannot reconnect.
-    wait::until("the connection to be closed", PATIENCE, || async {
+    wait::until("the connection to be closed", WAIT_TIMEOUT, || async {
         let state = device.nats.connection_state();
         (state != async_nats::connection::State::Connected).then_some(())
     })
@@ -113,7 +113,7 @@ async fn a_deleted_device_is_out_and_its_name_is_free() {
 
     let again = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
     assert_eq!(again.enrolled.response.name.as_str(), "robot");
-    let gone = wait::until("the tombstone", PATIENCE, || async {
+    let gone = wait::until("the tombstone", WAIT_TIMEOUT, || async {
         let found = system.api.get(&path).await;
         (found["status"] == "deleted").then_some(found)
     })
@@ -149,7 +149,7 @@ async fn a_lost_enrollment_answer_can_be_asked_for_again() {
     let first = open.post("/api/v1/device/enroll", &body).await;
     let second = open.post("/api/v1/device/enroll", &body).await;
     assert_eq!(first["device"], second["device"]);
-    let devices = wait::until("the read model to know a device", PATIENCE, || async {
+    let devices = wait::until("the read model to know a device", WAIT_TIMEOUT, || async {
         Some(system.api.list("/api/v1/devices").await).filter(|devices| !devices.is_empty())
     })
     .await;
@@ -164,7 +164,7 @@ async fn a_rotated_key_signs_from_the_next_event_on() {
     let token = system.api.enrollment_token(1).await;
     let mut device = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
     device.chain.record_many(2);
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
     let new_key = muster_schemas::SigningKey::from_seed(&rand::random());
     let chain = &mut device.chain;
     let statement =
@@ -174,10 +174,10 @@ async fn a_rotated_key_signs_from_the_next_event_on() {
         proof: new_key.seal(muster_schemas::cose::Kind::Rotation, statement),
     };
     chain.record(&rotation.into());
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
     let old_key = std::mem::replace(&mut device.chain.key, new_key.clone());
     device.chain.record_many(3);
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
 
     let answer = &device.enrolled.response;
     let renew = |key| muster_tests::sim::renew(&system.api, key, &answer.project, answer.device);

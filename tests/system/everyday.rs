@@ -7,7 +7,7 @@ use muster_tests::text::has_number;
 use muster_tests::{SimDevice, System, wait};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn ok(system: &System, args: &[&str]) -> String {
     let (code, out, err) = system.muster(args);
@@ -29,7 +29,7 @@ async fn devices_are_named_labeled_configured_and_replayed() {
     ok(&system, &["device", "label", "one", "old-"]);
     ok(&system, &["device", "rename", "one", "uno"]);
     ok(&system, &["device", "config", "site=a", "metrics.interval=5", "greeting=hello"]);
-    let list = wait::until("the changes", PATIENCE, || async {
+    let list = wait::until("the changes", WAIT_TIMEOUT, || async {
         let list = ok(&system, &["device", "list", "-l", "env=prod,!old"]);
         list.contains("uno").then_some(list)
     })
@@ -81,7 +81,7 @@ async fn devices_are_selected_by_what_they_measure_now() {
         ("cpu.usage_active >= 90", vec!["full"]),
         ("mem.nonsense > 0", vec![]),
     ] {
-        let names = wait::until(selector, PATIENCE, || async {
+        let names = wait::until(selector, WAIT_TIMEOUT, || async {
             let path = format!("/api/v1/devices?selector={}", escape(selector));
             let found = system.api.list(&path).await;
             let names: Vec<String> =
@@ -227,16 +227,16 @@ async fn everything_is_kept_over_a_stop_and_over_a_power_failure() {
     let token = system.api.enrollment_token(1).await;
     let mut device = SimDevice::join(&system.api, &system.ca(), &token, "one").await;
     device.chain.record_many(20);
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
     let head = system.api.get("/api/v1/log/head").await;
-    assert!(system.stop().await, "{}", system.said());
+    assert!(system.stop().await, "{}", system.output());
     system.start_again().await;
     device.chain.record_many(20);
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
     system.kill();
     system.start_again().await;
     device.chain.record_many(20);
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
     let events = system.api.list("/api/v1/events?order=asc").await;
     assert_eq!(events.iter().filter(|event| event["sealed"] == true).count(), 60);
     assert!(events.len() as u64 > head["position"].as_u64().unwrap());

@@ -22,12 +22,12 @@ use muster_tests::fleet::Fleet;
 use muster_tests::{Api, SimDevice, wait};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A device under load: records and publishes while `go_on` is true.
-pub(crate) async fn load(mut device: SimDevice, go_on: Arc<AtomicBool>) -> (SimDevice, Vec<i64>) {
+pub(crate) async fn load(mut device: SimDevice, is_running: Arc<AtomicBool>) -> (SimDevice, Vec<i64>) {
     let mut times = Vec::new();
-    while go_on.load(Ordering::Relaxed) {
+    while is_running.load(Ordering::Relaxed) {
         device.chain.record_many(5);
         device.publish_pending().await;
         let time = Timestamp::from(std::time::SystemTime::now());
@@ -53,7 +53,7 @@ async fn devices(fleet: &Fleet, count: u32) -> Vec<SimDevice> {
 async fn record(devices: &mut [SimDevice], count: u64) {
     for device in devices {
         device.chain.record_many(count);
-        device.settle(PATIENCE).await;
+        device.sync(WAIT_TIMEOUT).await;
     }
 }
 
@@ -100,7 +100,7 @@ pub(crate) async fn assert_rebuilt(postgres_url: String) {
         (tokens::TABLE, "tokens_rebuilt"),
         (timeline::TABLE, "timeline_rebuilt"),
     ];
-    wait::until("live tables to equal a rebuild", PATIENCE, || {
+    wait::until("live tables to equal a rebuild", WAIT_TIMEOUT, || {
         let log = log.clone();
         // Both sides may differ by a few presence events while the projections run.
         let caught_up = async {
@@ -129,7 +129,7 @@ pub(crate) async fn assert_metrics_complete(api: &Api, device: &SimDevice, times
         "/api/v1/devices/{}/metrics?field=sim.n&since=1h&step=1h&fn=count&group_by=",
         device.id()
     );
-    wait::until("the metrics to be complete", PATIENCE, || async {
+    wait::until("the metrics to be complete", WAIT_TIMEOUT, || async {
         let answer = api.get(&path).await;
         let count: f64 = answer["series"]
             .as_array()
@@ -175,9 +175,9 @@ async fn kill_nine_of_each_process_in_turn_loses_and_doubles_nothing() {
     for load in loads {
         done.push(load.await.unwrap());
     }
-    fleet.answers().await;
+    fleet.wait_until_ready().await;
     for (device, _) in &done {
-        device.settle(PATIENCE).await;
+        device.sync(WAIT_TIMEOUT).await;
     }
     let (devices, times): (Vec<_>, Vec<_>) = done.into_iter().unzip();
     assert_complete(&fleet.api, &devices).await;
@@ -202,7 +202,7 @@ async fn the_stream_of_events_may_be_lost_whole() {
     delete_events_stream(&fleet).await;
     stop_taking.start_again().await.unwrap();
     record(&mut devices, 50).await;
-    fleet.answers().await;
+    fleet.wait_until_ready().await;
     assert_complete(&fleet.api, &devices).await;
     assert_rebuild_equals_live(&fleet).await;
 }
@@ -228,15 +228,15 @@ async fn what_postgresql_forgets_of_a_read_model_comes_back_by_itself() {
     let mut devices = devices(&fleet, 1).await;
     for _ in 0..3 {
         devices[0].chain.record_many(20);
-        devices[0].settle(PATIENCE).await;
+        devices[0].sync(WAIT_TIMEOUT).await;
         let expected = devices[0].chain.events.len();
-        wait::until("the events to be shown", PATIENCE, || async {
+        wait::until("the events to be shown", WAIT_TIMEOUT, || async {
             let path = "/api/v1/events?order=asc&type=DeviceConfigApplied";
             (fleet.api.list(path).await.len() == expected).then_some(())
         })
         .await;
         fleet.postgres.child().kill9().unwrap();
-        fleet.answers().await;
+        fleet.wait_until_ready().await;
         assert_rebuild_equals_live(&fleet).await;
         assert_complete(&fleet.api, &devices).await;
     }
@@ -258,7 +258,7 @@ async fn an_older_database_may_take_the_place_of_a_newer_one_under_running_roles
     // A database with connections cannot be renamed; disconnected clients may reconnect in between.
     let exchange = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'muster'; \
                     ALTER DATABASE muster RENAME TO newer; ALTER DATABASE older RENAME TO muster";
-    wait::until("the databases to be exchanged", PATIENCE, || async {
+    wait::until("the databases to be exchanged", WAIT_TIMEOUT, || async {
         let exchanged = std::process::Command::new(&psql)
             .args(["-q", "-1", "-v", "ON_ERROR_STOP=1", "-c", exchange, &server])
             .output()
@@ -266,7 +266,7 @@ async fn an_older_database_may_take_the_place_of_a_newer_one_under_running_roles
         exchanged.status.success().then_some(())
     })
     .await;
-    fleet.answers().await;
+    fleet.wait_until_ready().await;
     record(&mut devices, 30).await;
     assert_rebuild_equals_live(&fleet).await;
     assert_complete(&fleet.api, &devices).await;
@@ -297,7 +297,7 @@ async fn a_metric_store_that_was_away_gets_everything() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_of_each_role_do_no_double_work() {
     let fleet = Fleet::start().await;
-    let mut second = fleet.another("ingest");
+    let mut second = fleet.start_another("ingest");
     let go_on = Arc::new(AtomicBool::new(true));
     let loads: Vec<_> = devices(&fleet, 4)
         .await
@@ -313,7 +313,7 @@ async fn two_of_each_role_do_no_double_work() {
         devices.push(load.await.unwrap().0);
     }
     for device in &devices {
-        device.settle(PATIENCE).await;
+        device.sync(WAIT_TIMEOUT).await;
     }
     assert_complete(&fleet.api, &devices).await;
     assert_rebuild_equals_live(&fleet).await;

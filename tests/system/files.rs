@@ -14,7 +14,7 @@ use muster_tests::{Robot, System, wait};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bytes without repetition.
 fn bytes(count: usize, seed: u64) -> Vec<u8> {
@@ -145,8 +145,8 @@ fn copying(url: &str, token: &str, ca: &Path, args: &[&str]) -> Child {
         .unwrap()
 }
 
-async fn grown(path: &Path, to: u64) {
-    wait::until("a part of the file to be there", PATIENCE, || async {
+async fn wait_for_size(path: &Path, to: u64) {
+    wait::until("a part of the file to be there", WAIT_TIMEOUT, || async {
         std::fs::metadata(path).is_ok_and(|part| part.len() >= to).then_some(())
     })
     .await;
@@ -175,7 +175,7 @@ async fn a_copy_that_was_killed_goes_on_where_it_was() {
         let args = ["--limit", "10MiB", &from, &to];
         let api = &system.api;
         let mut child = copying(&api.url, &api.token, &system.ca(), &args);
-        grown(Path::new(&part), 20 << 20).await;
+        wait_for_size(Path::new(&part), 20 << 20).await;
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!target.exists(), "a file has its name when it is whole");
@@ -202,15 +202,15 @@ async fn a_copy_outlives_its_agent_and_its_server() {
     let (from, to) = (dir.path().join("large"), format!("robot:{}", target.display()));
     let args = ["--limit", "8MiB", text(&from), &to];
     let child = copying(&fleet.api.url, &fleet.api.token, &fleet.ca(), &args);
-    grown(&part, 4 << 20).await;
+    wait_for_size(&part, 4 << 20).await;
     fleet.command.kill9_and_restart();
-    grown(&part, 16 << 20).await;
+    wait_for_size(&part, 16 << 20).await;
     agent.kill9();
     agent.start();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // The first session, and one after each interruption.
-    wait::until("three sessions", PATIENCE, || async {
+    wait::until("three sessions", WAIT_TIMEOUT, || async {
         let sessions = fleet.api.list("/api/v1/sessions").await;
         (sessions.iter().filter(|one| one["state"] != "refused").count() >= 3).then_some(())
     })
@@ -425,7 +425,7 @@ async fn a_folder_that_was_broken_off_is_gone_on_with() {
     {
         let args = ["--limit", "1MiB", "--jobs", "1", source, target];
         let mut copy = copying(&url, &token, &ca, &args);
-        wait::until("a few files to be there", PATIENCE, || async {
+        wait::until("a few files to be there", WAIT_TIMEOUT, || async {
             std::fs::read_dir(place.join("inner")).is_ok_and(|all| all.count() > 2).then_some(())
         })
         .await;

@@ -29,7 +29,7 @@ fn connect(system: &System) -> Connection {
 }
 
 /// Reads the head of the next response, and its body by its length.
-fn answer(connection: &mut Connection) -> (String, String) {
+fn read_response(connection: &mut Connection) -> (String, String) {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -70,7 +70,7 @@ async fn an_answer_reaches_a_client_that_is_still_sending_its_body() {
             connection.flush().unwrap();
             std::thread::sleep(Duration::from_millis(20));
         }
-        let (head, body) = answer(&mut connection);
+        let (head, body) = read_response(&mut connection);
         assert!(head.starts_with(&format!("http/1.1 {status}")), "{path}: {head}{body}");
     }
 }

@@ -15,7 +15,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use reqwest::Method;
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn disk_full() -> String {
     Cause::DiskFull.to_string()
@@ -51,7 +51,7 @@ impl SmallDisk {
         }
     }
 
-    fn make_room(&self) {
+    fn free_space(&self) {
         std::fs::remove_file(self.filling()).unwrap();
     }
 }
@@ -70,7 +70,7 @@ async fn a_full_disk_of_the_database_is_named_and_reading_goes_on() {
     }
     let mut system = System::start().await;
     system.api.post("/api/v1/devices", &json!({"name": "before"})).await;
-    assert!(system.stop().await, "{}", system.said());
+    assert!(system.stop().await, "{}", system.output());
     let disk = SmallDisk::under(&system.dir().join("postgres"));
     // PostgreSQL's folder belongs to its user.
     let owner = Command::new("chown")
@@ -110,19 +110,19 @@ async fn a_full_disk_of_the_database_is_named_and_reading_goes_on() {
     let (code, out, _) = system.muster(&["doctor", "--data", data.to_str().unwrap()]);
     assert!(code == 1 && out.contains(&disk_full()), "{out}");
 
-    disk.make_room();
-    wait::until("the database to take writes again", PATIENCE, || async {
+    disk.free_space();
+    wait::until("the database to take writes again", WAIT_TIMEOUT, || async {
         let body = json!({"name": "after"});
         let (status, _) = system.api.send(Method::POST, "/api/v1/devices", Some(&body)).await;
         matches!(status, 201 | 409).then_some(())
     })
     .await;
-    wait::until("the API to be ready", PATIENCE, || async {
+    wait::until("the API to be ready", WAIT_TIMEOUT, || async {
         (system.api.get("/readyz").await["status"] == "ok").then_some(())
     })
     .await;
     assert!(!system.api.raw("/api/v1/devices", &[]).await.1.contains_key("muster-degraded"));
-    assert!(system.stop().await, "{}", system.said());
+    assert!(system.stop().await, "{}", system.output());
 }
 
 /// Writes to the log succeed and those to a read model fail: on a real disk that depends on the
@@ -154,7 +154,7 @@ async fn a_read_model_that_cannot_be_written_is_named_and_exec_says_what_it_wait
     };
     let mut exec = muster(&["exec", "robot", "--", "echo", "done"]);
     let mut lines = BufReader::new(exec.stderr.take().unwrap()).lines();
-    wait::until("answers to be marked", PATIENCE, || async {
+    wait::until("answers to be marked", WAIT_TIMEOUT, || async {
         let (_, headers, _) = fleet.api.raw("/api/v1/operations", &[]).await;
         let text = headers.get("muster-degraded")?.to_str().ok()?.to_owned();
         (text.contains("operations") && text.contains(&disk_full())).then_some(())
@@ -194,7 +194,7 @@ async fn query_alone_shows_that_the_log_takes_no_events() {
     let body = json!({"name": "refused"});
     let (status, said) = fleet.api.send(Method::POST, "/api/v1/devices", Some(&body)).await;
     assert_eq!(status, 507, "{said}");
-    wait::until("query to mark its answers", PATIENCE, || async {
+    wait::until("query to mark its answers", WAIT_TIMEOUT, || async {
         let (status, headers, _) = fleet.api.raw("/api/v1/devices", &[]).await;
         let text = headers.get("muster-degraded")?.to_str().ok()?.to_owned();
         assert_eq!(status, 200);
@@ -207,7 +207,7 @@ async fn query_alone_shows_that_the_log_takes_no_events() {
     assert!(ready["degraded"].to_string().contains(&disk_full()), "{ready}");
     owner.batch_execute("DROP TRIGGER full_disk ON events").await.unwrap();
     fleet.api.post("/api/v1/devices", &json!({"name": "after"})).await;
-    wait::until("query to be as before", PATIENCE, || async {
+    wait::until("query to be as before", WAIT_TIMEOUT, || async {
         (fleet.api.get("/readyz").await["status"] == "ok").then_some(())
     })
     .await;

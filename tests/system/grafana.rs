@@ -16,10 +16,10 @@ use muster_tests::text::has_line;
 use muster_tests::{SimDevice, System, wait};
 use serde_json::{Value, json};
 
-use questions::{Choice, Dashboard, Question, Store, rules};
+use questions::{Choice, Dashboard, PanelQuery, Store, rules};
 use stores::Stores;
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Measurements that a virtual machine may not have; a simulated device has them.
 const HARDWARE: &[&str] = &["battery", "temp", "wireless", "diskio", "net", "swap"];
@@ -51,9 +51,9 @@ impl Scene {
                 system.muster(&["project", "set", "default", "--retention", retention]);
             assert_eq!(code, 0, "{err}");
             // Wait, so that all metrics measured below go to the project's own bucket.
-            wait::until("the store to follow", PATIENCE, || async {
+            wait::until("the store to follow", WAIT_TIMEOUT, || async {
                 let is_so = |fields: &Value| fields["retention"].is_string();
-                has_line(&system.said(), "INFO", "muster_ingest::metrics", is_so).then_some(())
+                has_line(&system.output(), "INFO", "muster_ingest::metrics", is_so).then_some(())
             })
             .await;
         }
@@ -97,11 +97,11 @@ impl Scene {
         let _ = socket.send_to(lines.as_bytes(), ("127.0.0.1", self.udp));
     }
 
-    fn choice(&self, takes_many: bool, devices: &[&str]) -> Choice {
+    fn choice(&self, is_multiple: bool, devices: &[&str]) -> Choice {
         Choice {
             labels: Vec::new(),
             devices: devices.iter().map(|name| self.ids[name].clone()).collect(),
-            takes_many,
+            is_multiple,
             plain: BTreeMap::from([
                 ("project".to_owned(), "default".to_owned()),
                 ("measurement".to_owned(), "queue".to_owned()),
@@ -113,7 +113,7 @@ impl Scene {
 
     /// All devices together; or, on a dashboard of one device, each separately, the real one first.
     fn choices(&self, dashboard: &Dashboard) -> Vec<Choice> {
-        if dashboard.takes_many() {
+        if dashboard.is_multiple() {
             vec![self.choice(true, &["robot", "cart", "gone"])]
         } else {
             ["robot", "cart", "gone"].map(|name| self.choice(false, &[name])).into()
@@ -188,11 +188,11 @@ async fn every_query_finds_rows(retention: Option<&str>) {
     let stores = Stores::open(&provisioning.join("datasources/muster.yaml")).await;
     let any = "SELECT * FROM \"cpu\" LIMIT 1";
     if retention.is_some() {
-        let shared = stores.ask(Store::Influx, any).await.unwrap();
+        let shared = stores.query(Store::Influx, any).await.unwrap();
         assert!(shared.is_empty(), "{shared:?}");
     } else {
         wait::until("metrics in the shared place", Duration::from_secs(60), || async {
-            let shared = stores.ask(Store::Influx, any).await.unwrap();
+            let shared = stores.query(Store::Influx, any).await.unwrap();
             (!shared.is_empty()).then_some(())
         })
         .await;
@@ -203,14 +203,14 @@ async fn every_query_finds_rows(retention: Option<&str>) {
     for dashboard in &dashboards {
         the_lists_offer_what_there_is(&scene, &stores, dashboard).await;
     }
-    let mut open: Vec<(Question, Vec<Choice>)> = Vec::new();
+    let mut open: Vec<(PanelQuery, Vec<Choice>)> = Vec::new();
     for dashboard in &dashboards {
         let choices = scene.choices(dashboard);
-        open.extend(dashboard.questions().into_iter().map(|it| (it, choices.clone())));
+        open.extend(dashboard.queries().into_iter().map(|it| (it, choices.clone())));
     }
     let any = scene.choice(true, &["robot"]);
     let rules = rules(&provisioning.join("alerting/muster.yaml"));
-    open.extend(rules.into_iter().map(|rule| (rule.question, vec![any.clone()])));
+    open.extend(rules.into_iter().map(|rule| (rule.query, vec![any.clone()])));
     assert!(open.len() > 70, "only {} queries were found", open.len());
 
     // Some queries need time (a rate needs two points) and are repeated.
@@ -227,8 +227,8 @@ async fn every_query_finds_rows(retention: Option<&str>) {
         }
         open = left;
         let places: Vec<_> =
-            open.iter().map(|(it, _)| format!("{}: {}", it.place, it.text)).collect();
-        assert!(began.elapsed() < PATIENCE, "no rows for:\n{}", places.join("\n"));
+            open.iter().map(|(it, _)| format!("{}: {}", it.location, it.text)).collect();
+        assert!(began.elapsed() < WAIT_TIMEOUT, "no rows for:\n{}", places.join("\n"));
         if !open.is_empty() {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
@@ -242,8 +242,8 @@ async fn the_right_rules_fire(scene: &Scene, stores: &Stores, provisioning: &Pat
     let choice = scene.choice(true, &["robot"]);
     let mut firing = BTreeSet::new();
     for rule in rules(&provisioning.join("alerting/muster.yaml")) {
-        let query = choice.fill(&rule.question, now());
-        for row in stores.ask(rule.question.store, &query).await.unwrap() {
+        let query = choice.fill(&rule.query, now());
+        for row in stores.query(rule.query.store, &query).await.unwrap() {
             let value: f64 = row.last().unwrap().parse().unwrap();
             if rule.is_crossed_by(value) {
                 firing.insert(rule.title.clone());
@@ -264,22 +264,22 @@ async fn the_right_rules_fire(scene: &Scene, stores: &Stores, provisioning: &Pat
 async fn finds_rows(
     scene: &Scene,
     stores: &Stores,
-    question: &Question,
+    question: &PanelQuery,
     choices: &[Choice],
 ) -> bool {
     for choice in choices {
         let query = choice.fill(question, now());
-        let rows = stores.ask(question.store, &query).await;
-        let rows = rows.unwrap_or_else(|error| panic!("{}: {error}: {query}", question.place));
+        let rows = stores.query(question.store, &query).await;
+        let rows = rows.unwrap_or_else(|error| panic!("{}: {error}: {query}", question.location));
         if rows.is_empty() {
             continue;
         }
         // Measurements of every machine must come from the real agent.
-        if question.store == Store::Influx && !choice.takes_many {
+        if question.store == Store::Influx && !choice.is_multiple {
             let is_real = choice.devices[0] == scene.ids["robot"];
             let names =
                 HARDWARE.iter().any(|name| question.text.contains(&format!("FROM \"{name}\"")));
-            assert!(is_real || names, "{} has no rows of the real agent", question.place);
+            assert!(is_real || names, "{} has no rows of the real agent", question.location);
         }
         return true;
     }
@@ -291,11 +291,11 @@ async fn the_lists_offer_what_there_is(scene: &Scene, stores: &Stores, dashboard
     for variable in dashboard.variables() {
         let name = variable["name"].as_str().unwrap();
         let place = format!("{}: variable {name}", dashboard.name);
-        let question = Question {
+        let question = PanelQuery {
             store: questions::store(&variable["datasource"], &place),
             text: variable["query"].as_str().unwrap().to_owned(),
             span: 900,
-            place: place.clone(),
+            location: place.clone(),
         };
         let choice = scene.choice(true, &["robot", "cart", "gone"]);
         let expected = match name {
@@ -307,13 +307,13 @@ async fn the_lists_offer_what_there_is(scene: &Scene, stores: &Stores, dashboard
             other => panic!("{place}: what is {other}?"),
         };
         let mut n = 0;
-        wait::until(&place, PATIENCE, || {
+        wait::until(&place, WAIT_TIMEOUT, || {
             n += 1;
             scene.application_writes(n);
             let query = choice.fill(&question, now());
             let (stores, store) = (&stores, question.store);
             async move {
-                let rows = stores.ask(store, &query).await.unwrap();
+                let rows = stores.query(store, &query).await.unwrap();
                 rows.iter().any(|row| row[0] == expected).then_some(())
             }
         })
@@ -321,7 +321,7 @@ async fn the_lists_offer_what_there_is(scene: &Scene, stores: &Stores, dashboard
         if name == "device" {
             let one = Choice { labels: vec!["site=a", "site=b"], ..choice };
             let query = one.fill(&question, now());
-            let rows = stores.ask(Store::Postgres, &query).await.unwrap();
+            let rows = stores.query(Store::Postgres, &query).await.unwrap();
             assert_eq!(rows, [["robot".to_owned(), scene.ids["robot"].clone()]], "{query}");
         } else if name == "measurement" {
             // The regular expression excludes the agent's own measurements.
@@ -329,7 +329,7 @@ async fn the_lists_offer_what_there_is(scene: &Scene, stores: &Stores, dashboard
             let names = regex.strip_prefix("/^(?!(?:").and_then(|it| it.strip_suffix(")$).+$/"));
             let names: BTreeSet<_> = names.unwrap().split('|').collect();
             let query = choice.fill(&question, now());
-            let rows = stores.ask(Store::Influx, &query).await.unwrap();
+            let rows = stores.query(Store::Influx, &query).await.unwrap();
             let shown: Vec<_> =
                 rows.iter().filter(|row| !names.contains(row[0].as_str())).collect();
             assert_eq!(shown, [&["queue".to_owned()]]);
@@ -338,7 +338,7 @@ async fn the_lists_offer_what_there_is(scene: &Scene, stores: &Stores, dashboard
 }
 
 async fn grafana_may_read_its_views_and_nothing_else(stores: &Stores) {
-    let ask = async |query: &str| stores.ask(Store::Postgres, query).await;
+    let ask = async |query: &str| stores.query(Store::Postgres, query).await;
     ask("SET default_transaction_read_only = off").await.unwrap();
     for table in
         ["events", "device_keys", "dead_letters", "streams", "heads", "devices_v2", "tokens_v1"]
@@ -377,7 +377,7 @@ async fn grafana_may_read_its_views_and_nothing_else(stores: &Stores) {
         "SHOW USERS",
         "DELETE FROM \"cpu\"",
     ] {
-        let error = stores.ask(Store::Influx, forbidden).await.unwrap_err();
+        let error = stores.query(Store::Influx, forbidden).await.unwrap_err();
         assert!(
             error.contains("not authorized") || error.contains("requires admin"),
             "{forbidden}: {error}"
@@ -422,10 +422,10 @@ fn dashboards_are_well_formed() {
         // Each variable in a query exists.
         let known: BTreeSet<_> =
             dashboard.variables().iter().map(|it| it["name"].as_str().unwrap()).collect();
-        for question in dashboard.questions() {
+        for question in dashboard.queries() {
             for variable in ["project", "label", "device", "measurement", "field", "by"] {
                 let is_used = question.text.contains(&format!("${variable}"));
-                assert!(!is_used || known.contains(variable), "{}: ${variable}", question.place);
+                assert!(!is_used || known.contains(variable), "{}: ${variable}", question.location);
             }
         }
     }
@@ -456,14 +456,14 @@ fn the_variables_of_the_files_are_documented() {
 fn rules_speak_of_what_is_there() {
     let dashboards = Dashboard::all(&folder().join("dashboards"));
     for rule in rules(&folder().join("provisioning/alerting/muster.yaml")) {
-        for label in rule.words.split(".Labels.").skip(1) {
+        for label in rule.texts.split(".Labels.").skip(1) {
             let label = label.split(' ').next().unwrap();
-            assert!(rule.question.text.contains(label), "{}: .Labels.{label}", rule.title);
+            assert!(rule.query.text.contains(label), "{}: .Labels.{label}", rule.title);
         }
         let shown = dashboards.iter().find(|it| it.json["uid"] == rule.panel.0).unwrap();
         let is_there = shown.panels().iter().any(|panel| panel["id"] == rule.panel.1);
         assert!(is_there, "{}: the panel {:?} is not there", rule.title, rule.panel);
-        assert!(!rule.words.contains('$'), "{}: Grafana takes $ for a variable", rule.title);
+        assert!(!rule.texts.contains('$'), "{}: Grafana takes $ for a variable", rule.title);
     }
 }
 

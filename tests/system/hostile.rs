@@ -9,7 +9,7 @@ use muster_schemas::metrics::MAX_BATCH_BYTES;
 use muster_schemas::{Event, SigningKey, Timestamp};
 use muster_tests::{SimDevice, System, wait};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn small(version: u64) -> Event {
     DeviceConfigApplied { version, errors: Default::default() }.into()
@@ -32,8 +32,8 @@ async fn what_cannot_be_attributed_is_a_dead_letter_and_blocks_nobody() {
     device.publish_raw(large).await;
 
     device.chain.record_many(5);
-    device.settle(PATIENCE).await;
-    let causes = wait::until("the dead letters", PATIENCE, || async {
+    device.sync(WAIT_TIMEOUT).await;
+    let causes = wait::until("the dead letters", WAIT_TIMEOUT, || async {
         let letters = system.api.list("/api/v1/dead-letters").await;
         let mut causes: Vec<String> = letters
             .iter()
@@ -66,7 +66,7 @@ async fn a_message_over_the_maximum_size_is_not_stored() {
     }
     // The connection and the next message are not affected.
     device.chain.record_many(1);
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,10 +97,10 @@ async fn whatever_a_device_signs_is_appended_and_the_odd_is_flagged() {
         device.chain.seal(&odd);
     }
     device.chain.record(&small(9));
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
 
     let path = format!("/api/v1/devices/{}", device.id());
-    let shown = wait::until("the flags", PATIENCE, || async {
+    let shown = wait::until("the flags", WAIT_TIMEOUT, || async {
         let shown = system.api.get(&path).await;
         (shown["config"]["applied_version"] == 9).then_some(shown)
     })
@@ -114,7 +114,7 @@ async fn whatever_a_device_signs_is_appended_and_the_odd_is_flagged() {
 
 /// Connects with a device's own credentials; returns the client, and a list to which the broker's
 /// refusals are added.
-async fn curious(system: &System, device: &SimDevice) -> (async_nats::Client, Refusals) {
+async fn connect_unrestricted(system: &System, device: &SimDevice) -> (async_nats::Client, Refusals) {
     let refusals = Refusals::default();
     let heard = refusals.clone();
     let key = device.enrolled.nats_key.clone();
@@ -149,7 +149,7 @@ async fn a_device_reaches_no_subject_but_its_own() {
     let (own, victim) = (one.id(), two.id());
     let mut forged = two.chain.clone();
     forged.record_many(1);
-    let (client, refusals) = curious(&system, &one).await;
+    let (client, refusals) = connect_unrestricted(&system, &one).await;
 
     let mut published = vec![
         format!("evt.0.default.{victim}"),
@@ -210,7 +210,7 @@ async fn a_device_reaches_no_subject_but_its_own() {
     }
     client.flush().await.unwrap();
     // The broker refused each subject by name.
-    wait::until("every refusal", PATIENCE, || async {
+    wait::until("every refusal", WAIT_TIMEOUT, || async {
         let refusals = refusals.lock().unwrap().join("\n").to_lowercase();
         let missing = |kind: &str, subject: &String| {
             !refusals.contains(&format!("{kind} to \"{}\"", subject.to_lowercase()))
@@ -227,7 +227,7 @@ async fn a_device_reaches_no_subject_but_its_own() {
 
     // The device's own subjects still work, and none of these messages was delivered.
     one.chain.record_many(1);
-    one.settle(PATIENCE).await;
+    one.sync(WAIT_TIMEOUT).await;
     let after = system.api.get("/api/v1/log/head").await["position"].as_u64();
     assert!(before < after);
     let events = system.api.list("/api/v1/events?order=asc").await;

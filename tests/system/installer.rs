@@ -10,7 +10,7 @@ use muster_tests::{System, wait};
 
 /// The part of the line that makes it root.
 const SUDO: &str = "sudo --preserve-env=MUSTER_ENROLL_TOKEN sh";
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Separate folders of a machine, and the agent that the line starts.
 struct Machine(tempfile::TempDir);
@@ -46,7 +46,7 @@ impl Drop for Machine {
     }
 }
 
-fn words(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -72,7 +72,7 @@ fn arguments() -> Vec<String> {
 }
 
 async fn online(system: &System, name: &str) {
-    wait::until(&format!("{name} to be online"), PATIENCE, || async {
+    wait::until(&format!("{name} to be online"), WAIT_TIMEOUT, || async {
         let path = format!("/api/v1/devices?status=online&search={name}");
         let found = system.api.list(&path).await;
         found.iter().any(|device| device["labels"]["site"] == "a").then_some(())
@@ -112,9 +112,9 @@ async fn one_line_makes_a_machine_a_device_and_may_be_run_again() {
     ended.store(true, Ordering::Relaxed);
     let (looks, shown) = watch.join().unwrap();
     assert!(looks > 20 && shown.is_empty(), "{looks} looks: {shown:?}");
-    assert!(first.status.success(), "{}", words(&first));
+    assert!(first.status.success(), "{}", output_text(&first));
     for step in ["[1/6]", "[6/6]", "connected"] {
-        assert!(words(&first).contains(step), "{}", words(&first));
+        assert!(output_text(&first).contains(step), "{}", output_text(&first));
     }
     online(&system, "kiosk").await;
     let mode = |path: &Path| {
@@ -132,8 +132,8 @@ async fn one_line_makes_a_machine_a_device_and_may_be_run_again() {
     // A second run updates the agent, keeps the device, and uses up no use of the token.
     let second = machine.run(&line);
     let log = std::fs::read_to_string(machine.path("data/agent.log")).unwrap_or_default();
-    assert!(second.status.success(), "{}\n{log}", words(&second));
-    assert!(words(&second).contains("kiosk"), "{}", words(&second));
+    assert!(second.status.success(), "{}\n{log}", output_text(&second));
+    assert!(output_text(&second).contains("kiosk"), "{}", output_text(&second));
     let tokens = system.api.list("/api/v1/enrollment-tokens").await;
     assert!(tokens.iter().any(|token| token["used"] == 1), "{tokens:?}");
 }
@@ -146,14 +146,14 @@ async fn what_goes_wrong_has_a_code_and_says_what_to_do() {
         let machine = Machine::new();
         let failed = machine.run(line);
         assert!(!failed.status.success(), "{line}");
-        assert!(words(&failed).contains(code), "{code}: {}", words(&failed));
+        assert!(output_text(&failed).contains(code), "{code}: {}", output_text(&failed));
     };
     // With another server's key, nothing is run.
     let pin = line.split('\'').nth(1).unwrap();
     let other = format!("sha256//{}=", "A".repeat(43));
     let machine = Machine::new();
     let refused = machine.run(&line.replace(pin, &other));
-    assert!(!machine.path("data").exists(), "{}", words(&refused));
+    assert!(!machine.path("data").exists(), "{}", output_text(&refused));
 
     let token = token_of(&line);
     fails(&line.replace(token, "nonsense"), "M09");

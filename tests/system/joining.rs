@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 const ENROLL: &str = "/api/v1/device/enroll";
 
 /// A machine that can request enrollment.
@@ -33,7 +33,7 @@ impl Machine {
         }
     }
 
-    fn asks(&self, token: &str, previous: Option<&Enrolled>) -> Value {
+    fn request_body(&self, token: &str, previous: Option<&Enrolled>) -> Value {
         let previous = previous
             .map(|enrolled| (&enrolled.key, &enrolled.response.project, enrolled.response.device));
         let Self { key, nats_key, id, macs } = self;
@@ -41,30 +41,30 @@ impl Machine {
         EnrollmentRequest { key, nats_key, token, hostname: "robot", machine: *id, macs, previous }.body()
     }
 
-    fn joined(&self, answer: Value) -> Enrolled {
+    fn enrolled(&self, answer: Value) -> Enrolled {
         let nats_key = KeyPair::from_seed(&self.nats_key.seed().unwrap()).unwrap();
         let answer: EnrollResponse = serde_json::from_value(answer).unwrap();
         Enrolled { key: self.key.clone(), nats_key: Arc::new(nats_key), response: answer }
     }
 }
 
-async fn ask(api: &Api, body: &Value) -> (u16, Value) {
+async fn post_enrollment(api: &Api, body: &Value) -> (u16, Value) {
     api.with_token("").send(Method::POST, ENROLL, Some(body)).await
 }
 
-async fn token(api: &Api, more: Value) -> String {
+async fn create_token(api: &Api, more: Value) -> String {
     let mut body = json!({"name": "test", "uses": 9});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let made = api.post("/api/v1/enrollment-tokens", &body).await;
     made["token"].as_str().unwrap().to_owned()
 }
 
-async fn status(api: &Api, device: &str, wanted: &str) -> Value {
-    wait::until(&format!("{device} to be {wanted}"), PATIENCE, || async {
+async fn status(api: &Api, device: &str, expected: &str) -> Value {
+    wait::until(&format!("{device} to be {expected}"), WAIT_TIMEOUT, || async {
         let path = format!("/api/v1/devices/{device}");
         // The read model may not have it yet.
         let (_, found) = api.send(Method::GET, &path, None).await;
-        (found["status"] == wanted).then_some(found)
+        (found["status"] == expected).then_some(found)
     })
     .await
 }
@@ -73,13 +73,13 @@ async fn status(api: &Api, device: &str, wanted: &str) -> Value {
 async fn a_machine_waits_until_an_operator_has_decided() {
     let system = System::start().await;
     let api = &system.api;
-    let token = token(api, json!({"approval": true, "labels": {"site": "a"}})).await;
+    let token = create_token(api, json!({"approval": true, "labels": {"site": "a"}})).await;
     let (good, bad) = (Machine::new(None), Machine::new(None));
-    let (good_asks, bad_asks) = (good.asks(&token, None), bad.asks(&token, None));
-    let (code, waits) = ask(api, &good_asks).await;
+    let (good_asks, bad_asks) = (good.request_body(&token, None), bad.request_body(&token, None));
+    let (code, waits) = post_enrollment(api, &good_asks).await;
     assert_eq!((code, &waits["name"], &waits["like"]), (202, &json!("robot"), &Value::Null));
-    assert_eq!(ask(api, &bad_asks).await.0, 202);
-    assert_eq!(ask(api, &good_asks).await.1["device"], waits["device"], "asked again, it waits on");
+    assert_eq!(post_enrollment(api, &bad_asks).await.0, 202);
+    assert_eq!(post_enrollment(api, &good_asks).await.1["device"], waits["device"], "asked again, it waits on");
 
     let shown = status(api, "robot", "pending").await;
     let fingerprint = json!(good.key.thumbprint());
@@ -94,12 +94,12 @@ async fn a_machine_waits_until_an_operator_has_decided() {
 
     api.post("/api/v1/devices/robot/accept", &json!({})).await;
     api.post("/api/v1/devices/robot-2/reject", &json!({"reason": "nobody ordered it"})).await;
-    let (code, joined) = ask(api, &good_asks).await;
+    let (code, joined) = post_enrollment(api, &good_asks).await;
     assert_eq!((code, &joined["name"]), (201, &json!("robot")), "{joined}");
-    let device = SimDevice::connect(good.joined(joined), &system.ca()).await;
+    let device = SimDevice::connect(good.enrolled(joined), &system.ca()).await;
     let online = status(api, "robot", "online").await;
     assert_eq!(online["labels"], json!({"site": "a"}));
-    let (code, refused) = ask(api, &bad_asks).await;
+    let (code, refused) = post_enrollment(api, &bad_asks).await;
     assert_eq!(code, 403);
     assert!(refused["detail"].as_str().unwrap().contains("nobody ordered it"), "{refused}");
     let again = api.send(Method::POST, "/api/v1/devices/robot/accept", Some(&json!({}))).await;
@@ -111,17 +111,17 @@ async fn a_machine_waits_until_an_operator_has_decided() {
 async fn a_likeness_proves_nothing_and_an_operator_may_say_that_it_is_the_same() {
     let system = System::start().await;
     let api = &system.api;
-    let any = token(api, json!({})).await;
+    let any = create_token(api, json!({})).await;
     let old = Machine::new(Some("machine 7"));
-    let (code, joined) = ask(api, &old.asks(&any, None)).await;
+    let (code, joined) = post_enrollment(api, &old.request_body(&any, None)).await;
     assert_eq!(code, 201);
     let id = joined["device"].as_str().unwrap().to_owned();
-    let first = SimDevice::connect(old.joined(joined), &system.ca()).await;
+    let first = SimDevice::connect(old.enrolled(joined), &system.ca()).await;
     api.patch(&format!("/api/v1/devices/{id}"), &json!({"labels": {"line": "3"}})).await;
 
     let new = Machine::new(Some("machine 7"));
-    let asks = new.asks(&any, None);
-    let (code, waits) = ask(api, &asks).await;
+    let asks = new.request_body(&any, None);
+    let (code, waits) = post_enrollment(api, &asks).await;
     // The response does not reveal the similar device; the API shows it to an operator.
     assert_eq!((code, &waits["like"]), (202, &Value::Null), "{waits}");
     assert!(
@@ -134,18 +134,18 @@ async fn a_likeness_proves_nothing_and_an_operator_may_say_that_it_is_the_same()
 
     let path = format!("/api/v1/devices/{waiting}/accept");
     api.post(&path, &json!({"replaces": "robot"})).await;
-    let (code, joined) = ask(api, &asks).await;
+    let (code, joined) = post_enrollment(api, &asks).await;
     assert_eq!((code, &joined["device"]), (201, &json!(id)), "{joined}");
     assert!(joined["epoch"].as_u64() > Some(1));
     // The connection with the old key is closed.
-    wait::until("the old connection to be closed", PATIENCE, || async {
+    wait::until("the old connection to be closed", WAIT_TIMEOUT, || async {
         let state = first.nats.connection_state();
         (state != async_nats::connection::State::Connected).then_some(())
     })
     .await;
-    let mut second = SimDevice::connect(new.joined(joined), &system.ca()).await;
+    let mut second = SimDevice::connect(new.enrolled(joined), &system.ca()).await;
     second.chain.record_many(2);
-    second.settle(PATIENCE).await;
+    second.sync(WAIT_TIMEOUT).await;
     let shown = status(api, &id, "online").await;
     assert_eq!((&shown["name"], &shown["labels"]), (&json!("robot"), &json!({"line": "3"})));
     assert_eq!(api.list("/api/v1/devices").await.len(), 1, "nothing is left of the waiting one");
@@ -155,29 +155,29 @@ async fn a_likeness_proves_nothing_and_an_operator_may_say_that_it_is_the_same()
 async fn a_card_that_was_written_anew_is_known_by_its_network_card() {
     let system = System::start().await;
     let api = &system.api;
-    let any = token(api, json!({})).await;
+    let any = create_token(api, json!({})).await;
     let with = |id: &str, macs: &[&str]| {
         let macs = macs.iter().map(|mac| Hash::of(mac.as_bytes())).collect();
         Machine { macs, ..Machine::new(Some(id)) }
     };
-    let (code, first) = ask(api, &with("before", &["eth0", "wlan0"]).asks(&any, None)).await;
+    let (code, first) = post_enrollment(api, &with("before", &["eth0", "wlan0"]).request_body(&any, None)).await;
     assert_eq!(code, 201, "{first}");
     // A new image has a new machine id; the network cards are the same.
-    let (code, waits) = ask(api, &with("after", &["usb0", "wlan0"]).asks(&any, None)).await;
+    let (code, waits) = post_enrollment(api, &with("after", &["usb0", "wlan0"]).request_body(&any, None)).await;
     assert_eq!(code, 202, "{waits}");
     let shown = status(api, waits["device"].as_str().unwrap(), "pending").await;
     assert_eq!(shown["waiting"]["like"], first["device"]);
-    let (code, other) = ask(api, &with("another", &["eth1"]).asks(&any, None)).await;
+    let (code, other) = post_enrollment(api, &with("another", &["eth1"]).request_body(&any, None)).await;
     assert_eq!(code, 201, "{other}");
     // Of a thousand addresses of one machine only a few are used, without a delay.
     let many: Vec<String> = (0..1_000).map(|n| n.to_string()).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).chain(["eth0"]).collect();
-    let (code, liar) = ask(api, &with("liar", &many).asks(&any, None)).await;
+    let (code, liar) = post_enrollment(api, &with("liar", &many).request_body(&any, None)).await;
     assert_eq!(code, 201, "{liar}");
     // The identity hints of a deleted device are deleted.
     let id = first["device"].as_str().unwrap();
     api.send(Method::DELETE, &format!("/api/v1/devices/{id}"), None).await;
-    let (code, again) = ask(api, &with("anew", &["eth0"]).asks(&any, None)).await;
+    let (code, again) = post_enrollment(api, &with("anew", &["eth0"]).request_body(&any, None)).await;
     assert_eq!(code, 201, "{again}");
 }
 
@@ -185,31 +185,31 @@ async fn a_card_that_was_written_anew_is_known_by_its_network_card() {
 async fn the_old_key_or_a_token_made_for_it_or_being_expected_makes_it_the_same_device() {
     let system = System::start().await;
     let api = &system.api;
-    let any = token(api, json!({})).await;
+    let any = create_token(api, json!({})).await;
     let machine = Machine::new(Some("machine 8"));
-    let (_, joined) = ask(api, &machine.asks(&any, None)).await;
-    let before = machine.joined(joined);
+    let (_, joined) = post_enrollment(api, &machine.request_body(&any, None)).await;
+    let before = machine.enrolled(joined);
     let id = json!(before.response.device);
 
     // Enrollment with a proof of the old key.
     let fresh = Machine::new(Some("machine 8"));
-    let (code, joined) = ask(api, &fresh.asks(&any, Some(&before))).await;
+    let (code, joined) = post_enrollment(api, &fresh.request_body(&any, Some(&before))).await;
     assert_eq!((code, &joined["device"]), (201, &id), "{joined}");
     // The old key is valid only once: the new key has replaced it.
     let thief = Machine::new(Some("machine 8"));
-    let (code, refused) = ask(api, &thief.asks(&any, Some(&before))).await;
+    let (code, refused) = post_enrollment(api, &thief.request_body(&any, Some(&before))).await;
     assert_eq!(code, 401, "{refused}");
     assert!(refused["detail"].as_str().unwrap().contains("previous:"), "{refused}");
     // A proof for another request is refused.
-    let mut stolen = fresh.asks(&any, Some(&fresh.joined(joined)));
-    stolen["request"] = thief.asks(&any, None)["request"].clone();
-    stolen["nats_proof"] = thief.asks(&any, None)["nats_proof"].clone();
-    assert_eq!(ask(api, &stolen).await.0, 401);
+    let mut stolen = fresh.request_body(&any, Some(&fresh.enrolled(joined)));
+    stolen["request"] = thief.request_body(&any, None)["request"].clone();
+    stolen["nats_proof"] = thief.request_body(&any, None)["nats_proof"].clone();
+    assert_eq!(post_enrollment(api, &stolen).await.0, 401);
 
     // A token for this device.
-    let only = token(api, json!({"device": id, "uses": 1})).await;
+    let only = create_token(api, json!({"device": id, "uses": 1})).await;
     let other = Machine::new(None);
-    let (code, joined) = ask(api, &other.asks(&only, None)).await;
+    let (code, joined) = post_enrollment(api, &other.request_body(&only, None)).await;
     assert_eq!((code, &joined["device"]), (201, &id), "{joined}");
 
     // A device that was preregistered by name and key.
@@ -217,7 +217,7 @@ async fn the_old_key_or_a_token_made_for_it_or_being_expected_makes_it_the_same_
     let body = json!({"name": "gateway", "labels": {"site": "b"},
         "fingerprint": expected.key.thumbprint()});
     let known = api.post("/api/v1/devices", &body).await;
-    let (code, joined) = ask(api, &expected.asks(&any, None)).await;
+    let (code, joined) = post_enrollment(api, &expected.request_body(&any, None)).await;
     assert_eq!((code, &joined["device"], &joined["name"]), (201, &known["id"], &json!("gateway")));
 }
 
@@ -225,17 +225,17 @@ async fn the_old_key_or_a_token_made_for_it_or_being_expected_makes_it_the_same_
 async fn a_revoked_device_is_out_within_seconds_and_its_name_and_settings_wait_for_it() {
     let system = System::start().await;
     let api = &system.api;
-    let any = token(api, json!({"labels": {"site": "a"}})).await;
+    let any = create_token(api, json!({"labels": {"site": "a"}})).await;
     let machine = Machine::new(None);
-    let (_, joined) = ask(api, &machine.asks(&any, None)).await;
-    let enrolled = machine.joined(joined);
+    let (_, joined) = post_enrollment(api, &machine.request_body(&any, None)).await;
+    let enrolled = machine.enrolled(joined);
     let id = enrolled.response.device.to_string();
     let device = SimDevice::connect(enrolled, &system.ca()).await;
     status(api, "robot", "online").await;
 
     let began = Instant::now();
     api.post("/api/v1/devices/robot/revoke", &json!({"reason": "stolen from the van"})).await;
-    wait::until("the connection to be closed", PATIENCE, || async {
+    wait::until("the connection to be closed", WAIT_TIMEOUT, || async {
         let state = device.nats.connection_state();
         (state != async_nats::connection::State::Connected).then_some(())
     })
@@ -247,12 +247,12 @@ async fn a_revoked_device_is_out_within_seconds_and_its_name_and_settings_wait_f
     assert!(shown["revoked_at"].is_string());
     // Neither the old key nor the device's previous token allows it to enroll again.
     let back = Machine::new(None);
-    assert_eq!(ask(api, &back.asks(&any, Some(&device.enrolled))).await.0, 401);
+    assert_eq!(post_enrollment(api, &back.request_body(&any, Some(&device.enrolled))).await.0, 401);
 
-    let only = token(api, json!({"device": id, "uses": 1})).await;
-    let (code, joined) = ask(api, &back.asks(&only, None)).await;
+    let only = create_token(api, json!({"device": id, "uses": 1})).await;
+    let (code, joined) = post_enrollment(api, &back.request_body(&only, None)).await;
     assert_eq!((code, &joined["device"], &joined["name"]), (201, &json!(id), &json!("robot")));
-    let _again = SimDevice::connect(back.joined(joined), &system.ca()).await;
+    let _again = SimDevice::connect(back.enrolled(joined), &system.ca()).await;
     let shown = status(api, &id, "online").await;
     assert_eq!(shown["labels"], json!({"site": "a"}));
     assert!(shown["revoked_at"].is_null());

@@ -17,25 +17,25 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-async fn token(api: &Api, more: Value) -> String {
+async fn create_token(api: &Api, more: Value) -> String {
     let mut body = json!({"name": "test"});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let made = api.post("/api/v1/enrollment-tokens", &body).await;
     made["token"].as_str().unwrap().to_owned()
 }
 
-async fn status(api: &Api, device: &str, wanted: &str) {
+async fn status(api: &Api, device: &str, expected: &str) {
     let path = format!("/api/v1/devices/{device}");
-    wait::until(wanted, PATIENCE, || async {
-        (api.get(&path).await["status"] == wanted).then_some(())
+    wait::until(expected, WAIT_TIMEOUT, || async {
+        (api.get(&path).await["status"] == expected).then_some(())
     })
     .await;
 }
 
 /// Requests enrollment with a key, as a machine with these labels.
-async fn ask(api: &Api, key: &SigningKey, token: &str, labels: &[(&str, &str)]) -> (u16, Value) {
+async fn request_enrollment(api: &Api, key: &SigningKey, token: &str, labels: &[(&str, &str)]) -> (u16, Value) {
     let nats_key = KeyPair::new_user();
     let proof = EnrollProof {
         token: token.to_owned(),
@@ -86,9 +86,9 @@ async fn a_device_that_claims_an_operators_append_id_is_revoked_all_the_same() {
         }),
         ..device.hello()
     };
-    let welcome = device.say_hello(&hello).await;
+    let welcome = device.send_hello(&hello).await;
     assert!(!welcome.unwrap().is_empty());
-    let granted = wait::until("the new epoch", PATIENCE, || async {
+    let granted = wait::until("the new epoch", WAIT_TIMEOUT, || async {
         let events = api.list("/api/v1/events?type=DeviceEpochGranted").await;
         events.into_iter().next()
     })
@@ -106,24 +106,24 @@ async fn a_device_that_claims_an_operators_append_id_is_revoked_all_the_same() {
 async fn a_revoked_device_does_not_come_back_with_its_key_and_a_generic_token() {
     let system = System::start().await;
     let api = &system.api;
-    let any = token(api, json!({"uses": 20})).await;
+    let any = create_token(api, json!({"uses": 20})).await;
     // One device is preregistered by its key, the other is not.
     let (expected, plain) =
         (SigningKey::from_seed(&rand::random()), SigningKey::from_seed(&rand::random()));
     let body = json!({"name": "gateway", "fingerprint": expected.thumbprint()});
     let known = api.post("/api/v1/devices", &body).await;
     for key in [&expected, &plain] {
-        let (code, joined) = ask(api, key, &any, &[]).await;
+        let (code, joined) = request_enrollment(api, key, &any, &[]).await;
         assert_eq!(code, 201, "{joined}");
         let id = joined["device"].as_str().unwrap().to_owned();
         api.post(&format!("/api/v1/devices/{id}/revoke"), &json!({})).await;
-        let (code, refused) = ask(api, key, &any, &[]).await;
+        let (code, refused) = request_enrollment(api, key, &any, &[]).await;
         assert_eq!(code, 403, "{refused}");
         assert!(refused["detail"].as_str().unwrap().contains("revoked"), "{refused}");
         status(api, &id, "revoked").await;
         // A token for this device reverts the revocation.
-        let only = token(api, json!({"device": id})).await;
-        let (code, joined) = ask(api, key, &only, &[]).await;
+        let only = create_token(api, json!({"device": id})).await;
+        let (code, joined) = request_enrollment(api, key, &only, &[]).await;
         assert_eq!((code, joined["device"].as_str()), (201, Some(id.as_str())), "{joined}");
     }
     assert!(known["id"].is_string());
@@ -133,7 +133,7 @@ async fn a_revoked_device_does_not_come_back_with_its_key_and_a_generic_token() 
 async fn the_enrollment_request_of_a_revoked_device_is_no_way_back() {
     let system = System::start().await;
     let api = &system.api;
-    let any = token(api, json!({"uses": 5})).await;
+    let any = create_token(api, json!({"uses": 5})).await;
     let (key, nats_key) = (SigningKey::from_seed(&rand::random()), nkeys::KeyPair::new_user());
     let body = muster_tests::sim::enroll_body(&key, &nats_key, &any, "replayed");
     let machine = api.with_token("");
@@ -161,12 +161,12 @@ async fn a_machine_brings_only_the_labels_that_its_token_allows() {
             json!(["env"]),
         ),
     ] {
-        let enrollment = token(api, body).await;
+        let enrollment = create_token(api, body).await;
         let key = SigningKey::from_seed(&rand::random());
-        let (code, joined) = ask(api, &key, &enrollment, &brought).await;
+        let (code, joined) = request_enrollment(api, &key, &enrollment, &brought).await;
         assert_eq!((code, &joined["dropped_labels"]), (201, &dropped), "{joined}");
         let path = format!("/api/v1/devices/{}", joined["device"].as_str().unwrap());
-        let shown = wait::until("the device", PATIENCE, || async {
+        let shown = wait::until("the device", WAIT_TIMEOUT, || async {
             let (code, shown) = api.send(Method::GET, &path, None).await;
             (code == 200).then_some(shown)
         })

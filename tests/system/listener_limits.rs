@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn address(system: &System) -> SocketAddr {
     let port = system.api.url.rsplit(':').next().unwrap().parse().unwrap();
@@ -23,7 +23,7 @@ fn address(system: &System) -> SocketAddr {
 async fn connect(system: &System, host: u8) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
-    timeout(PATIENCE, socket.connect(address(system))).await.unwrap().unwrap()
+    timeout(WAIT_TIMEOUT, socket.connect(address(system))).await.unwrap().unwrap()
 }
 
 /// Whether the server has closed a connection.
@@ -80,7 +80,7 @@ async fn idle_connections_do_not_keep_an_operator_from_revoking_a_key() {
         let path = format!("/api/v1/tokens/{}", stolen["id"].as_str().unwrap());
         let (status, answer) = system.api.send(Method::DELETE, &path, None).await;
         assert_eq!(status, 200, "{answer}");
-        wait::until("the token to be refused", PATIENCE, || async {
+        wait::until("the token to be refused", WAIT_TIMEOUT, || async {
             (thief.status("/api/v1/devices").await == 401).then_some(())
         })
         .await;
@@ -92,7 +92,7 @@ async fn idle_connections_do_not_keep_an_operator_from_revoking_a_key() {
     let closed = metric(&system.api, "muster_connections_closed_total{cause=\"pressure\"} ").await;
     assert!(closed >= 1_100 - 384 + 1_100 - 768, "{closed}");
     // The handshake timeout closes all of them.
-    wait::until("the idle connections to end", PATIENCE, || async {
+    wait::until("the idle connections to end", WAIT_TIMEOUT, || async {
         (metric(&system.api, "muster_connections ").await < 20).then_some(())
     })
     .await;
@@ -119,7 +119,7 @@ async fn an_address_at_its_limit_is_refused_and_no_other() {
     let refused = metric(&system.api, "muster_connections_refused_total{limit=\"address\"} ").await;
     assert!(refused >= 5, "{refused}");
     let is_so = |fields: &Value| fields["limit"] == "address";
-    assert!(has_line(&system.said(), "WARN", "muster::serve::connections", is_so));
+    assert!(has_line(&system.output(), "WARN", "muster::serve::connections", is_so));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,7 +191,7 @@ async fn one_viewer_cannot_take_the_live_streams_of_others() {
     assert_eq!(metric(&system.api, refused).await, 50);
     // The end of a stream allows another one.
     drop(taken.pop());
-    wait::until("a free stream", PATIENCE, || async {
+    wait::until("a free stream", WAIT_TIMEOUT, || async {
         (open(&hostile).await.status() == 200).then_some(())
     })
     .await;

@@ -11,8 +11,8 @@ use muster_tests::text::has_number;
 use muster_tests::{System, wait};
 use serde_json::Value;
 
-const KEPT: usize = 4 << 20;
-const PATIENCE: Duration = Duration::from_secs(60);
+const STORED_BYTES: usize = 4 << 20;
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn muster(system: &System, args: &[&str]) -> Child {
     Command::new(binary("muster"))
@@ -57,7 +57,7 @@ async fn a_follower_gets_all_output_and_a_slow_one_slows_the_program() {
     let bytes = 40_000_000;
     let exec =
         muster(system, &["exec", "robot", "--shell", &format!("{}; sleep 2", writes(bytes))]);
-    let id = wait::until("the run to be under way", PATIENCE, || async {
+    let id = wait::until("the run to be under way", WAIT_TIMEOUT, || async {
         let newest = system.api.list("/api/v1/operations").await.into_iter().next()?;
         (newest["status"] == "running").then(|| newest["id"].as_str().unwrap().to_owned())
     })
@@ -67,7 +67,7 @@ async fn a_follower_gets_all_output_and_a_slow_one_slows_the_program() {
     let exec = exec.wait_with_output().unwrap();
     let late = late.join().unwrap();
     assert_eq!((exec.stdout.len(), exec.status.code()), (bytes, Some(0)), "{exec:.2000?}");
-    assert!(late.stdout.len() >= KEPT, "{}", late.stdout.len());
+    assert!(late.stdout.len() >= STORED_BYTES, "{}", late.stdout.len());
     let said = String::from_utf8_lossy(&late.stderr);
     assert_eq!(late.stdout.len() < bytes, has_number(&said, bytes as u64), "{said}");
 
@@ -88,16 +88,16 @@ async fn output_that_nobody_follows_is_cut_and_said_to_be() {
     assert_eq!(code, 0, "{err}");
     let id = id.split_whitespace().next_back().unwrap();
     let path = format!("/api/v1/operations/{id}/runs/robot");
-    let run = wait::until("the run to end", PATIENCE, || async {
+    let run = wait::until("the run to end", WAIT_TIMEOUT, || async {
         let run = system.api.send(reqwest::Method::GET, &path, None).await.1;
         (run["state"] == "succeeded").then_some(run)
     })
     .await;
     assert_eq!(
         (&run["stdout"]["bytes"], &run["stdout"]["kept"]),
-        (&9_000_000.into(), &KEPT.into())
+        (&9_000_000.into(), &STORED_BYTES.into())
     );
     let (code, out, err) = system.muster(&["operation", "output", id]);
-    assert_eq!((code, out.len()), (0, KEPT), "{err}");
-    assert!(has_number(&err, 9_000_000) && has_number(&err, KEPT as u64), "{err}");
+    assert_eq!((code, out.len()), (0, STORED_BYTES), "{err}");
+    assert!(has_number(&err, 9_000_000) && has_number(&err, STORED_BYTES as u64), "{err}");
 }

@@ -10,8 +10,8 @@ use muster_tests::{Api, SimDevice, System, wait};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(30);
-const WEEK: i64 = 7 * 86_400_000_000;
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+const WEEK_MICROS: i64 = 7 * 86_400_000_000;
 
 fn now() -> Timestamp {
     SystemTime::now().into()
@@ -58,7 +58,7 @@ async fn a_hostile_device_does_not_harm_the_metrics_of_others() {
 
     // Times: a thousand past weeks, and a future one.
     let at = |offset| Point { offset, ..Point::new("app").field("v", 1_i64) };
-    measure(&bad, (1..=1_000).map(|week| at(-week * WEEK)).chain([at(WEEK)]).collect()).await;
+    measure(&bad, (1..=1_000).map(|week| at(-week * WEEK_MICROS)).chain([at(WEEK_MICROS)]).collect()).await;
     // Types: before any other device writes these fields.
     let text = |text: &str| FieldValue::Text(text.to_owned());
     let cpu = || Point::new("cpu").tag("cpu", "cpu-total");
@@ -84,12 +84,12 @@ async fn a_hostile_device_does_not_harm_the_metrics_of_others() {
         ("bad", "temp.temp", json!(45)),
         ("bad", "app.n", json!(8)),
     ] {
-        wait::until(&format!("{field} of {device}"), PATIENCE, || async {
+        wait::until(&format!("{field} of {device}"), WAIT_TIMEOUT, || async {
             (newest(api, device, "default", field).await? == expected).then_some(())
         })
         .await;
     }
-    wait::until("the other project's point", PATIENCE, || async {
+    wait::until("the other project's point", WAIT_TIMEOUT, || async {
         (newest(api, "foreign", "other", "queue.size").await? == "x").then_some(())
     })
     .await;
@@ -121,7 +121,7 @@ async fn a_flood_of_one_device_does_not_delay_others() {
     let bad = join(&system, "default", "bad").await;
     measure(&good, vec![Point::new("app").field("n", 1_i64)]).await;
     let is_read = async |expected: i64| {
-        wait::until("the good device's point", PATIENCE, || async {
+        wait::until("the good device's point", WAIT_TIMEOUT, || async {
             (newest(api, "good", "default", "app.n").await? == expected).then_some(())
         })
         .await;
@@ -136,7 +136,7 @@ async fn a_flood_of_one_device_does_not_delay_others() {
     eprintln!("a point took {took:?} beside 20,000 junk messages");
     assert!(took < Duration::from_secs(4), "{took:?}");
     let dropped = "muster_ingest_metric_messages_dropped_total{cause=\"message_rate\"}";
-    wait::until("the flood to be counted", PATIENCE, || async {
+    wait::until("the flood to be counted", WAIT_TIMEOUT, || async {
         (counted(api, dropped).await > 10_000).then_some(())
     })
     .await;
@@ -150,7 +150,7 @@ async fn a_broken_influxdb_stops_nothing_else() {
     let mut system = System::start().await;
     let device = join(&system, "default", "robot").await;
     measure(&device, vec![Point::new("app").field("n", 1_i64)]).await;
-    wait::until("the first point", PATIENCE, || async {
+    wait::until("the first point", WAIT_TIMEOUT, || async {
         newest(&system.api, "robot", "default", "app.n").await
     })
     .await;
@@ -161,7 +161,7 @@ async fn a_broken_influxdb_stops_nothing_else() {
     fs::write(&data, "not a folder").unwrap();
 
     system.start_again().await;
-    assert!(system.said().contains("!! InfluxDB"), "{}", system.said());
+    assert!(system.output().contains("!! InfluxDB"), "{}", system.output());
     assert_eq!(system.api.get("/api/v1/devices/robot").await["name"], "robot");
     measure(&device, vec![Point::new("app").field("n", 2_i64)]).await;
     let path = "/api/v1/devices/robot/metrics?field=app.n";
@@ -173,6 +173,6 @@ async fn a_broken_influxdb_stops_nothing_else() {
         (newest(&system.api, "robot", "default", "app.n").await? == 2).then_some(())
     })
     .await;
-    let said = system.said();
+    let said = system.output();
     assert!(said.rsplit("!! InfluxDB").next().unwrap().contains("ok InfluxDB"), "{said}");
 }

@@ -10,7 +10,7 @@ use muster_tests::network::{Port, Proxy};
 use muster_tests::wait;
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn port_of(url: &str) -> u16 {
     url.rsplit(':').next().unwrap().parse().unwrap()
@@ -19,7 +19,7 @@ fn port_of(url: &str) -> u16 {
 async fn applied(fleet: &Fleet, n: u64) {
     let vars = json!({"vars": {"n": n}});
     fleet.api.patch("/api/v1/devices/robot/config", &vars).await;
-    wait::until("a config to be applied", PATIENCE, || async {
+    wait::until("a config to be applied", WAIT_TIMEOUT, || async {
         let device = fleet.api.get("/api/v1/devices/robot").await;
         (device["config"]["applied_version"] == device["config"]["version"]
             && device["status"] == "online")
@@ -29,7 +29,7 @@ async fn applied(fleet: &Fleet, n: u64) {
 }
 
 async fn connected(agent: &AgentProcess, is_so: impl Fn(&str) -> bool) {
-    wait::until("the agent to be connected this way", PATIENCE, || async {
+    wait::until("the agent to be connected this way", WAIT_TIMEOUT, || async {
         let status = agent.status();
         status["broker"].as_str().filter(|broker| is_so(broker)).map(drop)
     })
@@ -76,11 +76,11 @@ async fn a_proxy_is_the_way_out_for_https_and_for_the_broker() {
     let env = [("HTTPS_PROXY", proxy.url()), ("NO_PROXY", String::new())];
     let env = env.each_ref().map(|(name, value)| (*name, value.as_str()));
     let mut agent = AgentProcess::enroll_with(dir.path(), &fleet.api.url, &token, "robot", &env);
-    assert_eq!(proxy.through(), [door], "it enrolled through the proxy");
+    assert_eq!(proxy.connected_ports(), [door], "it enrolled through the proxy");
     agent.start();
     connected(&agent, |broker| broker.contains("https://")).await;
     applied(&fleet, 1).await;
-    assert!(proxy.through().iter().all(|port| *port == door), "{:?}", proxy.through());
+    assert!(proxy.connected_ports().iter().all(|port| *port == door), "{:?}", proxy.connected_ports());
 
     proxy.refuse(None);
     agent.kill9();
@@ -89,7 +89,7 @@ async fn a_proxy_is_the_way_out_for_https_and_for_the_broker() {
     let address = url.rsplit('@').next().unwrap();
     connected(&agent, |broker| broker.contains(address)).await;
     applied(&fleet, 2).await;
-    assert!(proxy.through().contains(&broker), "{:?}", proxy.through());
+    assert!(proxy.connected_ports().contains(&broker), "{:?}", proxy.connected_ports());
     let shown = agent.status().to_string();
     assert!(!shown.contains("u:p"), "the proxy's password is nobody's business: {shown}");
 
@@ -97,5 +97,5 @@ async fn a_proxy_is_the_way_out_for_https_and_for_the_broker() {
     proxy.refuse(Some(door));
     let (is_well, said) = agent.doctor();
     assert!(!is_well && said.contains(address), "{said}");
-    assert!(proxy.asked() > 3);
+    assert!(proxy.connection_count() > 3);
 }

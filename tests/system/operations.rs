@@ -12,7 +12,7 @@ use muster_tests::{SimDevice, System, wait};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 const OPERATIONS: &str = "/api/v1/operations";
 
 /// A running simulated fleet; it ends when this is dropped.
@@ -32,7 +32,7 @@ impl Fleet {
             .spawn()
             .unwrap();
         let fleet = Self(child);
-        wait::until("the fleet to be online", PATIENCE, || async {
+        wait::until("the fleet to be online", WAIT_TIMEOUT, || async {
             let online = system.api.list("/api/v1/devices?selector=online").await;
             (online.len() == devices as usize).then_some(())
         })
@@ -58,16 +58,16 @@ fn with(mut body: Value, more: Value) -> Value {
 }
 
 /// Waits until the operation fulfills `is_so`, and returns it.
-async fn when(system: &System, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+async fn wait_for_operation(system: &System, id: &str, description: &str, is_done: impl Fn(&Value) -> bool) -> Value {
     let path = format!("{OPERATIONS}/{id}");
-    wait::until(what, PATIENCE, || async {
+    wait::until(description, WAIT_TIMEOUT, || async {
         let (status, found) = system.api.send(Method::GET, &path, None).await;
-        (status == 200 && is_so(&found)).then_some(found)
+        (status == 200 && is_done(&found)).then_some(found)
     })
     .await
 }
 
-async fn asked(system: &System, body: &Value) -> String {
+async fn request_operation(system: &System, body: &Value) -> String {
     system.api.post(OPERATIONS, body).await["id"].as_str().unwrap().to_owned()
 }
 
@@ -76,8 +76,8 @@ async fn many_devices_are_asked_a_few_at_once_and_each_does_it_once() {
     let system = System::start().await;
     let _fleet = Fleet::start(&system, 60).await;
     let body = with(exec(json!({"selector": "online"})), json!({"at_once": 7}));
-    let id = asked(&system, &body).await;
-    let done = when(&system, &id, "all to be through", |one| one["status"] == "finished").await;
+    let id = request_operation(&system, &body).await;
+    let done = wait_for_operation(&system, &id, "all to be through", |one| one["status"] == "finished").await;
     assert_eq!(done["runs"], json!({"succeeded": 60}), "{done}");
     assert_eq!((&done["devices"], &done["finished"]), (&60.into(), &60.into()));
     assert_eq!(done["failures"], json!([]));
@@ -106,8 +106,8 @@ async fn those_who_are_there_get_their_orders_with_the_request_and_no_more_than_
     let system = System::start().await;
     let _fleet = Fleet::start(&system, 9).await;
     // After a first operation the devices are known to be online.
-    let id = asked(&system, &exec(json!({"selector": "online"}))).await;
-    when(&system, &id, "all to be through", |one| one["status"] == "finished").await;
+    let id = request_operation(&system, &exec(json!({"selector": "online"}))).await;
+    wait_for_operation(&system, &id, "all to be through", |one| one["status"] == "finished").await;
     let body = with(exec(json!({"selector": "online"})), json!({"at_once": 2}));
     // A repeated request makes no second operation.
     let key = [("idempotency-key", "0198c0de-7000-7abc-8def-0123456789ab")];
@@ -116,7 +116,7 @@ async fn those_who_are_there_get_their_orders_with_the_request_and_no_more_than_
     let (_, again) = system.api.send_with(Method::POST, OPERATIONS, &body, &key).await;
     assert_eq!(made, again);
     let id = made["id"].as_str().unwrap();
-    let done = when(&system, id, "all to be through", |one| one["status"] == "finished").await;
+    let done = wait_for_operation(&system, id, "all to be through", |one| one["status"] == "finished").await;
     assert_eq!(done["runs"], json!({"succeeded": 9}), "{done}");
     let kinds = "OperationRequested,RunDispatched,RunSucceeded";
     let path = format!("/api/v1/events?order=asc&type={kinds}");
@@ -150,14 +150,14 @@ async fn those_who_are_there_get_their_orders_with_the_request_and_no_more_than_
     // Devices selected by name.
     let all = system.api.list("/api/v1/devices?selector=online").await;
     let names: Vec<&Value> = all.iter().take(3).map(|device| &device["name"]).collect();
-    let id = asked(&system, &exec(json!({"devices": names}))).await;
-    when(&system, &id, "all to be through", |one| one["status"] == "finished").await;
+    let id = request_operation(&system, &exec(json!({"devices": names}))).await;
+    wait_for_operation(&system, &id, "all to be through", |one| one["status"] == "finished").await;
     let done = system.api.get(&format!("{OPERATIONS}/{id}")).await;
     assert_eq!(done["runs"], json!({"succeeded": 3}), "{done}");
 }
 
 async fn wait_for_status(system: &System, status: &str) {
-    wait::until(status, PATIENCE, || async {
+    wait::until(status, WAIT_TIMEOUT, || async {
         (system.api.get("/api/v1/devices/away").await["status"] == status).then_some(())
     })
     .await;
@@ -172,15 +172,15 @@ async fn what_is_asked_of_a_device_that_is_away_waits_and_expires_and_says_why()
     away.nats.drain().await.unwrap();
     wait_for_status(&system, "offline").await;
     let target = || exec(json!({"devices": ["away"]}));
-    let id = asked(&system, &with(target(), json!({"expires_in_seconds": 8}))).await;
+    let id = request_operation(&system, &with(target(), json!({"expires_in_seconds": 8}))).await;
     let path = format!("{OPERATIONS}/{id}/runs/away");
-    wait::until("it to wait for the device", PATIENCE, || async {
+    wait::until("it to wait for the device", WAIT_TIMEOUT, || async {
         let run = system.api.send(Method::GET, &path, None).await.1;
         let words = run["explanation"].to_string();
         (run["state"] == "requested" && words.contains("offline")).then_some(())
     })
     .await;
-    let done = when(&system, &id, "it to expire", |one| one["status"] == "finished").await;
+    let done = wait_for_operation(&system, &id, "it to expire", |one| one["status"] == "finished").await;
     assert_eq!(done["runs"], json!({"expired": 1}), "{done}");
     assert_eq!(done["failures"][0]["devices"], json!(["away"]), "{done}");
     let run = system.api.get(&path).await;
@@ -190,9 +190,9 @@ async fn what_is_asked_of_a_device_that_is_away_waits_and_expires_and_says_why()
     assert!(code == 0 && out.contains("expired") && out.contains(explanation), "{out}");
 
     // A run that is canceled before its dispatch ends immediately.
-    let id = asked(&system, &target()).await;
+    let id = request_operation(&system, &target()).await;
     system.api.post(&format!("{OPERATIONS}/{id}/runs/away/cancel"), &json!({})).await;
-    let done = when(&system, &id, "it to be canceled", |one| one["status"] == "finished").await;
+    let done = wait_for_operation(&system, &id, "it to be canceled", |one| one["status"] == "finished").await;
     assert_eq!(done["runs"], json!({"canceled": 1}));
 
     // An ended operation cannot be changed.
@@ -205,9 +205,9 @@ async fn what_is_asked_of_a_device_that_is_away_waits_and_expires_and_says_why()
     assert_eq!(system.api.list("/api/v1/events?order=asc").await.len(), before);
 
     // A run of a device that is revoked ends, too.
-    let id = asked(&system, &target()).await;
+    let id = request_operation(&system, &target()).await;
     system.api.post("/api/v1/devices/away/revoke", &json!({"reason": "stolen"})).await;
-    let done = when(&system, &id, "it to be given up", |one| one["status"] == "finished").await;
+    let done = wait_for_operation(&system, &id, "it to be given up", |one| one["status"] == "finished").await;
     assert_eq!(done["runs"], json!({"unknown": 1}), "{done}");
 
     // A revoked device, or one that has never enrolled, gets no run.
@@ -227,11 +227,11 @@ async fn an_abort_reaches_a_device_whose_order_has_just_been_sent() {
     let system = &robot.system;
     // With variables, the dispatcher sends the order, instead of the request handler.
     let action = json!({"kind": "exec", "argv": ["sleep", "60"], "env": {"A": "b"}});
-    let id = asked(system, &json!({"target": {"devices": ["robot"]}, "action": action})).await;
-    when(system, &id, "it to run", |one| one["runs"] == json!({"running": 1})).await;
+    let id = request_operation(system, &json!({"target": {"devices": ["robot"]}, "action": action})).await;
+    wait_for_operation(system, &id, "it to run", |one| one["runs"] == json!({"running": 1})).await;
     let aborted = Instant::now();
     system.api.post(&format!("{OPERATIONS}/{id}/abort"), &json!({})).await;
-    when(system, &id, "it to be canceled", |one| one["runs"] == json!({"canceled": 1})).await;
+    wait_for_operation(system, &id, "it to be canceled", |one| one["runs"] == json!({"canceled": 1})).await;
     // Messages are repeated after 5 s: a cancel that waits for the repetition takes longer.
     let took = aborted.elapsed();
     assert!(took < Duration::from_secs(2), "{took:?}");
@@ -247,22 +247,22 @@ async fn an_operation_is_paused_resumed_and_aborted() {
         let name = format!("quiet-{number}");
         devices.push(SimDevice::join(&system.api, &system.ca(), &token, &name).await);
     }
-    wait::until("them to be online", PATIENCE, || async {
+    wait::until("them to be online", WAIT_TIMEOUT, || async {
         let online = system.api.list("/api/v1/devices?selector=online").await;
         (online.len() == 6).then_some(())
     })
     .await;
     let body = with(exec(json!({"selector": "online"})), json!({"at_once": 2}));
-    let id = asked(&system, &body).await;
+    let id = request_operation(&system, &body).await;
     let two = |one: &Value| one["runs"] == json!({"dispatched": 2, "requested": 4});
-    when(&system, &id, "two to be sent", two).await;
+    wait_for_operation(&system, &id, "two to be sent", two).await;
     let change = |verb: &str| format!("{OPERATIONS}/{id}/{verb}");
     system.api.post(&change("pause"), &json!({})).await;
-    when(&system, &id, "it to be paused", |one| one["status"] == "paused").await;
+    wait_for_operation(&system, &id, "it to be paused", |one| one["status"] == "paused").await;
     system.api.post(&change("resume"), &json!({})).await;
-    when(&system, &id, "it to go on", |one| one["status"] == "running").await;
+    wait_for_operation(&system, &id, "it to go on", |one| one["status"] == "running").await;
     system.api.post(&change("abort"), &json!({})).await;
-    let aborting = when(&system, &id, "the rest to be canceled", |one| {
+    let aborting = wait_for_operation(&system, &id, "the rest to be canceled", |one| {
         one["runs"] == json!({"canceled": 4, "dispatched": 2})
     })
     .await;
@@ -327,7 +327,7 @@ async fn what_makes_no_sense_is_refused_by_name() {
     let first = system.api.send_with(Method::POST, OPERATIONS, &exec(robot.clone()), &key).await;
     let again = system.api.send_with(Method::POST, OPERATIONS, &exec(robot), &key).await;
     assert_eq!((first.0, &first.1["id"]), (201, &again.1["id"]));
-    wait::until("the one operation to be listed", PATIENCE, || async {
+    wait::until("the one operation to be listed", WAIT_TIMEOUT, || async {
         (system.api.list(OPERATIONS).await.len() == 1).then_some(())
     })
     .await;
@@ -341,7 +341,7 @@ async fn what_a_revoked_token_has_ordered_goes_on_until_it_is_canceled() {
     let made = system.api.post("/api/v1/tokens", &json!({"name": "op", "role": "operator"})).await;
     let operator = system.api.with_token(made["token"].as_str().unwrap());
     agent.kill9();
-    wait::until("the robot to be away", PATIENCE, || async {
+    wait::until("the robot to be away", WAIT_TIMEOUT, || async {
         let robot = system.api.get("/api/v1/devices/robot").await;
         (robot["status"] == "offline").then_some(())
     })
@@ -359,7 +359,7 @@ async fn what_a_revoked_token_has_ordered_goes_on_until_it_is_canceled() {
     system.api.post(&cancel, &json!({})).await;
     agent.start();
     for (id, runs) in [(&ids[0], json!({"succeeded": 1})), (&ids[1], json!({"canceled": 1}))] {
-        let done = when(&system, id, "it to be over", |one| one["status"] == "finished").await;
+        let done = wait_for_operation(&system, id, "it to be over", |one| one["status"] == "finished").await;
         assert_eq!(done["runs"], runs, "{done}");
     }
 }

@@ -8,12 +8,12 @@ use muster_tests::fleet::Fleet;
 use muster_tests::{SimDevice, wait};
 
 /// Shorter than the client's timeout of a request.
-const SOON: Duration = Duration::from_secs(8);
-const PATIENCE: Duration = Duration::from_secs(60);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(8);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Sends a hello; returns the content of the response, if there is one.
 async fn hello(device: &SimDevice) -> Option<Bytes> {
-    tokio::time::timeout(SOON, device.say_hello(&device.hello())).await.ok()?.ok()
+    tokio::time::timeout(HELLO_TIMEOUT, device.send_hello(&device.hello())).await.ok()?.ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,7 +25,7 @@ async fn a_hello_that_cannot_be_answered_now_gets_an_empty_answer() {
     fleet.postgres.child().stop().await.unwrap();
     assert_eq!(hello(&device).await, Some(Bytes::new()));
     fleet.postgres.child().start_again().await.unwrap();
-    wait::until("a welcome", PATIENCE, || async {
+    wait::until("a welcome", WAIT_TIMEOUT, || async {
         hello(&device).await.is_some_and(|welcome| !welcome.is_empty()).then_some(())
     })
     .await;

@@ -22,10 +22,10 @@ use serde_json::Value;
 
 use crate::faults::assert_rebuild_equals_live;
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The device's reports in the log, by epoch.
-type Told = BTreeMap<u64, Vec<Value>>;
+type LoggedReports = BTreeMap<u64, Vec<Value>>;
 
 async fn join(fleet: &Fleet, limits: Limits) -> AgentInside {
     let token = fleet.api.enrollment_token(1).await;
@@ -33,8 +33,8 @@ async fn join(fleet: &Fleet, limits: Limits) -> AgentInside {
 }
 
 /// Reads them, and checks that no version of an epoch is missing or duplicated.
-async fn told(fleet: &Fleet) -> Told {
-    let mut told = Told::new();
+async fn logged_reports(fleet: &Fleet) -> LoggedReports {
+    let mut told = LoggedReports::new();
     for event in fleet.api.list("/api/v1/devices/robot/events?order=asc").await {
         let stream = event["stream"].as_str().unwrap_or_default().parse();
         let Ok(StreamName::DeviceReport(_, epoch)) = stream else { continue };
@@ -47,28 +47,28 @@ async fn told(fleet: &Fleet) -> Told {
 }
 
 /// The numbers of the numbered events, in the order of the log.
-fn numbers(told: &Told) -> Vec<u64> {
+fn numbers(told: &LoggedReports) -> Vec<u64> {
     let all = told.values().flatten();
     let numbered = all.filter(|event| event["type"] == "DeviceConfigApplied");
     numbered.map(|event| event["data"]["version"].as_u64().unwrap()).collect()
 }
 
-fn losses(told: &Told) -> Vec<Value> {
+fn losses(told: &LoggedReports) -> Vec<Value> {
     let all = told.values().flatten();
     let lost = all.filter(|event| event["type"] == "DeviceHistoryLost");
     lost.map(|event| event["data"].clone()).collect()
 }
 
 /// Waits until the log has the newest numbered event.
-async fn settled(fleet: &Fleet, agent: &AgentInside) -> Told {
+async fn wait_until_logged(fleet: &Fleet, agent: &AgentInside) -> LoggedReports {
     let newest = agent.recorded();
     let path = "/api/v1/devices/robot/events?type=DeviceConfigApplied&order=desc&limit=1";
-    wait::until("the newest event to be in the log", PATIENCE, || async {
+    wait::until("the newest event to be in the log", WAIT_TIMEOUT, || async {
         let (_, newest_logged) = fleet.api.try_send(reqwest::Method::GET, path, None).await?;
         (newest_logged["items"][0]["data"]["version"].as_u64() == Some(newest)).then_some(())
     })
     .await;
-    told(fleet).await
+    logged_reports(fleet).await
 }
 
 fn all(count: u64) -> Vec<u64> {
@@ -81,7 +81,7 @@ async fn a_full_outbox_keeps_what_it_has_and_says_what_it_dropped() {
     let limits = Limits { unconfirmed_bytes: 20_000, ..Limits::default() };
     let mut agent = join(&fleet, limits).await;
     agent.record_many(5);
-    settled(&fleet, &agent).await;
+    wait_until_logged(&fleet, &agent).await;
     fleet.nats.child().stop().await.unwrap();
     let mut dropped = 0;
     // It keeps dropping events, with the same error each time.
@@ -98,9 +98,9 @@ async fn a_full_outbox_keeps_what_it_has_and_says_what_it_dropped() {
     agent.stop();
     agent.start();
     fleet.nats.child().start_again().await.unwrap();
-    settled(&fleet, &agent).await;
-    let said = wait::until("the loss to be declared", PATIENCE, || async {
-        let said = told(&fleet).await;
+    wait_until_logged(&fleet, &agent).await;
+    let said = wait::until("the loss to be declared", WAIT_TIMEOUT, || async {
+        let said = logged_reports(&fleet).await;
         (!losses(&said).is_empty()).then_some(said)
     })
     .await;
@@ -110,7 +110,7 @@ async fn a_full_outbox_keeps_what_it_has_and_says_what_it_dropped() {
     assert_eq!(lost[0]["cause"], "outbox_full");
     assert_eq!(lost[0]["count"], dropped);
     agent.record_many(5);
-    let said = settled(&fleet, &agent).await;
+    let said = wait_until_logged(&fleet, &agent).await;
     assert_eq!(numbers(&said), all(agent.recorded()));
     let device = fleet.api.get("/api/v1/devices/robot").await;
     assert_eq!(device["flags"]["losses"], 1, "{device}");
@@ -122,7 +122,7 @@ async fn a_stream_that_is_lost_whole_is_sent_again() {
     let fleet = Fleet::start().await;
     let mut agent = join(&fleet, Limits::default()).await;
     agent.record_many(50);
-    settled(&fleet, &agent).await;
+    wait_until_logged(&fleet, &agent).await;
     fleet.postgres.child().stop().await.unwrap();
     // These are in the stream, and not in the log.
     agent.record_many(50);
@@ -130,7 +130,7 @@ async fn a_stream_that_is_lost_whole_is_sent_again() {
     delete_events_stream(&fleet).await;
     fleet.postgres.child().start_again().await.unwrap();
     agent.record_many(50);
-    let said = settled(&fleet, &agent).await;
+    let said = wait_until_logged(&fleet, &agent).await;
     assert_eq!((said.len(), numbers(&said)), (1, all(150)));
     assert_eq!(losses(&said), Vec::<Value>::new());
     assert_rebuild_equals_live(&fleet).await;
@@ -141,13 +141,13 @@ async fn a_log_that_was_restored_from_a_backup_is_filled_up() {
     let mut fleet = Fleet::start().await;
     let mut agent = join(&fleet, Limits::default()).await;
     agent.record_many(40);
-    settled(&fleet, &agent).await;
+    wait_until_logged(&fleet, &agent).await;
     let dump = dump(&fleet);
     agent.record_many(40);
-    settled(&fleet, &agent).await;
+    wait_until_logged(&fleet, &agent).await;
     restore(&mut fleet, &dump).await;
     agent.record_many(40);
-    let said = settled(&fleet, &agent).await;
+    let said = wait_until_logged(&fleet, &agent).await;
     assert_eq!((said.len(), numbers(&said)), (1, all(120)));
     assert_eq!(losses(&said), Vec::<Value>::new());
     // New config reaches the device, although the restored version of its config is lower.
@@ -162,14 +162,14 @@ async fn what_a_device_has_let_go_and_the_log_lost_is_declared() {
     let limits = Limits { kept_bytes: 4_000, ..Limits::default() };
     let mut agent = join(&fleet, limits).await;
     agent.record_many(10);
-    settled(&fleet, &agent).await;
+    wait_until_logged(&fleet, &agent).await;
     let dump = dump(&fleet);
     agent.record_many(100);
-    settled(&fleet, &agent).await;
+    wait_until_logged(&fleet, &agent).await;
     // Opening the outbox prunes it, without waiting for the hourly run.
     agent.stop();
     agent.start();
-    wait::until("the outbox to let go", PATIENCE, || async {
+    wait::until("the outbox to let go", WAIT_TIMEOUT, || async {
         (agent.kept_bytes() <= 4_000).then_some(())
     })
     .await;
@@ -177,7 +177,7 @@ async fn what_a_device_has_let_go_and_the_log_lost_is_declared() {
     delete_events_stream(&fleet).await;
     restore(&mut fleet, &dump).await;
     agent.record_many(10);
-    let said = settled(&fleet, &agent).await;
+    let said = wait_until_logged(&fleet, &agent).await;
     assert_eq!(said.len(), 2, "a new epoch");
     let lost = losses(&said);
     assert_eq!(lost.len(), 1, "{lost:?}");
@@ -205,10 +205,10 @@ async fn a_restored_log_that_has_not_read_its_stream_yet_has_lost_nothing() {
     let limits = Limits { kept_bytes: 4_000, ..Limits::default() };
     let mut agent = join(&fleet, limits).await;
     agent.record_many(10);
-    settled(&fleet, &agent).await;
+    wait_until_logged(&fleet, &agent).await;
     let dump = dump(&fleet);
     agent.record_many(100);
-    settled(&fleet, &agent).await;
+    wait_until_logged(&fleet, &agent).await;
     for role in [&mut fleet.ingest, &mut fleet.command, &mut fleet.query] {
         role.kill9();
     }
@@ -216,13 +216,13 @@ async fn a_restored_log_that_has_not_read_its_stream_yet_has_lost_nothing() {
     // Opening the outbox prunes it, and a new connection sends a hello.
     agent.stop();
     agent.start();
-    wait::until("the outbox to be pruned", PATIENCE, || async {
+    wait::until("the outbox to be pruned", WAIT_TIMEOUT, || async {
         (agent.kept_bytes() <= 4_000).then_some(())
     })
     .await;
     fleet.command.start_again();
-    let first = wait::until("a welcome", PATIENCE, || async { agent.status().last_hello }).await;
-    wait::until("later welcomes", PATIENCE, || async {
+    let first = wait::until("a welcome", WAIT_TIMEOUT, || async { agent.status().last_hello }).await;
+    wait::until("later welcomes", WAIT_TIMEOUT, || async {
         let newest = agent.status().last_hello?;
         let observed = newest.micros() - first.micros();
         (i128::from(observed) > OBSERVED.as_micros().cast_signed()).then_some(())
@@ -230,9 +230,9 @@ async fn a_restored_log_that_has_not_read_its_stream_yet_has_lost_nothing() {
     .await;
     fleet.ingest.start_again();
     fleet.query.start_again();
-    fleet.answers().await;
+    fleet.wait_until_ready().await;
     agent.record_many(10);
-    let said = settled(&fleet, &agent).await;
+    let said = wait_until_logged(&fleet, &agent).await;
     assert_eq!((said.len(), numbers(&said)), (1, all(120)));
     assert_eq!(losses(&said), Vec::<Value>::new());
     assert_rebuild_equals_live(&fleet).await;
@@ -246,7 +246,7 @@ async fn an_ack_that_ingest_did_not_send_before_it_was_killed_is_sent_by_the_nex
     let token = fleet.api.enrollment_token(1).await;
     let mut device = SimDevice::join(&fleet.api, &fleet.ca(), &token, "robot").await;
     device.chain.record_many(1);
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
     fleet.ingest.kill9();
     // The consumer's state is as if the process had been killed before it acknowledged the message.
     let stream = jetstream::new(fleet.broker().await).get_stream(EVENTS_STREAM).await.unwrap();
@@ -268,7 +268,7 @@ async fn an_ack_that_ingest_did_not_send_before_it_was_killed_is_sent_by_the_nex
     fleet.ingest.start_again();
     // One announces the log's position to every device, the other repeats the missing one.
     for _ in 0..2 {
-        let message = tokio::time::timeout(PATIENCE, acks.next()).await.unwrap().unwrap();
+        let message = tokio::time::timeout(WAIT_TIMEOUT, acks.next()).await.unwrap().unwrap();
         let ack: Ack = codec::decode(&message.payload).unwrap();
         assert_eq!(ack.seq, device.committed());
     }
@@ -279,14 +279,14 @@ async fn an_ack_that_ingest_did_not_send_before_it_was_killed_is_sent_by_the_nex
 const OUTAGE: Duration = Duration::from_secs(35);
 /// Maximum time from the servers' return until the device's events are in the log. The guarantee is
 /// 10 s, doubled for a loaded machine.
-const RESUMES_WITHIN: Duration = Duration::from_secs(20);
+const RESUME_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_flow_again_soon_after_a_long_outage_of_everything() {
     let mut fleet = Fleet::start().await;
     let mut agent = join(&fleet, Limits::default()).await;
     agent.record_many(5);
-    settled(&fleet, &agent).await;
+    wait_until_logged(&fleet, &agent).await;
     for role in [&mut fleet.ingest, &mut fleet.command] {
         role.kill9();
     }
@@ -299,11 +299,11 @@ async fn events_flow_again_soon_after_a_long_outage_of_everything() {
     for role in [&mut fleet.ingest, &mut fleet.command] {
         role.start_again();
     }
-    fleet.answers().await;
+    fleet.wait_until_ready().await;
     let back = std::time::Instant::now();
-    let said = settled(&fleet, &agent).await;
+    let said = wait_until_logged(&fleet, &agent).await;
     let took = back.elapsed();
     eprintln!("the events were in the log {took:.1?} after the servers were back");
     assert_eq!(numbers(&said), all(10));
-    assert!(took < RESUMES_WITHIN, "{took:?}");
+    assert!(took < RESUME_TIMEOUT, "{took:?}");
 }

@@ -12,7 +12,7 @@ use muster_tests::binaries::binary;
 use muster_tests::text::has_number;
 use muster_tests::{Robot, System, wait};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An sshd of the test that accepts one key.
 struct Sshd {
@@ -156,7 +156,7 @@ async fn ssh_scp_and_rsync_reach_a_devices_own_sshd() {
     let inner = std::fs::read_to_string(dir.path().join("synced/inner/one")).unwrap();
     assert_eq!(inner, "1");
     // Each connection is an ended session.
-    wait::until("all connections to be told as ended", PATIENCE, || async {
+    wait::until("all connections to be told as ended", WAIT_TIMEOUT, || async {
         let sessions = system.api.list("/api/v1/sessions").await;
         let is_over =
             |one: &serde_json::Value| one["state"] == "ended" && one["session"]["kind"] == "tcp";
@@ -192,14 +192,14 @@ async fn a_port_of_a_device_is_a_port_here() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let stream = wait::until("the port to be open", PATIENCE, || async {
+    let stream = wait::until("the port to be open", WAIT_TIMEOUT, || async {
         TcpStream::connect(("127.0.0.1", here)).ok()
     })
     .await;
     let mut said = vec![b'x'; 1_000_000];
     said.push(b'!');
     let (mut write, mut read) = (stream.try_clone().unwrap(), stream);
-    read.set_read_timeout(Some(PATIENCE)).unwrap();
+    read.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
     write.write_all(&said).unwrap();
     write.shutdown(std::net::Shutdown::Write).unwrap();
     let mut heard = Vec::new();
@@ -256,7 +256,7 @@ async fn connect_ends_with_the_far_side() {
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"unread").unwrap();
     let (stream, _) = listener.accept().unwrap();
-    wait::until("the bytes to arrive", PATIENCE, || async {
+    wait::until("the bytes to arrive", WAIT_TIMEOUT, || async {
         stream.peek(&mut [0; 6]).is_ok_and(|count| count == 6).then_some(())
     })
     .await;
@@ -266,7 +266,7 @@ async fn connect_ends_with_the_far_side() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_carries_as_many_connections_as_it_says_and_refuses_one_more() {
-    const MOST: usize = muster_schemas::wire::MAX_DEVICE_CHANNELS;
+    const MAX_CHANNELS: usize = muster_schemas::wire::MAX_DEVICE_CHANNELS;
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let echo = TcpListener::bind("127.0.0.1:0").unwrap();
     let there = echo.local_addr().unwrap().port();
@@ -287,25 +287,25 @@ async fn a_device_carries_as_many_connections_as_it_says_and_refuses_one_more() 
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let first = wait::until("the port to be open", PATIENCE, || async {
+    let first = wait::until("the port to be open", WAIT_TIMEOUT, || async {
         TcpStream::connect(("127.0.0.1", here)).ok()
     })
     .await;
     let mut open = vec![first];
-    open.extend((1..MOST).map(|_| TcpStream::connect(("127.0.0.1", here)).unwrap()));
+    open.extend((1..MAX_CHANNELS).map(|_| TcpStream::connect(("127.0.0.1", here)).unwrap()));
     for stream in &mut open {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
         stream.write_all(b"x").unwrap();
         stream.read_exact(&mut [0]).expect("an echo");
     }
     let began = std::time::Instant::now();
     let mut more = TcpStream::connect(("127.0.0.1", here)).unwrap();
-    more.set_read_timeout(Some(PATIENCE)).unwrap();
+    more.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
     assert!(matches!(more.read(&mut [0]), Ok(0) | Err(_)), "it is refused");
     assert!(began.elapsed() < Duration::from_secs(8), "it took {:?}", began.elapsed());
     let _ = forward.kill();
     let mut said = String::new();
     forward.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     let _ = forward.wait();
-    assert!(has_number(&said, MOST as u64), "{said}");
+    assert!(has_number(&said, MAX_CHANNELS as u64), "{said}");
 }

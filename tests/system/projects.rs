@@ -7,7 +7,7 @@ use muster_tests::{Api, SimDevice, System, wait};
 use reqwest::Method;
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn enrollment_token(api: &Api, project: &str) -> String {
     let path = format!("/api/v1/enrollment-tokens?project={project}");
@@ -25,12 +25,12 @@ async fn two_projects_with_equal_names_know_nothing_of_each_other() {
         let token = enrollment_token(api, id).await;
         let mut device = SimDevice::join(api, &system.ca(), &token, "robot").await;
         device.chain.record_many(3);
-        device.settle(PATIENCE).await;
+        device.sync(WAIT_TIMEOUT).await;
         devices.push(device);
     }
     let [one, other] = devices.as_mut_slice() else { panic!("two devices") };
     for (project, device) in [("plant-a", &*one), ("plant-b", &*other)] {
-        let listed = wait::until("the device in its project", PATIENCE, || async {
+        let listed = wait::until("the device in its project", WAIT_TIMEOUT, || async {
             let listed = api.list(&format!("/api/v1/devices?project={project}")).await;
             (!listed.is_empty()).then_some(listed)
         })
@@ -55,7 +55,7 @@ async fn two_projects_with_equal_names_know_nothing_of_each_other() {
     let event = DeviceConfigApplied { version: 9, errors: Default::default() };
     let sealed = other.chain.record(&event.into()).bytes;
     other.nats.publish(subject, sealed).await.unwrap();
-    other.settle(PATIENCE).await;
+    other.sync(WAIT_TIMEOUT).await;
     // (The deleted device's disconnect may be appended to plant-a's log meanwhile.)
     let events = api.list("/api/v1/events?project=plant-a&order=asc").await;
     assert!(!events.is_empty());
@@ -89,7 +89,7 @@ async fn an_archived_project_is_read_and_not_changed() {
     let body = muster_tests::sim::enroll_body(&key, &nkeys::KeyPair::new_user(), &token, "late");
     let refused = api.with_token("").send(Method::POST, "/api/v1/device/enroll", Some(&body)).await;
     assert_eq!(refused.0, 409, "{refused:?}");
-    let shown = wait::until("the archived project", PATIENCE, || async {
+    let shown = wait::until("the archived project", WAIT_TIMEOUT, || async {
         let shown = api.get("/api/v1/projects/old").await;
         (shown["status"] == "archived").then_some(shown)
     })

@@ -13,15 +13,15 @@ use muster_tests::{Robot, System, wait};
 use serde_json::{Value, json};
 
 /// Maximum time of a response that waits for nothing, also on a busy machine.
-const IMMEDIATELY: Duration = Duration::from_secs(5);
+const MAX_IMMEDIATE_TIME: Duration = Duration::from_secs(5);
 /// The paths that open sessions.
 const OPEN: [&str; 3] = ["shell?cols=80&rows=24", "tcp?port=22", "files?path=%2Ftmp"];
 
 /// Runs `muster`, and asserts that it ends immediately.
-fn immediately(system: &System, args: &[&str]) -> (i32, String) {
+fn run_immediately(system: &System, args: &[&str]) -> (i32, String) {
     let began = Instant::now();
     let (code, _, err) = system.muster(args);
-    assert!(began.elapsed() < IMMEDIATELY, "{args:?} took {:?}: {err}", began.elapsed());
+    assert!(began.elapsed() < MAX_IMMEDIATE_TIME, "{args:?} took {:?}: {err}", began.elapsed());
     (code, err)
 }
 
@@ -47,7 +47,7 @@ async fn database(system: &System) -> tokio_postgres::Client {
     client
 }
 
-async fn becomes(system: &System, device: &str, status: &str) {
+async fn wait_for_status(system: &System, device: &str, status: &str) {
     wait::until(&format!("{device} to be {status}"), Duration::from_secs(60), || async {
         let path = format!("/api/v1/devices/{device}");
         let (_, shown) = system.api.send(reqwest::Method::GET, &path, None).await;
@@ -60,7 +60,7 @@ async fn becomes(system: &System, device: &str, status: &str) {
 async fn an_offline_device_is_refused_immediately_or_waited_for() {
     let Robot { system, mut agent, dir } = Robot::start("").await;
     agent.kill9();
-    becomes(&system, "robot", "offline").await;
+    wait_for_status(&system, "robot", "offline").await;
     refused(&system, "robot", "/problems/device-offline").await;
     let here = dir.path().join("here");
     let here = here.to_str().unwrap();
@@ -73,7 +73,7 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
         &["forward", "robot", &forward],
         &["sftp", "robot"],
     ] {
-        let (code, err) = immediately(&system, args);
+        let (code, err) = run_immediately(&system, args);
         assert_eq!(code, 5, "{args:?}: {err}");
         assert!(err.contains("robot") && has_date(&err) && err.contains("--wait"), "{err}");
         assert!(!err.contains("127.0.0.1"), "forward listened already: {err}");
@@ -82,11 +82,11 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
     let database = database(&system).await;
     let forget = "UPDATE dispatch_v1_devices SET presence_at = NULL";
     assert!(database.execute(forget, &[]).await.unwrap() > 0);
-    let (code, err) = immediately(&system, &["connect", "robot", "22"]);
+    let (code, err) = run_immediately(&system, &["connect", "robot", "22"]);
     assert!(code == 5 && err.contains("robot") && !has_date(&err), "{err}");
     // A device that never connected has no time.
     system.api.post("/api/v1/devices", &json!({"name": "never"})).await;
-    let (code, err) = immediately(&system, &["connect", "never", "22"]);
+    let (code, err) = run_immediately(&system, &["connect", "never", "22"]);
     assert!(code == 6 && !has_date(&err), "{code}: {err}");
     // No session was recorded.
     assert!(system.api.list("/api/v1/sessions").await.is_empty());
@@ -132,9 +132,9 @@ async fn a_device_without_good_keys_is_refused_in_true_words() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let registered = json!({"name": "planned"});
     system.api.post("/api/v1/devices", &registered).await;
-    becomes(&system, "planned", "registered").await;
+    wait_for_status(&system, "planned", "registered").await;
     refused(&system, "planned", "/problems/device-not-enrolled").await;
-    let (code, err) = immediately(&system, &["shell", "planned"]);
+    let (code, err) = run_immediately(&system, &["shell", "planned"]);
     let hint = "muster token create --device planned";
     assert!(code == 6 && err.contains(hint) && !err.contains("--wait"), "{err}");
 
@@ -142,7 +142,7 @@ async fn a_device_without_good_keys_is_refused_in_true_words() {
     let nothing: Value = json!({});
     system.api.post("/api/v1/devices/robot/revoke", &nothing).await;
     refused(&system, "robot", "/problems/device-revoked").await;
-    let (code, err) = immediately(&system, &["cp", "robot:/etc/hostname", "/dev/null"]);
+    let (code, err) = run_immediately(&system, &["cp", "robot:/etc/hostname", "/dev/null"]);
     assert!(code == 6 && err.contains("robot") && err.contains("revoked"), "{err}");
 }
 

@@ -11,14 +11,14 @@ use muster_tests::robot::online;
 use muster_tests::{Robot, System, wait};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 const OPERATIONS: &str = "/api/v1/operations";
 
-async fn run(system: &System, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+async fn run(system: &System, id: &str, description: &str, is_done: impl Fn(&Value) -> bool) -> Value {
     let path = format!("{OPERATIONS}/{id}/runs/robot");
-    wait::until(what, PATIENCE, || async {
+    wait::until(description, WAIT_TIMEOUT, || async {
         let (status, found) = system.api.send(reqwest::Method::GET, &path, None).await;
-        (status == 200 && is_so(&found)).then_some(found)
+        (status == 200 && is_done(&found)).then_some(found)
     })
     .await
 }
@@ -27,7 +27,7 @@ fn shell(line: &str) -> Value {
     json!({"target": {"devices": ["robot"]}, "action": {"kind": "exec", "shell": line}})
 }
 
-async fn asked(system: &System, body: &Value) -> String {
+async fn request_operation(system: &System, body: &Value) -> String {
     system.api.post(OPERATIONS, body).await["id"].as_str().unwrap().to_owned()
 }
 
@@ -114,7 +114,7 @@ async fn a_program_runs_on_the_device_as_if_it_ran_here() {
     }
     // The input is erased when the operation ends.
     let blobs = system.dir().join("blobs/default/operations");
-    wait::until("what is private to be erased", PATIENCE, || async {
+    wait::until("what is private to be erased", WAIT_TIMEOUT, || async {
         let left = walk(&blobs).into_iter().filter(|path| path.ends_with("private")).count();
         (left == 0).then_some(())
     })
@@ -136,7 +136,7 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
 #[tokio::test(flavor = "multi_thread")]
 async fn output_comes_while_the_program_runs_and_is_kept_as_far_as_is_said() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
-    let id = asked(&system, &shell("echo first; sleep 20; echo last")).await;
+    let id = request_operation(&system, &shell("echo first; sleep 20; echo last")).await;
     run(&system, &id, "it to run", |run| run["state"] == "running").await;
     let path = format!("{OPERATIONS}/{id}/runs/robot/output");
     wait::until("the first line while it runs", Duration::from_secs(10), || async {
@@ -151,7 +151,7 @@ async fn output_comes_while_the_program_runs_and_is_kept_as_far_as_is_said() {
 
     // Six megabytes on both outputs: the first 4 MiB of each are stored, the rest is only counted.
     let line = "head -c 6000000 /dev/zero; head -c 6000000 /dev/zero >&2";
-    let id = asked(&system, &shell(line)).await;
+    let id = request_operation(&system, &shell(line)).await;
     let ended = run(&system, &id, "it to end", |run| run["state"] == "succeeded").await;
     for stream in ["stdout", "stderr"] {
         assert_eq!(ended[stream]["bytes"], 6_000_000, "{ended}");
@@ -211,13 +211,13 @@ async fn an_agent_that_is_killed_tells_what_it_knows_and_runs_nothing_twice() {
     let Robot { system, mut agent, dir } = Robot::start("").await;
     let mark = dir.path().join("mark");
     let line = format!("echo once >> {}; sleep 60", mark.display());
-    let id = asked(&system, &shell(&line)).await;
+    let id = request_operation(&system, &shell(&line)).await;
     run(&system, &id, "it to run", |run| run["state"] == "running").await;
-    wait::until("it to begin", PATIENCE, || async { mark.exists().then_some(()) }).await;
+    wait::until("it to begin", WAIT_TIMEOUT, || async { mark.exists().then_some(()) }).await;
     agent.kill9();
     // An operation on an offline device waits.
     let later = dir.path().join("later");
-    let next = asked(&system, &shell(&format!("echo done >> {}", later.display()))).await;
+    let next = request_operation(&system, &shell(&format!("echo done >> {}", later.display()))).await;
     agent.start();
     let ended = run(&system, &id, "the end to be told", |run| run["state"] == "unknown").await;
     assert!(ended["explanation"].to_string().contains(INTERRUPTED), "{ended}");
@@ -254,7 +254,7 @@ async fn post(fleet: &Fleet, body: &Value) -> String {
 async fn finished(fleet: &Fleet, ids: &[String]) {
     for id in ids {
         let path = format!("{OPERATIONS}/{id}");
-        wait::until("every operation to be over", PATIENCE * 2, || async {
+        wait::until("every operation to be over", WAIT_TIMEOUT * 2, || async {
             let (status, found) = fleet.api.send(reqwest::Method::GET, &path, None).await;
             (status == 200 && found["status"] == "finished").then_some(())
         })
@@ -281,7 +281,7 @@ async fn operations_survive_the_death_of_every_role_and_server() {
                 fleet.nats.child().start_again().await.unwrap();
             }
         }
-        fleet.answers().await;
+        fleet.wait_until_ready().await;
     }
     finished(&fleet, &ids).await;
     ids.push(post(&fleet, &shell(&line(4))).await);

@@ -9,8 +9,8 @@ use muster_tests::{Api, SimDevice, System, wait};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(30);
-const DAY: i64 = 86_400_000_000;
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+const DAY_MICROS: i64 = 86_400_000_000;
 
 /// The InfluxDB of a `muster up`, queried as its administrator.
 struct Store {
@@ -20,7 +20,7 @@ struct Store {
 }
 
 impl Store {
-    fn of(system: &System) -> Self {
+    fn open(system: &System) -> Self {
         let ports = std::fs::read(system.dir().join("ports.json")).unwrap();
         let ports: Value = serde_json::from_slice(&ports).unwrap();
         let password = std::fs::read_to_string(system.dir().join("influx/password")).unwrap();
@@ -32,9 +32,9 @@ impl Store {
     }
 
     /// The values of all series.
-    async fn ask(&self, query: &str) -> Vec<Value> {
+    async fn query(&self, query: &str) -> Vec<Value> {
         // It may be restarting.
-        let answer: Value = wait::until("InfluxDB", PATIENCE, || async {
+        let answer: Value = wait::until("InfluxDB", WAIT_TIMEOUT, || async {
             let request = self.http.post(&self.url).query(&[("db", "muster"), ("q", query)]);
             let request = request.basic_auth("muster", Some(&self.password));
             let response = request.send().await.ok()?;
@@ -47,14 +47,14 @@ impl Store {
 
     /// The number of points of `sim` in a policy, or, for an empty one, in the shared bucket.
     async fn count(&self, policy: &str) -> u64 {
-        let rows = self.ask(&format!("SELECT count(n) FROM {policy}\"sim\"")).await;
+        let rows = self.query(&format!("SELECT count(n) FROM {policy}\"sim\"")).await;
         rows.first().and_then(|row| row[1].as_u64()).unwrap_or(0)
     }
 
     /// Waits until a policy has this duration.
-    async fn keeps(&self, policy: &str, duration: &str) {
-        wait::until(&format!("{policy} of {duration}"), PATIENCE, || async {
-            let policies = self.ask("SHOW RETENTION POLICIES").await;
+    async fn wait_for_policy(&self, policy: &str, duration: &str) {
+        wait::until(&format!("{policy} of {duration}"), WAIT_TIMEOUT, || async {
+            let policies = self.query("SHOW RETENTION POLICIES").await;
             let is_so = |row: &&Value| row[0] == policy && row[1] == duration && row[4] == false;
             policies.iter().find(is_so).map(drop)
         })
@@ -108,10 +108,10 @@ impl<'a> Robot<'a> {
     }
 
     /// Waits until the API returns all points, each in the series of its tag.
-    async fn is_read(&self, api: &Api) {
+    async fn wait_until_readable(&self, api: &Api) {
         let expected: Vec<(String, i64)> =
             (1..=self.sent).map(|n| ((n % 10).to_string(), n)).collect();
-        wait::until(&format!("all points of {}", self.project), PATIENCE, || async {
+        wait::until(&format!("all points of {}", self.project), WAIT_TIMEOUT, || async {
             (self.read(api).await == expected).then_some(())
         })
         .await;
@@ -126,11 +126,11 @@ fn now() -> Timestamp {
 async fn a_project_keeps_its_metrics_as_long_as_it_is_told() {
     let mut system = System::start().await;
     let api = system.api.clone();
-    let store = Store::of(&system);
+    let store = Store::open(&system);
     let (code, out, err) = system.muster(&["project", "create", "short", "--retention", "30d"]);
     assert_eq!(code, 0, "{out}{err}");
     api.post("/api/v1/projects", &json!({"id": "plain"})).await;
-    store.keeps("project-short", "720h0m0s").await;
+    store.wait_for_policy("project-short", "720h0m0s").await;
 
     // Two projects with separate buckets, and queries use the right one.
     let mut short = Robot::join(&system, "short").await;
@@ -140,7 +140,7 @@ async fn a_project_keeps_its_metrics_as_long_as_it_is_told() {
         robot.measure(now()).await;
     }
     for robot in [&short, &plain] {
-        robot.is_read(&api).await;
+        robot.wait_until_readable(&api).await;
     }
     let counted = [
         store.count("").await,
@@ -153,18 +153,18 @@ async fn a_project_keeps_its_metrics_as_long_as_it_is_told() {
     assert_eq!((&sim["fields"]["n"], &sim["tags"]), (&json!("integer"), &json!(["digit"])));
 
     // Points older than the retention are dropped, without those of the same batch.
-    let old = now().plus_micros(-40 * DAY);
+    let old = now().plus_micros(-40 * DAY_MICROS);
     let points = vec![Point::new("sim").tag("digit", "old").field("n", 1_000_i64)];
     short.device.measure(&MetricBatch { time: old, points }).await;
     short.measure(now()).await;
-    short.is_read(&api).await;
+    short.wait_until_readable(&api).await;
     assert_eq!(store.count("\"project-short\".").await, 3);
     assert!(api.list("/api/v1/dead-letters?project=short").await.is_empty());
 
     // A change takes effect in the store.
     api.patch("/api/v1/projects/short", &json!({"retention": "13w"})).await;
-    store.keeps("project-short", "2184h0m0s").await;
-    wait::until("the project to show it", PATIENCE, || async {
+    store.wait_for_policy("project-short", "2184h0m0s").await;
+    wait::until("the project to show it", WAIT_TIMEOUT, || async {
         (api.get("/api/v1/projects/short").await["retention"] == "91d").then_some(())
     })
     .await;
@@ -174,30 +174,30 @@ async fn a_project_keeps_its_metrics_as_long_as_it_is_told() {
     // A project without a retention: its bucket gets one, and keeps the existing metrics.
     let (code, out, err) = system.muster(&["project", "set", "plain", "--retention", "1d"]);
     assert_eq!(code, 0, "{out}{err}");
-    store.keeps("project-plain", "24h0m0s").await;
-    until_new_points_go_to(&store, &mut plain, "\"project-plain\".").await;
-    plain.is_read(&api).await;
+    store.wait_for_policy("project-plain", "24h0m0s").await;
+    wait_until_written_to(&store, &mut plain, "\"project-plain\".").await;
+    plain.wait_until_readable(&api).await;
 
     // After a power failure the retention is loaded before the first metrics are processed.
     system.kill();
     system.start_again().await;
-    let store = Store::of(&system);
+    let store = Store::open(&system);
     let shared = store.count("").await;
     short.measure(now()).await;
-    short.is_read(&system.api).await;
+    short.wait_until_readable(&system.api).await;
     assert_eq!(store.count("").await, shared);
 
     // Back to the default: the bucket has the store's retention again.
     system.api.patch("/api/v1/projects/plain", &json!({"retention": "default"})).await;
-    store.keeps("project-plain", "0s").await;
-    until_new_points_go_to(&store, &mut plain, "\"project-plain\".").await;
-    plain.is_read(&system.api).await;
+    store.wait_for_policy("project-plain", "0s").await;
+    wait_until_written_to(&store, &mut plain, "\"project-plain\".").await;
+    plain.wait_until_readable(&system.api).await;
     let types = system.api.list("/api/v1/events?project=system&type=ProjectRetentionSet").await;
     assert_eq!(types.len(), 4, "{types:?}");
 }
 
 /// The store has the policy a moment before ingest uses it: measures until a point is in it.
-async fn until_new_points_go_to(store: &Store, robot: &mut Robot<'_>, policy: &str) {
+async fn wait_until_written_to(store: &Store, robot: &mut Robot<'_>, policy: &str) {
     let before = store.count(policy).await;
     for _ in 0..8 {
         robot.measure(now()).await;

@@ -6,20 +6,20 @@ use muster_tests::agent::AgentProcess;
 use muster_tests::{System, wait};
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn fingerprint(system: &System) -> String {
     let device = system.api.get("/api/v1/devices/robot").await;
     device["enrollment"]["fingerprint"].as_str().unwrap_or_default().to_owned()
 }
 
-fn ask(system: &System) {
+fn request_rotation(system: &System) {
     let (code, said, problem) = system.muster(&["device", "rotate-key", "robot"]);
     assert_eq!(code, 0, "{said}{problem}");
 }
 
-async fn changed(system: &System, before: &str) -> String {
-    wait::until("the new key", PATIENCE, || async {
+async fn wait_for_change(system: &System, before: &str) -> String {
+    wait::until("the new key", WAIT_TIMEOUT, || async {
         Some(fingerprint(system).await).filter(|now| now != before && !now.is_empty())
     })
     .await
@@ -32,7 +32,7 @@ async fn rotations(system: &System) -> usize {
 async fn applied(system: &System, n: u64) {
     let vars = json!({"vars": {"n": n}});
     system.api.patch("/api/v1/devices/robot/config", &vars).await;
-    wait::until("a config to be applied", PATIENCE, || async {
+    wait::until("a config to be applied", WAIT_TIMEOUT, || async {
         let config = system.api.get("/api/v1/devices/robot").await["config"].clone();
         (config["applied_version"] == config["version"]).then_some(())
     })
@@ -54,23 +54,23 @@ async fn a_key_is_made_anew_once_for_each_request_whenever_the_agent_is_killed()
     let (system, _dir, mut agent) = start().await;
     let mut key = fingerprint(&system).await;
     for n in 1..=6_u64 {
-        ask(&system);
+        request_rotation(&system);
         // Killed before it receives the request, while it stores the key, before and after the log
         // has the new key.
         tokio::time::sleep(Duration::from_millis(12 * n * (n - 1))).await;
         agent.kill9();
         agent.start();
-        key = changed(&system, &key).await;
+        key = wait_for_change(&system, &key).await;
         applied(&system, n).await;
     }
     assert_eq!(rotations(&system).await, 6);
 
     // An offline device gets the request when it reconnects; two requests make one new key.
     agent.kill9();
-    ask(&system);
-    ask(&system);
+    request_rotation(&system);
+    request_rotation(&system);
     agent.start();
-    key = changed(&system, &key).await;
+    key = wait_for_change(&system, &key).await;
     applied(&system, 7).await;
     assert_eq!(rotations(&system).await, 7);
 
@@ -90,13 +90,13 @@ async fn a_copy_with_the_old_key_is_refused_and_named() {
     let mut copy = agent.cloned("copy");
     agent.start();
     let key = fingerprint(&system).await;
-    ask(&system);
-    changed(&system, &key).await;
+    request_rotation(&system);
+    wait_for_change(&system, &key).await;
     applied(&system, 1).await;
     agent.kill9();
 
     copy.start();
-    let fork = wait::until("the copy to be named", PATIENCE, || async {
+    let fork = wait::until("the copy to be named", WAIT_TIMEOUT, || async {
         let events = system.api.list("/api/v1/devices/robot/events?type=DeviceForked").await;
         events.into_iter().next()
     })
@@ -104,7 +104,7 @@ async fn a_copy_with_the_old_key_is_refused_and_named() {
     assert_eq!(fork["data"]["epoch"], fork["data"]["continues_in"], "{fork}");
     let vars = json!({"vars": {"n": 2}});
     system.api.patch("/api/v1/devices/robot/config", &vars).await;
-    wait::until("the copy to get that", PATIENCE, || async {
+    wait::until("the copy to get that", WAIT_TIMEOUT, || async {
         (copy.status()["config_version"].as_u64() >= Some(4)).then_some(())
     })
     .await;

@@ -11,19 +11,19 @@ use muster_tests::system::signal;
 use muster_tests::{System, wait};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// This machine's device, once it is online; not the one with the id `but`.
-async fn own_device(system: &System, but: Option<&str>) -> Value {
-    wait::until("this machine's device", PATIENCE, || async {
+async fn own_device(system: &System, except: Option<&str>) -> Value {
+    wait::until("this machine's device", WAIT_TIMEOUT, || async {
         let devices = system.api.list("/api/v1/devices?status=online").await;
-        devices.into_iter().find(|device| device["id"].as_str() != but)
+        devices.into_iter().find(|device| device["id"].as_str() != except)
     })
     .await
 }
 
-async fn said(system: &System, words: &str) {
-    wait::until(words, PATIENCE, || async { system.said().contains(words).then_some(()) }).await;
+async fn wait_for_output(system: &System, text: &str) {
+    wait::until(text, WAIT_TIMEOUT, || async { system.output().contains(text).then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,7 +31,7 @@ async fn it_runs_on_the_address_that_it_is_told() {
     let mut system = System::start_with(&["--listen", "127.0.0.2"]).await;
     assert!(system.api.url.contains("127.0.0.2"), "{}", system.api.url);
     own_device(&system, None).await;
-    assert!(system.stop().await, "{}", system.said());
+    assert!(system.stop().await, "{}", system.output());
 
     let on_six = System::start_with(&["--listen", "::1"]).await;
     assert!(on_six.api.url.contains("[::1]"), "{}", on_six.api.url);
@@ -54,7 +54,7 @@ fn up(dir: &Path, config: &Path) -> Child {
 
 async fn ends_well(mut child: Child) -> bool {
     signal(child.id(), "INT");
-    wait::until("muster up to end", PATIENCE, || {
+    wait::until("muster up to end", WAIT_TIMEOUT, || {
         let status = child.try_wait().unwrap();
         async move { status }
     })
@@ -68,7 +68,7 @@ async fn it_stops_while_it_starts_and_runs_without_a_home() {
     let words = || std::fs::read_to_string(dir.path().join("said")).unwrap_or_default();
     let wait_for = |file: &'static str| {
         let path = dir.path().join("data").join(file);
-        wait::until(file, PATIENCE, move || {
+        wait::until(file, WAIT_TIMEOUT, move || {
             let is_there = path.exists().then_some(());
             async move { is_there }
         })
@@ -106,9 +106,9 @@ async fn this_machines_agent_is_told_of_and_enrolls_again_when_it_must() {
     let pid = system.dir().join("agent-process/muster-agent.pid");
     let pid = std::fs::read_to_string(pid).unwrap();
     signal(pid.split_whitespace().next().unwrap().parse().unwrap(), "KILL");
-    said(&system, "!! muster-agent").await;
-    wait::until("the agent to be restarted", PATIENCE, || async {
-        let said = system.said();
+    wait_for_output(&system, "!! muster-agent").await;
+    wait::until("the agent to be restarted", WAIT_TIMEOUT, || async {
+        let said = system.output();
         said.rsplit("!! muster-agent").next()?.contains("ok muster-agent").then_some(())
     })
     .await;
@@ -116,14 +116,14 @@ async fn this_machines_agent_is_told_of_and_enrolls_again_when_it_must() {
     // Deleted while it runs: reported, and enrolled again at the next start.
     let (code, _, err) = system.muster(&["device", "delete", id, "--yes"]);
     assert_eq!(code, 0, "{err}");
-    said(&system, "deleted").await;
-    assert!(system.stop().await, "{}", system.said());
+    wait_for_output(&system, "deleted").await;
+    assert!(system.stop().await, "{}", system.output());
     system.start_again().await;
     let second = own_device(&system, Some(id)).await;
     assert_eq!(second["name"], first["name"]);
 
     // Without its folder the agent is not enrolled; the machine becomes the same device again.
-    assert!(system.stop().await, "{}", system.said());
+    assert!(system.stop().await, "{}", system.output());
     std::fs::remove_dir_all(system.dir().join("agent")).unwrap();
     system.start_again().await;
     let third = own_device(&system, None).await;
@@ -217,19 +217,19 @@ async fn the_watchdog_is_fed_while_the_main_loop_runs_and_no_longer() {
         Some(())
     };
     let checked = tokio::task::block_in_place(|| {
-        fed_within(PATIENCE).ok_or("never fed")?;
+        fed_within(WAIT_TIMEOUT).ok_or("never fed")?;
         for _ in 0..5 {
             fed_within(ALLOWED).ok_or("fed too late")?;
         }
         reader.pause(true);
         let began = std::time::Instant::now();
         while fed_within(ALLOWED * 2).is_some() {
-            if began.elapsed() > PATIENCE {
+            if began.elapsed() > WAIT_TIMEOUT {
                 return Err("fed although the loop stands still");
             }
         }
         reader.pause(false);
-        fed_within(PATIENCE).ok_or("not fed again")
+        fed_within(WAIT_TIMEOUT).ok_or("not fed again")
     });
     agent.kill().unwrap();
     agent.wait().unwrap();

@@ -15,14 +15,14 @@ use muster_tests::{Robot, System, wait};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 const SHELL: &str = "/api/v1/devices/robot/shell?cols=100&rows=30";
 
-async fn session(system: &System, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+async fn session(system: &System, id: &str, description: &str, is_done: impl Fn(&Value) -> bool) -> Value {
     let path = format!("/api/v1/sessions/{id}");
-    wait::until(what, PATIENCE, || async {
+    wait::until(description, WAIT_TIMEOUT, || async {
         let (status, found) = system.api.send(Method::GET, &path, None).await;
-        (status == 200 && is_so(&found)).then_some(found)
+        (status == 200 && is_done(&found)).then_some(found)
     })
     .await
 }
@@ -73,23 +73,23 @@ async fn a_session_outlives_its_websocket_and_is_shared_and_watched() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let (api, ca) = (&system.api, system.ca());
     let mut first = Socket::open(api, &ca, SHELL, &[]).await.unwrap();
-    let id = first.until_told("opened").await["session"].as_str().unwrap().to_owned();
+    let id = first.wait_for_message("opened").await["session"].as_str().unwrap().to_owned();
     first.send("stty size; echo mark-$((40+2))\r").await;
-    first.until_shown("mark-42").await;
-    first.until_shown("30 100").await;
+    first.wait_for_output("mark-42").await;
+    first.wait_for_output("30 100").await;
     // The connection is lost.
     drop(first);
     session(&system, &id, "it to be left", |one| one["attached"] == 0).await;
     let attach = format!("/api/v1/devices/robot/sessions/{id}/attach?cols=100&rows=30");
     let mut second = Socket::open(api, &ca, &attach, &[]).await.unwrap();
-    second.until_shown("mark-42").await;
+    second.wait_for_output("mark-42").await;
     let mut watching = Socket::open(api, &ca, &format!("{attach}&watch=true"), &[]).await.unwrap();
-    watching.until_shown("mark-42").await;
+    watching.wait_for_output("mark-42").await;
     watching.send("echo not-typed\r").await;
     second.send("echo both-$((1+1))\r").await;
-    second.until_shown("both-2").await;
-    watching.until_shown("both-2").await;
-    assert!(!String::from_utf8_lossy(&second.shown).contains("not-typed"));
+    second.wait_for_output("both-2").await;
+    watching.wait_for_output("both-2").await;
+    assert!(!String::from_utf8_lossy(&second.output).contains("not-typed"));
     let open = session(&system, &id, "two to be attached", |one| one["attached"] == 2).await;
     assert_eq!(open["attachments"], 3);
     let (code, out, _) = system.muster(&["shell", "list"]);
@@ -97,10 +97,10 @@ async fn a_session_outlives_its_websocket_and_is_shared_and_watched() {
 
     // Ctrl-C takes effect immediately, despite pending output.
     second.send("yes\r").await;
-    second.until_shown("y\r\ny\r\ny").await;
+    second.wait_for_output("y\r\ny\r\ny").await;
     second.send("\x03").await;
     second.send("echo after-$((2+2))\r").await;
-    second.until_shown("after-4").await;
+    second.wait_for_output("after-4").await;
     let (code, _, err) = system.muster(&["shell", "end", &id, "--yes"]);
     assert_eq!(code, 0, "{err}");
     while second.next().await {}
@@ -158,16 +158,16 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
     // An intruder on the broker receives all messages.
     let spy = fleet.broker().await;
     let mut heard = spy.subscribe("muster.>").await.unwrap();
-    wait::settled(&spy).await;
+    wait::flush(&spy).await;
     let ca = fleet.ca();
     // With this setting even an admin's shell is recorded.
     let unrecorded = format!("{SHELL}&record=false");
     assert_eq!(Socket::open(&fleet.api, &ca, &unrecorded, &[]).await.unwrap_err().0, 403);
     // Through query's listener, which forwards to the command process.
     let mut shell = Socket::open(&fleet.api, &ca, SHELL, &[]).await.unwrap();
-    let id = shell.until_told("opened").await["session"].as_str().unwrap().to_owned();
+    let id = shell.wait_for_message("opened").await["session"].as_str().unwrap().to_owned();
     shell.send("echo very-$((0))-secret\r").await;
-    shell.until_shown("very-0-secret").await;
+    shell.wait_for_output("very-0-secret").await;
     let mut messages = 0;
     while let Ok(Some(message)) =
         tokio::time::timeout(Duration::from_millis(500), heard.next()).await
@@ -180,20 +180,20 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
 
     let path = "/api/v1/devices/robot/files?path=/tmp";
     let mut files = Socket::open(&fleet.api, &ca, path, &[]).await.unwrap();
-    let files = files.until_told("opened").await["session"].as_str().unwrap().to_owned();
+    let files = files.wait_for_message("opened").await["session"].as_str().unwrap().to_owned();
     fleet.command.kill9_and_restart();
     while shell.next().await {}
-    fleet.answers().await;
+    fleet.wait_until_ready().await;
     let attach = format!("/api/v1/devices/robot/sessions/{id}/attach?cols=100&rows=30");
     let mut again = Socket::open(&fleet.api, &ca, &attach, &[]).await.unwrap();
-    again.until_shown("very-0-secret").await;
+    again.wait_for_output("very-0-secret").await;
     again.send("echo still-$((1))-here\r").await;
-    again.until_shown("still-1-here").await;
+    again.wait_for_output("still-1-here").await;
 
     // The sessions of the killed process are recorded as ended or detached.
     let known = async |id: &str, what: &str, is_so: fn(&Value) -> bool| {
         let path = format!("/api/v1/sessions/{id}");
-        wait::until(what, PATIENCE, || async {
+        wait::until(what, WAIT_TIMEOUT, || async {
             let one = fleet.api.get(&path).await;
             is_so(&one).then_some(one)
         })
@@ -227,7 +227,7 @@ async fn a_shell_of_the_command_line_outlives_a_restarted_role_and_a_log_that_is
     let mut keys = shell.stdin.take().unwrap();
     let mut types = |line: &str| keys.write_all(line.as_bytes()).unwrap();
     let shows = async |words: &str| {
-        wait::until(words, PATIENCE, || async {
+        wait::until(words, WAIT_TIMEOUT, || async {
             let said = String::from_utf8_lossy(&std::fs::read(&said).unwrap()).into_owned();
             said.contains(words).then_some(())
         })
@@ -237,7 +237,7 @@ async fn a_shell_of_the_command_line_outlives_a_restarted_role_and_a_log_that_is
     shows("one-1-one").await;
     fleet.command.stop();
     fleet.command.start_again();
-    wait::until("the shell to be attached again", PATIENCE, || async {
+    wait::until("the shell to be attached again", WAIT_TIMEOUT, || async {
         let (_, sessions) = fleet.api.try_send(Method::GET, "/api/v1/sessions", None).await?;
         (sessions["items"][0]["attachments"] == 2).then_some(())
     })
@@ -252,7 +252,7 @@ async fn a_shell_of_the_command_line_outlives_a_restarted_role_and_a_log_that_is
     types("echo four-$((4))-four\n");
     shows("four-4-four").await;
     types("exit 7\n");
-    let code = wait::until("the shell to end", PATIENCE, || {
+    let code = wait::until("the shell to end", WAIT_TIMEOUT, || {
         let ended = shell.try_wait().unwrap();
         async move { ended }
     })
@@ -271,8 +271,8 @@ async fn an_end_that_nobody_saw_is_known() {
     let opened = async |line: &str| {
         let mut shell = Socket::open(&system.api, &system.ca(), SHELL, &[]).await.unwrap();
         shell.send(line).await;
-        shell.until_shown("ready").await;
-        shell.told[0]["session"].as_str().unwrap().to_owned()
+        shell.wait_for_output("ready").await;
+        shell.messages[0]["session"].as_str().unwrap().to_owned()
     };
     let is_ended = |one: &Value| one["state"] == "ended";
     // The program ends while no client is attached.
@@ -300,10 +300,10 @@ async fn what_is_typed_is_recorded_when_it_is_asked_for() {
         let line =
             "stty -echo; echo rea''dy; read word; stty echo; echo got $word | tr a-z A-Z; exit\r";
         shell.send(line).await;
-        shell.until_shown("ready").await;
+        shell.wait_for_output("ready").await;
         shell.send("geheim süß\r").await;
-        shell.until_shown("GOT GEHEIM").await;
-        ids.push(shell.told[0]["session"].as_str().unwrap().to_owned());
+        shell.wait_for_output("GOT GEHEIM").await;
+        ids.push(shell.messages[0]["session"].as_str().unwrap().to_owned());
     }
     for (id, is_there) in ids.iter().zip([false, true]) {
         let ended = session(&system, id, "it to be ended", |one| one["state"] == "ended").await;
@@ -330,22 +330,22 @@ async fn a_revoked_token_ends_what_was_opened_with_it() {
     let made = system.api.post("/api/v1/tokens", &json!({"name": "op", "role": "operator"})).await;
     let operator = system.api.with_token(made["token"].as_str().unwrap());
     let mut shell = Socket::open(&operator, &ca, SHELL, &[]).await.unwrap();
-    let id = shell.until_told("opened").await["session"].as_str().unwrap().to_owned();
+    let id = shell.wait_for_message("opened").await["session"].as_str().unwrap().to_owned();
     let ticks = dir.path().join("ticks");
     let program =
         format!("(while sleep 0.1; do echo tick >>{}; done); echo never\r", ticks.display());
     shell.send(&program).await;
     let tcp = "/api/v1/devices/robot/files?path=/etc";
     let mut files = Socket::open(&operator, &ca, tcp, &[]).await.unwrap();
-    files.until_told("opened").await;
+    files.wait_for_message("opened").await;
     let size = || std::fs::metadata(&ticks).map_or(0, |file| file.len());
-    wait::until("the program to run", PATIENCE, || async { (size() > 0).then_some(()) }).await;
+    wait::until("the program to run", WAIT_TIMEOUT, || async { (size() > 0).then_some(()) }).await;
     // The token also follows a run that takes longer than this test.
     let action = json!({"kind": "exec", "argv": ["sleep", "120"]});
     let asked = json!({"target": {"devices": ["robot"]}, "action": action});
     let operation = operator.post("/api/v1/operations", &asked).await["id"].clone();
     let run = format!("/api/v1/operations/{}/runs/robot", operation.as_str().unwrap());
-    wait::until("the run to be shown", PATIENCE, || async {
+    wait::until("the run to be shown", WAIT_TIMEOUT, || async {
         (operator.send(Method::GET, &run, None).await.0 == 200).then_some(())
     })
     .await;
@@ -367,7 +367,7 @@ async fn a_revoked_token_ends_what_was_opened_with_it() {
     let followed = tokio::time::timeout(Duration::from_secs(8), output).await;
     assert_eq!(followed.expect("the output goes on").unwrap(), 200);
     session(&system, &id, "it to be ended", |one| one["state"] == "ended").await;
-    wait::until("the program to be gone", PATIENCE, || async {
+    wait::until("the program to be gone", WAIT_TIMEOUT, || async {
         let before = size();
         tokio::time::sleep(Duration::from_secs(1)).await;
         (size() == before).then_some(())
@@ -388,9 +388,9 @@ async fn a_revoked_token_ends_the_shells_that_it_left() {
     for (number, api) in [&operator, &operator, &system.api].into_iter().enumerate() {
         let ticks = dir.path().join(format!("ticks-{number}"));
         let mut shell = Socket::open(api, &ca, &grace, &[]).await.unwrap();
-        let id = shell.until_told("opened").await["session"].as_str().unwrap().to_owned();
+        let id = shell.wait_for_message("opened").await["session"].as_str().unwrap().to_owned();
         shell.send(&format!("while sleep 0.1; do echo tick >>{}; done\r", ticks.display())).await;
-        wait::until("the program to run", PATIENCE, || async {
+        wait::until("the program to run", WAIT_TIMEOUT, || async {
             std::fs::metadata(&ticks).is_ok_and(|file| file.len() > 0).then_some(())
         })
         .await;
@@ -403,7 +403,7 @@ async fn a_revoked_token_ends_the_shells_that_it_left() {
     muster_tests::robot::online(&system.api).await;
     let attach = format!("/api/v1/devices/robot/sessions/{}/attach", shells[1].0);
     let mut other = Socket::open(&system.api, &ca, &attach, &[]).await.unwrap();
-    other.until_told("attached").await;
+    other.wait_for_message("attached").await;
 
     let token = made["id"].as_str().unwrap();
     let revoked = system.api.send(Method::DELETE, &format!("/api/v1/tokens/{token}"), None).await;
@@ -411,7 +411,7 @@ async fn a_revoked_token_ends_the_shells_that_it_left() {
     let began = std::time::Instant::now();
     let size = |file: &std::path::Path| std::fs::metadata(file).unwrap().len();
     for (id, ticks) in &shells[..2] {
-        wait::until("the program to be gone", PATIENCE, || async {
+        wait::until("the program to be gone", WAIT_TIMEOUT, || async {
             let before = size(ticks);
             tokio::time::sleep(Duration::from_secs(1)).await;
             (size(ticks) == before).then_some(())
@@ -423,7 +423,7 @@ async fn a_revoked_token_ends_the_shells_that_it_left() {
     while other.next().await {}
     // The shell of a token that is valid continues.
     let before = size(&shells[2].1);
-    wait::until("the other program to go on", PATIENCE, || async {
+    wait::until("the other program to go on", WAIT_TIMEOUT, || async {
         (size(&shells[2].1) > before).then_some(())
     })
     .await;

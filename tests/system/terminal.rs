@@ -10,18 +10,18 @@ use std::time::Duration;
 use muster_tests::binaries::binary;
 use muster_tests::{Robot, System, wait};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time after a paste within which further input counts as a part of it.
 const AFTER_PASTE: Duration = Duration::from_millis(300);
 
 /// `muster` on a separate terminal.
-struct OnTerminal {
+struct TerminalProcess {
     child: Child,
     keyboard: File,
-    shown: Arc<Mutex<Vec<u8>>>,
+    output: Arc<Mutex<Vec<u8>>>,
 }
 
-impl OnTerminal {
+impl TerminalProcess {
     fn start(system: &System, args: &[&str]) -> Self {
         let pty = nix::pty::openpty(None, None).unwrap();
         let end = || pty.slave.try_clone().unwrap();
@@ -39,8 +39,8 @@ impl OnTerminal {
         drop(pty.slave);
         let keyboard = File::from(pty.master);
         let mut screen = keyboard.try_clone().unwrap();
-        let shown = Arc::new(Mutex::new(Vec::new()));
-        let noted = shown.clone();
+        let output = Arc::new(Mutex::new(Vec::new()));
+        let noted = output.clone();
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             // Reading fails when the other side is closed.
@@ -48,7 +48,7 @@ impl OnTerminal {
                 noted.lock().unwrap().extend_from_slice(&buffer[..count]);
             }
         });
-        Self { child, keyboard, shown }
+        Self { child, keyboard, output }
     }
 
     /// Writes text in one piece, which is read as a key or as a paste.
@@ -57,11 +57,11 @@ impl OnTerminal {
     }
 
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+        String::from_utf8_lossy(&self.output.lock().unwrap()).into_owned()
     }
 
-    async fn until_shown(&self, text: &str) {
-        wait::until(&format!("'{text}' to be shown"), PATIENCE, || async {
+    async fn wait_for_output(&self, text: &str) {
+        wait::until(&format!("'{text}' to be shown"), WAIT_TIMEOUT, || async {
             self.text().contains(text).then_some(())
         })
         .await;
@@ -69,7 +69,7 @@ impl OnTerminal {
 
     async fn ended(&mut self) -> ExitStatus {
         let child = &mut self.child;
-        wait::until("muster shell to end", PATIENCE, || {
+        wait::until("muster shell to end", WAIT_TIMEOUT, || {
             let status = child.try_wait().ok().flatten();
             async move { status }
         })
@@ -77,7 +77,7 @@ impl OnTerminal {
     }
 }
 
-impl Drop for OnTerminal {
+impl Drop for TerminalProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -87,16 +87,16 @@ impl Drop for OnTerminal {
 #[tokio::test(flavor = "multi_thread")]
 async fn leaving_a_full_screen_program_restores_the_terminal_and_a_paste_leaves_nothing() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
-    let mut shell = OnTerminal::start(&system, &["shell", "robot"]);
+    let mut shell = TerminalProcess::start(&system, &["shell", "robot"]);
     shell.enter("echo be''gun\r");
-    shell.until_shown("begun").await;
+    shell.wait_for_output("begun").await;
     let modes = "\\033[?1049h\\033[?1003h\\033[?1006h\\033[?2004h\\033[?25l\\033[31m";
     shell.enter(&format!("printf '{modes}'; echo rea''dy\r"));
-    shell.until_shown("ready").await;
+    shell.wait_for_output("ready").await;
 
     // No part of a paste is lost, with any first characters of its lines.
     shell.enter("true\r~?\r~.\recho pas''ted\r");
-    shell.until_shown("pasted").await;
+    shell.wait_for_output("pasted").await;
     assert!(!shell.text().contains("[muster]"), "{}", shell.text());
     assert!(shell.child.try_wait().unwrap().is_none());
 
@@ -106,7 +106,7 @@ async fn leaving_a_full_screen_program_restores_the_terminal_and_a_paste_leaves_
         shell.enter(key);
     }
     assert!(shell.ended().await.success());
-    shell.until_shown("muster shell attach").await;
+    shell.wait_for_output("muster shell attach").await;
     let after = shell.text().split_off(before);
     for sequence in ["?1049l", "?1003l", "?1006l", "?2004l", "?25h", "0m"] {
         assert!(after.contains(&format!("\u{1b}[{sequence}")), "{sequence}: {after:?}");
@@ -114,9 +114,9 @@ async fn leaving_a_full_screen_program_restores_the_terminal_and_a_paste_leaves_
 
     // Escapes can be disabled.
     let session = system.api.list("/api/v1/sessions").await[0]["id"].as_str().unwrap().to_owned();
-    let mut shell = OnTerminal::start(&system, &["shell", "attach", &session, "--escape", "none"]);
+    let mut shell = TerminalProcess::start(&system, &["shell", "attach", &session, "--escape", "none"]);
     shell.enter("\r");
-    shell.until_shown("ready").await;
+    shell.wait_for_output("ready").await;
     for key in ["\r", "~", ".", "\r"] {
         shell.enter(key);
     }

@@ -16,7 +16,7 @@ use muster_tests::text::has_line;
 use muster_tests::{SimDevice, wait};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 type Spans = Arc<Mutex<Vec<Value>>>;
 
@@ -49,7 +49,7 @@ async fn an_event_is_followed_from_a_device_to_the_read_models() {
     let token = fleet.api.enrollment_token(1).await;
     let mut device = SimDevice::join(&fleet.api, &fleet.ca(), &token, "sim").await;
     device.chain.record_many(3);
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
 
     let id = device.id().parse().unwrap();
     let stream = StreamName::DeviceReport(id, device.chain.epoch);
@@ -62,7 +62,7 @@ async fn an_event_is_followed_from_a_device_to_the_read_models() {
             format!("project {}", devices::TABLE),
             format!("project {}", timeline::TABLE),
         ];
-        let found = wait::until("the spans of an event", PATIENCE, || async {
+        let found = wait::until("the spans of an event", WAIT_TIMEOUT, || async {
             let spans = spans.lock().unwrap();
             let of_trace = spans.iter().filter(|span| span["traceId"] == trace.as_str());
             let found: BTreeMap<String, Value> = of_trace
@@ -96,10 +96,10 @@ async fn a_collector_that_is_away_is_in_nobodys_way() {
     let token = fleet.api.enrollment_token(1).await;
     let mut device = SimDevice::join(&fleet.api, &fleet.ca(), &token, "sim").await;
     device.chain.record_many(100);
-    device.settle(PATIENCE).await;
-    wait::until("ingest to say so", PATIENCE, || async {
+    device.sync(WAIT_TIMEOUT).await;
+    wait::until("ingest to say so", WAIT_TIMEOUT, || async {
         let is_so = |fields: &Value| fields["error"].is_string();
-        has_line(&fleet.ingest.said(), "WARN", "muster::otlp", is_so).then_some(())
+        has_line(&fleet.ingest.output(), "WARN", "muster::otlp", is_so).then_some(())
     })
     .await;
 }

@@ -11,7 +11,7 @@ use muster_tests::{System, wait};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 const UPLOADS: &str = "/api/v1/uploads";
 
 /// Starts a system with one agent, `robot`, with this policy.
@@ -30,13 +30,13 @@ async fn start(policy: &str) -> (System, AgentProcess, tempfile::TempDir) {
 }
 
 async fn online(api: &Api) {
-    wait::until("the agent to be online", PATIENCE, || async {
+    wait::until("the agent to be online", WAIT_TIMEOUT, || async {
         (api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
     })
     .await;
 }
 
-async fn asked(api: &Api, path: &Path, more: Value) -> String {
+async fn request_upload(api: &Api, path: &Path, more: Value) -> String {
     let mut action = json!({"kind": "upload", "path": path});
     action.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let body = json!({"target": {"devices": ["robot"]}, "action": action});
@@ -48,10 +48,10 @@ fn at(id: &str) -> String {
 }
 
 /// Waits until the upload fulfills `is_so`, and returns it.
-async fn until(api: &Api, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-    wait::until(what, PATIENCE, || async {
+async fn until(api: &Api, id: &str, description: &str, is_done: impl Fn(&Value) -> bool) -> Value {
+    wait::until(description, WAIT_TIMEOUT, || async {
         let (status, found) = api.try_send(Method::GET, &at(id), None).await?;
-        (status == 200 && is_so(&found)).then_some(found)
+        (status == 200 && is_done(&found)).then_some(found)
     })
     .await
 }
@@ -185,7 +185,7 @@ async fn the_policy_is_kept_and_an_upload_is_canceled() {
     }
     let large = inside.join("large");
     std::fs::write(&large, noise(400_000)).unwrap();
-    let id = asked(&system.api, &large, json!({"bytes_per_second": 20_000})).await;
+    let id = request_upload(&system.api, &large, json!({"bytes_per_second": 20_000})).await;
     let some = until(&system.api, &id, "some of it to be there", |it| {
         it["state"] == "sending" && it["bytes_done"].as_u64() > Some(0)
     })
@@ -198,7 +198,7 @@ async fn the_policy_is_kept_and_an_upload_is_canceled() {
     let (_, out, _) = system.muster(&["upload", "show", &id]);
     assert!(out.contains(ended["explanation"].as_str().unwrap()), "{out}");
     // The received part is useless.
-    wait::until("its blobs to be erased", PATIENCE, || async {
+    wait::until("its blobs to be erased", WAIT_TIMEOUT, || async {
         (blobs(&system, &id) == 0).then_some(())
     })
     .await;
@@ -209,16 +209,16 @@ async fn stored_files_are_replaced_kept_for_a_while_and_deleted() {
     let (system, _agent, dir) = start("").await;
     let api = &system.api;
     let path = file(&dir, "state", b"one");
-    let first = asked(api, &path, json!({})).await;
+    let first = request_upload(api, &path, json!({})).await;
     stored(api, &first).await;
     std::fs::write(&path, "two").unwrap();
-    let second = asked(api, &path, json!({"replace": true})).await;
+    let second = request_upload(api, &path, json!({"replace": true})).await;
     stored(api, &second).await;
     let erased = until(api, &first, "it to be replaced", |it| it["state"] == "erased").await;
     assert_eq!(erased["erased"], "replaced");
     assert_eq!(blobs(&system, &first), 0);
     assert_eq!(api.status(&format!("{}/content", at(&first))).await, 410);
-    let third = asked(api, &path, json!({"keep_seconds": 1})).await;
+    let third = request_upload(api, &path, json!({"keep_seconds": 1})).await;
     let erased = until(api, &third, "its time to be over", |it| it["state"] == "erased").await;
     assert_eq!(erased["erased"], "kept");
     assert!(blobs(&system, &second) > 0);
@@ -227,7 +227,7 @@ async fn stored_files_are_replaced_kept_for_a_while_and_deleted() {
     assert_eq!(blobs(&system, &second), 0);
     let erased = until(api, &second, "it to be erased", |it| it["state"] == "erased").await;
     assert_eq!(erased["erased"], "asked");
-    let gone = asked(api, &path, json!({"remove_source": true})).await;
+    let gone = request_upload(api, &path, json!({"remove_source": true})).await;
     stored(api, &gone).await;
     assert!(!path.exists());
     // An unknown operation is not found, nor is one that is not an upload.
@@ -257,12 +257,12 @@ async fn a_link_needs_nothing_else_and_works_for_its_time_and_file_alone() {
     let api = &system.api;
     // The device is offline: it sends the file when it reconnects.
     agent.kill9();
-    wait::until("the device to be offline", PATIENCE, || async {
+    wait::until("the device to be offline", WAIT_TIMEOUT, || async {
         (api.get("/api/v1/devices/robot").await["status"] == "offline").then_some(())
     })
     .await;
     let path = file(&dir, "report", b"the report");
-    let id = asked(api, &path, json!({})).await;
+    let id = request_upload(api, &path, json!({})).await;
     let waits = until(api, &id, "it to be listed", |it| it["state"] == "waiting").await;
     assert!(waits["explanation"].to_string().contains("offline"), "{waits}");
     let link = format!("{}/link", at(&id));
@@ -285,7 +285,7 @@ async fn a_link_needs_nothing_else_and_works_for_its_time_and_file_alone() {
     let (status, _, body) = nobody.raw(url, &[("range", "bytes=4-")]).await;
     assert_eq!((status, body.as_slice()), (206, &b"report"[..]));
 
-    let other = asked(api, &path, json!({})).await;
+    let other = request_upload(api, &path, json!({})).await;
     stored(api, &other).await;
     let simple = |id: &str| id.replace('-', "");
     for tampered in [
@@ -301,7 +301,7 @@ async fn a_link_needs_nothing_else_and_works_for_its_time_and_file_alone() {
     let (status, _) = api.send(Method::POST, &link, Some(&json!({"expires_in": 604_801}))).await;
     assert_eq!(status, 400);
     let short = api.post(&link, &json!({"expires_in": 1})).await;
-    wait::until("the link to expire", PATIENCE, || async {
+    wait::until("the link to expire", WAIT_TIMEOUT, || async {
         (nobody.status(short["url"].as_str().unwrap()).await == 410).then_some(())
     })
     .await;
@@ -329,7 +329,7 @@ async fn fifty_megabytes_survive_the_death_of_the_agent_and_of_every_role() {
     let mut agent = fleet.robot(dir.path()).await;
     let bytes = noise(50_000_000);
     let path = file(&dir, "large", &bytes);
-    let id = asked(&fleet.api, &path, json!({"bytes_per_second": 8_000_000})).await;
+    let id = request_upload(&fleet.api, &path, json!({"bytes_per_second": 8_000_000})).await;
     let beyond = async |fleet: &Fleet, least: u64| {
         until(&fleet.api, &id, "some more of it to be there", |it| {
             it["bytes_done"].as_u64().is_some_and(|bytes| bytes >= least)
@@ -343,7 +343,7 @@ async fn fifty_megabytes_survive_the_death_of_the_agent_and_of_every_role() {
     fleet.command.kill9_and_restart();
     beyond(&fleet, 20_000_000).await;
     fleet.query.kill9_and_restart();
-    fleet.answers().await;
+    fleet.wait_until_ready().await;
     fleet.nats.child().stop().await.unwrap();
     fleet.nats.child().start_again().await.unwrap();
     stored(&fleet.api, &id).await;
@@ -372,7 +372,7 @@ async fn files_that_are_made_as_they_are_read_are_stored_whole() {
         std::fs::read(to).unwrap()
     };
     for path in ["/proc/version", "/sys/kernel/mm/transparent_hugepage/enabled"] {
-        let id = asked(&system.api, Path::new(path), json!({})).await;
+        let id = request_upload(&system.api, Path::new(path), json!({})).await;
         stored(&system.api, &id).await;
         assert_eq!(get(&id), std::fs::read(path).unwrap(), "{path}");
     }
@@ -381,7 +381,7 @@ async fn files_that_are_made_as_they_are_read_are_stored_whole() {
     std::fs::create_dir(&odd).unwrap();
     std::fs::write(odd.join(std::ffi::OsStr::from_bytes(b"bad-\xff")), "x").unwrap();
     std::fs::write(odd.join("good"), "good").unwrap();
-    let id = asked(&system.api, &odd, json!({})).await;
+    let id = request_upload(&system.api, &odd, json!({})).await;
     stored(&system.api, &id).await;
     let archive = dir.path().join("odd.tar.gz");
     std::fs::write(&archive, get(&id)).unwrap();
@@ -398,7 +398,7 @@ async fn a_download_ends_with_its_token() {
     // More than what the connection buffers.
     let size = 12 << 20;
     let path = file(&dir, "large.bin", &noise(size));
-    let id = asked(&system.api, &path, json!({})).await;
+    let id = request_upload(&system.api, &path, json!({})).await;
     stored(&system.api, &id).await;
     let made = system.api.post("/api/v1/tokens", &json!({"name": "op", "role": "operator"})).await;
     let operator = system.api.with_token(made["token"].as_str().unwrap());

@@ -11,24 +11,24 @@ use muster_backing::postgres::Tuning;
 use muster_tests::agent::AgentProcess;
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
-use muster_tests::network::{Port, Weather};
+use muster_tests::network::{Port, NetworkConditions};
 use muster_tests::socket::Socket;
 use muster_tests::wait;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-const STORM: Weather =
-    Weather { delay: Duration::from_millis(60), loses: 25, pause: Duration::from_millis(250) };
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+const STORM: NetworkConditions =
+    NetworkConditions { delay: Duration::from_millis(60), loss_interval: 25, pause: Duration::from_millis(250) };
 const SHELL: &str = "/api/v1/devices/robot/shell?cols=100&rows=30";
 
 /// Starts servers, and a device with a bad network to their broker.
-async fn far(port: u16, dir: &std::path::Path) -> (Fleet, Port, AgentProcess) {
+async fn start_on_bad_network(port: u16, dir: &std::path::Path) -> (Fleet, Port, AgentProcess) {
     let broker = format!("tls://127.0.0.1:{port}");
     let fleet = Fleet::start_with(Tuning::Small, &[("MUSTER_DEVICE_NATS_URL", &broker)]).await;
     let way = Port::open_in(port, fleet.nats.port(), STORM).await;
     let token = fleet.api.enrollment_token(1).await;
     let mut agent = AgentProcess::enroll(dir, &fleet.api.url, &token, "robot");
     agent.start();
-    wait::until("the agent to be online, by this way", PATIENCE, || async {
+    wait::until("the agent to be online, by this way", WAIT_TIMEOUT, || async {
         let is_online = fleet.api.get("/api/v1/devices/robot").await["status"] == "online";
         let status = agent.status();
         let is_here = status["broker"].as_str().is_some_and(|way| !way.contains("https://"));
@@ -42,11 +42,11 @@ async fn far(port: u16, dir: &std::path::Path) -> (Fleet, Port, AgentProcess) {
 async fn a_shell_goes_on_through_delay_loss_and_cuts() {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port().unwrap();
-    let (fleet, mut way, _agent) = far(port, dir.path()).await;
+    let (fleet, mut way, _agent) = start_on_bad_network(port, dir.path()).await;
     let mut shell = Socket::open(&fleet.api, &fleet.ca(), SHELL, &[]).await.unwrap();
     shell.send("stty -echo\r").await;
     shell.send("for i in $(seq 1 60); do echo number $i.; sleep 0.25; done; echo do''ne\r").await;
-    shell.until_shown("number 5.").await;
+    shell.wait_for_output("number 5.").await;
     // The connection is cut during the output, and keys are typed while it is down.
     for word in ["first", "second"] {
         drop(way);
@@ -55,9 +55,9 @@ async fn a_shell_goes_on_through_delay_loss_and_cuts() {
         shell.send(&format!("echo {word} wo''rd\r")).await;
         tokio::time::sleep(Duration::from_secs(4)).await;
     }
-    shell.until_shown("second word").await;
+    shell.wait_for_output("second word").await;
     // One websocket, one channel; and no output is missing, duplicated or out of order.
-    let shown = String::from_utf8_lossy(&shell.shown).into_owned();
+    let shown = String::from_utf8_lossy(&shell.output).into_owned();
     let mut rest = shown.as_str();
     for number in 1..=60 {
         let words = format!("number {number}.");
@@ -65,16 +65,16 @@ async fn a_shell_goes_on_through_delay_loss_and_cuts() {
         rest = &rest[at + words.len()..];
         assert_eq!(shown.matches(&words).count(), 1, "{words} in {shown}");
     }
-    let attached = shell.told.iter().filter(|told| told["type"] == "attached").count();
-    assert_eq!(attached, 1, "{:?}", shell.told);
+    let attached = shell.messages.iter().filter(|told| told["type"] == "attached").count();
+    assert_eq!(attached, 1, "{:?}", shell.messages);
     // Ctrl-C takes effect before all output in flight.
     shell.send("yes\r").await;
-    shell.until_shown("y\r\ny\r\n").await;
+    shell.wait_for_output("y\r\ny\r\n").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let began = Instant::now();
     shell.send("\x03").await;
     shell.send("echo qu''iet\r").await;
-    shell.until_shown("quiet").await;
+    shell.wait_for_output("quiet").await;
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
@@ -82,7 +82,7 @@ async fn a_shell_goes_on_through_delay_loss_and_cuts() {
 async fn a_file_is_copied_through_delay_loss_and_cuts() {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port().unwrap();
-    let (fleet, mut way, _agent) = far(port, dir.path()).await;
+    let (fleet, mut way, _agent) = start_on_bad_network(port, dir.path()).await;
     let content: Vec<u8> =
         (0..6_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));

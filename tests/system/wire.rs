@@ -25,12 +25,12 @@ use muster_tests::fleet::Fleet;
 use muster_tests::wait;
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The rules, the matched ones, and violations.
 struct Language {
     rules: BasicContext,
-    met: Mutex<BTreeSet<String>>,
+    matched: Mutex<BTreeSet<String>>,
     broken: Mutex<Vec<String>>,
 }
 
@@ -42,7 +42,7 @@ impl Language {
             .map(|file| fs::read_to_string(folder.join(format!("{file}.cddl"))).unwrap())
             .collect();
         let rules = BasicContext::new(flatten_from_str(&text.concat()).unwrap());
-        Self { rules, met: Mutex::default(), broken: Mutex::default() }
+        Self { rules, matched: Mutex::default(), broken: Mutex::default() }
     }
 
     fn check(&self, rule: &str, bytes: &[u8]) {
@@ -60,7 +60,7 @@ impl Language {
             validate_cbor(rule, &value, &self.rules).map_err(|error| error.to_string())
         };
         match follows() {
-            Ok(()) => drop(lock(&self.met).insert(rule.to_owned())),
+            Ok(()) => drop(lock(&self.matched).insert(rule.to_owned())),
             Err(error) => lock(&self.broken).push(format!("{rule}: {error}")),
         }
     }
@@ -86,12 +86,12 @@ impl Language {
             what if what.starts_with("met.") => {
                 self.check("MetricBatch", bytes);
                 if what == "met.backfill" {
-                    lock(&self.met).insert(what.to_owned());
+                    lock(&self.matched).insert(what.to_owned());
                 }
             }
             // Only headers; published by the broker.
             what if what.starts_with("stored.") && bytes.is_empty() => {
-                lock(&self.met).insert("stored".to_owned());
+                lock(&self.matched).insert("stored".to_owned());
             }
             other => lock(&self.broken).push(format!("nobody knows a subject {other}")),
         }
@@ -121,16 +121,16 @@ impl Language {
 }
 
 /// Waits until each of these rules was matched; panics on a violation.
-async fn met(language: &Language, rules: &[&str]) {
+async fn wait_for_matches(language: &Language, rules: &[&str]) {
     let began = Instant::now();
     loop {
         assert_eq!(*lock(&language.broken), Vec::<String>::new());
         let mut missing = rules.to_vec();
-        missing.retain(|rule| !lock(&language.met).contains(*rule));
+        missing.retain(|rule| !lock(&language.matched).contains(*rule));
         if missing.is_empty() {
             return;
         }
-        assert!(began.elapsed() < PATIENCE, "never on the wire: {missing:?}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "never on the wire: {missing:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -140,30 +140,30 @@ fn lock<T>(what: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 #[derive(Clone)]
-struct Listener {
+struct CheckingProxy {
     language: Arc<Language>,
-    door: muster_tests::Api,
+    listener: muster_tests::Api,
 }
 
 /// Forwards a request to the listener, like a reverse proxy, and checks it.
-async fn forward(State(listener): State<Listener>, request: Request) -> impl IntoResponse {
+async fn forward(State(listener): State<CheckingProxy>, request: Request) -> impl IntoResponse {
     let (parts, body) = request.into_parts();
     let body: Bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
     listener.language.check_request(parts.uri.path(), &body);
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    let answer = listener.door.try_send(parts.method, &parts.uri.to_string(), Some(&body)).await;
+    let answer = listener.listener.try_send(parts.method, &parts.uri.to_string(), Some(&body)).await;
     let (status, answer) = answer.unwrap_or((502, serde_json::Value::Null));
     (StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), axum::Json(answer))
 }
 
 /// Starts a proxy in front of the listener; returns its port.
-async fn door_that_listens(fleet: &Fleet, language: &Arc<Language>) -> u16 {
+async fn start_checking_proxy(fleet: &Fleet, language: &Arc<Language>) -> u16 {
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
     let now = std::time::SystemTime::now().into();
     let files =
         fleet.keys().certificates(muster_command::keys::Listener::Https, &names, now).unwrap();
     let tls = RustlsConfig::from_pem_file(&files.chain, &files.key).await.unwrap();
-    let listener = Listener { language: Arc::clone(language), door: fleet.api.with_token("") };
+    let listener = CheckingProxy { language: Arc::clone(language), listener: fleet.api.with_token("") };
     let routes = axum::Router::new().fallback(forward).with_state(listener);
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
@@ -174,7 +174,7 @@ async fn door_that_listens(fleet: &Fleet, language: &Arc<Language>) -> u16 {
 }
 
 /// Checks all messages on the broker.
-async fn listen_to_the_broker(fleet: &Fleet, language: &Arc<Language>) {
+async fn check_broker_messages(fleet: &Fleet, language: &Arc<Language>) {
     let broker = fleet.broker().await;
     for subjects in ["muster.>", "_INBOX.muster.>"] {
         let mut messages = broker.subscribe(subjects).await.unwrap();
@@ -185,15 +185,15 @@ async fn listen_to_the_broker(fleet: &Fleet, language: &Arc<Language>) {
             }
         });
     }
-    wait::settled(&broker).await;
+    wait::flush(&broker).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_on_the_wire_follows_the_published_language() {
     let fleet = Fleet::start().await;
     let language = Arc::new(Language::read());
-    let port = door_that_listens(&fleet, &language).await;
-    listen_to_the_broker(&fleet, &language).await;
+    let port = start_checking_proxy(&fleet, &language).await;
+    check_broker_messages(&fleet, &language).await;
 
     let token = fleet.api.enrollment_token(2).await;
     let url = format!("https://127.0.0.1:{port}");
@@ -225,13 +225,13 @@ async fn everything_on_the_wire_follows_the_published_language() {
         "stored",
         "MetricBatch",
     ];
-    met(&language, &online).await;
+    wait_for_matches(&language, &online).await;
     fleet.api.patch("/api/v1/devices/robot/config", &json!({"vars": {"n": 2}})).await;
-    met(&language, &["SealedConfigUpdate"]).await;
+    wait_for_matches(&language, &["SealedConfigUpdate"]).await;
 
     // Offline during some samples, which are sent later.
     fleet.nats.child().stop().await.unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
     fleet.nats.child().start_again().await.unwrap();
-    met(&language, &["met.backfill"]).await;
+    wait_for_matches(&language, &["met.backfill"]).await;
 }

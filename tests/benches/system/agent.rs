@@ -17,7 +17,7 @@ use crate::report::{Report, Row};
 
 const DURATION: Duration = Duration::from_secs(80);
 /// Duration of the measurement of an agent with nothing to report: pings are 20 s apart.
-const SILENT: Duration = Duration::from_secs(120);
+const SILENT_DURATION: Duration = Duration::from_secs(120);
 /// The agent's default interval, and that of the scrapes.
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -74,7 +74,7 @@ fn scrape(connection: &mut TcpStream) -> std::io::Result<u64> {
 struct Cost {
     resident_mb: f64,
     cpu_percent: f64,
-    bytes_an_hour: Option<f64>,
+    bytes_per_hour: Option<f64>,
     stripped_mb: f64,
 }
 
@@ -116,19 +116,19 @@ pub(crate) async fn measure(report: &mut Report) {
     let agent = Cost {
         resident_mb: process::resident_mb(pid),
         cpu_percent: 100.0 * (cpu(pid) - before.0) / seconds,
-        bytes_an_hour: sent.filter(|bytes| *bytes > 0).map(an_hour),
-        stripped_mb: process::stripped_mb(&shipped()),
+        bytes_per_hour: sent.filter(|bytes| *bytes > 0).map(an_hour),
+        stripped_mb: process::stripped_mb(&release_binary()),
     };
     let peer = exporter.as_ref().zip(before.1).map(|(exporter, before)| Cost {
         resident_mb: process::resident_mb(exporter.child.id()),
         cpu_percent: 100.0 * (cpu(exporter.child.id()) - before) / seconds,
-        bytes_an_hour: Some(an_hour(scraped)),
+        bytes_per_hour: Some(an_hour(scraped)),
         stripped_mb: process::stripped_mb(&exporter.program),
     });
     let silent = connection_alone(&system, pid).await;
     system.stop().await;
-    tell(report, &agent, peer.as_ref());
-    if let Some((silent, measuring)) = silent.zip(agent.bytes_an_hour) {
+    add_rows(report, &agent, peer.as_ref());
+    if let Some((silent, measuring)) = silent.zip(agent.bytes_per_hour) {
         traffic(report, silent, measuring);
     }
 }
@@ -140,7 +140,7 @@ async fn connection_alone(system: &System, pid: u32) -> Option<f64> {
     system.api.patch(&path, &serde_json::json!({"vars": {"metrics.groups": ""}})).await;
     tokio::time::sleep(Duration::from_secs(15)).await;
     let (before, start) = (process::tcp_bytes(pid)?, Instant::now());
-    tokio::time::sleep(SILENT).await;
+    tokio::time::sleep(SILENT_DURATION).await;
     let bytes = process::tcp_bytes(pid)? - before;
     Some(bytes as f64 * 3600.0 / start.elapsed().as_secs_f64())
 }
@@ -156,7 +156,7 @@ fn traffic(report: &mut Report, silent: f64, measuring: f64) {
         ("metrics every 60 s", metrics * 10.0 / 60.0, 72.0),
     ] {
         report.add(Row {
-            what: format!("(f) a month on the wire: {what}"),
+            description: format!("(f) a month on the wire: {what}"),
             value: format!("{:.0} MB", a_month(bytes)),
             peer: format!("balena, published: {peer:.0} MB"),
             ratio: Some(a_month(bytes) / peer),
@@ -167,21 +167,21 @@ fn traffic(report: &mut Report, silent: f64, measuring: f64) {
 }
 
 /// The program as released if that was built; otherwise the binary under test.
-fn shipped() -> PathBuf {
+fn release_binary() -> PathBuf {
     let built = binary("muster-agent");
     let release = built.parent().unwrap_or(Path::new("."));
     let dist = release.with_file_name("dist").join("muster-agent");
     if dist.is_file() { dist } else { built }
 }
 
-fn tell(report: &mut Report, agent: &Cost, peer: Option<&Cost>) {
+fn add_rows(report: &mut Report, agent: &Cost, peer: Option<&Cost>) {
     let mut row = |what: &str, of: &dyn Fn(&Cost) -> Option<f64>, unit, limit: Option<f64>| {
         let text = |number: Option<f64>| {
             number.map_or("not counted".to_owned(), |number| format!("{number:.2} {unit}"))
         };
         let value = of(agent);
         report.add(Row {
-            what: format!("(f) the agent: {what}"),
+            description: format!("(f) the agent: {what}"),
             value: text(value),
             peer: peer.map_or("node_exporter is not installed".to_owned(), |peer| {
                 format!("node_exporter: {}", text(of(peer)))
@@ -193,6 +193,6 @@ fn tell(report: &mut Report, agent: &Cost, peer: Option<&Cost>) {
     };
     row("resident memory", &|cost| Some(cost.resident_mb), "MB", Some(12.0));
     row("CPU", &|cost| Some(cost.cpu_percent), "% of a core", Some(0.2));
-    row("on the wire", &|cost| Some(cost.bytes_an_hour? / 1e6), "MB/h", None);
+    row("on the wire", &|cost| Some(cost.bytes_per_hour? / 1e6), "MB/h", None);
     row("stripped size", &|cost| Some(cost.stripped_mb), "MB", None);
 }

@@ -23,9 +23,9 @@ use crate::report::Report;
 
 const DEVICES: usize = 1_000;
 /// Number of batches that wait for the appender.
-const WAITING: usize = 24;
+const MAX_WAITING_BATCHES: usize = 24;
 /// Number of events in a batch from ingest.
-const HANDED_OVER: usize = 500;
+const INGEST_BATCH_EVENTS: usize = 500;
 const TIME: Timestamp = Timestamp(1_795_420_800_000_000);
 
 /// The devices, with the version and tip that the log has of each.
@@ -105,7 +105,7 @@ async fn append(log: &EventLog, project: &ProjectId, batches: Vec<Batch>) -> f64
         }
     };
     for batch in batches {
-        if waiting.len() >= WAITING {
+        if waiting.len() >= MAX_WAITING_BATCHES {
             check(waiting.next().await);
         }
         waiting.push_back(log.append_batch(project, batch));
@@ -130,7 +130,7 @@ pub(crate) async fn measure(report: &mut Report) {
         [(1_000, 100_000, Some(0.7)), (200, 60_000, None), (5_000, 150_000, None)]
     {
         let log = server.open(LogOptions { max_batch: size, ..LogOptions::default() }).await;
-        let handed_over = HANDED_OVER.min(size);
+        let handed_over = INGEST_BATCH_EVENTS.min(size);
         // The session, its statements and its cache of the streams exist before the measurement
         // starts.
         append(&log, &project, reports.batches(5_000, handed_over)).await;

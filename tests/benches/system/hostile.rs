@@ -26,7 +26,7 @@ use crate::process;
 use crate::report::{Report, Row};
 
 /// Number of well-behaved devices, simulated.
-const HONEST: usize = 300;
+const HONEST_DEVICES: usize = 300;
 /// Time before the measurement starts.
 const WARM_UP: Duration = Duration::from_secs(30);
 /// Interval between probes.
@@ -63,7 +63,7 @@ impl Delays {
     async fn probe(&mut self, system: &System, probe: &mut SimDevice, number: i64) {
         let sent = Instant::now();
         probe.chain.record_many(1);
-        probe.settle(PROBE_TIMEOUT).await;
+        probe.sync(PROBE_TIMEOUT).await;
         self.events.push(sent.elapsed().as_secs_f64() * 1e3);
 
         let sent = Instant::now();
@@ -178,9 +178,9 @@ fn memory(system: &System) -> Vec<(&'static str, f64)> {
 }
 
 /// Runs the comparison and the attacks, and reports the results.
-pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&str)) {
+pub(crate) async fn measure(report: &mut Report, minutes: u64, print: &impl Fn(&str)) {
     let system = System::start().await;
-    let token = system.api.enrollment_token(u32::try_from(HONEST).unwrap() + 6).await;
+    let token = system.api.enrollment_token(u32::try_from(HONEST_DEVICES).unwrap() + 6).await;
     let mut probe = SimDevice::join(&system.api, &system.ca(), &token, "probe").await;
     let mut hostile = Vec::new();
     for number in 0..5 {
@@ -191,7 +191,7 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
         url: system.api.url.clone(),
         ca: Some(system.ca()),
         token,
-        devices: HONEST,
+        devices: HONEST_DEVICES,
         prefix: "honest".to_owned(),
         profile: "churn".parse().unwrap(),
     };
@@ -221,7 +221,7 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
         if tenth > reported {
             reported = tenth;
             let [events, points] = [&during.events, &during.points].map(|it| percentile(it, 0.5));
-            say(&format!(
+            print(&format!(
                 "(t) {tenth}0 %: events {events:.0} ms, points {points:.0} ms; {:?}",
                 memory(&system)
             ));
@@ -239,7 +239,7 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
         + (figures.batches - figures.batches_stored)
         + (before.lost + during.lost) as u64;
     report.add(Row {
-        what: format!("(t) {minutes} minutes, {HONEST} honest devices, five hostile ones"),
+        description: format!("(t) {minutes} minutes, {HONEST_DEVICES} honest devices, five hostile ones"),
         value: format!(
             "{} events in the log, {} metric batches taken, {} probes; {lost} lost",
             figures.committed,
@@ -258,7 +258,7 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
         for (name, share) in [("p50", 0.5), ("p95", 0.95)] {
             let (without, with) = (percentile(without, share), percentile(with, share));
             report.add(Row {
-                what: format!("(t) {what}, {name}"),
+                description: format!("(t) {what}, {name}"),
                 value: format!("{with:.0} ms"),
                 peer: format!("without the hostile devices: {without:.0} ms"),
                 ratio: Some(with / without),
@@ -278,7 +278,7 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
     for name in ["muster", "nats-server", "influxd"] {
         let (early, late) = (mean(name, 0.4, 0.6), mean(name, 0.9, 2.0));
         report.add(Row {
-            what: format!("(t) memory of {name} at the end"),
+            description: format!("(t) memory of {name} at the end"),
             value: format!("{late:.1} MB"),
             peer: format!("at half the time: {early:.1} MB"),
             ratio: Some(late / early),

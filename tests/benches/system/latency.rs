@@ -20,7 +20,7 @@ const TARGET_MS: f64 = 150.0;
 pub(crate) async fn measure(field: &mut Field, rate: f64, report: &mut Report) {
     field.fleet.ingest.start_again();
     field.fleet.query.start_again();
-    field.fleet.answers().await;
+    field.fleet.wait_until_ready().await;
     let token = field.fleet.api.enrollment_token(1).await;
     let mut device =
         SimDevice::join(&field.fleet.api, &field.fleet.ca(), &token, "bench-watched").await;
@@ -41,7 +41,7 @@ pub(crate) async fn measure(field: &mut Field, rate: f64, report: &mut Report) {
         let reached = published as f64 / (DURATION.as_secs_f64() + 1.0);
         let (p50, p99) = (percentile(taken.clone(), 0.5), percentile(taken.clone(), 0.99));
         report.add(Row {
-            what: format!("(d) published to visible, at {name} of (b)"),
+            description: format!("(d) published to visible, at {name} of (b)"),
             value: format!("p50 {p50:.0} ms, p99 {p99:.0} ms"),
             peer: format!("under {}/s, {} probes", thousands(reached), taken.len()),
             ratio: None,
@@ -79,7 +79,7 @@ pub(crate) async fn presence(field: &Field, report: &mut Report) {
     for (what, taken, limit) in [("online", came, 1000.0), ("offline", went, 2000.0)] {
         let (p50, worst) = (percentile(taken.clone(), 0.5), percentile(taken, 1.0));
         report.add(Row {
-            what: format!("(d) a connection that opens or closes is shown {what}"),
+            description: format!("(d) a connection that opens or closes is shown {what}"),
             value: format!("p50 {p50:.0} ms, longest {worst:.0} ms"),
             peer: format!("{ROUNDS} times"),
             ratio: None,

@@ -71,7 +71,7 @@ async fn through_ingest(field: &mut Field, round: usize) -> f64 {
     field.fleet.ingest.stop();
     let messages = field.by_link(|chain| {
         let subject = DeviceSubjects::new(&chain.project, chain.device).live_metrics("host");
-        let number = place(field, chain.device);
+        let number = link_of(field, chain.device);
         let bytes = |step| batch(number, step, time(round, step)).encode().into();
         (0..ROUNDS).map(|step| (subject.clone(), bytes(step))).collect()
     });
@@ -86,7 +86,7 @@ async fn through_ingest(field: &mut Field, round: usize) -> f64 {
         * POINTS as f64
 }
 
-fn place(field: &Field, device: muster_schemas::DeviceId) -> usize {
+fn link_of(field: &Field, device: muster_schemas::DeviceId) -> usize {
     field.chains.iter().position(|chain| chain.device == device).unwrap()
 }
 

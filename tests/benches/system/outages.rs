@@ -20,7 +20,7 @@ use draw::Component;
 use lane::{Lane, Outcome};
 
 /// Limit for the time from a server's return until everything flows again, in seconds.
-const LIMIT: f64 = 10.0;
+const MAX_RECOVERY_SECS: f64 = 10.0;
 /// One of an outage's times, in seconds.
 type Time = fn(&Outcome) -> Option<f64>;
 
@@ -86,7 +86,7 @@ pub(crate) async fn measure(report: &mut Report, options: &Options, say: &impl F
         add_rows(report, component, &of);
     }
     report.add(Row {
-        what: format!("(u) {} outages in {} fleets", all.len(), options.lanes),
+        description: format!("(u) {} outages in {} fleets", all.len(), options.lanes),
         value: format!("{wrong} events lost without a declaration, doubled or out of order"),
         peer: String::new(),
         ratio: None,
@@ -113,15 +113,15 @@ fn add_rows(report: &mut Report, component: Component, outcomes: &[&Outcome]) {
         let (shortest, longest_outage) = lengths
             .fold((f64::MAX, 0.0_f64), |(min, max), length| (min.min(length), max.max(length)));
         report.add(Row {
-            what: format!("(u) {component}: {what}"),
+            description: format!("(u) {component}: {what}"),
             value: format!("p50 {:.1} s, p95 {p95:.1} s, max {longest:.1} s", times[times.len() / 2]),
             peer: format!(
                 "{} outages of {shortest:.0} to {longest_outage:.0} s; ready again after at most {ready:.1} s",
                 times.len()
             ),
             ratio: None,
-            target: format!("max ≤ {LIMIT:.0} s"),
-            is_met: Some(*longest <= LIMIT),
+            target: format!("max ≤ {MAX_RECOVERY_SECS:.0} s"),
+            is_met: Some(*longest <= MAX_RECOVERY_SECS),
         });
     }
 }

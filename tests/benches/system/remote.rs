@@ -73,7 +73,7 @@ async fn programs(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
     let limit = 2.5 * percentile(bare.clone(), 0.5) + percentile(start, 0.5);
     let p50 = percentile(ours.clone(), 0.5);
     report.add(Row {
-        what: "(k) exec of `true`, asked to answered".to_owned(),
+        description: "(k) exec of `true`, asked to answered".to_owned(),
         value: both(&ours),
         peer: format!("a bare NATS request: {}", both(&bare)),
         ratio: None,
@@ -89,7 +89,7 @@ async fn programs(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
     }
     let is_faster = p50 <= percentile(theirs.clone(), 0.5);
     report.add(Row {
-        what: "(k) the same, beside ssh".to_owned(),
+        description: "(k) the same, beside ssh".to_owned(),
         value: both(&ours),
         peer: format!("ssh over a warm ControlMaster: {}", both(&theirs)),
         ratio: Some(p50 / percentile(theirs, 0.5)),
@@ -102,7 +102,7 @@ async fn programs(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
 async fn bare_request(fleet: &Fleet) -> Vec<f64> {
     let (asking, answering) = (fleet.broker().await, fleet.broker().await);
     let mut questions = answering.subscribe("svc.bench").await.unwrap();
-    wait::settled(&answering).await;
+    wait::flush(&answering).await;
     let answers = tokio::spawn(async move {
         while let Some(question) = questions.next().await {
             let reply = question.reply.unwrap();
@@ -124,14 +124,14 @@ const SHELL: &str = "/api/v1/devices/robot/shell?cols=100&rows=30";
 async fn keys(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
     let mut shell = Socket::open(&fleet.api, &fleet.ca(), SHELL, &[]).await.unwrap();
     shell.send("exec cat\r").await;
-    shell.until_shown("exec cat\r\n").await;
+    shell.wait_for_output("exec cat\r\n").await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mut ours = Vec::new();
     for _ in 0..KEYS {
-        let before = shell.shown.len();
+        let before = shell.output.len();
         let began = Instant::now();
         shell.send("x").await;
-        while shell.shown.len() == before {
+        while shell.output.len() == before {
             assert!(shell.next().await);
         }
         ours.push(ms(began));
@@ -157,7 +157,7 @@ async fn keys(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
         .as_ref()
         .map(|theirs| percentile(ours.clone(), 0.5) / percentile(theirs.clone(), 0.5));
     report.add(Row {
-        what: "(l) a key and its echo".to_owned(),
+        description: "(l) a key and its echo".to_owned(),
         value: both(&ours),
         peer: theirs.map_or("no ssh here".to_owned(), |theirs| format!("ssh: {}", both(&theirs))),
         ratio,
@@ -192,7 +192,7 @@ async fn bulk(fleet: &Fleet, ssh: Option<&Ssh>, dir: &Path, report: &mut Report)
         let began = Instant::now();
         let mut shell = Socket::open(&fleet.api, &fleet.ca(), &path, &[]).await.unwrap();
         while shell.next().await {}
-        assert!(shell.shown.len() >= bytes.len(), "{} bytes came", shell.shown.len());
+        assert!(shell.output.len() >= bytes.len(), "{} bytes came", shell.output.len());
         let ours = bytes.len() as f64 / 1e6 / began.elapsed().as_secs_f64();
         let theirs = ssh.map(|ssh| {
             let began = Instant::now();
@@ -204,7 +204,7 @@ async fn bulk(fleet: &Fleet, ssh: Option<&Ssh>, dir: &Path, report: &mut Report)
         });
         let ratio = theirs.map(|theirs| ours / theirs);
         report.add(Row {
-            what: format!("(m) {what}, shown by a terminal"),
+            description: format!("(m) {what}, shown by a terminal"),
             value: format!("{ours:.0} MB/s"),
             peer: theirs
                 .map_or("no ssh here".to_owned(), |theirs| format!("ssh: {theirs:.0} MB/s")),
@@ -257,7 +257,7 @@ fn files(fleet: &Fleet, ssh: Option<&Ssh>, dir: &Path, report: &mut Report) {
         });
         let ratio = theirs.map(|theirs| ours / theirs);
         report.add(Row {
-            what: format!("(m) a file {what}, compared"),
+            description: format!("(m) a file {what}, compared"),
             value: format!("{ours:.0} MB/s"),
             peer: theirs
                 .map_or("no ssh here".to_owned(), |theirs| format!("scp: {theirs:.0} MB/s")),

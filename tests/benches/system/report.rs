@@ -6,7 +6,7 @@ use crate::machine;
 #[derive(Debug)]
 pub(crate) struct Row {
     /// Letter in the issue and the docs, and a description.
-    pub(crate) what: String,
+    pub(crate) description: String,
     /// muster's result.
     pub(crate) value: String,
     /// The peer's result in the same run.
@@ -37,15 +37,15 @@ impl Report {
     /// Adds events or points per second, compared with a peer's; `at_least` is the target share.
     pub(crate) fn rate(
         &mut self,
-        what: &str,
-        ours: f64,
+        description: &str,
+        own: f64,
         peer: (&str, f64),
         ratio: f64,
         at_least: Option<f64>,
     ) {
         self.add(Row {
-            what: what.to_owned(),
-            value: format!("{}/s", thousands(ours)),
+            description: description.to_owned(),
+            value: format!("{}/s", thousands(own)),
             peer: format!("{}: {}/s", peer.0, thousands(peer.1)),
             ratio: Some(ratio),
             target: at_least.map_or(String::new(), |share| format!("≥ {:.0} %", 100.0 * share)),
@@ -96,7 +96,7 @@ impl Row {
             None => "",
         };
         [
-            self.what.clone(),
+            self.description.clone(),
             self.value.clone(),
             self.peer.clone(),
             ratio,

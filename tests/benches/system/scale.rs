@@ -24,7 +24,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Duration of the measurement of reporting devices.
 const BUSY: Duration = Duration::from_secs(60);
 /// Timeout of every wait.
-const PATIENCE: Duration = Duration::from_secs(300);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
 
 fn options(fleet: &Fleet, token: &str, profile: &str) -> FleetOptions {
     FleetOptions {
@@ -55,7 +55,7 @@ pub(crate) async fn measure(report: &mut Report, say: &impl Fn(&str)) {
         say(&format!("(g) {size} silent devices"));
         let devices = enrolled[..size].to_vec();
         let (running, counters) = connected(&idle, devices).await;
-        consumers.push(silent(report, &fleet, size).await);
+        consumers.push(measure_idle(report, &fleet, size).await);
         if size == SIZES[1] {
             say("(h) a storm");
             storm(report, &fleet, &running, &counters).await;
@@ -63,7 +63,7 @@ pub(crate) async fn measure(report: &mut Report, say: &impl Fn(&str)) {
         running.finish(Duration::from_secs(30)).await;
     }
     report.add(Row {
-        what: "(g) JetStream consumers, 10 000 devices beside 1 000".to_owned(),
+        description: "(g) JetStream consumers, 10 000 devices beside 1 000".to_owned(),
         value: consumers[1].to_string(),
         peer: consumers[0].to_string(),
         ratio: None,
@@ -71,13 +71,13 @@ pub(crate) async fn measure(report: &mut Report, say: &impl Fn(&str)) {
         is_met: Some(consumers[0] == consumers[1]),
     });
     say("(i) 10 000 busy devices");
-    busy(report, &fleet, &options(&fleet, &token, "busy"), enrolled, say).await;
+    measure_busy(report, &fleet, &options(&fleet, &token, "busy"), enrolled, say).await;
 }
 
 fn joined(report: &mut Report, took: Duration) {
     let rate = SIZES[1] as f64 / took.as_secs_f64();
     report.add(Row {
-        what: "(g) devices joining, one address".to_owned(),
+        description: "(g) devices joining, one address".to_owned(),
         value: format!("{}/s", thousands(rate)),
         peer: String::new(),
         ratio: None,
@@ -99,7 +99,7 @@ async fn all_online(counters: &Counters, count: u64) {
     let began = Instant::now();
     while counters.snapshot().online < count {
         let figures = counters.snapshot();
-        assert!(began.elapsed() < PATIENCE, "{} of {count}: {:?}", figures.online, figures.errors);
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{} of {count}: {:?}", figures.online, figures.errors);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -121,7 +121,7 @@ fn servers(fleet: &Fleet) -> Vec<(&'static str, Vec<u32>)> {
 }
 
 /// Measures memory and CPU of each server with idle devices; returns the number of consumers.
-async fn silent(report: &mut Report, fleet: &Fleet, size: usize) -> usize {
+async fn measure_idle(report: &mut Report, fleet: &Fleet, size: usize) -> usize {
     // Presence events and welcomes have been processed by then.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let servers = servers(fleet);
@@ -142,7 +142,7 @@ async fn silent(report: &mut Report, fleet: &Fleet, size: usize) -> usize {
         words.push(format!("{name} {memory:.0} MB, {:.1} %", 100.0 * (after - before) / seconds));
     }
     report.add(Row {
-        what: format!("(g) servers, {} silent devices", thousands(size as f64)),
+        description: format!("(g) servers, {} silent devices", thousands(size as f64)),
         value: format!("{total:.0} MB; CPU of a core: {}", words.join("; ")),
         peer: String::new(),
         ratio: None,
@@ -164,7 +164,7 @@ async fn storm(report: &mut Report, fleet: &Fleet, running: &Devices, counters: 
     running.storm();
     let count = SIZES[1] as u64;
     while counters.snapshot().connects < before + count {
-        assert!(began.elapsed() < PATIENCE, "the storm does not end");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "the storm does not end");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     all_online(counters, count).await;
@@ -175,11 +175,11 @@ async fn storm(report: &mut Report, fleet: &Fleet, running: &Devices, counters: 
         if summary["status"]["online"].as_u64() == Some(count) {
             break;
         }
-        assert!(began.elapsed() < PATIENCE, "{summary}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{summary}");
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
     report.add(Row {
-        what: "(h) 10 000 devices reconnect at once".to_owned(),
+        description: "(h) 10 000 devices reconnect at once".to_owned(),
         value: format!(
             "all welcomed again after {:.1} s, all shown online after {:.1} s",
             devices.as_secs_f64(),
@@ -218,12 +218,12 @@ async fn command(report: &mut Report, fleet: &Fleet) {
             assert_eq!(found["runs"]["succeeded"].as_u64(), Some(count), "{found}");
             break;
         }
-        assert!(began.elapsed() < PATIENCE, "{found}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{found}");
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
     let took = began.elapsed().as_secs_f64();
     report.add(Row {
-        what: "(n) exec on those devices".to_owned(),
+        description: "(n) exec on those devices".to_owned(),
         value: format!(
             "asked for in {accepted:.1} s, half of it done after {:.1} s, all after {took:.1} s: {}/s",
             half.unwrap_or(took),
@@ -236,7 +236,7 @@ async fn command(report: &mut Report, fleet: &Fleet) {
     });
 }
 
-async fn busy(
+async fn measure_busy(
     report: &mut Report,
     fleet: &Fleet,
     options: &FleetOptions,
@@ -258,7 +258,7 @@ async fn busy(
     let end = counters.snapshot();
     let rate = |after: u64, before: u64| thousands((after - before) as f64 / seconds);
     report.add(Row {
-        what: "(i) 10 000 devices, an event and a batch each every 10 s".to_owned(),
+        description: "(i) 10 000 devices, an event and a batch each every 10 s".to_owned(),
         value: format!(
             "{} events/s in the log and {} points/s at the broker together; servers {memory:.0} MB",
             rate(after.committed, before.committed),

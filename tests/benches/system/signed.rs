@@ -30,7 +30,7 @@ pub(crate) async fn measure(field: &mut Field, report: &mut Report) -> f64 {
             field.fleet.query.stop();
         } else {
             field.fleet.query.start_again();
-            field.fleet.answers().await;
+            field.fleet.wait_until_ready().await;
         }
         let mut pairs = Pairs::default();
         for _ in 0..PAIRS {

@@ -20,11 +20,11 @@ use crate::report::{Report, Row};
 /// Number of simulated devices.
 const DEVICES: usize = 300;
 /// Interval between faults of the real agents.
-const TROUBLE: Duration = Duration::from_secs(20);
+const FAULT_INTERVAL: Duration = Duration::from_secs(20);
 /// Share of the time after which memory counts: caches have filled.
-const SETTLED: f64 = 0.25;
+const WARM_UP_SHARE: f64 = 0.25;
 /// Maximum growth of a process's memory since then, as a factor.
-const GROWTH: f64 = 1.25;
+const MAX_GROWTH: f64 = 1.25;
 
 /// A real agent with a separate network link.
 struct Agent {
@@ -92,8 +92,8 @@ impl Agent {
         }
     }
 
-    fn cable(&self, is_in: bool) {
-        ip(&["link", "set", &self.cable, if is_in { "up" } else { "down" }]);
+    fn cable(&self, is_connected: bool) {
+        ip(&["link", "set", &self.cable, if is_connected { "up" } else { "down" }]);
     }
 
     fn status(&self) -> Value {
@@ -142,7 +142,7 @@ impl Memory {
         names
             .into_iter()
             .map(|(name, _)| {
-                let early = mean(&name, SETTLED, 0.5);
+                let early = mean(&name, WARM_UP_SHARE, 0.5);
                 let late = mean(&name, 0.9, 2.0);
                 (name, early, late)
             })
@@ -182,7 +182,7 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
     let (began, mut memory, mut set) = (Instant::now(), Memory::default(), 0_u64);
     let mut turn = 0_usize;
     while began.elapsed() < lasts {
-        tokio::time::sleep(TROUBLE).await;
+        tokio::time::sleep(FAULT_INTERVAL).await;
         turn += 1;
         let share = began.elapsed().as_secs_f64() / lasts.as_secs_f64();
         memory.take(share, &system, &agents);
@@ -215,13 +215,13 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
     }
     fleet.finish(Duration::from_secs(120)).await;
     let figures = counters.snapshot();
-    let real = settled(&system, &agents).await;
-    tell(report, minutes, &figures, real, &memory);
+    let real = wait_until_complete(&system, &agents).await;
+    add_rows(report, minutes, &figures, real, &memory);
 }
 
 /// Waits until the log has all events of the agents; returns the number of their events in it,
 /// without a gap, and the number of lost ones.
-async fn settled(system: &System, agents: &[Agent]) -> (u64, u64) {
+async fn wait_until_complete(system: &System, agents: &[Agent]) -> (u64, u64) {
     let (mut events, mut lost) = (0, 0);
     for agent in agents {
         let began = Instant::now();
@@ -248,21 +248,21 @@ async fn settled(system: &System, agents: &[Agent]) -> (u64, u64) {
     (events, lost)
 }
 
-fn tell(
+fn add_rows(
     report: &mut Report,
     minutes: u64,
-    figures: &muster_simulate::CounterSnapshot,
+    counters: &muster_simulate::CounterSnapshot,
     (real, real_lost): (u64, u64),
     memory: &Memory,
 ) {
-    let lost = figures.events - figures.committed + figures.differing + real_lost;
+    let lost = counters.events - counters.committed + counters.differing + real_lost;
     report.add(Row {
-        what: format!("(s) {minutes} minutes of churn: {DEVICES} simulated devices, two agents"),
+        description: format!("(s) {minutes} minutes of churn: {DEVICES} simulated devices, two agents"),
         value: format!(
             "{} events in the log ({real} of the agents'), {} connections, {} points; {lost} lost",
-            figures.committed + real,
-            figures.connects,
-            figures.points
+            counters.committed + real,
+            counters.connects,
+            counters.points
         ),
         peer: String::new(),
         ratio: None,
@@ -271,12 +271,12 @@ fn tell(
     });
     for (name, early, late) in memory.growth() {
         report.add(Row {
-            what: format!("(s) memory of {name} at the end"),
+            description: format!("(s) memory of {name} at the end"),
             value: format!("{late:.1} MB"),
             peer: format!("in the second quarter: {early:.1} MB"),
             ratio: Some(late / early),
-            target: format!("≤ {:.0} %", 100.0 * GROWTH),
-            is_met: Some(late <= early * GROWTH),
+            target: format!("≤ {:.0} %", 100.0 * MAX_GROWTH),
+            is_met: Some(late <= early * MAX_GROWTH),
         });
     }
 }

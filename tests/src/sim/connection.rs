@@ -23,7 +23,7 @@ use crate::wait;
 use muster_simulate::{Chain, Enrolled};
 
 /// Maximum number of events that wait for the broker's confirmation.
-const WINDOW: usize = 64;
+const CONFIRM_WINDOW: usize = 64;
 /// Timeout for the broker's confirmation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -134,7 +134,7 @@ impl SimDevice {
     ///
     /// # Errors
     /// When there is no response.
-    pub async fn say_hello(&self, hello: &Hello) -> Result<Bytes, RequestError> {
+    pub async fn send_hello(&self, hello: &Hello) -> Result<Bytes, RequestError> {
         let sealed = self.enrolled.key.seal(Kind::Hello, codec::encode(hello));
         let response = self.nats.request(self.subjects.request("hello"), sealed.into()).await?;
         Ok(response.payload)
@@ -153,7 +153,7 @@ impl SimDevice {
     /// when the broker did not confirm one.
     pub async fn publish_pending(&self) -> bool {
         let from = usize::try_from(self.committed()).unwrap_or(usize::MAX);
-        for window in self.chain.events.get(from..).unwrap_or_default().chunks(WINDOW) {
+        for window in self.chain.events.get(from..).unwrap_or_default().chunks(CONFIRM_WINDOW) {
             let mut waiting = Vec::new();
             for event in window {
                 match self.publisher.send(self.subjects.events(), event.bytes.clone()).await {
@@ -174,7 +174,7 @@ impl SimDevice {
     ///
     /// # Panics
     /// When that takes longer than `patience`.
-    pub async fn settle(&self, patience: Duration) {
+    pub async fn sync(&self, timeout: Duration) {
         let last = self.chain.events.len() as u64;
         let hash = self.chain.events.last().map(|event| event.hash);
         let done = || self.ack().is_some_and(|ack| ack.seq == last && Some(ack.hash) == hash);
@@ -182,8 +182,8 @@ impl SimDevice {
         let began = tokio::time::Instant::now();
         while !done() && last > 0 {
             assert!(
-                began.elapsed() < patience,
-                "device {} has {last} events, and the log {} after {patience:?}",
+                began.elapsed() < timeout,
+                "device {} has {last} events, and the log {} after {timeout:?}",
                 self.id(),
                 self.committed()
             );

@@ -13,7 +13,7 @@ use muster_tests::{SimDevice, wait};
 use super::engine::{Engine, IMAGE, base, text};
 use super::file::{File, root};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_image_runs_read_only_without_root_and_a_role_in_it_takes_over() {
@@ -67,7 +67,7 @@ async fn a_container_takes_over(engine: &Engine, file: &File) {
     let token = fleet.api.enrollment_token(1).await;
     let mut device = SimDevice::join(&fleet.api, &fleet.ca(), &token, "sim").await;
     device.chain.record_many(20);
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
 
     let keys = fleet.dir().join("handed-out");
     let copied = Command::new("cp")
@@ -121,7 +121,7 @@ async fn a_container_takes_over(engine: &Engine, file: &File) {
     .await;
     fleet.ingest.kill9();
     device.chain.record_many(20);
-    device.settle(PATIENCE).await;
+    device.sync(WAIT_TIMEOUT).await;
     crate::faults::assert_complete(&fleet.api, &[device]).await;
     let said = engine.succeeds(&["stop", "--time", "10", "ingest"]);
     assert!(said.contains("ingest"), "{said}");

@@ -10,7 +10,7 @@ use super::file::root;
 
 pub(super) const IMAGE: &str = "muster:test";
 /// Restrictions of every container in docker-compose.yml; another test checks the file for them.
-const HELD_DOWN: [&str; 7] = [
+const RESTRICTIONS: [&str; 7] = [
     "--read-only",
     "--user",
     "10001:10001",
@@ -122,7 +122,7 @@ impl Engine {
 
     pub(super) fn run(&self, more: &[&str], command: &[&str]) -> Output {
         let mut args = vec!["run"];
-        args.extend(HELD_DOWN);
+        args.extend(RESTRICTIONS);
         args.extend(more);
         args.push(IMAGE);
         args.extend(command);

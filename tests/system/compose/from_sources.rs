@@ -71,12 +71,12 @@ async fn docker_compose_up_builds_the_image_from_sources_and_every_service_gets_
     engine.succeeds(&["import", base.to_str().unwrap(), "muster-base:test"]);
     rust_image(&engine, &build_base, "muster-rust:test");
     let file = File::read();
-    stand_ins::make(&engine, |service| {
+    stand_ins::build(&engine, |service| {
         let (_, service) = file.services().find(|(name, _)| *name == service).unwrap();
         with_defaults(service["image"].as_str().unwrap())
     });
     let images =
         [("MUSTER_RUST_IMAGE", "muster-rust:test"), ("MUSTER_BASE_IMAGE", "muster-base:test")];
-    let is_run = stack::gets_healthy(&engine, &file, &["up", "--detach"], &images).await;
+    let is_run = stack::becomes_healthy(&engine, &file, &["up", "--detach"], &images).await;
     assert!(is_run, "there is no docker compose; as root: scripts/deps test");
 }

@@ -27,7 +27,7 @@ pub(super) struct Name {
 }
 
 impl Name {
-    pub(super) async fn of(ports: Vec<u16>) -> Self {
+    pub(super) async fn start(ports: Vec<u16>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let next = Arc::new(AtomicUsize::new(0));
@@ -55,7 +55,7 @@ impl Name {
 pub(super) struct Container {
     name: String,
     service: Service,
-    said: PathBuf,
+    output: PathBuf,
     child: Option<Child>,
 }
 
@@ -66,7 +66,7 @@ impl Container {
             "sh" => "sh".into(),
             own => binary(own),
         };
-        let said = OpenOptions::new().create(true).append(true).open(&self.said).unwrap();
+        let said = OpenOptions::new().create(true).append(true).open(&self.output).unwrap();
         let mut path = binary("muster").parent().unwrap().as_os_str().to_owned();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
@@ -89,7 +89,7 @@ impl Container {
     /// Runs it to completion; panics if it fails.
     fn complete(&self) {
         let status = self.command().status().unwrap();
-        assert!(status.success(), "{} failed: {}", self.name, self.said());
+        assert!(status.success(), "{} failed: {}", self.name, self.output());
     }
 
     pub(super) fn kill9(&mut self) {
@@ -107,15 +107,15 @@ impl Container {
     }
 
     /// The output of `muster doctor` in it, if it reports a problem.
-    pub(super) fn complaint(&self) -> Option<String> {
+    pub(super) fn doctor_problem(&self) -> Option<String> {
         let mut doctor = Command::new(binary("muster"));
         let output = doctor.arg("doctor").envs(&self.service.environment).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         (!output.status.success()).then_some(said)
     }
 
-    pub(super) fn said(&self) -> String {
-        std::fs::read_to_string(&self.said).unwrap_or_default()
+    pub(super) fn output(&self) -> String {
+        std::fs::read_to_string(&self.output).unwrap_or_default()
     }
 }
 
@@ -123,7 +123,7 @@ impl Drop for Container {
     fn drop(&mut self) {
         self.kill9();
         if std::thread::panicking() {
-            let said = self.said();
+            let said = self.output();
             let tail: Vec<&str> = said.lines().rev().take(10).collect();
             let _ = writeln!(std::io::stderr(), "{} said last:", self.name);
             for line in tail.into_iter().rev() {
@@ -154,8 +154,8 @@ impl Composition {
         let [postgres_port, nats_port, monitor, influx_port, ..] = ports;
         let (ingest, command, query) =
             ([ports[4], ports[5]], [ports[6], ports[7]], [ports[8], ports[9]]);
-        let command_name = Name::of(command.to_vec()).await;
-        let query_name = Name::of(query.to_vec()).await;
+        let command_name = Name::start(command.to_vec()).await;
+        let query_name = Name::start(query.to_vec()).await;
         let at = |port: u16| format!("127.0.0.1:{port}");
         let words = [
             ("/var/lib/muster", dir.path().display().to_string()),
@@ -187,7 +187,7 @@ impl Composition {
                 service.environment.insert("MUSTER_INFLUX_PASSWORD".into(), password.clone());
             }
             let said = dir.path().join(format!("{name}-{}.said", free_port().unwrap()));
-            Container { name: name.to_owned(), service, said, child: None }
+            Container { name: name.to_owned(), service, output: said, child: None }
         };
         container("prepare", &[], None).complete();
         // Reads the password that `prepare` has created.

@@ -11,7 +11,7 @@ use super::file::{File, root, with_defaults};
 use super::stand_ins;
 
 const PROJECT: &str = "stack";
-const PATIENCE: Duration = Duration::from_secs(240);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(240);
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// `docker-compose` of that engine with these variables; `None` where there is no compose.
@@ -67,8 +67,8 @@ async fn docker_compose_up_gets_every_service_healthy() {
         with_defaults(service["image"].as_str().unwrap())
     };
     engine.build(&base, &image("query"));
-    stand_ins::make(&engine, image);
-    if !gets_healthy(&engine, &file, &["up", "--detach", "--no-build"], &[]).await {
+    stand_ins::build(&engine, image);
+    if !becomes_healthy(&engine, &file, &["up", "--detach", "--no-build"], &[]).await {
         eprintln!("skipped: there is no docker compose; as root: scripts/deps test");
     }
 }
@@ -77,7 +77,7 @@ async fn docker_compose_up_gets_every_service_healthy() {
 ///
 /// # Panics
 /// When a service does not get healthy.
-pub(super) async fn gets_healthy(
+pub(super) async fn becomes_healthy(
     engine: &Engine,
     file: &File,
     up: &[&str],
@@ -102,11 +102,11 @@ pub(super) async fn gets_healthy(
         if wanted.iter().all(|(name, wanted)| states[name] == *wanted) {
             break;
         }
-        assert!(began.elapsed() < PATIENCE, "not every service is healthy: {states:#?}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "not every service is healthy: {states:#?}");
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     // As in docs/compose.md: with the admin's token, the demo agent is a device of the fleet.
-    wait::until("the demo agent to be online", PATIENCE, || async {
+    wait::until("the demo agent to be online", WAIT_TIMEOUT, || async {
         let list = "MUSTER_TOKEN_FILE=/var/lib/muster/keys/admin-token \
                     MUSTER_CA=/var/lib/muster/keys/ca.pem MUSTER_URL=https://query:8443 \
                     muster device show demo --json";

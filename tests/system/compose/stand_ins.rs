@@ -101,7 +101,7 @@ impl Root {
 }
 
 /// Builds all of them; `images` returns the name in the file for a service.
-pub(super) fn make(engine: &Engine, images: impl Fn(&str) -> String) {
+pub(super) fn build(engine: &Engine, images: impl Fn(&str) -> String) {
     let places = SearchPath::from_env();
     let context = engine.dir().join("stand-ins");
     let make = |service: &str, more: &str, fill: &dyn Fn(&Root)| {

@@ -16,8 +16,8 @@ pub(super) enum Store {
 
 /// A query, and its location.
 #[derive(Clone, Debug)]
-pub(super) struct Question {
-    pub(super) place: String,
+pub(super) struct PanelQuery {
+    pub(super) location: String,
     pub(super) store: Store,
     pub(super) text: String,
     /// Time range of the query before now, in seconds.
@@ -53,12 +53,12 @@ impl Dashboard {
     }
 
     /// Whether several devices can be selected.
-    pub(super) fn takes_many(&self) -> bool {
+    pub(super) fn is_multiple(&self) -> bool {
         self.variables().iter().any(|it| it["name"] == "device" && it["multi"] == true)
     }
 
     /// The queries of panels and annotations.
-    pub(super) fn questions(&self) -> Vec<Question> {
+    pub(super) fn queries(&self) -> Vec<PanelQuery> {
         let mut found = Vec::new();
         for panel in self.panels() {
             let place = format!("{}: panel '{}'", self.name, panel["title"].as_str().unwrap());
@@ -67,14 +67,14 @@ impl Dashboard {
                 let kind = panel["type"].as_str().unwrap();
                 assert!(["row", "alertlist", "text"].contains(&kind), "{place} asks nothing");
             }
-            found.extend(targets.iter().map(|target| question(&place, target, SPAN)));
+            found.extend(targets.iter().map(|target| panel_query(&place, target, SPAN)));
         }
         for annotation in self.json["annotations"]["list"].as_array().unwrap() {
             if annotation["builtIn"] == 1 {
                 continue;
             }
             let place = format!("{}: annotation {}", self.name, annotation["name"]);
-            found.push(question(&place, &annotation["target"], SPAN));
+            found.push(panel_query(&place, &annotation["target"], SPAN));
         }
         found
     }
@@ -87,9 +87,9 @@ const SPAN: u64 = 900;
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) title: String,
-    pub(super) question: Question,
+    pub(super) query: PanelQuery,
     /// The texts for a person.
-    pub(super) words: String,
+    pub(super) texts: String,
     /// The dashboard's uid and the panel's id with the related data.
     pub(super) panel: (String, u64),
     /// `gt` or `lt`, and the value.
@@ -124,8 +124,8 @@ fn rule(rule: &Value) -> Rule {
     assert_eq!(rule["condition"], last["refId"], "{title}");
     let evaluator = &last["model"]["conditions"][0]["evaluator"];
     Rule {
-        question: question(&format!("rule '{title}'"), &query["model"], span),
-        words: rule["annotations"].to_string(),
+        query: panel_query(&format!("rule '{title}'"), &query["model"], span),
+        texts: rule["annotations"].to_string(),
         panel: (
             rule["dashboardUid"].as_str().unwrap().to_owned(),
             rule["panelId"].as_u64().unwrap(),
@@ -139,19 +139,19 @@ fn rule(rule: &Value) -> Rule {
 }
 
 /// The query of a panel, an annotation or a rule.
-fn question(place: &str, target: &Value, span: u64) -> Question {
-    let store = store(&target["datasource"], place);
+fn panel_query(location: &str, target: &Value, span: u64) -> PanelQuery {
+    let store = store(&target["datasource"], location);
     let key = if store == Store::Postgres { "rawSql" } else { "query" };
-    assert_eq!(target["rawQuery"], true, "{place}");
-    let text = target[key].as_str().unwrap_or_else(|| panic!("{place} has no {key}")).to_owned();
-    Question { place: place.to_owned(), store, text, span }
+    assert_eq!(target["rawQuery"], true, "{location}");
+    let text = target[key].as_str().unwrap_or_else(|| panic!("{location} has no {key}")).to_owned();
+    PanelQuery { location: location.to_owned(), store, text, span }
 }
 
-pub(super) fn store(source: &Value, place: &str) -> Store {
+pub(super) fn store(source: &Value, location: &str) -> Store {
     match (source["type"].as_str(), source["uid"].as_str()) {
         (Some("grafana-postgresql-datasource"), Some("muster-log")) => Store::Postgres,
         (Some("influxdb"), Some("muster-metrics")) => Store::Influx,
-        other => panic!("{place}: the data source {other:?} is not ours"),
+        other => panic!("{location}: the data source {other:?} is not ours"),
     }
 }
 
@@ -161,22 +161,22 @@ pub(super) struct Choice {
     pub(super) labels: Vec<&'static str>,
     /// Device ids.
     pub(super) devices: Vec<String>,
-    pub(super) takes_many: bool,
+    pub(super) is_multiple: bool,
     /// Variables with one value: `project`, `measurement` …
     pub(super) plain: BTreeMap<String, String>,
 }
 
 impl Choice {
     /// The query as sent to its store, for the `span` seconds before `now` (milliseconds).
-    pub(super) fn fill(&self, question: &Question, now: u64) -> String {
+    pub(super) fn fill(&self, question: &PanelQuery, now: u64) -> String {
         let from = now - question.span * 1000;
         let mut text = question.text.clone();
         let quoted = |words: &[String]| {
             words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(",")
         };
         let (devices, labels) = match question.store {
-            Store::Postgres if self.takes_many => (quoted(&self.devices), String::new()),
-            Store::Influx if self.takes_many => {
+            Store::Postgres if self.is_multiple => (quoted(&self.devices), String::new()),
+            Store::Influx if self.is_multiple => {
                 (format!("({})", self.devices.join("|")), String::new())
             }
             _ => (self.devices[0].clone(), String::new()),
@@ -211,7 +211,7 @@ impl Choice {
         }
         // A remaining `$/` is the end of a regular expression.
         let left = text.replace("$/", "");
-        assert!(!left.contains('$'), "{}: not all is filled in: {text}", question.place);
+        assert!(!left.contains('$'), "{}: not all is filled in: {text}", question.location);
         text
     }
 }

@@ -38,14 +38,14 @@ impl Stores {
     }
 
     /// The rows of a query's result as texts, times included.
-    pub(super) async fn ask(&self, store: Store, query: &str) -> Result<Vec<Vec<String>>, String> {
+    pub(super) async fn query(&self, store: Store, query: &str) -> Result<Vec<Vec<String>>, String> {
         match store {
-            Store::Postgres => self.ask_postgres(query).await,
-            Store::Influx => self.ask_influx(query).await,
+            Store::Postgres => self.query_postgres(query).await,
+            Store::Influx => self.query_influx(query).await,
         }
     }
 
-    async fn ask_postgres(&self, query: &str) -> Result<Vec<Vec<String>>, String> {
+    async fn query_postgres(&self, query: &str) -> Result<Vec<Vec<String>>, String> {
         let messages = self.postgres.simple_query(query).await.map_err(|error| {
             error.as_db_error().map_or_else(|| error.to_string(), |error| error.to_string())
         })?;
@@ -59,7 +59,7 @@ impl Stores {
         Ok(rows.collect())
     }
 
-    async fn ask_influx(&self, query: &str) -> Result<Vec<Vec<String>>, String> {
+    async fn query_influx(&self, query: &str) -> Result<Vec<Vec<String>>, String> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (user, password) =
             (text(&self.influx["user"]), text(&self.influx["secureJsonData"]["password"]));

@@ -22,7 +22,7 @@ const PATTERNS: &str = include_str!("patterns.txt");
 
 struct Pattern {
     regex: Regex,
-    instead: &'static str,
+    replacement: &'static str,
 }
 
 fn patterns() -> Vec<Pattern> {
@@ -32,20 +32,20 @@ fn patterns() -> Vec<Pattern> {
         .map(|line| {
             let (words, instead) = line.split_once('\t').unwrap();
             let mut regex = RegexBuilder::new(&format!(r"\b(?:{words})\b"));
-            Pattern { regex: regex.case_insensitive(true).build().unwrap(), instead }
+            Pattern { regex: regex.case_insensitive(true).build().unwrap(), replacement: instead }
         })
         .collect()
 }
 
 /// Each finding in a text, as `WHERE: 'found' (instead: …)`.
-fn findings(patterns: &[Pattern], place: &str, text: &str) -> Vec<String> {
+fn findings(patterns: &[Pattern], location: &str, text: &str) -> Vec<String> {
     patterns
         .iter()
         .flat_map(|pattern| {
             // A word in capitals is a keyword, such as `BEGIN` in SQL.
             let is_prose = |found: &&str| *found != found.to_uppercase();
             let found = pattern.regex.find_iter(text).map(|found| found.as_str());
-            let report = |found| format!("{place}: '{found}' (instead: {})", pattern.instead);
+            let report = |found| format!("{location}: '{found}' (instead: {})", pattern.replacement);
             found.filter(is_prose).map(report).collect::<Vec<_>>()
         })
         .collect()

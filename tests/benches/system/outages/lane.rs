@@ -170,24 +170,24 @@ impl Lane {
             let outage = Outage::draw(number, options.seed, &options.length, may_restore);
             let outcome = self.outage(outage).await;
             let _ = outcomes.send(outcome);
-            self.fleet.answers().await;
+            self.fleet.wait_until_ready().await;
             self.calm().await;
         }
         if let Some((background, _)) = self.background.take() {
             background.finish(Duration::from_secs(60)).await;
         }
-        self.wrong().await
+        self.count_inconsistent().await
     }
 
     async fn outage(&mut self, outage: Outage) -> Outcome {
         let dump = match outage.component {
-            Component::Restored => Some(self.back_up().await),
+            Component::Restored => Some(self.backup().await),
             _ => None,
         };
         let epochs: Vec<u64> =
             self.agents.iter().map(|agent| agent.status().outbox.epoch).collect();
         let mut hello_after: Timestamp = SystemTime::now().into();
-        self.take_away(outage).await;
+        self.stop_component(outage).await;
         let step = outage.length / 3;
         self.record(outage.burst / 2);
         tokio::time::sleep(step).await;
@@ -206,7 +206,7 @@ impl Lane {
             block_in_place(|| backup::restore_database(&self.fleet, dump));
         }
         let (started, wall) = (Instant::now(), Timestamp::from(SystemTime::now()));
-        self.bring_back(outage).await;
+        self.restart_component(outage).await;
         let back = started.elapsed().as_secs_f64();
         self.record(1);
 
@@ -289,7 +289,7 @@ impl Lane {
     }
 
     /// A backup, and then events that the agents forget once the log has them.
-    async fn back_up(&mut self) -> std::path::PathBuf {
+    async fn backup(&mut self) -> std::path::PathBuf {
         let dump = block_in_place(|| backup::dump(&self.fleet));
         self.record(AFTER_BACKUP);
         self.calm().await;
@@ -308,7 +308,7 @@ impl Lane {
         dump
     }
 
-    async fn take_away(&mut self, outage: Outage) {
+    async fn stop_component(&mut self, outage: Outage) {
         let (postgres, nats) = (self.fleet.postgres.child(), self.fleet.nats.child());
         match (outage.component, outage.is_frozen) {
             (Component::Broker, false) => drop(nats.stop().await.unwrap()),
@@ -336,7 +336,7 @@ impl Lane {
         }
     }
 
-    async fn bring_back(&mut self, outage: Outage) {
+    async fn restart_component(&mut self, outage: Outage) {
         let (postgres, nats) = (self.fleet.postgres.child(), self.fleet.nats.child());
         match (outage.component, outage.is_frozen) {
             (Component::Broker, false) => nats.start_again().await.unwrap(),
@@ -364,7 +364,7 @@ impl Lane {
 
     /// Number of recorded events that are neither in the log nor declared lost, or that are in the
     /// log twice or in another order.
-    async fn wrong(&self) -> u64 {
+    async fn count_inconsistent(&self) -> u64 {
         let mut wrong = 0;
         for number in 0..AGENTS {
             let (mut epochs, mut numbers, mut declared) = (BTreeMap::<u64, u64>::new(), vec![], 0);

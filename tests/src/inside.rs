@@ -13,7 +13,7 @@ use crate::binaries::binary;
 
 /// An agent on a separate thread.
 #[derive(Debug)]
-pub struct AgentInside {
+pub struct InProcessAgent {
     data: PathBuf,
     limits: Limits,
     running: Option<Running>,
@@ -32,7 +32,7 @@ impl std::fmt::Debug for Running {
     }
 }
 
-impl AgentInside {
+impl InProcessAgent {
     /// Enrolls in a folder under `dir` and starts.
     ///
     /// # Panics
@@ -130,7 +130,7 @@ impl AgentInside {
     }
 }
 
-impl Drop for AgentInside {
+impl Drop for InProcessAgent {
     fn drop(&mut self) {
         if let Some(running) = &self.running {
             running.stop.cancel();

@@ -27,7 +27,7 @@ pub mod text;
 pub mod wait;
 
 pub use api::Api;
-pub use inside::AgentInside;
+pub use inside::InProcessAgent;
 pub use robot::Robot;
 pub use sim::SimDevice;
 pub use system::System;

@@ -17,7 +17,7 @@ use muster_schemas::subjects::{self, EVENTS_STREAM};
 use muster_schemas::wire::Ack;
 use muster_tests::backup::{delete_events_stream, dump, restore, restore_database};
 use muster_tests::fleet::Fleet;
-use muster_tests::{AgentInside, SimDevice, wait};
+use muster_tests::{InProcessAgent, SimDevice, wait};
 use serde_json::Value;
 
 use crate::faults::assert_rebuild_equals_live;
@@ -27,9 +27,9 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 /// The device's reports in the log, by epoch.
 type LoggedReports = BTreeMap<u64, Vec<Value>>;
 
-async fn join(fleet: &Fleet, limits: Limits) -> AgentInside {
+async fn join(fleet: &Fleet, limits: Limits) -> InProcessAgent {
     let token = fleet.api.enrollment_token(1).await;
-    AgentInside::join(fleet.dir(), &fleet.api.url, &token, "robot", limits).await
+    InProcessAgent::join(fleet.dir(), &fleet.api.url, &token, "robot", limits).await
 }
 
 /// Reads them, and checks that no version of an epoch is missing or duplicated.
@@ -60,7 +60,7 @@ fn losses(told: &LoggedReports) -> Vec<Value> {
 }
 
 /// Waits until the log has the newest numbered event.
-async fn wait_until_logged(fleet: &Fleet, agent: &AgentInside) -> LoggedReports {
+async fn wait_until_logged(fleet: &Fleet, agent: &InProcessAgent) -> LoggedReports {
     let newest = agent.recorded();
     let path = "/api/v1/devices/robot/events?type=DeviceConfigApplied&order=desc&limit=1";
     wait::until("the newest event to be in the log", WAIT_TIMEOUT, || async {

@@ -12,7 +12,7 @@ use muster_schemas::Timestamp;
 use muster_schemas::stream::StreamName;
 use muster_simulate::{Counters, FleetOptions};
 use muster_tests::fleet::{Fleet, RoleProcess};
-use muster_tests::{AgentInside, Api, backup, system, wait};
+use muster_tests::{InProcessAgent, Api, backup, system, wait};
 use reqwest::Method;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::block_in_place;
@@ -72,7 +72,7 @@ impl fmt::Display for Outcome {
 /// A fleet with its agents and simulated devices.
 pub(super) struct Lane {
     fleet: Fleet,
-    agents: Vec<AgentInside>,
+    agents: Vec<InProcessAgent>,
     background: Option<(muster_simulate::Fleet, Arc<Counters>)>,
     devices: usize,
 }
@@ -86,7 +86,7 @@ fn role(fleet: &mut Fleet, component: Component) -> &mut RoleProcess {
 
 /// Checks all agents until each of them is done; returns the seconds since `since`.
 async fn until_all(
-    agents: &[AgentInside],
+    agents: &[InProcessAgent],
     since: Instant,
     is_done: &(dyn Fn(usize, &Status) -> bool + Sync),
 ) -> f64 {
@@ -113,7 +113,7 @@ impl Lane {
             let body = serde_json::json!({"name": name, "uses": 1, "device": known["id"]});
             let token = fleet.api.post("/api/v1/enrollment-tokens", &body).await;
             let token = token["token"].as_str().unwrap();
-            agents.push(AgentInside::join(fleet.dir(), &url, token, &name, limits).await);
+            agents.push(InProcessAgent::join(fleet.dir(), &url, token, &name, limits).await);
         }
         let background = if devices == 0 {
             None

@@ -71,7 +71,7 @@ async fn without_a_restart_policy_it_stays_away() {
     nats.child().kill9().unwrap();
     assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { asked: false, .. }));
     assert!(TcpStream::connect(("127.0.0.1", nats.port())).await.is_err());
-    nats.child().start_again().await.unwrap();
+    nats.child().restart().await.unwrap();
     assert!(TcpStream::connect(("127.0.0.1", nats.port())).await.is_ok());
     nats.stop().await.unwrap();
 }
@@ -93,10 +93,10 @@ async fn a_port_that_a_stranger_took_meanwhile_is_named() {
     nats.child().stop().await.unwrap();
     assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { asked: true, .. }));
     let stranger = std::net::TcpListener::bind(("127.0.0.1", nats.port())).unwrap();
-    let error = nats.child().start_again().await.unwrap_err();
+    let error = nats.child().restart().await.unwrap_err();
     assert!(matches!(error, ChildError::PortTaken { .. }), "{error}");
     drop(stranger);
-    nats.child().start_again().await.unwrap();
+    nats.child().restart().await.unwrap();
     nats.stop().await.unwrap();
 }
 

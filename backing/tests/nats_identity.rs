@@ -75,7 +75,7 @@ async fn in_operator_mode_only_a_jwt_lets_in_and_a_restart_keeps_it_so() {
         );
         assert!(connect(nats.port(), None).await.contains("Authorization Violation"), "{round}");
         nats.child().stop().await.unwrap();
-        nats.child().start_again().await.unwrap();
+        nats.child().restart().await.unwrap();
     }
     nats.stop().await.unwrap();
 }

@@ -101,7 +101,7 @@ async fn it_stays_away_until_asked_back_and_a_new_owner_finds_the_data() {
     assert_eq!(exit.code(), Some(0), "{exit}");
     assert_eq!((postgres.child().pid(), postgres.child().is_ready()), (None, false));
     assert!(matches!(postgres.child().kill9(), Err(ChildError::NotRunning { .. })));
-    postgres.child().start_again().await.unwrap();
+    postgres.child().restart().await.unwrap();
     assert_eq!(count(&client(&postgres).await).await, 1);
     postgres.stop().await.unwrap();
 

@@ -84,7 +84,7 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
             device.chain.record_many(20);
             device.sync(WAIT_TIMEOUT).await;
         }
-        child.start_again().await.unwrap();
+        child.restart().await.unwrap();
     }
     // With two of three unavailable there is no leader: a role that starts waits, and continues
     // when they are available.
@@ -100,7 +100,7 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
     })
     .await;
     for broker in &fleet.more_brokers {
-        broker.child().start_again().await.unwrap();
+        broker.child().restart().await.unwrap();
     }
     for device in [&mut one, &mut two] {
         device.chain.record_many(20);

@@ -200,7 +200,7 @@ async fn the_stream_of_events_may_be_lost_whole() {
         device.publish_pending().await;
     }
     delete_events_stream(&fleet).await;
-    stop_taking.start_again().await.unwrap();
+    stop_taking.restart().await.unwrap();
     record(&mut devices, 50).await;
     fleet.wait_until_ready().await;
     assert_complete(&fleet.api, &devices).await;
@@ -286,7 +286,7 @@ async fn a_metric_store_that_was_away_gets_everything() {
         .send(reqwest::Method::GET, "/api/v1/devices/sim-0/metrics?field=sim.n", None)
         .await;
     assert_eq!(status, 503, "{problem}");
-    fleet.influx.child().start_again().await.unwrap();
+    fleet.influx.child().restart().await.unwrap();
     go_on.store(false, Ordering::Relaxed);
     let (device, times) = load.await.unwrap();
     assert_metrics_complete(&fleet.api, &device, &times).await;

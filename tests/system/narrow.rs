@@ -58,7 +58,7 @@ async fn the_https_port_is_enough_and_the_brokers_is_taken_when_it_opens() {
     let open = Port::open(port, fleet.nats.port()).await;
     applied(&fleet, 2).await;
     fleet.nats.child().stop().await.unwrap();
-    fleet.nats.child().start_again().await.unwrap();
+    fleet.nats.child().restart().await.unwrap();
     connected(&agent, |broker| !broker.contains("https://")).await;
     applied(&fleet, 3).await;
     drop(open);

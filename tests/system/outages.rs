@@ -24,7 +24,7 @@ async fn a_hello_that_cannot_be_answered_now_gets_an_empty_answer() {
     assert!(hello(&device).await.is_some_and(|welcome| !welcome.is_empty()));
     fleet.postgres.child().stop().await.unwrap();
     assert_eq!(hello(&device).await, Some(Bytes::new()));
-    fleet.postgres.child().start_again().await.unwrap();
+    fleet.postgres.child().restart().await.unwrap();
     wait::until("a welcome", WAIT_TIMEOUT, || async {
         hello(&device).await.is_some_and(|welcome| !welcome.is_empty()).then_some(())
     })

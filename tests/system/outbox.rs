@@ -97,7 +97,7 @@ async fn a_full_outbox_keeps_what_it_has_and_says_what_it_dropped() {
     // A restart keeps the stored events and the number of dropped ones.
     agent.stop();
     agent.start();
-    fleet.nats.child().start_again().await.unwrap();
+    fleet.nats.child().restart().await.unwrap();
     wait_until_logged(&fleet, &agent).await;
     let said = wait::until("the loss to be declared", WAIT_TIMEOUT, || async {
         let said = logged_reports(&fleet).await;
@@ -128,7 +128,7 @@ async fn a_stream_that_is_lost_whole_is_sent_again() {
     agent.record_many(50);
     tokio::time::sleep(Duration::from_secs(2)).await;
     delete_events_stream(&fleet).await;
-    fleet.postgres.child().start_again().await.unwrap();
+    fleet.postgres.child().restart().await.unwrap();
     agent.record_many(50);
     let said = wait_until_logged(&fleet, &agent).await;
     assert_eq!((said.len(), numbers(&said)), (1, all(150)));
@@ -294,8 +294,8 @@ async fn events_flow_again_soon_after_a_long_outage_of_everything() {
     fleet.postgres.child().stop().await.unwrap();
     agent.record_many(5);
     tokio::time::sleep(OUTAGE).await;
-    fleet.postgres.child().start_again().await.unwrap();
-    fleet.nats.child().start_again().await.unwrap();
+    fleet.postgres.child().restart().await.unwrap();
+    fleet.nats.child().restart().await.unwrap();
     for role in [&mut fleet.ingest, &mut fleet.command] {
         role.start_again();
     }

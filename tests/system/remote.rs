@@ -278,7 +278,7 @@ async fn operations_survive_the_death_of_every_role_and_server() {
             2 => fleet.ingest.kill9_and_restart(),
             _ => {
                 fleet.nats.child().stop().await.unwrap();
-                fleet.nats.child().start_again().await.unwrap();
+                fleet.nats.child().restart().await.unwrap();
             }
         }
         fleet.wait_until_ready().await;

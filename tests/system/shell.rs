@@ -248,7 +248,7 @@ async fn a_shell_of_the_command_line_outlives_a_restarted_role_and_a_log_that_is
     fleet.postgres.child().stop().await.unwrap();
     types("echo three-$((3))-three\n");
     tokio::time::sleep(Duration::from_secs(8)).await;
-    fleet.postgres.child().start_again().await.unwrap();
+    fleet.postgres.child().restart().await.unwrap();
     types("echo four-$((4))-four\n");
     shows("four-4-four").await;
     types("exit 7\n");

@@ -345,7 +345,7 @@ async fn fifty_megabytes_survive_the_death_of_the_agent_and_of_every_role() {
     fleet.query.kill9_and_restart();
     fleet.wait_until_ready().await;
     fleet.nats.child().stop().await.unwrap();
-    fleet.nats.child().start_again().await.unwrap();
+    fleet.nats.child().restart().await.unwrap();
     stored(&fleet.api, &id).await;
     let (status, _, body) = fleet.api.raw(&format!("{}/content", at(&id)), &[]).await;
     assert_eq!(status, 200);

@@ -232,6 +232,6 @@ async fn everything_on_the_wire_follows_the_published_language() {
     // Offline during some samples, which are sent later.
     fleet.nats.child().stop().await.unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
-    fleet.nats.child().start_again().await.unwrap();
+    fleet.nats.child().restart().await.unwrap();
     wait_for_matches(&language, &["met.backfill"]).await;
 }

@@ -143,7 +143,7 @@ async fn what_happens_while_the_broker_is_away_is_told_later() {
     let kept = running.agent.status();
     assert!(kept.backlog.batches >= 2 && kept.outbox.unconfirmed >= 20, "{kept:?}");
     assert!(kept.broker.is_none() && kept.last_error.is_some(), "{kept:?}");
-    server.nats.child().start_again().await.unwrap();
+    server.nats.child().restart().await.unwrap();
     server.until("the events are there", |known| config_versions(&known.events).len() == 21).await;
     let wanted = usize::try_from(kept.backlog.batches).unwrap();
     server.until("the metrics are there", |known| rounds(&known.backfilled) >= wanted).await;

@@ -143,7 +143,7 @@ impl Child {
     ///
     /// # Errors
     /// When it does not start, or is no longer supervised.
-    pub async fn start_again(&self) -> Result<(), ChildError> {
+    pub async fn restart(&self) -> Result<(), ChildError> {
         let (reply, answer) = oneshot::channel();
         self.request(Request::StartAgain(reply)).await?;
         answer.await.map_err(|_| ChildError::SupervisorEnded { name: self.name })?

@@ -147,7 +147,7 @@ async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
     let info = jetstream.get_stream(METRICS_STREAM).await.unwrap().cached_info().clone();
     assert!(info.state.bytes.cast_signed() > SMALL_STREAM_BYTES / 2, "{} bytes", info.state.bytes);
 
-    influx.child().start_again().await.unwrap();
+    influx.child().restart().await.unwrap();
     let began = Instant::now();
     while next < 1_000 {
         match publish(next).await {

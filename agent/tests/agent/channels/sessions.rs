@@ -140,7 +140,7 @@ async fn sessions_and_their_channels_outlive_the_broker_and_end_with_the_agent()
     seen.wait_for_text("before").await;
     let greeted_at = running.agent.status().last_hello;
     server.nats.child().stop().await.unwrap();
-    server.nats.child().start_again().await.unwrap();
+    server.nats.child().restart().await.unwrap();
     // The channel continues, and input during the outage is not lost.
     seen.type_in("echo mean''while\n").await;
     seen.wait_for_text("meanwhile").await;

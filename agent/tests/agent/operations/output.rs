@@ -104,7 +104,7 @@ async fn output_goes_on_where_it_was_after_the_broker_was_away() {
     server.nats.child().stop().await.unwrap();
     std::fs::write(go, "").unwrap();
     until_there(&wrote).await;
-    server.nats.child().start_again().await.unwrap();
+    server.nats.child().restart().await.unwrap();
     let expected: String = (1..=40_000).map(|number| format!("{number}\n")).collect();
     assert!(complete_output(&server, id(1)).await.bytes == expected.as_bytes());
     assert_eq!(end(&server, id(1)).await.stdout.bytes, expected.len() as u64);

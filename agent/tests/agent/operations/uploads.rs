@@ -232,7 +232,7 @@ async fn an_upload_outlives_the_broker_and_the_agent() {
     let agent = Process::start(&server).await;
     server.until("it is back", |known| known.hellos > hellos).await;
     server.nats.child().stop().await.unwrap();
-    server.nats.child().start_again().await.unwrap();
+    server.nats.child().restart().await.unwrap();
     server.known.lock().unwrap().takes_at_most = None;
     let report = end(&server, id(1)).await;
     wait_for_events(&server, id(1), &DONE).await;

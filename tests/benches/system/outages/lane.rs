@@ -339,9 +339,9 @@ impl Lane {
     async fn restart_component(&mut self, outage: Outage) {
         let (postgres, nats) = (self.fleet.postgres.child(), self.fleet.nats.child());
         match (outage.component, outage.is_frozen) {
-            (Component::Broker, false) => nats.start_again().await.unwrap(),
+            (Component::Broker, false) => nats.restart().await.unwrap(),
             (Component::Broker, true) => nats.resume().unwrap(),
-            (Component::Postgres, false) => postgres.start_again().await.unwrap(),
+            (Component::Postgres, false) => postgres.restart().await.unwrap(),
             (Component::Postgres, true) => postgres.resume().unwrap(),
             (Component::Ingest | Component::Command, true) => {
                 system::signal(role(&mut self.fleet, outage.component).pid(), "CONT");
@@ -350,7 +350,7 @@ impl Lane {
                 role(&mut self.fleet, outage.component).start_again();
             }
             (Component::All, _) => {
-                tokio::try_join!(postgres.start_again(), nats.start_again()).unwrap();
+                tokio::try_join!(postgres.restart(), nats.restart()).unwrap();
                 self.fleet.ingest.start_again();
                 self.fleet.command.start_again();
             }

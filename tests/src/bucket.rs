@@ -43,7 +43,7 @@ impl Bucket {
         let dir = tempfile::tempdir().expect("a folder");
         let ports = PORTS.map(|_| free_port().expect("a port"));
         let mut bucket = Self { dir, ports, child: None };
-        bucket.start_again().await;
+        bucket.restart().await;
         bucket
     }
 
@@ -51,7 +51,7 @@ impl Bucket {
     ///
     /// # Panics
     /// When it does not respond.
-    pub async fn start_again(&mut self) {
+    pub async fn restart(&mut self) {
         if self.child.is_some() {
             return;
         }

@@ -73,7 +73,7 @@ impl RoleProcess {
     }
 
     /// Starts it unless it runs.
-    pub fn start_again(&mut self) {
+    pub fn restart(&mut self) {
         if self.child.is_none() {
             self.start();
         }

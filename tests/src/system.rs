@@ -103,7 +103,7 @@ impl System {
     }
 
     /// Starts it again with the same folder.
-    pub async fn start_again(&mut self) {
+    pub async fn restart(&mut self) {
         let mut child = spawn(self.dir.path(), self.port, &self.flags, self.files);
         self.api = ready(self.dir.path(), &mut child).await;
         self.child = Some(child);

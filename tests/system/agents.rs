@@ -49,7 +49,7 @@ async fn this_machine_is_the_first_device_and_shows_its_figures() {
     .await;
     // It is the same device after a restart.
     assert!(system.stop().await, "{}", system.output());
-    system.start_again().await;
+    system.restart().await;
     let again = system.api.list("/api/v1/devices").await;
     assert_eq!(again.len(), 1);
     assert_eq!(again[0]["id"], shown["id"]);

@@ -210,7 +210,7 @@ async fn an_interval_by_label_is_at_work_soon_and_stays() {
     agent.kill9();
     agent.start();
     assert!(system.stop().await, "{}", system.output());
-    system.start_again().await;
+    system.restart().await;
     assert!(is_at_work(&config(&system, "one").await));
     let path = "/api/v1/devices/one/metrics?field=cpu.usage_idle&tag.cpu=cpu-total&since=10s&step=1s&fn=count";
     wait::until("a figure each second", WAIT_TIMEOUT, || async {

@@ -133,7 +133,7 @@ async fn a_bucket_keeps_and_erases_what_a_folder_does() {
     .await;
     assert!(!another.has_ended(), "{}", another.output());
     drop(another);
-    bucket.start_again().await;
+    bucket.restart().await;
     wait::until("the output to arrive", WAIT_TIMEOUT * 2, || async {
         let (_, text) = fleet.api.try_send(Method::GET, &format!("{run}/output"), None).await?;
         (text == "kept\n").then_some(())

@@ -230,11 +230,11 @@ async fn everything_is_kept_over_a_stop_and_over_a_power_failure() {
     device.sync(WAIT_TIMEOUT).await;
     let head = system.api.get("/api/v1/log/head").await;
     assert!(system.stop().await, "{}", system.output());
-    system.start_again().await;
+    system.restart().await;
     device.chain.record_many(20);
     device.sync(WAIT_TIMEOUT).await;
     system.kill();
-    system.start_again().await;
+    system.restart().await;
     device.chain.record_many(20);
     device.sync(WAIT_TIMEOUT).await;
     let events = system.api.list("/api/v1/events?order=asc").await;

@@ -79,7 +79,7 @@ async fn a_full_disk_of_the_database_is_named_and_reading_goes_on() {
         .status()
         .unwrap();
     assert!(owner.success());
-    system.start_again().await;
+    system.restart().await;
     disk.fill();
 
     // Free pages still allow some writes.

@@ -160,7 +160,7 @@ async fn a_broken_influxdb_stops_nothing_else() {
     fs::rename(&data, &aside).unwrap();
     fs::write(&data, "not a folder").unwrap();
 
-    system.start_again().await;
+    system.restart().await;
     assert!(system.output().contains("!! InfluxDB"), "{}", system.output());
     assert_eq!(system.api.get("/api/v1/devices/robot").await["name"], "robot");
     measure(&device, vec![Point::new("app").field("n", 2_i64)]).await;

@@ -220,7 +220,7 @@ async fn a_restored_log_that_has_not_read_its_stream_yet_has_lost_nothing() {
         (agent.kept_bytes() <= 4_000).then_some(())
     })
     .await;
-    fleet.command.start_again();
+    fleet.command.restart();
     let first = wait::until("a welcome", WAIT_TIMEOUT, || async { agent.status().last_hello }).await;
     wait::until("later welcomes", WAIT_TIMEOUT, || async {
         let newest = agent.status().last_hello?;
@@ -228,8 +228,8 @@ async fn a_restored_log_that_has_not_read_its_stream_yet_has_lost_nothing() {
         (i128::from(observed) > OBSERVED.as_micros().cast_signed()).then_some(())
     })
     .await;
-    fleet.ingest.start_again();
-    fleet.query.start_again();
+    fleet.ingest.restart();
+    fleet.query.restart();
     fleet.wait_until_ready().await;
     agent.record_many(10);
     let said = wait_until_logged(&fleet, &agent).await;
@@ -265,7 +265,7 @@ async fn an_ack_that_ingest_did_not_send_before_it_was_killed_is_sent_by_the_nex
     stream.create_consumer(unacknowledged).await.unwrap();
     let mut acks = device.nats.subscribe(device.subjects.acks()).await.unwrap();
     device.nats.flush().await.unwrap();
-    fleet.ingest.start_again();
+    fleet.ingest.restart();
     // One announces the log's position to every device, the other repeats the missing one.
     for _ in 0..2 {
         let message = tokio::time::timeout(WAIT_TIMEOUT, acks.next()).await.unwrap().unwrap();
@@ -297,7 +297,7 @@ async fn events_flow_again_soon_after_a_long_outage_of_everything() {
     fleet.postgres.child().restart().await.unwrap();
     fleet.nats.child().restart().await.unwrap();
     for role in [&mut fleet.ingest, &mut fleet.command] {
-        role.start_again();
+        role.restart();
     }
     fleet.wait_until_ready().await;
     let back = std::time::Instant::now();

@@ -180,7 +180,7 @@ async fn a_project_keeps_its_metrics_as_long_as_it_is_told() {
 
     // After a power failure the retention is loaded before the first metrics are processed.
     system.kill();
-    system.start_again().await;
+    system.restart().await;
     let store = Store::open(&system);
     let shared = store.count("").await;
     short.measure(now()).await;

@@ -118,14 +118,14 @@ async fn this_machines_agent_is_told_of_and_enrolls_again_when_it_must() {
     assert_eq!(code, 0, "{err}");
     wait_for_output(&system, "deleted").await;
     assert!(system.stop().await, "{}", system.output());
-    system.start_again().await;
+    system.restart().await;
     let second = own_device(&system, Some(id)).await;
     assert_eq!(second["name"], first["name"]);
 
     // Without its folder the agent is not enrolled; the machine becomes the same device again.
     assert!(system.stop().await, "{}", system.output());
     std::fs::remove_dir_all(system.dir().join("agent")).unwrap();
-    system.start_again().await;
+    system.restart().await;
     let third = own_device(&system, None).await;
     assert_eq!(third["id"], second["id"]);
 }

@@ -236,7 +236,7 @@ async fn a_shell_of_the_command_line_outlives_a_restarted_role_and_a_log_that_is
     types("echo one-$((1))-one\n");
     shows("one-1-one").await;
     fleet.command.stop();
-    fleet.command.start_again();
+    fleet.command.restart();
     wait::until("the shell to be attached again", WAIT_TIMEOUT, || async {
         let (_, sessions) = fleet.api.try_send(Method::GET, "/api/v1/sessions", None).await?;
         (sessions["items"][0]["attachments"] == 2).then_some(())
@@ -399,7 +399,7 @@ async fn a_revoked_token_ends_the_shells_that_it_left() {
         shells.push((id, ticks));
     }
     system.stop().await;
-    system.start_again().await;
+    system.restart().await;
     muster_tests::robot::online(&system.api).await;
     let attach = format!("/api/v1/devices/robot/sessions/{}/attach", shells[1].0);
     let mut other = Socket::open(&system.api, &ca, &attach, &[]).await.unwrap();

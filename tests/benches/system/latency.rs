@@ -18,8 +18,8 @@ const TARGET_MS: f64 = 150.0;
 
 /// Measures at both rates.
 pub(crate) async fn measure(field: &mut Field, rate: f64, report: &mut Report) {
-    field.fleet.ingest.start_again();
-    field.fleet.query.start_again();
+    field.fleet.ingest.restart();
+    field.fleet.query.restart();
     field.fleet.wait_until_ready().await;
     let token = field.fleet.api.enrollment_token(1).await;
     let mut device =

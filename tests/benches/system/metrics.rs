@@ -43,7 +43,7 @@ pub(crate) async fn measure(field: &mut Field, report: &mut Report) {
             alone.add(sunk, posted);
         }
     }
-    field.fleet.query.start_again();
+    field.fleet.query.restart();
     let peer = ("posting", whole.peer());
     let target = Some(0.8);
     report.rate("(c) metric points, whole ingest", whole.ours(), peer, whole.ratio(), target);
@@ -77,7 +77,7 @@ async fn through_ingest(field: &mut Field, round: usize) -> f64 {
     });
     field.publish(messages).await;
     let stream = jetstream::new(field.links[0].clone()).get_stream(METRICS_STREAM).await.unwrap();
-    field.fleet.ingest.start_again();
+    field.fleet.ingest.restart();
     drain_rate(BATCHES, || async {
         let reader = stream.consumer_info("metrics").await.unwrap();
         BATCHES.saturating_sub(reader.num_pending + reader.num_ack_pending as u64)

@@ -29,7 +29,7 @@ pub(crate) async fn measure(field: &mut Field, report: &mut Report) -> f64 {
         if is_alone {
             field.fleet.query.stop();
         } else {
-            field.fleet.query.start_again();
+            field.fleet.query.restart();
             field.fleet.wait_until_ready().await;
         }
         let mut pairs = Pairs::default();
@@ -50,7 +50,7 @@ async fn round(field: &mut Field) -> f64 {
     let messages = field.seal(EVENTS);
     field.publish(messages).await;
     let before = field.head().await;
-    field.fleet.ingest.start_again();
+    field.fleet.ingest.restart();
     let shared = &*field;
     drain_rate(TOTAL, || async move { shared.head().await - before }).await
 }

@@ -347,17 +347,17 @@ impl Lane {
                 system::signal(role(&mut self.fleet, outage.component).pid(), "CONT");
             }
             (Component::Ingest | Component::Command, false) => {
-                role(&mut self.fleet, outage.component).start_again();
+                role(&mut self.fleet, outage.component).restart();
             }
             (Component::All, _) => {
                 tokio::try_join!(postgres.restart(), nats.restart()).unwrap();
-                self.fleet.ingest.start_again();
-                self.fleet.command.start_again();
+                self.fleet.ingest.restart();
+                self.fleet.command.restart();
             }
             (Component::Restored, _) => {
-                self.fleet.ingest.start_again();
-                self.fleet.command.start_again();
-                self.fleet.query.start_again();
+                self.fleet.ingest.restart();
+                self.fleet.command.restart();
+                self.fleet.query.restart();
             }
         }
     }

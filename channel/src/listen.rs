@@ -115,7 +115,7 @@ pub(crate) async fn listen(
         }
     }
     if inner.is_closed.load(Ordering::Relaxed) {
-        let _ = timeout(SILENCE_TIMEOUT, linger(&inner, &mut subscriber, &mut new_connections, &mut ear)).await;
+        let _ = timeout(SILENCE_TIMEOUT, wait_for_final_acks(&inner, &mut subscriber, &mut new_connections, &mut ear)).await;
     }
     if let Some(mut subscriber) = subscriber {
         let _ = subscriber.unsubscribe().await;
@@ -123,7 +123,7 @@ pub(crate) async fn listen(
 }
 
 /// Repeats the last messages until the other side has received them.
-async fn linger(
+async fn wait_for_final_acks(
     inner: &Inner,
     subscriber: &mut Option<Subscriber>,
     new_connections: &mut mpsc::UnboundedReceiver<(Client, Subscriber)>,

@@ -57,7 +57,7 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
     let mut changed = progress.subscribe();
     while !stop.is_cancelled() {
         if renewed.is_none_or(|at| at.elapsed() >= LEASE_RENEW_INTERVAL) {
-            has_lease = dispatcher.hold_lease(holder, has_lease).await;
+            has_lease = dispatcher.acquire_or_renew_lease(holder, has_lease).await;
             renewed = Some(Instant::now());
         }
         let began = Instant::now();
@@ -135,7 +135,7 @@ struct PlannedAppend {
 }
 
 impl Dispatcher {
-    async fn hold_lease(&self, holder: Uuid, has_lease: bool) -> bool {
+    async fn acquire_or_renew_lease(&self, holder: Uuid, has_lease: bool) -> bool {
         let log = &self.service.log;
         let held = if has_lease {
             log.renew_leases(holder, &[LEASE.to_owned()], LEASE_TTL).await.map(|held| !held.is_empty())

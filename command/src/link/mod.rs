@@ -45,7 +45,7 @@ struct Lane {
 }
 
 /// A request that was admitted to its lane.
-struct Admitted {
+struct AdmittedRequest {
     subject: String,
     each: Arc<Mutex<HashMap<String, usize>>>,
     _bytes: OwnedSemaphorePermit,
@@ -61,7 +61,7 @@ impl Lane {
     }
 
     /// Admits a request of this size; `None` when too many wait, of all devices or of this one.
-    fn admit(&self, subject: &str, bytes: usize) -> Option<Admitted> {
+    fn admit(&self, subject: &str, bytes: usize) -> Option<AdmittedRequest> {
         let bytes = u32::try_from(bytes.saturating_add(REQUEST_OVERHEAD_BYTES)).ok()?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()?;
         let mut each = self.per_subject.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,11 +71,11 @@ impl Lane {
         }
         *count += 1;
         let (subject, each) = (subject.to_owned(), Arc::clone(&self.per_subject));
-        Some(Admitted { subject, each, _bytes: bytes })
+        Some(AdmittedRequest { subject, each, _bytes: bytes })
     }
 }
 
-impl Drop for Admitted {
+impl Drop for AdmittedRequest {
     fn drop(&mut self) {
         let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = each.get_mut(&self.subject) {

@@ -175,7 +175,7 @@ async fn a_lost_stream_loses_no_event() {
 }
 
 /// Makes the stream METRICS refuse messages beyond this number.
-async fn set_room(server: &Server, max_messages: i64) {
+async fn set_max_messages(server: &Server, max_messages: i64) {
     let jetstream = async_nats::jetstream::new(server.client().await);
     let mut stream = jetstream.get_stream("METRICS").await.unwrap();
     let config = stream.info().await.unwrap().config.clone();
@@ -194,7 +194,7 @@ async fn what_a_full_stream_refuses_is_kept_and_sent_when_there_is_room() {
     server.known.lock().unwrap().config = (1, [interval].into());
     let running = Running::start(&server).await;
     server.until("the device is up", |known| !known.live.is_empty() && known.hellos > 0).await;
-    set_room(&server, 1).await;
+    set_max_messages(&server, 1).await;
     let began = Instant::now();
     while running.agent.status().backlog.batches < 10 {
         assert!(began.elapsed() < Duration::from_secs(30), "{:?}", running.agent.status());
@@ -205,7 +205,7 @@ async fn what_a_full_stream_refuses_is_kept_and_sent_when_there_is_room() {
     let tried = server.known.lock().unwrap().backfilled.len();
     eprintln!("{kept} batches are kept, {tried} tries in {:?}", began.elapsed());
     assert!((1..=10).contains(&tried), "{tried} tries");
-    set_room(&server, -1).await;
+    set_max_messages(&server, -1).await;
     server.until("the metrics are there", |known| rounds(&known.backfilled) >= kept).await;
     let began = Instant::now();
     while running.agent.status().backlog.batches > 0 {

@@ -15,7 +15,7 @@ fn is_running(run_tag: &str) -> bool {
     })
 }
 
-async fn until_gone(run_tag: &str) {
+async fn wait_until_gone(run_tag: &str) {
     for _ in 0..600 {
         if !is_running(run_tag) {
             return;
@@ -100,7 +100,7 @@ async fn a_session_that_nobody_attaches_to_is_ended_after_its_grace() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(is_running(mark), "somebody is attached");
     drop(seen);
-    until_gone(mark).await;
+    wait_until_gone(mark).await;
     loop {
         // The refusal starts as soon as the session's end was processed.
         match try_open(&server, attach(1, false)).await {
@@ -127,7 +127,7 @@ async fn an_end_ends_what_does_not_want_to_also() {
     let exit = seen.exit.unwrap();
     assert_eq!((exit.code, exit.reason.as_deref()), (None, Some(reason::SESSION_TERMINATED)));
     assert_eq!(ending.end().await, reason::SESSION_TERMINATED);
-    until_gone(mark).await;
+    wait_until_gone(mark).await;
     running.stop().await;
 }
 
@@ -156,7 +156,7 @@ async fn sessions_and_their_channels_outlive_the_broker_and_end_with_the_agent()
     seen.wait_for_text("ready\r\n").await;
     running.stop().await;
     assert_eq!(seen.end().await, reason::SESSION_ENDED);
-    until_gone(mark).await;
+    wait_until_gone(mark).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,6 +171,6 @@ async fn what_a_killed_agent_leaves_loses_its_terminal() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     process.kill();
-    until_gone(mark).await;
+    wait_until_gone(mark).await;
     drop(seen);
 }

@@ -77,7 +77,7 @@ async fn an_agent_that_stops_ends_what_runs_and_tells() {
     deliver(&server, &run(id(1), line("sleep 7501")), None).await;
     wait_for_events(&server, id(1), &["RunAccepted", "RunStarted"]).await;
     running.stop().await;
-    until_gone("7501").await;
+    wait_until_gone("7501").await;
     let running = greet(&server).await;
     let problem = end(&server, id(1)).await.problem.unwrap();
     assert_eq!(problem, STOPPED);

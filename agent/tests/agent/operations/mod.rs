@@ -178,7 +178,7 @@ fn is_running(text: &str) -> bool {
     })
 }
 
-async fn until_gone(text: &str) {
+async fn wait_until_gone(text: &str) {
     for _ in 0..200 {
         if !is_running(text) {
             return;

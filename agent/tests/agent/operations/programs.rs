@@ -150,5 +150,5 @@ async fn a_program_in_the_background_outlives_its_run() {
     assert!(is_running("7301"), "it outlives the agent, too");
     let group = nix::unistd::Pid::from_raw(i32::try_from(pid.unwrap()).unwrap());
     nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).unwrap();
-    until_gone("7301").await;
+    wait_until_gone("7301").await;
 }

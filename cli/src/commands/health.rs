@@ -28,7 +28,7 @@ pub(crate) async fn run(args: HealthArgs) -> Result<()> {
         args.listen.map_or(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)), |listen| {
             listen.with_port(DEFAULT_PORT)
         });
-    match query_readiness(&reachable(listen), &args.keys).await? {
+    match query_readiness(&reachable_address(listen), &args.keys).await? {
         None => line("ok"),
         Some(degraded) => line(format!("degraded: {degraded}")),
     }
@@ -37,7 +37,7 @@ pub(crate) async fn run(args: HealthArgs) -> Result<()> {
 
 /// Returns host and port by which this machine reaches a listener: loopback of the same address
 /// family for a listener on all addresses. The certificate contains both names.
-pub(super) fn reachable(listen: SocketAddr) -> String {
+pub(super) fn reachable_address(listen: SocketAddr) -> String {
     SocketAddr::new(muster_backing::ports::reachable(listen.ip()), listen.port()).to_string()
 }
 
@@ -77,7 +77,7 @@ mod tests {
             ("[::1]:1", "[::1]:1"),
             ("192.0.2.7:1", "192.0.2.7:1"),
         ] {
-            assert_eq!(reachable(listen.parse().unwrap()), asked);
+            assert_eq!(reachable_address(listen.parse().unwrap()), asked);
         }
     }
 }

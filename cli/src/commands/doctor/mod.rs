@@ -129,7 +129,7 @@ impl DoctorArgs {
             data: None,
             api: self
                 .listen
-                .map(|listen| health::reachable(listen.with_port(crate::serve::DEFAULT_PORT))),
+                .map(|listen| health::reachable_address(listen.with_port(crate::serve::DEFAULT_PORT))),
         })
     }
 }

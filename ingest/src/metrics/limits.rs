@@ -189,13 +189,13 @@ impl DeviceGuard {
     /// cause.
     pub(super) fn enforce(
         &mut self,
-        who: &ProjectDevice,
+        device: &ProjectDevice,
         batch: &mut MetricBatch,
         retention: Retention,
         now: Timestamp,
     ) -> Vec<(DropReason, usize)> {
         let limits = self.limits;
-        let used = self.usage(who, now);
+        let used = self.usage(device, now);
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
         let oldest = now.plus_micros(-micros(limits.max_age));
         let newest = now.plus_micros(micros(limits.max_ahead));
@@ -253,7 +253,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_795_420_800_000_000);
 
-    fn who(number: u128) -> ProjectDevice {
+    fn device(number: u128) -> ProjectDevice {
         (ProjectId::default_project(), DeviceId(Uuid::from_u128(number)))
     }
 
@@ -268,11 +268,11 @@ mod tests {
         let minute = 60 * SECOND_MICROS;
         let all = [-31 * DAY_MICROS, -29 * DAY_MICROS, -2 * DAY_MICROS, 0, 9 * minute, 11 * minute, i64::MAX];
         let mut points = batch(all);
-        let dropped = guard.enforce(&who(1), &mut points, Retention::Default, NOW);
+        let dropped = guard.enforce(&device(1), &mut points, Retention::Default, NOW);
         assert_eq!(dropped, [(DropReason::TooOld, 1), (DropReason::TooNew, 2)]);
         assert_eq!(points, batch([-29 * DAY_MICROS, -2 * DAY_MICROS, 0, 9 * minute]));
         let mut points = batch(all);
-        let dropped = guard.enforce(&who(1), &mut points, Retention::Days(1), NOW);
+        let dropped = guard.enforce(&device(1), &mut points, Retention::Days(1), NOW);
         assert_eq!(dropped, [(DropReason::PastRetention, 3), (DropReason::TooNew, 2)]);
     }
 
@@ -286,7 +286,7 @@ mod tests {
         let mut guard = DeviceGuard::new(limits);
         let weeks = |weeks: std::ops::Range<i64>| batch(weeks.map(|week| -week * 7 * DAY_MICROS));
         let mut hold = |device, mut batch, now| {
-            guard.enforce(&who(device), &mut batch, Retention::Default, now);
+            guard.enforce(&device(device), &mut batch, Retention::Default, now);
             batch.points.len()
         };
         assert_eq!(hold(1, weeks(0..1_000), NOW), 64);
@@ -297,7 +297,7 @@ mod tests {
         // A well-behaved device that was offline for 30 days exceeds no limit.
         let mut guard = DeviceGuard::new(DeviceLimits::default());
         let mut hours = batch((0..30 * 24).map(|hour| -hour * 3_600 * SECOND_MICROS));
-        assert_eq!(guard.enforce(&who(3), &mut hours, Retention::Days(90), NOW), []);
+        assert_eq!(guard.enforce(&device(3), &mut hours, Retention::Days(90), NOW), []);
     }
 
     #[test]
@@ -306,30 +306,30 @@ mod tests {
         let text = Point::new("cpu").field("usage_user", FieldValue::Text("x".to_owned()));
         let whole = Point::new("temp").field("temp", 45_i64);
         let mut batch = MetricBatch { time: NOW, points: vec![text, whole] };
-        let dropped = guard.enforce(&who(1), &mut batch, Retention::Default, NOW);
+        let dropped = guard.enforce(&device(1), &mut batch, Retention::Default, NOW);
         assert_eq!(dropped, [(DropReason::WrongType, 1)]);
         assert_eq!(batch.points, [Point::new("temp").field("temp", 45.0)]);
-        assert!(guard.is_first_today(&who(1), DropReason::WrongType, NOW));
-        assert!(!guard.is_first_today(&who(1), DropReason::WrongType, NOW));
-        assert!(guard.is_first_today(&who(1), DropReason::TooOld, NOW));
-        assert!(guard.is_first_today(&who(1), DropReason::WrongType, NOW.plus_micros(DAY_MICROS)));
+        assert!(guard.is_first_today(&device(1), DropReason::WrongType, NOW));
+        assert!(!guard.is_first_today(&device(1), DropReason::WrongType, NOW));
+        assert!(guard.is_first_today(&device(1), DropReason::TooOld, NOW));
+        assert!(guard.is_first_today(&device(1), DropReason::WrongType, NOW.plus_micros(DAY_MICROS)));
     }
 
     #[test]
     fn each_device_has_a_rate_of_its_own() {
         let mut guard = DeviceGuard::new(DeviceLimits::default());
-        let taken = (0..20_000).filter(|_| guard.admit(&who(1), NOW).is_ok()).count();
+        let taken = (0..20_000).filter(|_| guard.admit(&device(1), NOW).is_ok()).count();
         assert_eq!(taken, 1_000);
-        assert_eq!(guard.admit(&who(1), NOW), Err(DropReason::MessageRate));
-        assert_eq!(guard.admit(&who(2), NOW), Ok(()));
+        assert_eq!(guard.admit(&device(1), NOW), Err(DropReason::MessageRate));
+        assert_eq!(guard.admit(&device(2), NOW), Ok(()));
         let later = NOW.plus_micros(SECOND_MICROS);
-        assert_eq!((0..200).filter(|_| guard.admit(&who(1), later).is_ok()).count(), 100);
+        assert_eq!((0..200).filter(|_| guard.admit(&device(1), later).is_ok()).count(), 100);
         // Messages received over a day in which no ingest ran are within the rate.
         let day = (0..8_640).map(|n| NOW.plus_micros(n * 10 * SECOND_MICROS));
         let read_at = NOW.plus_micros(DAY_MICROS);
         let taken = day.filter(|at| {
-            let is_taken = guard.admit(&who(3), *at).is_ok();
-            guard.enforce(&who(3), &mut batch([0]), Retention::Default, read_at);
+            let is_taken = guard.admit(&device(3), *at).is_ok();
+            guard.enforce(&device(3), &mut batch([0]), Retention::Default, read_at);
             is_taken
         });
         assert_eq!(taken.count(), 8_640);
@@ -338,10 +338,10 @@ mod tests {
     #[test]
     fn bytes_are_limited_too() {
         let mut guard = DeviceGuard::new(DeviceLimits::default());
-        guard.charge(&who(1), NOW, 41 << 20);
-        assert_eq!(guard.admit(&who(1), NOW), Err(DropReason::ByteRate));
-        assert_eq!(guard.admit(&who(1), NOW.plus_micros(SECOND_MICROS)), Ok(()));
-        guard.charge(&who(1), NOW, usize::MAX);
-        assert_eq!(guard.admit(&who(1), NOW.plus_micros(5 * SECOND_MICROS)), Err(DropReason::ByteRate));
+        guard.charge(&device(1), NOW, 41 << 20);
+        assert_eq!(guard.admit(&device(1), NOW), Err(DropReason::ByteRate));
+        assert_eq!(guard.admit(&device(1), NOW.plus_micros(SECOND_MICROS)), Ok(()));
+        guard.charge(&device(1), NOW, usize::MAX);
+        assert_eq!(guard.admit(&device(1), NOW.plus_micros(5 * SECOND_MICROS)), Err(DropReason::ByteRate));
     }
 }

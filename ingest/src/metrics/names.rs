@@ -59,11 +59,11 @@ impl NameCache {
     }
 
     /// The name of a device.
-    pub(super) fn lookup(&self, who: &ProjectDevice) -> NameLookup {
-        if let Some(entry) = lock(&self.cached).get_mut(who) {
+    pub(super) fn lookup(&self, device: &ProjectDevice) -> NameLookup {
+        if let Some(entry) = lock(&self.cached).get_mut(device) {
             let age = entry.read_at.elapsed();
             if entry.name.is_some() && age >= CACHE_TTL && !entry.is_refreshing {
-                entry.is_refreshing = self.requests.send((who.clone(), None)).is_ok();
+                entry.is_refreshing = self.requests.send((device.clone(), None)).is_ok();
             }
             if entry.name.is_some() || age < MISSING_TTL {
                 return NameLookup::Cached(entry.name.clone());
@@ -71,7 +71,7 @@ impl NameCache {
         }
         let (done, awaited) = oneshot::channel();
         // If the task has ended, the dropped sender closes the receiver.
-        let _ = self.requests.send((who.clone(), Some(done)));
+        let _ = self.requests.send((device.clone(), Some(done)));
         NameLookup::Pending(awaited)
     }
 }

@@ -43,15 +43,15 @@ impl SeriesGuard {
     /// continue. Returns the number of removed points.
     pub(super) fn enforce(
         &mut self,
-        who: &(ProjectId, DeviceId),
+        device: &(ProjectId, DeviceId),
         batch: &mut MetricBatch,
         now: Instant,
     ) -> usize {
-        if !self.devices.contains_key(who) {
+        if !self.devices.contains_key(device) {
             let known = DeviceSeries { since: now, series: HashSet::new() };
-            self.devices.insert(who.clone(), known);
+            self.devices.insert(device.clone(), known);
         }
-        let Some(known) = self.devices.get_mut(who) else { return 0 };
+        let Some(known) = self.devices.get_mut(device) else { return 0 };
         if now.duration_since(known.since) > SERIES_TTL {
             self.total -= known.series.len();
             *known = DeviceSeries { since: now, series: HashSet::new() };
@@ -90,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    fn who(number: u128) -> (ProjectId, DeviceId) {
+    fn device(number: u128) -> (ProjectId, DeviceId) {
         (ProjectId::default_project(), DeviceId(Uuid::from_u128(number)))
     }
 
@@ -104,7 +104,7 @@ mod tests {
         let (mut guard, now) = (SeriesGuard::new(10), Instant::now());
         let mut hold = |device, names, now| {
             let mut batch = batch(names);
-            let dropped = guard.enforce(&who(device), &mut batch, now);
+            let dropped = guard.enforce(&device(device), &mut batch, now);
             (batch.points.len(), dropped)
         };
         assert_eq!(hold(1, 0..8, now), (8, 0));
@@ -116,7 +116,7 @@ mod tests {
         // To the store an additional field makes another series.
         let more = Point::new("app").tag("n", "0").field("v", 1_i64).field("w", 1_i64);
         let mut batch = MetricBatch { time: Timestamp(0), points: vec![more] };
-        assert_eq!(guard.enforce(&who(2), &mut batch, now), 1);
+        assert_eq!(guard.enforce(&device(2), &mut batch, now), 1);
     }
 
     #[test]
@@ -124,7 +124,7 @@ mod tests {
         let (mut guard, now) = (SeriesGuard::new(1_000), Instant::now());
         guard.total = MAX_TOTAL_SERIES;
         let mut batch = batch(0..300);
-        let dropped = guard.enforce(&who(1), &mut batch, now);
+        let dropped = guard.enforce(&device(1), &mut batch, now);
         assert_eq!((batch.points.len(), dropped), (GUARANTEED_SERIES, 100));
     }
 }

@@ -174,18 +174,18 @@ impl Table {
     /// Makes the device offline, unless another connection of it is active.
     fn set_offline(
         &mut self,
-        who: ProjectDevice,
+        device: ProjectDevice,
         id: &str,
         reason: DisconnectReason,
         detail: Option<String>,
     ) -> Option<Change> {
-        let ids = self.by_device.get(&who);
+        let ids = self.by_device.get(&device);
         let speaks = |id: &String| self.connections.get(id).is_some_and(|known| !known.is_silent);
         if ids.is_some_and(|ids| ids.iter().any(speaks)) {
             return None;
         }
         let disconnected = DeviceDisconnected { connection: id.to_owned(), reason, detail };
-        self.online.remove(&who).then(|| Change { who, event: disconnected.into() })
+        self.online.remove(&device).then(|| Change { who: device, event: disconnected.into() })
     }
 
     /// Records the start of a query of the broker's list.

@@ -6,12 +6,12 @@ use super::*;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn who(n: u128) -> ProjectDevice {
+fn device(n: u128) -> ProjectDevice {
     (ProjectId::default_project(), DeviceId(Uuid::from_u128(n)))
 }
 
 fn connection(id: &str, n: u128) -> Connection {
-    Connection { id: id.into(), device: who(n), address: None }
+    Connection { id: id.into(), device: device(n), address: None }
 }
 
 fn opened(id: &str, n: u128) -> Advisory {
@@ -75,7 +75,7 @@ fn a_device_is_online_while_it_has_any_connection() {
 
 #[test]
 fn two_lists_must_agree_before_somebody_is_gone() {
-    let mut table = Table::new(LIMIT, [who(1), who(2)]);
+    let mut table = Table::new(LIMIT, [device(1), device(2)]);
     // 1 is still connected; 2 disconnected and 3 connected while no process tracked presence.
     let now = [("s/1", 1), ("s/3", 3)];
     assert_eq!(changes_of(table.finish_sweep(list(&now))), [(3, "+")]);
@@ -96,7 +96,7 @@ fn two_lists_must_agree_before_somebody_is_gone() {
 
 #[test]
 fn an_incomplete_list_declares_nobody_gone() {
-    let mut table = Table::new(LIMIT, [who(9)]);
+    let mut table = Table::new(LIMIT, [device(9)]);
     table.apply_advisory(opened("s/1", 1));
     table.apply_advisory(opened("t/2", 2));
     for _ in 0..5 {
@@ -170,7 +170,7 @@ fn another_connection_that_speaks_keeps_a_device_online() {
 
 #[test]
 fn a_new_keeper_believes_the_log_about_quiet_connections_until_it_has_watched_them() {
-    let mut table = Table::new(LIMIT, [who(1)]);
+    let mut table = Table::new(LIMIT, [device(1)]);
     let mut swept =
         |now| changes_of(table.finish_sweep(list_at(now, &[("s/1", 1, 0, "5µs"), ("s/2", 2, 0, "7µs")])));
     assert_eq!(swept(1000), []);

@@ -123,8 +123,8 @@ impl Screen {
 
     /// Protects against panics of the third-party parser, which processes arbitrary output: after
     /// one, the screen is empty and the session continues.
-    fn catch_panic(&mut self, what: impl FnOnce(&mut Parser)) {
-        if catch_unwind(AssertUnwindSafe(|| what(&mut self.parser))).is_err() {
+    fn catch_panic(&mut self, work: impl FnOnce(&mut Parser)) {
+        if catch_unwind(AssertUnwindSafe(|| work(&mut self.parser))).is_err() {
             tracing::warn!("failed to interpret a program's output; its screen is lost");
             self.parser = parser(self.size);
         }

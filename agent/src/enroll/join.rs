@@ -243,11 +243,11 @@ fn next_keys(store: &Store) -> Result<DeviceKeys, EnrollError> {
 /// Retries for about ten minutes while the server is busy, as when a whole fleet enrolls
 /// concurrently.
 async fn retry_while_busy<A, F: Future<Output = Result<A, HttpError>>>(
-    ask: impl Fn() -> F,
+    request: impl Fn() -> F,
 ) -> Result<A, HttpError> {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     for _ in 0..25 {
-        match ask().await {
+        match request().await {
             Err(error) if error.is_busy() => {
                 let wait = backoff.next_delay(rand::random());
                 tracing::warn!(%error, wait = ?wait, "the server is busy; retrying");
@@ -256,7 +256,7 @@ async fn retry_while_busy<A, F: Future<Output = Result<A, HttpError>>>(
             answered => return answered,
         }
     }
-    ask().await
+    request().await
 }
 
 /// Repeats the request until the response is final; an operator's approval may take hours.

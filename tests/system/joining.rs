@@ -41,9 +41,9 @@ impl Machine {
         EnrollmentRequest { key, nats_key, token, hostname: "robot", machine: *id, macs, previous }.body()
     }
 
-    fn enrolled(&self, answer: Value) -> Enrolled {
+    fn enrolled(&self, response: Value) -> Enrolled {
         let nats_key = KeyPair::from_seed(&self.nats_key.seed().unwrap()).unwrap();
-        let answer: EnrollResponse = serde_json::from_value(answer).unwrap();
+        let answer: EnrollResponse = serde_json::from_value(response).unwrap();
         Enrolled { key: self.key.clone(), nats_key: Arc::new(nats_key), response: answer }
     }
 }

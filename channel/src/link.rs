@@ -319,7 +319,7 @@ impl Sender {
     }
 
     #[cfg(test)]
-    pub(crate) fn is_unheard(&self) -> bool {
+    pub(crate) fn has_unacked(&self) -> bool {
         self.0.has_unacked()
     }
 

@@ -43,12 +43,12 @@ pub struct Publisher {
 /// Removes an id when its confirmation is no longer awaited.
 struct Entry {
     id: u64,
-    waiting: PendingConfirmations,
+    pending: PendingConfirmations,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 
@@ -89,7 +89,7 @@ impl Publisher {
         let id = rand::random();
         let (confirm, confirmed) = oneshot::channel();
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(id, confirm);
-        let entry = Entry { id, waiting: Arc::clone(&self.pending) };
+        let entry = Entry { id, pending: Arc::clone(&self.pending) };
         let mut headers = HeaderMap::new();
         headers.insert(MESSAGE_ID_HEADER, id.to_string());
         self.client.publish_with_headers(subject, headers, bytes).await?;

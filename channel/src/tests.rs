@@ -334,7 +334,7 @@ async fn the_last_word_is_said_again_before_anybody_speaks() {
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     // It is acknowledged: both sides keep nothing.
     let confirmed = async {
-        while server.sender.is_unheard() || device.sender.is_unheard() {
+        while server.sender.has_unacked() || device.sender.has_unacked() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

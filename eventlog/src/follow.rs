@@ -96,10 +96,10 @@ impl Follower {
 }
 
 /// Listens and polls; restarts after a failure of either.
-async fn follow(stores: &Stores, known: &watch::Sender<CachedHeads>) {
+async fn follow(stores: &Stores, cached: &watch::Sender<CachedHeads>) {
     let mut failing = false;
     loop {
-        let Err(error) = listen(stores, known, &mut failing).await;
+        let Err(error) = listen(stores, cached, &mut failing).await;
         if !failing {
             failing = true;
             tracing::warn!(
@@ -155,8 +155,8 @@ fn parse(payload: &str) -> Option<(ProjectId, u64)> {
 }
 
 /// Advances a head. A notification with an older position was delayed in a queue.
-fn advance(known: &watch::Sender<CachedHeads>, project: ProjectId, position: u64) {
-    known.send_if_modified(|known| {
+fn advance(cached: &watch::Sender<CachedHeads>, project: ProjectId, position: u64) {
+    cached.send_if_modified(|known| {
         let head = known.heads.entry(project).or_default();
         let is_further = position > *head;
         *head = position.max(*head);
@@ -166,7 +166,7 @@ fn advance(known: &watch::Sender<CachedHeads>, project: ProjectId, position: u64
 
 /// Queries all heads. Any difference counts, even a smaller position: the database may have been
 /// restored.
-async fn poll(stores: &Stores, known: &watch::Sender<CachedHeads>) -> Result<(), StoreError> {
+async fn poll(stores: &Stores, cached: &watch::Sender<CachedHeads>) -> Result<(), StoreError> {
     let rows: Vec<(String, i64)> = sqlx::query_as("SELECT project, position FROM heads")
         .fetch_all(&stores.sql)
         .await
@@ -175,7 +175,7 @@ async fn poll(stores: &Stores, known: &watch::Sender<CachedHeads>) -> Result<(),
         .into_iter()
         .filter_map(|(project, position)| Some((project.parse().ok()?, position.unsigned_abs())))
         .collect();
-    known.send_if_modified(|known| {
+    cached.send_if_modified(|known| {
         let is_news = known.heads != heads;
         known.heads = heads;
         is_news

@@ -79,10 +79,10 @@ impl EventLog {
         &self,
         holder: Uuid,
         names: &[String],
-        life: Duration,
+        ttl: Duration,
     ) -> Result<Vec<String>, StoreError> {
         let client = self.stores().pool.get().await?;
-        let seconds = life.as_secs_f64();
+        let seconds = ttl.as_secs_f64();
         let rows = client
             .query(
                 "UPDATE leases SET expires_at = clock_timestamp() + $3 * interval '1 second'

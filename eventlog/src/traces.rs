@@ -125,13 +125,13 @@ impl AppendSpans {
 pub(crate) fn emit_projected(
     project: &ProjectId,
     projection: &str,
-    began: Timestamp,
+    started_at: Timestamp,
     events: &[StoredEvent],
 ) {
     if !is_enabled() {
         return;
     }
-    let span = Span { name: "project", start: began, end: now(), detail: projection };
+    let span = Span { name: "project", start: started_at, end: now(), detail: projection };
     for event in events {
         span.emit(project, &event.stream, event.stream_version);
     }

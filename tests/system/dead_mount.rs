@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use muster_agent::subprocess::no_answer;
+use muster_agent::subprocess::unresponsive_message;
 use muster_tests::robot::online;
 use muster_tests::system::signal;
 use muster_tests::{Robot, System, wait};
@@ -21,7 +21,7 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Whether a text contains the agent's message for a file system that does not respond.
 fn has_no_answer(text: &str) -> bool {
-    no_answer("\0").split('\0').all(|part| text.contains(part))
+    unresponsive_message("\0").split('\0').all(|part| text.contains(part))
 }
 
 /// A FUSE file system whose server reads every request and responds to none.

@@ -47,14 +47,14 @@ async fn logged_reports(fleet: &Fleet) -> LoggedReports {
 }
 
 /// The numbers of the numbered events, in the order of the log.
-fn numbers(told: &LoggedReports) -> Vec<u64> {
-    let all = told.values().flatten();
+fn numbers(reports: &LoggedReports) -> Vec<u64> {
+    let all = reports.values().flatten();
     let numbered = all.filter(|event| event["type"] == "DeviceConfigApplied");
     numbered.map(|event| event["data"]["version"].as_u64().unwrap()).collect()
 }
 
-fn losses(told: &LoggedReports) -> Vec<Value> {
-    let all = told.values().flatten();
+fn losses(reports: &LoggedReports) -> Vec<Value> {
+    let all = reports.values().flatten();
     let lost = all.filter(|event| event["type"] == "DeviceHistoryLost");
     lost.map(|event| event["data"].clone()).collect()
 }

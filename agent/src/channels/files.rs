@@ -13,7 +13,7 @@ use super::reason;
 use super::registry::Channels;
 use super::tcp::{connection_error, forward_to_device, flush};
 use crate::files::{FilesJob, FilesReply, Refusal};
-use crate::subprocess::{HELPER_TIMEOUT, Helper, Job, no_answer};
+use crate::subprocess::{HELPER_TIMEOUT, Helper, Job, unresponsive_message};
 
 /// Starts a helper that serves the files.
 ///
@@ -31,7 +31,7 @@ async fn start(channels: &Channels, path: &str, write: bool) -> Result<Helper, R
         Ok(Ok(Some(FilesReply::Refused(refusal)))) => Err(refusal),
         Ok(Ok(None)) => Err(Refusal::failed("the file helper exited".to_owned())),
         Ok(Err(error)) => Err(failed(error)),
-        Err(_) => Err(Refusal::failed(no_answer(path))),
+        Err(_) => Err(Refusal::failed(unresponsive_message(path))),
     }
 }
 

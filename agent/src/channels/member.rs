@@ -114,8 +114,8 @@ impl OutgoingQueue {
     }
 
     /// Ends the channel without sending the queued frames.
-    pub(super) fn abort(&self, why: &str) {
-        self.end(why);
+    pub(super) fn abort(&self, reason: &str) {
+        self.end(reason);
         self.aborted.cancel();
     }
 

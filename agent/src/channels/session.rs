@@ -90,7 +90,7 @@ pub(super) struct Session {
     members: BTreeMap<u64, Member>,
     next: u64,
     input: BytesMut,
-    ear: SessionInbox,
+    inbox: SessionInbox,
     frames: mpsc::Receiver<(u64, Frame)>,
     departures: mpsc::UnboundedReceiver<(u64, String)>,
     /// Notified when a member's output was sent.
@@ -142,7 +142,7 @@ impl Session {
             members: BTreeMap::new(),
             next: 0,
             input: BytesMut::new(),
-            ear: SessionInbox { frames: said_in, departures: left_in },
+            inbox: SessionInbox { frames: said_in, departures: left_in },
             frames,
             departures,
             sent: Arc::new(Notify::new()),
@@ -298,7 +298,7 @@ impl Session {
         }
         let number = self.next;
         self.next += 1;
-        let carried = run_member(number, channel, Arc::clone(&outlet), self.ear.clone(), place);
+        let carried = run_member(number, channel, Arc::clone(&outlet), self.inbox.clone(), place);
         self.channels.tasks.spawn(carried);
         let member = Member { is_read_only: watches, is_behind: false, stalled_since: None, outgoing: outlet };
         self.members.insert(number, member);

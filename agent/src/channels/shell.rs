@@ -104,7 +104,7 @@ fn unknown(session: SessionId) -> String {
 pub(super) async fn attach(
     channels: Arc<Channels>,
     opening: Opening,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     session: SessionId,
     is_read_only: bool,
     size: TerminalSize,
@@ -118,7 +118,7 @@ pub(super) async fn attach(
     let id = opening.channel;
     match opening.accept().await {
         Ok(channel) => {
-            let attach = Attach { channel, permit: place, is_read_only, size: clamp_size(size) };
+            let attach = Attach { channel, permit, is_read_only, size: clamp_size(size) };
             if let Err(unheard) = known.requests.send(SessionRequest::Attach(attach)).await {
                 unheard.0.decline().await;
             }

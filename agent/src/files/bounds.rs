@@ -17,7 +17,7 @@ use muster_schemas::wire::FILE_PART_SUFFIX;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::operations::{Policy, run_as};
-use crate::subprocess::no_answer;
+use crate::subprocess::unresponsive_message;
 
 /// Maximum length of a path, in bytes.
 const MAX_PATH_BYTES: usize = 4096;
@@ -32,7 +32,7 @@ pub(crate) enum Failure {
     #[error("{0}")]
     Invalid(String),
     /// A file system does not respond.
-    #[error("{}", no_answer(.0))]
+    #[error("{}", unresponsive_message(.0))]
     Unresponsive(String),
     /// A system call failed.
     #[error(transparent)]

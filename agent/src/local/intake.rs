@@ -53,7 +53,7 @@ impl Counts {
 
 #[derive(Debug, Default)]
 struct State {
-    gate: QuotaLimiter,
+    limiter: QuotaLimiter,
     /// Measurements that the agent itself currently samples.
     agent_groups: GroupSet,
     counts: Counts,
@@ -78,7 +78,7 @@ impl PointQueue {
     /// Sets the quota and the agent's own groups.
     pub fn set(&self, quota: Quota, agent_groups: GroupSet) {
         let mut state = self.state();
-        state.gate.set(quota);
+        state.limiter.set(quota);
         state.agent_groups = agent_groups;
     }
 
@@ -86,14 +86,14 @@ impl PointQueue {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let state = self.state();
-        Counts { series: state.gate.series() as u64, ..state.counts }
+        Counts { series: state.limiter.series() as u64, ..state.counts }
     }
 
     /// Processes data from an application. Returns whether the quota allowed to read any point.
     pub fn accept(&self, format: Format, bytes: &[u8], at: &Moment) -> bool {
         let mut state = self.state();
         let was_empty = state.queued.is_empty();
-        let State { gate, agent_groups: own, counts, queued: waiting, bytes: held } = &mut *state;
+        let State { limiter: gate, agent_groups: own, counts, queued: waiting, bytes: held } = &mut *state;
         let mut has_read = false;
         // The two closures are called in turn and never overlap.
         let gate = std::cell::RefCell::new(gate);

@@ -100,9 +100,9 @@ impl Listeners {
 
     /// Opens and closes listeners until exactly these are open; those that are already open stay
     /// open. Returns those that could not be opened, by config variable.
-    pub(crate) fn set(&self, wanted: ListenerSettings, data: &Path) -> BTreeMap<String, String> {
+    pub(crate) fn set(&self, settings: ListenerSettings, data: &Path) -> BTreeMap<String, String> {
         let mut kept = self.entries();
-        let places = addresses(wanted, data);
+        let places = addresses(settings, data);
         let before = std::mem::take(&mut *kept);
         let (mut stay, closed): (Vec<ListenerEntry>, Vec<ListenerEntry>) = before.into_iter().partition(|known| {
             known.listener.is_ok() && places.iter().any(|(_, place)| *place == known.address)
@@ -116,12 +116,12 @@ impl Listeners {
                 let _ = remove_file(path);
             }
         }
-        if wanted.sockets
+        if settings.sockets
             != (std::fs::metadata(data)
                 .is_ok_and(|folder| folder.permissions().mode() & 0o011 != 0))
         {
             // Other users may traverse the folder to its sockets, but not list or read it.
-            let mode = if wanted.sockets { 0o711 } else { 0o700 };
+            let mode = if settings.sockets { 0o711 } else { 0o700 };
             if let Err(error) = set_permissions(data, Permissions::from_mode(mode)) {
                 tracing::warn!(
                     %error,
@@ -129,7 +129,7 @@ impl Listeners {
                 );
             }
         }
-        if wanted.sockets
+        if settings.sockets
             && let Err(error) = make_folder(data)
         {
             tracing::warn!(%error, "failed to create the folder of the metric sockets");
@@ -183,11 +183,11 @@ fn problems(entries: &[ListenerEntry]) -> BTreeMap<String, String> {
     entries.iter().filter_map(failed).collect()
 }
 
-fn addresses(wanted: ListenerSettings, data: &Path) -> Vec<(Variable, ListenAddress)> {
+fn addresses(settings: ListenerSettings, data: &Path) -> Vec<(Variable, ListenAddress)> {
     let mut places = Vec::new();
-    places.extend(wanted.udp.map(|port| ("metrics.udp", ListenAddress::Udp(port, Format::Lines))));
-    places.extend(wanted.json.map(|port| ("metrics.json", ListenAddress::Udp(port, Format::Json))));
-    if wanted.sockets {
+    places.extend(settings.udp.map(|port| ("metrics.udp", ListenAddress::Udp(port, Format::Lines))));
+    places.extend(settings.json.map(|port| ("metrics.json", ListenAddress::Udp(port, Format::Json))));
+    if settings.sockets {
         let folder = socket_folder(data);
         places.push(("metrics.socket", ListenAddress::Stream(folder.join(STREAM))));
         places.push(("metrics.socket", ListenAddress::Datagrams(folder.join(DATAGRAMS))));

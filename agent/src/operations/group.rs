@@ -144,17 +144,17 @@ async fn wait_until_gone(list_members: &impl Fn() -> Option<Vec<Pid>>, timeout: 
 
 /// Ends the processes of a run that an earlier agent process left behind; true if there were any.
 pub(super) async fn end_leftovers(
-    mark: Uuid,
+    run_tag: Uuid,
     process: Option<Process>,
-    patience: Duration,
+    kill_after: Duration,
 ) -> bool {
     // If the leader has ended, the group id may have been reused: then only the tag counts.
     let group = process
         .filter(|process| identify(process.pid) == Some(*process))
         .map(|process| pid_of(process.pid));
-    if members(mark, group, true).is_none_or(|left| left.is_empty()) {
+    if members(run_tag, group, true).is_none_or(|left| left.is_empty()) {
         return false;
     }
-    let _ = timeout(patience + KILL_TIMEOUT * 2, end(mark, group, true, patience)).await;
+    let _ = timeout(kill_after + KILL_TIMEOUT * 2, end(run_tag, group, true, kill_after)).await;
     true
 }

@@ -115,7 +115,7 @@ impl Outbox {
     pub(crate) fn record_all_in_transaction(
         &self,
         events: &[(&Event, Moment)],
-        beside: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+        write: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
     ) -> Result<u64, RecordError> {
         let mut state = self.state();
         let mut next = state.clone();
@@ -127,7 +127,7 @@ impl Outbox {
                 insert(transaction, &mut at, bytes)?;
             }
             store::put(transaction, key::OUTBOX, &next)?;
-            beside(transaction)
+            write(transaction)
         });
         let kind = events.first().map_or("nothing", |(event, _)| event.kind());
         outcome.map_err(|source| RecordError::Store { kind, source })?;

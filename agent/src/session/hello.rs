@@ -70,8 +70,8 @@ impl HelloSchedule {
         self.pending.is_none() && self.due_at.is_some_and(|due| due <= now)
     }
 
-    pub(super) fn record_sent(&mut self, asked: SentHello, now: Instant) {
-        self.pending = Some(asked);
+    pub(super) fn record_sent(&mut self, hello: SentHello, now: Instant) {
+        self.pending = Some(hello);
         self.sent_at = Some(now);
         self.due_at = None;
     }

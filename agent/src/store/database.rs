@@ -190,9 +190,9 @@ impl Store {
     /// As [`Self::write`].
     pub fn write_relaxed<T>(
         &self,
-        what: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.write_with(Durability::None, what)
+        self.write_with(Durability::None, work)
     }
 
     fn write_with<T>(

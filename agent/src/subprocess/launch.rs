@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use super::wire::{DESCRIPTORS, Port};
-use super::{HELPER_TIMEOUT, Helper, Job, no_answer};
+use super::{HELPER_TIMEOUT, Helper, Job, unresponsive_message};
 
 /// The shell for lines, and for users without a configured shell.
 const SHELL: &str = "/bin/sh";
@@ -102,7 +102,7 @@ pub(crate) async fn launch(
             // A successful exec closes the socket.
             Ok(Ok(None)) => return helper.into_child().map_err(failed),
             Ok(Err(error)) => return Err(failed(error)),
-            Err(_) => return Err(LaunchError::Failed(no_answer(&step))),
+            Err(_) => return Err(LaunchError::Failed(unresponsive_message(&step))),
         }
     }
 }

@@ -48,6 +48,6 @@ pub(crate) enum Job {
 
 /// Returns the message for a file system that does not respond.
 #[must_use]
-pub fn no_answer(path: &str) -> String {
+pub fn unresponsive_message(path: &str) -> String {
     format!("the file system at {path} does not respond")
 }

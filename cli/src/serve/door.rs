@@ -89,8 +89,8 @@ impl HttpsListener {
     }
 
     /// Adds this process's metrics, for `/metrics`.
-    pub(super) fn metrics(&mut self, figures: ProcessMetrics, api: ApiState) {
-        self.metrics = Some((figures, api));
+    pub(super) fn metrics(&mut self, metrics: ProcessMetrics, api: ApiState) {
+        self.metrics = Some((metrics, api));
     }
 
     pub(super) fn dependencies(&mut self, needs: Dependencies) {

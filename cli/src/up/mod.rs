@@ -191,13 +191,13 @@ fn listen_on(ip: IpAddr, port: u16, folder: &Folder) -> Result<SocketAddr> {
 }
 
 /// Starts the servers; returns `None` when shutdown was requested before all were up.
-async fn start_servers(options: ServerOptions<'_>, asked: &ShutdownSignals) -> Result<Option<Servers>> {
+async fn start_servers(options: ServerOptions<'_>, shutdown: &ShutdownSignals) -> Result<Option<Servers>> {
     let say = options.console;
     let starting = Servers::start(options);
     tokio::pin!(starting);
     tokio::select! {
         started = &mut starting => return started.map(Some),
-        () = asked.wait_for_stop() => {}
+        () = shutdown.wait_for_stop() => {}
     }
     say.line("stopping …");
     tokio::select! {
@@ -206,7 +206,7 @@ async fn start_servers(options: ServerOptions<'_>, asked: &ShutdownSignals) -> R
                 servers.stop(say).await;
             }
         }
-        () = asked.wait_for_second() => {}
+        () = shutdown.wait_for_second() => {}
     }
     Ok(None)
 }

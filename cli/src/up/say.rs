@@ -89,7 +89,7 @@ pub(super) struct Step {
     description: String,
     started_at: Instant,
     bar: ProgressBar,
-    say: Console,
+    console: Console,
 }
 
 impl Console {
@@ -113,7 +113,7 @@ impl Console {
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         bar.set_message(description.to_owned());
         bar.enable_steady_tick(Duration::from_millis(100));
-        Step { description: description.to_owned(), started_at: Instant::now(), bar, say: self.clone() }
+        Step { description: description.to_owned(), started_at: Instant::now(), bar, console: self.clone() }
     }
 
     /// Prints the final message.
@@ -133,12 +133,12 @@ impl Step {
     pub(super) fn done(&self) {
         let took = self.started_at.elapsed().as_secs_f64();
         self.bar.finish_and_clear();
-        self.say.line(&format!("  ok {:<28} {took:.1} s", self.description));
+        self.console.line(&format!("  ok {:<28} {took:.1} s", self.description));
     }
 
     pub(super) fn failed(&self) {
         self.bar.finish_and_clear();
-        self.say.line(&format!("  -- {}", self.description));
+        self.console.line(&format!("  -- {}", self.description));
     }
 }
 

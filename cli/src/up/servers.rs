@@ -214,7 +214,7 @@ impl Influx {
 /// first start succeeded.
 async fn supervise_influx(
     options: InfluxOptions,
-    say: Console,
+    console: Console,
     first: oneshot::Sender<bool>,
     stop: CancellationToken,
 ) -> Option<InfluxDb> {
@@ -232,10 +232,10 @@ async fn supervise_influx(
         match started {
             Ok(influx) => {
                 if failures > 0 {
-                    say.line("  ok InfluxDB is running; the metrics that waited are being written");
+                    console.line("  ok InfluxDB is running; the metrics that waited are being written");
                 }
                 tokio::select! {
-                    () = report_child(influx.child(), &say) => {}
+                    () = report_child(influx.child(), &console) => {}
                     () = stop.cancelled() => {}
                 }
                 stop.cancelled().await;
@@ -246,7 +246,7 @@ async fn supervise_influx(
                 // Reports failures 1, 2, 4, 8 …
                 if failures.is_power_of_two() {
                     let text = format!("{:#}", anyhow::Error::new(error));
-                    say.line(&format!(
+                    console.line(&format!(
                         "  !! InfluxDB failed to start; everything else runs, metrics wait, and \
                          the start is retried every {} s: {text}",
                         INFLUX_RETRY_INTERVAL.as_secs()

@@ -102,10 +102,10 @@ pub async fn relay_shell(
     channel: Channel,
     session: Session,
     recorder: Option<Recorder>,
-    watch: bool,
+    is_watching: bool,
 ) -> bool {
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
-    let work = RelayOptions { opened, is_watching: watch, is_shell: true };
+    let work = RelayOptions { opened, is_watching, is_shell: true };
     let outcome = relay(socket, channel, &work, recorder, &session).await;
     // Neither an unrecorded shell nor one that was opened by a revoked token may continue.
     if outcome.is_unrecorded || (outcome.is_revoked && session.was_opened_by_its_actor().await) {
@@ -344,7 +344,7 @@ async fn relay_to_client(
     sink: &mut Sink,
     mut receiver: Receiver,
     recorder: &mut Option<Recorder>,
-    noted: &mut mpsc::Receiver<RecordedInput>,
+    recorded_input: &mut mpsc::Receiver<RecordedInput>,
     bytes_out: &mut u64,
 ) -> (String, Option<Option<i32>>) {
     let mut ping = tokio::time::interval(PING_INTERVAL);
@@ -370,7 +370,7 @@ async fn relay_to_client(
                 }
                 continue;
             }
-            Some(new) = noted.recv() => {
+            Some(new) = recorded_input.recv() => {
                 if let Some(recorder) = recorder
                     && let Err(error) = wait_for_recording(sink, record_input(recorder, new)).await
                 {

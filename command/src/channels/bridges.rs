@@ -126,8 +126,8 @@ impl Service {
     }
 
     /// Records the end of a relay, unless the log has it already.
-    async fn reap(&self, bridge: Relay) -> Result<(), ServiceError> {
-        let Relay { project, device, session, is_shell, actor, .. } = bridge;
+    async fn reap(&self, relay: Relay) -> Result<(), ServiceError> {
+        let Relay { project, device, session, is_shell, actor, .. } = relay;
         let session = Session::new(self.clone(), project, device, session, actor);
         let stored = self.log.read_stream(&session.project, &session.stream()).await?;
         // Each attached client has a relay. If the stream has more attached clients than relays

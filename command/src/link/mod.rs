@@ -47,7 +47,7 @@ struct Lane {
 /// A request that was admitted to its lane.
 struct AdmittedRequest {
     subject: String,
-    each: Arc<Mutex<HashMap<String, usize>>>,
+    per_subject: Arc<Mutex<HashMap<String, usize>>>,
     _bytes: OwnedSemaphorePermit,
 }
 
@@ -71,13 +71,13 @@ impl Lane {
         }
         *count += 1;
         let (subject, each) = (subject.to_owned(), Arc::clone(&self.per_subject));
-        Some(AdmittedRequest { subject, each, _bytes: bytes })
+        Some(AdmittedRequest { subject, per_subject: each, _bytes: bytes })
     }
 }
 
 impl Drop for AdmittedRequest {
     fn drop(&mut self) {
-        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut each = self.per_subject.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = each.get_mut(&self.subject) {
             *count -= 1;
             if *count == 0 {

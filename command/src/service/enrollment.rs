@@ -210,17 +210,17 @@ impl Service {
     /// revoked. Otherwise a new device, whose enrollment is pending when the token requires
     /// approval, or when a device with the same machine id or MAC address exists: those are not
     /// secret, so they prove nothing.
-    async fn resolve_target(&self, token: &EnrollmentToken, proved: &VerifiedEnrollment) -> Result<EnrollTarget, ServiceError> {
-        let project = &proved.token.project;
+    async fn resolve_target(&self, token: &EnrollmentToken, verified: &VerifiedEnrollment) -> Result<EnrollTarget, ServiceError> {
+        let project = &verified.token.project;
         let created = token.created.as_ref();
         if let Some(device) = created.and_then(|created| created.device) {
             return Ok(EnrollTarget::Existing(device));
         }
-        if let Some(sealed) = &proved.previous {
-            return Ok(EnrollTarget::Existing(self.continued_device(proved, sealed).await?));
+        if let Some(sealed) = &verified.previous {
+            return Ok(EnrollTarget::Existing(self.continued_device(verified, sealed).await?));
         }
-        let expecting = self.log.device_registered_with_key(project, proved.fingerprint).await?;
-        let holders = self.log.devices_with_key(project, proved.fingerprint).await?;
+        let expecting = self.log.device_registered_with_key(project, verified.fingerprint).await?;
+        let holders = self.log.devices_with_key(project, verified.fingerprint).await?;
         for device in expecting.into_iter().chain(holders) {
             let loaded = self.load::<Device>(project, &StreamName::Device(device)).await?;
             if loaded.state.is_revoked {
@@ -230,7 +230,7 @@ impl Service {
         if let Some(device) = expecting {
             return Ok(EnrollTarget::Existing(device));
         }
-        let like = self.similar_device(proved).await?;
+        let like = self.similar_device(verified).await?;
         let approval = created.is_some_and(|created| created.approval);
         Ok(if approval || like.is_some() { EnrollTarget::Pending(like) } else { EnrollTarget::New })
     }
@@ -286,12 +286,12 @@ impl Service {
         &self,
         project: &ProjectId,
         device: DeviceId,
-        proved: &VerifiedEnrollment,
+        verified: &VerifiedEnrollment,
     ) -> Result<(DeviceName, Vec<(StreamName, u64, Vec<Event>)>), ServiceError> {
-        let wished = proved.proof.name.clone();
+        let wished = verified.proof.name.clone();
         let tries = if wished.is_some() { 1 } else { MAX_NAME_ATTEMPTS };
         let base = wished.unwrap_or_else(|| {
-            device_name_from_host(proved.proof.hostname.as_deref().unwrap_or("device"))
+            device_name_from_host(verified.proof.hostname.as_deref().unwrap_or("device"))
         });
         for n in 1..=tries {
             let name = nth_name(&base, n, device);
@@ -357,18 +357,18 @@ impl Service {
         &self,
         project: &ProjectId,
         device: DeviceId,
-        proved: &VerifiedEnrollment,
+        verified: &VerifiedEnrollment,
     ) -> Result<Vec<LabelKey>, ServiceError> {
-        if proved.proof.labels.is_empty() {
+        if verified.proof.labels.is_empty() {
             return Ok(Vec::new());
         }
-        let stream = StreamName::Token(proved.token.id);
-        let token = self.load_token(&proved.token.project, &stream).await?.state.created;
-        let dropped = token.map(|token| dropped_keys(&proved.proof.labels, &token)).unwrap_or_default();
+        let stream = StreamName::Token(verified.token.id);
+        let token = self.load_token(&verified.token.project, &stream).await?.state.created;
+        let dropped = token.map(|token| dropped_keys(&verified.proof.labels, &token)).unwrap_or_default();
         if !dropped.is_empty() {
             let keys: Vec<&str> = dropped.iter().map(LabelKey::as_str).collect();
             tracing::warn!(
-                %project, %device, token = %proved.token.id, labels = keys.join(","),
+                %project, %device, token = %verified.token.id, labels = keys.join(","),
                 "labels that a device requested were dropped: its token does not allow them"
             );
         }

@@ -65,7 +65,7 @@ struct FollowedOutput {
 #[derive(Clone, Copy, Debug)]
 struct Follower {
     position: u64,
-    reported: Instant,
+    reported_at: Instant,
     advanced_at: Instant,
 }
 
@@ -112,10 +112,10 @@ impl LiveOutputs {
             has_ended: false,
         });
         followed.reported_at = now;
-        followed.followers.retain(|_, it| now.duration_since(it.reported) < FOLLOWER_TTL);
+        followed.followers.retain(|_, it| now.duration_since(it.reported_at) < FOLLOWER_TTL);
         let known = followed.followers.get(&follower).filter(|it| it.position == position);
         let moved = known.map_or(now, |it| it.advanced_at);
-        followed.followers.insert(follower, Follower { position, reported: now, advanced_at: moved });
+        followed.followers.insert(follower, Follower { position, reported_at: now, advanced_at: moved });
         abandoned
     }
 
@@ -126,7 +126,7 @@ impl LiveOutputs {
         let followed = all.get(output)?;
         let served = || {
             followed.followers.values().filter(|it| {
-                now.duration_since(it.reported) < FOLLOWER_TTL && it.position >= followed.erased_before
+                now.duration_since(it.reported_at) < FOLLOWER_TTL && it.position >= followed.erased_before
             })
         };
         let reads = |it: &&Follower| now.duration_since(it.advanced_at) < STALL_TIMEOUT;

@@ -73,7 +73,7 @@ pub(crate) struct RejectedMessage {
 /// A message whose envelope matches its subject; its signature is not verified yet.
 #[derive(Debug)]
 pub(crate) struct AttributedMessage {
-    pub(crate) arrival: InboundMessage,
+    pub(crate) inbound: InboundMessage,
     message: Unverified,
     envelope: DeviceEnvelope,
     hash: Hash,
@@ -132,7 +132,7 @@ fn read(inbound: InboundMessage) -> Result<(Key, AttributedMessage), RejectedMes
     }
     let key = (envelope.project.clone(), envelope.device, envelope.epoch);
     let hash = Hash::of(&inbound.bytes);
-    Ok((key, AttributedMessage { arrival: inbound, message, envelope, hash }))
+    Ok((key, AttributedMessage { inbound, message, envelope, hash }))
 }
 
 /// Whether the cached state must be reloaded before these messages are validated: they name an
@@ -153,7 +153,7 @@ pub(crate) fn validate(
     let (_, device, epoch) = &key;
     let mut refuse_all = |claims: Vec<AttributedMessage>, cause: Cause, detail: &str| {
         rejected.extend(claims.into_iter().map(|claim| RejectedMessage {
-            inbound: claim.arrival,
+            inbound: claim.inbound,
             cause,
             detail: detail.to_owned(),
         }));
@@ -182,7 +182,7 @@ pub(crate) fn validate(
             resend = true; // And with it, all that follows.
             break;
         }
-        let AttributedMessage { arrival, message, envelope, hash } = claim;
+        let AttributedMessage { inbound: arrival, message, envelope, hash } = claim;
         let mut refuse = |arrival, cause, detail: String| {
             rejected.push(RejectedMessage { inbound: arrival, cause, detail });
         };

@@ -251,7 +251,7 @@ impl Worker {
         devices: &mut DeviceCache,
         project: &ProjectId,
         chains: Vec<Chain>,
-        refused: &mut Vec<RejectedMessage>,
+        rejected: &mut Vec<RejectedMessage>,
         offset: &OffsetMove,
         done: &mut Vec<Chain>,
     ) -> Result<Vec<Chain>, WorkerError> {
@@ -275,14 +275,14 @@ impl Worker {
                 Err(AppendError::Conflict { .. }) => stale.push(chain),
                 Err(AppendError::Closed { .. }) => {
                     devices.remove(&chain.key);
-                    refused.extend(chain.messages.into_iter().map(|arrival| RejectedMessage {
+                    rejected.extend(chain.messages.into_iter().map(|arrival| RejectedMessage {
                         inbound: arrival,
                         cause: Cause::ClosedEpoch,
                         detail: "the device was deleted, or has enrolled again since".to_owned(),
                     }));
                 }
                 Err(AppendError::NoProject(name)) => {
-                    refused.extend(chain.messages.into_iter().map(|arrival| RejectedMessage {
+                    rejected.extend(chain.messages.into_iter().map(|arrival| RejectedMessage {
                         inbound: arrival,
                         cause: Cause::UnknownDevice,
                         detail: format!("there is no project '{name}'"),

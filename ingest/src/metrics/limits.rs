@@ -143,14 +143,14 @@ impl DeviceGuard {
         Self { limits, devices: HashMap::new() }
     }
 
-    fn usage(&mut self, who: &ProjectDevice, now: Timestamp) -> &mut DeviceUsage {
+    fn usage(&mut self, device: &ProjectDevice, now: Timestamp) -> &mut DeviceUsage {
         let now = now.micros();
         let day = now.div_euclid(DAY_MICROS);
-        if self.devices.len() >= MAX_TRACKED_DEVICES && !self.devices.contains_key(who) {
+        if self.devices.len() >= MAX_TRACKED_DEVICES && !self.devices.contains_key(device) {
             self.devices.retain(|_, used| used.day >= day);
         }
         let limits = self.limits;
-        let used = self.devices.entry(who.clone()).or_insert_with(|| DeviceUsage {
+        let used = self.devices.entry(device.clone()).or_insert_with(|| DeviceUsage {
             day,
             shards: Vec::new(),
             reported: 0,
@@ -166,9 +166,9 @@ impl DeviceGuard {
 
     /// Whether one more message of this device may be read. `received` is the broker's time of
     /// receipt.
-    pub(super) fn admit(&mut self, who: &ProjectDevice, received: Timestamp) -> Result<(), DropReason> {
+    pub(super) fn admit(&mut self, device: &ProjectDevice, received: Timestamp) -> Result<(), DropReason> {
         let limits = self.limits;
-        let used = self.usage(who, received);
+        let used = self.usage(device, received);
         // Only the broker's time counts: a backlog is charged by its receipt, not by when it is
         // read.
         used.messages.refill(limits.messages_per_second, received.micros());
@@ -180,9 +180,9 @@ impl DeviceGuard {
     }
 
     /// Charges the lines of a message that was admitted.
-    pub(super) fn charge(&mut self, who: &ProjectDevice, received: Timestamp, bytes: usize) {
+    pub(super) fn charge(&mut self, device: &ProjectDevice, received: Timestamp, bytes: usize) {
         // A message that was admitted before another one used the rest is accepted anyway.
-        self.usage(who, received).bytes.take(bytes);
+        self.usage(device, received).bytes.take(bytes);
     }
 
     /// Drops the points whose type or time exceeds a limit; returns the number of dropped points by
@@ -234,8 +234,8 @@ impl DeviceGuard {
     }
 
     /// Whether this is the device's first drop for this cause today.
-    pub(super) fn is_first_today(&mut self, who: &ProjectDevice, reason: DropReason, now: Timestamp) -> bool {
-        let used = self.usage(who, now);
+    pub(super) fn is_first_today(&mut self, device: &ProjectDevice, reason: DropReason, now: Timestamp) -> bool {
+        let used = self.usage(device, now);
         let bit = 1_u16 << (reason as u8);
         let is_news = used.reported & bit == 0;
         used.reported |= bit;

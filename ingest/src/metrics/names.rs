@@ -83,7 +83,7 @@ fn lock(cached: &Mutex<HashMap<ProjectDevice, Entry>>) -> MutexGuard<'_, HashMap
 /// Reads requested names until all [`Names`] are dropped.
 async fn serve(
     log: EventLog,
-    known: Arc<Mutex<HashMap<ProjectDevice, Entry>>>,
+    cached: Arc<Mutex<HashMap<ProjectDevice, Entry>>>,
     mut requests: mpsc::UnboundedReceiver<NameRequest>,
 ) {
     let mut some = Vec::new();
@@ -94,7 +94,7 @@ async fn serve(
         }
         for (project, devices) in by_project {
             let names = read(&log, &project, &devices).await;
-            let mut known = lock(&known);
+            let mut known = lock(&cached);
             if known.len() + names.len() > MAX_CACHED_NAMES {
                 known.clear();
             }
@@ -105,7 +105,7 @@ async fn serve(
         }
         for (who, done) in some.drain(..) {
             if let Some(done) = done {
-                let name = lock(&known).get(&who).and_then(|entry| entry.name.clone());
+                let name = lock(&cached).get(&who).and_then(|entry| entry.name.clone());
                 // The receiver may have been dropped meanwhile.
                 let _ = done.send(name);
             }

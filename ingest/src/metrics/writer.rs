@@ -121,17 +121,17 @@ impl Writer {
         join_all(parts.into_iter().map(|(place, part)| self.write_part(place, part))).await;
     }
 
-    async fn write_part(&self, place: MetricBucket, batch: Batch) {
+    async fn write_part(&self, bucket: MetricBucket, batch: Batch) {
         let mut body = Vec::with_capacity(batch.bytes);
         for entry in &batch.entries {
             body.extend_from_slice(entry.lines.as_str().as_bytes());
         }
         let mut rejected: Vec<Vec<RejectedLine>> = Vec::new();
-        match self.deliver(&place, body).await {
+        match self.deliver(&bucket, body).await {
             Verdict::Written => {}
             verdict => {
                 rejected.resize_with(batch.entries.len(), Vec::new);
-                self.isolate(&place, &batch.entries, verdict, &mut rejected).await;
+                self.isolate(&bucket, &batch.entries, verdict, &mut rejected).await;
             }
         }
         let mut rejected = rejected.into_iter();
@@ -277,7 +277,7 @@ fn body_of(text: &str, lines: &[Line]) -> Vec<u8> {
 
 impl Writer {
     /// Sends a body until there is a verdict on it; otherwise it never returns.
-    async fn deliver(&self, place: &MetricBucket, body: Vec<u8>) -> Verdict {
+    async fn deliver(&self, bucket: &MetricBucket, body: Vec<u8>) -> Verdict {
         let client = Arc::clone(&self.client);
         // Compression is CPU-bound. The task cannot be canceled, and a panic in it is a bug.
         let packed = tokio::task::spawn_blocking(move || client.pack(body)).await;
@@ -290,13 +290,13 @@ impl Writer {
         loop {
             add(&self.counters.requests, 1);
             add(&self.counters.bytes_sent, body.len() as u64);
-            let (asked, words) = match self.client.write_to(place, body.clone()).await {
+            let (asked, words) = match self.client.write_to(bucket, body.clone()).await {
                 WriteResponse::Written => {
                     self.recovered();
                     return Verdict::Written;
                 }
                 WriteResponse::TooLarge(words) => return Verdict::TooLarge(words),
-                WriteResponse::Refused(words) if *place != MetricBucket::Shared && is_retention_error(&words) => {
+                WriteResponse::Refused(words) if *bucket != MetricBucket::Shared && is_retention_error(&words) => {
                     points_dropped(DropReason::PastRetention, blame::dropped(&words).unwrap_or(0));
                     self.recovered();
                     return Verdict::Written;
@@ -308,7 +308,7 @@ impl Writer {
                     // Two probes with a failure between them: after one, the store may have
                     // recovered in the meantime, and would accept the body now.
                     let is_due = is_probed || failures % FAILURES_BEFORE_PROBE == 0;
-                    let took_probe = is_due && self.accepts_probe(place).await;
+                    let took_probe = is_due && self.accepts_probe(bucket).await;
                     if took_probe && is_probed {
                         self.recovered();
                         return Verdict::Failing(words);
@@ -319,11 +319,11 @@ impl Writer {
                     }
                     (None, words)
                 }
-                WriteResponse::DatabaseMissing(words) => match self.create_bucket(place).await {
+                WriteResponse::DatabaseMissing(words) => match self.create_bucket(bucket).await {
                     Ok(()) if !std::mem::replace(&mut is_made, true) => {
                         tracing::info!(
                             store = self.client.address(),
-                            bucket = ?place,
+                            bucket = ?bucket,
                             "created a missing bucket"
                         );
                         continue;
@@ -342,16 +342,16 @@ impl Writer {
     }
 
     /// Whether the store accepts one point that is known to be good.
-    async fn accepts_probe(&self, place: &MetricBucket) -> bool {
+    async fn accepts_probe(&self, bucket: &MetricBucket) -> bool {
         let now = Timestamp::from(SystemTime::now()).micros();
         let body = self.client.pack(format!("{PROBE} probes=1i {now}\n").into_bytes());
         add(&self.counters.requests, 1);
-        self.client.write_to(place, body).await == WriteResponse::Written
+        self.client.write_to(bucket, body).await == WriteResponse::Written
     }
 
     /// Creates a missing bucket.
-    async fn create_bucket(&self, place: &MetricBucket) -> Result<(), String> {
-        match place {
+    async fn create_bucket(&self, bucket: &MetricBucket) -> Result<(), String> {
+        match bucket {
             MetricBucket::Shared => self.client.create_database().await,
             MetricBucket::Own { policy, retention } => {
                 let kept = self.client.apply_retention(policy, *retention).await;

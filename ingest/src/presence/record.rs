@@ -41,7 +41,7 @@ impl Recorder {
         let mut by_project: HashMap<&ProjectId, Vec<(&ProjectDevice, Append, u64, Hash)>> = HashMap::new();
         // Two changes of one device in one batch must follow each other.
         let mut ahead: HashMap<&ProjectDevice, (u64, Hash)> = HashMap::new();
-        for Change { who, event } in changes {
+        for Change { device: who, event } in changes {
             let known = ahead.get(who).or_else(|| self.versions.get(who)).copied();
             let (version, before) = known.unwrap_or((0, Hash::ZERO));
             let tip = match event {

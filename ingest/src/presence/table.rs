@@ -55,7 +55,7 @@ impl Connection {
 /// A change of a device's presence.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Change {
-    pub(super) who: ProjectDevice,
+    pub(super) device: ProjectDevice,
     pub(super) event: Event,
 }
 
@@ -168,7 +168,7 @@ impl Table {
             address: connection.address.clone(),
         };
         let who = connection.device.clone();
-        self.online.insert(who.clone()).then(|| Change { who, event: connected.into() })
+        self.online.insert(who.clone()).then(|| Change { device: who, event: connected.into() })
     }
 
     /// Makes the device offline, unless another connection of it is active.
@@ -185,7 +185,7 @@ impl Table {
             return None;
         }
         let disconnected = DeviceDisconnected { connection: id.to_owned(), reason, detail };
-        self.online.remove(&device).then(|| Change { who: device, event: disconnected.into() })
+        self.online.remove(&device).then(|| Change { device, event: disconnected.into() })
     }
 
     /// Records the start of a query of the broker's list.

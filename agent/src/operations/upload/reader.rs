@@ -10,7 +10,7 @@ use tokio::time::{Duration, timeout};
 use super::source::Sent;
 use super::worker::{Packed, Piece, Reply, Request, UploadJob, Value};
 use crate::run::Shared;
-use crate::subprocess::{HELPER_TIMEOUT, Helper, Job, no_answer};
+use crate::subprocess::{HELPER_TIMEOUT, Helper, Job, unresponsive_message};
 
 /// The reason of a failure; with a cause if the order is refused.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Reader {
                 }
                 Ok(Ok(None)) => return Err(helper_error(&io::ErrorKind::UnexpectedEof.into())),
                 Ok(Err(error)) => return Err(helper_error(&error)),
-                Err(_) => return Err(UploadError { cause: None, reason: no_answer(&path) }),
+                Err(_) => return Err(UploadError { cause: None, reason: unresponsive_message(&path) }),
             }
         }
     }

@@ -279,8 +279,8 @@ impl Server {
     }
 }
 
-fn append(known: &Mutex<ServerState>, bytes: &[u8]) -> Option<Ack> {
-    let mut known = known.lock().unwrap();
+fn append(state: &Mutex<ServerState>, bytes: &[u8]) -> Option<Ack> {
+    let mut known = state.lock().unwrap();
     if known.ignores_events {
         return None;
     }
@@ -298,9 +298,9 @@ fn append(known: &Mutex<ServerState>, bytes: &[u8]) -> Option<Ack> {
 }
 
 /// Builds the response to a piece, after which the server has this much.
-fn output_response(known: &Mutex<ServerState>, payload: &[u8], next: u64) -> OutputTaken {
+fn output_response(state: &Mutex<ServerState>, payload: &[u8], next: u64) -> OutputTaken {
     let piece: OutputPiece = codec::decode(payload).unwrap();
-    let known = known.lock().unwrap();
+    let known = state.lock().unwrap();
     let is_live = piece.stream != OutputStream::File && piece.offset >= MAX_OUTPUT_BYTES;
     let is_end = piece.stream == OutputStream::File && piece.last;
     let receipt = is_end.then(|| {
@@ -320,8 +320,8 @@ fn output_response(known: &Mutex<ServerState>, payload: &[u8], next: u64) -> Out
     }
 }
 
-fn receive_piece(known: &Mutex<ServerState>, payload: &[u8]) -> Option<u64> {
-    let mut known = known.lock().unwrap();
+fn receive_piece(state: &Mutex<ServerState>, payload: &[u8]) -> Option<u64> {
+    let mut known = state.lock().unwrap();
     if known.rejects_output {
         return None;
     }
@@ -358,8 +358,8 @@ fn receive_piece(known: &Mutex<ServerState>, payload: &[u8]) -> Option<u64> {
     Some(taken.bytes.len() as u64)
 }
 
-fn welcome(known: &Mutex<ServerState>, payload: &[u8]) -> Option<Vec<u8>> {
-    let mut known = known.lock().unwrap();
+fn welcome(state: &Mutex<ServerState>, payload: &[u8]) -> Option<Vec<u8>> {
+    let mut known = state.lock().unwrap();
     known.hellos += 1;
     if known.is_silent {
         return None;
@@ -417,10 +417,10 @@ async fn enroll(
     (StatusCode::CREATED, Json(serde_json::to_value(response).unwrap()))
 }
 
-fn issue(known: &ServerState, broker: &str) -> CredentialsResponse {
+fn issue(state: &ServerState, broker: &str) -> CredentialsResponse {
     CredentialsResponse {
         jwt: "not.checked.here".to_owned(),
-        expires_at: now().plus_micros(known.credentials_lifetime),
+        expires_at: now().plus_micros(state.credentials_lifetime),
         servers: vec![broker.to_owned()],
         server_time: now(),
     }

@@ -134,7 +134,7 @@ impl Session {
     /// As [`Self::need`]; `None` if the file does not exist, or at its end.
     pub(super) async fn find<T>(
         &self,
-        attempted: &'static str,
+        operation: &'static str,
         request: impl Future<Output = SftpResult<T>>,
     ) -> Result<Option<T>, CopyError> {
         match self.request(request).await? {
@@ -144,7 +144,7 @@ impl Session {
             {
                 Ok(None)
             }
-            Err(error) => Err(CopyError::Failed(device_error(error).context(attempted))),
+            Err(error) => Err(CopyError::Failed(device_error(error).context(operation))),
         }
     }
 

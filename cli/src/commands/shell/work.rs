@@ -107,15 +107,15 @@ enum UserInput {
 /// Runs until the shell ends, or the user detaches.
 pub(super) async fn run_shell(
     client: &Client,
-    mut place: SessionTarget,
+    mut target: SessionTarget,
     query: Vec<(&'static str, String)>,
     wait: Wait,
 ) -> Result<()> {
-    let socket = wait.until_online(async || open(client, &place, &query).await).await?;
+    let socket = wait.until_online(async || open(client, &target, &query).await).await?;
     let raw = RawMode::new();
     let screen = Screen::new();
     let left = tokio::select! {
-        left = in_session(client, &mut place, socket, raw.is_some(), screen) => left,
+        left = in_session(client, &mut target, socket, raw.is_some(), screen) => left,
         // Dropping the other future restores the terminal.
         signal = ended_by_signal() => Ok(ConnectionEnd::Signal(signal)),
     };
@@ -123,7 +123,7 @@ pub(super) async fn run_shell(
     let code = match left? {
         ConnectionEnd::Exit(code) => code.and_then(|code| u8::try_from(code & 0xff).ok()).unwrap_or(125),
         ConnectionEnd::Detached => {
-            let session = place.session.unwrap_or_default();
+            let session = target.session.unwrap_or_default();
             note(format!("\ndetached; the session continues: muster shell attach {session}"));
             0
         }
@@ -179,15 +179,15 @@ async fn in_session(
     }
 }
 
-async fn open(client: &Client, place: &SessionTarget, query: &[(&'static str, String)]) -> Result<Socket> {
+async fn open(client: &Client, target: &SessionTarget, query: &[(&'static str, String)]) -> Result<Socket> {
     let (cols, rows) = size();
     let mut query = query.to_vec();
     query.extend([("cols", cols.to_string()), ("rows", rows.to_string())]);
-    let device = segment(&place.device);
-    let path = match &place.session {
+    let device = segment(&target.device);
+    let path = match &target.session {
         Some(session) => {
             query.retain(|(name, _)| ["cols", "rows"].contains(name));
-            query.push(("watch", place.is_read_only.to_string()));
+            query.push(("watch", target.is_read_only.to_string()));
             format!("/api/v1/devices/{device}/sessions/{}/attach", segment(session))
         }
         None => {
@@ -211,7 +211,7 @@ async fn next_input(typed: &mut Option<&mut mpsc::Receiver<UserInput>>) -> Optio
 /// Output of programs is buffered until then.
 async fn reconnect(
     client: &Client,
-    place: &SessionTarget,
+    target: &SessionTarget,
     mut typed: Option<&mut mpsc::Receiver<UserInput>>,
 ) -> Result<Socket> {
     let mut last = anyhow!("no attempt was made");
@@ -228,7 +228,7 @@ async fn reconnect(
                 },
             }
         }
-        match open(client, place, &[]).await {
+        match open(client, target, &[]).await {
             Ok(socket) => return Ok(socket),
             Err(error) if exit::is_temporary(&error) => last = error,
             Err(error) => return Err(error),
@@ -272,7 +272,7 @@ fn read_keys(character: Option<u8>) -> mpsc::Receiver<UserInput> {
 /// Runs one connection.
 async fn run_connection(
     socket: Socket,
-    place: &mut SessionTarget,
+    target: &mut SessionTarget,
     typed: &mut mpsc::Receiver<UserInput>,
     screen: &mut Screen,
     print: &impl Fn(&str),
@@ -299,7 +299,7 @@ async fn run_connection(
                         }
                         continue;
                     }
-                    Some(Ok(Message::Text(words))) => match handle_message(&words, place, print) {
+                    Some(Ok(Message::Text(words))) => match handle_message(&words, target, print) {
                         Some(left) => return left,
                         None => continue,
                     },
@@ -321,7 +321,7 @@ async fn run_connection(
                 Some(UserInput::Bytes(bytes)) => Message::Binary(bytes.into()),
                 Some(UserInput::Escape(Escape::Detach)) => return ConnectionEnd::Detached,
                 Some(UserInput::Escape(Escape::Help)) => {
-                    let c = place.escape;
+                    let c = target.escape;
                     print(&format!(
                         "{c}. detaches from the session, which continues; {c}{c} sends {c}; both \
                          after Enter"
@@ -353,12 +353,12 @@ async fn run_connection(
 }
 
 /// Handles a message of the server about the session.
-fn handle_message(message: &str, place: &mut SessionTarget, print: &impl Fn(&str)) -> Option<ConnectionEnd> {
+fn handle_message(message: &str, target: &mut SessionTarget, print: &impl Fn(&str)) -> Option<ConnectionEnd> {
     let told: Value = serde_json::from_str(message).ok()?;
     match told["type"].as_str()? {
         "opened" => {
-            place.session = told["session"].as_str().map(str::to_owned);
-            place.device = told["device"].as_str().unwrap_or(&place.device).to_owned();
+            target.session = told["session"].as_str().map(str::to_owned);
+            target.device = told["device"].as_str().unwrap_or(&target.device).to_owned();
             None
         }
         "attached" => {

@@ -34,7 +34,7 @@ fn changes_of(changes: impl IntoIterator<Item = Change>) -> Vec<(u128, &'static 
         _ => "?",
     };
     let mut told: Vec<_> =
-        changes.into_iter().map(|change| (change.who.1.0.as_u128(), word(&change.event))).collect();
+        changes.into_iter().map(|change| (change.device.1.0.as_u128(), word(&change.event))).collect();
     told.sort_unstable();
     told
 }

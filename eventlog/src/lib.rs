@@ -8,7 +8,7 @@
 mod append;
 mod appender;
 mod authority;
-mod bridges;
+mod relays;
 mod connect;
 mod database_roles;
 mod dead_letters;
@@ -33,7 +33,7 @@ pub use append::{
     Append, AppendError, Appended, Batch, Expected, NewEvent, OffsetMove, StreamAppend,
 };
 pub use authority::{AuthorityAudit, audit_authority};
-pub use bridges::Relay;
+pub use relays::Relay;
 pub use connect::{ConnectOptions, Stores};
 pub use database_roles::{DatabaseRole, NewDatabaseUser, CreateUsersOutcome};
 pub use dead_letters::{DeadLetter, DeadLetterSource, NewDeadLetter};

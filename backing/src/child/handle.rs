@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::claim::FolderLock;
+use super::folder_lock::FolderLock;
 use super::error::ChildError;
 use super::log::Log;
 use super::process::{Exit, Process};

@@ -11,9 +11,9 @@
 //! | `log` | the server's own output: rotation, and its last lines for error messages |
 //! | `family` | the descendants of a process, for fault injection |
 
-mod claim;
+mod folder_lock;
 mod error;
-mod family;
+mod process_tree;
 mod handle;
 mod log;
 mod one_shot;

@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 use tokio::sync::watch;
 
 use super::error::ChildError;
-use super::family;
+use super::process_tree;
 use super::spec::ChildSpec;
 use crate::run_as::RunAs;
 
@@ -137,7 +137,7 @@ impl Process {
         if !*alive {
             return false;
         }
-        let family = family::process_tree(self.pid);
+        let family = process_tree::process_tree(self.pid);
         let sent = send(self.pid, signal); // First, so that it starts no more of them.
         for descendant in family.into_iter().skip(1) {
             send(descendant, signal);

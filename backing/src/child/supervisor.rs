@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::claim::FolderLock;
+use super::folder_lock::FolderLock;
 use super::error::ChildError;
 use super::handle::ChildEvent;
 use super::log::Log;

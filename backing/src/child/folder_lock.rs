@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::error::ChildError;
-use super::family;
+use super::process_tree;
 use crate::files;
 
 /// Held while this process owns a service's folder. The kernel releases the lock when the process
@@ -51,7 +51,7 @@ impl FolderLock {
 
     /// Records the current process, for the next owner.
     pub(crate) fn record_pid(&self, pid: u32) -> Result<(), ChildError> {
-        let Some(started) = family::start_time(pid) else {
+        let Some(started) = process_tree::start_time(pid) else {
             return Ok(()); // It has already ended; the supervisor will detect it.
         };
         fs::write(&self.pid_file, format!("{pid} {started} {}\n", boot_id())).map_err(|source| {
@@ -78,7 +78,7 @@ impl FolderLock {
         let mut words = text.split_whitespace();
         let pid = words.next()?.parse().ok()?;
         let started: u64 = words.next()?.parse().ok()?;
-        (words.next()? == boot_id() && family::start_time(pid) == Some(started)).then_some(pid)
+        (words.next()? == boot_id() && process_tree::start_time(pid) == Some(started)).then_some(pid)
     }
 }
 
@@ -88,7 +88,7 @@ async fn end(
     stop_signal: Signal,
     stop_timeout: Duration,
 ) -> Result<(), ChildError> {
-    let started = family::start_time(pid);
+    let started = process_tree::start_time(pid);
     for (signal, patience) in
         [(stop_signal, stop_timeout), (Signal::SIGKILL, Duration::from_secs(5))]
     {
@@ -98,7 +98,7 @@ async fn end(
         let _ = kill(target, Signal::SIGCONT);
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
-            if family::start_time(pid).is_none() || family::start_time(pid) != started {
+            if process_tree::start_time(pid).is_none() || process_tree::start_time(pid) != started {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

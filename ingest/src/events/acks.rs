@@ -4,7 +4,7 @@ use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::Ack;
 use muster_schemas::{DeviceId, ProjectId, codec};
 
-use super::intake::Chain;
+use super::validation::Chain;
 
 /// Publishes an ack for each chain. A lost ack costs a retransmission, so nothing waits for these.
 pub(super) async fn publish(nats: &async_nats::Client, chains: impl Iterator<Item = &Chain>) {

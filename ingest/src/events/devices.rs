@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use muster_eventlog::{DeviceAccess, EventLog, StoreError};
 use muster_schemas::{DeviceId, Hash, ProjectId};
 
-use super::intake::{AttributedMessages, Key, needs_reload};
+use super::validation::{AttributedMessages, Key, needs_reload};
 
 /// Maximum number of cached devices; beyond it the cache is cleared.
 const MAX_CACHED_DEVICES: usize = 50_000;

@@ -6,9 +6,9 @@
 mod acks;
 mod announce;
 mod devices;
-mod intake;
+mod validation;
 mod partitions;
 mod worker;
 
-pub use intake::{InboundMessage, Cause};
+pub use validation::{InboundMessage, Cause};
 pub use partitions::run;

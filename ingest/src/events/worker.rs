@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::devices::DeviceCache;
-use super::intake::{InboundMessage, Cause, Chain, RejectedMessage, validate, group_by_device};
-use super::{acks, announce, intake};
+use super::validation::{InboundMessage, Cause, Chain, RejectedMessage, validate, group_by_device};
+use super::{acks, announce, validation};
 use crate::{counters, streams};
 
 /// Maximum number of messages that are validated and appended together.
@@ -303,7 +303,7 @@ impl Worker {
     ) -> Result<Vec<Chain>, WorkerError> {
         let ids: Vec<_> = stale.iter().map(|chain| chain.key.1).collect();
         devices.read(&self.log, project, &ids).await?;
-        let (claims, _) = intake::group_by_device(stale.into_iter().flat_map(|chain| chain.messages).collect());
+        let (claims, _) = validation::group_by_device(stale.into_iter().flat_map(|chain| chain.messages).collect());
         Ok(claims
             .into_iter()
             .filter_map(|(key, claims)| {

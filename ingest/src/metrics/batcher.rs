@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::line_protocol::Lines;
-use super::places::MetricBucket;
+use super::buckets::MetricBucket;
 use super::sink::{HeldBytes, Outcome, SinkSettings};
 use super::writer::Writer;
 

@@ -18,8 +18,8 @@ use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use tokio::sync::OnceCell;
 
-use super::answer::{WriteResponse, Version, classify_response, describe, parse_version, read_text};
-use super::places::MetricBucket;
+use super::response::{WriteResponse, Version, classify_response, describe, parse_version, read_text};
+use super::buckets::MetricBucket;
 
 /// Write API of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use muster_schemas::metrics::MetricBatch;
 use muster_schemas::{Retention, Timestamp};
 
 use super::names::ProjectDevice;
-use super::place_setup::shard_seconds;
+use super::bucket_setup::shard_seconds;
 
 const SECOND_MICROS: i64 = 1_000_000;
 const DAY_MICROS: i64 = 86_400 * SECOND_MICROS;

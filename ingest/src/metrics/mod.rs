@@ -9,30 +9,30 @@
 //!    └──────────────── Completion: Written | Rejected | Abandoned ──────┘
 //! ```
 
-mod answer;
+mod response;
 mod backoff;
 mod batcher;
-mod blame;
+mod bad_lines;
 mod client;
 mod counters;
 mod limits;
 mod line_protocol;
 mod names;
-mod place_setup;
-mod places;
+mod bucket_setup;
+mod buckets;
 pub mod reader;
-mod room;
+mod pruning;
 mod series;
 mod setup;
 mod sink;
 mod writer;
 
-pub use answer::{WriteResponse, Version};
+pub use response::{WriteResponse, Version};
 pub use client::{Api, ClientError, InfluxClient, StoreSettings};
 pub use counters::{SinkCounters, SinkSnapshot};
 pub use limits::DeviceLimits;
 pub(crate) use limits::DropReason;
 pub use line_protocol::{Lines, Origin, encode};
-pub use place_setup::BucketError;
-pub use places::{MetricBucket, MetricBuckets};
+pub use bucket_setup::BucketError;
+pub use buckets::{MetricBucket, MetricBuckets};
 pub use sink::{Completion, MetricSink, Outcome, RejectedLine, SinkClosed, SinkSettings, SinkTask};

@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::limits::{DeviceGuard, DeviceLimits, DropReason};
 use super::line_protocol::{Origin, encode};
 use super::names::{NameLookup, NameCache, ProjectDevice};
-use super::places::MetricBuckets;
-use super::room;
+use super::buckets::MetricBuckets;
+use super::pruning;
 use super::series::SeriesGuard;
 use super::sink::{Completion, MetricSink, Outcome};
 use crate::{counters, streams};
@@ -54,7 +54,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let reading = read(log, nats.clone(), (sink, buckets, copies, limits), &stop);
-    tokio::join!(reading, room::run(nats, stop.clone()));
+    tokio::join!(reading, pruning::run(nats, stop.clone()));
 }
 
 /// Runs a reader, and restarts it after a failure.

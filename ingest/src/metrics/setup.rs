@@ -6,7 +6,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::answer::{describe, read_text, store_message};
+use super::response::{describe, read_text, store_message};
 use super::client::{Api, InfluxClient, NO_QUERY};
 
 /// The administrator of a store that muster sets up.

@@ -17,7 +17,7 @@ use super::batcher::{self, Entry};
 use super::client::InfluxClient;
 use super::counters::{SinkCounters, add, sub};
 use super::line_protocol::Lines;
-use super::places::MetricBucket;
+use super::buckets::MetricBucket;
 use super::writer::Writer;
 
 /// Capacity of the batcher's queue, in messages; their bytes are bounded separately.

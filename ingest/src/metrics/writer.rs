@@ -27,14 +27,14 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::future::join_all;
 use muster_schemas::Timestamp;
 
-use super::answer::WriteResponse;
+use super::response::WriteResponse;
 use super::backoff::Backoff;
 use super::batcher::{Batch, Entry};
-use super::blame::{self, BadLines};
+use super::bad_lines::{self, BadLines};
 use super::client::InfluxClient;
 use super::counters::{SinkCounters, add, sub};
 use super::limits::DropReason;
-use super::places::MetricBucket;
+use super::buckets::MetricBucket;
 use super::sink::{Outcome, RejectedLine, SinkSettings};
 use crate::counters::points_dropped;
 
@@ -197,7 +197,7 @@ impl Writer {
             // All lines are bad if there is only one, or if the store reports that it dropped all.
             // Of a message that reached the limit of requests, the store has accepted the good
             // lines.
-            let are_all_bad = is_coarse || blame::dropped(&words) == Some(lines.len());
+            let are_all_bad = is_coarse || bad_lines::dropped(&words) == Some(lines.len());
             if lines.len() <= 1 || (!halve && are_all_bad) {
                 lines.iter().for_each(|line| reject(line, &words));
                 continue;
@@ -233,7 +233,7 @@ async fn find_bad_lines_in(message: String, text: &Arc<str>, lines: &[Line]) -> 
     let ranges: Vec<Range<usize>> = lines.iter().map(|line| line.range.clone()).collect();
     let work = tokio::task::spawn_blocking(move || {
         let texts: Vec<&str> = ranges.into_iter().map(|range| &text[range]).collect();
-        blame::find_bad_lines(&message, &texts)
+        bad_lines::find_bad_lines(&message, &texts)
     });
     // The task cannot be canceled, and a panic in it is a bug: in that case the lines are halved.
     work.await.unwrap_or(BadLines::Unknown)
@@ -297,7 +297,7 @@ impl Writer {
                 }
                 WriteResponse::TooLarge(words) => return Verdict::TooLarge(words),
                 WriteResponse::Refused(words) if *bucket != MetricBucket::Shared && is_retention_error(&words) => {
-                    points_dropped(DropReason::PastRetention, blame::dropped(&words).unwrap_or(0));
+                    points_dropped(DropReason::PastRetention, bad_lines::dropped(&words).unwrap_or(0));
                     self.recovered();
                     return Verdict::Written;
                 }

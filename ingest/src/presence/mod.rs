@@ -7,12 +7,12 @@
 
 mod advisories;
 mod connections;
-mod keeper;
+mod tracker;
 mod record;
 mod sweep;
 mod table;
 
 pub use advisories::Advisory;
 pub use connections::ServerList;
-pub use keeper::{PresenceOptions, run};
+pub use tracker::{PresenceOptions, run};
 pub use table::Connection;

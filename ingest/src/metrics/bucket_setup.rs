@@ -11,7 +11,7 @@ use muster_schemas::retention::{OWN_POLICY, own_bucket};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::answer::store_message;
+use super::response::store_message;
 use super::client::{Api, InfluxClient, NO_QUERY};
 use super::setup::send;
 

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::client::InfluxClient;
-use super::place_setup::BucketError;
+use super::bucket_setup::BucketError;
 use crate::counters;
 
 /// Delay before a failed request to the log or the store is repeated.

@@ -18,7 +18,7 @@ mod start;
 mod state;
 mod targets;
 mod timeline;
-pub mod travel;
+pub mod point_in_time;
 mod walk_rate;
 
 pub use append_reports::AppendReports;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::places::{PolicyCache, MetricBuckets};
+use super::buckets::{PolicyCache, MetricBuckets};
 
 /// Timeout of a query.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(15);

@@ -8,7 +8,7 @@ use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::places::MetricBuckets;
+use super::buckets::MetricBuckets;
 
 /// Function that aggregates the values of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

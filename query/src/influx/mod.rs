@@ -6,12 +6,12 @@
 
 mod client;
 mod influxql;
-mod places;
+mod buckets;
 mod plan;
 
 pub use client::{InfluxClient, InfluxCredentials, InfluxError, InfluxQueryOptions, Row};
 pub use influxql::{Function, MetricQuery, field_keys, measurements, tag_keys};
-pub use places::MetricBuckets;
+pub use buckets::MetricBuckets;
 pub use plan::{MAX_POINTS, MAX_SERIES, Range, parse_duration, show_duration, too_many_points};
 
 #[cfg(test)]

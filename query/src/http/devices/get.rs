@@ -13,7 +13,7 @@ use utoipa::IntoParams;
 
 use super::resolve::unknown;
 use super::view::{DeviceDetail, Live};
-use super::{past, resolve};
+use super::{at_position, resolve};
 use crate::http::examples;
 use crate::projections::devices::{Device, TABLE};
 use crate::state::{QueryState, sql_problem};
@@ -59,9 +59,9 @@ pub(crate) async fn get_device(
     Query(query): Query<GetDevice>,
 ) -> Result<impl IntoResponse, Problem> {
     let project = &scope.project;
-    let moment = past::requested_position(&state, project, query.position, query.at).await?;
+    let moment = at_position::requested_position(&state, project, query.position, query.at).await?;
     let (id, device, position) = if let Some(position) = moment {
-        let (id, device) = past::device(&state, project, &text, position).await?;
+        let (id, device) = at_position::device(&state, project, &text, position).await?;
         (id, device, position)
     } else {
         let progress = &state.read_models.devices;

@@ -18,8 +18,8 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::filter::Filter;
-use super::order::{By, PageStart, SortKey, Sort, page};
-use super::past;
+use super::sort::{By, PageStart, SortKey, Sort, page};
+use super::at_position;
 use super::renames::names_at;
 use super::view::{DeviceSummary, Live};
 use super::walk::{self, WalkCursor};
@@ -89,7 +89,7 @@ pub(crate) async fn list_devices(
         Filter::read(query.selector.as_deref(), query.status.as_deref(), query.search.as_deref())?;
     let start = PageStart::read(query.cursor.as_deref(), query.sort)?;
     let foreign = || Cursor::foreign(query.cursor.as_deref().unwrap_or_default());
-    let moment = past::requested_position(&state, project, query.position, query.at).await?;
+    let moment = at_position::requested_position(&state, project, query.position, query.at).await?;
     let limit = usize::from(query.limit.get());
     let live = Live { latest: moment.is_none().then_some(&state.latest), project };
     let (position, (items, next)) = if let Some(position) = moment {
@@ -99,7 +99,7 @@ pub(crate) async fn list_devices(
             Some(PageStart::After(place)) => Some(SortKey { position: None, ..place }),
             Some(PageStart::Walk(_)) => return Err(foreign()),
         };
-        let devices = past::devices(&state, project, position).await?;
+        let devices = at_position::devices(&state, project, position).await?;
         let placed = devices
             .iter()
             .filter(|(id, device)| filter.matches(**id, device))

@@ -4,8 +4,8 @@
 mod filter;
 pub(crate) mod get;
 pub(crate) mod list;
-mod order;
-mod past;
+mod sort;
+mod at_position;
 mod renames;
 mod resolve;
 mod select;

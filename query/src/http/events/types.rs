@@ -5,7 +5,7 @@ use muster_api::auth::{Permission, Principal};
 use muster_api::problem::Kind;
 use muster_schemas::Event;
 
-use crate::travel::{device_kinds, is_about_tokens};
+use crate::point_in_time::{device_kinds, is_about_tokens};
 
 /// Returns the types to read for a `type` parameter; empty for all types. Events about tokens
 /// require the role of an admin or auditor.

@@ -11,7 +11,7 @@ use muster_schemas::{DeviceId, Event, ProjectId, StreamName, Timestamp};
 use super::resolve::unknown;
 use crate::projections::devices::Device;
 use crate::state::{DeviceSnapshot, QueryState};
-use crate::travel::{self, PointInTimeError};
+use crate::point_in_time::{self, PointInTimeError};
 
 /// Returns the position that `position` or `at` selects; `None` for the current state.
 pub(super) async fn requested_position(
@@ -61,7 +61,7 @@ pub(super) async fn devices(
         Some(past) => (past.position, Arc::unwrap_or_clone(past.devices)),
         None => (0, BTreeMap::new()),
     };
-    let devices = travel::devices_at(state.log(), project, (after, devices), position);
+    let devices = point_in_time::devices_at(state.log(), project, (after, devices), position);
     let devices = Arc::new(devices.await.map_err(problem)?);
     let past = DeviceSnapshot { project: project.clone(), position, devices: devices.clone() };
     *state.last_snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(past);
@@ -81,7 +81,7 @@ pub(super) async fn device(
     };
     let timeline = &state.read_models.timeline;
     muster_api::MinPosition(Some(position)).wait(state.log(), timeline, project).await?;
-    let device = travel::device_at(state.log(), project, id, position).await.map_err(problem)?;
+    let device = point_in_time::device_at(state.log(), project, id, position).await.map_err(problem)?;
     match device {
         Some(device) if device.name.is_some() => Ok((id, device)),
         _ => Err(unknown(project, text)),

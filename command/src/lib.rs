@@ -16,7 +16,7 @@ use muster_eventlog::projection::Runner;
 use muster_eventlog::{EventLog, StoreError};
 
 /// Projections whose tables the write side writes.
-pub const PROJECTIONS: [&str; 2] = [dispatch::todo::NAME, uploads::NAME];
+pub const PROJECTIONS: [&str; 2] = [dispatch::queue_projection::NAME, uploads::NAME];
 
 /// Creates the tables of the write side's projections, for a role that may not create tables
 /// itself.
@@ -24,7 +24,7 @@ pub const PROJECTIONS: [&str; 2] = [dispatch::todo::NAME, uploads::NAME];
 /// # Errors
 /// When they cannot be created.
 pub async fn create_tables(log: &EventLog) -> Result<(), StoreError> {
-    Runner::open(log.clone(), dispatch::todo::QueueProjection).await?;
+    Runner::open(log.clone(), dispatch::queue_projection::QueueProjection).await?;
     Runner::open(log.clone(), uploads::files()).await?;
     Ok(())
 }

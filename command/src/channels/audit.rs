@@ -7,7 +7,7 @@ use muster_schemas::events::SessionKind;
 use muster_schemas::{DeviceId, Event, ProjectId, SessionId, StreamName};
 use uuid::Uuid;
 
-use super::bridges::Relays;
+use super::relays::Relays;
 use super::record::RecordedStreams;
 use crate::domain::Rejection;
 use crate::service::{Service, ServiceError, MAX_ATTEMPTS, now, until_appended};

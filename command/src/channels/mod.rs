@@ -9,18 +9,18 @@
 //! Invariant: a shell that must be recorded ends when its recording cannot be written.
 
 mod audit;
-mod bridge;
-mod bridges;
+mod relay;
+mod relays;
 mod open;
-mod reach;
+mod reachability;
 mod record;
 mod shells;
 mod token;
 
 pub use audit::Session;
-pub(crate) use bridge::MAX_MESSAGE_BYTES;
-pub use bridge::{relay_bytes, relay_shell};
-pub use bridges::{Relays, Opening};
+pub(crate) use relay::MAX_MESSAGE_BYTES;
+pub use relay::{relay_bytes, relay_shell};
+pub use relays::{Relays, Opening};
 pub use open::OpenError;
-pub use reach::Unreachable;
+pub use reachability::Unreachable;
 pub use record::{RecordedStreams, Recorder};

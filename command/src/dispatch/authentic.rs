@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use muster_eventlog::EventLog;
 use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName};
 
-use super::list::{OpenOperation, OpenRun};
+use super::work_queue::{OpenOperation, OpenRun};
 use crate::service::ServiceError;
 
 /// Operations whose request was found in the log, as the work queue has it.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::authentic::AuthenticOperations;
-use super::list::{WorkQueue, OpenOperation, OpenRun, RunSelection};
+use super::work_queue::{WorkQueue, OpenOperation, OpenRun, RunSelection};
 use super::private::{PrivateParts, SignedOrder};
 use super::rules::{self, Step};
 use crate::domain::Decider;

@@ -11,18 +11,18 @@
 //! dispatchers cannot give a device two orders for one epoch.
 
 mod authentic;
-mod begin;
+mod immediate;
 mod deliveries;
 mod dispatcher;
-mod list;
+mod work_queue;
 mod private;
 pub(crate) mod rules;
 mod send;
-pub mod todo;
+pub mod queue_projection;
 
-pub(crate) use begin::ImmediateOrder;
-pub(crate) use list::WorkQueue;
-pub use list::{OpenOperation, OpenRun, RunState};
+pub(crate) use immediate::ImmediateOrder;
+pub(crate) use work_queue::WorkQueue;
+pub use work_queue::{OpenOperation, OpenRun, RunState};
 
 use std::future::Future;
 
@@ -41,7 +41,7 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + 'static, StoreError> {
     let progress = service.dispatch_progress.clone();
-    let runner = Runner::open(service.log.clone(), todo::QueueProjection).await?;
+    let runner = Runner::open(service.log.clone(), queue_projection::QueueProjection).await?;
     let runner = runner.with_progress(progress.clone());
     let follower = Follower::start(&service.log, stop.clone());
     Ok(async move {

@@ -3,7 +3,7 @@
 use muster_schemas::Timestamp;
 use muster_schemas::events::{AbortCause, ClosedState};
 
-use super::list::{OpenOperation, OpenRun, RunState};
+use super::work_queue::{OpenOperation, OpenRun, RunState};
 
 /// Delay, in microseconds, by which a device's report may be late before its run is closed: clock
 /// skew, transmission, the last attempt to end the program.

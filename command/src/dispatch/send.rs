@@ -11,7 +11,7 @@ use muster_schemas::wire::{CancelOrder, KIND_HEADER, RunDelivery, RunOrder, inpu
 use muster_schemas::{DeviceId, OperationId, ProjectId, codec};
 use tokio::time::timeout;
 
-use super::list::{WorkQueue, OpenOperation, OpenRun};
+use super::work_queue::{WorkQueue, OpenOperation, OpenRun};
 use crate::domain::Rejection;
 use crate::service::{Service, ServiceError, now};
 

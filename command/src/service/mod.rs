@@ -10,7 +10,7 @@ mod dead_letters;
 mod devices;
 mod enrollment;
 mod epochs;
-mod joining;
+mod approval;
 mod live_output;
 mod operations;
 mod output;

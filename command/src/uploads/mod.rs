@@ -7,7 +7,7 @@
 //! Invariant: the erasure of a stored file is in the log before its data is erased. After a crash
 //! between the two, `keeper` repeats the erasure.
 
-mod keeper;
+mod eraser;
 pub mod list;
 
 use std::future::Future;
@@ -37,6 +37,6 @@ pub async fn start(
     let runner = Runner::open(service.log.clone(), files()).await?;
     let follower = Follower::start(&service.log, stop.clone());
     Ok(async move {
-        tokio::join!(runner.run(follower, stop.clone()), keeper::run(service, stop.clone()));
+        tokio::join!(runner.run(follower, stop.clone()), eraser::run(service, stop.clone()));
     })
 }

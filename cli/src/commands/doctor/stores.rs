@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use muster_command::dispatch::todo::NAME as DISPATCH_LIST;
+use muster_command::dispatch::queue_projection::NAME as DISPATCH_LIST;
 use muster_command::keys::verifier_in;
 use muster_eventlog::{
     AuthorityAudit, ConnectOptions, Examination, ReadModel, audit_authority, examine,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use muster_eventlog::{ReadFilter, StoreError};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 
-use super::list::{WorkQueue, OpenOperation};
+use super::work_queue::{WorkQueue, OpenOperation};
 use super::rules;
 use crate::service::Service;
 

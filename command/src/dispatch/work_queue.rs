@@ -8,7 +8,7 @@ use muster_schemas::{DeviceId, OperationId, ProjectId, Timestamp, codec};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use super::todo::NAME;
+use super::queue_projection::NAME;
 
 /// State of a run that has not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

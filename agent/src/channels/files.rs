@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::answer::Opening;
+use super::opening::Opening;
 use super::reason;
 use super::registry::Channels;
 use super::tcp::{connection_error, forward_to_device, flush};

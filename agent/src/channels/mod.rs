@@ -18,23 +18,23 @@
 //! Invariant: the content of a channel is neither logged nor written to disk.
 //! Invariant: a terminal's output is read only as fast as the clients with input accept it.
 
-mod answer;
-mod ends;
+mod opening;
+mod session_ends;
 mod files;
 mod member;
-mod opened;
+mod open_record;
 mod options;
 pub mod reason;
 mod registry;
 mod screen;
 mod session;
 mod shell;
-mod take;
+mod open_order;
 mod tcp;
 mod terminal;
 
-pub use ends::UNKNOWN_END;
-pub(crate) use ends::{end_lost_sessions, record_ends, record_ends_now};
+pub use session_ends::UNKNOWN_END;
+pub(crate) use session_ends::{end_lost_sessions, record_ends, record_ends_now};
 pub use options::ChannelOptions;
 pub(crate) use registry::Channels;
-pub(crate) use take::handle_open;
+pub(crate) use open_order::handle_open;

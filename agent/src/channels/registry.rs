@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::ends::Ends;
+use super::session_ends::Ends;
 use super::options::{ChannelOptions, MAX_CHANNELS, MAX_SESSIONS};
 use super::session::SessionRequest;
 use crate::operations::Policy;

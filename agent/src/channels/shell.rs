@@ -8,7 +8,7 @@ use muster_schemas::wire::{ChannelRefusalCause, TerminalSize};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
-use super::answer::Opening;
+use super::opening::Opening;
 use super::options::MAX_SESSIONS;
 use super::reason;
 use super::registry::{Channels, ReserveError};

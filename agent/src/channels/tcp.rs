@@ -13,7 +13,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
-use super::answer::Opening;
+use super::opening::Opening;
 use super::reason;
 use super::registry::Channels;
 

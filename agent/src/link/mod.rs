@@ -3,10 +3,10 @@
 //! `crate::session` makes all decisions about events.
 
 mod connect;
-mod drive;
-mod keep;
+mod driver;
+mod reconnect;
 mod tunnel;
 
 pub use connect::{ConnectError, broker_addresses};
-pub(crate) use keep::keep_connected;
+pub(crate) use reconnect::keep_connected;
 pub(crate) use tunnel::{open_listener_tunnel, open_proxy, proxy_for, display as shown_proxy};

@@ -11,9 +11,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::intake::{Counts, PointQueue};
+use super::queue::{Counts, PointQueue};
 use super::point::{Cause, MAX_LINE_BYTES};
-use super::read::Format;
+use super::parse::Format;
 use super::sockets::Listener;
 use crate::clock::Moment;
 use crate::run::Shared;

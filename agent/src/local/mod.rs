@@ -8,18 +8,18 @@
 //! bounded for any input. Tags that the servers set for a device (`host`, `project` …) are removed
 //! from a point.
 
-mod gate;
-mod intake;
+mod quota;
+mod queue;
 mod listen;
 mod point;
-mod read;
+mod parse;
 mod sockets;
 #[cfg(test)]
 mod tests;
 
-pub use gate::Quota;
-pub use intake::{Counts, PointQueue};
+pub use quota::Quota;
+pub use queue::{Counts, PointQueue};
 pub(crate) use listen::listen_locally;
 pub use point::Cause;
-pub use read::{WrittenPoint, Format, read};
+pub use parse::{WrittenPoint, Format, read};
 pub(crate) use sockets::{Listeners, ListenerSettings};

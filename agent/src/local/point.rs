@@ -4,7 +4,7 @@ use muster_schemas::Timestamp;
 use muster_schemas::metric_rules::clean_text;
 use muster_schemas::metrics::{FieldValue, MAX_TEXT_BYTES, Point};
 
-use super::read::{WrittenPoint, intern_name};
+use super::parse::{WrittenPoint, intern_name};
 
 /// Maximum length of a line, in bytes.
 pub(super) const MAX_LINE_BYTES: usize = 8 * 1024;

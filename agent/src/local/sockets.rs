@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::{UdpSocket, UnixDatagram, UnixListener};
 use tokio::sync::Notify;
 
-use super::read::Format;
+use super::parse::Format;
 
 /// The default data folder, and the folder of its sockets.
 const DEFAULT_FOLDERS: (&str, &str) = ("/var/lib/muster-agent", "/run/muster-agent");

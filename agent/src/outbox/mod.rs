@@ -10,7 +10,7 @@
 
 mod confirm;
 mod epoch;
-mod judge;
+mod head;
 mod keys;
 mod record;
 #[cfg(test)]
@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use muster_schemas::{DeviceId, Hash, ProjectId, SigningKey};
 
-pub use judge::{Verdict, compare_head};
+pub use head::{Verdict, compare_head};
 pub use keys::Prover;
 pub use record::RecordError;
 pub use state::{Dropped, Pending, View};

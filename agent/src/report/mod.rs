@@ -5,7 +5,7 @@
 
 mod backfill;
 mod backlog;
-mod rhythm;
+mod schedule;
 mod sampler;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::backlog::Queued;
-use super::rhythm::SampleSchedule;
+use super::schedule::SampleSchedule;
 use crate::clock::Moment;
 use crate::metrics::{Collectors, GroupSet};
 use crate::run::Shared;

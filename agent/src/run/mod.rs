@@ -9,9 +9,9 @@ mod inventory;
 mod settings;
 mod shared;
 mod status;
-mod upkeep;
+mod pruning;
 mod watchdog;
-mod words;
+mod error_chain;
 
 pub use agent::{Agent, AgentError, AgentOptions, Recorder, run};
 pub use settings::Settings;
@@ -19,4 +19,4 @@ pub use settings::Settings;
 pub(crate) use settings::read as read_settings;
 pub(crate) use shared::Shared;
 pub use status::{BacklogStatus, LocalStatus, OutboxStatus, Status, query_status, socket_path};
-pub(crate) use words::error_chain;
+pub(crate) use error_chain::error_chain;

@@ -13,8 +13,8 @@ mod hello;
 #[cfg(test)]
 mod model;
 mod pacer;
-mod talk;
+mod conversation;
 
 pub use hello::SentHello;
 pub use pacer::{PUBLISH_WINDOW, Pacer};
-pub use talk::{Effect, IgnoredWelcome, Outgoing, Session};
+pub use conversation::{Effect, IgnoredWelcome, Outgoing, Session};

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by it, in its own helpers too")]
 
 mod channels;
-mod life;
+mod lifecycle;
 mod operations;
 mod process;
 mod running;

@@ -8,9 +8,9 @@ use muster_schemas::Timestamp;
 use muster_schemas::metrics::Point;
 use tokio::sync::Notify;
 
-use super::gate::{QuotaLimiter, Quota};
+use super::quota::{QuotaLimiter, Quota};
 use super::point::{Cause, size_of};
-use super::read::{WrittenPoint, Format, read};
+use super::parse::{WrittenPoint, Format, read};
 use crate::clock::Moment;
 use crate::metrics::{Group, GroupSet};
 

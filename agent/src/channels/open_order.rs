@@ -10,9 +10,9 @@ use muster_schemas::{ChannelId, DeviceId, Hash, ProjectId, SigningKey, Timestamp
 use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::answer::Opening;
+use super::opening::Opening;
 use super::options::MAX_CHANNELS;
-use super::{files, opened, shell, tcp};
+use super::{files, open_record, shell, tcp};
 use crate::operations::{Ignored, CurrentIdentity, is_expired, is_for};
 use crate::run::{Shared, error_chain};
 
@@ -63,7 +63,7 @@ pub(crate) fn handle_open(
     // A shell without a free slot was never started, and is not recorded as an open session.
     let place = shared.channels.acquire_permit();
     let session = session.filter(|_| place.is_some());
-    let noted = opened::record_open(&shared.store, address.channel, address.expires_at, now, session);
+    let noted = open_record::record_open(&shared.store, address.channel, address.expires_at, now, session);
     if !noted.map_err(|error| error_chain(&error))? {
         return Err("its channel was opened before".to_owned());
     }

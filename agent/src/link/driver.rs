@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::connect::is_denial;
-use super::keep::renew;
+use super::reconnect::renew;
 use crate::channels::handle_open;
 use crate::clock::{Anchor, Moment};
 use crate::identity::Credentials;

@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 use tokio::time::sleep;
 
 use super::connect::{ConnectError, Route, broker_addresses, connect};
-use super::drive::{End, drive};
+use super::driver::{End, drive};
 use crate::backoff::Backoff;
 use crate::clock::{Anchor, Moment};
 use crate::enroll::fetch_credentials;

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use muster_api::Problem;
 use muster_api::problem::Kind;
 
-use super::door::MAX_BODY_BYTES;
+use super::https_listener::MAX_BODY_BYTES;
 
 /// Timeout of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);

@@ -9,7 +9,7 @@ use muster_command::keys::{RoleCredentials, RoleKeys};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{ServeOptions, patience};
+use super::{ServeOptions, startup};
 
 /// Opens a role's connection to the servers' account.
 pub(super) async fn connect(
@@ -44,7 +44,7 @@ async fn open(
     let settings = settings(options, ca, credentials, name, connected)?;
     let refused = |error: &ConnectError| error.kind() == ConnectErrorKind::AuthorizationViolation;
     let connect = || settings.clone().connect(&options.nats_urls);
-    let client = patience::retry_until_ready("the broker", stop, refused, connect);
+    let client = startup::retry_until_ready("the broker", stop, refused, connect);
     let client = client.await.with_context(|| {
         format!("failed to connect to the broker at {}", options.nats_urls.join(", "))
     })?;

@@ -6,7 +6,7 @@ mod append_report;
 mod body;
 mod broker;
 mod connections;
-mod door;
+mod https_listener;
 mod forward;
 mod health;
 mod install;
@@ -15,7 +15,7 @@ mod metric_limits;
 mod names;
 mod options;
 mod paths;
-mod patience;
+mod startup;
 mod prometheus;
 mod proxies;
 mod tunnel;
@@ -36,7 +36,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use connections::ConnectionLimits;
-pub use door::openapi_document;
+pub use https_listener::openapi_document;
 pub(crate) use limits::UnauthenticatedRate;
 pub(crate) use metric_limits::MetricLimits;
 pub(crate) use names::{address_for_others, certificate_names};
@@ -78,7 +78,7 @@ const LOG_NAME: &str = "the event log in PostgreSQL";
 /// Opens the log; retries while PostgreSQL starts.
 async fn open_log(connect: &ConnectOptions, stop: &CancellationToken) -> Result<EventLog> {
     let open = || EventLog::open(connect, LogOptions::default());
-    let opened = patience::retry_until_ready(LOG_NAME, stop, |_| false, open);
+    let opened = startup::retry_until_ready(LOG_NAME, stop, |_| false, open);
     opened.await.context("failed to open the event log in PostgreSQL")
 }
 
@@ -132,7 +132,7 @@ pub(crate) async fn run(
     let log = open_log(&connect, &stop).await?.with_verifier(verifier);
     for project in [ProjectId::default_project(), ProjectId::system()] {
         let ensure = || log.ensure_project(&project);
-        let ensured = patience::retry_until_ready(LOG_NAME, &stop, |_| false, ensure).await;
+        let ensured = startup::retry_until_ready(LOG_NAME, &stop, |_| false, ensure).await;
         ensured.context("failed to create a project's log")?;
     }
     if let Some(store) = &store {
@@ -141,7 +141,7 @@ pub(crate) async fn run(
     let api = ApiState::new(log.clone());
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
 
-    let mut door = door::HttpsListener::default();
+    let mut door = https_listener::HttpsListener::default();
     door.metrics(prometheus::ProcessMetrics::install(stop.clone())?, api.clone());
     if roles.has(Role::Ingest) {
         let keys = keys_of("ingest")?;
@@ -151,7 +151,7 @@ pub(crate) async fn run(
         // Before query reads the streams, when both are in one process. A cluster that has just
         // started has no leader yet and does not respond.
         let ensure = || muster_ingest::streams::ensure(&nats, options.copies);
-        patience::retry_until_ready("the broker's streams", &stop, |_| false, ensure)
+        startup::retry_until_ready("the broker's streams", &stop, |_| false, ensure)
             .await
             .context("failed to open the broker's streams")?;
         let presence = PresenceOptions {
@@ -191,14 +191,14 @@ pub(crate) async fn run(
         let service = Service::new(log.clone(), store.clone(), nats, system, access, blobs)
             .with_recording(options.recording);
         let ensure = || service.ensure_default_project();
-        let ensured = patience::retry_until_ready(LOG_NAME, &stop, |_| false, ensure).await;
+        let ensured = startup::retry_until_ready(LOG_NAME, &stop, |_| false, ensure).await;
         ensured.context("failed to create the project 'default'")?;
         door.command(muster_command::http::router(api.clone(), service.clone()));
         let dispatch = || muster_command::dispatch::start(service.clone(), stop.clone());
-        let dispatching = patience::retry_until_ready(LOG_NAME, &stop, |_| false, dispatch).await;
+        let dispatching = startup::retry_until_ready(LOG_NAME, &stop, |_| false, dispatch).await;
         let dispatching = dispatching.context("failed to create the list of open runs")?;
         let keep = || muster_command::uploads::start(service.clone(), stop.clone());
-        let keeping = patience::retry_until_ready(LOG_NAME, &stop, |_| false, keep).await;
+        let keeping = startup::retry_until_ready(LOG_NAME, &stop, |_| false, keep).await;
         let keeping = keeping.context("failed to create the list of files")?;
         let stop = stop.clone();
         parts.spawn(async move {
@@ -227,7 +227,7 @@ pub(crate) async fn run(
         };
         let start = || muster_query::Query::start(query.clone());
         let is_final = |error: &StartError| matches!(error, StartError::Influx(_));
-        let query = patience::retry_until_ready(LOG_NAME, &stop, is_final, start).await;
+        let query = startup::retry_until_ready(LOG_NAME, &stop, is_final, start).await;
         let query = query.context("failed to start the query role")?;
         door.query(query.router(), limits::Limits::new(options.unauthenticated_rate));
         if let Some(url) = options.command_url.as_ref().filter(|_| !roles.has(Role::Command)) {

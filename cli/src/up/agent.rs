@@ -16,7 +16,7 @@ use muster_backing::child::Child;
 use serde_json::{Value, json};
 
 use super::folder::{Folder, write_private};
-use super::say::Console;
+use super::console::Console;
 use super::servers::report_child;
 use crate::client::{Client, segment};
 use crate::exit::RequestError;

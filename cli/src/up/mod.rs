@@ -2,11 +2,11 @@
 //! device. All data is in one folder; Ctrl-C stops the system.
 
 mod agent;
-mod asked;
+mod shutdown;
 mod bootstrap;
 mod folder;
-mod kept;
-mod say;
+mod stored;
+mod console;
 mod servers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -33,14 +33,14 @@ use crate::serve::{
     Roles, ServeOptions, TokenLimits, TrustedProxies,
 };
 use agent::LocalAgent;
-use asked::ShutdownSignals;
+use shutdown::ShutdownSignals;
 use folder::{Folder, Ports};
-use say::{Ready, Console};
+use console::{Ready, Console};
 use servers::{ServerOptions, Servers};
 
 pub(crate) use bootstrap::{admin_token, adopt_events, open_as_owner};
 pub(crate) use folder::write_private;
-pub(crate) use kept::{ports_in, servers_in};
+pub(crate) use stored::{ports_in, servers_in};
 
 /// Timeout for servers that still start when shutdown is requested; servers that are up are stopped
 /// in order.

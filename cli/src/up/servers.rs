@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::folder::{Folder, Ports};
-use super::say::Console;
+use super::console::Console;
 use crate::serve::MetricStore;
 
 #[derive(Debug)]
@@ -42,13 +42,13 @@ pub(super) struct ServerOptions<'a> {
 type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 
 /// Shows the progress of a start that takes long.
-fn progress_step(console: &Console, description: &str) -> (Arc<super::say::Step>, OnProgress) {
+fn progress_step(console: &Console, description: &str) -> (Arc<super::console::Step>, OnProgress) {
     let doing = Arc::new(console.start(description));
     let noted = doing.clone();
     (doing, Arc::new(move |progress: Progress| noted.note(&progress.waiting_for)))
 }
 
-fn finish<T, E>(step: &super::say::Step, result: &Result<T, E>) {
+fn finish<T, E>(step: &super::console::Step, result: &Result<T, E>) {
     if result.is_ok() { step.done() } else { step.failed() }
 }
 

@@ -12,7 +12,7 @@ use russh_sftp::protocol::FileAttributes;
 use sha2::{Digest, Sha256};
 
 use super::link::{Session, CopyError};
-use super::pace::RateLimit;
+use super::rate_limit::RateLimit;
 use super::progress::Progress;
 
 /// Size of a compared block, in bytes; the device hashes at most 64 MiB.

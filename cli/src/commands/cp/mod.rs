@@ -13,8 +13,8 @@
 mod blocks;
 mod fetch;
 mod link;
-mod pace;
-mod place;
+mod rate_limit;
+mod location;
 mod progress;
 mod send;
 mod tree;
@@ -26,8 +26,8 @@ use clap::Args;
 use futures::{StreamExt, TryStreamExt};
 
 use self::link::Link;
-use self::pace::RateLimit;
-use self::place::Location;
+use self::rate_limit::RateLimit;
+use self::location::Location;
 use self::progress::Progress;
 use super::bytes;
 use super::connect::transfer;

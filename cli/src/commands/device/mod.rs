@@ -1,6 +1,6 @@
 //! `muster device`: devices and their desired state.
 
-mod ask;
+mod request;
 mod show;
 mod write;
 
@@ -117,7 +117,7 @@ pub(crate) enum DeviceCommand {
         selected: Selected,
     },
     #[command(flatten)]
-    Ask(ask::RequestCommand),
+    Ask(request::RequestCommand),
     /// Delete a device; its history is kept
     Delete {
         /// Name, id, or a label selector such as env=prod
@@ -149,7 +149,7 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
     let json = connection.json;
     let client = || connection.client();
     match command {
-        DeviceCommand::Ask(asked) => ask::run(connection, asked).await,
+        DeviceCommand::Ask(asked) => request::run(connection, asked).await,
         DeviceCommand::List(args) => list(&client()?, args, json).await,
         DeviceCommand::Show { device, selected } => {
             show::show(&client()?, &selected.target_alone(device)?, json).await

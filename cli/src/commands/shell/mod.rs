@@ -2,7 +2,7 @@
 
 mod play;
 mod terminal;
-mod work;
+mod session;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -116,8 +116,8 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
         Some(ShellCommand::Attach { id, watch, escape, wait }) => {
             let session = find(&client, &id).await?;
             let place =
-                work::SessionTarget { device: text(&session["device"]), session: Some(id), is_read_only: watch, escape };
-            return work::run_shell(&client, place, Vec::new(), wait).await;
+                session::SessionTarget { device: text(&session["device"]), session: Some(id), is_read_only: watch, escape };
+            return session::run_shell(&client, place, Vec::new(), wait).await;
         }
         Some(ShellCommand::End { id, confirm }) => {
             let session = find(&client, &id).await?;
@@ -144,8 +144,8 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
     if !args.line.is_empty() {
         query.push(("command", args.line.join(" ")));
     }
-    let place = work::SessionTarget { device, session: None, is_read_only: false, escape: args.escape };
-    work::run_shell(&client, place, query, args.wait).await
+    let place = session::SessionTarget { device, session: None, is_read_only: false, escape: args.escape };
+    session::run_shell(&client, place, query, args.wait).await
 }
 
 async fn find(client: &Client, id: &str) -> Result<Value> {

@@ -27,7 +27,7 @@ use uuid::Uuid;
 use crate::connection::{self, Access};
 use crate::counters::add;
 use crate::fleet::Shared;
-use crate::joining::Enrolled;
+use crate::enrollment::Enrolled;
 use crate::outbox::{Confirmed, Outbox};
 use crate::samples;
 

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::counters::{Counters, add};
 use crate::device::Device;
-use crate::door::{ApiClient, ApiError};
-use crate::joining::Enrolled;
+use crate::api_client::{ApiClient, ApiError};
+use crate::enrollment::Enrolled;
 use crate::profile::Profile;
 
 /// Maximum number of concurrent enrollments.

@@ -9,7 +9,7 @@ use muster_schemas::{DeviceId, ProjectId, SigningKey};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-use crate::joining::{self, Enrolled, EnrollmentRequest};
+use crate::enrollment::{self, Enrolled, EnrollmentRequest};
 
 /// Maximum number of attempts while the server is busy or unavailable.
 const MAX_ATTEMPTS: u32 = 120;
@@ -117,7 +117,7 @@ impl ApiClient {
         const PATH: &str = "/api/v1/device/credentials";
         let (_, answer) = self.post(NONCE, &json!({"project": project, "device": device})).await?;
         let nonce: NonceResponse = read(NONCE, answer)?;
-        let body = joining::credentials_body(key, project, device, nonce.nonce);
+        let body = enrollment::credentials_body(key, project, device, nonce.nonce);
         let (_, answer) = self.post(PATH, &body).await?;
         read(PATH, answer)
     }

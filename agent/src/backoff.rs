@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_double_up_to_the_limit_and_begin_anew() {
+    fn delays_double_up_to_the_limit_and_restart_after_a_reset() {
         let mut backoff = Backoff::reconnect();
         let waits: Vec<f64> = (0..7).map(|_| backoff.next_delay(1.0).as_secs_f64()).collect();
         assert_eq!(waits, [0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0]);

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_servers_time_does_not_depend_on_the_wall_clock() {
+    fn the_server_time_does_not_depend_on_the_wall_clock() {
         let boot = Uuid::from_u128(1);
         let anchor = Anchor { boot, mono: 1_000, server: Timestamp(500_000) };
         for (wall, skew) in [(0, -500_500), (1_000_000, 499_500)] {
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_clocks() {
+    fn the_clocks_of_this_machine_can_be_read() {
         let (first, second) = (Moment::now(), Moment::now());
         assert!(first.mono > 0 && second.mono >= first.mono && !first.boot.is_nil());
     }

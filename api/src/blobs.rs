@@ -321,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_a_folder_or_a_bucket() {
+    fn a_location_is_a_folder_or_a_bucket() {
         assert_eq!("/var/lib/b".parse(), Ok(BlobLocation::Folder("/var/lib/b".into())));
         let bucket = BlobLocation::Bucket { url: "s3://fleet".into(), prefix: "muster/a".into() };
         assert_eq!(bucket.to_string(), "s3://fleet/muster/a");
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_put_together_without_gaps_and_doubles() {
+    fn pieces_are_joined_without_gaps_and_duplicates() {
         let piece = |offset, bytes, compressed| Piece { offset, bytes, is_compressed: compressed };
         let pieces =
             [piece(0, 5, false), piece(0, 3, true), piece(5, 7, true), piece(20, 1, false)];

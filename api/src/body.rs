@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_names_field_and_value() {
+    fn every_validation_error_names_the_field_and_the_value() {
         for (body, field, value) in [
             ("{}", "name", None),
             (r#"{"name":"a","nmae":1}"#, "nmae", Some("1")),

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_reads_back_and_a_tampered_one_is_refused() {
+    fn a_cursor_round_trips_and_a_tampered_one_is_rejected() {
         let text = Cursor::encode(&("robot-7", 7));
         assert_eq!(
             Cursor::decode::<(String, u64)>(Some(&text)).unwrap(),

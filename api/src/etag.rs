@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_present_version_matches() {
+    fn only_the_current_version_matches() {
         for (value, fits) in [
             ("*", true),
             ("\"7\"", true),

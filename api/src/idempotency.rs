@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_id_is_the_requests_own() {
+    async fn the_append_id_depends_on_the_request() {
         let id = async |uri: &str, value: &str, token| {
             key(uri, value).await.unwrap().append_id(&principal(token))
         };

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn good_ones_are_read_and_bad_ones_named() {
+    fn valid_parameters_are_parsed_and_invalid_ones_are_named() {
         let read: Sample =
             parse("position=7&project=x&role=admin&at=2026-11-23T08:00:00Z").unwrap();
         assert_eq!((read.position, read.limit.get()), (Some(7), 100));

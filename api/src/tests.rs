@@ -98,7 +98,7 @@ async fn event_log(dir: &std::path::Path) -> (Postgres, EventLog) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_door_opens_to_the_right_token_only() {
+async fn only_the_right_token_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let (postgres, log) = event_log(dir.path()).await;
     let router = router(log.clone());

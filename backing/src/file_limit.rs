@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn children_get_all_that_the_system_allows() {
+    fn child_processes_get_the_maximum_file_limit() {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, 256.min(hard), hard).unwrap();
         assert_eq!(raise(), Ok(hard));

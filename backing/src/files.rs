@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_made_once_and_is_private() {
+    fn a_secret_is_created_once_and_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/folder/password");
         let first = read_or_create_secret(&path).unwrap();
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_secret_is_an_error_and_no_password() {
+    fn an_empty_secret_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("password");
         fs::write(&path, "\n").unwrap();
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn writing_again_replaces_the_file_and_its_mode() {
+    fn rewriting_replaces_the_file_and_its_mode() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config");
         fs::write(&path, "old and longer").unwrap();

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reserved_port_is_given_to_nobody_else() {
+    fn a_reserved_port_is_returned_only_once() {
         let port = free_port().unwrap();
         assert!(reserve(port).is_none(), "another process would have been given {port}");
     }

@@ -66,7 +66,7 @@ fn wait_for_end(pids: &[u64]) {
 }
 
 #[test]
-fn a_killed_owner_takes_its_servers_along_and_a_new_one_starts_at_once() {
+fn servers_end_with_their_killed_owner_and_a_new_owner_starts_immediately() {
     let dir = tempfile::tempdir().unwrap();
     let mut first = Owner::start(Command::new(PROGRAM), dir.path());
     let pids = first.pids();
@@ -83,7 +83,7 @@ fn a_killed_owner_takes_its_servers_along_and_a_new_one_starts_at_once() {
 /// As root: PostgreSQL runs as another user, from a folder that only root can traverse. As an
 /// unprivileged user: all servers run as that user.
 #[test]
-fn a_folder_that_only_its_owner_can_reach_serves() {
+fn servers_run_in_a_folder_that_only_its_owner_can_access() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let owner = Owner::start(Command::new(PROGRAM), &dir.path().join("deep/er"));

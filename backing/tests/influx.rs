@@ -29,7 +29,7 @@ async fn count(influx: &InfluxDb, sign_in: bool) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_server_is_back_with_its_points_and_its_password() {
+async fn a_killed_server_restarts_with_its_points_and_its_password() {
     let dir = tempfile::tempdir().unwrap();
     let influx = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap();
     assert_eq!(
@@ -63,7 +63,7 @@ async fn a_killed_server_is_back_with_its_points_and_its_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_password_anybody_on_this_machine_may() {
+async fn without_a_password_every_local_client_has_access() {
     let dir = tempfile::tempdir().unwrap();
     let influx =
         InfluxDb::start(InfluxOptions { auth: Auth::Open, ..InfluxOptions::new(dir.path()) })
@@ -76,7 +76,7 @@ async fn without_a_password_anybody_on_this_machine_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_password_beside_the_data_is_an_error_that_says_so() {
+async fn a_password_that_does_not_match_the_data_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap().stop().await.unwrap();
     let password = dir.path().join("password");

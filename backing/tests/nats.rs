@@ -41,7 +41,7 @@ fn options(dir: &Path) -> NatsOptions {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_server_is_back_on_its_ports_with_its_streams() {
+async fn a_killed_server_restarts_on_its_ports_with_its_streams() {
     let dir = tempfile::tempdir().unwrap();
     let nats = NatsServer::start(options(dir.path())).await.unwrap();
     let ports = (nats.port(), nats.websocket_port());
@@ -62,7 +62,7 @@ async fn a_killed_server_is_back_on_its_ports_with_its_streams() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_restart_policy_it_stays_away() {
+async fn without_a_restart_policy_a_killed_server_stays_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let nats = NatsServer::start(NatsOptions { restart: Restart::Never, ..options(dir.path()) })
         .await
@@ -86,7 +86,7 @@ async fn a_dropped_server_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_a_stranger_took_meanwhile_is_named() {
+async fn a_port_taken_by_another_process_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let nats = NatsServer::start(options(dir.path())).await.unwrap();
     let mut events = nats.child().events();
@@ -101,7 +101,7 @@ async fn a_port_that_a_stranger_took_meanwhile_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_configuration_is_quoted() {
+async fn the_error_for_a_rejected_configuration_quotes_nats_server() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = options(dir.path());
     options.extra.insert("no_such_setting".into(), json!(1));
@@ -112,7 +112,7 @@ async fn a_refused_configuration_is_quoted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_left_by_a_killed_owner_is_ended_first() {
+async fn a_server_left_by_a_killed_owner_is_stopped_first() {
     let dir = tempfile::tempdir().unwrap();
     let first = NatsServer::start(options(dir.path())).await.unwrap();
     let pid = first.child().pid().unwrap();

@@ -46,7 +46,7 @@ async fn connect(port: u16, user: Option<(&KeyPair, &str)>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_operator_mode_only_a_jwt_lets_in_and_a_restart_keeps_it_so() {
+async fn in_operator_mode_only_a_jwt_grants_access_even_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let [operator, system, account, user] = [
         KeyPair::new_operator(),
@@ -90,7 +90,7 @@ fn certificate(dir: &Path) -> Tls {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_certificate_every_listener_wants_tls_and_a_reload_keeps_it_running() {
+async fn with_a_certificate_every_listener_requires_tls_and_survives_a_reload() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = NatsOptions::new(dir.path());
     options.tls = Some(certificate(dir.path()));

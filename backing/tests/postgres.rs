@@ -31,7 +31,7 @@ async fn count(client: &Client) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_server_is_back_on_its_port_with_what_was_committed() {
+async fn a_killed_server_restarts_on_its_port_with_all_committed_data() {
     let dir = tempfile::tempdir().unwrap();
     let postgres = Postgres::start(options(dir.path())).await.unwrap();
     let before = client(&postgres).await;
@@ -65,7 +65,7 @@ async fn a_killed_server_is_back_on_its_port_with_what_was_committed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_is_durable_private_and_wants_a_password() {
+async fn a_cluster_is_durable_and_private_and_requires_a_password() {
     let dir = tempfile::tempdir().unwrap();
     let postgres = Postgres::start(options(dir.path())).await.unwrap();
     let client = client(&postgres).await;
@@ -89,7 +89,7 @@ async fn a_cluster_is_durable_private_and_wants_a_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_stays_away_until_asked_back_and_a_new_owner_finds_the_data() {
+async fn a_stopped_server_stays_stopped_and_a_new_owner_finds_its_data() {
     let dir = tempfile::tempdir().unwrap();
     let postgres = Postgres::start(options(dir.path())).await.unwrap();
     client(&postgres)
@@ -114,7 +114,7 @@ async fn it_stays_away_until_asked_back_and_a_new_owner_finds_the_data() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_server_answers_nobody_and_then_goes_on() {
+async fn a_suspended_server_stops_responding_and_then_resumes() {
     let dir = tempfile::tempdir().unwrap();
     let postgres = Postgres::start(options(dir.path())).await.unwrap();
     let client = client(&postgres).await;
@@ -142,7 +142,7 @@ async fn one_folder_has_one_owner() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_cluster_is_left_alone() {
+async fn a_folder_that_is_not_a_cluster_is_not_changed() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("data")).unwrap();
     fs::write(dir.path().join("data/precious"), "1").unwrap();

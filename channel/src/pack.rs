@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_get_smaller_is_not_tried_for_a_while() {
+    fn after_incompressible_data_compression_is_skipped_for_a_while() {
         let text = b"2026-11-25 INFO the device is connected\r\n".repeat(400);
         let mut seed = 1_u32;
         let noise: Vec<u8> = (0..4096)
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_refused() {
+    fn a_decompression_bomb_is_rejected() {
         let bomb = lz4_flex::block::compress(&vec![0; MAX_CHUNK_BYTES + 1]);
         for size in [MAX_CHUNK_BYTES + 1, MAX_CHUNK_BYTES, 10, 0] {
             let size = u32::try_from(size).unwrap().to_be_bytes();
@@ -89,7 +89,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_input_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = unpack(&bytes);
         }
     }

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sealed_message_opens_for_its_key_and_context_only() {
+    fn a_sealed_message_opens_only_with_its_key_and_context() {
         let (key, other) = (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[2; 32]));
         for message in [&b""[..], b"hello", &[7; 400_000]] {
             let sealed = seal_to(&key.public(), b"context", message).unwrap();

@@ -21,7 +21,7 @@ fn pair() -> (Keys, Keys) {
 }
 
 #[test]
-fn each_side_opens_what_the_other_sealed_in_order_and_nothing_else() {
+fn each_side_opens_only_the_other_side_s_messages_in_order() {
     let (mut server, mut device) = pair();
     let messages: Vec<Vec<u8>> = [b"one".as_slice(), b"", b"three"]
         .iter()
@@ -42,7 +42,7 @@ fn each_side_opens_what_the_other_sealed_in_order_and_nothing_else() {
 }
 
 #[test]
-fn another_open_or_another_key_gives_other_keys() {
+fn a_different_open_or_key_derives_different_channel_keys() {
     let (server, device) = (KeyExchange::new().unwrap(), KeyExchange::new().unwrap());
     let (ours, theirs) = (server.public().to_vec(), device.public().to_vec());
     let mut server = server.agree(Side::Server, &theirs, &Hash::of(b"one")).unwrap();
@@ -56,7 +56,7 @@ fn another_open_or_another_key_gives_other_keys() {
 }
 
 #[test]
-fn frames_read_back() {
+fn frames_round_trip() {
     for frame in [
         Frame::Data(Bytes::from_static(b"bytes")),
         Frame::Credit(77),
@@ -78,7 +78,7 @@ fn frames_read_back() {
 
 proptest! {
     #[test]
-    fn nothing_panics_a_frame(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn decoding_a_frame_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         if let Ok(frame) = Frame::decode(bytes.into()) {
             prop_assert_eq!(Frame::decode(frame.encode().into()), Ok(frame));
         }
@@ -117,7 +117,7 @@ async fn next(receiver: &mut Receiver) -> Result<Frame, ChannelEnded> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn megabytes_go_both_ways_in_order() {
+async fn megabytes_arrive_in_order_in_both_directions() {
     let (nats, _dir) = broker().await;
     let (server, device, _) = channels(&nats).await;
     const BYTES: usize = 8 << 20;
@@ -150,7 +150,7 @@ async fn megabytes_go_both_ways_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_of_old_is_spoken_to_as_it_understands() {
+async fn a_version_1_agent_receives_only_version_1_frames() {
     let (nats, _dir) = broker().await;
     let connect = || async { async_nats::connect(nats.url()).await.unwrap() };
     let (one, other) = (connect().await, connect().await);
@@ -179,7 +179,7 @@ async fn an_agent_of_old_is_spoken_to_as_it_understands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_stalls_holds_the_writer_and_control_still_passes() {
+async fn a_stalled_reader_blocks_data_but_not_control_frames() {
     let (nats, _dir) = broker().await;
     let (server, mut device, _) = channels(&nats).await;
     let sender = server.sender.clone();
@@ -200,7 +200,7 @@ async fn a_reader_that_stalls_holds_the_writer_and_control_still_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_end_is_told_and_what_came_before_is_heard() {
+async fn a_close_is_delivered_after_all_earlier_frames() {
     let (nats, _dir) = broker().await;
     let (server, mut device, _) = channels(&nats).await;
     server.sender.send_data(Bytes::from_static(b"last words")).await.unwrap();
@@ -214,7 +214,7 @@ async fn an_end_is_told_and_what_came_before_is_heard() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forged_message_ends_the_channel_and_silence_does() {
+async fn a_forged_message_or_silence_ends_the_channel() {
     let (nats, _dir) = broker().await;
     let (mut server, mut device, spy) = channels(&nats).await;
     spy.publish("down", Bytes::from_static(b"\0\0\0\0\0\0\0\0forged and long enough"))
@@ -229,7 +229,7 @@ async fn a_forged_message_ends_the_channel_and_silence_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_again_is_taken_once() {
+async fn a_duplicate_message_is_processed_once() {
     let (nats, _dir) = broker().await;
     let (server, mut device, spy) = channels(&nats).await;
     // A broker that delivers everything twice, and out of order.
@@ -287,7 +287,7 @@ async fn lossy(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_lost_is_said_again() {
+async fn lost_messages_are_retransmitted() {
     const BYTES: usize = 2 << 20;
     let (nats, _dir) = broker().await;
     // Every seventh message of both sides, and ten consecutive ones of one.
@@ -321,7 +321,7 @@ async fn what_is_lost_is_said_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_word_is_said_again_before_anybody_speaks() {
+async fn a_lost_last_message_is_retransmitted_without_further_traffic() {
     let (nats, _dir) = broker().await;
     // The first message of each side, with none after it.
     let (server, mut device) = lossy(&nats, |_, count| count == 1).await;
@@ -342,7 +342,7 @@ async fn the_last_word_is_said_again_before_anybody_speaks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_channel_goes_on_over_another_connection() {
+async fn a_channel_continues_over_another_connection() {
     let (nats, _dir) = broker().await;
     let connect = || async { async_nats::connect(nats.url()).await.unwrap() };
     let (one, mut of_device) = (connect().await, connect().await);

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_what_is_taken_in_a_quarter_of_a_second() {
+    fn the_window_is_the_bytes_consumed_in_a_quarter_of_a_second() {
         let mut now = Instant::now();
         let mut window = Window::new(now, MAX_WINDOW);
         assert_eq!(after_a_while(&mut window, &mut now, 100_000), INITIAL_WINDOW, "a slow line");
@@ -81,14 +81,14 @@ mod tests {
     }
 
     #[test]
-    fn one_that_may_not_grow_stays() {
+    fn a_fixed_window_does_not_grow() {
         let mut now = Instant::now();
         let mut window = Window::new(now, INITIAL_WINDOW);
         assert_eq!(after_a_while(&mut window, &mut now, 100_000_000), INITIAL_WINDOW);
     }
 
     #[test]
-    fn a_long_line_is_filled() {
+    fn the_window_fills_a_high_latency_connection() {
         // Half a window in each direction and back: 200 ms; the window arrives in that time.
         let mut now = Instant::now();
         let mut window = Window::new(now, MAX_WINDOW);
@@ -101,7 +101,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_granted_is_what_is_on_its_way(
+        fn granted_credit_equals_the_bytes_in_flight(
             steps in prop::collection::vec((0_u64..400, 0.0_f64..=1.0), 1..200),
         ) {
             let mut now = Instant::now();

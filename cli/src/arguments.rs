@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_is_taken_from_an_argument() {
+    fn no_secret_is_accepted_as_an_argument() {
         for line in [
             "muster --token mst_x status",
             "muster device list --token mst_x",
@@ -108,7 +108,7 @@ mod tests {
 
     /// A new flag for a secret must be added to the lists above.
     #[test]
-    fn every_argument_that_sounds_secret_is_checked() {
+    fn every_argument_with_a_secret_sounding_name_is_checked() {
         fn names(command: &clap::Command, found: &mut Vec<String>) {
             found.extend(command.get_arguments().map(|argument| argument.get_id().to_string()));
             command.get_subcommands().for_each(|command| names(command, found));

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_role_reaches_the_database_as_its_owner_does() {
+    fn a_role_s_url_differs_from_the_owner_s_only_in_the_user() {
         for (owner, role) in [
             ("postgres://o:x@h:1/d?sslmode=require", "postgres://u:p%2F@h:1/d?sslmode=require"),
             ("postgres://h/d?user=o&password=x", "postgres://u:p%2F@h/d"),

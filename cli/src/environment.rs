@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_own_variables_and_the_keys_of_a_bucket_are_read_from_files() {
+    fn muster_variables_and_bucket_keys_are_read_from_files() {
         for (name, expected) in [
             ("MUSTER_TOKEN_FILE", Some("MUSTER_TOKEN")),
             ("MUSTER_TOKEN", None),

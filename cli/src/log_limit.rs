@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn one_kind_of_line_does_not_fill_the_log() {
+    fn each_kind_of_line_is_limited() {
         let (log, limit) = (Log::default(), LogLimit::default());
         let writer = log.clone();
         let limited = limit.clone();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_shortened_and_stays_what_it_is() {
+    fn a_long_line_is_truncated_and_stays_well_formed() {
         let long = "é".repeat(60_000);
         let line = format!("{{\"fields\":{{\"message\":\"x\",\"method\":\"{long}\"}}}}\n");
         let short = truncated(line.as_bytes(), true);

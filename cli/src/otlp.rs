@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_spans_of_an_event_hang_on_its_root() {
+    fn the_spans_of_an_event_are_children_of_its_root_span() {
         let told = |name: &str| {
             let told = json!({"trace": "0af7651916cd43dd8448eb211c80319c", "name": name, "start": 1,
                 "end": 2, "detail": "x", "project": "default", "stream": "device/1", "version": 3});
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_is_none_is_named() {
+    fn an_invalid_url_is_reported() {
         assert!(Exporter::new("collector:4318").is_err());
         assert!(Exporter::new("what").is_err());
     }

@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_is_printed_moves_the_cursor_or_looks_like_another_row() {
+    fn control_characters_and_line_ends_are_escaped_in_output() {
         let hostile = "a\u{1b}[2J\u{1b}]52;c;eA==\u{7}b\r\nc\u{9b}1m\u{202e}d\u{7f}é🙂";
         let shown = safe(hostile);
         assert_eq!(shown, "a\\u{1b}[2J\\u{1b}]52;c;eA==\\u{7}b\\r\nc\\u{9b}1m\\u{202e}d\\u{7f}é🙂");
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_is_said_in_one_unit() {
+    fn an_age_is_formatted_in_one_unit() {
         assert_eq!(ago(&Value::Null), "");
         assert_eq!(ago(&Value::from("2001-01-01T00:00:00Z")).split('d').next_back(), Some(" ago"));
     }

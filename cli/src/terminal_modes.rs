@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_turned_on_is_turned_off() {
+    fn only_modes_that_were_changed_are_restored() {
         for (shown, expected) in [
             ("", ""),
             ("plain\r\n\x1b[2J\x1b[H\x1b[31mred\x1b[0m\x1b[K", ""),
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_editor_turns_on_is_turned_off() {
+    fn modes_set_by_an_editor_are_reset() {
         let editor = "\x1b[?1049h\x1b[>4;2m\x1b[?1h\x1b=\x1b[?2004h\x1b[?1004h\x1b[1;24r\x1b[?12h\x1b[?25l\x1b[?1002h\x1b[?1006h\x1b[38;5;12mtext";
         let restored = restored(editor);
         for off in ["1049l", "1l", "2004l", "1004l", "1002l", "1006l"] {
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn one_outputs_colors_do_not_reach_the_next_one() {
+    fn the_colors_of_one_output_do_not_affect_the_next() {
         let mut shown = Vec::new();
         for output in ["\x1b[31mred", "plain\n", "\x1b[?25l\n"] {
             let mut contained = Contained::new(&mut shown);

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_root_certificate_leaves_the_url() {
+    fn the_root_certificate_is_split_off_the_url() {
         let (url, root) = split_root_certificate(
             "postgres://u:p@h:5432/d?sslmode=verify-full&sslrootcert=/etc/ca.pem",
         )

@@ -323,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_has_an_allowance_whatever_its_subjects() {
+    fn a_device_has_one_quota_across_all_its_subjects() {
         let device = "0198c0de-7000-7abc-8def-0123456789ab";
         let live = sender(&format!("met.3.default.{device}.live.host"));
         assert_eq!(live, format!("met.3.default.{device}"));

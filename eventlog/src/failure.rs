@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_keeps_its_beginning_until_the_work_succeeds() {
+    fn a_failure_keeps_its_first_time_until_the_operation_succeeds() {
         let watch = FailureWatch::default();
         assert_eq!(watch.current(), None);
         watch.failed(Cause::Unreachable);

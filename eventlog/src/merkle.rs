@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_frontier_has_the_root_of_the_definition_at_every_size() {
+    fn the_frontier_root_matches_rfc_6962_at_every_size() {
         let leaves: Vec<Hash> = (0..70_u8).map(|n| Hash::of(&[n])).collect();
         let mut frontier = Frontier::default();
         for n in 0..leaves.len() {

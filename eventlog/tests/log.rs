@@ -70,7 +70,7 @@ async fn assert_consistent(log: &EventLog) {
 }
 
 #[tokio::test]
-async fn of_concurrent_appends_with_one_expected_version_exactly_one_wins() {
+async fn exactly_one_of_concurrent_appends_with_the_same_expected_version_succeeds() {
     let database = database().await;
     // Two logs are like two processes: each has its own appender.
     let logs = [database.open().await, database.open().await];
@@ -106,7 +106,7 @@ async fn of_concurrent_appends_with_one_expected_version_exactly_one_wins() {
 }
 
 #[tokio::test]
-async fn many_appenders_leave_a_gapless_sound_log() {
+async fn concurrent_appenders_produce_a_consistent_log_without_gaps() {
     let database = database().await;
     let logs = [database.open().await, database.open().await, database.open().await];
     let mut tasks = Vec::new();
@@ -258,7 +258,7 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
 }
 
 #[tokio::test]
-async fn partitions_are_made_ahead_of_need() {
+async fn partitions_are_created_in_advance() {
     let database = database().await;
     let log = database.open_with_partitions_of(7).await;
     for _ in 0..40 {
@@ -269,7 +269,7 @@ async fn partitions_are_made_ahead_of_need() {
 }
 
 #[tokio::test]
-async fn followers_hear_of_appends_and_of_time() {
+async fn followers_are_notified_of_appends_and_of_time() {
     let database = database().await;
     let (log, other) = (database.open().await, database.open().await);
     let project = ProjectId::default_project();
@@ -294,7 +294,7 @@ async fn followers_hear_of_appends_and_of_time() {
 }
 
 #[tokio::test]
-async fn many_processes_may_open_a_new_database_at_once() {
+async fn many_processes_can_open_a_new_database_concurrently() {
     let database = database().await;
     let opened = (0..6).map(|_| database.open());
     for log in futures::future::join_all(opened).await {
@@ -316,7 +316,7 @@ async fn a_database_that_a_newer_release_has_migrated_is_opened() {
 }
 
 #[tokio::test]
-async fn a_project_that_is_not_there_is_named() {
+async fn an_error_for_a_missing_project_names_it() {
     let database = database().await;
     let log = database.open().await;
     let nowhere: ProjectId = "nowhere".parse().unwrap();
@@ -326,7 +326,7 @@ async fn a_project_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn a_killed_connection_fails_its_append_and_nothing_after_it() {
+async fn a_killed_connection_fails_only_its_own_append() {
     let database = database().await;
     let log = database.open().await;
     let project = ProjectId::default_project();
@@ -347,7 +347,7 @@ async fn a_killed_connection_fails_its_append_and_nothing_after_it() {
 }
 
 #[tokio::test]
-async fn a_dump_restored_elsewhere_reads_the_same() {
+async fn a_restored_dump_has_the_same_content() {
     let database: Database = database().await;
     let log = database.open().await;
     for n in 0..20 {
@@ -364,7 +364,7 @@ async fn a_dump_restored_elsewhere_reads_the_same() {
 }
 
 #[tokio::test]
-async fn of_a_hostile_device_a_few_letters_are_kept_and_all_are_counted() {
+async fn a_hostile_device_s_dead_letters_are_limited_and_all_counted() {
     let database = database().await;
     let log = database.open().await;
     let letter = |device: u128, content: String| NewDeadLetter {
@@ -390,7 +390,7 @@ async fn of_a_hostile_device_a_few_letters_are_kept_and_all_are_counted() {
 }
 
 #[tokio::test]
-async fn what_somebody_without_the_key_appends_is_not_authentic() {
+async fn an_event_appended_without_the_authority_key_is_not_authentic() {
     let database = database().await;
     let plain = database.open().await;
     let project = ProjectId::default_project();

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn an_installed_recorder_is_told() {
+    fn metrics_reach_the_installed_recorder() {
         let seen = Seen::default();
         metrics::with_local_recorder(&seen, || {
             describe();

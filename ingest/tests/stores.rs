@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use support::Failure;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn victoria_metrics_takes_the_v2_write_api() -> Result<(), Failure> {
+async fn victoria_metrics_accepts_the_v2_write_api() -> Result<(), Failure> {
     support::install_crypto();
     let folder = tempfile::tempdir()?;
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -151,7 +151,7 @@ async fn a_new_v2_is_set_up_once() -> Result<(), Failure> {
 }
 
 #[tokio::test]
-async fn a_missing_bucket_is_made_when_it_is_first_written_to() -> Result<(), Failure> {
+async fn a_missing_bucket_is_created_at_the_first_write() -> Result<(), Failure> {
     let (url, asked) = new_v2().await?;
     let client = Arc::new(v2_client(&url)?);
     let body = client.pack(b"m v=1 1\n".to_vec());
@@ -272,7 +272,7 @@ impl Buckets {
 }
 
 #[tokio::test]
-async fn in_v2_a_project_gets_a_bucket_that_influxql_finds() -> Result<(), Failure> {
+async fn in_v2_a_project_gets_a_bucket_that_influxql_can_query() -> Result<(), Failure> {
     let (url, state) = v2_with_buckets().await?;
     let client = Arc::new(v2_client(&url)?);
     // Nothing is created for a project that never had its own retention.
@@ -361,7 +361,7 @@ async fn in_v2_a_project_gets_a_bucket_that_influxql_finds() -> Result<(), Failu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn any_store_keeps_what_is_written_and_answers_in_influxql() -> Result<(), Failure> {
+async fn any_store_keeps_written_points_and_supports_influxql() -> Result<(), Failure> {
     support::install_crypto();
     let variable = |name: &str| std::env::var(format!("MUSTER_TEST_INFLUX_{name}")).ok();
     // Without a configured store: Debian's InfluxDB 1.6.

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_lasts_until_its_process_says_otherwise_or_says_nothing() {
+    fn a_failure_lasts_until_its_process_reports_success_or_stops_reporting() {
         let (reports, now) = (AppendReports::default(), Instant::now());
         let failure =
             |since| AppendFailure { since: Timestamp(since), cause: AppendFailureCause::DiskFull };

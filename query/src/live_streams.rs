@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn one_token_leaves_streams_to_others() {
+    fn one_token_cannot_take_all_streams() {
         let streams = LiveStreams::new(NonZeroUsize::new(100).unwrap());
         let mut taken: Vec<LiveStream> =
             (0..100).map(|_| streams.acquire(token(1)).unwrap()).collect();

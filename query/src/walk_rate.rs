@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_starts_a_limited_number_of_lists_and_others_go_on() {
+    fn the_number_of_lists_that_a_token_starts_is_limited_per_token() {
         let rate = WalkRate::new(NonZeroU32::new(30).unwrap());
         let (loud, quiet) = (TokenId(Uuid::from_u128(1)), TokenId(Uuid::from_u128(2)));
         let now = Instant::now();

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_fits_one_event_at_one_place_by_one_key() {
+    fn a_proof_is_valid_for_one_event_at_one_position_by_one_key() {
         let (key, other) = (AuthorityKey::from_seed(&[1; 32]), AuthorityKey::from_seed(&[2; 32]));
         let verifier = AuthorityVerifier::from_secret_keys(std::slice::from_ref(&key));
         let (own, foreign) = (token(1), token(2));
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_public_half_verifies_signatures_and_former_keys_stay_good() {
+    fn the_public_half_verifies_signatures_and_previous_keys_stay_valid() {
         let (old, new) = (AuthorityKey::from_seed(&[1; 32]), AuthorityKey::from_seed(&[2; 32]));
         let stream = token(1);
         let proof = old.prove(&content(&stream)).unwrap();
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mac_does_not_serve_where_a_signature_is_needed() {
+    fn a_mac_is_rejected_where_a_signature_is_required() {
         let key = AuthorityKey::from_seed(&[1; 32]);
         let verifier = AuthorityVerifier::from_secret_keys(std::slice::from_ref(&key));
         let stream = run();

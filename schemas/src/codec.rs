@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn trailing_bytes_duplicates_and_depth_are_refused() {
+    fn trailing_bytes_duplicates_and_excessive_depth_are_rejected() {
         let good = encode(&Sample { a: 1, m: BTreeMap::from([("x".into(), 2)]) });
         assert!(decode::<Sample>(&good).is_ok());
 
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claimed_size_allocates_nothing() {
+    fn a_claimed_size_does_not_allocate_memory() {
         // A byte string, an array and a map that claim 2^62 entries.
         for head in [0x5b, 0x9b, 0xbb] {
             let bytes = [head, 0x40, 0, 0, 0, 0, 0, 0, 0];

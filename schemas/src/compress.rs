@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_smaller_is_compressed_and_comes_back() {
+    fn compressible_bytes_are_compressed_and_decompress_to_the_original() {
         let long = b"cpu ".repeat(1000);
         let small = compress(long.clone());
         assert!(is_compressed(&small) && small.len() < 100, "{}", small.len());
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_and_broken_bytes_are_refused() {
+    fn decompression_bombs_and_broken_bytes_are_rejected() {
         let bomb = compress(vec![0; 10_000_000]);
         assert!(bomb.len() < 20_000);
         assert_eq!(decompress(&bomb, 1_000_000), None);

@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_public_key_reads_back_and_has_the_thumbprint_of_rfc_9679() {
+    fn a_public_key_round_trips_and_has_the_thumbprint_of_rfc_9679() {
         let public = key(1).public();
         let bytes = public.to_cose_key();
         // {1: 1, -1: 6, -2: x}: deterministic, as the RFC requires.
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn weak_and_private_keys_are_refused() {
+    fn weak_and_private_keys_are_rejected() {
         let mut weak = [0_u8; 32];
         weak[0] = 1;
         assert!(PublicKey::from_ed25519(&weak).is_err());

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_project_name_can_never_widen_a_subject() {
+    fn a_project_name_cannot_contain_subject_separators_or_wildcards() {
         for bad in ["", "a.b", "*", ">", "A", "a b", "-a", "a-", "1a", "ä", &"a".repeat(41)] {
             assert!(bad.parse::<ProjectId>().is_err(), "{bad:?} was taken");
         }
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_has_one_text() {
+    fn an_id_has_one_text_representation() {
         assert!("0198c0de-7000-7abc-8def-0123456789ab".parse::<DeviceId>().is_ok());
         for bad in
             ["", "*", "0198c0de70007abc8def0123456789ab", "{0198c0de-7000-7abc-8def-0123456789a}"]

@@ -222,12 +222,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_stands_once() {
+    fn each_name_occurs_once() {
         assert_eq!(numbers().len(), NAMES.len());
     }
 
     #[test]
-    fn numbers_that_were_given_stay() {
+    fn assigned_numbers_do_not_change() {
         for (index, expected) in [
             (0, "cpu"),
             (24, "host"),

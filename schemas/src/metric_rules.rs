@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn built_in_fields_have_one_type_and_others_any() {
+    fn built_in_fields_have_a_fixed_type_and_others_any_type() {
         for (measurement, field, expected) in [
             ("cpu", "usage_user", Some(Float)),
             ("cpu", "custom", None),
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_number_becomes_a_float_and_text_is_refused() {
+    fn a_whole_number_becomes_a_float_and_text_is_rejected() {
         let mut point = Point::new("temp").field("temp", 45_i64);
         assert_eq!(point.fix_types(), Ok(()));
         assert_eq!(point, Point::new("temp").field("temp", 45.0));

@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_keep_their_rules() {
+    fn names_follow_their_rules() {
         for good in ["a", "robot-7", "a.b.c", &"x".repeat(63)] {
             assert!(good.parse::<DeviceName>().is_ok(), "{good:?} was refused");
         }
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn any_host_name_gives_a_device_name() {
+    fn any_host_name_converts_to_a_device_name() {
         for (host, name) in
             [("Robot_7", "robot-7"), ("---", "device"), ("", "device"), ("ü.local", "local")]
         {

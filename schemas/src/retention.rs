@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retentions_are_read_and_written() {
+    fn retentions_round_trip() {
         for (text, shown) in [
             ("default", "default"),
             ("1d", "1d"),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_project_has_a_place_of_its_own() {
+    fn a_project_with_its_own_retention_has_its_own_bucket() {
         let project = "plant-7".parse::<ProjectId>().unwrap();
         assert_eq!(own_policy(&project), "project-plant-7");
         assert_eq!(own_bucket("muster", &own_policy(&project)), "muster-project-plant-7");

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_stream_name_reads_back() {
+    fn every_stream_name_round_trips() {
         let id = "0198c0de-7000-7abc-8def-0123456789ab";
         for text in [
             format!("device/{id}"),

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_integer_name_the_same_instant() -> Result<(), InvalidTimestamp> {
+    fn text_and_integer_represent_the_same_instant() -> Result<(), InvalidTimestamp> {
         let time: Timestamp = "2026-11-23T08:00:00.000001Z".parse()?;
         assert_eq!(time.micros(), 1_795_420_800_000_001);
         assert_eq!(time.to_string(), "2026-11-23T08:00:00.000001Z");
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_times_are_shown_and_flagged_not_refused() {
+    fn implausible_times_are_displayed_and_flagged_but_accepted() {
         for absurd in [i64::MIN, i64::MAX, 0] {
             let time = Timestamp(absurd);
             assert!(!time.to_string().is_empty());

@@ -72,7 +72,7 @@ mod tests {
     use crate::events::DeviceLabelsChanged;
 
     #[test]
-    fn the_first_shape_of_labels_changed_still_reads() {
+    fn version_1_of_labels_changed_still_decodes() {
         // {"labels": {"env": "prod"}}
         let stored = b"\xa1\x66labels\xa1\x63env\x64prod";
         let expected = DeviceLabelsChanged {

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_the_log_has_is_let_go() {
+    fn only_logged_events_are_removed() {
         let key = SigningKey::from_seed(&[1; 32]);
         let device = DeviceId(Uuid::from_u128(7));
         let mut outbox = Outbox::new(ProjectId::default_project(), device, 1, key);

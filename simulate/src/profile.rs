@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_error_names_every_profile() {
+    fn the_error_lists_every_profile() {
         let error = "lazy".parse::<Profile>().unwrap_err().to_string();
         for profile in Profile::ALL {
             assert!(error.contains(profile.name), "{error}");

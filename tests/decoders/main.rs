@@ -68,7 +68,7 @@ macro_rules! storms {
         $( #[test] fn $name() { storm(stringify!($name)); } )+
 
         #[test]
-        fn every_target_is_stormed_and_has_its_file() {
+        fn every_fuzz_target_is_tested_and_has_its_file() {
             let stormed = [$(stringify!($name)),+];
             let targets: Vec<_> = fuzz::TARGETS.iter().map(|(name, _)| *name).collect();
             assert_eq!(stormed.as_slice(), targets.as_slice());

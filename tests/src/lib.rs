@@ -17,7 +17,7 @@ pub mod backup;
 pub mod binaries;
 pub mod bucket;
 pub mod fleet;
-pub mod inside;
+pub mod in_process_agent;
 pub mod network;
 pub mod robot;
 pub mod sim;
@@ -27,7 +27,7 @@ pub mod text;
 pub mod wait;
 
 pub use api::Api;
-pub use inside::InProcessAgent;
+pub use in_process_agent::InProcessAgent;
 pub use robot::Robot;
 pub use sim::SimDevice;
 pub use system::System;

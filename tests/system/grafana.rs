@@ -2,7 +2,7 @@
 //! stores that a real agent has filled, as the users that Grafana authenticates as, which have no
 //! other rights. Grafana itself does not run: the tests fill in its variables in the same way.
 
-mod questions;
+mod queries;
 mod stores;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use muster_tests::text::has_line;
 use muster_tests::{SimDevice, System, wait};
 use serde_json::{Value, json};
 
-use questions::{Choice, Dashboard, PanelQuery, Store, rules};
+use queries::{Choice, Dashboard, PanelQuery, Store, rules};
 use stores::Stores;
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
@@ -292,7 +292,7 @@ async fn the_lists_offer_what_there_is(scene: &Scene, stores: &Stores, dashboard
         let name = variable["name"].as_str().unwrap();
         let place = format!("{}: variable {name}", dashboard.name);
         let question = PanelQuery {
-            store: questions::store(&variable["datasource"], &place),
+            store: queries::store(&variable["datasource"], &place),
             text: variable["query"].as_str().unwrap().to_owned(),
             span: 900,
             location: place.clone(),

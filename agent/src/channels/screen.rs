@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_screen_looks_the_same() {
+    fn a_restored_screen_is_identical() {
         for output in [
             &b"$ echo one\r\none\r\n$ "[..],
             b"\x1b[1;31mred\x1b[m \xc3\xa9\xe2\x82\xac\r\n\x1b[3;5Hhere\x1b[?2004h\x1b[?1h\x1b[?25l",
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_leaves_no_trace() {
+    fn skipped_output_does_not_change_the_screen() {
         let words = [
             "a line",
             "\x1b[31mred",
@@ -326,14 +326,14 @@ mod tests {
     }
 
     #[test]
-    fn what_left_the_screen_is_restored_too() {
+    fn scrolled_off_lines_are_restored() {
         let (_, mut other) = pair(b"1\r\n2\r\n3\r\n4\r\n5\r\n6\r\n7\r\n8\r\n9");
         other.parser.screen_mut().set_scrollback(4);
         assert_eq!(other.parser.screen().contents(), "1\n2\n3\n4\n5");
     }
 
     #[test]
-    fn whatever_is_written_and_however_large_a_screen_fits_a_frame() {
+    fn any_screen_fits_into_one_frame() {
         let mut screen = Screen::new(clamp_size(TerminalSize { cols: u16::MAX, rows: u16::MAX }));
         let mut bytes = Vec::new();
         for at in 0..200_000_u32 {

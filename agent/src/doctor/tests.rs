@@ -42,7 +42,7 @@ fn status(url: &str) -> Status {
 }
 
 #[tokio::test]
-async fn every_trouble_has_a_remedy() {
+async fn every_problem_has_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     // No process listens on port 1.
@@ -60,7 +60,7 @@ async fn every_trouble_has_a_remedy() {
 }
 
 #[test]
-fn a_clock_that_is_far_off_is_named() {
+fn a_large_clock_skew_is_reported() {
     let moment =
         |micros| crate::clock::Moment { boot: uuid::Uuid::nil(), mono: 0, wall: Timestamp(micros) };
     for (skew, is_ok) in [(0, true), (50, true), (-50, true), (70, false), (-1_000_000_000, false)]
@@ -72,7 +72,7 @@ fn a_clock_that_is_far_off_is_named() {
 }
 
 #[test]
-fn a_device_that_is_refused_is_told_why() {
+fn the_reason_of_a_rejected_connection_is_reported() {
     let mut refused = status("https://127.0.0.1:1/");
     refused.is_running = true;
     let error = |status| HttpError::Refused {

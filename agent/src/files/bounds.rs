@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_is_all_that_is_reached() {
+    fn only_the_requested_path_is_accessible() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let text = |name: &str| at(name).to_str().unwrap().to_owned();
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn roots_are_the_owners_last_word() {
+    fn the_roots_of_the_policy_override_every_order() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("data/app")).unwrap();
         std::fs::write(dir.path().join("data/app/a"), "a").unwrap();

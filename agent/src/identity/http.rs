@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn problem_documents_are_told_in_words() {
+    fn problem_documents_are_parsed_into_a_message() {
         for (body, expected) in [
             (
                 r#"{"type":"t","title":"Token used","detail":"ask\nfor another"}"#,

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_vendors_address_tells_a_machine() {
+    fn only_vendor_addresses_identify_a_machine() {
         for (mac, expected) in [
             ("b8:27:eb:01:02:03", true),
             ("00:00:5e:00:53:01", true),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_have_their_prefix() {
+    fn addresses_include_their_prefix_length() {
         for (ip, mask, expected) in [
             ("10.0.0.1", Some("255.255.255.0"), "10.0.0.1/24"),
             ("10.0.0.1", Some("0.0.0.0"), "10.0.0.1/0"),

@@ -21,7 +21,7 @@ fn text(value: &str) -> Option<String> {
 }
 
 #[test]
-fn a_device_is_known_by_its_files() {
+fn the_inventory_is_read_from_the_device_s_files() {
     let expected = DeviceInventoryReported {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         hostname: text("robot-7"),
@@ -49,7 +49,7 @@ fn a_device_is_known_by_its_files() {
 }
 
 #[test]
-fn firmware_placeholders_are_no_facts() {
+fn firmware_placeholders_are_ignored() {
     let found = collect(&fixture("pc"));
     let hardware = (found.hardware_vendor, found.hardware_model, found.hardware_serial);
     assert_eq!(hardware, (text("LENOVO"), text("20XW"), text("PF123")));
@@ -57,7 +57,7 @@ fn firmware_placeholders_are_no_facts() {
 }
 
 #[test]
-fn garbage_and_nothing_at_all_never_panic() -> Result<(), Failure> {
+fn malformed_and_missing_files_never_panic() -> Result<(), Failure> {
     for name in ["garbled", "empty", "no-such-folder"] {
         let found = collect(&fixture(name));
         assert_eq!((&found.machine, found.boot_time, found.memory_bytes), (&None, None, None));
@@ -69,7 +69,7 @@ fn garbage_and_nothing_at_all_never_panic() -> Result<(), Failure> {
 }
 
 #[test]
-fn what_a_device_runs_in_is_told_by_its_marks() -> Result<(), Failure> {
+fn virtualization_is_detected() -> Result<(), Failure> {
     for (file, content, expected) in [
         (".dockerenv", "", text("docker")),
         ("run/.containerenv", "", text("podman")),
@@ -109,7 +109,7 @@ fn fake_docker(response: &'static str) -> Result<tempfile::TempDir, Failure> {
 }
 
 #[test]
-fn a_docker_engine_says_its_version_or_is_not_waited_for() -> Result<(), Failure> {
+fn the_docker_version_is_read_within_a_time_limit() -> Result<(), Failure> {
     for (answer, expected) in [
         (
             "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{\"Version\":\"28.2.2\",\"Os\":\"linux\"}\n",
@@ -128,7 +128,7 @@ fn a_docker_engine_says_its_version_or_is_not_waited_for() -> Result<(), Failure
 }
 
 #[test]
-fn this_machine_is_known() -> Result<(), Failure> {
+fn the_inventory_of_this_machine_is_collected() -> Result<(), Failure> {
     let found = collect(Path::new("/"));
     let total = std::fs::read_to_string("/proc/meminfo")?;
     assert!(total.contains(&format!("{} kB", found.memory_bytes.ok_or("no memory")? / 1024)));
@@ -145,7 +145,7 @@ fn this_machine_is_known() -> Result<(), Failure> {
 }
 
 #[test]
-fn only_what_a_device_is_makes_another_fingerprint() {
+fn the_fingerprint_depends_only_on_the_inventory_content() {
     let before = collect(&fixture("robot"));
     let mut after = before.clone();
     after.boot_time = Some(Timestamp(1));

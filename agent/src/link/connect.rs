@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unspecified_broker_is_where_the_server_is() {
+    fn an_unspecified_broker_address_is_replaced_by_the_server_s_host() {
         for (server, url, expected) in [
             (
                 "tls://0.0.0.0:4222",
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_brokers_words_tell_a_denial() {
+    fn denials_are_recognized_by_the_broker_s_error_message() {
         for (words, expected) in [
             ("Authorization Violation", true),
             ("User Authentication Expired", true),

@@ -60,7 +60,7 @@ fn check(format: Format, cases: &[(&str, &[&str], &[&str])]) {
 }
 
 #[test]
-fn line_protocol_is_taken() {
+fn line_protocol_is_accepted() {
     let long = format!("m {}=1", "f".repeat(200));
     check(
         Format::Lines,
@@ -113,7 +113,7 @@ fn line_protocol_is_taken() {
 }
 
 #[test]
-fn json_is_taken() {
+fn json_is_accepted() {
     check(
         Format::Json,
         &[
@@ -158,7 +158,7 @@ fn json_is_taken() {
 }
 
 #[test]
-fn a_million_series_and_a_flood_use_no_more_than_their_share() {
+fn a_million_series_and_a_flood_stay_within_the_quota() {
     let intake = intake(Quota { series: 100, rate: 500 });
     let mut sent = 0_u64;
     for millis in 0..200_000_u64 {
@@ -182,7 +182,7 @@ fn a_million_series_and_a_flood_use_no_more_than_their_share() {
 }
 
 #[test]
-fn what_waits_is_bounded_and_a_batch_of_it_is_one_message() {
+fn the_queue_is_bounded_and_fits_into_one_message() {
     let intake = intake(Quota { series: 100_000, rate: 10_000 });
     let text = "y".repeat(1000);
     for n in 0..10_000_u64 {
@@ -198,7 +198,7 @@ fn what_waits_is_bounded_and_a_batch_of_it_is_one_message() {
 
 proptest! {
     #[test]
-    fn whatever_is_taken_is_a_batch_that_ingest_takes(
+    fn every_accepted_point_is_accepted_by_ingest(
         bytes in prop::collection::vec(any::<u8>(), 0..400),
         text in "[a-z0-9,=\\\\\" .\n\u{0}-\u{1f}é]{0,200}",
         is_json in any::<bool>(),
@@ -213,7 +213,7 @@ proptest! {
     }
 
     #[test]
-    fn a_line_reads_as_what_it_says(
+    fn a_line_is_parsed_as_written(
         name in "[a-zA-Z][a-z0-9 ,=é]{0,20}[a-z]",
         tag in "[a-z ,=é]{1,20}[a-z]",
         number in any::<i64>(),
@@ -236,7 +236,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn the_folder_of_the_sockets_outlives_the_agent_and_holds_nothing_else() {
+async fn the_socket_folder_outlives_the_agent_and_contains_only_sockets() {
     use std::os::unix::fs::MetadataExt;
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("sockets");

@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn real_file_systems_are_chosen_and_named_as_they_are() {
+    fn real_file_systems_are_reported_with_their_names() {
         let cases: &[(&str, &[&str])] = &[
             ("22 1 254:0 / / rw - ext4 /dev/vda rw", &["/"]),
             // A container: the root is an overlay, and files are bind-mounted.

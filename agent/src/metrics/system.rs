@@ -72,7 +72,7 @@ mod tests {
     use super::count_of_list;
 
     #[test]
-    fn lists_of_cpus_are_counted() {
+    fn cpu_lists_are_counted() {
         for (list, expected) in [
             ("0", Some(1)),
             ("0-3", Some(4)),

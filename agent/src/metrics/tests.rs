@@ -67,7 +67,7 @@ fn check(fixture_name: &str, groups: &str, expected: &[&str]) -> Result<(), Fail
 }
 
 #[test]
-fn a_device_is_measured_as_telegraf_would() -> Result<(), Failure> {
+fn metrics_match_telegraf() -> Result<(), Failure> {
     check(
         "robot",
         "mem",
@@ -132,7 +132,7 @@ fn a_device_is_measured_as_telegraf_would() -> Result<(), Failure> {
 }
 
 #[test]
-fn old_kernels_and_small_devices_are_measured_too() -> Result<(), Failure> {
+fn old_kernels_and_small_devices_are_supported() -> Result<(), Failure> {
     check("pc", "temp", &["temp{sensor=cpu-thermal} temp=47.0"])?;
     check("pc", "swap", &["swap{} free=0i in=0i out=0i total=0i used=0i used_percent=0.0"])?;
     // Without MemAvailable: free + buffers + cache.
@@ -157,7 +157,7 @@ fn swap_traffic_is_in_bytes() -> Result<(), Failure> {
 }
 
 #[test]
-fn mounts_are_reported_where_they_are() -> Result<(), Failure> {
+fn mounts_are_reported_by_their_mount_points() -> Result<(), Failure> {
     let mut collectors = Collectors::new(&fixture("robot"));
     let points = sample(&mut collectors, "disk")?;
     let tags: Vec<Vec<String>> = points
@@ -218,7 +218,7 @@ fn set_cpus(root: &Path, lines: &[&str]) -> Result<(), Failure> {
 }
 
 #[test]
-fn cpu_use_is_the_difference_of_two_readings() -> Result<(), Failure> {
+fn cpu_usage_is_the_difference_of_two_readings() -> Result<(), Failure> {
     let zeros = "usage_guest_nice=0.0";
     // First reading, second reading, reported points.
     let cases: &[(&[&str], &[&str], &[&str])] = &[
@@ -262,7 +262,7 @@ fn cpu_use_is_the_difference_of_two_readings() -> Result<(), Failure> {
 }
 
 #[test]
-fn failures_yield_nothing_and_are_over_when_they_are_over() -> Result<(), Failure> {
+fn failing_groups_yield_no_points_until_they_recover() -> Result<(), Failure> {
     let root = cpu_root(&["cpu0 1 1 1 1"])?;
     let mut collectors = Collectors::new(root.path());
     sample(&mut collectors, "cpu")?;
@@ -283,7 +283,7 @@ fn failures_yield_nothing_and_are_over_when_they_are_over() -> Result<(), Failur
 }
 
 #[test]
-fn garbage_empty_files_and_nothing_at_all_never_panic() -> Result<(), Failure> {
+fn malformed_empty_and_missing_files_never_panic() -> Result<(), Failure> {
     for name in ["garbled", "empty", "no-such-folder"] {
         let mut collectors = Collectors::new(&fixture(name));
         for _ in 0..3 {
@@ -316,7 +316,7 @@ fn percentages_take_five_bytes_on_the_wire() {
 }
 
 #[test]
-fn groups_have_names() -> Result<(), Failure> {
+fn group_names_round_trip() -> Result<(), Failure> {
     assert_eq!(GroupSet::default().to_string().parse::<GroupSet>()?, GroupSet::ALL);
     assert_eq!(" cpu , mem,".parse::<GroupSet>()?.to_string(), "cpu,mem");
     assert_eq!("".parse::<GroupSet>()?, GroupSet::NONE);
@@ -327,7 +327,7 @@ fn groups_have_names() -> Result<(), Failure> {
 }
 
 #[test]
-fn this_machine_is_measured() -> Result<(), Failure> {
+fn the_metrics_of_this_machine_are_collected() -> Result<(), Failure> {
     let mut collectors = Collectors::new(Path::new("/"));
     collectors.sample(GroupSet::ALL, &AgentCounters::default());
     std::thread::sleep(std::time::Duration::from_millis(100));

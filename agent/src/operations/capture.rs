@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn programs_answer_complain_or_are_left() {
+    async fn commands_succeed_fail_or_time_out() {
         let second = Duration::from_secs(5);
         assert_eq!(run(&line("true"), second).await, Ok(()));
         assert_eq!(run(&line("echo no >&2; false"), second).await, Err("no".to_owned()));

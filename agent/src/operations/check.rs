@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_is_for_one_device_in_one_epoch() {
+    fn an_order_is_valid_for_one_device_in_one_epoch() {
         let (project, device) = (ProjectId::default_project(), DeviceId(Uuid::from_u128(1)));
         let me = CurrentIdentity { project: &project, device, epoch: 3 };
         let order = Address {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_expires_by_the_servers_time_alone() {
+    fn an_order_expires_only_by_the_server_time() {
         let expires = Timestamp(100);
         assert_eq!(is_expired(expires, None), Err(Ignored::NoHello));
         assert_eq!(is_expired(expires, Some(Timestamp(100))), Ok(false));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_private_part_is_the_one_that_was_signed() {
+    fn the_private_part_must_match_the_signed_hash() {
         let exec = |env: &[&str]| {
             Action::Exec(Exec {
                 program: Program::Shell("true".into()),

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn no_file_of_the_archive_is_large() {
+    fn the_size_of_files_in_the_archive_is_limited() {
         let mut archive = Archive::new();
         archive.add("large", &vec![b'x'; MAX_FILE_BYTES + 10]).unwrap();
         archive.json("small.json", &json!({"a": 1})).unwrap();

@@ -220,7 +220,7 @@ mod tests {
     use crate::store::Folder;
 
     #[test]
-    fn entries_are_kept_until_long_after_their_order_and_inputs_until_the_run_begins() {
+    fn entries_are_kept_past_the_expiry_of_their_order_and_inputs_until_the_run_starts() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(Folder::open(dir.path()).unwrap()).unwrap();
         let id = |n| OperationId(Uuid::from_u128(n));

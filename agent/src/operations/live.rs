@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_leaves_and_a_slow_reader_is_waited_for() {
+    fn acknowledged_output_is_removed_and_a_slow_reader_blocks_the_program() {
         let now = Instant::now();
         let mut live = Live::new(now);
         assert_eq!(live.piece(10), None);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_waits_without_a_reader() {
+    fn without_a_reader_the_program_is_not_blocked() {
         let now = Instant::now();
         // No server has ever reported a reader; the device may be offline.
         let mut live = filled(now, BUFFER_CAPACITY);

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_any_characters() {
+    fn a_star_matches_any_characters() {
         for (pattern, text, expected) in [
             ("uptime", "uptime", true),
             ("uptime", "uptimes", false),
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_fit_word_by_word() {
+    fn programs_are_matched_argument_by_argument() {
         for (pattern, argv, expected) in [
             ("/usr/bin/uptime", &["/usr/bin/uptime"][..], true),
             ("/usr/bin/uptime", &["/usr/bin/uptime", "-p"], false),

@@ -36,7 +36,7 @@ fn no_file_allows_everything() {
 }
 
 #[test]
-fn a_file_that_is_wrong_allows_nothing_and_says_why() {
+fn an_invalid_file_allows_nothing_and_reports_the_reason() {
     for (text, words) in [
         ("[exec]\nenabled = \"yes\"", "line 2"),
         ("[exek]", "exek"),
@@ -54,7 +54,7 @@ fn a_file_that_is_wrong_allows_nothing_and_says_why() {
 }
 
 #[test]
-fn each_rule_refuses_by_its_name() {
+fn each_rule_is_named_in_its_refusal() {
     let given = policy(
         r#"
         [exec]
@@ -102,7 +102,7 @@ fn each_rule_refuses_by_its_name() {
 }
 
 #[test]
-fn programs_can_be_forbidden_altogether_or_left_alone() {
+fn programs_can_be_forbidden_entirely_or_unrestricted() {
     let none = policy("[exec]\nenabled = false").unwrap();
     assert!(none.allows(&argv(&["x"]), "root").unwrap_err().contains("enabled = false"));
     let lines = policy("[exec]\nshell_lines = false").unwrap();
@@ -116,7 +116,7 @@ fn programs_can_be_forbidden_altogether_or_left_alone() {
 }
 
 #[test]
-fn a_shell_is_no_way_around_what_is_said_of_programs() {
+fn a_shell_is_allowed_only_if_all_programs_are() {
     for (text, user, refusal) in [
         ("", "root", None),
         ("[power]\nreboot = false", "root", None),
@@ -143,7 +143,7 @@ fn a_shell_is_no_way_around_what_is_said_of_programs() {
 }
 
 #[test]
-fn ports_are_those_that_are_named() {
+fn only_named_ports_are_allowed() {
     assert_eq!(policy("").unwrap().allows_port("camera", 80), Ok(()));
     let some = policy("[ports]\nallow = [22, \"camera:*\"]").unwrap();
     assert_eq!(some.allows_port("localhost", 22), Ok(()));

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_compared_as_they_are_asked() {
+    fn rules_match_the_requested_host_and_port() {
         let place = |text: &str| PortRule::try_from(RuleText::Place(text.to_owned())).unwrap();
         for (rule, host, port, expected) in [
             ("localhost:22", "localhost", 22, true),

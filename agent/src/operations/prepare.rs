@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_agents_own_user_needs_no_help_and_the_environment_is_small() {
+    fn the_agent_s_own_user_is_not_switched_and_the_environment_is_minimal() {
         let user = run_as(None).unwrap();
         let same = run_as(Some(&user.name)).unwrap();
         assert!(user.ids.is_none() && same.ids.is_none());

@@ -331,7 +331,7 @@ mod tests {
     use crate::store::Folder;
 
     #[test]
-    fn runs_begin_in_their_order_so_many_at_once_and_only_after_a_hello() {
+    fn runs_start_in_order_with_limited_concurrency_after_a_hello() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(Folder::open(dir.path()).unwrap()).unwrap();
         let operations = Operations::open(&store, OperationOptions::default()).unwrap();

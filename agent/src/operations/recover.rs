@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_becomes_of_a_run_depends_on_what_it_was_and_on_the_boot() {
+    fn the_recovery_of_a_run_depends_on_its_phase_and_the_boot() {
         let (boot, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let id = OperationId(Uuid::from_u128(3));
         let upload = || {

@@ -13,7 +13,7 @@ fn id(number: u128) -> OperationId {
 }
 
 #[test]
-fn outputs_are_kept_sent_in_order_and_let_go() {
+fn outputs_are_stored_sent_in_order_and_deleted() {
     use OutputStream::{Stderr, Stdout};
     let dir = tempfile::tempdir().unwrap();
     let spools = Spools::new(dir.path(), 1 << 20);
@@ -43,7 +43,7 @@ fn outputs_are_kept_sent_in_order_and_let_go() {
 }
 
 #[test]
-fn the_first_bytes_are_kept_and_the_rest_is_counted() {
+fn the_first_bytes_are_stored_and_the_rest_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let spools = Spools::new(dir.path(), 10);
     let spool = spools.create(id(1), &SALTS);
@@ -59,7 +59,7 @@ fn the_first_bytes_are_kept_and_the_rest_is_counted() {
 }
 
 #[test]
-fn what_is_kept_outlives_the_agent_and_strangers_are_swept() {
+fn stored_output_survives_a_restart_and_unknown_files_are_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let spools = Spools::new(dir.path(), 1 << 20);
     let spool = spools.create(id(1), &SALTS);
@@ -78,7 +78,7 @@ fn what_is_kept_outlives_the_agent_and_strangers_are_swept() {
 }
 
 #[test]
-fn what_cannot_be_written_is_cut() {
+fn output_that_cannot_be_written_is_truncated() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("runs"), b"in the way").unwrap();
     let spools = Spools::new(dir.path(), 1 << 20);

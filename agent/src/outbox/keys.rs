@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_likelier_key_comes_first_and_the_other_has_its_turn() {
+    fn the_likelier_key_is_tried_first_and_the_other_periodically() {
         use Prover::{Previous, Current};
         for (has_before, is_unsettled, expected) in [
             (false, false, [Current; 5]),

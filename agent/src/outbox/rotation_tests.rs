@@ -71,7 +71,7 @@ fn proving(outbox: &Outbox) -> Vec<Hash> {
 }
 
 #[test]
-fn a_request_is_carried_out_once_and_the_log_comes_first() {
+fn a_rotation_request_is_executed_once_and_only_when_the_log_is_current() {
     let dir = tempfile::tempdir().unwrap();
     let outbox = open(dir.path());
     let first = outbox.keys().current().public();
@@ -103,7 +103,7 @@ fn a_request_is_carried_out_once_and_the_log_comes_first() {
 }
 
 #[test]
-fn a_new_epoch_begins_with_the_rotation_that_its_log_lacks() {
+fn a_new_epoch_starts_with_the_rotation_that_its_log_lacks() {
     for is_known in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let outbox = open(dir.path());

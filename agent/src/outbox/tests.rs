@@ -49,7 +49,7 @@ impl Outbox {
 }
 
 #[test]
-fn events_are_chained_signed_and_there_after_a_restart() {
+fn events_are_chained_signed_and_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..2 {
         let outbox = outbox(dir.path(), Limits::default());
@@ -101,7 +101,7 @@ fn confirmed_events_are_kept_by_age_and_by_size() {
 }
 
 #[test]
-fn a_full_outbox_counts_and_says_so_when_there_is_room() {
+fn a_full_outbox_counts_dropped_events_and_records_them_when_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
     let limits = Limits { unconfirmed_bytes: 2000, ..Limits::default() };
     let full = outbox(dir.path(), limits);
@@ -130,7 +130,7 @@ fn a_full_outbox_counts_and_says_so_when_there_is_room() {
 }
 
 #[test]
-fn an_event_that_the_log_would_refuse_is_refused_at_once() {
+fn an_event_that_the_log_would_reject_is_rejected_immediately() {
     let dir = tempfile::tempdir().unwrap();
     let outbox = outbox(dir.path(), Limits::default());
     let errors = [("k".to_owned(), "x".repeat(70_000))].into();
@@ -141,7 +141,7 @@ fn an_event_that_the_log_would_refuse_is_refused_at_once() {
 }
 
 #[test]
-fn the_logs_word_is_judged_by_the_hash() {
+fn the_log_head_is_compared_by_its_hash() {
     let dir = tempfile::tempdir().unwrap();
     let outbox = outbox(dir.path(), Limits { kept_bytes: 0, ..Limits::default() });
     for number in 1..=6 {

@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn each_group_has_its_multiples_and_sleep_is_left_out() {
+    fn each_group_is_sampled_at_its_interval_and_sleep_is_skipped() {
         let now = settings(&[
             ("metrics.groups", r#""cpu,mem,disk""#),
             ("metrics.interval.cpu", "2"),

@@ -23,7 +23,7 @@ fn queued(mono: u64, is_corrected: bool) -> Queued {
 }
 
 #[test]
-fn the_oldest_batches_go_first_and_the_rest_outlives_the_process() {
+fn the_oldest_batches_are_sent_first_and_the_rest_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let size = muster_schemas::codec::encode(&queued(10, true)).len() as u64;
     let backlog = open(dir.path(), 5 * size);
@@ -67,7 +67,7 @@ fn large(mono: u64, points: usize) -> Queued {
 }
 
 #[test]
-fn what_waited_goes_together_and_each_point_keeps_its_time() {
+fn queued_batches_are_merged_and_each_point_keeps_its_time() {
     let damaged = Queued { batch: b"\xff".to_vec(), ..large(7, 1) };
     let batches = [large(1_000, 2), damaged.clone(), large(5_000, 2), large(4_000, 1)];
     let (whole, taken) = merge(&batches, None);
@@ -83,7 +83,7 @@ fn what_waited_goes_together_and_each_point_keeps_its_time() {
 }
 
 #[test]
-fn an_hour_offline_is_a_few_small_messages() {
+fn an_hour_of_backlog_is_a_few_small_messages() {
     let dir = tempfile::tempdir().unwrap();
     let backlog = open(dir.path(), 32 << 20);
     let mut plain = 0;

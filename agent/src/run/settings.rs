@@ -202,7 +202,7 @@ mod tests {
     use crate::metrics::Group;
 
     #[test]
-    fn known_variables_are_applied_and_bad_ones_named() {
+    fn known_variables_are_applied_and_invalid_ones_are_named() {
         let vars = |vars: &[(&str, ConfigValue)]| -> ConfigVars {
             vars.iter().map(|(key, value)| (key.parse().unwrap(), value.clone())).collect()
         };

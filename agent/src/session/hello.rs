@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_waits_for_the_gap_and_a_follow_up_does_not() {
+    fn a_scheduled_hello_waits_for_the_minimum_interval_and_a_follow_up_does_not() {
         let now = Instant::now();
         let mut rhythm = HelloSchedule { sent_at: Some(now), ..HelloSchedule::default() };
         rhythm.schedule(now, Duration::ZERO);

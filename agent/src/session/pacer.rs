@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_sent_in_order_and_what_fails_is_sent_again_later() {
+    fn a_window_is_sent_in_order_and_failed_events_are_resent() {
         let (mut pacer, now, all) = (Pacer::default(), Instant::now(), view(2, 30));
         pacer.start(&all);
         assert_eq!(send_all(&mut pacer, &all, now), (3..=10).collect::<Vec<_>>());
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_confirmed_is_probed_every_few_seconds_by_one_event() {
+    fn unconfirmed_events_are_probed_with_one_event_every_few_seconds() {
         let (mut pacer, start, all) = (Pacer::default(), Instant::now(), view(0, 1000));
         pacer.start(&all);
         let mut now = start;
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_to_send_again_are_followed_once_a_second_and_never_forgotten() {
+    fn resend_requests_are_followed_at_most_once_per_second_and_never_lost() {
         let (mut pacer, now, all) = (Pacer::default(), Instant::now(), view(2, 5));
         pacer.start(&all);
         send_all(&mut pacer, &all, now);

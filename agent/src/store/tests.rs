@@ -10,7 +10,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn one_agent_a_folder_and_nobody_else_may_read_it() {
+fn a_folder_is_locked_by_one_agent_and_private() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("deep/data");
     let store = Store::open(Folder::open(&path).unwrap()).unwrap();
@@ -24,7 +24,7 @@ fn one_agent_a_folder_and_nobody_else_may_read_it() {
 }
 
 #[test]
-fn small_things_outlive_the_process_and_a_newer_format_is_refused() {
+fn values_survive_a_restart_and_a_newer_format_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let open = || Store::open(Folder::open(dir.path()).unwrap());
     let store = open().unwrap();
@@ -41,7 +41,7 @@ fn small_things_outlive_the_process_and_a_newer_format_is_refused() {
 }
 
 #[test]
-fn a_file_is_replaced_whole_for_its_owner_alone() {
+fn a_private_file_is_replaced_atomically() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.json");
     for content in ["first", "2"] {
@@ -53,7 +53,7 @@ fn a_file_is_replaced_whole_for_its_owner_alone() {
 }
 
 #[test]
-fn a_folder_that_is_open_to_others_is_closed_or_refused() {
+fn a_folder_that_others_can_access_is_restricted_or_rejected() {
     let open_up = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };

@@ -295,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_are_found_as_a_shell_finds_them() {
+    fn programs_are_searched_as_by_a_shell() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tool");
         std::fs::write(&path, "#!/bin/sh\n").unwrap();

@@ -40,7 +40,7 @@ fn year(year: u64) -> UnixTime {
 }
 
 #[test]
-fn the_pinned_ca_for_this_host_and_nobody_else_at_any_time() {
+fn only_the_pinned_ca_for_this_host_is_trusted_regardless_of_time() {
     let (ours, theirs) = (ca(), ca());
     let der = |ca: &Ca| ca.certificate.der().clone();
     let good = leaf(&ours, "muster.example");

@@ -31,7 +31,7 @@ fn config_versions(events: &[Event]) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn a_device_enrolls_once_and_a_lost_answer_is_asked_for_again() {
+async fn a_device_enrolls_once_and_repeats_the_request_after_a_lost_response() {
     let server = Server::start().await;
     let data = server.path("device");
     let options = server.enroll_options(&data);
@@ -72,7 +72,7 @@ async fn a_device_enrolls_once_and_a_lost_answer_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_device_reports_itself_and_works_by_its_config() {
+async fn a_device_reports_its_inventory_and_applies_its_config() {
     let server = Server::start().await;
     let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Int(1));
     let bad = ("metrics.groups".parse().unwrap(), ConfigValue::Text("gpu".into()));
@@ -124,7 +124,7 @@ async fn a_device_reports_itself_and_works_by_its_config() {
 }
 
 #[tokio::test]
-async fn what_happens_while_the_broker_is_away_is_told_later() {
+async fn events_during_a_broker_outage_are_sent_later() {
     let server = Server::start().await;
     let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Int(1));
     server.known.lock().unwrap().config = (1, [interval].into());
@@ -188,7 +188,7 @@ async fn set_max_messages(server: &Server, max_messages: i64) {
 }
 
 #[tokio::test]
-async fn what_a_full_stream_refuses_is_kept_and_sent_when_there_is_room() {
+async fn metrics_rejected_by_a_full_stream_are_kept_and_sent_later() {
     let server = Server::start().await;
     let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Int(1));
     server.known.lock().unwrap().config = (1, [interval].into());
@@ -216,7 +216,7 @@ async fn what_a_full_stream_refuses_is_kept_and_sent_when_there_is_room() {
 }
 
 #[tokio::test]
-async fn credentials_are_renewed_before_they_expire_and_the_connection_goes_on() {
+async fn credentials_are_renewed_before_they_expire_without_losing_the_connection() {
     let server = Server::start().await;
     server.known.lock().unwrap().life = 4_000_000;
     let running = Running::start(&server).await;
@@ -229,7 +229,7 @@ async fn credentials_are_renewed_before_they_expire_and_the_connection_goes_on()
 }
 
 #[tokio::test]
-async fn the_doctor_says_what_is_wrong_and_what_to_do() {
+async fn the_doctor_reports_problems_with_remedies() {
     let (server, other) = (Server::start().await, Server::start().await);
     let running = Running::start(&server).await;
     server.until("the device is up", |known| known.hellos > 0).await;

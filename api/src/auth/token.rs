@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_secret_of_a_living_token_opens_the_door() {
+    fn only_the_secret_of_a_valid_token_authenticates() {
         let now = Timestamp(100);
         let used = Event::from(ApiTokenUsed { address: None });
         let revoked = Event::from(ApiTokenRevoked {});

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_response_ends_when_its_token_is_refused_or_has_another_role() {
+    fn a_response_ends_when_its_token_is_rejected_or_has_another_role() {
         let principal = |role| Principal {
             token: TokenId(Uuid::nil()),
             role,

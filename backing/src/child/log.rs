@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tail_is_of_this_process_only_and_short() {
+    fn the_tail_is_short_and_only_from_this_process() {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::new(dir.path(), "server");
         let (mut first, _) = log.open().unwrap();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_put_aside_under_a_server_that_goes_on_writing() {
+    fn a_log_is_rotated_while_its_server_keeps_writing() {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::new(dir.path(), "server");
         let (mut file, _) = log.open().unwrap();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_log_is_moved_aside_and_the_oldest_goes() {
+    fn a_large_log_is_rotated_and_the_oldest_is_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::new(dir.path(), "server");
         for round in 0..7_u8 {

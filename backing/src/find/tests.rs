@@ -32,7 +32,7 @@ fn machine() -> Machine {
 }
 
 #[test]
-fn the_variable_comes_before_path_and_path_before_the_cache() {
+fn the_variable_precedes_path_and_path_precedes_the_cache() {
     let Machine { root, search_path: mut places } = machine();
     let root = fs::canonicalize(root.path()).unwrap();
     program(&root.join("cache/bin/nats-server"), "");
@@ -45,7 +45,7 @@ fn the_variable_comes_before_path_and_path_before_the_cache() {
 }
 
 #[test]
-fn a_wrong_variable_is_an_error_even_when_path_would_serve() {
+fn a_wrong_variable_is_an_error_even_if_path_has_the_binary() {
     let Machine { root, search_path: mut places } = machine();
     program(&root.path().join("path/influxd"), "");
     places.influxd = Some("/nowhere/influxd".into());
@@ -55,7 +55,7 @@ fn a_wrong_variable_is_an_error_even_when_path_would_serve() {
 }
 
 #[test]
-fn a_missing_binary_says_where_it_was_looked_for_and_what_to_do() {
+fn the_error_for_a_missing_binary_names_the_search_path_and_a_remedy() {
     let Machine { root, search_path: places } = machine();
     let error = places.postgres_bin(None).unwrap_err().to_string();
     for part in [
@@ -72,7 +72,7 @@ fn a_missing_binary_says_where_it_was_looked_for_and_what_to_do() {
 }
 
 #[test]
-fn the_newest_postgres_is_taken_unless_existing_data_needs_an_older_one() {
+fn the_newest_postgres_is_used_unless_existing_data_needs_an_older_one() {
     let Machine { root, search_path: places } = machine();
     let debian = fs::canonicalize(root.path()).unwrap().join("debian");
     postgres(&debian.join("9/bin"), "9.6");

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_reaches_the_address_of_the_backup_port() {
+    fn the_address_of_the_backup_port_is_unreachable() {
         use std::net::{TcpListener, TcpStream};
         use std::time::Duration;
         let listener = TcpListener::bind((UNREACHABLE_ADDRESS, 0)).unwrap();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_quoted_and_only_the_api_is_reached() {
+    fn folders_are_quoted_and_only_the_api_is_reachable() {
         let config = v1(Path::new("/a \"b\"\\c"), 8086, Auth::Password);
         assert!(config.contains(r#"dir = "/a \"b\"\\c/data""#), "{config}");
         assert!(config.contains("auth-enabled = true"));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_generation_is_told_its_folders_by_flags() {
+    fn influxdb_2_gets_its_folders_by_flags() {
         let args = v2(Path::new("/d"), 8086);
         assert!(
             args.contains(&"/d/engine".into())

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_as_they_are_printed() {
+    fn printed_versions_are_parsed() {
         assert_eq!(Flavor::parse("InfluxDB v1.6.7~rc0 (git: unknown unknown)"), Some(Flavor::V1));
         assert_eq!(Flavor::parse("InfluxDB v1.11.8 (git: HEAD 1.1)"), Some(Flavor::V1));
         assert_eq!(

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_taken_apart() {
+    fn responses_are_parsed() {
         let answer = parse("HTTP/1.0 401 Unauthorized\r\nX: y\r\n\r\n{\"error\":\"no\"}").unwrap();
         assert_eq!((answer.status, answer.body.as_str()), (401, "{\"error\":\"no\"}"));
         assert!(parse("SSH-2.0-OpenSSH").is_none());

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_where_nats_server_looks_for_it() {
+    fn each_option_is_where_nats_server_expects_it() {
         let mut options = NatsOptions::new("/d");
         options.websocket = Some(Websocket::default());
         options.tls = Some(Tls { certificate: "/c".into(), key: "/k".into(), client_ca: None });
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_read() {
+    fn versions_are_parsed() {
         assert_eq!(parse_version("nats-server: v2.15.1\n"), Some((2, 15)));
         assert_eq!(parse_version("nats-server: v2.9\n"), Some((2, 9)));
         assert_eq!(parse_version("something else"), None);

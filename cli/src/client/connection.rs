@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_go_before_a_named_context_before_variables_before_the_current_one() {
+    fn flags_precede_a_named_context_then_variables_then_the_current_context() {
         for (flags, environment, expected) in [
             ("", "", Some("https://a a-token /a")),
             ("", "context=b", Some("https://b b-token /b")),

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_data_folder_gets_a_context_of_its_own() {
+    fn a_second_data_folder_gets_its_own_context() {
         let dir = tempfile::tempdir().unwrap();
         let ca = |name: &str| {
             let path = dir.path().join(name);

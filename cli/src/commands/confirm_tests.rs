@@ -112,7 +112,7 @@ fn subcommands(command: &Command, path: &str, found: &mut Vec<(String, bool)>) {
 }
 
 #[test]
-fn it_is_decided_of_every_subcommand_whether_it_asks() {
+fn every_subcommand_is_listed_with_or_without_confirmation() {
     let mut found = Vec::new();
     subcommands(&Line::command(), "", &mut found);
     let asking: BTreeSet<&str> =
@@ -175,7 +175,7 @@ async fn muster(url: &str, path: &str, args: &[&str], yes: bool) -> Result<()> {
 }
 
 #[tokio::test]
-async fn without_a_terminal_nothing_is_destroyed_or_interrupted_unless_yes_is_said() {
+async fn without_a_terminal_destructive_commands_require_yes() {
     let (url, writes) = server().await;
     let taken = || std::mem::take(&mut *writes.lock().unwrap());
     // `context remove` changes a file of this user, not the server.
@@ -204,7 +204,7 @@ async fn without_a_terminal_nothing_is_destroyed_or_interrupted_unless_yes_is_sa
 }
 
 #[test]
-fn a_question_names_what_it_is_about() {
+fn a_confirmation_prompt_names_its_targets() {
     let named = |count: usize| (1..=count).map(|n| format!("robot-{n}")).collect::<Vec<_>>();
     let question = |names: &[String]| Action { verb: "revoke", noun: "device", names }.question();
     for (count, parts) in [

@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_and_forwards_read_as_written() {
+    fn targets_and_forwards_are_parsed() {
         let words = |text: &str| target(text).ok();
         assert_eq!(words("22"), Some(("localhost".to_owned(), 22)));
         assert_eq!(words("db:5432"), Some(("db".to_owned(), 5432)));

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_sent_events_are_read_and_comments_are_not() {
+    fn server_sent_events_are_parsed_and_comments_ignored() {
         assert_eq!(data(": still here\n\n"), None);
         assert_eq!(
             data("id: 7\nevent: x\ndata: {\"position\":7}\n\n"),

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_is_asked_by_its_own_family() {
+    fn a_listener_is_queried_by_its_own_address_family() {
         for (listen, asked) in [
             ("127.0.0.1:1", "127.0.0.1:1"),
             ("0.0.0.0:1", "127.0.0.1:1"),

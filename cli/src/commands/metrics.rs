@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_stands_until_the_next_is_due() {
+    fn a_value_is_drawn_until_the_next_point_is_due() {
         let mut answer = response(&[(10, 0.0), (20, 1.0), (40, 2.0)]);
         answer["step"] = "5s".into();
         // From 5 to 45 s, in steps of 5 s: the point due at 30 s is missing.
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_named_as_they_are_asked_for() {
+    fn fields_are_listed_by_their_query_names() {
         let answer = json!({"items": [
             {"name": "cpu", "fields": {"usage_user": "float"}, "tags": ["cpu"]},
         ]});
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_series_is_one_line_of_figures() {
+    fn a_series_is_printed_as_one_row() {
         let answer = response(&[(10, 1.0), (20, 2.0), (30, 6.0)]);
         let row = Series::from_response(&answer, "vm").remove(0).row();
         assert_eq!(row[..5], ["vm  cpu=cpu0", "6.00", "1.00", "3.00", "6.00"]);

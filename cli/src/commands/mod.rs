@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_of_bytes_read_as_written() {
+    fn byte_sizes_are_parsed() {
         for (text, expected) in [
             ("1", 1),
             ("4096", 4096),
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_of_time_and_changes_read_as_written() {
+    fn durations_and_changes_are_parsed() {
         for (text, expected) in
             [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200), ("7d", 604_800)]
         {

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn each_server_finds_what_it_needs_and_a_second_time_changes_nothing() {
+    fn preparing_creates_all_files_and_is_idempotent() {
         let dir = tempfile::tempdir().unwrap();
         run(&args(dir.path())).unwrap();
         let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_without_a_user_is_named() {
+    fn a_url_without_a_user_is_reported() {
         let url = "postgres://db/d".parse().unwrap();
         assert!(postgres_url(&url, "x").is_err());
     }

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_offline_device_is_an_error_unless_it_is_waited_for() {
+    async fn an_offline_device_is_an_error_without_wait() {
         let error = Wait::default().until_online(async || Err::<(), _>(offline())).await;
         let error = error.unwrap_err();
         assert!(error.to_string().contains("--wait"), "{error}");
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_matter_of_time_is_not_waited_for() {
+    async fn permanent_errors_are_not_waited_for() {
         let attempt = async || Err::<(), _>(anyhow::anyhow!("forbidden"));
         let error = Wait { wait: Some(60) }.until_online(attempt).await.unwrap_err();
         assert_eq!(error.to_string(), "forbidden");

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_but_a_host_and_a_port_gets_into_the_script() {
+    fn only_a_host_and_a_port_are_inserted_into_the_script() {
         let of = |host: &str| {
             let headers = HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
             authority(&headers, &Uri::from_static("/install.sh"))
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_script_names_the_server_its_pin_and_each_agent() {
+    fn the_script_contains_the_server_its_pin_and_each_agent() {
         let agents = [("x86_64".to_owned(), (PathBuf::from("/agent"), Hash::of(b"agent")))];
         let installer = Installer { agents: agents.into(), pin: "sha256//abc=".to_owned() };
         let script = installer.script("muster.example:8443");

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_address_is_held_back_and_no_other() {
+    fn the_rate_limit_applies_per_address() {
         let limits = Limits::new(NonZeroU32::new(40).unwrap());
         let (loud, quiet) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         let passed = (0..1_000).filter(|_| limits.check(loud).is_ok()).count();

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_those_of_ingest() {
+    fn the_defaults_match_those_of_ingest() {
         let parsed: DeviceLimits = Command::parse_from(["x"]).limits.into();
         assert_eq!(format!("{parsed:?}"), format!("{:?}", DeviceLimits::default()));
         assert!(Command::try_parse_from(["x", "--metric-bytes-per-second", "0"]).is_err());

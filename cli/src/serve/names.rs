@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_name_is_found_without_asking_anybody() {
+    fn a_full_name_is_determined_without_a_dns_query() {
         let hosts = "127.0.0.1 localhost\n127.0.1.1 one.plant.example one # here\n";
         let resolv = "nameserver 10.0.0.1\nsearch lab.example other.example\n";
         for (host, hosts, resolv, expected) in [
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_on_all_addresses_is_known_by_each_of_them() {
+    fn a_server_on_all_addresses_has_all_of_them_in_its_certificate() {
         let names = |listen: &str| certificate_names(listen.parse().unwrap(), vec!["x.y".into()]);
         let all = names("0.0.0.0:1");
         for address in interface_addresses() {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_for_nobody_else() {
+    fn loopback_is_no_address_for_other_machines() {
         assert_eq!(address_for_others("127.0.0.1".parse().unwrap()), None);
         assert_eq!(address_for_others("::1".parse().unwrap()), None);
         let own: IpAddr = "10.1.2.3".parse().unwrap();

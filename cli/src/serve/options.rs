@@ -380,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_roles_of_one_machine_share_a_folder_of_blobs() {
+    fn the_roles_on_one_machine_share_a_blob_folder() {
         for (keys, blobs) in [
             ("/srv/keys", "/srv/blobs"),
             ("/srv/keys/roles/query", "/srv/blobs"),
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_read_with_a_port_and_without() {
+    fn an_address_is_parsed_with_and_without_a_port() {
         for (text, expected) in [
             ("127.0.0.2", Some("127.0.0.2:1")),
             ("0.0.0.0:99", Some("0.0.0.0:99")),

@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_that_mean_another_path_are_refused() {
+    fn ambiguous_paths_are_rejected() {
         for plain in [
             "/",
             "/api/v1/devices/x",

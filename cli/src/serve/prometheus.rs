@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn invented_methods_share_one_label() {
+    fn unknown_methods_share_one_label() {
         assert_eq!(method_label(&Method::PATCH), "PATCH");
         for invented in ["get", "BREW", &"X".repeat(60_000)] {
             let method = Method::from_bytes(invented.as_bytes()).unwrap();

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_those_who_are_trusted_are_believed() {
+    fn x_forwarded_for_is_used_only_from_trusted_proxies() {
         let networks = ["10.0.0.0/8", "192.0.2.7", "fd00::/8"].map(|text| network(text).unwrap());
         let proxies = TrustedProxies { networks: networks.to_vec() };
         for (peer, said, client) in [

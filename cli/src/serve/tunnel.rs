@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broker_has_a_host_and_a_port() {
+    fn a_broker_address_is_parsed_into_host_and_port() {
         for (broker, expected) in [
             ("tls://127.0.0.1:4333", Some(("127.0.0.1", 4333))),
             (" tls://one", Some(("one", 4222))),

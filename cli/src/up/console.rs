@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_to_try_next_can_be_run_as_it_stands() {
+    fn suggested_commands_can_be_run_unchanged() {
         let ready = Ready {
             url: "https://127.0.0.1:1",
             token: "mst_x",
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_path_does_not_lead_to_is_named_whole() {
+    fn a_program_outside_path_is_shown_with_its_full_path() {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("muster");
         std::fs::write(&program, "").unwrap();

@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_character_that_is_cut_waits_for_its_rest() {
+    fn an_incomplete_character_is_held_until_its_remaining_bytes_arrive() {
         for (bytes, whole) in [
             (b"abc".as_slice(), 3),
             ("aü".as_bytes(), 3),

@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bridge_that_ran_out_is_given_as_long_again() {
+    fn an_expired_relay_gets_another_lease_period_before_it_is_reaped() {
         let (mut gone, now) = (ExpiredLeases::default(), Instant::now());
         let bridge = |id| Relay {
             id: Uuid::from_u128(id),

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_slow_delivery_holds_up_its_own_device_alone() {
+    async fn a_slow_delivery_delays_only_its_own_device() {
         let (mut deliveries, sent) = (Deliveries::default(), Sent::default());
         deliveries.start(operation(1), device(1), sent.send_when_notified(1));
         deliveries.start(operation(2), device(1), sent.send(2));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_few_are_sealed_at_a_time() {
+    async fn the_number_of_orders_sealed_concurrently_is_limited() {
         let (mut deliveries, sent) = (Deliveries::default(), Sent::default());
         let running = Arc::new(Mutex::new((0_usize, 0_usize)));
         for number in 0..50 {

@@ -398,7 +398,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cancel_does_not_wait_for_the_order_and_neither_is_repeated_at_once() {
+    fn a_cancel_does_not_wait_for_the_order_and_neither_is_repeated_immediately() {
         let mut sent = SentMessages::default();
         let (operation, device) = (OperationId(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(2)));
         assert!(sent.is_due(operation, device, Message::Order));

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_are_begun_at_once_and_none_when_it_is_held_or_too_late() {
+    fn concurrency_is_limited_and_no_run_starts_when_paused_aborted_or_expired() {
         let open = operation();
         assert_eq!(free_slots(&open, NOW), 3);
         assert_eq!(free_slots(&OpenOperation { active: 9, ..open.clone() }, NOW), 0);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn enough_failures_stop_it_once() {
+    fn reaching_the_failure_limit_aborts_the_operation_once() {
         let open = operation();
         assert_eq!(abort(&OpenOperation { failures: 1, ..open.clone() }), None);
         let failed = OpenOperation { failures: 2, ..open };
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_sent_again_until_it_expires_and_signed_anew_for_a_new_epoch() {
+    fn an_order_is_resent_until_it_expires_and_signed_again_for_a_new_epoch() {
         let (open, waits) = (operation(), run(RunState::Dispatched));
         assert_eq!(next_step(&open, &waits, NOW), None, "it was sent just now");
         assert_eq!(next_step(&open, &waits, after(5)), Some(Step::SendOrder));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_has_an_end() {
+    fn every_state_is_closed_eventually() {
         let open = operation();
         let closed = |state: RunState, at: i64| match next_step(&open, &run(state), after(at)) {
             Some(Step::Close(state, _)) => Some(state),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_overdue_is_looked_at() {
+    fn every_overdue_run_is_checked() {
         let open = operation();
         for (state, late) in
             [(RunState::Running, 71), (RunState::Accepted, 3671), (RunState::Dispatched, 3661)]

@@ -352,7 +352,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_is_read_as_it_was_written_and_an_unknown_one_fails() {
+    fn run_states_round_trip_and_an_unknown_one_is_an_error() {
         use RunState::{Accepted, Dispatched, Requested, Running};
         for state in [Requested, Dispatched, Accepted, Running] {
             assert_eq!(RunState::read(state.as_str()).unwrap(), state);

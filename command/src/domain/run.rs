@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_erased_once_and_not_linked_to_afterwards() {
+    fn a_file_is_erased_once_and_gets_no_link_afterwards() {
         let link = || RunCommand::CreateLink { secret: Hash::ZERO, expires_at: Timestamp(1) };
         let stall = |bytes| RunCommand::Stall { bytes, reason: "full".into() };
         let erase = || RunCommand::Erase(EraseCause::Asked);

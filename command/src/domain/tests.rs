@@ -73,7 +73,7 @@ fn labels(pairs: &[(&str, Option<&str>)]) -> DeviceCommand {
 }
 
 #[test]
-fn a_device_lives_from_registration_to_deletion() {
+fn a_device_passes_from_registration_to_deletion() {
     let told = decide::<Device>([
         enroll(1),
         register("a"),
@@ -110,7 +110,7 @@ fn a_device_lives_from_registration_to_deletion() {
 }
 
 #[test]
-fn a_project_keeps_its_metrics_as_long_as_it_was_told_last() {
+fn the_last_set_retention_of_a_project_applies() {
     let create = |retention| ProjectCommand::Create { title: "A".parse().unwrap(), retention };
     let keep = |retention| ProjectCommand::Change {
         title: None,
@@ -151,7 +151,7 @@ fn a_project_keeps_its_metrics_as_long_as_it_was_told_last() {
 }
 
 #[test]
-fn epochs_only_go_up() {
+fn epochs_only_increase() {
     let mut device = Device::default();
     let mut epochs = Vec::new();
     for command in [
@@ -169,7 +169,7 @@ fn epochs_only_go_up() {
 }
 
 #[test]
-fn each_request_for_a_new_key_has_a_number_of_its_own() {
+fn each_key_rotation_request_has_its_own_number() {
     let ask = || DeviceCommand::RotateKey;
     let key = "agent.key_generation".parse::<muster_schemas::names::ConfigKey>().unwrap();
     let forget = DeviceCommand::SetConfig(Changes::from([(key.clone(), None)]));
@@ -193,7 +193,7 @@ fn each_request_for_a_new_key_has_a_number_of_its_own() {
 }
 
 #[test]
-fn config_is_held_to_its_limits() {
+fn config_limits_are_enforced() {
     let text = |length| Some(ConfigValue::Text("x".repeat(length)));
     let set = |value| DeviceCommand::SetConfig(Changes::from([("k".parse().unwrap(), value)]));
     let told = decide::<Device>([
@@ -235,7 +235,7 @@ fn a_name_has_one_holder() {
 }
 
 #[test]
-fn an_enrollment_token_lets_in_as_many_as_it_says_while_it_lives() {
+fn an_enrollment_token_allows_its_number_of_uses_until_it_expires() {
     let token = |uses, expires, device| EnrollmentTokenCommand::Create {
         token: EnrollmentTokenCreated {
             name: "t".parse().unwrap(),
@@ -305,7 +305,7 @@ fn any_command() -> impl Strategy<Value = DeviceCommand> {
 
 proptest! {
     #[test]
-    fn a_decision_asked_again_changes_labels_and_names_no_further(
+    fn a_repeated_decision_does_not_change_labels_or_names_again(
         commands in prop::collection::vec(any_command(), 0..30)
     ) {
         let mut device = Device::default();
@@ -320,7 +320,7 @@ proptest! {
 }
 
 #[test]
-fn a_waiting_machine_is_let_in_once_or_sent_away_for_good() {
+fn a_pending_machine_is_accepted_once_or_rejected_permanently() {
     let enrollment = || {
         Box::new(super::device::Enrollment {
             signing_key: vec![1],

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_opens_in_its_own_place_and_nowhere_else() {
+    fn a_secret_opens_only_in_its_own_project_and_variable() {
         let dir = tempfile::tempdir().unwrap();
         let keys = KeyStore::open(dir.path()).unwrap();
         let project: ProjectId = "default".parse().unwrap();

@@ -7,7 +7,7 @@ use super::*;
 const NOW: Timestamp = Timestamp(1_795_420_800_000_000);
 
 #[test]
-fn keys_are_made_once_and_only_their_owner_reads_them() {
+fn keys_are_created_once_and_only_their_owner_can_read_them() {
     let dir = tempfile::tempdir().unwrap();
     let keys = dir.path().join("keys");
     let first = KeyStore::open(&keys).unwrap();
@@ -31,7 +31,7 @@ fn keys_are_made_once_and_only_their_owner_reads_them() {
 }
 
 #[test]
-fn a_folder_that_is_open_to_others_is_closed_or_refused() {
+fn a_folder_that_others_can_access_is_restricted_or_rejected() {
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let open_up = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -62,7 +62,7 @@ fn a_folder_that_is_open_to_others_is_closed_or_refused() {
 
 /// Only root can change a folder's owner, and use the folder of another user.
 #[test]
-fn a_folder_of_another_user_is_refused() {
+fn a_folder_of_another_user_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     if std::os::unix::fs::chown(dir.path(), Some(65534), None).is_err() {
         return;
@@ -72,7 +72,7 @@ fn a_folder_of_another_user_is_refused() {
 }
 
 #[test]
-fn each_listener_has_a_key_of_its_own_and_the_pinned_one_is_https() {
+fn each_listener_has_its_own_key_and_the_https_key_is_pinned() {
     let dir = tempfile::tempdir().unwrap();
     let keys = KeyStore::open(dir.path()).unwrap();
     let names = ["localhost".to_owned()];
@@ -110,7 +110,7 @@ fn each_listener_has_a_key_of_its_own_and_the_pinned_one_is_https() {
 }
 
 #[test]
-fn a_damaged_key_is_named_and_left_alone() {
+fn a_damaged_key_is_reported_and_not_changed() {
     let dir = tempfile::tempdir().unwrap();
     KeyStore::open(dir.path()).unwrap();
     let path = dir.path().join("nats-account.seed");

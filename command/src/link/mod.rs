@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_takes_what_it_has_room_for() {
+    fn a_lane_admits_requests_up_to_its_capacity() {
         let lane = Lane::new(10 + 2 * REQUEST_OVERHEAD_BYTES);
         let (one, other) = (lane.admit("a", 6), lane.admit("a", 0));
         assert!(one.is_some() && other.is_some());
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn one_device_leaves_room_for_the_others() {
+    fn one_device_cannot_use_the_whole_lane() {
         let lane = Lane::new(MAX_QUEUED_PIECE_BYTES);
         let mut all: Vec<_> = (0..MAX_REQUESTS_PER_DEVICE).map(|_| lane.admit("a", 1)).collect();
         assert!(all.iter().all(Option::is_some) && lane.admit("a", 1).is_none());

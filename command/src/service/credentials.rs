@@ -123,7 +123,7 @@ mod tests {
     use uuid::Uuid;
 
     #[test]
-    fn a_nonce_is_for_one_device_and_a_while() {
+    fn a_nonce_is_valid_for_one_device_and_a_limited_time() {
         let key = [7; 32];
         let project = ProjectId::default_project();
         let (one, two) = (DeviceId(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(2)));

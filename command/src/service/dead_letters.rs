@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_subject_is_the_devices_own() {
+    fn the_subject_is_the_one_that_the_device_published_on() {
         let id = "0198c0de-7000-7abc-8def-0123456789ab";
         for (stored, expected) in [
             (format!("evt.3.default.{id}"), Some(format!("muster.default.{id}.evt"))),

@@ -422,7 +422,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbered_names_stay_within_their_rule() {
+    fn numbered_names_follow_the_name_rule() {
         let long: DeviceName = "x".repeat(63).parse().unwrap();
         let device = DeviceId(Uuid::from_u128(0x0198_c0de_7000_7abc_8123_4567_89ab_cdef));
         for n in [1, 2, MAX_NAME_ATTEMPTS] {

@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_that_a_device_chose_is_no_append_id() {
+    fn an_id_chosen_by_a_device_is_not_used_as_append_id() {
         let (one, other) = (DeviceId(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(2)));
         let (project, chosen) = (ProjectId::default_project(), Uuid::from_u128(3));
         let id = new_epoch_id(&project, one, chosen);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_gets_a_few_epochs_at_once_and_no_other_is_held_back() {
+    fn the_rate_of_new_epochs_is_limited_per_device() {
         let limit = EpochLimit::default();
         let (one, other) = (DeviceId(uuid::Uuid::from_u128(1)), DeviceId(uuid::Uuid::from_u128(2)));
         let granted = (0..100).filter(|_| limit.try_acquire(one)).count();

@@ -307,7 +307,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn the_slowest_follower_counts_until_it_is_gone() {
+    fn the_slowest_follower_limits_the_device_until_it_disconnects() {
         let (live, output, now) = (LiveOutputs::default(), output(), Instant::now());
         let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         assert_eq!(live.slowest(&output, now), None);
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_stands_still_holds_up_nobody_but_itself() {
+    fn a_stalled_follower_does_not_delay_others() {
         let (live, output, now) = (LiveOutputs::default(), output(), Instant::now());
         let (paused, reading) = (Uuid::from_u128(1), Uuid::from_u128(2));
         for second in 0..=60 {
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_follows_is_forgotten_and_an_end_is_noted_once() {
+    fn an_output_without_followers_is_removed_and_its_end_recorded_once() {
         let (live, now) = (LiveOutputs::default(), Instant::now());
         let (one, other) = (output(), OutputId { stream: OutputStream::Stderr, ..output() });
         assert!(live.is_followed(&one, now), "it has just begun to listen");

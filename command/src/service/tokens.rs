@@ -274,7 +274,7 @@ mod tests {
     use crate::keys::KeyStore;
 
     #[test]
-    fn a_secret_follows_from_the_log_and_no_key_but_its_own() {
+    fn a_secret_is_derived_from_the_log_and_its_own_key_only() {
         let dir = tempfile::tempdir().unwrap();
         let keys = KeyStore::open(dir.path()).unwrap();
         keys.write_role_folders(&["localhost".to_owned()], Timestamp(1_795_420_800_000_000)).unwrap();

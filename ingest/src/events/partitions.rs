@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everybody_gets_a_share_and_all_partitions_are_worked() {
+    fn each_process_gets_a_fair_share_and_all_partitions_are_assigned() {
         for holders in 1..40 {
             assert!(fair_share(holders) * holders >= PARTITIONS as usize);
             assert!(fair_share(holders) >= 1);

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_to_a_limit_and_the_store_is_obeyed() {
+    fn delays_double_to_a_limit_and_retry_after_is_respected() {
         let ms = Duration::from_millis;
         let mut backoff = Backoff::new(ms(100), ms(350));
         let waits: Vec<_> = (0..4).map(|_| backoff.next_delay(None, 0.0)).collect();

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_of_influxdb_point_at_lines() {
+    fn influxdb_error_messages_identify_lines() {
         let lines = [
             "a,host=x b=1i 1",
             "a,host=x bb=1i,c=2 1",
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_holds_the_end_of_a_quote_is_found() {
+    fn a_line_that_contains_the_end_of_a_quote_is_found() {
         let lines = ["a t=\"':\" 9", "a t=\"x\" 1"];
         let words = "unable to parse 'a t=\"':\" 9': time outside range";
         let expected = vec![(0, "unable to parse: time outside range".to_owned())];
@@ -131,7 +131,7 @@ mod tests {
 
     /// Regression: 252 KB of `':` took 5.9 s when each of them was tried as the end of the line.
     #[test]
-    fn the_work_is_linear() {
+    fn finding_bad_lines_takes_linear_time() {
         let line = format!("a t=\"{}\" 9", "':".repeat(126_000));
         let words = format!("unable to parse '{line}': time outside range");
         let began = std::time::Instant::now();

@@ -339,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn policies_are_read() {
+    fn retention_policies_are_parsed() {
         let answer = json!({"results": [{"statement_id": 0, "series": [{
             "columns": ["name", "duration", "shardGroupDuration", "replicaN", "default"],
             "values": [["autogen", "0s", "168h0m0s", 1, true], ["week", "168h0m0s", "24h0m0s", 1, false]]
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_fit_the_retention() {
+    fn shard_durations_match_the_retention() {
         for (days, hours) in [(0, 168), (1, 1), (2, 24), (180, 24), (181, 168), (9_999, 168)] {
             assert_eq!(shard_seconds(days * DAY), hours * HOUR, "{days}");
         }

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn only_times_near_now_are_taken() {
+    fn only_points_near_the_current_time_are_accepted() {
         let mut guard = DeviceGuard::new(DeviceLimits::default());
         let minute = 60 * SECOND_MICROS;
         let all = [-31 * DAY_MICROS, -29 * DAY_MICROS, -2 * DAY_MICROS, 0, 9 * minute, 11 * minute, i64::MAX];
@@ -278,7 +278,7 @@ mod tests {
 
     /// Regression: a batch of points in 1,000 past weeks created 1,000 shards.
     #[test]
-    fn a_device_opens_few_shards_a_day() {
+    fn a_device_can_write_to_few_shards_per_day() {
         let limits = DeviceLimits {
             max_age: Duration::from_secs(u32::MAX.into()),
             ..DeviceLimits::default()
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn each_device_has_a_rate_of_its_own() {
+    fn each_device_has_its_own_rate_limit() {
         let mut guard = DeviceGuard::new(DeviceLimits::default());
         let taken = (0..20_000).filter(|_| guard.admit(&device(1), NOW).is_ok()).count();
         assert_eq!(taken, 1_000);

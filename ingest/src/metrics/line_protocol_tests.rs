@@ -19,7 +19,7 @@ fn encoded(points: Vec<Point>, name: &str) -> Result<Lines, Failure> {
 }
 
 #[test]
-fn lines_are_as_telegraf_would_write_them() -> Result<(), Failure> {
+fn lines_match_telegraf_output() -> Result<(), Failure> {
     let ours = "device_id=0198c0de-7000-7abc-8def-0123456789ab,host=robot-7";
     let cases = [
         (
@@ -164,7 +164,7 @@ fn has_distinct_names(point: &Point) -> bool {
 
 proptest! {
     #[test]
-    fn every_point_reads_back(
+    fn every_point_round_trips(
         points in proptest::collection::vec(point().prop_filter("distinct", has_distinct_names), 1..5)
     ) {
         let lines = encoded(points.clone(), "h").map_err(|e| TestCaseError::fail(e.to_string()))?;

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_consumed_batches_go_and_only_when_room_is_wanted() {
+    fn only_consumed_batches_are_deleted_and_only_when_space_is_needed() {
         let end = |bytes, unconsumed| {
             StreamFill { first: 101, last: 200, bytes, limit: 1000, unconsumed }.end_of_older_half()
         };

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn known_series_go_on_and_new_ones_wait_for_the_next_day() {
+    fn known_series_continue_and_new_ones_are_dropped_until_the_next_day() {
         let (mut guard, now) = (SeriesGuard::new(10), Instant::now());
         let mut hold = |device, names, now| {
             let mut batch = batch(names);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn all_devices_together_are_bounded() {
+    fn the_series_of_all_devices_together_are_limited() {
         let (mut guard, now) = (SeriesGuard::new(1_000), Instant::now());
         guard.total = MAX_TOTAL_SERIES;
         let mut batch = batch(0..300);

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_told_by_its_tags_and_by_nothing_else() {
+    fn a_device_is_identified_only_by_its_tags() {
         let device = uuid::Uuid::from_u128(7);
         let told = |tags: &str| {
             format!(
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_did_not_answer_pings_was_silent() {
+    fn a_connection_closed_for_missing_pings_was_silent() {
         for (words, expected) in [
             ("Stale Connection", DisconnectReason::Silent),
             ("Client Closed", DisconnectReason::Closed),

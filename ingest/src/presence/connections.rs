@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn one_page_is_the_list_when_it_holds_the_total() {
+    fn a_page_with_all_entries_is_the_complete_list() {
         let list = ServerList::parse(&page("S", 10, 0, 1..=10)).unwrap();
         assert!(list.is_complete && list.next_page(3).is_none());
         assert_eq!(list.devices.len(), 10);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_overlap_and_a_gap_is_noticed() {
+    fn pages_overlap_and_a_gap_is_detected() {
         let mut list = ServerList::parse(&page("S", 15, 0, 1..=10)).unwrap();
         assert!(!list.is_complete);
         assert_eq!(list.next_page(4), Some(6));

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_does_not_answer_makes_the_list_incomplete_until_it_counts_as_gone() {
+    fn a_server_that_does_not_respond_makes_the_list_incomplete_until_it_counts_as_lost() {
         let mut servers = Servers::default();
         let (start, patience) = (Instant::now(), Duration::from_secs(60));
         let mut gather = |lists: Vec<ServerList>, servers_told, after| {

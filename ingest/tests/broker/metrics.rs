@@ -75,7 +75,7 @@ async fn count(influx: &InfluxDb) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
+async fn a_full_stream_rejects_messages_and_loses_no_accepted_one() {
     let backing = Backing::start(json!({})).await;
     let dir = tempfile::tempdir().unwrap();
     let influx = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap();

@@ -70,7 +70,7 @@ async fn wait_for_presence(log: &EventLog, device: DeviceId, expected: Option<Di
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn advisories_alone_tell_in_time_who_comes_and_who_goes() {
+async fn advisories_alone_report_connects_and_disconnects_in_time() {
     let backing = Backing::start(json!({})).await;
     let _keeper = start_tracker(&backing, |options| options.sweep_interval = NEVER).await;
     let badge = backing.device(1);
@@ -92,7 +92,7 @@ async fn advisories_alone_tell_in_time_who_comes_and_who_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_answers_no_ping_ends_in_silence() {
+async fn a_connection_that_answers_no_ping_ends_with_reason_silent() {
     let backing = Backing::start(json!({ "ping_interval": "1s", "ping_max": 1 })).await;
     let _keeper = start_tracker(&backing, |options| options.sweep_interval = NEVER).await;
     let badge = backing.device(1);
@@ -103,7 +103,7 @@ async fn a_connection_that_answers_no_ping_ends_in_silence() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_stands_and_says_nothing_is_offline_until_it_speaks() {
+async fn an_idle_connection_is_offline_until_it_sends_something() {
     let backing = Backing::start(json!({ "ping_interval": "2m" })).await;
     let _keeper = start_tracker(&backing, |options| {
         options.offline_after = Duration::from_secs(2);
@@ -149,7 +149,7 @@ async fn crowd(backing: &Backing, devices: u128, each: usize) -> Vec<BufReader<T
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_declared_gone_for_the_number_of_connections() {
+async fn a_large_number_of_connections_sets_no_device_offline() {
     const DEVICES: usize = 90;
     const EACH: usize = 50;
     let backing = Backing::start(json!({ "ping_interval": "2m" })).await;
@@ -182,7 +182,7 @@ async fn nobody_is_declared_gone_for_the_number_of_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_was_killed_takes_with_it_who_does_not_come_back() {
+async fn devices_of_a_killed_broker_are_offline_unless_they_reconnect() {
     let backing = Backing::start(json!({})).await;
     let (stays, goes) = (backing.device(1), backing.device(2));
     let _keeper = start_tracker(&backing, |options| options.sweep_interval = Duration::from_millis(300)).await;

@@ -92,7 +92,7 @@ fn v2_sink(url: &str, settings: SinkSettings) -> Result<(MetricSink, SinkTask), 
 }
 
 #[tokio::test]
-async fn nothing_is_dropped_while_the_store_says_not_now() -> Result<(), Failure> {
+async fn nothing_is_dropped_while_the_store_requests_retries() -> Result<(), Failure> {
     // The store's responses, and the minimum delay of the sink.
     let cases: &[(&'static [(u16, &'static str)], u64)] = &[
         (&[(429, "1")], 1000),
@@ -114,7 +114,7 @@ async fn nothing_is_dropped_while_the_store_says_not_now() -> Result<(), Failure
 }
 
 #[tokio::test]
-async fn the_api_is_chosen_by_the_stores_version() -> Result<(), Failure> {
+async fn the_write_api_is_selected_by_the_store_version() -> Result<(), Failure> {
     // The version that the store reports (header of /ping, body of /health), and the expected
     // write.
     let v1 = "/write?db=metrics&precision=u&rp=week Basic dXNlcjpwYXNz gzip";
@@ -166,7 +166,7 @@ async fn the_api_is_chosen_by_the_stores_version() -> Result<(), Failure> {
 }
 
 #[tokio::test]
-async fn a_stop_writes_what_was_handed_in_or_says_that_it_did_not() -> Result<(), Failure> {
+async fn stopping_writes_or_abandons_every_submitted_message() -> Result<(), Failure> {
     let (url, _) = fake(&[]).await?;
     // Draining ends the linger early.
     let (sink, task) = v2_sink(&url, SinkSettings { linger: Duration::from_secs(60), ..fast_settings() })?;
@@ -188,7 +188,7 @@ async fn a_stop_writes_what_was_handed_in_or_says_that_it_did_not() -> Result<()
 }
 
 #[tokio::test]
-async fn settings_that_cannot_work_are_refused() {
+async fn unusable_settings_are_rejected() {
     support::install_crypto();
     for url in ["", "localhost:8086", "ftp://x", "http://"] {
         let error = InfluxClient::new(StoreSettings::new(url, "metrics"));

@@ -42,7 +42,7 @@ fn lines(id: usize, count: usize) -> Lines {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_device_sent_is_read_back() -> Result<(), Failure> {
+async fn points_that_a_device_sent_can_be_queried() -> Result<(), Failure> {
     let store = Influx::start("").await?;
     let (sink, task) = sink(&store.url(), true, fast_settings())?;
     let time = 1_795_420_800_000_001;
@@ -139,7 +139,7 @@ async fn a_killed_store_loses_nothing_and_memory_stays_bounded() -> Result<(), F
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_lines_are_isolated_with_the_stores_words() -> Result<(), Failure> {
+async fn bad_lines_are_isolated_with_the_store_s_reason() -> Result<(), Failure> {
     let store = Influx::start("").await?;
     let (sink, _task) = sink(&store.url(), true, fast_settings())?;
     assert_eq!(sink.submit(lines(0, 1)).await?.await, Outcome::Written);
@@ -215,7 +215,7 @@ async fn many_bad_lines_cost_few_requests() -> Result<(), Failure> {
 /// Regression: of alternating good and bad lines of one field, each bad line needed a separate
 /// request.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_cannot_be_isolated_cheaply_harms_itself_alone() -> Result<(), Failure> {
+async fn a_message_with_too_many_bad_lines_affects_only_itself() -> Result<(), Failure> {
     let store = Influx::start("").await?;
     let (sink, _task) = sink(&store.url(), true, fast_settings())?;
     assert_eq!(sink.submit(lines(0, 1)).await?.await, Outcome::Written);
@@ -237,7 +237,7 @@ async fn a_message_that_cannot_be_isolated_cheaply_harms_itself_alone() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_large_is_split() -> Result<(), Failure> {
+async fn a_request_that_is_too_large_is_split() -> Result<(), Failure> {
     let store = Influx::start("max-body-size = 4000").await?;
     let (sink, _task) = sink(&store.url(), false, fast_settings())?;
     let huge = format!("m,id=2 t=\"{}\" 1", "x".repeat(5000));
@@ -255,7 +255,7 @@ async fn what_is_too_large_is_split() -> Result<(), Failure> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_project_has_a_place_of_its_own() -> Result<(), Failure> {
+async fn a_project_with_its_own_retention_has_its_own_bucket() -> Result<(), Failure> {
     let store = Influx::start("").await?;
     let (sink, _task) = sink(&store.url(), true, fast_settings())?;
     let client = InfluxClient::new(StoreSettings::new(&store.url(), "metrics"))?;

@@ -31,7 +31,7 @@ fn metric_query<'a>(
 }
 
 #[test]
-fn a_question_is_written_out() {
+fn a_metric_query_is_formatted_as_influxql() {
     let project = ProjectId::default_project();
     let group = ["cpu".to_owned()];
     let filters = [("cpu".to_owned(), "cpu0".to_owned())];
@@ -46,7 +46,7 @@ fn a_question_is_written_out() {
 }
 
 #[test]
-fn nothing_gets_out_of_its_quotes() {
+fn names_and_values_are_escaped_in_quotes() {
     let project = ProjectId::default_project();
     for evil in ["'", "\"", "\\", "\\'", "' OR 1=1 --", "\"; DROP DATABASE x", "a\nb", "\\\\\""] {
         let group = [evil.to_owned()];
@@ -59,7 +59,7 @@ fn nothing_gets_out_of_its_quotes() {
 }
 
 #[test]
-fn a_project_with_a_place_of_its_own_is_looked_for_in_both() {
+fn a_project_with_its_own_bucket_is_queried_in_both_buckets() {
     let project = ProjectId::default_project();
     let places = MetricBuckets {
         own: Some("project-default".to_owned()),
@@ -112,7 +112,7 @@ fn is_closed(text: &str) -> bool {
 }
 
 #[test]
-fn steps_are_chosen_and_too_much_is_refused() {
+fn steps_are_selected_and_too_many_points_are_rejected() {
     let hour = Range::new(Timestamp(0), Timestamp(3_600_000_000), None);
     assert_eq!(hour.step, 30_000_000);
     assert!(hour.points() <= 130, "{}", hour.points());
@@ -124,7 +124,7 @@ fn steps_are_chosen_and_too_much_is_refused() {
 }
 
 #[test]
-fn durations_read_back() {
+fn durations_round_trip() {
     for text in ["90s", "5m", "1h", "36h", "7d"] {
         assert_eq!(show_duration(parse_duration(text).unwrap()), text);
     }

@@ -17,7 +17,7 @@ fn cpu(idle: f64) -> Point {
 }
 
 #[test]
-fn the_newest_stays_whatever_the_order() {
+fn the_newest_batch_is_kept_regardless_of_arrival_order() {
     let (latest, project) = (LatestMetrics::default(), ProjectId::default_project());
     let device = DeviceId(Uuid::from_u128(1));
     let cpu_at = |time, idle, at| {
@@ -50,7 +50,7 @@ fn the_newest_stays_whatever_the_order() {
 }
 
 #[test]
-fn a_batch_from_the_future_gives_way_once_the_clock_is_right() {
+fn a_batch_from_the_future_is_replaced_once_the_clock_is_correct() {
     const MINUTE: i64 = 60_000_000;
     let (latest, project) = (LatestMetrics::default(), ProjectId::default_project());
     let device = DeviceId(Uuid::from_u128(1));
@@ -68,7 +68,7 @@ fn a_batch_from_the_future_gives_way_once_the_clock_is_right() {
 }
 
 #[test]
-fn figures_come_from_the_right_points() {
+fn the_summary_uses_the_right_points() {
     let points = vec![
         Point::new("cpu").tag("cpu", "cpu0").field("usage_idle", 1.0),
         cpu(75.0),
@@ -101,7 +101,7 @@ fn an_applications_field_does_not_replace_the_clock_skew() {
 
 /// Sixteen compressed groups of 4 MiB each caused a response of 65 MB and 0.3 s for each selector.
 #[test]
-fn a_device_is_kept_within_bounds_however_its_batches_are_compressed() {
+fn a_device_s_memory_is_limited_regardless_of_compression() {
     let (latest, project) = (LatestMetrics::default(), ProjectId::default_project());
     let device = DeviceId(Uuid::from_u128(1));
     latest.update(&project, device, "host", batch(1, vec![cpu(90.0)]), Timestamp(1)).unwrap();

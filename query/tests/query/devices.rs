@@ -74,7 +74,7 @@ async fn lists_are_filtered_sorted_and_paged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_request_is_told_which_field_breaks_which_rule() {
+async fn the_error_for_a_bad_request_names_the_field_and_the_rule() {
     let world = fleet().await;
     let cursor = world.show("/api/v1/devices?limit=1").await["next"].as_str().unwrap().to_owned();
     for (path, status, field) in [

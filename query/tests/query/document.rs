@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::support::{ExtraServers, World};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_operation_is_described_whole() {
+async fn every_operation_is_completely_described() {
     let world = World::new(ExtraServers::default()).await;
     let (_, document) = world.query.router().split_for_parts();
     let document: Value = serde_json::from_str(&document.to_json().unwrap()).unwrap();

@@ -18,7 +18,7 @@ fn positions(page: &Value) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_is_read_in_pages_by_those_who_may() {
+async fn the_log_is_read_in_pages_by_authorized_tokens() {
     let world = World::new(ExtraServers::default()).await;
     let viewer = world.token("default", Role::Viewer).await; // 1
     let id = world.register("robot", &[]).await; // 2, 3
@@ -114,7 +114,7 @@ async fn follow(world: &World, query: &str, last_event_id: Option<u64>, until: u
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_live_stream_misses_nothing_and_resumes() {
+async fn a_live_stream_delivers_every_event_and_resumes() {
     let world = World::new(ExtraServers::default()).await;
     let id = world.register("robot", &[]).await; // 1, 2
     world.enroll(id).await; // 3

@@ -32,7 +32,7 @@ async fn server() -> (Postgres, tempfile::TempDir) {
 }
 
 #[tokio::test]
-async fn a_role_that_may_make_others_makes_grafanas() {
+async fn a_role_that_may_create_roles_creates_the_grafana_role() {
     let (postgres, _dir) = server().await;
     let url = postgres.connection_url();
     let log = EventLog::open(&ConnectOptions::new(&url), LogOptions::default()).await.unwrap();
@@ -68,7 +68,7 @@ async fn a_role_that_may_make_others_makes_grafanas() {
 }
 
 #[tokio::test]
-async fn a_role_that_may_not_says_so_and_grants_what_is_there() {
+async fn a_role_that_may_not_create_roles_reports_it_and_grants_to_the_existing_one() {
     let (postgres, _dir) = server().await;
     let admin = connect(&postgres.connection_url(), None).await.unwrap();
     admin.batch_execute("CREATE ROLE plain LOGIN PASSWORD 'plain'").await.unwrap();

@@ -33,7 +33,7 @@ async fn publish(jetstream: &jetstream::Context, device: DeviceId, idle: f64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn devices_show_their_newest_figures() {
+async fn devices_include_their_newest_metrics() {
     let dir = tempfile::tempdir().unwrap();
     let nats = NatsServer::start(NatsOptions::new(dir.path())).await.unwrap();
     let client = async_nats::connect(nats.url()).await.unwrap();

@@ -37,7 +37,7 @@ fn lines(device: DeviceId, host: &str, factor: u64) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_field_is_shown_over_time() {
+async fn a_field_can_be_queried_over_time() {
     let dir = tempfile::tempdir().unwrap();
     let influx = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap();
     let Credentials::Password { user, password } = influx.credentials().clone() else {

@@ -74,7 +74,7 @@ async fn a_walk_lists_each_device_once_while_devices_report_and_are_renamed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_walk_lists_each_device_once_while_they_report_at_the_same_time() {
+async fn a_walk_lists_each_device_once_while_devices_report_concurrently() {
     let world = World::new(ExtraServers::default()).await;
     let mut ids = Vec::new();
     for number in 0..DEVICES {
@@ -125,7 +125,7 @@ async fn a_walk_lists_each_device_once_while_they_report_at_the_same_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_is_forgotten_in_the_end() {
+async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_expires() {
     let world = World::new(ExtraServers::default()).await;
     let mut ids = Vec::new();
     for number in 0..7 {
@@ -169,7 +169,7 @@ async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_is_forgotten_
 /// A list by `last_seen` with further pages is stored. A token starts a limited number of them;
 /// lists of other tokens, by other keys, and of one page are not limited.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_starts_a_limited_number_of_lists_that_are_kept() {
+async fn the_number_of_stored_lists_that_a_token_starts_is_limited() {
     let world = World::new(ExtraServers::default()).await;
     for number in 0..2 {
         world.register(&format!("device-{number}"), &[]).await;

@@ -16,7 +16,7 @@ async fn rebuilt<P: Projection>(world: &World, projection: P) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rebuild_gives_the_live_tables_row_for_row() {
+async fn a_rebuild_produces_the_same_rows_as_the_live_tables() {
     let world = World::new(ExtraServers::default()).await;
     // `rebuilt` with the live names is a second runner of the live projections, in the same
     // process.

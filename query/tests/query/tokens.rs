@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::support::{ExtraServers, World, names};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_are_listed_for_those_who_may_know_of_them() {
+async fn tokens_are_listed_for_authorized_roles() {
     let world = World::new(ExtraServers::default()).await;
     let viewer = world.token("default", Role::Viewer).await;
     let auditor = world.token("default", Role::Auditor).await;
@@ -80,7 +80,7 @@ async fn tokens_are_listed_for_those_who_may_know_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_says_how_it_is() {
+async fn the_server_reports_its_health() {
     let world = World::new(ExtraServers::default()).await;
     let auditor = world.token("default", Role::Auditor).await;
     world.register("robot", &[]).await;

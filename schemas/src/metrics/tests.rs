@@ -16,7 +16,7 @@ fn batch() -> MetricBatch {
 }
 
 #[test]
-fn a_batch_reads_back_and_known_names_are_numbers() {
+fn a_batch_round_trips_and_well_known_names_are_numbers() {
     let bytes = batch().encode();
     assert_eq!(MetricBatch::decode(&bytes), Ok(batch()));
     let many = MetricBatch { points: vec![batch().points[0].clone(); 100], ..batch() };
@@ -29,7 +29,7 @@ fn a_batch_reads_back_and_known_names_are_numbers() {
 }
 
 #[test]
-fn limits_are_named() {
+fn an_exceeded_limit_is_named_in_the_error() {
     let mut no_field = batch();
     no_field.points[1].fields.clear();
     let error = MetricBatch::decode(&no_field.encode()).map(|_| ()).unwrap_err();
@@ -55,7 +55,7 @@ fn a_name_written_as_number_and_as_text_is_a_duplicate() {
 }
 
 #[test]
-fn a_large_batch_becomes_messages_that_the_broker_takes() {
+fn a_large_batch_is_split_into_messages_within_the_broker_limit() {
     // Pseudorandom, so that it cannot be compressed (xorshift).
     let text = |index: u64, bytes: usize| {
         let mut state = index + 1;

@@ -22,7 +22,7 @@ fn matches(selector: &str, pairs: &[(&str, &str)]) -> bool {
 }
 
 #[test]
-fn a_selector_means_what_it_says() {
+fn a_selector_matches_the_expected_devices() {
     let prod = &[("env", "prod"), ("site", "a")];
     for yes in [
         "",
@@ -46,7 +46,7 @@ fn a_selector_means_what_it_says() {
 }
 
 #[test]
-fn garbage_is_refused_and_its_place_named() {
+fn a_syntax_error_is_reported_with_its_offset() {
     for (bad, at) in [
         (",", 1),
         ("env=prod,", 10),
@@ -96,7 +96,7 @@ fn a_metric_is_compared_with_a_number_and_its_unit() {
 
 proptest! {
     #[test]
-    fn nothing_panics_and_what_reads_reads_back(text in "[a-c=!(), inot<>.0-9M\u{e9}]{0,40}") {
+    fn parsing_never_panics_and_round_trips(text in "[a-c=!(), inot<>.0-9M\u{e9}]{0,40}") {
         if let Ok(selector) = text.parse::<Selector>() {
             prop_assert_eq!(selector.to_string().parse::<Selector>(), Ok(selector));
         }

@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_read_back_and_hide_their_secret() {
+    fn tokens_round_trip_and_debug_hides_their_secret() {
         let api = ApiTokenText {
             project: ProjectId::default_project(),
             id: TokenId(Uuid::from_u128(7)),

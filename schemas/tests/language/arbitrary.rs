@@ -99,7 +99,7 @@ proptest! {
     }
 
     #[test]
-    fn bent_samples_never_panic_a_decoder(
+    fn mutated_samples_never_panic_a_decoder(
         which in any::<proptest::sample::Index>(),
         at in any::<proptest::sample::Index>(),
         to in any::<u8>(),
@@ -127,7 +127,7 @@ proptest! {
     }
 
     #[test]
-    fn an_envelope_reads_back(envelope in envelope(), seed in any::<[u8; 32]>()) {
+    fn an_envelope_round_trips(envelope in envelope(), seed in any::<[u8; 32]>()) {
         let key = SigningKey::from_seed(&seed);
         let sealed = envelope.seal(&key);
         let (message, read) = parse_sealed(&sealed).map_err(|e| TestCaseError::fail(e.to_string()))?;
@@ -139,12 +139,12 @@ proptest! {
     }
 
     #[test]
-    fn a_batch_reads_back(batch in batch()) {
+    fn a_batch_round_trips(batch in batch()) {
         prop_assert_eq!(MetricBatch::decode(&batch.encode()), Ok(batch));
     }
 
     #[test]
-    fn a_selector_reads_back(text in "[a-c=!, ()innot]{0,24}") {
+    fn a_selector_round_trips(text in "[a-c=!, ()innot]{0,24}") {
         if let Ok(selector) = text.parse::<Selector>() {
             prop_assert_eq!(selector.to_string().parse::<Selector>().ok(), Some(selector));
         }

@@ -96,7 +96,7 @@ fn broken(value: &Value) -> Vec<(String, Value)> {
 }
 
 #[test]
-fn broken_values_follow_no_rule() {
+fn broken_values_violate_their_rule() {
     let language = Language::read();
     for sample in samples::all() {
         let rule = sample.rule();
@@ -107,7 +107,7 @@ fn broken_values_follow_no_rule() {
 }
 
 #[test]
-fn what_the_rules_demand_the_decoders_demand() {
+fn decoders_reject_what_the_cddl_rules_reject() {
     let language = Language::read();
     for sample in samples::all().iter().filter(|sample| sample.newest) {
         let Value::Map(entries) = read(&sample.bytes) else { continue };

@@ -30,7 +30,7 @@ pub(crate) fn files() -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn every_golden_file_reads_as_what_was_written() {
+fn every_golden_file_decodes_to_its_sample() {
     let files = files();
     for sample in samples::all() {
         let stem = sample.stem();
@@ -68,7 +68,7 @@ fn every_event_type_has_a_golden_file_of_every_version() {
 }
 
 #[test]
-fn no_golden_file_was_changed_or_taken_away() {
+fn no_golden_file_was_changed_or_removed() {
     let sums = fs::read_to_string(folder().join("SHA256SUMS")).unwrap();
     let mut summed = BTreeSet::new();
     for line in sums.lines() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-use super::questions::Store;
+use super::queries::Store;
 
 pub(super) struct Stores {
     postgres: tokio_postgres::Client,

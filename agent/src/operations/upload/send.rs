@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_grow_on_a_quick_line_and_shrink_on_a_slow_one() {
+    fn pieces_grow_on_a_fast_connection_and_shrink_on_a_slow_one() {
         let mut size = FIRST_PIECE_BYTES;
         for _ in 0..10 {
             size = next_piece_bytes(size, Duration::from_millis(10));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_sent_takes_as_long_as_is_allowed() {
+    async fn sending_respects_the_rate_limit() {
         let mut pace = RateLimiter::new(Some(10_000));
         let began = Instant::now();
         for _ in 0..5 {

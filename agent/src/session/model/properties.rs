@@ -33,7 +33,7 @@ fn after_pruning(dir: &Path, world: &mut World, confirmed: u64) -> Device {
 }
 
 #[test]
-fn what_nobody_has_any_more_is_named_and_the_rest_goes_on_in_a_new_epoch() {
+fn events_lost_on_both_sides_are_declared_and_the_rest_continues_in_a_new_epoch() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::new();
     let mut device = after_pruning(dir.path(), &mut world, 10);
@@ -92,7 +92,7 @@ fn a_loss_is_declared_immediately_when_the_log_has_read_its_stream() {
 }
 
 #[test]
-fn a_log_that_forgot_the_epoch_gets_everything_after_what_it_has() {
+fn a_log_that_lost_the_epoch_gets_all_events_that_it_lacks() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::new();
     let mut device = after_pruning(dir.path(), &mut world, 6);
@@ -116,7 +116,7 @@ fn a_log_that_forgot_the_epoch_gets_everything_after_what_it_has() {
 }
 
 #[test]
-fn what_cannot_be_read_back_is_declared_lost_and_the_rest_goes_on() {
+fn unreadable_events_are_declared_lost_and_the_rest_continues() {
     // Which of ten events are damaged or deleted, and which of them the log had received.
     for (damaged, gone, had, told, lost) in [
         (&[6][..], &[][..], 5, &[1, 2, 3, 4, 5, 7, 8, 9, 10][..], 1),
@@ -158,7 +158,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn everything_recorded_is_in_the_log_once_and_in_order(steps in steps(true)) {
+    fn every_recorded_event_is_in_the_log_once_and_in_order(steps in steps(true)) {
         let dir = tempfile::tempdir().unwrap();
         let mut world = World::new();
         let mut device = Device::new(dir.path(), limits(1 << 20, 1 << 20));
@@ -172,7 +172,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_missing_in_the_log_is_declared_lost(
+    fn events_missing_in_the_log_are_declared_lost(
         steps in steps(true),
         knows_its_stream in any::<bool>(),
     ) {

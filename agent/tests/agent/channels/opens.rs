@@ -16,7 +16,7 @@ async fn is_ignored(server: &Server, bytes: Vec<u8>, channel: ChannelId) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_forged_late_foreign_or_known_is_ignored() {
+async fn forged_expired_foreign_and_repeated_opens_are_ignored() {
     let (server, running) = greeted().await;
     let file = server.path("never");
     let purpose = || line(1, &format!("touch {}", file.display()));
@@ -46,7 +46,7 @@ async fn what_is_forged_late_foreign_or_known_is_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_channel_is_opened_once_also_by_the_next_agent() {
+async fn a_channel_is_opened_once_even_after_an_agent_restart() {
     let (server, running) = greeted().await;
     let file = server.path("count");
     let Opening { open, .. } = opening(line(1, &format!("echo x >> {}", file.display())));
@@ -106,7 +106,7 @@ async fn the_policy_and_limits_are_named_in_refusals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_this_agent_does_not_know_is_refused_by_name() {
+async fn an_unknown_purpose_is_rejected_by_name() {
     let (server, running) = greeted().await;
     let Opening { open, .. } = opening(shell(1));
     #[derive(serde::Serialize)]

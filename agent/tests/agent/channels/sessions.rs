@@ -33,7 +33,7 @@ fn with_grace(number: u128, text: &str, grace_seconds: u32) -> Purpose {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attached_again_the_screen_is_there_and_the_program_went_on() {
+async fn after_a_reattach_the_screen_is_restored_and_the_program_has_continued() {
     let (server, running) = greeted().await;
     let mut seen = open(&server, shell(1)).await;
     seen.type_in("echo be''fore; (sleep 1; echo mean''while) & read x; echo got $x\n").await;
@@ -61,7 +61,7 @@ async fn attached_again_the_screen_is_there_and_the_program_went_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_share_a_session_and_who_watches_cannot_type() {
+async fn several_clients_share_a_session_and_read_only_clients_cannot_type() {
     let (server, running) = greeted().await;
     let mut one = open(&server, shell(1)).await;
     let mut two = open(&server, attach(1, false)).await;
@@ -92,7 +92,7 @@ async fn several_share_a_session_and_who_watches_cannot_type() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_nobody_attaches_to_is_ended_after_its_grace() {
+async fn a_detached_session_ends_after_its_grace_time() {
     let (server, running) = greeted().await;
     let mark = &run_tag(1);
     let mut seen = open(&server, with_grace(1, &format!("sleep {mark}; :"), 1)).await;
@@ -115,7 +115,7 @@ async fn a_session_that_nobody_attaches_to_is_ended_after_its_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_end_ends_what_does_not_want_to_also() {
+async fn ending_a_session_kills_programs_that_ignore_signals() {
     let (server, running) = greeted().await;
     let mark = &run_tag(2);
     let mut seen = open(&server, shell(1)).await;
@@ -132,7 +132,7 @@ async fn an_end_ends_what_does_not_want_to_also() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_and_their_channels_outlive_the_broker_and_end_with_the_agent() {
+async fn sessions_and_channels_survive_a_broker_restart_and_end_with_the_agent() {
     let (server, running) = greeted().await;
     let mark = &run_tag(3);
     let mut seen = open(&server, shell(1)).await;
@@ -160,7 +160,7 @@ async fn sessions_and_their_channels_outlive_the_broker_and_end_with_the_agent()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_agent_leaves_loses_its_terminal() {
+async fn programs_of_a_killed_agent_lose_their_terminal() {
     let server = Server::start().await;
     let process = Process::start(&server).await;
     server.until("the device was greeted", |known| known.hellos > 0).await;

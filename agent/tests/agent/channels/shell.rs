@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shell_answers_knows_its_size_and_tells_its_end() {
+async fn a_shell_responds_knows_its_size_and_reports_its_exit() {
     let (server, running) = greeted().await;
     let spy = server.client().await;
     let mut traffic = spy.subscribe(">").await.unwrap();
@@ -39,7 +39,7 @@ async fn a_shell_answers_knows_its_size_and_tells_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_shell_of_the_agents_user_is_the_default() {
+async fn the_default_is_a_login_shell_of_the_agent_s_user() {
     let (server, running) = greeted().await;
     let Purpose::Shell { session, user, term, size, grace_seconds, .. } = shell(1) else {
         panic!()
@@ -56,7 +56,7 @@ async fn a_login_shell_of_the_agents_user_is_the_default() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_runs_in_place_of_a_shell_and_all_its_output_comes() {
+async fn a_command_line_runs_instead_of_a_shell_and_all_its_output_arrives() {
     let (server, running) = greeted().await;
     let mut seen = open(&server, line(1, "echo one; seq 1 20000; exit 3")).await;
     assert_eq!(seen.end().await, reason::SESSION_ENDED);
@@ -77,7 +77,7 @@ async fn a_line_runs_in_place_of_a_shell_and_all_its_output_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_paste_arrives_whole() {
+async fn a_large_paste_arrives_completely() {
     let (server, running) = greeted().await;
     let file = server.path("pasted");
     let mut seen = open(&server, shell(1)).await;
@@ -93,7 +93,7 @@ async fn a_large_paste_arrives_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ctrl_c_ends_what_floods_the_terminal() {
+async fn ctrl_c_ends_a_program_that_floods_the_terminal() {
     let (server, running) = greeted().await;
     let mut seen = open(&server, shell(1)).await;
     seen.type_in("yes flood\n").await;
@@ -108,7 +108,7 @@ async fn ctrl_c_ends_what_floods_the_terminal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_user_only_for_root_and_only_one_that_is_there() {
+async fn another_user_requires_root_and_must_exist() {
     let (server, running) = greeted().await;
     let as_user = |number, name: &str| {
         let Purpose::Shell { session, term, size, grace_seconds, .. } = shell(number) else {

@@ -4,7 +4,7 @@ use super::*;
 use crate::process::Process;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_types_and_takes_nothing_is_detached_and_holds_up_nobody() {
+async fn a_stalled_client_is_detached_and_does_not_block_others() {
     let (server, running) = greeted().await;
     let mut stalled = open(&server, shell(1)).await;
     stalled.is_attached(1, 0).await;
@@ -25,7 +25,7 @@ async fn who_types_and_takes_nothing_is_detached_and_holds_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_watches_and_takes_nothing_misses_output_and_is_shown_the_screen_then() {
+async fn a_stalled_read_only_client_skips_output_and_then_gets_the_screen() {
     let (server, running) = greeted().await;
     let mut one = open(&server, shell(1)).await;
     let mut watcher = open(&server, attach(1, true)).await;
@@ -46,7 +46,7 @@ async fn who_watches_and_takes_nothing_misses_output_and_is_shown_the_screen_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_leaves_memory_flat_seen_or_not() {
+async fn a_flood_does_not_increase_memory_with_or_without_clients() {
     let server = Server::start().await;
     let process = Process::start(&server).await;
     server.until("the device was greeted", |known| known.hellos > 0).await;

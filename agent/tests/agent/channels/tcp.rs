@@ -11,7 +11,7 @@ fn tcp(port: u16) -> Purpose {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_megabytes_go_both_ways_and_each_half_closes_by_itself() {
+async fn twenty_megabytes_arrive_in_both_directions_and_each_half_closes_independently() {
     const BYTES: usize = 20 << 20;
     let (server, running) = greeted().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -73,7 +73,7 @@ async fn a_port_that_nobody_listens_on_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_side_that_goes_away_ends_the_other() {
+async fn a_disconnect_on_one_side_ends_the_other() {
     let (server, running) = greeted().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

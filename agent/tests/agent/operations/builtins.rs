@@ -10,7 +10,7 @@ use crate::process::Process;
 const DONE: [&str; 3] = ["RunAccepted", "RunStarted", "RunSucceeded"];
 
 #[tokio::test]
-async fn an_agent_starts_again_in_place_and_has_told_it_before() {
+async fn an_agent_restarts_in_place_after_reporting_it() {
     let server = Server::start().await;
     let mut agent = Process::start(&server).await;
     server.until("the device is up", |known| known.hellos > 0 && !known.live.is_empty()).await;
@@ -23,7 +23,7 @@ async fn an_agent_starts_again_in_place_and_has_told_it_before() {
 }
 
 #[tokio::test]
-async fn a_machine_that_does_not_restart_is_told() {
+async fn a_machine_that_does_not_restart_is_reported() {
     let server = Server::start().await;
     let with = |words: &'static [&'static str]| {
         let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
@@ -81,7 +81,7 @@ async fn diagnostics_are_an_archive_without_keys() {
 }
 
 #[tokio::test]
-async fn the_log_level_is_another_for_a_while() {
+async fn the_log_level_is_changed_temporarily() {
     let server = Server::start().await;
     let levels: Arc<Mutex<Vec<String>>> = Arc::default();
     let seen = Arc::clone(&levels);

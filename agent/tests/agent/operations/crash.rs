@@ -8,7 +8,7 @@ use super::*;
 use crate::process::Process;
 
 #[tokio::test]
-async fn a_killed_agent_interrupts_what_ran_and_begins_what_waited_once() {
+async fn a_killed_agent_interrupts_running_runs_and_starts_waiting_ones_once() {
     let server = Server::start().await;
     let one = ("runs.at_once".parse().unwrap(), ConfigValue::Int(1));
     server.known.lock().unwrap().config = (1, [one].into());
@@ -72,7 +72,7 @@ async fn a_killed_agent_interrupts_what_ran_and_begins_what_waited_once() {
 }
 
 #[tokio::test]
-async fn an_agent_that_stops_ends_what_runs_and_tells() {
+async fn a_stopping_agent_ends_its_runs_and_reports_them() {
     let (server, running) = greeted().await;
     deliver(&server, &run(id(1), line("sleep 7501")), None).await;
     wait_for_events(&server, id(1), &["RunAccepted", "RunStarted"]).await;

@@ -21,7 +21,7 @@ async fn wait_for_refusal(server: &Server, operation: OperationId) -> (RefusalCa
 }
 
 #[tokio::test]
-async fn an_order_that_comes_again_is_done_once() {
+async fn a_repeated_order_is_executed_once() {
     let (server, running) = greeted().await;
     let file = server.path("marks");
     let mark = run(id(1), line(&format!("echo x >> {}", file.display())));
@@ -54,7 +54,7 @@ async fn an_order_that_comes_again_is_done_once() {
 }
 
 #[tokio::test]
-async fn an_order_for_somebody_else_or_by_somebody_else_is_ignored() {
+async fn an_order_for_another_device_or_by_another_key_is_ignored() {
     let (server, running) = greeted().await;
     let mine = run(id(1), argv(&["true"]));
     let foreign = [
@@ -89,7 +89,7 @@ async fn an_order_for_somebody_else_or_by_somebody_else_is_ignored() {
 }
 
 #[tokio::test]
-async fn an_order_that_is_late_is_told_once_as_expired() {
+async fn an_expired_order_is_reported_once_as_expired() {
     let (server, running) = greeted().await;
     let late = RunOrder { expires_at: now().plus_micros(-1), ..run(id(1), argv(&["true"])) };
     deliver(&server, &late, None).await;
@@ -160,7 +160,7 @@ async fn a_refusal_has_a_cause_and_names_the_problem() {
 }
 
 #[tokio::test]
-async fn an_order_of_a_kind_that_is_not_known_is_refused_by_name() {
+async fn an_order_of_an_unknown_kind_is_rejected_by_name() {
     let (server, running) = greeted().await;
     #[derive(serde::Serialize)]
     struct Unknown {
@@ -186,7 +186,7 @@ async fn an_order_of_a_kind_that_is_not_known_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn the_devices_owner_has_the_last_word_at_each_order() {
+async fn the_owner_s_policy_is_checked_for_each_order() {
     let (server, running) = greeted().await;
     let policy = server.path("policy.toml");
     std::fs::write(&policy, "[exec]\nallow = [\"true\"]\n[power]\nreboot = false\n").unwrap();

@@ -27,7 +27,7 @@ async fn wait_until_deleted(server: &Server) {
 }
 
 #[tokio::test]
-async fn any_bytes_arrive_as_they_were_and_are_let_go() {
+async fn any_bytes_arrive_unchanged_and_are_then_deleted() {
     let (server, running) = greeted().await;
     let copy = server.path("copy");
     let text = format!("head -c 700000 /dev/urandom | tee {}", copy.display());
@@ -47,7 +47,7 @@ async fn any_bytes_arrive_as_they_were_and_are_let_go() {
 }
 
 #[tokio::test]
-async fn output_comes_while_the_program_runs() {
+async fn output_arrives_while_the_program_runs() {
     let (server, running) = greeted().await;
     let file = server.path("go").display().to_string();
     let text = format!("echo one; while [ ! -e {file} ]; do sleep 0.05; done; echo two");
@@ -64,7 +64,7 @@ async fn output_comes_while_the_program_runs() {
 }
 
 #[tokio::test]
-async fn endless_output_is_cut_and_memory_stays_flat() {
+async fn endless_output_is_truncated_without_increasing_memory() {
     let server = Server::start().await;
     let agent = Process::start(&server).await;
     server.until("the device is up", |known| known.hellos > 0 && !known.live.is_empty()).await;
@@ -90,7 +90,7 @@ async fn endless_output_is_cut_and_memory_stays_flat() {
 }
 
 #[tokio::test]
-async fn output_goes_on_where_it_was_after_the_broker_was_away() {
+async fn output_continues_at_its_offset_after_a_broker_outage() {
     let (server, running) = greeted().await;
     let (go, wrote) = (server.path("go"), server.path("wrote"));
     let text = format!(
@@ -112,7 +112,7 @@ async fn output_goes_on_where_it_was_after_the_broker_was_away() {
 }
 
 #[tokio::test]
-async fn output_that_was_not_sent_is_sent_by_the_next_agent() {
+async fn unsent_output_is_sent_after_an_agent_restart() {
     let (server, running) = greeted().await;
     server.known.lock().unwrap().takes_no_output = true;
     deliver(&server, &run(id(1), line("seq 1000")), None).await;

@@ -17,7 +17,7 @@ async fn output(server: &Server, operation: OperationId, stream: OutputStream) -
 }
 
 #[tokio::test]
-async fn a_program_gets_what_was_asked_and_its_end_is_told() {
+async fn a_program_gets_its_input_and_its_end_is_reported() {
     let (server, running) = greeted().await;
     let (signed, bytes) = input(&[("APP", "a b")], b"from stdin");
     let show = Exec {
@@ -77,7 +77,7 @@ async fn a_program_that_cannot_be_started_fails_with_its_problem() {
 }
 
 #[tokio::test]
-async fn a_program_runs_as_another_user_with_that_users_groups() {
+async fn a_program_runs_as_another_user_with_that_user_s_groups() {
     let (server, running) = greeted().await;
     let order =
         run(id(1), Exec { user: Some("nobody".into()), ..line("id -un; echo $HOME $USER") });
@@ -95,7 +95,7 @@ async fn a_program_runs_as_another_user_with_that_users_groups() {
 }
 
 #[tokio::test]
-async fn a_timeout_ends_all_of_it_also_what_left_its_group() {
+async fn a_timeout_kills_all_processes_including_those_that_left_the_group() {
     let (server, running) = greeted().await;
     let deaf =
         "trap '' TERM; sleep 7101 & (setsid sleep 7102 >/dev/null 2>&1 &) ; sleep 7103; wait";
@@ -111,7 +111,7 @@ async fn a_timeout_ends_all_of_it_also_what_left_its_group() {
 }
 
 #[tokio::test]
-async fn children_that_hold_the_outputs_do_not_hold_up_the_run() {
+async fn children_that_keep_the_outputs_open_do_not_delay_the_end_of_the_run() {
     let (server, running) = greeted().await;
     let began = Instant::now();
     deliver(&server, &run(id(1), line("sleep 7201 & echo done")), None).await;

@@ -17,7 +17,7 @@ fn finish(server: &Server, name: &str) {
 }
 
 #[tokio::test]
-async fn so_many_at_once_the_others_wait_in_their_order() {
+async fn a_limited_number_of_runs_is_concurrent_and_the_others_wait_in_order() {
     let server = Server::start().await;
     let two = ("runs.at_once".parse().unwrap(), ConfigValue::Int(2));
     server.known.lock().unwrap().config = (1, [two].into());
@@ -57,7 +57,7 @@ fn log_level() -> Action {
 }
 
 #[tokio::test]
-async fn a_cancel_before_its_order_lasts() {
+async fn a_cancel_that_arrives_before_its_order_is_remembered() {
     let (server, running) = greeted().await;
     cancel(&server, id(1)).await;
     // Both are on the same subject: when the second was handled, the first was, too.
@@ -77,7 +77,7 @@ async fn a_cancel_before_its_order_lasts() {
 }
 
 #[tokio::test]
-async fn a_waiting_run_expires_in_its_place() {
+async fn a_waiting_run_expires_in_the_queue() {
     let server = Server::start().await;
     let one = ("runs.at_once".parse().unwrap(), ConfigValue::Int(1));
     server.known.lock().unwrap().config = (1, [one].into());
@@ -93,7 +93,7 @@ async fn a_waiting_run_expires_in_its_place() {
 }
 
 #[tokio::test]
-async fn with_a_full_outbox_nothing_begins_and_no_end_is_lost() {
+async fn with_a_full_outbox_no_run_starts_and_no_end_is_lost() {
     let server = Server::start().await;
     let before = server.known.lock().unwrap().hellos;
     let running = Running::start_with(&server, |options| {

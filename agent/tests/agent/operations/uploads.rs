@@ -52,7 +52,7 @@ fn check(server: &Server, operation: OperationId, report: &RunReport, bytes: &[u
 }
 
 #[tokio::test]
-async fn files_arrive_as_they_are_and_the_source_goes_when_that_was_asked() {
+async fn files_arrive_unchanged_and_the_source_is_deleted_on_request() {
     let (server, running) = greeted().await;
     for (number, bytes, removed) in
         [(1, noise(1_500_000), false), (2, vec![b'a'; 900_000], true), (3, Vec::new(), true)]
@@ -73,7 +73,7 @@ async fn files_arrive_as_they_are_and_the_source_goes_when_that_was_asked() {
 }
 
 #[tokio::test]
-async fn a_folder_is_packed_and_no_link_leads_out_of_it() {
+async fn a_folder_is_packed_without_following_links_out_of_it() {
     let (server, running) = greeted().await;
     let folder = server.path("logs");
     std::fs::create_dir_all(folder.join("old")).unwrap();
@@ -121,7 +121,7 @@ async fn a_folder_is_packed_and_no_link_leads_out_of_it() {
 }
 
 #[tokio::test]
-async fn what_may_not_be_read_or_is_not_there_is_told() {
+async fn a_forbidden_or_missing_file_is_reported() {
     let (server, running) = greeted().await;
     let inside = server.path("inside");
     std::fs::create_dir(&inside).unwrap();
@@ -171,7 +171,7 @@ async fn what_may_not_be_read_or_is_not_there_is_told() {
 }
 
 #[tokio::test]
-async fn a_file_that_changes_while_it_is_sent_is_not_kept() {
+async fn a_file_that_changes_during_its_upload_is_not_stored() {
     let (server, running) = greeted().await;
     let file = server.path("log");
     std::fs::write(&file, noise(3_000_000)).unwrap();
@@ -187,7 +187,7 @@ async fn a_file_that_changes_while_it_is_sent_is_not_kept() {
 }
 
 #[tokio::test]
-async fn uploads_are_canceled_time_out_and_hold_up_no_program() {
+async fn uploads_can_be_canceled_time_out_and_do_not_block_programs() {
     let (server, running) = greeted().await;
     let file = server.path("large");
     std::fs::write(&file, noise(400_000)).unwrap();
@@ -216,7 +216,7 @@ async fn uploads_are_canceled_time_out_and_hold_up_no_program() {
 }
 
 #[tokio::test]
-async fn an_upload_outlives_the_broker_and_the_agent() {
+async fn an_upload_survives_restarts_of_the_broker_and_the_agent() {
     let server = Server::start().await;
     let agent = Process::start(&server).await;
     server.until("the device is up", |known| known.hellos > 0 && !known.live.is_empty()).await;

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_read_as_written() {
+    fn locations_are_parsed() {
         let there = |device: &str, path: &str| Location::Device {
             device: device.to_owned(),
             path: path.to_owned(),

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn bytes_go_at_their_rate_and_no_debt_is_gathered() {
+    async fn bytes_are_sent_at_the_rate_without_accumulating_credit() {
         let pace = RateLimit::new(Some(1000));
         let began = Instant::now();
         for _ in 0..11 {

@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_odd_is_said_and_what_is_not_is_not() {
+    fn only_anomalies_are_printed() {
         let quiet = json!({"forks": 0, "losses": 0, "unreadable": 0, "odd_clock": false});
         assert_eq!(anomalies(&quiet), "");
         let odd = json!({

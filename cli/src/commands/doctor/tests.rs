@@ -39,7 +39,7 @@ fn healthy() -> Examination {
 }
 
 #[test]
-fn a_certificate_is_complained_about_in_good_time() {
+fn an_expiring_certificate_is_reported_in_advance() {
     let check = |days: i64| files::certificate("CA", Timestamp(NOW + days * DAY_MICROS), Timestamp(NOW));
     assert!(check(30).remedy.is_none());
     assert!(check(29).remedy.is_some());
@@ -47,7 +47,7 @@ fn a_certificate_is_complained_about_in_good_time() {
 }
 
 #[test]
-fn keys_that_others_can_read_are_named() {
+fn keys_readable_by_others_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (key, public) = (dir.path().join("x.seed"), dir.path().join("ca.pem"));
     fs::write(&key, "x").unwrap();
@@ -63,7 +63,7 @@ fn keys_that_others_can_read_are_named() {
 }
 
 #[test]
-fn what_is_wrong_with_the_database_is_told_apart() {
+fn database_problems_are_distinguished() {
     let judge = |found: Examination| {
         let checks = stores::examination_checks(&found, Timestamp(NOW));
         wrong(&checks).into_iter().map(str::to_owned).collect::<Vec<_>>()
@@ -89,7 +89,7 @@ fn what_is_wrong_with_the_database_is_told_apart() {
 }
 
 #[test]
-fn a_stream_without_room_is_named() {
+fn a_full_stream_is_reported() {
     assert!(broker::stream_capacity("metrics", 1, 79, 100).remedy.is_none());
     assert!(broker::stream_capacity("metrics", 1, 81, 100).remedy.is_some());
     assert!(broker::stream_capacity("metrics", 1, 81, -1).remedy.is_none());

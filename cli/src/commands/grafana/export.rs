@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_files_are_written_filled_and_closed_to_others() {
+    fn all_files_are_written_with_values_and_private() {
         let dir = tempfile::tempdir().unwrap();
         let names = [
             "MUSTER_INFLUX_URL",

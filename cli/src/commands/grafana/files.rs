@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_are_filled_in_and_what_is_unknown_is_named() {
+    fn variables_are_substituted_and_unknown_ones_reported() {
         let values = Values::from([("A", "x$y: '\"".to_owned()), ("B", String::new())]);
         let text = fill_template("a: 'Token ${A}'\nb: [{c: '${B}'}]\n", &values).unwrap();
         let read: Value = serde_norway::from_str(&text).unwrap();

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_looks_into_the_policies_too() {
+    fn a_query_includes_the_policies() {
         let policies = ["project-a".to_owned(), "project-b".to_owned()];
         for (query, expected) in [
             (
@@ -119,7 +119,7 @@ mod tests {
 
     /// All queries of InfluxDB are changed, and nothing else in the files.
     #[test]
-    fn the_files_are_widened() {
+    fn the_policies_are_added_to_the_files() {
         let policies = ["project-a".to_owned()];
         for (path, text) in DASHBOARDS {
             let same: Value = serde_json::from_str(&add_policies_to_json(text, &[]).unwrap()).unwrap();

@@ -36,7 +36,7 @@ fn check(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn our_own_rules_are_good() {
+fn the_included_rules_are_valid() {
     let sources = ["muster-metrics", "muster-log"].map(str::to_owned);
     let mut checker = Checker::new(sources.into());
     for (name, text) in RULES {
@@ -48,13 +48,13 @@ fn our_own_rules_are_good() {
 }
 
 #[test]
-fn a_good_file_has_no_mistakes() {
+fn a_valid_file_has_no_errors() {
     assert_eq!(check(GOOD), Vec::<String>::new());
     assert_eq!(check("apiVersion: 1\ncontactPoints: []"), Vec::<String>::new());
 }
 
 #[test]
-fn a_mistake_is_named_with_file_rule_and_key() {
+fn an_error_is_reported_with_file_rule_and_key() {
     for (good, bad, expected) in [
         ("condition: C", "condition: D", "a.yaml: rule 'One': condition:|'D'"),
         ("condition: C", "", "a.yaml: rule 'One': condition:"),
@@ -96,7 +96,7 @@ fn a_mistake_is_named_with_file_rule_and_key() {
 }
 
 #[test]
-fn a_uid_stands_once_in_all_files() {
+fn a_uid_is_unique_across_all_files() {
     let mut checker = Checker::new(BTreeSet::new());
     checker.file("a.yaml", GOOD);
     checker.file("b.yaml", GOOD);

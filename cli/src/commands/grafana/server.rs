@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variables_follow_from_the_urls() {
+    fn the_variables_are_derived_from_the_urls() {
         let user = Some(("admin".to_owned(), "secret".to_owned()));
         let one = values("postgres://m:p@127.0.0.1:5433/muster", &store(user, None), "pw").unwrap();
         assert_eq!(one["MUSTER_GRAFANA_POSTGRES"], "127.0.0.1:5433");

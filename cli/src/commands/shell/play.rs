@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_found_across_the_events_that_hold_them() {
+    fn lines_split_across_events_are_found() {
         let mut file = tempfile::tempfile().unwrap();
         let said = ["one sec", "ret\r\ntwo\r\n\x1b[1msec\x1b[0m", "rets", " end"];
         writeln!(file, "{}", json!({"version": 2})).unwrap();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_shown_is_found_without_its_colors() {
+    fn text_is_found_without_its_colors() {
         assert_eq!(plain("\x1b[1;32mroot\x1b[0m@vm\r\n\x1b]0;title\x07$ ls\x08"), "root@vm\n$ ls");
     }
 }

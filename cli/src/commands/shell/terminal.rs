@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_found_after_enter_alone() {
+    fn escapes_are_recognized_only_after_enter() {
         for (reads, sent, escapes) in [
             (&["l", "s", "\r", "~", "."][..], "ls\r", vec![Escape::Detach]),
             (&["~."], "", vec![Escape::Detach]),
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_a_paste_is_an_escape_and_nothing_of_it_is_lost() {
+    fn a_paste_contains_no_escapes_and_is_sent_completely() {
         for reads in [
             &["a paste\r~?and the rest\r~.end"][..],
             &["~.\r\n"],
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_character_reads_as_ssh_writes_it() {
+    fn the_escape_character_has_the_syntax_of_ssh() {
         for (text, expected) in
             [("~", Some(b'~')), ("%", Some(b'%')), ("^B", Some(2)), ("none", None)]
         {

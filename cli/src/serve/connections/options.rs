@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reserve_of_files_is_kept() {
+    fn open_files_are_reserved_for_other_uses() {
         assert_eq!(limits(&[], 1_024, false), (768, Some(384), 192));
         assert_eq!(limits(&[], 1_024, true), (384, Some(192), 96));
         assert_eq!(limits(&[], 300, false), (150, Some(75), 37));

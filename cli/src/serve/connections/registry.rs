@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_one_site_count_as_one() {
+    fn addresses_of_one_network_count_as_one() {
         for (one, other, are_same) in [
             ("192.0.2.1", "192.0.2.1", true),
             ("192.0.2.1", "192.0.2.2", false),
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_connection_without_a_request_in_flight_gives_way() {
+    fn the_oldest_idle_connection_is_closed_for_a_new_one() {
         let mut registry = registry(3, 100);
         let (busy, _) = registry.admit(peer(1, 1), true).unwrap();
         let request = registry.start_request(busy.peer).unwrap();
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_at_its_limit_takes_nothing_from_others() {
+    fn an_address_at_its_limit_does_not_affect_others() {
         let mut registry = registry(100, 2);
         let (other, _) = registry.admit(peer(1, 1), true).unwrap();
         let (first, _) = registry.admit(peer(2, 1), true).unwrap();

@@ -43,7 +43,7 @@ fn plan_results(streams: &Streams, done: &HashMap<Uuid, Appended>, appends: &[Ap
 }
 
 #[test]
-fn positions_are_gapless_and_a_refused_append_takes_none() {
+fn positions_have_no_gaps_and_a_rejected_append_uses_none() {
     let results = plan_results(
         &Streams::new(),
         &HashMap::new(),
@@ -58,7 +58,7 @@ fn positions_are_gapless_and_a_refused_append_takes_none() {
 }
 
 #[test]
-fn an_append_to_two_streams_goes_in_whole_or_not_at_all() {
+fn an_append_to_two_streams_is_atomic() {
     let both = append("a", Expected::Version(0), 1).stream(
         stream("b"),
         Expected::Version(7),
@@ -70,7 +70,7 @@ fn an_append_to_two_streams_goes_in_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_retried_append_gets_the_first_answer() {
+fn a_retried_append_gets_the_first_result() {
     let id = Uuid::from_u128(9);
     let first = Appended { first: 1, last: 1, recorded_at: Timestamp(3), request_hash: None };
     let with_id = |id| Append { append_id: Some(id), ..append("a", Expected::Version(0), 1) };

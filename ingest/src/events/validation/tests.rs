@@ -76,7 +76,7 @@ fn outcome(
 }
 
 #[test]
-fn order_duplicates_and_gaps() {
+fn validation_orders_events_drops_duplicates_and_stops_at_gaps() {
     let events = chain(1, Hash::ZERO, 4);
     let start = access(0, Hash::ZERO);
     let mut shuffled = vec![events[2].clone(), events[0].clone(), events[1].clone()];
@@ -90,7 +90,7 @@ fn order_duplicates_and_gaps() {
 }
 
 #[test]
-fn what_cannot_be_attributed_is_refused_and_what_follows_is_not() {
+fn a_message_that_cannot_be_attributed_is_rejected_and_later_ones_are_accepted() {
     let events = chain(1, Hash::ZERO, 2);
     let start = access(0, Hash::ZERO);
     let forged: Bytes = envelope(1, Hash::ZERO, &event(1)).seal(&key(2)).into();
@@ -103,7 +103,7 @@ fn what_cannot_be_attributed_is_refused_and_what_follows_is_not() {
 }
 
 #[test]
-fn a_foreign_subject_an_unknown_epoch_and_a_closed_one_are_refused() {
+fn a_foreign_subject_and_an_unknown_or_closed_epoch_are_rejected() {
     let mut foreign = envelope(1, Hash::ZERO, &event(1));
     foreign.device = device(2);
     let foreign: Bytes = foreign.seal(&key(1)).into();
@@ -120,7 +120,7 @@ fn a_foreign_subject_an_unknown_epoch_and_a_closed_one_are_refused() {
 }
 
 #[test]
-fn a_fork_is_named_at_the_same_place_and_at_the_next() {
+fn a_fork_is_detected_at_the_same_and_at_the_next_sequence_number() {
     let ours = chain(1, Hash::ZERO, 2);
     let log = access(2, Hash::of(&ours[1]));
     let theirs = chain(2, Hash::of(b"another"), 2);
@@ -128,7 +128,7 @@ fn a_fork_is_named_at_the_same_place_and_at_the_next() {
 }
 
 #[test]
-fn whatever_a_device_signs_is_appended() {
+fn any_event_that_a_device_signs_is_appended() {
     let deleted: Event = DeviceDeleted { name: "x".parse().unwrap() }.into();
     let mut unknown = envelope(1, Hash::ZERO, &event(1));
     unknown.kind = "DeviceDanced".into();
@@ -155,7 +155,7 @@ fn whatever_a_device_signs_is_appended() {
 }
 
 #[test]
-fn after_a_rotation_the_new_key_signs_and_the_old_one_does_not() {
+fn after_a_rotation_only_the_new_key_is_valid() {
     let rotation = |agreed_by: &SigningKey| -> Event {
         let statement = codec::encode(&(device(1), 1_u64, key(1).thumbprint()));
         DeviceKeyRotated {

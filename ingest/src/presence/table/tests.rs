@@ -74,7 +74,7 @@ fn a_device_is_online_while_it_has_any_connection() {
 }
 
 #[test]
-fn two_lists_must_agree_before_somebody_is_gone() {
+fn two_lists_must_agree_before_a_device_is_offline() {
     let mut table = Table::new(LIMIT, [device(1), device(2)]);
     // 1 is still connected; 2 disconnected and 3 connected while no process tracked presence.
     let now = [("s/1", 1), ("s/3", 3)];
@@ -95,7 +95,7 @@ fn two_lists_must_agree_before_somebody_is_gone() {
 }
 
 #[test]
-fn an_incomplete_list_declares_nobody_gone() {
+fn an_incomplete_list_sets_no_device_offline() {
     let mut table = Table::new(LIMIT, [device(9)]);
     table.apply_advisory(opened("s/1", 1));
     table.apply_advisory(opened("t/2", 2));
@@ -114,7 +114,7 @@ fn an_incomplete_list_declares_nobody_gone() {
 }
 
 #[test]
-fn a_list_does_not_overrule_what_was_told_while_it_was_made() {
+fn a_list_does_not_override_advisories_received_during_its_query() {
     let mut table = Table::new(LIMIT, []);
     table.apply_advisory(opened("s/1", 1));
     table.apply_advisory(opened("s/2", 2));
@@ -136,7 +136,7 @@ fn a_list_does_not_overrule_what_was_told_while_it_was_made() {
 }
 
 #[test]
-fn a_connection_on_which_nothing_is_heard_is_silent_until_it_speaks() {
+fn a_connection_without_activity_is_silent_until_it_sends_something() {
     let mut table = Table::new(LIMIT, []);
     table.apply_advisory(opened("s/1", 1));
     let mut swept =
@@ -159,7 +159,7 @@ fn a_connection_on_which_nothing_is_heard_is_silent_until_it_speaks() {
 }
 
 #[test]
-fn another_connection_that_speaks_keeps_a_device_online() {
+fn another_active_connection_keeps_a_device_online() {
     let mut table = Table::new(LIMIT, []);
     table.apply_advisory(opened("s/1", 1));
     let both = |now| list_at(now, &[("s/1", 1, 0, ""), ("s/2", 1, now, "")]);
@@ -169,7 +169,7 @@ fn another_connection_that_speaks_keeps_a_device_online() {
 }
 
 #[test]
-fn a_new_keeper_believes_the_log_about_quiet_connections_until_it_has_watched_them() {
+fn a_new_tracker_trusts_the_log_about_silent_connections_until_it_has_observed_them() {
     let mut table = Table::new(LIMIT, [device(1)]);
     let mut swept =
         |now| changes_of(table.finish_sweep(list_at(now, &[("s/1", 1, 0, "5µs"), ("s/2", 2, 0, "7µs")])));
@@ -180,7 +180,7 @@ fn a_new_keeper_believes_the_log_about_quiet_connections_until_it_has_watched_th
 }
 
 #[test]
-fn a_broker_that_was_killed_before_it_was_ever_listed_takes_its_connections_with_it() {
+fn connections_of_a_broker_killed_before_its_first_list_are_closed() {
     let mut table = Table::new(LIMIT, []);
     assert_eq!(changes_of(table.apply_advisory(opened("old/1", 1))), [(1, "+")]);
     // Only its successor responds, with two complete lists.

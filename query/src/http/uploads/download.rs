@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_works_until_it_expires_or_the_file_is_erased() {
+    fn a_link_is_valid_until_it_expires_or_the_file_is_erased() {
         let (secret, other) = (Hash::of(b"secret"), Hash::of(b"other"));
         let link = DownloadLinkMade { secret, expires_at: Timestamp(100) };
         let mut events = vec![Event::from(link)];

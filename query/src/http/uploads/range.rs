@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_part_is_heeded_and_nonsense_is_not() {
+    fn a_single_valid_range_is_used_and_others_are_ignored() {
         for (header, expected) in [
             ("bytes=0-", Some((0, 100))),
             ("bytes=10-19", Some((10, 20))),

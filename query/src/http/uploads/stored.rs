@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_cannot_break_out_of_a_header() {
+    fn file_names_are_escaped_in_headers() {
         let shown = disposition("a \"b\"\r\nX: ü/.log");
         assert_eq!(
             shown,

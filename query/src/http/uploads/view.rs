@@ -244,7 +244,7 @@ mod tests {
     use crate::projections::operations::Erased;
 
     #[test]
-    fn every_state_of_a_run_is_one_of_its_upload() {
+    fn every_run_state_maps_to_an_upload_state() {
         for state in RunState::ALL {
             let run = Run { state, ..Run::default() };
             let shown = UploadState::from_run(&run);

@@ -126,7 +126,7 @@ fn fold(events: &[Event]) -> Device {
 }
 
 #[test]
-fn a_device_lives_through_its_states() {
+fn a_device_passes_through_its_states() {
     let connected = || sample(8);
     let disconnected = || sample(9);
     let deleted = || Event::from(DeviceDeleted { name: "robot".parse().unwrap() });
@@ -147,7 +147,7 @@ fn a_device_lives_through_its_states() {
 }
 
 #[test]
-fn odd_times_are_flagged_and_the_next_sane_one_clears_the_clock() {
+fn implausible_times_are_flagged_until_the_next_plausible_one() {
     let mut device = fold(&[registered(), enrolled(1)]);
     for (time, odd) in [(0, true), (NOW + 3_600_000_000, true), (NOW - 86_400_000_000, false)] {
         device.evolve(&stored(3, &sample(5), time)).unwrap();
@@ -157,7 +157,7 @@ fn odd_times_are_flagged_and_the_next_sane_one_clears_the_clock() {
 }
 
 #[test]
-fn what_cannot_be_applied_stops_and_what_is_not_known_does_not() {
+fn an_event_that_cannot_be_applied_stops_the_fold_and_an_unknown_one_does_not() {
     let mut broken = stored(1, &registered(), NOW);
     broken.record = vec![0xff].into();
     assert!(Device::default().evolve(&broken).is_err());
@@ -170,7 +170,7 @@ fn what_cannot_be_applied_stops_and_what_is_not_known_does_not() {
 }
 
 #[test]
-fn epochs_stay_few() {
+fn the_number_of_kept_epochs_is_limited() {
     let events: Vec<Event> = (1..40).map(enrolled).collect();
     let device = fold(&events);
     assert_eq!(device.epochs.len(), Device::EPOCHS);
@@ -181,7 +181,7 @@ proptest! {
     /// A row that is written and read back between any two batches, each without its replaced
     /// events, equals the row after all events one by one.
     #[test]
-    fn any_split_into_batches_gives_the_same_row(
+    fn any_split_into_batches_produces_the_same_row(
         numbers in prop::collection::vec(0_u64..240, 1..60),
         sizes in prop::collection::vec(1_usize..20, 1..60),
     ) {

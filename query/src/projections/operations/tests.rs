@@ -87,7 +87,7 @@ fn closed(state: ClosedState) -> Event {
 }
 
 #[test]
-fn a_run_goes_its_way() {
+fn a_run_passes_through_its_states() {
     let mut events = vec![requested()];
     assert_eq!(fold(&events).state, RunState::Requested);
     for (event, state) in [
@@ -106,7 +106,7 @@ fn a_run_goes_its_way() {
 }
 
 #[test]
-fn an_order_that_is_signed_anew_takes_nothing_back() {
+fn an_order_that_is_signed_again_does_not_revert_the_state() {
     assert_eq!(
         fold(&[requested(), dispatched(), accepted(), dispatched()]).state,
         RunState::Accepted
@@ -116,7 +116,7 @@ fn an_order_that_is_signed_anew_takes_nothing_back() {
 }
 
 #[test]
-fn a_devices_late_word_replaces_what_was_assumed() {
+fn a_device_s_late_report_replaces_the_assumed_result() {
     let assumed = [requested(), dispatched(), closed(ClosedState::Expired)];
     assert_eq!((fold(&assumed).state, fold(&assumed).late), (RunState::Expired, false));
     let mut late = assumed.to_vec();
@@ -186,7 +186,7 @@ fn every_state_has_its_own_explanation() {
 }
 
 #[test]
-fn an_upload_is_told_of_as_what_it_is() {
+fn the_explanation_of_an_upload_names_it_as_an_upload() {
     let upload = Upload {
         path: "/var/log/app.log".into(),
         remove_source: false,

@@ -34,7 +34,7 @@ fn fold(events: &[Event]) -> Token {
 }
 
 #[test]
-fn tokens_show_their_use_and_never_their_secret() {
+fn tokens_include_their_use_and_never_their_secret() {
     let secret = Hash::of(b"secret");
     let api = fold(&[
         ApiTokenCreated {

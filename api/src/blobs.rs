@@ -173,7 +173,10 @@ impl Blobs {
             BlobLocation::Bucket { url, prefix } => {
                 let store = AmazonS3Builder::from_env()
                     .with_url(url)
-                    .with_retry(RetryConfig { retry_timeout: BUCKET_RETRY_BUDGET, ..Default::default() })
+                    .with_retry(RetryConfig {
+                        retry_timeout: BUCKET_RETRY_BUDGET,
+                        ..Default::default()
+                    })
                     .build()
                     .map_err(store_error("open", url))?;
                 let prefix = Path::from(prefix.as_str());

@@ -127,7 +127,9 @@ impl Frame {
             return Err(FrameError("it is too large"));
         }
         Ok(match *kind {
-            DATA if (1..=MAX_CHUNK_BYTES).contains(&content.len()) => Self::Data(bytes.slice_ref(content)),
+            DATA if (1..=MAX_CHUNK_BYTES).contains(&content.len()) => {
+                Self::Data(bytes.slice_ref(content))
+            }
             COMPRESSED_DATA => {
                 Self::Data(unpack(content).ok_or(FrameError("its data cannot be decompressed"))?)
             }

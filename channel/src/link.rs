@@ -20,7 +20,7 @@ use crate::listen::listen;
 use crate::pack::Packer;
 use crate::seal::{Keys, SealError, Sealer};
 use crate::window::Window;
-use crate::{MAX_CHUNK_BYTES, ProtocolVersion, INITIAL_WINDOW, MAX_WINDOW};
+use crate::{INITIAL_WINDOW, MAX_CHUNK_BYTES, MAX_WINDOW, ProtocolVersion};
 
 /// Maximum number of frames other than data, and of screens (which are large), that wait to be
 /// consumed; a peer that sends more ends the channel.
@@ -132,7 +132,10 @@ impl ReceiveQueue {
             }
         }
         let (others, screens) = MAX_QUEUED_FRAMES;
-        if self.bytes > MAX_WINDOW as usize || self.control_frames > others || self.screens > screens {
+        if self.bytes > MAX_WINDOW as usize
+            || self.control_frames > others
+            || self.screens > screens
+        {
             return Err("the peer exceeded its flow-control window".to_owned());
         }
         if let (Some(Frame::Data(last)), Frame::Data(bytes)) = (self.frames.back_mut(), &frame)
@@ -269,7 +272,8 @@ impl Inner {
 
     /// Whether the last message may be lost without the other side's notice.
     pub(crate) fn has_unacked(&self) -> bool {
-        self.peer_received_before.load(Ordering::Relaxed) < self.ack_needed_before.load(Ordering::Relaxed)
+        self.peer_received_before.load(Ordering::Relaxed)
+            < self.ack_needed_before.load(Ordering::Relaxed)
     }
 
     /// Retransmits the messages that the other side misses.

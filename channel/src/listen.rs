@@ -30,7 +30,8 @@ pub(crate) const SILENT: &str = "no message arrived from the peer for 9 s";
 /// Number of messages, and of bytes, after which they are acknowledged.
 const ACK_AFTER: (u64, usize) = (32, 256 * 1024);
 /// First and largest delay between requests for missing messages; it doubles.
-const RETRANSMIT_REQUEST_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+const RETRANSMIT_REQUEST_DELAY: (Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_secs(1));
 
 /// The next message, if there is a subscription.
 async fn next(subscriber: &mut Option<Subscriber>) -> Option<async_nats::Message> {
@@ -115,7 +116,11 @@ pub(crate) async fn listen(
         }
     }
     if inner.is_closed.load(Ordering::Relaxed) {
-        let _ = timeout(SILENCE_TIMEOUT, wait_for_final_acks(&inner, &mut subscriber, &mut new_connections, &mut ear)).await;
+        let _ = timeout(
+            SILENCE_TIMEOUT,
+            wait_for_final_acks(&inner, &mut subscriber, &mut new_connections, &mut ear),
+        )
+        .await;
     }
     if let Some(mut subscriber) = subscriber {
         let _ = subscriber.unsubscribe().await;

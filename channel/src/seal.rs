@@ -209,7 +209,8 @@ impl Opener {
         message: &[u8],
         fits: impl Fn(u64, u64) -> bool,
     ) -> Result<(u64, Bytes), SealError> {
-        let (counter, sealed) = message.split_first_chunk::<COUNTER_BYTES>().ok_or(SealError::Short)?;
+        let (counter, sealed) =
+            message.split_first_chunk::<COUNTER_BYTES>().ok_or(SealError::Short)?;
         let found = u64::from_be_bytes(*counter);
         if !fits(found, self.next) {
             return Err(SealError::Order { expected: self.next, found });

@@ -210,7 +210,10 @@ async fn a_close_is_delivered_after_all_earlier_frames() {
         Ok(Frame::Data(Bytes::from_static(b"last words")))
     );
     assert_eq!(next(&mut device.receiver).await, Err(ChannelEnded("enough".into())));
-    assert_eq!(device.sender.send_data(Bytes::from_static(b"x")).await, Err(ChannelEnded("enough".into())));
+    assert_eq!(
+        device.sender.send_data(Bytes::from_static(b"x")).await,
+        Err(ChannelEnded("enough".into()))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -352,7 +355,8 @@ async fn a_channel_continues_over_another_connection() {
     flush(&one).await;
     flush(&of_device).await;
     let mut server = Channel::start(one, "down".into(), up, server, ProtocolVersion::V2);
-    let mut device = Channel::start(of_device.clone(), "up".into(), down, device, ProtocolVersion::V2);
+    let mut device =
+        Channel::start(of_device.clone(), "up".into(), down, device, ProtocolVersion::V2);
     for round in 0..5_u8 {
         of_device.drain().await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;

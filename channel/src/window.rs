@@ -38,11 +38,14 @@ impl Window {
         if elapsed < RATE_INTERVAL {
             return consumed;
         }
-        let ahead = u128::from(self.consumed) * TARGET_CONSUME_TIME.as_micros() / elapsed.as_micros();
+        let ahead =
+            u128::from(self.consumed) * TARGET_CONSUME_TIME.as_micros() / elapsed.as_micros();
         (self.since, self.consumed) = (now, 0);
         // A pause of the reader is not a property of the line: half of the window stays.
-        let wanted =
-            u32::try_from(ahead).unwrap_or(MAX_WINDOW).clamp(INITIAL_WINDOW, self.max).max(self.size / 2);
+        let wanted = u32::try_from(ahead)
+            .unwrap_or(MAX_WINDOW)
+            .clamp(INITIAL_WINDOW, self.max)
+            .max(self.size / 2);
         let before = self.size;
         self.size = wanted.max(before.saturating_sub(consumed));
         (consumed + self.size) - before
@@ -77,7 +80,11 @@ mod tests {
         let size = after_a_while(&mut window, &mut now, 2_000_000);
         assert!((400_000..=600_000).contains(&size), "{size}");
         assert_eq!(after_a_while(&mut window, &mut now, 100_000_000), MAX_WINDOW, "a fast one");
-        assert_eq!(after_a_while(&mut window, &mut now, 100_000), INITIAL_WINDOW, "a slow one again");
+        assert_eq!(
+            after_a_while(&mut window, &mut now, 100_000),
+            INITIAL_WINDOW,
+            "a slow one again"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use muster_command::keys::KeyStore;
-use muster_eventlog::{DatabaseRole, EventLog, NewDatabaseUser, CreateUsersOutcome};
+use muster_eventlog::{CreateUsersOutcome, DatabaseRole, EventLog, NewDatabaseUser};
 use muster_schemas::ProjectId;
 use reqwest::Url;
 

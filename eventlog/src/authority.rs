@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use muster_schemas::ProjectId;
-use muster_schemas::authority::{AuthorityKey, AuthorityVerifier, ProofContent, AuthorityError, Proof};
+use muster_schemas::authority::{
+    AuthorityError, AuthorityKey, AuthorityVerifier, Proof, ProofContent,
+};
 
 use crate::append::{Batch, Expected};
 use crate::connect::{ConnectOptions, Stores};
@@ -52,7 +54,11 @@ impl StoredEvent {
         }
     }
 
-    fn verify(&self, project: &ProjectId, verifier: &AuthorityVerifier) -> Result<(), AuthorityError> {
+    fn verify(
+        &self,
+        project: &ProjectId,
+        verifier: &AuthorityVerifier,
+    ) -> Result<(), AuthorityError> {
         verifier.verify(&self.proof_content(project), self.authority.as_deref())
     }
 }
@@ -68,7 +74,8 @@ impl EventLog {
     /// Returns the same log for command, which proves the authority of its appends.
     #[must_use]
     pub fn with_authority(&self, key: AuthorityKey, verifier: AuthorityVerifier) -> Self {
-        let trust = AuthorityKeys { signer: Some(Arc::new(key)), verifier: Some(Arc::new(verifier)) };
+        let trust =
+            AuthorityKeys { signer: Some(Arc::new(key)), verifier: Some(Arc::new(verifier)) };
         Self { authority_keys: trust, ..self.clone() }
     }
 

@@ -174,7 +174,10 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn store_dead_letters(&self, dead_letters: &[NewDeadLetter]) -> Result<(), StoreError> {
+    pub async fn store_dead_letters(
+        &self,
+        dead_letters: &[NewDeadLetter],
+    ) -> Result<(), StoreError> {
         for some in dead_letters.chunks(MAX_ROWS_PER_STATEMENT) {
             self.store_batch(some).await?;
         }

@@ -8,7 +8,6 @@
 mod append;
 mod appender;
 mod authority;
-mod relays;
 mod connect;
 mod database_roles;
 mod dead_letters;
@@ -25,6 +24,7 @@ mod partitions;
 mod presence;
 pub mod projection;
 mod read;
+mod relays;
 mod revocations;
 mod token_uses;
 pub mod traces;
@@ -33,9 +33,8 @@ pub use append::{
     Append, AppendError, Appended, Batch, Expected, NewEvent, OffsetMove, StreamAppend,
 };
 pub use authority::{AuthorityAudit, audit_authority};
-pub use relays::Relay;
 pub use connect::{ConnectOptions, Stores};
-pub use database_roles::{DatabaseRole, NewDatabaseUser, CreateUsersOutcome};
+pub use database_roles::{CreateUsersOutcome, DatabaseRole, NewDatabaseUser};
 pub use dead_letters::{DeadLetter, DeadLetterSource, NewDeadLetter};
 pub use device_keys::{DeviceAccess, DeviceEpoch};
 pub use error::StoreError;
@@ -47,5 +46,6 @@ pub use log::{EventLog, Head, LogOptions, LogStatus};
 pub use open_shells::OpenShell;
 pub use presence::PRESENCE_LEASE;
 pub use read::{ReadFilter, StoredEvent};
+pub use relays::Relay;
 pub use revocations::ClaimLock;
 pub use token_uses::TokenUse;

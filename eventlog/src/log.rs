@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Appended, Batch};
 use crate::appender::AppenderHandle;
-use crate::authority::{RefusedEvents, AuthorityKeys};
+use crate::authority::{AuthorityKeys, RefusedEvents};
 use crate::connect::{ConnectOptions, Stores};
 use crate::dead_letters::DeadLetterQuota;
 use crate::error::{ErrorContext, StoreError};
@@ -111,7 +111,11 @@ impl EventLog {
             append_failure: FailureWatch::default(),
             refused: RefusedEvents::default(),
         };
-        Ok(Self { inner: Arc::new(inner), is_for_queries: false, authority_keys: AuthorityKeys::default() })
+        Ok(Self {
+            inner: Arc::new(inner),
+            is_for_queries: false,
+            authority_keys: AuthorityKeys::default(),
+        })
     }
 
     /// Returns the connection pools.

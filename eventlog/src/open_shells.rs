@@ -81,10 +81,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn shell_openers(
-        &self,
-        limit: u32,
-    ) -> Result<Vec<(ProjectId, String)>, StoreError> {
+    pub async fn shell_openers(&self, limit: u32) -> Result<Vec<(ProjectId, String)>, StoreError> {
         let client = self.stores().pool.get().await?;
         let rows = client
             .query("SELECT DISTINCT project, actor FROM open_shells LIMIT $1", &[&i64::from(limit)])

@@ -209,9 +209,12 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     .into();
     let events =
         vec![NewEvent::server(&registered, now), NewEvent::server(&enrolled(1, &key), now)];
-    log.append(&project, Append::by_actor("test").stream(stream.clone(), Expected::Version(0), events))
-        .await
-        .unwrap();
+    log.append(
+        &project,
+        Append::by_actor("test").stream(stream.clone(), Expected::Version(0), events),
+    )
+    .await
+    .unwrap();
     let access = log.device_access(&project, &[device]).await.unwrap().remove(&device).unwrap();
     assert!(access.key(&key.thumbprint()).is_some());
     assert_eq!(access.epoch(1).map(|epoch| (epoch.seq, epoch.is_closed)), Some((0, false)));
@@ -235,9 +238,12 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     // A second enrollment: new key and epoch; the previous ones are closed.
     let new_key = SigningKey::from_seed(&[2; 32]);
     let again = vec![NewEvent::server(&enrolled(2, &new_key), now)];
-    log.append(&project, Append::by_actor("test").stream(stream.clone(), Expected::Version(2), again))
-        .await
-        .unwrap();
+    log.append(
+        &project,
+        Append::by_actor("test").stream(stream.clone(), Expected::Version(2), again),
+    )
+    .await
+    .unwrap();
     let access = log.device_access(&project, &[device]).await.unwrap().remove(&device).unwrap();
     assert!(access.key(&key.thumbprint()).is_none() && access.key(&new_key.thumbprint()).is_some());
     let refused = log.append(&project, report(2, Hash::of(b"2"), Hash::of(b"3"))).await;
@@ -245,9 +251,12 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
 
     let deleted: Event = DeviceDeleted { name: "robot-7".parse().unwrap() }.into();
     let gone = vec![NewEvent::server(&deleted, now)];
-    log.append(&project, Append::by_actor("test").stream(stream.clone(), Expected::Version(3), gone))
-        .await
-        .unwrap();
+    log.append(
+        &project,
+        Append::by_actor("test").stream(stream.clone(), Expected::Version(3), gone),
+    )
+    .await
+    .unwrap();
     let access = log.device_access(&project, &[device]).await.unwrap().remove(&device).unwrap();
     assert!(access.keys.is_empty() && access.epochs.iter().all(|epoch| epoch.is_closed));
 

@@ -14,8 +14,8 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode, Uri};
 use axum::{Json, Router};
 use muster_ingest::metrics::{
-    WriteResponse, Api, InfluxClient, Lines, MetricSink, Outcome, MetricBucket, BucketError, SinkSettings,
-    StoreSettings,
+    Api, BucketError, InfluxClient, Lines, MetricBucket, MetricSink, Outcome, SinkSettings,
+    StoreSettings, WriteResponse,
 };
 use muster_schemas::{ProjectId, Retention};
 use serde_json::{Value, json};

@@ -13,12 +13,12 @@ mod http;
 pub mod influx;
 pub mod latest;
 mod live_streams;
+pub mod point_in_time;
 pub mod projections;
 mod start;
 mod state;
 mod targets;
 mod timeline;
-pub mod point_in_time;
 mod walk_rate;
 
 pub use append_reports::AppendReports;

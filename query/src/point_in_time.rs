@@ -84,8 +84,12 @@ pub async fn device_at(
     let mut devices = BTreeMap::new();
     let mut after = 0;
     loop {
-        let range =
-            timeline::Positions { after, until: position, is_newest_first: false, limit: MAX_EVENTS_PER_READ };
+        let range = timeline::Positions {
+            after,
+            until: position,
+            is_newest_first: false,
+            limit: MAX_EVENTS_PER_READ,
+        };
         let positions = timeline::positions(log, project, id, &range).await.map_err(|error| {
             StoreError::Corrupt(format!("failed to read the timeline: {error}"))
         })?;

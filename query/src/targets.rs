@@ -63,8 +63,13 @@ async fn serve(state: &QueryState, key: &SigningKey) -> Result<(), async_nats::S
 }
 
 async fn resolve(state: &QueryState, request: &FindTargets) -> Targets {
-    let found =
-        select_devices(state, &request.project, &request.selector, request.after, MAX_DEVICES_PER_RESPONSE);
+    let found = select_devices(
+        state,
+        &request.project,
+        &request.selector,
+        request.after,
+        MAX_DEVICES_PER_RESPONSE,
+    );
     match found.await {
         Ok(devices) => Targets::Found { more: devices.len() == MAX_DEVICES_PER_RESPONSE, devices },
         Err(problem) if problem.kind().status().is_server_error() => {

@@ -217,7 +217,11 @@ impl AuthorityVerifier {
     ///
     /// # Errors
     /// When the event needs one and it is missing or wrong.
-    pub fn verify(&self, content: &ProofContent<'_>, proof: Option<&[u8]>) -> Result<(), AuthorityError> {
+    pub fn verify(
+        &self,
+        content: &ProofContent<'_>,
+        proof: Option<&[u8]>,
+    ) -> Result<(), AuthorityError> {
         let payload = match Proof::required_for(content.stream, content.kind) {
             None => return Ok(()),
             Some(Proof::Mac) if self.macs.is_empty() => return Ok(()),
@@ -365,6 +369,9 @@ mod tests {
             assert_eq!(Proof::required_for(&stream, "RunAccepted"), None);
         }
         assert_eq!(Proof::required_for(&token(1), "ApiTokenUsed"), None);
-        assert_eq!(Proof::required_for(&StreamName::Device(id), "ApiTokenUsed"), Some(Proof::Signature));
+        assert_eq!(
+            Proof::required_for(&StreamName::Device(id), "ApiTokenUsed"),
+            Some(Proof::Signature)
+        );
     }
 }

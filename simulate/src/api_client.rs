@@ -72,9 +72,10 @@ impl ApiClient {
             http = http.tls_certs_only(certificates);
         }
         let url = url.trim_end_matches('/').to_owned();
-        let http = http
-            .build()
-            .map_err(|error| ApiError::Unreachable { url: url.clone(), problem: error.to_string() })?;
+        let http = http.build().map_err(|error| ApiError::Unreachable {
+            url: url.clone(),
+            problem: error.to_string(),
+        })?;
         Ok(Self { http, url })
     }
 
@@ -164,8 +165,12 @@ async fn pause(mean: Duration) {
     tokio::time::sleep(mean.mul_f64(0.5 + rand::random::<f64>())).await;
 }
 
-fn read<T: serde::de::DeserializeOwned>(path: &'static str, response: Value) -> Result<T, ApiError> {
-    serde_json::from_value(response).map_err(|error| ApiError::InvalidResponse(path, error.to_string()))
+fn read<T: serde::de::DeserializeOwned>(
+    path: &'static str,
+    response: Value,
+) -> Result<T, ApiError> {
+    serde_json::from_value(response)
+        .map_err(|error| ApiError::InvalidResponse(path, error.to_string()))
 }
 
 /// Returns the message of the innermost error, which describes the cause.

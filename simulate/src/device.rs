@@ -26,8 +26,8 @@ use uuid::Uuid;
 
 use crate::connection::{self, Access};
 use crate::counters::add;
-use crate::fleet::Shared;
 use crate::enrollment::Enrolled;
+use crate::fleet::Shared;
 use crate::outbox::{Confirmed, Outbox};
 use crate::samples;
 

@@ -10,9 +10,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::api_client::{ApiClient, ApiError};
 use crate::counters::{Counters, add};
 use crate::device::Device;
-use crate::api_client::{ApiClient, ApiError};
 use crate::enrollment::Enrolled;
 use crate::profile::Profile;
 

@@ -6,20 +6,20 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by it"))]
 
+mod api_client;
 mod chain;
 mod connection;
 mod counters;
 mod device;
-mod api_client;
-mod fleet;
 mod enrollment;
+mod fleet;
 mod outbox;
 mod profile;
 pub mod samples;
 
-pub use chain::{Chain, Sealed};
-pub use counters::{Counters, CounterSnapshot};
 pub use api_client::{ApiClient, ApiError};
-pub use fleet::{Fleet, FleetError, FleetOptions};
+pub use chain::{Chain, Sealed};
+pub use counters::{CounterSnapshot, Counters};
 pub use enrollment::{Enrolled, EnrollmentRequest, credentials_body};
+pub use fleet::{Fleet, FleetError, FleetOptions};
 pub use profile::{Profile, UnknownProfile};

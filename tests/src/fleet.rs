@@ -38,8 +38,11 @@ impl RoleProcess {
     }
 
     fn start(&mut self) {
-        let said =
-            std::fs::OpenOptions::new().create(true).append(true).open(&self.output).expect("a file");
+        let said = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.output)
+            .expect("a file");
         let child = Command::new(binary("muster"))
             .args(&self.args)
             .env("RUST_LOG", "warn,muster=info")
@@ -297,7 +300,11 @@ impl Fleet {
     /// # Panics
     /// When it does not start.
     #[must_use]
-    pub fn start_another_with(&self, name: &'static str, variables: &[(&str, &str)]) -> RoleProcess {
+    pub fn start_another_with(
+        &self,
+        name: &'static str,
+        variables: &[(&str, &str)],
+    ) -> RoleProcess {
         let servers = (self.broker_urls().join(","), &self.influx);
         let mut another = role(name, self.dir(), &servers, free_port().expect("a port"), None);
         another.variables.extend(to_owned_pairs(variables));

@@ -83,7 +83,11 @@ impl Port {
 }
 
 /// Copies bytes with the delays and pauses of `weather`.
-async fn copy_with_conditions(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, conditions: NetworkConditions) {
+async fn copy_with_conditions(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    conditions: NetworkConditions,
+) {
     // Large enough for the data in flight of a network with large buffers.
     let (sender, mut arriving) = tokio::sync::mpsc::channel::<(Instant, Vec<u8>)>(64);
     let reading = async move {
@@ -139,8 +143,11 @@ impl Proxy {
             connected_ports: Arc::default(),
             connection_count: Arc::default(),
         };
-        let (refused, through, asked) =
-            (Arc::clone(&proxy.refused_port), Arc::clone(&proxy.connected_ports), Arc::clone(&proxy.connection_count));
+        let (refused, through, asked) = (
+            Arc::clone(&proxy.refused_port),
+            Arc::clone(&proxy.connected_ports),
+            Arc::clone(&proxy.connection_count),
+        );
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 asked.fetch_add(1, Ordering::Relaxed);

@@ -115,7 +115,7 @@ async fn send(api: &muster_tests::Api, operation: &Operation, query: &str) -> u1
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_operation_lets_in_whom_it_shall_and_nobody_else() {
+async fn every_operation_accepts_exactly_the_authorized_roles() {
     let system = System::start().await;
     let operations = operations();
     assert!(operations.len() > 25);
@@ -149,7 +149,7 @@ async fn every_operation_lets_in_whom_it_shall_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_reaches_its_own_project_alone() {
+async fn a_token_is_valid_only_for_its_own_project() {
     let system = System::start().await;
     for id in ["plant-a", "plant-b"] {
         system.api.post("/api/v1/projects", &json!({"id": id})).await;
@@ -171,7 +171,7 @@ async fn a_token_reaches_its_own_project_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_holds_to_the_version_that_was_seen_and_a_repeated_one_is_done_once() {
+async fn writes_check_if_match_and_repeated_writes_are_applied_once() {
     let system = System::start().await;
     let made = system.api.post("/api/v1/devices", &json!({"name": "robot"})).await;
     let path = format!("/api/v1/devices/{}", made["id"].as_str().unwrap());
@@ -215,7 +215,7 @@ async fn a_write_holds_to_the_version_that_was_seen_and_a_repeated_one_is_done_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_by_name_answers_as_the_first_attempt_did() {
+async fn a_retry_by_name_returns_the_first_result() {
     let system = System::start().await;
     let send = async |method: Method, path: &str, body: &Value, key: &str| {
         system.api.send_with(method, path, body, &[("idempotency-key", key)]).await

@@ -23,7 +23,7 @@ async fn reports(system: &System, device: &str) -> std::collections::BTreeMap<u6
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn this_machine_is_the_first_device_and_shows_its_figures() {
+async fn this_machine_is_the_first_device_and_reports_metrics() {
     let mut system = System::start_with(&[]).await;
     let shown = wait::until("this machine's figures", WAIT_TIMEOUT, || async {
         let devices = system.api.list("/api/v1/devices").await;
@@ -56,7 +56,7 @@ async fn this_machine_is_the_first_device_and_shows_its_figures() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_is_killed_again_and_again_loses_and_doubles_nothing() {
+async fn no_event_is_lost_or_duplicated_when_an_agent_is_killed_repeatedly() {
     let system = System::start().await;
     let dir = tempfile::tempdir().unwrap();
     let token = system.api.enrollment_token(1).await;
@@ -87,7 +87,7 @@ async fn an_agent_that_is_killed_again_and_again_loses_and_doubles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_is_killed_under_load_loses_no_metrics_but_those_of_the_moment() {
+async fn an_agent_killed_under_load_loses_only_the_current_metric_batch() {
     const KILLS: usize = 4;
     let system = System::start().await;
     let dir = tempfile::tempdir().unwrap();
@@ -135,7 +135,7 @@ async fn an_agent_that_is_killed_under_load_loses_no_metrics_but_those_of_the_mo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cloned_data_folder_is_noticed_and_both_branches_are_kept() {
+async fn a_cloned_data_folder_is_detected_and_both_branches_are_kept() {
     let system = System::start().await;
     let dir = tempfile::tempdir().unwrap();
     let token = system.api.enrollment_token(1).await;
@@ -207,7 +207,7 @@ fn clock_offset_variables(offset: &str) -> Vec<(String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_wrong_by_years_still_gets_in_and_is_shown() {
+async fn a_device_with_a_clock_wrong_by_years_connects_and_is_flagged() {
     const YEAR: f64 = 365.0 * 86_400.0 * 1e6;
     for (name, offset, years) in [("past", "-9y", -9.0), ("future", "+30y", 30.0)] {
         // Two agents of one machine in one project would have similar identity hints.
@@ -221,13 +221,14 @@ async fn a_clock_that_is_wrong_by_years_still_gets_in_and_is_shown() {
         let mut agent = AgentProcess::enroll_with(dir.path(), url, &token, name, &variables);
         agent.start();
         let path = format!("/api/v1/devices/{name}");
-        let shown = wait::until("its figures, and how wrong its clock is", WAIT_TIMEOUT, || async {
-            // The read model may not have it yet.
-            let (_, shown) = system.api.send(reqwest::Method::GET, &path, None).await;
-            let is_known = shown["metrics"]["clock_skew_us"].is_number();
-            (shown["status"] == "online" && is_known).then_some(shown)
-        })
-        .await;
+        let shown =
+            wait::until("its figures, and how wrong its clock is", WAIT_TIMEOUT, || async {
+                // The read model may not have it yet.
+                let (_, shown) = system.api.send(reqwest::Method::GET, &path, None).await;
+                let is_known = shown["metrics"]["clock_skew_us"].is_number();
+                (shown["status"] == "online" && is_known).then_some(shown)
+            })
+            .await;
         let skew = shown["metrics"]["clock_skew_us"].as_f64().unwrap();
         assert!((skew / YEAR - years).abs() < 0.1, "{name}: {skew} µs");
         // Its samples have the server's time.
@@ -250,7 +251,7 @@ async fn a_clock_that_is_wrong_by_years_still_gets_in_and_is_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_card_that_was_cloned_to_twenty_devices_is_noticed_and_nothing_of_them_is_lost() {
+async fn a_card_cloned_to_twenty_devices_is_detected_and_no_event_is_lost() {
     const CLONES: u64 = 20;
     let system = System::start().await;
     let dir = tempfile::tempdir().unwrap();

@@ -63,7 +63,7 @@ async fn wait_for_value(system: &System, field: &str, tags: Value, value: f64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_applications_write_is_found_under_their_device() {
+async fn applications_metrics_are_stored_under_their_device() {
     let system = System::start().await;
     let dir = tempfile::tempdir().unwrap();
     let (agent, lines, json) = start(&system, &dir, "robot").await;
@@ -115,7 +115,7 @@ async fn what_applications_write_is_found_under_their_device() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_million_series_of_one_device_are_held_to_its_limit_and_counted() {
+async fn the_series_of_a_device_are_limited_and_dropped_ones_counted() {
     let system = System::start().await;
     let dir = tempfile::tempdir().unwrap();
     let (agent, _, _) = start(&system, &dir, "robot").await;
@@ -151,7 +151,7 @@ async fn a_million_series_of_one_device_are_held_to_its_limit_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interval_by_label_is_at_work_soon_and_stays() {
+async fn an_interval_set_by_label_takes_effect_quickly_and_persists() {
     let mut system = System::start().await;
     let dir = tempfile::tempdir().unwrap();
     let (mut agent, ..) = start(&system, &dir, "one").await;

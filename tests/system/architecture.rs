@@ -95,7 +95,7 @@ fn quoted(text: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn the_crates_know_only_whom_they_may() {
+fn crates_have_only_allowed_dependencies() {
     let allowed: BTreeMap<_, _> = DEPENDENCIES.iter().copied().collect();
     let crates = crates();
     let ours: BTreeSet<_> = crates.iter().map(|known| known.name.clone()).collect();
@@ -112,7 +112,7 @@ fn the_crates_know_only_whom_they_may() {
 }
 
 #[test]
-fn the_published_language_knows_no_runtime_broker_or_store() {
+fn schemas_depends_on_no_runtime_broker_or_store() {
     let crates = crates();
     let schemas = crates.iter().find(|known| known.name == "muster-schemas").unwrap();
     for banned in ["tokio", "sqlx", "tokio-postgres", "async-nats", "axum", "reqwest", "rand"] {
@@ -159,7 +159,7 @@ fn every_crate_and_every_top_level_module_is_on_the_map() {
 }
 
 #[test]
-fn every_file_says_what_it_is_for() {
+fn every_file_has_a_module_comment() {
     for path in rust_files() {
         let text = fs::read_to_string(&path).unwrap();
         let first = text.lines().next().unwrap_or_default();
@@ -168,7 +168,7 @@ fn every_file_says_what_it_is_for() {
 }
 
 #[test]
-fn no_file_is_too_long_to_be_read() {
+fn no_file_exceeds_the_maximum_length() {
     for path in rust_files() {
         let lines = fs::read_to_string(&path).unwrap().lines().count();
         assert!(lines <= MAX_FILE_LINES, "{} has {lines} lines; split it", path.display());
@@ -176,7 +176,7 @@ fn no_file_is_too_long_to_be_read() {
 }
 
 #[test]
-fn no_module_is_named_after_nothing() {
+fn no_module_has_a_meaningless_name() {
     let banned = ["utils", "util", "common", "helpers", "helper", "misc", "manager"];
     for path in rust_files() {
         for part in path.strip_prefix(root()).unwrap().components() {

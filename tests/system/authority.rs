@@ -69,7 +69,7 @@ fn admin_token() -> (ApiTokenText, Event) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forged_token_lets_nobody_in_and_the_doctor_names_it() {
+async fn a_forged_token_grants_no_access_and_the_doctor_reports_it() {
     let fleet = Fleet::start().await;
     let url = fleet.postgres.connection_url();
     let found = doctor(&url, fleet.keys().dir());
@@ -263,7 +263,7 @@ async fn no_secret_of_a_token_is_in_the_database() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_user_may_do_what_its_role_needs() {
+async fn a_database_user_has_exactly_the_rights_of_its_role() {
     let fleet = Fleet::start().await;
     let refused = async |role: &str, statement: &str| {
         let client = sql(&fleet.database_url(role)).await;
@@ -341,7 +341,7 @@ async fn socket(dir: &std::path::Path, port: u16) {
 /// The database may be reached by a Unix socket, whose URL has no host: bootstrap makes the users of
 /// the roles, and each role's URL leads to the database by the same socket.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_database_may_be_reached_by_a_unix_socket() {
+async fn the_database_can_be_reached_by_a_unix_socket() {
     let dir = tempfile::tempdir().unwrap();
     let options = PostgresOptions {
         tuning: Tuning::Throwaway,

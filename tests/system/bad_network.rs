@@ -11,13 +11,16 @@ use muster_backing::postgres::Tuning;
 use muster_tests::agent::AgentProcess;
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
-use muster_tests::network::{Port, NetworkConditions};
+use muster_tests::network::{NetworkConditions, Port};
 use muster_tests::socket::Socket;
 use muster_tests::wait;
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
-const STORM: NetworkConditions =
-    NetworkConditions { delay: Duration::from_millis(60), loss_interval: 25, pause: Duration::from_millis(250) };
+const STORM: NetworkConditions = NetworkConditions {
+    delay: Duration::from_millis(60),
+    loss_interval: 25,
+    pause: Duration::from_millis(250),
+};
 const SHELL: &str = "/api/v1/devices/robot/shell?cols=100&rows=30";
 
 /// Starts servers, and a device with a bad network to their broker.
@@ -39,7 +42,7 @@ async fn start_on_bad_network(port: u16, dir: &std::path::Path) -> (Fleet, Port,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shell_goes_on_through_delay_loss_and_cuts() {
+async fn a_shell_survives_delay_loss_and_disconnects() {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port().unwrap();
     let (fleet, mut way, _agent) = start_on_bad_network(port, dir.path()).await;
@@ -79,7 +82,7 @@ async fn a_shell_goes_on_through_delay_loss_and_cuts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_is_copied_through_delay_loss_and_cuts() {
+async fn a_file_copy_survives_delay_loss_and_disconnects() {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port().unwrap();
     let (fleet, mut way, _agent) = start_on_bad_network(port, dir.path()).await;

@@ -104,7 +104,7 @@ async fn observe(client: async_nats::Client, subjects: &[String]) -> ObservedMes
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replies_and_headers_of_a_device_reach_no_one_else() {
+async fn reply_subjects_and_headers_of_a_device_have_no_effect_on_others() {
     let fleet = Fleet::start().await;
     let token = fleet.api.enrollment_token(3).await;
     fleet.api.post("/api/v1/projects", &serde_json::json!({"id": "other"})).await;
@@ -169,7 +169,7 @@ async fn replies_and_headers_of_a_device_reach_no_one_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_broker_sees_nothing_of_what_programs_are_given_and_write() {
+async fn the_broker_sees_no_plaintext_input_or_output_of_programs() {
     let fleet = Fleet::start().await;
     let dir = tempfile::tempdir().unwrap();
     let _robot = fleet.robot(dir.path()).await;

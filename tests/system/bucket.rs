@@ -38,7 +38,7 @@ async fn output(fleet: &Fleet, id: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_keeps_and_erases_what_a_folder_does() {
+async fn a_bucket_stores_and_erases_the_same_blobs_as_a_folder() {
     let mut bucket = Bucket::start().await;
     let variables = bucket.variables();
     let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();

@@ -52,7 +52,7 @@ async fn devices_are_named_labeled_configured_and_replayed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn devices_are_selected_by_what_they_measure_now() {
+async fn devices_are_selected_by_their_current_metrics() {
     let system = System::start().await;
     let token = ok(&system, &["token", "create", "--uses", "3", "--token-only"]);
     let mut devices = Vec::new();
@@ -112,7 +112,7 @@ fn json(system: &System, args: &[&str]) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_command_sees_what_the_one_before_did() {
+async fn each_command_sees_the_writes_of_the_previous_one() {
     let system = System::start().await;
     for n in 0..5 {
         let name = format!("robot-{n}");
@@ -169,7 +169,7 @@ async fn one_command_sees_what_the_one_before_did() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_one_device_refuses_is_made_to_the_others() {
+async fn a_change_rejected_for_one_device_is_applied_to_the_others() {
     let system = System::start().await;
     for name in ["full", "one", "two"] {
         ok(&system, &["device", "register", name, "--label", "all=1"]);
@@ -222,7 +222,7 @@ async fn mistakes_are_named_and_have_exit_codes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_is_kept_over_a_stop_and_over_a_power_failure() {
+async fn all_data_survives_a_stop_and_a_power_failure() {
     let mut system = System::start().await;
     let token = system.api.enrollment_token(1).await;
     let mut device = SimDevice::join(&system.api, &system.ca(), &token, "one").await;
@@ -243,7 +243,7 @@ async fn everything_is_kept_over_a_stop_and_over_a_power_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_cannot_use_one_folder() {
+async fn a_data_folder_is_used_by_one_process() {
     let system = System::start().await;
     let dir = system.dir();
     let (code, _, err) =
@@ -253,7 +253,7 @@ async fn two_cannot_use_one_folder() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prometheus_reads_what_the_server_counts_of_itself() {
+async fn the_server_exports_prometheus_metrics() {
     let system = System::start().await;
     assert_eq!(system.api.with_token("").status("/metrics").await, 401);
     system.api.get("/api/v1/devices").await;

@@ -26,7 +26,7 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[test]
-fn every_container_is_pinned_watched_and_held_down() {
+fn every_container_has_a_pinned_image_a_health_check_and_restrictions() {
     let file = File::read();
     let mut published = Vec::new();
     for (name, service) in file.services() {
@@ -61,7 +61,7 @@ async fn demo_is_online(composition: &Composition) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_containers_a_role_one_may_die_under_load_and_nothing_is_lost_or_doubled() {
+async fn no_event_is_lost_or_duplicated_when_one_of_two_containers_of_a_role_is_killed() {
     let mut composition = Composition::up().await;
     let ca = composition.dir().join("keys/ca.pem");
     let token = composition.api.enrollment_token(4).await;

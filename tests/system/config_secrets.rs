@@ -20,7 +20,7 @@ fn files_with(folder: &Path, text: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_config_variable_is_shown_to_its_device_alone() {
+async fn a_secret_config_variable_is_readable_only_by_its_device() {
     let system = System::start().await;
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("secret");

@@ -127,7 +127,7 @@ fn can_mount() -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_system_that_does_not_answer_holds_up_nothing_else() {
+async fn an_unresponsive_file_system_blocks_nothing_else() {
     if !can_mount() {
         eprintln!("{SKIPPED}");
         return;
@@ -196,7 +196,7 @@ async fn a_file_system_that_does_not_answer_holds_up_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_stops_and_starts_again_beside_a_dead_file_system() {
+async fn an_agent_restarts_despite_an_unresponsive_file_system() {
     if !can_mount() {
         eprintln!("{SKIPPED}");
         return;

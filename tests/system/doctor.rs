@@ -45,7 +45,7 @@ fn failed_checks(checks: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_doctor_names_what_is_wrong_with_a_server() {
+async fn the_doctor_reports_the_problems_of_a_server() {
     let fleet = Fleet::start().await;
     let keys = fleet.keys().dir().to_owned();
     let mut args: Vec<String> = [
@@ -109,7 +109,7 @@ async fn the_doctor_names_what_is_wrong_with_a_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_doctor_examines_what_muster_up_runs() {
+async fn the_doctor_checks_a_muster_up() {
     let system = System::start().await;
     let data = system.dir().display().to_string();
     let (code, checks) = doctor(&["--data".to_owned(), data]);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_joins_and_its_events_are_in_the_log_once_and_in_order() {
+async fn an_enrolled_device_s_events_are_in_the_log_once_and_in_order() {
     let system = System::start().await;
     let token = system.api.enrollment_token(1).await;
     let mut device = SimDevice::join(&system.api, &system.ca(), &token, "Robot_7").await;
@@ -90,7 +90,7 @@ async fn presence_follows_the_connection_within_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_device_is_out_and_its_name_is_free() {
+async fn a_deleted_device_is_disconnected_and_its_name_is_free() {
     let system = System::start().await;
     let token = system.api.enrollment_token(2).await;
     let mut device = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
@@ -123,7 +123,7 @@ async fn a_deleted_device_is_out_and_its_name_is_free() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_come_back_to_whoever_holds_the_key() {
+async fn credentials_are_renewed_with_the_signing_key() {
     let system = System::start().await;
     let token = system.api.enrollment_token(1).await;
     let enrolled = muster_tests::sim::enroll(&system.api, &token, "robot").await;
@@ -139,7 +139,7 @@ async fn credentials_come_back_to_whoever_holds_the_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_enrollment_answer_can_be_asked_for_again() {
+async fn a_lost_enrollment_response_can_be_requested_again() {
     let system = System::start().await;
     let token = system.api.enrollment_token(1).await;
     let key = muster_schemas::SigningKey::from_seed(&[5; 32]);

@@ -38,7 +38,8 @@ impl Machine {
             .map(|enrolled| (&enrolled.key, &enrolled.response.project, enrolled.response.device));
         let Self { key, nats_key, id, macs } = self;
         let macs = macs.clone();
-        EnrollmentRequest { key, nats_key, token, hostname: "robot", machine: *id, macs, previous }.body()
+        EnrollmentRequest { key, nats_key, token, hostname: "robot", machine: *id, macs, previous }
+            .body()
     }
 
     fn enrolled(&self, response: Value) -> Enrolled {
@@ -70,7 +71,7 @@ async fn status(api: &Api, device: &str, expected: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_waits_until_an_operator_has_decided() {
+async fn an_enrollment_is_pending_until_an_operator_decides() {
     let system = System::start().await;
     let api = &system.api;
     let token = create_token(api, json!({"approval": true, "labels": {"site": "a"}})).await;
@@ -79,7 +80,11 @@ async fn a_machine_waits_until_an_operator_has_decided() {
     let (code, waits) = post_enrollment(api, &good_asks).await;
     assert_eq!((code, &waits["name"], &waits["like"]), (202, &json!("robot"), &Value::Null));
     assert_eq!(post_enrollment(api, &bad_asks).await.0, 202);
-    assert_eq!(post_enrollment(api, &good_asks).await.1["device"], waits["device"], "asked again, it waits on");
+    assert_eq!(
+        post_enrollment(api, &good_asks).await.1["device"],
+        waits["device"],
+        "asked again, it waits on"
+    );
 
     let shown = status(api, "robot", "pending").await;
     let fingerprint = json!(good.key.thumbprint());
@@ -108,7 +113,7 @@ async fn a_machine_waits_until_an_operator_has_decided() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_likeness_proves_nothing_and_an_operator_may_say_that_it_is_the_same() {
+async fn a_similar_machine_becomes_the_same_device_only_by_an_operator_s_decision() {
     let system = System::start().await;
     let api = &system.api;
     let any = create_token(api, json!({})).await;
@@ -152,7 +157,7 @@ async fn a_likeness_proves_nothing_and_an_operator_may_say_that_it_is_the_same()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_card_that_was_written_anew_is_known_by_its_network_card() {
+async fn a_reinstalled_machine_is_recognized_by_its_network_card() {
     let system = System::start().await;
     let api = &system.api;
     let any = create_token(api, json!({})).await;
@@ -160,14 +165,17 @@ async fn a_card_that_was_written_anew_is_known_by_its_network_card() {
         let macs = macs.iter().map(|mac| Hash::of(mac.as_bytes())).collect();
         Machine { macs, ..Machine::new(Some(id)) }
     };
-    let (code, first) = post_enrollment(api, &with("before", &["eth0", "wlan0"]).request_body(&any, None)).await;
+    let (code, first) =
+        post_enrollment(api, &with("before", &["eth0", "wlan0"]).request_body(&any, None)).await;
     assert_eq!(code, 201, "{first}");
     // A new image has a new machine id; the network cards are the same.
-    let (code, waits) = post_enrollment(api, &with("after", &["usb0", "wlan0"]).request_body(&any, None)).await;
+    let (code, waits) =
+        post_enrollment(api, &with("after", &["usb0", "wlan0"]).request_body(&any, None)).await;
     assert_eq!(code, 202, "{waits}");
     let shown = status(api, waits["device"].as_str().unwrap(), "pending").await;
     assert_eq!(shown["waiting"]["like"], first["device"]);
-    let (code, other) = post_enrollment(api, &with("another", &["eth1"]).request_body(&any, None)).await;
+    let (code, other) =
+        post_enrollment(api, &with("another", &["eth1"]).request_body(&any, None)).await;
     assert_eq!(code, 201, "{other}");
     // Of a thousand addresses of one machine only a few are used, without a delay.
     let many: Vec<String> = (0..1_000).map(|n| n.to_string()).collect();
@@ -177,12 +185,13 @@ async fn a_card_that_was_written_anew_is_known_by_its_network_card() {
     // The identity hints of a deleted device are deleted.
     let id = first["device"].as_str().unwrap();
     api.send(Method::DELETE, &format!("/api/v1/devices/{id}"), None).await;
-    let (code, again) = post_enrollment(api, &with("anew", &["eth0"]).request_body(&any, None)).await;
+    let (code, again) =
+        post_enrollment(api, &with("anew", &["eth0"]).request_body(&any, None)).await;
     assert_eq!(code, 201, "{again}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_old_key_or_a_token_made_for_it_or_being_expected_makes_it_the_same_device() {
+async fn the_previous_key_or_a_device_token_or_a_registered_key_continues_the_same_device() {
     let system = System::start().await;
     let api = &system.api;
     let any = create_token(api, json!({})).await;
@@ -222,7 +231,7 @@ async fn the_old_key_or_a_token_made_for_it_or_being_expected_makes_it_the_same_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_device_is_out_within_seconds_and_its_name_and_settings_wait_for_it() {
+async fn a_revoked_device_is_disconnected_within_seconds_and_keeps_its_name_and_settings() {
     let system = System::start().await;
     let api = &system.api;
     let any = create_token(api, json!({"labels": {"site": "a"}})).await;

@@ -25,7 +25,10 @@ use serde_json::Value;
 const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A device under load: records and publishes while `go_on` is true.
-pub(crate) async fn load(mut device: SimDevice, is_running: Arc<AtomicBool>) -> (SimDevice, Vec<i64>) {
+pub(crate) async fn load(
+    mut device: SimDevice,
+    is_running: Arc<AtomicBool>,
+) -> (SimDevice, Vec<i64>) {
     let mut times = Vec::new();
     while is_running.load(Ordering::Relaxed) {
         device.chain.record_many(5);
@@ -146,7 +149,7 @@ pub(crate) async fn assert_metrics_complete(api: &Api, device: &SimDevice, times
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kill_nine_of_each_process_in_turn_loses_and_doubles_nothing() {
+async fn no_event_is_lost_or_duplicated_when_each_process_is_killed() {
     let mut fleet = Fleet::start().await;
     let go_on = Arc::new(AtomicBool::new(true));
     let loads: Vec<_> = devices(&fleet, 4)
@@ -188,7 +191,7 @@ async fn kill_nine_of_each_process_in_turn_loses_and_doubles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stream_of_events_may_be_lost_whole() {
+async fn no_event_is_lost_when_the_events_stream_is_deleted() {
     let fleet = Fleet::start().await;
     let mut devices = devices(&fleet, 2).await;
     record(&mut devices, 50).await;
@@ -208,7 +211,7 @@ async fn the_stream_of_events_may_be_lost_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_backup_is_filled_up_by_the_devices() {
+async fn devices_resend_events_missing_in_a_restored_backup() {
     let mut fleet = Fleet::start().await;
     let mut devices = devices(&fleet, 2).await;
     record(&mut devices, 30).await;
@@ -223,7 +226,7 @@ async fn an_older_backup_is_filled_up_by_the_devices() {
 /// A read model's commits do not wait for the disk: what PostgreSQL forgets of them is read again,
 /// also where no event follows.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_postgresql_forgets_of_a_read_model_comes_back_by_itself() {
+async fn rows_of_a_read_model_lost_by_postgresql_are_restored() {
     let fleet = Fleet::start().await;
     let mut devices = devices(&fleet, 1).await;
     for _ in 0..3 {
@@ -244,7 +247,7 @@ async fn what_postgresql_forgets_of_a_read_model_comes_back_by_itself() {
 
 /// The database is replaced by an older one while all roles run: positions go back.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_database_may_take_the_place_of_a_newer_one_under_running_roles() {
+async fn running_roles_continue_on_a_restored_older_database() {
     let fleet = Fleet::start().await;
     let mut devices = devices(&fleet, 2).await;
     record(&mut devices, 30).await;
@@ -273,7 +276,7 @@ async fn an_older_database_may_take_the_place_of_a_newer_one_under_running_roles
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_metric_store_that_was_away_gets_everything() {
+async fn all_metrics_are_stored_after_an_outage_of_the_metric_store() {
     let fleet = Fleet::start().await;
     let device = devices(&fleet, 1).await.remove(0);
     fleet.influx.child().stop().await.unwrap();
@@ -295,7 +298,7 @@ async fn a_metric_store_that_was_away_gets_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_of_each_role_do_no_double_work() {
+async fn two_processes_of_each_role_do_not_duplicate_work() {
     let fleet = Fleet::start().await;
     let mut second = fleet.start_another("ingest");
     let go_on = Arc::new(AtomicBool::new(true));

@@ -64,7 +64,7 @@ fn mode(path: &Path, mode: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_goes_there_and_back_as_it_was() {
+async fn a_folder_is_copied_both_ways_unchanged() {
     let Robot { system, agent: _agent, dir } = Robot::start("").await;
     let at = |name: &str| dir.path().join(name);
     let from = at("from");
@@ -160,7 +160,7 @@ fn moved(said: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_was_killed_goes_on_where_it_was() {
+async fn a_killed_copy_resumes() {
     let Robot { system, agent: _agent, dir } = Robot::start("").await;
     let at = |name: &str| dir.path().join(name);
     let content = bytes(40 << 20, 2);
@@ -191,7 +191,7 @@ async fn a_copy_that_was_killed_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_outlives_its_agent_and_its_server() {
+async fn a_copy_survives_restarts_of_the_agent_and_the_server() {
     let mut fleet = Fleet::start().await;
     let dir = tempfile::tempdir().unwrap();
     let mut agent = fleet.robot(dir.path()).await;
@@ -233,7 +233,7 @@ fn is_misused(system: &System, args: &[&str], named: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_devices_owner_does_not_allow_is_not_reached() {
+async fn files_outside_the_policy_are_not_accessible() {
     let robot = Robot::start("").await;
     let at = |name: &str| robot.dir.path().join(name);
     std::fs::create_dir_all(at("data/sub")).unwrap();
@@ -275,7 +275,7 @@ async fn what_the_devices_owner_does_not_allow_is_not_reached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_typed_wrongly_is_named() {
+async fn invalid_arguments_are_reported() {
     let Robot { system, agent: _agent, dir } = Robot::start("").await;
     let at = |name: &str| text(&dir.path().join(name)).to_owned();
     std::fs::create_dir(at("folder")).unwrap();
@@ -353,7 +353,7 @@ impl Drop for SmallDisk<'_> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_named_and_left_as_it_was() {
+async fn a_full_disk_is_reported_and_the_target_unchanged() {
     let Robot { system, agent: _agent, dir } = Robot::start("").await;
     let large = dir.path().join("large");
     std::fs::write(&large, bytes(3_000_000, 4)).unwrap();
@@ -373,7 +373,7 @@ async fn a_full_disk_is_named_and_left_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn opensshs_sftp_speaks_with_a_device() {
+async fn openssh_sftp_works_with_a_device() {
     let Robot { system, agent: _agent, dir } = Robot::start("").await;
     let at = |name: &str| dir.path().join(name);
     std::fs::create_dir(at("there")).unwrap();
@@ -409,7 +409,7 @@ async fn opensshs_sftp_speaks_with_a_device() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_was_broken_off_is_gone_on_with() {
+async fn an_interrupted_folder_copy_is_resumed() {
     let Robot { system, agent: _agent, dir } = Robot::start("").await;
     let at = |name: &str| dir.path().join(name);
     let from = at("from");
@@ -442,7 +442,7 @@ async fn a_folder_that_was_broken_off_is_gone_on_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_files_are_copied_as_they_are_or_named() {
+async fn unusual_files_are_copied_unchanged_or_reported() {
     use std::os::unix::ffi::OsStrExt;
     let Robot { system, agent: _agent, dir } = Robot::start("").await;
     let at = |name: &str| dir.path().join(name);

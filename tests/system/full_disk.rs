@@ -63,7 +63,7 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_of_the_database_is_named_and_reading_goes_on() {
+async fn a_full_database_disk_is_reported_and_reads_continue() {
     if !nix::unistd::Uid::effective().is_root() {
         eprintln!("skipped: to mount a file system needs root");
         return;
@@ -128,7 +128,7 @@ async fn a_full_disk_of_the_database_is_named_and_reading_goes_on() {
 /// Writes to the log succeed and those to a read model fail: on a real disk that depends on the
 /// free pages.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_model_that_cannot_be_written_is_named_and_exec_says_what_it_waits_for() {
+async fn a_stopped_read_model_is_reported_also_by_exec() {
     let fleet = Fleet::start().await;
     let dir = tempfile::tempdir().unwrap();
     let _robot = fleet.robot(dir.path()).await;
@@ -180,7 +180,7 @@ async fn a_read_model_that_cannot_be_written_is_named_and_exec_says_what_it_wait
 /// Command appends, and query, in another process, shows that it cannot: in the header of reads, in
 /// `/readyz` and by `muster health`, and that it can again.
 #[tokio::test(flavor = "multi_thread")]
-async fn query_alone_shows_that_the_log_takes_no_events() {
+async fn query_reports_that_the_log_cannot_be_written() {
     let fleet = Fleet::start().await;
     fleet.api.post("/api/v1/devices", &json!({"name": "before"})).await;
     let url = fleet.postgres.connection_url();

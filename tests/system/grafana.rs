@@ -167,7 +167,7 @@ async fn every_query_of_every_dashboard_and_rule_finds_rows() {
 
 /// With a retention, metrics go to the project's own bucket, which Grafana queries, too.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_query_finds_rows_of_a_project_with_a_retention_of_its_own() {
+async fn every_query_finds_rows_of_a_project_with_its_own_retention() {
     every_query_finds_rows(Some("30d")).await;
 }
 
@@ -453,7 +453,7 @@ fn the_variables_of_the_files_are_documented() {
 
 /// The labels in a rule's text are in the result of its query, and its panel exists.
 #[test]
-fn rules_speak_of_what_is_there() {
+fn rules_reference_existing_panels() {
     let dashboards = Dashboard::all(&folder().join("dashboards"));
     for rule in rules(&folder().join("provisioning/alerting/muster.yaml")) {
         for label in rule.texts.split(".Labels.").skip(1) {
@@ -468,7 +468,7 @@ fn rules_speak_of_what_is_there() {
 }
 
 #[test]
-fn a_rule_file_with_an_error_is_named() {
+fn a_rule_file_with_an_error_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let alerting = dir.path().join("alerting");
     std::fs::create_dir(&alerting).unwrap();

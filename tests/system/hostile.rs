@@ -16,7 +16,7 @@ fn small(version: u64) -> Event {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_attributed_is_a_dead_letter_and_blocks_nobody() {
+async fn an_unattributable_message_becomes_a_dead_letter_and_blocks_no_other() {
     let system = System::start().await;
     let token = system.api.enrollment_token(2).await;
     let mut device = SimDevice::join(&system.api, &system.ca(), &token, "good").await;
@@ -70,7 +70,7 @@ async fn a_message_over_the_maximum_size_is_not_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_device_signs_is_appended_and_the_odd_is_flagged() {
+async fn every_signed_event_is_appended_and_anomalies_are_flagged() {
     let system = System::start().await;
     let token = system.api.enrollment_token(1).await;
     let mut device = SimDevice::join(&system.api, &system.ca(), &token, "odd").await;
@@ -114,7 +114,10 @@ async fn whatever_a_device_signs_is_appended_and_the_odd_is_flagged() {
 
 /// Connects with a device's own credentials; returns the client, and a list to which the broker's
 /// refusals are added.
-async fn connect_unrestricted(system: &System, device: &SimDevice) -> (async_nats::Client, Refusals) {
+async fn connect_unrestricted(
+    system: &System,
+    device: &SimDevice,
+) -> (async_nats::Client, Refusals) {
     let refusals = Refusals::default();
     let heard = refusals.clone();
     let key = device.enrolled.nats_key.clone();
@@ -140,7 +143,7 @@ async fn connect_unrestricted(system: &System, device: &SimDevice) -> (async_nat
 type Refusals = std::sync::Arc<std::sync::Mutex<Vec<String>>>;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_reaches_no_subject_but_its_own() {
+async fn a_device_can_use_only_its_own_subjects() {
     let system = System::start().await;
     let token = system.api.enrollment_token(2).await;
     system.api.post("/api/v1/projects", &serde_json::json!({"id": "other"})).await;

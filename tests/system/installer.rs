@@ -81,7 +81,7 @@ async fn online(system: &System, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_line_makes_a_machine_a_device_and_may_be_run_again() {
+async fn the_installer_enrolls_a_machine_and_is_idempotent() {
     let system = System::start_with(&["--no-agent"]).await;
     let machine = Machine::new();
     let line = line(&system, &[]);
@@ -139,7 +139,7 @@ async fn one_line_makes_a_machine_a_device_and_may_be_run_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_goes_wrong_has_a_code_and_says_what_to_do() {
+async fn installer_errors_have_a_code_and_a_remedy() {
     let system = System::start_with(&["--no-agent"]).await;
     let line = line(&system, &[]);
     let fails = |line: &str, code: &str| {

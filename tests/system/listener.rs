@@ -44,7 +44,7 @@ fn read_response(connection: &mut Connection) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_reaches_a_client_that_is_still_sending_its_body() {
+async fn a_response_reaches_a_client_that_is_still_sending_its_body() {
     let system = System::start().await;
     let token = system.api.token.clone();
     let mut connection = connect(&system);
@@ -76,7 +76,7 @@ async fn an_answer_reaches_a_client_that_is_still_sending_its_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_says_from_where_a_request_came_through_proxies() {
+async fn the_log_contains_the_client_address_of_proxied_requests() {
     let trusted = [("MUSTER_TRUSTED_PROXIES", "127.0.0.1,10.0.0.0/8")];
     let fleet = Fleet::start_with(Tuning::Small, &trusted).await;
     // One route is handled by query, the other one is forwarded to command.
@@ -122,7 +122,7 @@ fn raw_status(system: &System, method: &str, target: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_anonymous_clients_invent_leads_nowhere() {
+async fn invalid_requests_of_unauthenticated_clients_are_rejected() {
     let system = System::start().await;
     for target in [
         "/api/v1/x/../device/nonce",

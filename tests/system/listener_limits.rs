@@ -99,7 +99,7 @@ async fn idle_connections_do_not_keep_an_operator_from_revoking_a_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_at_its_limit_is_refused_and_no_other() {
+async fn the_connection_limit_applies_per_address() {
     let system = System::start_with(&["--no-agent", "--connections-per-address", "10"]).await;
     let url = format!("{}/healthz", system.api.url);
     let clients: Vec<reqwest::Client> = (0..15).map(|_| client(&system, 2)).collect();
@@ -123,7 +123,7 @@ async fn an_address_at_its_limit_is_refused_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_sends_its_headers_byte_by_byte_is_let_go() {
+async fn a_client_that_sends_headers_too_slowly_is_disconnected() {
     let system = System::start().await;
     let pem = std::fs::read(system.ca()).unwrap();
     let mut roots = rustls::RootCertStore::empty();

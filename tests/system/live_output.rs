@@ -32,7 +32,7 @@ fn writes(bytes: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_gets_all_output_and_a_slow_one_slows_the_program() {
+async fn a_follower_gets_all_output_and_a_slow_follower_delays_the_program() {
     let robot = Robot::start("").await;
     let system = &robot.system;
     let bytes = 9_000_001;
@@ -80,7 +80,7 @@ async fn a_follower_gets_all_output_and_a_slow_one_slows_the_program() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn output_that_nobody_follows_is_cut_and_said_to_be() {
+async fn output_without_followers_is_truncated_and_reported_as_such() {
     let robot = Robot::start("").await;
     let system = &robot.system;
     let (code, id, err) =

@@ -58,7 +58,11 @@ async fn a_hostile_device_does_not_harm_the_metrics_of_others() {
 
     // Times: a thousand past weeks, and a future one.
     let at = |offset| Point { offset, ..Point::new("app").field("v", 1_i64) };
-    measure(&bad, (1..=1_000).map(|week| at(-week * WEEK_MICROS)).chain([at(WEEK_MICROS)]).collect()).await;
+    measure(
+        &bad,
+        (1..=1_000).map(|week| at(-week * WEEK_MICROS)).chain([at(WEEK_MICROS)]).collect(),
+    )
+    .await;
     // Types: before any other device writes these fields.
     let text = |text: &str| FieldValue::Text(text.to_owned());
     let cpu = || Point::new("cpu").tag("cpu", "cpu-total");
@@ -146,7 +150,7 @@ async fn a_flood_of_one_device_does_not_delay_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_influxdb_stops_nothing_else() {
+async fn an_influxdb_outage_affects_only_metrics() {
     let mut system = System::start().await;
     let device = join(&system, "default", "robot").await;
     measure(&device, vec![Point::new("app").field("n", 1_i64)]).await;

@@ -23,11 +23,12 @@ async fn own_device(system: &System, except: Option<&str>) -> Value {
 }
 
 async fn wait_for_output(system: &System, text: &str) {
-    wait::until(text, WAIT_TIMEOUT, || async { system.output().contains(text).then_some(()) }).await;
+    wait::until(text, WAIT_TIMEOUT, || async { system.output().contains(text).then_some(()) })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_runs_on_the_address_that_it_is_told() {
+async fn muster_up_listens_on_the_given_address() {
     let mut system = System::start_with(&["--listen", "127.0.0.2"]).await;
     assert!(system.api.url.contains("127.0.0.2"), "{}", system.api.url);
     own_device(&system, None).await;
@@ -63,7 +64,7 @@ async fn ends_well(mut child: Child) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_stops_while_it_starts_and_runs_without_a_home() {
+async fn muster_up_stops_during_startup_and_runs_without_a_home() {
     let dir = tempfile::tempdir().unwrap();
     let words = || std::fs::read_to_string(dir.path().join("said")).unwrap_or_default();
     let wait_for = |file: &'static str| {
@@ -98,7 +99,7 @@ async fn it_stops_while_it_starts_and_runs_without_a_home() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn this_machines_agent_is_told_of_and_enrolls_again_when_it_must() {
+async fn the_local_agent_is_reported_and_re_enrolls_when_necessary() {
     let mut system = System::start_with(&[]).await;
     let first = own_device(&system, None).await;
     let id = first["id"].as_str().unwrap();
@@ -131,7 +132,7 @@ async fn this_machines_agent_is_told_of_and_enrolls_again_when_it_must() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_is_offline_after_the_silence_that_was_chosen() {
+async fn a_device_is_offline_after_the_configured_silence() {
     let system = System::start_with(&["--no-agent", "--offline-after", "3s"]).await;
     let dir = tempfile::tempdir().unwrap();
     let token = system.api.enrollment_token(1).await;
@@ -185,7 +186,7 @@ impl Reader {
 /// The agent's only thread feeds systemd's watchdog: when it stands still (here in a write to a
 /// full pipe) the notifications stop, and systemd would restart it.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_watchdog_is_fed_while_the_main_loop_runs_and_no_longer() {
+async fn the_watchdog_is_notified_only_while_the_main_loop_runs() {
     const ALLOWED: Duration = Duration::from_secs(3);
     let system = System::start_with(&["--no-agent"]).await;
     let dir = tempfile::tempdir().unwrap();

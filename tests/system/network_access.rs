@@ -37,7 +37,7 @@ async fn connected(agent: &AgentProcess, is_so: impl Fn(&str) -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_https_port_is_enough_and_the_brokers_is_taken_when_it_opens() {
+async fn the_https_port_suffices_and_the_broker_s_port_is_used_once_it_opens() {
     let port = free_port().unwrap();
     let broker = format!("tls://127.0.0.1:{port}");
     let fleet = Fleet::start_with(Tuning::Small, &[("MUSTER_DEVICE_NATS_URL", &broker)]).await;
@@ -65,7 +65,7 @@ async fn the_https_port_is_enough_and_the_brokers_is_taken_when_it_opens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_is_the_way_out_for_https_and_for_the_broker() {
+async fn https_and_broker_connections_go_through_a_proxy() {
     let fleet = Fleet::start().await;
     let (door, broker) = (port_of(&fleet.api.url), fleet.nats.port());
     let proxy = Proxy::start().await;
@@ -80,7 +80,11 @@ async fn a_proxy_is_the_way_out_for_https_and_for_the_broker() {
     agent.start();
     connected(&agent, |broker| broker.contains("https://")).await;
     applied(&fleet, 1).await;
-    assert!(proxy.connected_ports().iter().all(|port| *port == door), "{:?}", proxy.connected_ports());
+    assert!(
+        proxy.connected_ports().iter().all(|port| *port == door),
+        "{:?}",
+        proxy.connected_ports()
+    );
 
     proxy.refuse(None);
     agent.kill9();

@@ -17,7 +17,7 @@ fn document() -> Value {
 }
 
 #[test]
-fn the_document_that_is_checked_in_is_the_one_that_is_served() {
+fn the_committed_document_matches_the_served_one() {
     let served = muster::openapi_document().to_pretty_json().unwrap() + "\n";
     if std::env::var_os(UPDATE).is_some() {
         std::fs::write(checked_in(), &served).unwrap();
@@ -39,7 +39,7 @@ fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
 }
 
 #[test]
-fn every_operation_is_described_whole() {
+fn every_operation_is_completely_described() {
     let document = document();
     let tags: Vec<_> =
         document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
@@ -95,7 +95,7 @@ fn schemathesis() -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_server_keeps_to_its_document() {
+async fn a_running_server_conforms_to_its_document() {
     let system = System::start().await;
     for name in ["robot-7", "robot-8"] {
         let body = json!({"name": name, "labels": {"env": "prod"}});

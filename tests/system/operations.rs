@@ -58,7 +58,12 @@ fn with(mut body: Value, more: Value) -> Value {
 }
 
 /// Waits until the operation fulfills `is_so`, and returns it.
-async fn wait_for_operation(system: &System, id: &str, description: &str, is_done: impl Fn(&Value) -> bool) -> Value {
+async fn wait_for_operation(
+    system: &System,
+    id: &str,
+    description: &str,
+    is_done: impl Fn(&Value) -> bool,
+) -> Value {
     let path = format!("{OPERATIONS}/{id}");
     wait::until(description, WAIT_TIMEOUT, || async {
         let (status, found) = system.api.send(Method::GET, &path, None).await;
@@ -72,12 +77,14 @@ async fn request_operation(system: &System, body: &Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_devices_are_asked_a_few_at_once_and_each_does_it_once() {
+async fn an_operation_runs_once_on_each_device_with_limited_concurrency() {
     let system = System::start().await;
     let _fleet = Fleet::start(&system, 60).await;
     let body = with(exec(json!({"selector": "online"})), json!({"at_once": 7}));
     let id = request_operation(&system, &body).await;
-    let done = wait_for_operation(&system, &id, "all to be through", |one| one["status"] == "finished").await;
+    let done =
+        wait_for_operation(&system, &id, "all to be through", |one| one["status"] == "finished")
+            .await;
     assert_eq!(done["runs"], json!({"succeeded": 60}), "{done}");
     assert_eq!((&done["devices"], &done["finished"]), (&60.into(), &60.into()));
     assert_eq!(done["failures"], json!([]));
@@ -102,7 +109,7 @@ async fn many_devices_are_asked_a_few_at_once_and_each_does_it_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_are_there_get_their_orders_with_the_request_and_no_more_than_may() {
+async fn online_devices_get_their_orders_immediately_within_the_concurrency_limit() {
     let system = System::start().await;
     let _fleet = Fleet::start(&system, 9).await;
     // After a first operation the devices are known to be online.
@@ -116,7 +123,9 @@ async fn those_who_are_there_get_their_orders_with_the_request_and_no_more_than_
     let (_, again) = system.api.send_with(Method::POST, OPERATIONS, &body, &key).await;
     assert_eq!(made, again);
     let id = made["id"].as_str().unwrap();
-    let done = wait_for_operation(&system, id, "all to be through", |one| one["status"] == "finished").await;
+    let done =
+        wait_for_operation(&system, id, "all to be through", |one| one["status"] == "finished")
+            .await;
     assert_eq!(done["runs"], json!({"succeeded": 9}), "{done}");
     let kinds = "OperationRequested,RunDispatched,RunSucceeded";
     let path = format!("/api/v1/events?order=asc&type={kinds}");
@@ -164,7 +173,7 @@ async fn wait_for_status(system: &System, status: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_asked_of_a_device_that_is_away_waits_and_expires_and_says_why() {
+async fn a_run_of_an_offline_device_waits_expires_and_is_explained() {
     let system = System::start().await;
     let token = system.api.enrollment_token(2).await;
     let away = SimDevice::join(&system.api, &system.ca(), &token, "away").await;
@@ -180,7 +189,8 @@ async fn what_is_asked_of_a_device_that_is_away_waits_and_expires_and_says_why()
         (run["state"] == "requested" && words.contains("offline")).then_some(())
     })
     .await;
-    let done = wait_for_operation(&system, &id, "it to expire", |one| one["status"] == "finished").await;
+    let done =
+        wait_for_operation(&system, &id, "it to expire", |one| one["status"] == "finished").await;
     assert_eq!(done["runs"], json!({"expired": 1}), "{done}");
     assert_eq!(done["failures"][0]["devices"], json!(["away"]), "{done}");
     let run = system.api.get(&path).await;
@@ -192,7 +202,9 @@ async fn what_is_asked_of_a_device_that_is_away_waits_and_expires_and_says_why()
     // A run that is canceled before its dispatch ends immediately.
     let id = request_operation(&system, &target()).await;
     system.api.post(&format!("{OPERATIONS}/{id}/runs/away/cancel"), &json!({})).await;
-    let done = wait_for_operation(&system, &id, "it to be canceled", |one| one["status"] == "finished").await;
+    let done =
+        wait_for_operation(&system, &id, "it to be canceled", |one| one["status"] == "finished")
+            .await;
     assert_eq!(done["runs"], json!({"canceled": 1}));
 
     // An ended operation cannot be changed.
@@ -207,7 +219,9 @@ async fn what_is_asked_of_a_device_that_is_away_waits_and_expires_and_says_why()
     // A run of a device that is revoked ends, too.
     let id = request_operation(&system, &target()).await;
     system.api.post("/api/v1/devices/away/revoke", &json!({"reason": "stolen"})).await;
-    let done = wait_for_operation(&system, &id, "it to be given up", |one| one["status"] == "finished").await;
+    let done =
+        wait_for_operation(&system, &id, "it to be given up", |one| one["status"] == "finished")
+            .await;
     assert_eq!(done["runs"], json!({"unknown": 1}), "{done}");
 
     // A revoked device, or one that has never enrolled, gets no run.
@@ -227,11 +241,16 @@ async fn an_abort_reaches_a_device_whose_order_has_just_been_sent() {
     let system = &robot.system;
     // With variables, the dispatcher sends the order, instead of the request handler.
     let action = json!({"kind": "exec", "argv": ["sleep", "60"], "env": {"A": "b"}});
-    let id = request_operation(system, &json!({"target": {"devices": ["robot"]}, "action": action})).await;
+    let id =
+        request_operation(system, &json!({"target": {"devices": ["robot"]}, "action": action}))
+            .await;
     wait_for_operation(system, &id, "it to run", |one| one["runs"] == json!({"running": 1})).await;
     let aborted = Instant::now();
     system.api.post(&format!("{OPERATIONS}/{id}/abort"), &json!({})).await;
-    wait_for_operation(system, &id, "it to be canceled", |one| one["runs"] == json!({"canceled": 1})).await;
+    wait_for_operation(system, &id, "it to be canceled", |one| {
+        one["runs"] == json!({"canceled": 1})
+    })
+    .await;
     // Messages are repeated after 5 s: a cancel that waits for the repetition takes longer.
     let took = aborted.elapsed();
     assert!(took < Duration::from_secs(2), "{took:?}");
@@ -275,7 +294,7 @@ async fn an_operation_is_paused_resumed_and_aborted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_makes_no_sense_is_refused_by_name() {
+async fn invalid_operations_are_rejected_with_the_field() {
     let system = System::start().await;
     let token = system.api.enrollment_token(1).await;
     let _device = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
@@ -336,7 +355,7 @@ async fn what_makes_no_sense_is_refused_by_name() {
 /// An order is a fact: it outlives the token that gave it, also while it waits for its device, and
 /// another token ends it.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_revoked_token_has_ordered_goes_on_until_it_is_canceled() {
+async fn operations_of_a_revoked_token_continue_until_they_are_canceled() {
     let Robot { system, mut agent, dir: _dir } = Robot::start("").await;
     let made = system.api.post("/api/v1/tokens", &json!({"name": "op", "role": "operator"})).await;
     let operator = system.api.with_token(made["token"].as_str().unwrap());
@@ -359,7 +378,9 @@ async fn what_a_revoked_token_has_ordered_goes_on_until_it_is_canceled() {
     system.api.post(&cancel, &json!({})).await;
     agent.start();
     for (id, runs) in [(&ids[0], json!({"succeeded": 1})), (&ids[1], json!({"canceled": 1}))] {
-        let done = wait_for_operation(&system, id, "it to be over", |one| one["status"] == "finished").await;
+        let done =
+            wait_for_operation(&system, id, "it to be over", |one| one["status"] == "finished")
+                .await;
         assert_eq!(done["runs"], runs, "{done}");
     }
 }

@@ -17,7 +17,7 @@ async fn hello(device: &SimDevice) -> Option<Bytes> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hello_that_cannot_be_answered_now_gets_an_empty_answer() {
+async fn a_hello_that_cannot_be_processed_gets_an_empty_response() {
     let fleet = Fleet::start().await;
     let token = fleet.api.enrollment_token(1).await;
     let device = SimDevice::join(&fleet.api, &fleet.ca(), &token, "sim").await;

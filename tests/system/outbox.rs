@@ -76,7 +76,7 @@ fn all(count: u64) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_outbox_keeps_what_it_has_and_says_what_it_dropped() {
+async fn a_full_outbox_keeps_its_events_and_reports_dropped_ones() {
     let fleet = Fleet::start().await;
     let limits = Limits { unconfirmed_bytes: 20_000, ..Limits::default() };
     let mut agent = join(&fleet, limits).await;
@@ -118,7 +118,7 @@ async fn a_full_outbox_keeps_what_it_has_and_says_what_it_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_is_lost_whole_is_sent_again() {
+async fn events_are_resent_after_the_stream_is_lost() {
     let fleet = Fleet::start().await;
     let mut agent = join(&fleet, Limits::default()).await;
     agent.record_many(50);
@@ -137,7 +137,7 @@ async fn a_stream_that_is_lost_whole_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_was_restored_from_a_backup_is_filled_up() {
+async fn events_are_resent_after_the_log_is_restored_from_a_backup() {
     let mut fleet = Fleet::start().await;
     let mut agent = join(&fleet, Limits::default()).await;
     agent.record_many(40);
@@ -157,7 +157,7 @@ async fn a_log_that_was_restored_from_a_backup_is_filled_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_device_has_let_go_and_the_log_lost_is_declared() {
+async fn events_lost_by_the_log_and_pruned_by_the_device_are_declared() {
     let mut fleet = Fleet::start().await;
     let limits = Limits { kept_bytes: 4_000, ..Limits::default() };
     let mut agent = join(&fleet, limits).await;
@@ -221,7 +221,8 @@ async fn a_restored_log_that_has_not_read_its_stream_yet_has_lost_nothing() {
     })
     .await;
     fleet.command.restart();
-    let first = wait::until("a welcome", WAIT_TIMEOUT, || async { agent.status().last_hello }).await;
+    let first =
+        wait::until("a welcome", WAIT_TIMEOUT, || async { agent.status().last_hello }).await;
     wait::until("later welcomes", WAIT_TIMEOUT, || async {
         let newest = agent.status().last_hello?;
         let observed = newest.micros() - first.micros();
@@ -282,7 +283,7 @@ const OUTAGE: Duration = Duration::from_secs(35);
 const RESUME_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_flow_again_soon_after_a_long_outage_of_everything() {
+async fn events_resume_quickly_after_a_long_outage_of_all_servers() {
     let mut fleet = Fleet::start().await;
     let mut agent = join(&fleet, Limits::default()).await;
     agent.record_many(5);

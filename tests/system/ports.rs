@@ -96,7 +96,7 @@ fn ran(output: &Output) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ssh_scp_and_rsync_reach_a_devices_own_sshd() {
+async fn ssh_scp_and_rsync_work_with_a_device_s_sshd() {
     if !Path::new("/usr/sbin/sshd").exists() || which("rsync").is_none() {
         eprintln!("skipped: there is no sshd or no rsync; as root: scripts/deps test");
         return;
@@ -166,7 +166,7 @@ async fn ssh_scp_and_rsync_reach_a_devices_own_sshd() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_of_a_device_is_a_port_here() {
+async fn a_device_s_port_is_forwarded_to_a_local_port() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let echo = TcpListener::bind("127.0.0.1:0").unwrap();
     let there = echo.local_addr().unwrap().port();
@@ -228,7 +228,7 @@ fn connect(system: &System, port: u16) -> Child {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connect_ends_with_the_far_side() {
+async fn connect_ends_when_the_remote_side_closes() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -265,7 +265,7 @@ async fn connect_ends_with_the_far_side() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_carries_as_many_connections_as_it_says_and_refuses_one_more() {
+async fn a_device_accepts_its_maximum_number_of_connections_and_rejects_one_more() {
     const MAX_CHANNELS: usize = muster_schemas::wire::MAX_DEVICE_CHANNELS;
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let echo = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -16,7 +16,7 @@ async fn enrollment_token(api: &Api, project: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_projects_with_equal_names_know_nothing_of_each_other() {
+async fn projects_are_isolated_even_with_equal_device_names() {
     let system = System::start().await;
     let api = &system.api;
     let mut devices = Vec::new();
@@ -72,7 +72,7 @@ async fn two_projects_with_equal_names_know_nothing_of_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_archived_project_is_read_and_not_changed() {
+async fn an_archived_project_is_read_only() {
     let system = System::start().await;
     let api = &system.api;
     api.post("/api/v1/projects", &json!({"id": "old", "title": "Old plant"})).await;

@@ -128,7 +128,7 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_without_good_keys_is_refused_in_true_words() {
+async fn a_device_without_valid_keys_is_rejected_with_the_reason() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let registered = json!({"name": "planned"});
     system.api.post("/api/v1/devices", &registered).await;
@@ -147,7 +147,7 @@ async fn a_device_without_good_keys_is_refused_in_true_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_is_whole_or_says_that_it_is_not() {
+async fn an_incomplete_list_is_reported_as_incomplete() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let closed = format!("/api/v1/devices/robot/tcp?port={}", free_port().unwrap());
     for _ in 0..130 {

@@ -14,7 +14,12 @@ use serde_json::{Value, json};
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 const OPERATIONS: &str = "/api/v1/operations";
 
-async fn run(system: &System, id: &str, description: &str, is_done: impl Fn(&Value) -> bool) -> Value {
+async fn run(
+    system: &System,
+    id: &str,
+    description: &str,
+    is_done: impl Fn(&Value) -> bool,
+) -> Value {
     let path = format!("{OPERATIONS}/{id}/runs/robot");
     wait::until(description, WAIT_TIMEOUT, || async {
         let (status, found) = system.api.send(reqwest::Method::GET, &path, None).await;
@@ -67,7 +72,7 @@ async fn programs_inherit_nothing_from_the_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_runs_on_the_device_as_if_it_ran_here() {
+async fn exec_returns_the_output_and_exit_code_of_the_program() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let (code, out, err) = system.muster(&["exec", "robot", "--", "echo", "hello  world"]);
     assert_eq!((code, out.as_str(), err.as_str()), (0, "hello  world\n", ""));
@@ -134,7 +139,7 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn output_comes_while_the_program_runs_and_is_kept_as_far_as_is_said() {
+async fn output_arrives_while_the_program_runs_and_is_stored_up_to_the_limit() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let id = request_operation(&system, &shell("echo first; sleep 20; echo last")).await;
     run(&system, &id, "it to run", |run| run["state"] == "running").await;
@@ -182,7 +187,7 @@ async fn output_comes_while_the_program_runs_and_is_kept_as_far_as_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_devices_policy_has_the_last_word_and_says_why() {
+async fn the_device_s_policy_overrides_orders_and_is_named_in_the_reason() {
     let policy = "[exec]\nallow = [\"echo *\"]\n[power]\nreboot = false\n";
     let Robot { system, agent: _agent, dir } = Robot::start(policy).await;
     let (code, out, _) = system.muster(&["exec", "robot", "--", "echo", "allowed"]);
@@ -207,7 +212,7 @@ async fn the_devices_policy_has_the_last_word_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_is_killed_tells_what_it_knows_and_runs_nothing_twice() {
+async fn a_killed_agent_reports_interrupted_runs_and_repeats_none() {
     let Robot { system, mut agent, dir } = Robot::start("").await;
     let mark = dir.path().join("mark");
     let line = format!("echo once >> {}; sleep 60", mark.display());
@@ -217,7 +222,8 @@ async fn an_agent_that_is_killed_tells_what_it_knows_and_runs_nothing_twice() {
     agent.kill9();
     // An operation on an offline device waits.
     let later = dir.path().join("later");
-    let next = request_operation(&system, &shell(&format!("echo done >> {}", later.display()))).await;
+    let next =
+        request_operation(&system, &shell(&format!("echo done >> {}", later.display()))).await;
     agent.start();
     let ended = run(&system, &id, "the end to be told", |run| run["state"] == "unknown").await;
     assert!(ended["explanation"].to_string().contains(INTERRUPTED), "{ended}");
@@ -227,7 +233,7 @@ async fn an_agent_that_is_killed_tells_what_it_knows_and_runs_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_built_in_requests_do_what_they_say() {
+async fn the_built_in_requests_work() {
     let Robot { system, agent, dir } = Robot::start("").await;
     let pid = agent.pid();
     let (code, _, err) = system.muster(&["device", "log-level", "debug", "robot", "--for", "1m"]);
@@ -263,7 +269,7 @@ async fn finished(fleet: &Fleet, ids: &[String]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn operations_survive_the_death_of_every_role_and_server() {
+async fn operations_survive_a_kill_of_every_role_and_server() {
     let mut fleet = Fleet::start().await;
     let dir = tempfile::tempdir().unwrap();
     let mut agent = fleet.robot(dir.path()).await;
@@ -302,7 +308,7 @@ async fn operations_survive_the_death_of_every_role_and_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_asked_for_later_comes_later_even_while_the_list_is_behind() {
+async fn operations_keep_their_order_while_the_work_queue_lags() {
     let fleet = Fleet::start().await;
     let dir = tempfile::tempdir().unwrap();
     let _agent = fleet.robot(dir.path()).await;

@@ -123,7 +123,7 @@ fn now() -> Timestamp {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_project_keeps_its_metrics_as_long_as_it_is_told() {
+async fn the_retention_of_a_project_is_applied() {
     let mut system = System::start().await;
     let api = system.api.clone();
     let store = Store::open(&system);
@@ -212,7 +212,7 @@ async fn wait_until_written_to(store: &Store, robot: &mut Robot<'_>, policy: &st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retention_that_makes_no_sense_is_refused() {
+async fn an_invalid_retention_is_rejected() {
     let system = System::start().await;
     let api = &system.api;
     for wrong in [json!("0d"), json!("1h"), json!("10000d"), json!(""), json!(30), json!("forever")]

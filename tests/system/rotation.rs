@@ -50,7 +50,7 @@ async fn start() -> (System, tempfile::TempDir, AgentProcess) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_made_anew_once_for_each_request_whenever_the_agent_is_killed() {
+async fn a_key_is_rotated_once_per_request_whenever_the_agent_is_killed() {
     let (system, _dir, mut agent) = start().await;
     let mut key = fingerprint(&system).await;
     for n in 1..=6_u64 {
@@ -84,7 +84,7 @@ async fn a_key_is_made_anew_once_for_each_request_whenever_the_agent_is_killed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_with_the_old_key_is_refused_and_named() {
+async fn a_copy_with_the_previous_key_is_rejected_and_reported() {
     let (system, _dir, mut agent) = start().await;
     agent.kill9();
     let mut copy = agent.cloned("copy");

@@ -18,7 +18,12 @@ use serde_json::{Value, json};
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 const SHELL: &str = "/api/v1/devices/robot/shell?cols=100&rows=30";
 
-async fn session(system: &System, id: &str, description: &str, is_done: impl Fn(&Value) -> bool) -> Value {
+async fn session(
+    system: &System,
+    id: &str,
+    description: &str,
+    is_done: impl Fn(&Value) -> bool,
+) -> Value {
     let path = format!("/api/v1/sessions/{id}");
     wait::until(description, WAIT_TIMEOUT, || async {
         let (status, found) = system.api.send(Method::GET, &path, None).await;
@@ -28,7 +33,7 @@ async fn session(system: &System, id: &str, description: &str, is_done: impl Fn(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shell_by_the_command_line_is_recorded_and_played() {
+async fn a_command_line_shell_is_recorded_and_replayed() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let (code, out, err) = system.muster(&["shell", "robot", "--", "echo $((6*7)) süß; exit 5"]);
     assert_eq!(code, 5, "{out}{err}");
@@ -69,7 +74,7 @@ async fn a_shell_by_the_command_line_is_recorded_and_played() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_outlives_its_websocket_and_is_shared_and_watched() {
+async fn a_session_survives_its_websocket_and_can_be_shared_read_only() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let (api, ca) = (&system.api, system.ca());
     let mut first = Socket::open(api, &ca, SHELL, &[]).await.unwrap();
@@ -110,7 +115,7 @@ async fn a_session_outlives_its_websocket_and_is_shared_and_watched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_is_refused_and_the_refusal_is_a_fact() {
+async fn an_unauthorized_shell_is_rejected_and_recorded() {
     let Robot { system, agent: _agent, dir: _dir } =
         Robot::start("[shell]\nenabled = false\n[ports]\nallow = []\n").await;
     let ca = system.ca();
@@ -150,7 +155,7 @@ async fn who_may_not_is_refused_and_the_refusal_is_a_fact() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
+async fn the_broker_sees_no_plaintext_of_a_shell_and_it_survives_a_role_s_kill() {
     let recorded = [("MUSTER_RECORD_SHELLS", "everyone")];
     let mut fleet = Fleet::start_with(Tuning::Small, &recorded).await;
     let dir = tempfile::tempdir().unwrap();
@@ -207,7 +212,7 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shell_of_the_command_line_outlives_a_restarted_role_and_a_log_that_is_away() {
+async fn a_command_line_shell_survives_a_role_restart_and_a_log_outage() {
     let mut fleet = Fleet::start().await;
     let dir = tempfile::tempdir().unwrap();
     let _agent = fleet.robot(dir.path()).await;
@@ -266,7 +271,7 @@ async fn a_shell_of_the_command_line_outlives_a_restarted_role_and_a_log_that_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_end_that_nobody_saw_is_known() {
+async fn the_end_of_a_detached_shell_is_recorded() {
     let Robot { system, mut agent, dir: _dir } = Robot::start("").await;
     let opened = async |line: &str| {
         let mut shell = Socket::open(&system.api, &system.ca(), SHELL, &[]).await.unwrap();
@@ -291,7 +296,7 @@ async fn an_end_that_nobody_saw_is_known() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_typed_is_recorded_when_it_is_asked_for() {
+async fn input_is_recorded_on_request() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let mut ids = Vec::new();
     for more in ["", "&record_input=true"] {
@@ -324,7 +329,7 @@ async fn what_is_typed_is_recorded_when_it_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_token_ends_what_was_opened_with_it() {
+async fn a_revoked_token_ends_its_open_sessions() {
     let Robot { system, agent: _agent, dir } = Robot::start("").await;
     let ca = system.ca();
     let made = system.api.post("/api/v1/tokens", &json!({"name": "op", "role": "operator"})).await;
@@ -378,7 +383,7 @@ async fn a_revoked_token_ends_what_was_opened_with_it() {
 /// Shells without an attached client end with the token that opened them, however long their grace
 /// time; a restart of the servers forgets none. One that another token has attached to ends, too.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_token_ends_the_shells_that_it_left() {
+async fn a_revoked_token_ends_its_detached_shells() {
     let Robot { mut system, agent: _agent, dir } = Robot::start("").await;
     let ca = system.ca();
     let made = system.api.post("/api/v1/tokens", &json!({"name": "op", "role": "operator"})).await;

@@ -18,7 +18,7 @@ fn simulate(system: &System, args: &[&str]) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_simulated_fleet_lives_and_leaves_only_its_history() {
+async fn a_simulated_fleet_runs_and_its_devices_are_deleted() {
     let system = System::start().await;
     let output = simulate(
         &system,
@@ -42,7 +42,7 @@ async fn a_simulated_fleet_lives_and_leaves_only_its_history() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_simulated_is_said() {
+async fn invalid_simulations_are_reported() {
     let system = System::start().await;
     for (args, code, named) in [
         (&["--devices", "0"][..], 2, vec!["1..=100000"]),

@@ -85,7 +85,7 @@ impl Drop for TerminalProcess {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leaving_a_full_screen_program_restores_the_terminal_and_a_paste_leaves_nothing() {
+async fn detaching_from_a_full_screen_program_restores_the_terminal_and_a_paste_is_not_an_escape() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let mut shell = TerminalProcess::start(&system, &["shell", "robot"]);
     shell.enter("echo be''gun\r");
@@ -114,7 +114,8 @@ async fn leaving_a_full_screen_program_restores_the_terminal_and_a_paste_leaves_
 
     // Escapes can be disabled.
     let session = system.api.list("/api/v1/sessions").await[0]["id"].as_str().unwrap().to_owned();
-    let mut shell = TerminalProcess::start(&system, &["shell", "attach", &session, "--escape", "none"]);
+    let mut shell =
+        TerminalProcess::start(&system, &["shell", "attach", &session, "--escape", "none"]);
     shell.enter("\r");
     shell.wait_for_output("ready").await;
     for key in ["\r", "~", ".", "\r"] {

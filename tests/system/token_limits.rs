@@ -35,7 +35,12 @@ async fn status(api: &Api, device: &str, expected: &str) {
 }
 
 /// Requests enrollment with a key, as a machine with these labels.
-async fn request_enrollment(api: &Api, key: &SigningKey, token: &str, labels: &[(&str, &str)]) -> (u16, Value) {
+async fn request_enrollment(
+    api: &Api,
+    key: &SigningKey,
+    token: &str,
+    labels: &[(&str, &str)],
+) -> (u16, Value) {
     let nats_key = KeyPair::new_user();
     let proof = EnrollProof {
         token: token.to_owned(),
@@ -71,7 +76,7 @@ async fn append_id(api: &Api, path: &str, key: &str) -> Uuid {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_that_claims_an_operators_append_id_is_revoked_all_the_same() {
+async fn an_append_id_claimed_by_a_device_does_not_prevent_its_revocation() {
     let system = System::start().await;
     let api = &system.api;
     let enrollment = api.enrollment_token(1).await;
@@ -103,7 +108,7 @@ async fn a_device_that_claims_an_operators_append_id_is_revoked_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_device_does_not_come_back_with_its_key_and_a_generic_token() {
+async fn a_revoked_device_cannot_re_enroll_with_its_key_and_a_generic_token() {
     let system = System::start().await;
     let api = &system.api;
     let any = create_token(api, json!({"uses": 20})).await;
@@ -130,7 +135,7 @@ async fn a_revoked_device_does_not_come_back_with_its_key_and_a_generic_token() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_enrollment_request_of_a_revoked_device_is_no_way_back() {
+async fn a_revoked_device_cannot_replay_its_enrollment_request() {
     let system = System::start().await;
     let api = &system.api;
     let any = create_token(api, json!({"uses": 5})).await;
@@ -149,7 +154,7 @@ async fn the_enrollment_request_of_a_revoked_device_is_no_way_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_brings_only_the_labels_that_its_token_allows() {
+async fn a_machine_sets_only_the_labels_that_its_token_allows() {
     let system = System::start().await;
     let api = &system.api;
     let brought = [("env", "prod"), ("rack", "7"), ("site", "mine")];
@@ -176,7 +181,7 @@ async fn a_machine_brings_only_the_labels_that_its_token_allows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_but_server_wide_tokens_is_made_in_the_project_system() {
+async fn only_server_wide_tokens_can_be_created_in_the_system_project() {
     let system = System::start().await;
     let api = &system.api;
     let name = json!({"name": "x"});
@@ -207,7 +212,7 @@ async fn nothing_but_server_wide_tokens_is_made_in_the_project_system() {
 
 /// The response to an enrollment keeps the format that older agents parse.
 #[test]
-fn an_answer_without_dropped_labels_is_as_before() {
+fn a_response_without_dropped_labels_has_no_additional_field() {
     let text = json!({
         "project": "default", "device": Uuid::from_u128(1), "name": "robot", "epoch": 1,
         "operation_key": "", "credentials": {"jwt": "", "expires_at": "2026-11-23T09:00:00Z",

@@ -43,7 +43,7 @@ async fn collector() -> (String, Spans) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_is_followed_from_a_device_to_the_read_models() {
+async fn an_event_is_traced_from_a_device_to_the_read_models() {
     let (url, spans) = collector().await;
     let fleet = Fleet::start_with(Tuning::Small, &[("MUSTER_OTLP_URL", &url)]).await;
     let token = fleet.api.enrollment_token(1).await;
@@ -90,7 +90,7 @@ async fn an_event_is_followed_from_a_device_to_the_read_models() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_away_is_in_nobodys_way() {
+async fn an_unreachable_collector_affects_nothing() {
     let nowhere = "http://127.0.0.1:9";
     let fleet = Fleet::start_with(Tuning::Small, &[("MUSTER_OTLP_URL", nowhere)]).await;
     let token = fleet.api.enrollment_token(1).await;

@@ -90,7 +90,7 @@ fn blobs(system: &System, id: &str) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_and_a_folder_are_pulled_listed_and_fetched() {
+async fn a_file_and_a_folder_are_uploaded_listed_and_downloaded() {
     let (system, _agent, dir) = start("").await;
     let bytes = noise(3_000_000);
     let path = file(&dir, "app log.bin", &bytes);
@@ -171,7 +171,7 @@ fn encoded(path: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_policy_is_kept_and_an_upload_is_canceled() {
+async fn the_policy_is_enforced_and_an_upload_is_canceled() {
     let policy = tempfile::tempdir().unwrap();
     let inside = policy.path().join("inside");
     std::fs::create_dir(&inside).unwrap();
@@ -205,7 +205,7 @@ async fn the_policy_is_kept_and_an_upload_is_canceled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stored_files_are_replaced_kept_for_a_while_and_deleted() {
+async fn stored_files_are_replaced_expire_and_are_deleted() {
     let (system, _agent, dir) = start("").await;
     let api = &system.api;
     let path = file(&dir, "state", b"one");
@@ -252,7 +252,7 @@ async fn stored_files_are_replaced_kept_for_a_while_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_link_needs_nothing_else_and_works_for_its_time_and_file_alone() {
+async fn a_download_link_works_without_a_token_for_one_file_until_it_expires() {
     let (system, mut agent, dir) = start("").await;
     let api = &system.api;
     // The device is offline: it sends the file when it reconnects.
@@ -323,7 +323,7 @@ async fn a_link_needs_nothing_else_and_works_for_its_time_and_file_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_megabytes_survive_the_death_of_the_agent_and_of_every_role() {
+async fn a_large_upload_survives_a_kill_of_the_agent_and_of_every_role() {
     let mut fleet = Fleet::start().await;
     let dir = tempfile::tempdir().unwrap();
     let mut agent = fleet.robot(dir.path()).await;
@@ -361,7 +361,7 @@ async fn fifty_megabytes_survive_the_death_of_the_agent_and_of_every_role() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_are_made_as_they_are_read_are_stored_whole() {
+async fn files_generated_on_read_are_stored_completely() {
     use std::os::unix::ffi::OsStrExt;
     let (system, _agent, dir) = start("").await;
     let get = |id: &str| {

@@ -151,7 +151,8 @@ async fn forward(State(listener): State<CheckingProxy>, request: Request) -> imp
     let body: Bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
     listener.language.check_request(parts.uri.path(), &body);
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    let answer = listener.listener.try_send(parts.method, &parts.uri.to_string(), Some(&body)).await;
+    let answer =
+        listener.listener.try_send(parts.method, &parts.uri.to_string(), Some(&body)).await;
     let (status, answer) = answer.unwrap_or((502, serde_json::Value::Null));
     (StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), axum::Json(answer))
 }
@@ -163,7 +164,8 @@ async fn start_checking_proxy(fleet: &Fleet, language: &Arc<Language>) -> u16 {
     let files =
         fleet.keys().certificates(muster_command::keys::Listener::Https, &names, now).unwrap();
     let tls = RustlsConfig::from_pem_file(&files.chain, &files.key).await.unwrap();
-    let listener = CheckingProxy { language: Arc::clone(language), listener: fleet.api.with_token("") };
+    let listener =
+        CheckingProxy { language: Arc::clone(language), listener: fleet.api.with_token("") };
     let routes = axum::Router::new().fallback(forward).with_state(listener);
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
@@ -189,7 +191,7 @@ async fn check_broker_messages(fleet: &Fleet, language: &Arc<Language>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_on_the_wire_follows_the_published_language() {
+async fn every_message_on_the_wire_conforms_to_the_cddl() {
     let fleet = Fleet::start().await;
     let language = Arc::new(Language::read());
     let port = start_checking_proxy(&fleet, &language).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use muster_channel::{MAX_CHUNK_BYTES, Channel, Frame, Sender};
+use muster_channel::{Channel, Frame, MAX_CHUNK_BYTES, Sender};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::opening::Opening;
 use super::reason;
 use super::registry::Channels;
-use super::tcp::{connection_error, forward_to_device, flush};
+use super::tcp::{connection_error, flush, forward_to_device};
 use crate::files::{FilesJob, FilesReply, Refusal};
 use crate::subprocess::{HELPER_TIMEOUT, Helper, Job, unresponsive_message};
 
@@ -60,7 +60,12 @@ pub(super) async fn open(
         }
     };
     let (from, mut to) = helper.socket().split();
-    let both = async { tokio::try_join!(forward_to_client(&sender, from), forward_to_device(&mut receiver, &mut to)) };
+    let both = async {
+        tokio::try_join!(
+            forward_to_client(&sender, from),
+            forward_to_device(&mut receiver, &mut to)
+        )
+    };
     let why = tokio::select! {
         done = both => done.err(),
         () = flush(&sender) => Some(sender.end_reason()),
@@ -71,7 +76,10 @@ pub(super) async fn open(
 }
 
 /// Forwards data from the SFTP server to the client, until the server's or the channel's end.
-async fn forward_to_client(sender: &Sender, mut from: impl AsyncRead + Unpin) -> Result<(), String> {
+async fn forward_to_client(
+    sender: &Sender,
+    mut from: impl AsyncRead + Unpin,
+) -> Result<(), String> {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(MAX_CHUNK_BYTES);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use muster_channel::frame::Attached;
-use muster_channel::{MAX_CHUNK_BYTES, Channel, Frame, Receiver, Sender};
+use muster_channel::{Channel, Frame, MAX_CHUNK_BYTES, Receiver, Sender};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -182,7 +182,11 @@ pub(super) async fn run_member(
 }
 
 /// Forwards received frames; the session accepts them at its own pace.
-async fn listen(number: u64, receiver: &mut Receiver, frames: &mpsc::Sender<(u64, Frame)>) -> String {
+async fn listen(
+    number: u64,
+    receiver: &mut Receiver,
+    frames: &mpsc::Sender<(u64, Frame)>,
+) -> String {
     loop {
         match receiver.next().await {
             Ok(frame) => {

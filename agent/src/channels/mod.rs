@@ -18,23 +18,23 @@
 //! Invariant: the content of a channel is neither logged nor written to disk.
 //! Invariant: a terminal's output is read only as fast as the clients with input accept it.
 
-mod opening;
-mod session_ends;
 mod files;
 mod member;
+mod open_order;
 mod open_record;
+mod opening;
 mod options;
 pub mod reason;
 mod registry;
 mod screen;
 mod session;
+mod session_ends;
 mod shell;
-mod open_order;
 mod tcp;
 mod terminal;
 
-pub use session_ends::UNKNOWN_END;
-pub(crate) use session_ends::{end_lost_sessions, record_ends, record_ends_now};
+pub(crate) use open_order::handle_open;
 pub use options::ChannelOptions;
 pub(crate) use registry::Channels;
-pub(crate) use open_order::handle_open;
+pub use session_ends::UNKNOWN_END;
+pub(crate) use session_ends::{end_lost_sessions, record_ends, record_ends_now};

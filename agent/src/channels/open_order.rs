@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::opening::Opening;
 use super::options::MAX_CHANNELS;
 use super::{files, open_record, shell, tcp};
-use crate::operations::{Ignored, CurrentIdentity, is_expired, is_for};
+use crate::operations::{CurrentIdentity, Ignored, is_expired, is_for};
 use crate::run::{Shared, error_chain};
 
 /// The fields that all opens have, of any kind: so an open with a kind that is unknown to this
@@ -63,7 +63,8 @@ pub(crate) fn handle_open(
     // A shell without a free slot was never started, and is not recorded as an open session.
     let place = shared.channels.acquire_permit();
     let session = session.filter(|_| place.is_some());
-    let noted = open_record::record_open(&shared.store, address.channel, address.expires_at, now, session);
+    let noted =
+        open_record::record_open(&shared.store, address.channel, address.expires_at, now, session);
     if !noted.map_err(|error| error_chain(&error))? {
         return Err("its channel was opened before".to_owned());
     }
@@ -103,8 +104,7 @@ fn start(
         }
     };
     let Some(place) = permit else {
-        let reason =
-            format!("the limit of {MAX_CHANNELS} open channels on this device is reached");
+        let reason = format!("the limit of {MAX_CHANNELS} open channels on this device is reached");
         return no(opening, ChannelRefusalCause::Busy, reason);
     };
     let (channel, actor) = (open.channel, open.actor);

@@ -1,7 +1,7 @@
 //! The response to an open: a refusal, or the device's half of the keys, followed by the channel.
 
 use async_nats::{Client, HeaderMap};
-use muster_channel::{Channel, ProtocolVersion, KeyExchange, Publisher, Sender, Side};
+use muster_channel::{Channel, KeyExchange, ProtocolVersion, Publisher, Sender, Side};
 use muster_schemas::cose::Kind;
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{ChannelAnswer, ChannelRefusal, ChannelRefusalCause, KIND_HEADER};

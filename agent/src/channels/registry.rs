@@ -11,9 +11,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::session_ends::Ends;
 use super::options::{ChannelOptions, MAX_CHANNELS, MAX_SESSIONS};
 use super::session::SessionRequest;
+use super::session_ends::Ends;
 use crate::operations::Policy;
 
 /// Timeout for ending all sessions when the agent stops.

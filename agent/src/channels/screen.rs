@@ -24,7 +24,10 @@ const MAX_TERMINAL_SIZE: TerminalSize = TerminalSize { cols: 500, rows: 200 };
 pub(super) fn clamp_size(size: TerminalSize) -> TerminalSize {
     let one =
         |given: u16, default: u16, most: u16| if given == 0 { default } else { given.min(most) };
-    TerminalSize { cols: one(size.cols, 80, MAX_TERMINAL_SIZE.cols), rows: one(size.rows, 24, MAX_TERMINAL_SIZE.rows) }
+    TerminalSize {
+        cols: one(size.cols, 80, MAX_TERMINAL_SIZE.cols),
+        rows: one(size.rows, 24, MAX_TERMINAL_SIZE.rows),
+    }
 }
 
 /// Minimum size of a piece of output that is buffered and parsed later, together with the following
@@ -347,6 +350,9 @@ mod tests {
         screen.resize(clamp_size(TerminalSize { cols: 1, rows: 1 }));
         screen.feed(b"x\x1b[999;999Hy\x1b[99999999999b\x1b[?47h\x1bM\x1b[2;1r");
         assert!(!screen.render(true).is_empty());
-        assert_eq!(clamp_size(TerminalSize { cols: 0, rows: 0 }), TerminalSize { cols: 80, rows: 24 });
+        assert_eq!(
+            clamp_size(TerminalSize { cols: 0, rows: 0 }),
+            TerminalSize { cols: 80, rows: 24 }
+        );
     }
 }

@@ -18,12 +18,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::member::{SessionInbox, Member, OutgoingQueue, run_member};
+use super::member::{Member, OutgoingQueue, SessionInbox, run_member};
 use super::reason;
 use super::registry::{Channels, SessionSlot};
 use super::screen::Screen;
 use super::terminal::Terminal;
-use crate::operations::{wait_for_end, has_ended};
+use crate::operations::{has_ended, wait_for_end};
 
 /// Maximum size of input that waits for the program, in bytes.
 const MAX_QUEUED_INPUT_BYTES: usize = 64 * 1024;
@@ -175,7 +175,17 @@ impl Session {
         let may_read = !self.is_silent && self.members.values().all(Member::accepts_output);
         let may_type = self.input.len() < MAX_QUEUED_INPUT_BYTES;
         let Self {
-            requests: asks, frames: said, departures: left, sent: taken, terminal, children, channels, input, ended_at: over, ending, ..
+            requests: asks,
+            frames: said,
+            departures: left,
+            sent: taken,
+            terminal,
+            children,
+            channels,
+            input,
+            ended_at: over,
+            ending,
+            ..
         } = self;
         let pid = terminal.pid();
         tokio::select! {
@@ -229,7 +239,8 @@ impl Session {
             self.detached_since.filter(|_| self.ending.is_none()).map(|since| since + self.grace),
             ending,
             (!self.input.is_empty()).then(|| now + WRITE_RETRY_INTERVAL),
-            self.ended_at.map(|(ended, read)| (read + OUTPUT_QUIET_TIME).min(ended + MAX_DRAIN_TIME)),
+            self.ended_at
+                .map(|(ended, read)| (read + OUTPUT_QUIET_TIME).min(ended + MAX_DRAIN_TIME)),
         ]
         .into_iter()
         .flatten()
@@ -250,7 +261,9 @@ impl Session {
                     .abort(&format!("the client accepted no output for {} s", patience.as_secs()));
             }
         }
-        if self.ending.is_none() && self.detached_since.is_some_and(|since| now >= since + self.grace) {
+        if self.ending.is_none()
+            && self.detached_since.is_some_and(|since| now >= since + self.grace)
+        {
             let why = format!("no client was attached for {} s", self.grace.as_secs());
             self.hang_up(&why, self.channels.options.kill_after);
         }
@@ -270,7 +283,8 @@ impl Session {
         tracing::info!(session = %self.slot.id, reason = reason, "ending a session");
         let background = self.terminal.hang_up();
         let kill_at = Instant::now() + kill_after;
-        self.ending = Some(Ending { reason: reason.to_owned(), background, kill_at, is_killed: false });
+        self.ending =
+            Some(Ending { reason: reason.to_owned(), background, kill_at, is_killed: false });
     }
 
     /// Whether the output is complete.
@@ -282,7 +296,9 @@ impl Session {
             .is_some_and(|ending| ending.is_killed && now >= ending.kill_at + ABANDON_TIMEOUT);
         let is_read = |(ended, read): (Instant, Instant)| {
             let is_held = self.members.values().any(|member| !member.accepts_output());
-            self.is_silent || now >= ended + MAX_DRAIN_TIME || (!is_held && now >= read + OUTPUT_QUIET_TIME)
+            self.is_silent
+                || now >= ended + MAX_DRAIN_TIME
+                || (!is_held && now >= read + OUTPUT_QUIET_TIME)
         };
         is_given_up || self.ended_at.is_some_and(is_read)
     }
@@ -300,7 +316,12 @@ impl Session {
         self.next += 1;
         let carried = run_member(number, channel, Arc::clone(&outlet), self.inbox.clone(), place);
         self.channels.tasks.spawn(carried);
-        let member = Member { is_read_only: watches, is_behind: false, stalled_since: None, outgoing: outlet };
+        let member = Member {
+            is_read_only: watches,
+            is_behind: false,
+            stalled_since: None,
+            outgoing: outlet,
+        };
         self.members.insert(number, member);
         self.detached_since = None;
         self.send_attached();

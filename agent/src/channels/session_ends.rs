@@ -89,7 +89,9 @@ pub(crate) fn end_lost_sessions(shared: &Shared) {
                 }
             }
         }
-        Err(error) => tracing::warn!(error = error_chain(&error), "failed to read the open sessions"),
+        Err(error) => {
+            tracing::warn!(error = error_chain(&error), "failed to read the open sessions")
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::options::MAX_SESSIONS;
 use super::reason;
 use super::registry::{Channels, ReserveError};
 use super::screen::clamp_size;
-use super::session::{SessionRequest, Attach, Session};
+use super::session::{Attach, Session, SessionRequest};
 use super::terminal::Terminal;
 use crate::operations::run_as;
 

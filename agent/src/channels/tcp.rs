@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use muster_channel::{MAX_CHUNK_BYTES, Channel, Frame, Receiver, Sender};
+use muster_channel::{Channel, Frame, MAX_CHUNK_BYTES, Receiver, Sender};
 use muster_schemas::wire::ChannelRefusalCause;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -118,7 +118,9 @@ pub(super) async fn forward_to_device(
 ) -> Result<(), String> {
     loop {
         match receiver.next().await.map_err(|gone| gone.0)? {
-            Frame::Data(bytes) => to.write_all(&bytes).await.map_err(|error| connection_error(&error))?,
+            Frame::Data(bytes) => {
+                to.write_all(&bytes).await.map_err(|error| connection_error(&error))?
+            }
             Frame::Eof => break,
             // Other frames do not occur on a connection.
             _ => {}

@@ -41,7 +41,10 @@ pub async fn fetch_credentials(
     })
 }
 
-async fn request_credentials(identity: &Identity, keys: &[SigningKey]) -> Result<Credentials, HttpError> {
+async fn request_credentials(
+    identity: &Identity,
+    keys: &[SigningKey],
+) -> Result<Credentials, HttpError> {
     let http = Http::new(&identity.url, Verifier::new(identity.pinned_ca()))?;
     let mut refused = None;
     for key in keys {

@@ -151,7 +151,11 @@ impl Bounds {
     ///
     /// # Errors
     /// When it does not exist or is not accessible.
-    pub(crate) fn find(&self, path: impl AsRef<Path>, follows_links: bool) -> Result<FoundFile, Failure> {
+    pub(crate) fn find(
+        &self,
+        path: impl AsRef<Path>,
+        follows_links: bool,
+    ) -> Result<FoundFile, Failure> {
         let more = if follows_links { OFlags::empty() } else { OFlags::NOFOLLOW };
         let flags = OFlags::PATH | OFlags::CLOEXEC | more;
         let fd = rustix::fs::openat(CWD, self.absolute(path), flags, Mode::empty())?;

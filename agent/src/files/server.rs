@@ -242,7 +242,13 @@ impl Server {
     }
 
     /// Renames a file. `replace`: whether the target may exist.
-    async fn rename_path(&self, id: u32, from: String, to: String, replace: bool) -> FileResult<Status> {
+    async fn rename_path(
+        &self,
+        id: u32,
+        from: String,
+        to: String,
+        replace: bool,
+    ) -> FileResult<Status> {
         let named = to.clone();
         self.change(id, &named, move |bounds| {
             let (from, to) = (bounds.locate(&from)?, bounds.locate(&to)?);
@@ -343,7 +349,12 @@ impl Handler for Server {
         Ok(Attrs { id, attrs: attrs.await? })
     }
 
-    async fn setstat(&mut self, id: u32, path: String, attrs: FileAttributes) -> FileResult<Status> {
+    async fn setstat(
+        &mut self,
+        id: u32,
+        path: String,
+        attrs: FileAttributes,
+    ) -> FileResult<Status> {
         let named = path.clone();
         self.change(id, &named, move |bounds| {
             let found = bounds.find(&path, true)?;
@@ -355,7 +366,12 @@ impl Handler for Server {
         .await
     }
 
-    async fn fsetstat(&mut self, id: u32, handle: String, attrs: FileAttributes) -> FileResult<Status> {
+    async fn fsetstat(
+        &mut self,
+        id: u32,
+        handle: String,
+        attrs: FileAttributes,
+    ) -> FileResult<Status> {
         use std::os::fd::AsRawFd;
         let (file, path) = self.file(&handle)?;
         self.change(id, &path, move |_| {

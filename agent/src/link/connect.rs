@@ -14,7 +14,7 @@ use muster_schemas::subjects::DeviceSubjects;
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::tunnel::{host_and_port, proxy_for, display, through_listener, through_proxy};
+use super::tunnel::{display, host_and_port, proxy_for, through_listener, through_proxy};
 use crate::identity::{Credentials, Identity};
 use crate::trust::{self, TrustError, Verifier};
 

@@ -135,7 +135,11 @@ impl Driver<'_> {
             if hello.is_none() {
                 hello = self.send_hello(now);
             }
-            let wake = self.session.wake_at(now).unwrap_or(now + MAX_CHECK_INTERVAL).min(now + MAX_CHECK_INTERVAL);
+            let wake = self
+                .session
+                .wake_at(now)
+                .unwrap_or(now + MAX_CHECK_INTERVAL)
+                .min(now + MAX_CHECK_INTERVAL);
             tokio::select! {
                 event = events.recv() => {
                     if let Some(problem) = self.on_event(event) {

@@ -9,4 +9,4 @@ mod tunnel;
 
 pub use connect::{ConnectError, broker_addresses};
 pub(crate) use reconnect::keep_connected;
-pub(crate) use tunnel::{open_listener_tunnel, open_proxy, proxy_for, display as shown_proxy};
+pub(crate) use tunnel::{display as shown_proxy, open_listener_tunnel, open_proxy, proxy_for};

@@ -69,7 +69,8 @@ pub(crate) async fn keep_connected(shared: &Shared) {
                 if !is_denied {
                     credentials = Some(current);
                 }
-                record_failure(shared, &error.to_string(), backoff.next_delay(rand::random())).await;
+                record_failure(shared, &error.to_string(), backoff.next_delay(rand::random()))
+                    .await;
                 continue;
             }
         };
@@ -122,7 +123,8 @@ async fn connect_to_any(
         return Err(last);
     };
     tracing::info!(error = %last, "trying the server's HTTPS port");
-    connect(identity, credentials, address, Route::HttpsListener).await.map_err(|error| match error {
+    connect(identity, credentials, address, Route::HttpsListener).await.map_err(|error| match error
+    {
         ConnectError::Broker { is_denied: false, problem, .. } => {
             ConnectError::NoRoute { straight: last.to_string(), door: problem }
         }

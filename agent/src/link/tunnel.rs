@@ -120,7 +120,10 @@ pub(super) async fn through_listener(identity: &Identity) -> Result<u16, String>
 }
 
 /// Opens a connection to the broker through a server's HTTPS listener.
-pub(crate) async fn open_listener_tunnel(url: &Url, ca: PinnedCa) -> Result<reqwest::Upgraded, String> {
+pub(crate) async fn open_listener_tunnel(
+    url: &Url,
+    ca: PinnedCa,
+) -> Result<reqwest::Upgraded, String> {
     let http = Http::new(url, Verifier::new(ca)).map_err(|error| error.to_string())?;
     http.upgrade(TUNNEL_PATH, PROTOCOL).await.map_err(|error| error.to_string())
 }

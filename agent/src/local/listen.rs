@@ -11,9 +11,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::queue::{Counts, PointQueue};
-use super::point::{Cause, MAX_LINE_BYTES};
 use super::parse::Format;
+use super::point::{Cause, MAX_LINE_BYTES};
+use super::queue::{Counts, PointQueue};
 use super::sockets::Listener;
 use crate::clock::Moment;
 use crate::run::Shared;
@@ -43,8 +43,12 @@ pub(crate) async fn listen_locally(shared: &Shared) {
     let mut told = (Counts::default(), Instant::now() - LOG_INTERVAL);
     let mut tried = Instant::now();
     loop {
-        let mut readers: FuturesUnordered<BoxFuture<'_, ()>> =
-            shared.listeners.open().into_iter().map(|door| serve(&shared.local_points, door)).collect();
+        let mut readers: FuturesUnordered<BoxFuture<'_, ()>> = shared
+            .listeners
+            .open()
+            .into_iter()
+            .map(|door| serve(&shared.local_points, door))
+            .collect();
         loop {
             tokio::select! {
                 // Readers never end.

@@ -8,18 +8,18 @@
 //! bounded for any input. Tags that the servers set for a device (`host`, `project` …) are removed
 //! from a point.
 
-mod quota;
-mod queue;
 mod listen;
-mod point;
 mod parse;
+mod point;
+mod queue;
+mod quota;
 mod sockets;
 #[cfg(test)]
 mod tests;
 
-pub use quota::Quota;
-pub use queue::{Counts, PointQueue};
 pub(crate) use listen::listen_locally;
+pub use parse::{Format, WrittenPoint, read};
 pub use point::Cause;
-pub use parse::{WrittenPoint, Format, read};
-pub(crate) use sockets::{Listeners, ListenerSettings};
+pub use queue::{Counts, PointQueue};
+pub use quota::Quota;
+pub(crate) use sockets::{ListenerSettings, Listeners};

@@ -8,9 +8,9 @@ use muster_schemas::Timestamp;
 use muster_schemas::metrics::Point;
 use tokio::sync::Notify;
 
-use super::quota::{QuotaLimiter, Quota};
+use super::parse::{Format, WrittenPoint, read};
 use super::point::{Cause, size_of};
-use super::parse::{WrittenPoint, Format, read};
+use super::quota::{Quota, QuotaLimiter};
 use crate::clock::Moment;
 use crate::metrics::{Group, GroupSet};
 
@@ -93,7 +93,8 @@ impl PointQueue {
     pub fn accept(&self, format: Format, bytes: &[u8], at: &Moment) -> bool {
         let mut state = self.state();
         let was_empty = state.queued.is_empty();
-        let State { limiter: gate, agent_groups: own, counts, queued: waiting, bytes: held } = &mut *state;
+        let State { limiter: gate, agent_groups: own, counts, queued: waiting, bytes: held } =
+            &mut *state;
         let mut has_read = false;
         // The two closures are called in turn and never overlap.
         let gate = std::cell::RefCell::new(gate);
@@ -182,7 +183,12 @@ fn signed(mono: u64) -> i64 {
 }
 
 /// Validates a point and returns its time by the monotonic clock.
-fn validate(written: WrittenPoint, limiter: &mut QuotaLimiter, agent_groups: GroupSet, at: &Moment) -> Result<(WrittenPoint, i64), Cause> {
+fn validate(
+    written: WrittenPoint,
+    limiter: &mut QuotaLimiter,
+    agent_groups: GroupSet,
+    at: &Moment,
+) -> Result<(WrittenPoint, i64), Cause> {
     // Only the agent writes these measurements: a field with another type would make them unusable.
     let measurement = written.point.measurement.as_str();
     let is_own = measurement.parse::<Group>().is_ok_and(|group| agent_groups.contains(group))

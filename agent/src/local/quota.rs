@@ -81,7 +81,8 @@ impl QuotaLimiter {
             return true;
         }
         let limit = self.quota.series as usize;
-        if self.series.len() >= limit && now >= self.swept_at.saturating_add(SWEEP_INTERVAL_MICROS) {
+        if self.series.len() >= limit && now >= self.swept_at.saturating_add(SWEEP_INTERVAL_MICROS)
+        {
             self.swept_at = now;
             self.series.retain(|_, written| now.saturating_sub(*written) < SERIES_TTL_MICROS);
         }

@@ -24,7 +24,11 @@ const DATAGRAMS: &str = "metrics-datagram.sock";
 /// Returns the folder of the sockets of an agent with this data folder. It contains nothing else
 /// and is never deleted: a container that mounts it sees the sockets of a restarted agent.
 fn socket_folder(data: &Path) -> PathBuf {
-    if data == Path::new(DEFAULT_FOLDERS.0) { DEFAULT_FOLDERS.1.into() } else { data.join("sockets") }
+    if data == Path::new(DEFAULT_FOLDERS.0) {
+        DEFAULT_FOLDERS.1.into()
+    } else {
+        data.join("sockets")
+    }
 }
 
 /// Creates the folder of the sockets, and links from their earlier locations.
@@ -104,9 +108,10 @@ impl Listeners {
         let mut kept = self.entries();
         let places = addresses(settings, data);
         let before = std::mem::take(&mut *kept);
-        let (mut stay, closed): (Vec<ListenerEntry>, Vec<ListenerEntry>) = before.into_iter().partition(|known| {
-            known.listener.is_ok() && places.iter().any(|(_, place)| *place == known.address)
-        });
+        let (mut stay, closed): (Vec<ListenerEntry>, Vec<ListenerEntry>) =
+            before.into_iter().partition(|known| {
+                known.listener.is_ok() && places.iter().any(|(_, place)| *place == known.address)
+            });
         let mut has_changed = closed.iter().any(|known| known.listener.is_ok());
         // Closed before another one is opened, which may use its port.
         for known in closed {
@@ -159,7 +164,10 @@ impl Listeners {
     }
 
     pub(super) fn open(&self) -> Vec<Arc<Listener>> {
-        self.entries().iter().filter_map(|known| known.listener.as_ref().ok().map(Arc::clone)).collect()
+        self.entries()
+            .iter()
+            .filter_map(|known| known.listener.as_ref().ok().map(Arc::clone))
+            .collect()
     }
 
     /// Returns the listeners that could not be opened, by config variable.
@@ -178,15 +186,18 @@ impl Listeners {
 }
 
 fn problems(entries: &[ListenerEntry]) -> BTreeMap<String, String> {
-    let failed =
-        |known: &ListenerEntry| Some((known.variable.to_owned(), known.listener.as_ref().err()?.clone()));
+    let failed = |known: &ListenerEntry| {
+        Some((known.variable.to_owned(), known.listener.as_ref().err()?.clone()))
+    };
     entries.iter().filter_map(failed).collect()
 }
 
 fn addresses(settings: ListenerSettings, data: &Path) -> Vec<(Variable, ListenAddress)> {
     let mut places = Vec::new();
-    places.extend(settings.udp.map(|port| ("metrics.udp", ListenAddress::Udp(port, Format::Lines))));
-    places.extend(settings.json.map(|port| ("metrics.json", ListenAddress::Udp(port, Format::Json))));
+    places
+        .extend(settings.udp.map(|port| ("metrics.udp", ListenAddress::Udp(port, Format::Lines))));
+    places
+        .extend(settings.json.map(|port| ("metrics.json", ListenAddress::Udp(port, Format::Json))));
     if settings.sockets {
         let folder = socket_folder(data);
         places.push(("metrics.socket", ListenAddress::Stream(folder.join(STREAM))));

@@ -5,7 +5,7 @@ use muster_schemas::metrics::{FieldValue, MetricBatch};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::sockets::{Listeners, ListenerSettings};
+use super::sockets::{ListenerSettings, Listeners};
 use super::*;
 use crate::clock::Moment;
 use crate::metrics::{Group, GroupSet};

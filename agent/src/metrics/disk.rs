@@ -201,7 +201,8 @@ fn reported_mounts(mounts: Vec<Mount>) -> Vec<Mount> {
     let mut real: Vec<Mount> = Vec::new();
     for mount in by_path.into_values() {
         let is_local = LOCAL_FILE_SYSTEMS.contains(&mount.fstype.as_str());
-        if !(is_local || VIRTUAL_FILE_SYSTEMS.contains(&mount.fstype.as_str()) || mount.path == "/") {
+        if !(is_local || VIRTUAL_FILE_SYSTEMS.contains(&mount.fstype.as_str()) || mount.path == "/")
+        {
             silent.push(mount.path);
         } else if (is_local || mount.path == "/")
             && !silent.iter().any(|above| Path::new(&mount.path).starts_with(above))

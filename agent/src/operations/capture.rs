@@ -85,7 +85,11 @@ pub(super) async fn run(argv: &[String], timeout: Duration) -> Result<(), String
 }
 
 /// Returns the output of a command if it exists, succeeds, and ends within the limit.
-pub(super) async fn output_of(argv: &[String], max_bytes: usize, timeout: Duration) -> Option<Vec<u8>> {
+pub(super) async fn output_of(
+    argv: &[String],
+    max_bytes: usize,
+    timeout: Duration,
+) -> Option<Vec<u8>> {
     let (said, is_content) = timeout(timeout, capture(argv, max_bytes)).await.ok()?.ok()?;
     is_content.then_some(said)
 }

@@ -47,7 +47,10 @@ pub(crate) enum Ignored {
 }
 
 /// Checks that the order is addressed to this device in its current epoch.
-pub(super) fn check_address(order: &Address, identity: &CurrentIdentity<'_>) -> Result<(), Ignored> {
+pub(super) fn check_address(
+    order: &Address,
+    identity: &CurrentIdentity<'_>,
+) -> Result<(), Ignored> {
     is_for(identity, &order.project, order.device, order.epoch)
 }
 

@@ -35,7 +35,8 @@ const PART_TIMEOUT: Duration = Duration::from_secs(20);
 const KERNEL_FILES: &[&str] =
     &["loadavg", "meminfo", "mounts", "net/dev", "stat", "uptime", "version", "pressure/memory"];
 /// The value of a variable whose name contains one of these is removed.
-const SECRET_NAME_PARTS: &[&str] = &["secret", "password", "passwd", "token", "key", "credential", "private"];
+const SECRET_NAME_PARTS: &[&str] =
+    &["secret", "password", "passwd", "token", "key", "credential", "private"];
 
 /// Collects the archive and writes it to the run's standard output.
 pub(super) async fn run(

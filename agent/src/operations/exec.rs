@@ -136,7 +136,11 @@ pub(super) async fn run(
     let (what, pipes, stdio, user) = match prepared {
         Ok(prepared) => prepared,
         Err(problem) => {
-            let report = RunReport { problem: Some(truncate(&problem)), ended_at: now(), ..empty_report(id) };
+            let report = RunReport {
+                problem: Some(truncate(&problem)),
+                ended_at: now(),
+                ..empty_report(id)
+            };
             return record::record_end(shared, id, entry, Outcome::Failed.event(report));
         }
     };

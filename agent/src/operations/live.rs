@@ -28,7 +28,13 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new(now: Instant) -> Self {
-        Self { buffer: VecDeque::new(), offset: 0, is_over: false, started_at: now, reader_seen_at: None }
+        Self {
+            buffer: VecDeque::new(),
+            offset: 0,
+            is_over: false,
+            started_at: now,
+            reader_seen_at: None,
+        }
     }
 
     /// Appends data that was written at `offset`, after all earlier data was appended.

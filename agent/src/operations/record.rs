@@ -8,7 +8,7 @@ use muster_schemas::{Event, OperationId};
 use serde_bytes::ByteArray;
 use uuid::Uuid;
 
-use super::journal::{self, RunStart, Entry, Phase, Salts};
+use super::journal::{self, Entry, Phase, RunStart, Salts};
 use crate::clock::Moment;
 use crate::outbox::RecordError;
 use crate::run::Shared;
@@ -79,16 +79,20 @@ pub(super) fn record_with_entry(
     entry: &Entry,
     event: &Event,
 ) -> Result<u64, RecordError> {
-    let seq = shared
-        .outbox
-        .record_in_transaction(event, Moment::now(), |transaction| journal::put(transaction, id, entry))?;
+    let seq = shared.outbox.record_in_transaction(event, Moment::now(), |transaction| {
+        journal::put(transaction, id, entry)
+    })?;
     shared.recorded.notify_one();
     Ok(seq)
 }
 
 /// Writes the start of a run to the journal, before anything starts. After this, it never starts
 /// again.
-pub(super) fn journal_start(shared: &Shared, id: OperationId, entry: Entry) -> Result<Entry, StoreError> {
+pub(super) fn journal_start(
+    shared: &Shared,
+    id: OperationId,
+    entry: Entry,
+) -> Result<Entry, StoreError> {
     if entry.phase == Phase::Begun {
         // The start was written together with the acceptance.
         return Ok(entry);
@@ -127,13 +131,23 @@ impl RunStarting {
 }
 
 /// Records that a run has just started, with the process in `entry`.
-pub(super) fn record_started_now(shared: &Shared, id: OperationId, entry: &Entry, user: Option<String>) {
+pub(super) fn record_started_now(
+    shared: &Shared,
+    id: OperationId,
+    entry: &Entry,
+    user: Option<String>,
+) {
     record_started(shared, id, entry, &RunStarting::now(id, entry, user));
 }
 
 /// Records that a run has started. If the outbox is full, the process is written to the journal
 /// anyway: the next agent process may have to find it.
-pub(super) fn record_started(shared: &Shared, id: OperationId, entry: &Entry, started: &RunStarting) {
+pub(super) fn record_started(
+    shared: &Shared,
+    id: OperationId,
+    entry: &Entry,
+    started: &RunStarting,
+) {
     let recorded = shared.outbox.record_in_transaction(&started.event, started.at, |transaction| {
         journal::put(transaction, id, entry)
     });
@@ -169,8 +183,9 @@ pub(super) fn record_end_with_start(
     let ended = entry.clone().ended();
     let start = started.map(|started| (&started.event, started.at));
     let all: Vec<_> = start.into_iter().chain([(&event, Moment::now())]).collect();
-    let recorded =
-        shared.outbox.record_all_in_transaction(&all, |transaction| journal::put(transaction, id, &ended));
+    let recorded = shared
+        .outbox
+        .record_all_in_transaction(&all, |transaction| journal::put(transaction, id, &ended));
     shared.recorded.notify_one();
     if let Err(error) = recorded {
         tracing::warn!(%error, operation = %id, "failed to record the end of a run; retrying");

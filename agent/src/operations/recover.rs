@@ -159,8 +159,11 @@ pub(crate) fn interrupt(shared: &Shared) {
             continue;
         }
         let problem = STOPPED.to_owned();
-        let report =
-            RunReport { problem: Some(problem), ended_at: now(), ..partial_report(shared, id, &entry) };
+        let report = RunReport {
+            problem: Some(problem),
+            ended_at: now(),
+            ..partial_report(shared, id, &entry)
+        };
         record::record_end(shared, id, entry, Outcome::Interrupted.event(report));
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::journal::{self, Entry, Phase};
 use super::queue::RETRY_DELAY;
-use super::record::{expired, record_held_ends, rejected, record_with_entry};
+use super::record::{expired, record_held_ends, record_with_entry, rejected};
 use super::take::check_policy;
 use super::{builtins, diagnostics, exec, recover, upload};
 use crate::run::Shared;
@@ -68,7 +68,9 @@ fn expire_waiting(shared: &Shared) {
     let Some(now) = shared.operations.server_time() else { return };
     for id in shared.operations.waiting() {
         let Ok(Some(entry)) = journal::read(&shared.store, id) else { continue };
-        if now > entry.expires_at && record_with_entry(shared, id, &entry.ended(), &expired(id)).is_ok() {
+        if now > entry.expires_at
+            && record_with_entry(shared, id, &entry.ended(), &expired(id)).is_ok()
+        {
             shared.operations.close(id);
         }
     }

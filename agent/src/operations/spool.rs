@@ -154,13 +154,18 @@ impl Spool {
     /// Whether the server has everything, and the outputs have ended.
     pub(super) fn is_done(&self) -> bool {
         let outputs = self.outputs();
-        let is_done = |it: &Output| (it.stored_bytes == 0 || it.is_last_acked) && it.live.unsent_bytes() == 0;
+        let is_done =
+            |it: &Output| (it.stored_bytes == 0 || it.is_last_acked) && it.live.unsent_bytes() == 0;
         outputs.is_ended && outputs.streams.iter().all(is_done)
     }
 
     /// Returns the number of bytes that wait to be sent.
     pub(super) fn unsent_bytes(&self) -> u64 {
-        self.outputs().streams.iter().map(|it| it.stored_bytes - it.acked_bytes + it.live.unsent_bytes()).sum()
+        self.outputs()
+            .streams
+            .iter()
+            .map(|it| it.stored_bytes - it.acked_bytes + it.live.unsent_bytes())
+            .sum()
     }
 
     /// Waits until a streamed output has room.
@@ -190,7 +195,12 @@ impl Spool {
     }
 
     /// Handles the response to a streamed piece.
-    pub(super) fn acknowledge_live(&self, stream: OutputStream, next: u64, has_reader: Option<bool>) {
+    pub(super) fn acknowledge_live(
+        &self,
+        stream: OutputStream,
+        next: u64,
+        has_reader: Option<bool>,
+    ) {
         let live = &mut self.outputs().streams[stream as usize].live;
         live.acknowledge(next, has_reader, Instant::now());
         self.drained.notify_waiters();
@@ -391,7 +401,9 @@ impl Spools {
                 stream,
                 offset: output.acked_bytes,
                 data,
-                is_last: outputs.is_ended && length as u64 == waiting && output.live.unsent_bytes() == 0,
+                is_last: outputs.is_ended
+                    && length as u64 == waiting
+                    && output.live.unsent_bytes() == 0,
                 salt: (output.acked_bytes == 0).then_some(output.salt),
                 is_live: false,
             }));

@@ -49,13 +49,21 @@ fn the_first_bytes_are_stored_and_the_rest_is_counted() {
     let spool = spools.create(id(1), &SALTS);
     assert_eq!(spools.write(&spool, OutputStream::Stdout, b"12345678"), ReadPace::Continue);
     assert_eq!(spools.write(&spool, OutputStream::Stdout, b"9abcd"), ReadPace::Delay);
-    assert_eq!(spools.write(&spool, OutputStream::Stderr, b"x"), ReadPace::Delay, "one limit for all");
+    assert_eq!(
+        spools.write(&spool, OutputStream::Stderr, b"x"),
+        ReadPace::Delay,
+        "one limit for all"
+    );
     let [out, err] = spool.summaries();
     assert_eq!((out.bytes, out.kept), (13, 10));
     assert_eq!((err.bytes, err.kept, err.hash), (1, 0, None));
     spools.remove(&spool);
     let spool = spools.create(id(2), &SALTS);
-    assert_eq!(spools.write(&spool, OutputStream::Stdout, b"there is"), ReadPace::Continue, "room again");
+    assert_eq!(
+        spools.write(&spool, OutputStream::Stdout, b"there is"),
+        ReadPace::Continue,
+        "room again"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use redb::{ReadableTable, WriteTransaction};
 
 use super::state::State;
 use super::{Outbox, record};
-use crate::store::{self, EVENTS, AGE_ENTRIES, StoreError, key};
+use crate::store::{self, AGE_ENTRIES, EVENTS, StoreError, key};
 
 /// Interval between the age entries of events, in microseconds: the precision of an event's age.
 /// age.
@@ -113,17 +113,26 @@ fn insert_age_entry(
     position: (u64, u64),
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let mut marks = transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("open a table"))?;
+    let mut marks =
+        transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("open a table"))?;
     // The start of the next hour: an event is kept up to an hour longer, never shorter, because the
     // entry of an hour is moved to the newest event of that hour.
-    let hour = now.micros().div_euclid(AGE_ENTRY_INTERVAL_MICROS).saturating_add(1).saturating_mul(AGE_ENTRY_INTERVAL_MICROS);
+    let hour = now
+        .micros()
+        .div_euclid(AGE_ENTRY_INTERVAL_MICROS)
+        .saturating_add(1)
+        .saturating_mul(AGE_ENTRY_INTERVAL_MICROS);
     marks.insert(hour, position).map_err(StoreError::database("store a time mark"))?;
     Ok(())
 }
 
 /// Removes the age entries of events that are no longer confirmed.
-pub(super) fn remove_age_entries(transaction: &WriteTransaction, after: (u64, u64)) -> Result<(), StoreError> {
-    let mut marks = transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("open a table"))?;
+pub(super) fn remove_age_entries(
+    transaction: &WriteTransaction,
+    after: (u64, u64),
+) -> Result<(), StoreError> {
+    let mut marks =
+        transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("open a table"))?;
     marks.retain(|_, place| place <= after).map_err(StoreError::database("remove time marks"))
 }
 
@@ -133,7 +142,8 @@ fn expired(
     transaction: &WriteTransaction,
     oldest: Timestamp,
 ) -> Result<Option<(u64, u64)>, StoreError> {
-    let mut marks = transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("open a table"))?;
+    let mut marks =
+        transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("open a table"))?;
     let newest = marks
         .range(..=oldest.micros())
         .map_err(StoreError::database("read time marks"))?

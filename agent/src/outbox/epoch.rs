@@ -58,7 +58,12 @@ impl Outbox {
     ///
     /// # Errors
     /// When the store fails.
-    pub fn request_epoch_after_loss(&self, epoch: u64, seq: u64, request: Uuid) -> Result<(), StoreError> {
+    pub fn request_epoch_after_loss(
+        &self,
+        epoch: u64,
+        seq: u64,
+        request: Uuid,
+    ) -> Result<(), StoreError> {
         let ask = NewEpoch { cause: Cause::HistoryLost, seq, hash: None, request };
         self.store_request(Pending { ask, common: (epoch, seq) })
     }

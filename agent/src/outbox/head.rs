@@ -34,7 +34,12 @@ pub enum Verdict {
 ///
 /// # Errors
 /// When reading the database fails.
-pub fn compare_head(outbox: &Outbox, epoch: u64, seq: u64, hash: Hash) -> Result<Verdict, StoreError> {
+pub fn compare_head(
+    outbox: &Outbox,
+    epoch: u64,
+    seq: u64,
+    hash: Hash,
+) -> Result<Verdict, StoreError> {
     let view = outbox.view();
     if epoch != view.epoch {
         return Ok(if epoch < view.epoch { Verdict::OlderEpoch } else { Verdict::NewerEpoch });

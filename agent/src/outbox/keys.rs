@@ -101,8 +101,11 @@ const fn prover(has_previous: bool, is_unconfirmed: bool, unanswered: u32) -> Pr
     if !has_previous {
         return Prover::Current;
     }
-    let is_before =
-        if is_unconfirmed { unanswered.is_multiple_of(2) } else { unanswered % PREVIOUS_KEY_INTERVAL == PREVIOUS_KEY_INTERVAL - 1 };
+    let is_before = if is_unconfirmed {
+        unanswered.is_multiple_of(2)
+    } else {
+        unanswered % PREVIOUS_KEY_INTERVAL == PREVIOUS_KEY_INTERVAL - 1
+    };
     if is_before { Prover::Previous } else { Prover::Current }
 }
 
@@ -209,7 +212,7 @@ mod tests {
 
     #[test]
     fn the_likelier_key_is_tried_first_and_the_other_periodically() {
-        use Prover::{Previous, Current};
+        use Prover::{Current, Previous};
         for (has_before, is_unsettled, expected) in [
             (false, false, [Current; 5]),
             (true, true, [Previous, Current, Previous, Current, Previous]),

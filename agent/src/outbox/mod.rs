@@ -110,7 +110,8 @@ impl Outbox {
     /// Whether there is room for the few events of one more run.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.state().unconfirmed_bytes.saturating_add(RUN_RESERVE_BYTES) <= self.limits.unconfirmed_bytes
+        self.state().unconfirmed_bytes.saturating_add(RUN_RESERVE_BYTES)
+            <= self.limits.unconfirmed_bytes
     }
 
     /// Returns a snapshot of the state.

@@ -182,7 +182,12 @@ impl Outbox {
         let mut next = state.clone();
         let lost = outbox_full(next.epoch, dropped);
         self.store.write(|transaction| {
-            self.append(transaction, &mut next, self.keys().current(), Content::from_event(&lost, at))?;
+            self.append(
+                transaction,
+                &mut next,
+                self.keys().current(),
+                Content::from_event(&lost, at),
+            )?;
             next.dropped = None;
             store::put(transaction, key::OUTBOX, &next)
         })?;

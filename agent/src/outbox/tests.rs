@@ -153,7 +153,11 @@ fn the_log_head_is_compared_by_its_hash() {
     let other = Hash::of(b"other");
     let check = |cases: &[(u64, u64, Hash, Verdict)]| {
         for (epoch, seq, hash, expected) in cases {
-            assert_eq!(compare_head(&outbox, *epoch, *seq, *hash).unwrap(), *expected, "{epoch}/{seq}");
+            assert_eq!(
+                compare_head(&outbox, *epoch, *seq, *hash).unwrap(),
+                *expected,
+                "{epoch}/{seq}"
+            );
         }
     };
     check(&[

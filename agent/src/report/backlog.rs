@@ -56,10 +56,7 @@ impl Queued {
 /// Merges batches into one, in which each point keeps its time; also returns the number of merged
 /// batches.
 #[must_use]
-pub(super) fn merge(
-    batches: &[Queued],
-    anchor: Option<&Anchor>,
-) -> (Option<MetricBatch>, usize) {
+pub(super) fn merge(batches: &[Queued], anchor: Option<&Anchor>) -> (Option<MetricBatch>, usize) {
     let mut whole: Option<MetricBatch> = None;
     for (taken, queued) in batches.iter().enumerate() {
         let Some(batch) = queued.batch(anchor) else { continue };
@@ -145,7 +142,8 @@ impl Backlog {
     /// Appends a batch; drops the oldest ones if there is no room, or this one if the disk is full.
     pub fn push(&self, queued: &Queued) {
         let mut state = self.state();
-        let is_disk_full = self.store.folder().free_bytes().is_some_and(|free| free < MIN_FREE_BYTES);
+        let is_disk_full =
+            self.store.folder().free_bytes().is_some_and(|free| free < MIN_FREE_BYTES);
         if is_disk_full {
             self.drop_half(&mut state);
             return;
@@ -218,7 +216,9 @@ impl Backlog {
             for entry in table.iter().map_err(StoreError::database("read the backlog"))? {
                 let (place, value) = entry.map_err(StoreError::database("read the backlog"))?;
                 bytes += value.value().len();
-                if !places.is_empty() && (places.len() == MAX_MERGED_BATCHES || bytes > MAX_MERGED_BYTES) {
+                if !places.is_empty()
+                    && (places.len() == MAX_MERGED_BATCHES || bytes > MAX_MERGED_BYTES)
+                {
                     break;
                 }
                 places.push(place.value());

@@ -5,8 +5,8 @@
 
 mod backfill;
 mod backlog;
-mod schedule;
 mod sampler;
+mod schedule;
 #[cfg(test)]
 mod tests;
 

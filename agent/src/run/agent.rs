@@ -7,9 +7,9 @@ use muster_schemas::Event;
 use tokio_util::sync::CancellationToken;
 
 use super::inventory::report_inventory;
+use super::pruning::prune_periodically;
 use super::shared::{SetLevel, Shared};
 use super::status::{Status, serve_status, socket_path};
-use super::pruning::prune_periodically;
 use super::watchdog::feed_watchdog;
 use crate::channels::{ChannelOptions, Channels, end_lost_sessions, record_ends, record_ends_now};
 use crate::identity::Identity;

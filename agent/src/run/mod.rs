@@ -5,18 +5,18 @@
 
 mod agent;
 mod counters;
+mod error_chain;
 mod inventory;
+mod pruning;
 mod settings;
 mod shared;
 mod status;
-mod pruning;
 mod watchdog;
-mod error_chain;
 
 pub use agent::{Agent, AgentError, AgentOptions, Recorder, run};
+pub(crate) use error_chain::error_chain;
 pub use settings::Settings;
 #[cfg(test)]
 pub(crate) use settings::read as read_settings;
 pub(crate) use shared::Shared;
 pub use status::{BacklogStatus, LocalStatus, OutboxStatus, Status, query_status, socket_path};
-pub(crate) use error_chain::error_chain;

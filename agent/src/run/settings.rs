@@ -66,7 +66,9 @@ pub(crate) fn read(
             "metrics.interval" => interval(value).map(|interval| settings.interval = interval),
             "metrics.groups" => groups(value).map(|groups| settings.groups = groups),
             "metrics.udp" => port(value).map(|port| settings.listeners.udp = port.or_default(8094)),
-            "metrics.json" => port(value).map(|port| settings.listeners.json = port.or_default(8092)),
+            "metrics.json" => {
+                port(value).map(|port| settings.listeners.json = port.or_default(8092))
+            }
             "metrics.socket" => match value {
                 ConfigValue::Bool(is) => {
                     settings.listeners.sockets = *is;
@@ -113,7 +115,11 @@ pub(crate) fn read(
 }
 
 /// Applies `interval.<group>`, the remainder of a variable after `metrics.`.
-fn apply_group_interval(settings: &mut Settings, rest: &str, value: &ConfigValue) -> Result<(), String> {
+fn apply_group_interval(
+    settings: &mut Settings,
+    rest: &str,
+    value: &ConfigValue,
+) -> Result<(), String> {
     let Some(name) = rest.strip_prefix("interval.") else {
         return Err("is unknown; use metrics.interval, metrics.interval.GROUP, metrics.groups, \
              metrics.udp, metrics.json, metrics.socket, metrics.series or metrics.rate"

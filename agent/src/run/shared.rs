@@ -156,7 +156,9 @@ impl Shared {
         }
         let (settings, mut errors) = settings::read(vars, &*self.set_level);
         self.local_points.set(settings.quota, settings.groups);
-        for (variable, problem) in self.listeners.set(settings.listeners, self.store.folder().path()) {
+        for (variable, problem) in
+            self.listeners.set(settings.listeners, self.store.folder().path())
+        {
             tracing::warn!(variable, problem, "failed to open a metric socket for applications");
             // A problem with a default setting is reported only in the status.
             if vars.keys().any(|key| key.as_str() == variable) {

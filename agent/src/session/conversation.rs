@@ -7,7 +7,7 @@ use muster_schemas::wire::{Ack, Hello, Welcome};
 use muster_schemas::{DeviceId, ProjectId, SigningKey, Timestamp};
 use uuid::Uuid;
 
-use super::hello::{SentHello, HelloSchedule};
+use super::hello::{HelloSchedule, SentHello};
 use super::pacer::Pacer;
 use crate::clock::Moment;
 use crate::outbox::{Outbox, Prover, Verdict, compare_head};
@@ -136,7 +136,14 @@ impl Session {
     }
 
     /// Handles the broker's reply to a published event: stored, refused, or no reply.
-    pub fn on_broker_reply(&mut self, epoch: u64, seq: u64, is_stored: bool, now: Instant, chance: f64) {
+    pub fn on_broker_reply(
+        &mut self,
+        epoch: u64,
+        seq: u64,
+        is_stored: bool,
+        now: Instant,
+        chance: f64,
+    ) {
         if epoch == self.outbox.view().epoch {
             self.pacer.on_reply(seq, is_stored, now, chance);
         } else {
@@ -215,7 +222,10 @@ impl Session {
             confirmed_seq: Some(view.confirmed),
         };
         let by = self.outbox.prover(self.hello.unanswered);
-        self.hello.record_sent(SentHello { hello: hello.clone(), prover: by, confirmed: view.confirmed }, now);
+        self.hello.record_sent(
+            SentHello { hello: hello.clone(), prover: by, confirmed: view.confirmed },
+            now,
+        );
         Some(hello)
     }
 
@@ -252,7 +262,9 @@ impl Session {
             self.hello.record_failure(now, chance);
             return Err(IgnoredWelcome::OtherDevice);
         }
-        let Some(asked) = self.hello.pending.clone() else { return Err(IgnoredWelcome::NotRequested) };
+        let Some(asked) = self.hello.pending.clone() else {
+            return Err(IgnoredWelcome::NotRequested);
+        };
         let outcome = self.apply_welcome(&asked, welcome, now, at, request);
         match outcome {
             Ok(effect) => {

@@ -9,12 +9,12 @@
 //! (the hash proves it) and cause events to be sent again. Any other hint in it (a restored log, a
 //! fork) only causes a hello, and the device acts only on the signed welcome.
 
+mod conversation;
 mod hello;
 #[cfg(test)]
 mod model;
 mod pacer;
-mod conversation;
 
+pub use conversation::{Effect, IgnoredWelcome, Outgoing, Session};
 pub use hello::SentHello;
 pub use pacer::{PUBLISH_WINDOW, Pacer};
-pub use conversation::{Effect, IgnoredWelcome, Outgoing, Session};

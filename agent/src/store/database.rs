@@ -119,7 +119,9 @@ impl Store {
             // touch them.
             if found.unwrap_or(FORMAT) <= FORMAT {
                 transaction.open_table(EVENTS).map_err(StoreError::database("create a table"))?;
-                transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("create a table"))?;
+                transaction
+                    .open_table(AGE_ENTRIES)
+                    .map_err(StoreError::database("create a table"))?;
                 transaction.open_table(BACKLOG).map_err(StoreError::database("create a table"))?;
                 transaction.open_table(RUNS).map_err(StoreError::database("create a table"))?;
                 transaction

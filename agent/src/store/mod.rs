@@ -13,7 +13,7 @@ mod folder;
 mod tests;
 
 pub(crate) use database::{
-    BACKLOG, EVENTS, AGE_ENTRIES, OPENED, RUN_INPUTS, RUNS, SESSIONS, get, put, remove,
+    AGE_ENTRIES, BACKLOG, EVENTS, OPENED, RUN_INPUTS, RUNS, SESSIONS, get, put, remove,
 };
 pub use database::{FORMAT, Store, key};
 pub use error::StoreError;

@@ -87,7 +87,9 @@ async fn a_device_reports_its_inventory_and_applies_its_config() {
     for version in 100..150 {
         running.record(version);
     }
-    server.until("all events are in the log", |known| config_versions(&known.events).len() == 51).await;
+    server
+        .until("all events are in the log", |known| config_versions(&known.events).len() == 51)
+        .await;
     server.until("metrics come each second", |known| known.live.len() >= 4).await;
     {
         let known = server.known.lock().unwrap();
@@ -118,7 +120,11 @@ async fn a_device_reports_its_inventory_and_applies_its_config() {
     let before = server.known.lock().unwrap().events.len();
     let running = Running::start(&server).await;
     running.record(200);
-    server.until("the new event is there", |known| config_versions(&known.events).last() == Some(&200)).await;
+    server
+        .until("the new event is there", |known| {
+            config_versions(&known.events).last() == Some(&200)
+        })
+        .await;
     assert_eq!(server.known.lock().unwrap().events.len(), before + 1);
     running.stop().await;
 }
@@ -148,7 +154,10 @@ async fn events_during_a_broker_outage_are_sent_later() {
     let wanted = usize::try_from(kept.backlog.batches).unwrap();
     server.until("the metrics are there", |known| rounds(&known.backfilled) >= wanted).await;
     assert!(server.known.lock().unwrap().backfilled.len() < wanted, "they came together");
-    assert_eq!(config_versions(&server.known.lock().unwrap().events)[1..], (10..30).collect::<Vec<_>>());
+    assert_eq!(
+        config_versions(&server.known.lock().unwrap().events)[1..],
+        (10..30).collect::<Vec<_>>()
+    );
     running.stop().await;
 }
 

@@ -144,7 +144,9 @@ impl Authenticator {
         address: Option<String>,
     ) {
         let is_due = |last: Option<Timestamp>| {
-            last.is_none_or(|last| now.micros().saturating_sub(last.micros()) >= MIN_USE_INTERVAL_MICROS)
+            last.is_none_or(|last| {
+                now.micros().saturating_sub(last.micros()) >= MIN_USE_INTERVAL_MICROS
+            })
         };
         if !is_due(cached.state.last_used()) || !is_due(cached.use_recorded_at) {
             return;

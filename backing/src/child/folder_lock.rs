@@ -78,7 +78,8 @@ impl FolderLock {
         let mut words = text.split_whitespace();
         let pid = words.next()?.parse().ok()?;
         let started: u64 = words.next()?.parse().ok()?;
-        (words.next()? == boot_id() && process_tree::start_time(pid) == Some(started)).then_some(pid)
+        (words.next()? == boot_id() && process_tree::start_time(pid) == Some(started))
+            .then_some(pid)
     }
 }
 

@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::folder_lock::FolderLock;
 use super::error::ChildError;
+use super::folder_lock::FolderLock;
 use super::log::Log;
 use super::process::{Exit, Process};
 use super::spec::ChildSpec;
@@ -59,7 +59,8 @@ impl Child {
     /// # Errors
     /// When its folder is in use, or it did not start, with the end of its log.
     pub async fn start(spec: ChildSpec) -> Result<Self, ChildError> {
-        let claim = FolderLock::acquire(&spec.dir, spec.name, spec.stop_signal, spec.stop_timeout).await?;
+        let claim =
+            FolderLock::acquire(&spec.dir, spec.name, spec.stop_signal, spec.stop_timeout).await?;
         let log = Log::new(&spec.dir, spec.name);
         let current = Current::default();
         let (requests_sender, requests) = mpsc::channel(8);
@@ -188,6 +189,9 @@ impl Child {
     }
 
     async fn request(&self, request: Request) -> Result<(), ChildError> {
-        self.requests.send(request).await.map_err(|_| ChildError::SupervisorEnded { name: self.name })
+        self.requests
+            .send(request)
+            .await
+            .map_err(|_| ChildError::SupervisorEnded { name: self.name })
     }
 }

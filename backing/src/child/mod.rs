@@ -11,13 +11,13 @@
 //! | `log` | the server's own output: rotation, and its last lines for error messages |
 //! | `family` | the descendants of a process, for fault injection |
 
-mod folder_lock;
 mod error;
-mod process_tree;
+mod folder_lock;
 mod handle;
 mod log;
 mod one_shot;
 mod process;
+mod process_tree;
 mod spec;
 mod supervisor;
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::folder_lock::FolderLock;
 use super::error::ChildError;
+use super::folder_lock::FolderLock;
 use super::handle::ChildEvent;
 use super::log::Log;
 use super::process::{Exit, Process};

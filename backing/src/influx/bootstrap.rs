@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::flavor::Flavor;
-use super::http::{Response, Request};
+use super::http::{Request, Response};
 use super::options::{Auth, InfluxOptions};
 use super::server::{Credentials, InfluxError};
 use crate::files;
@@ -92,7 +92,10 @@ async fn create_database(
     let attempt = "create the database";
     let statement =
         format!("CREATE DATABASE \"{}\"", database.replace('\\', "\\\\").replace('"', "\\\""));
-    check_response(attempt, send_request(attempt, &Request::influxql(&statement, basic), address).await?)
+    check_response(
+        attempt,
+        send_request(attempt, &Request::influxql(&statement, basic), address).await?,
+    )
 }
 
 async fn set_up_v2(
@@ -121,7 +124,10 @@ async fn send_request(
     request: &Request<'_>,
     address: SocketAddr,
 ) -> Result<Response, InfluxError> {
-    request.send(address).await.map_err(|source: io::Error| InfluxError::Http { attempt: operation, source })
+    request
+        .send(address)
+        .await
+        .map_err(|source: io::Error| InfluxError::Http { attempt: operation, source })
 }
 
 /// Checks the response: InfluxDB 1.x returns 200 even if the statement failed, with the error in

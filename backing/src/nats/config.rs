@@ -40,7 +40,10 @@ pub(super) fn config(options: &NatsOptions, dir: &Path, ports: Ports) -> Value {
     set("server_name", json!(options.server_name));
     set("listen", json!(format_address(options, ports.client)));
     set("max_payload", json!(options.max_payload));
-    set("ping_interval", json!(format!("{}ms", (options.silence_timeout / (PING_MAX + 1)).as_millis())));
+    set(
+        "ping_interval",
+        json!(format!("{}ms", (options.silence_timeout / (PING_MAX + 1)).as_millis())),
+    );
     set("ping_max", json!(PING_MAX));
     set("write_deadline", json!("10s"));
     set("logtime_utc", json!(true));

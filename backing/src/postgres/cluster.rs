@@ -83,7 +83,8 @@ impl Cluster<'_> {
             .map_err(|source| file_error("write", &password_file, source))?;
         if let Some(user) = self.run_as {
             for path in [&new, &password_file] {
-                user.chown(path).map_err(|source| file_error("change the owner of", path, source))?;
+                user.chown(path)
+                    .map_err(|source| file_error("change the owner of", path, source))?;
             }
         }
         let stdin =

@@ -114,7 +114,8 @@ fn choose(
     load: impl FnOnce() -> Result<Contexts>,
 ) -> Result<Context> {
     // A context that a flag names takes precedence over all variables.
-    let environment = if flags.context.is_some() { ConnectionValues::default() } else { environment };
+    let environment =
+        if flags.context.is_some() { ConnectionValues::default() } else { environment };
     let name = flags.context.or(environment.context);
     let url = flags.url.or(environment.url);
     let token = flags.token.or(environment.token);

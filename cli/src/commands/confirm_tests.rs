@@ -181,7 +181,10 @@ async fn without_a_terminal_destructive_commands_require_yes() {
     // `context remove` changes a file of this user, not the server.
     for (path, args) in CONFIRMED.iter().filter(|(path, _)| *path != "context remove") {
         let error = muster(&url, path, args, false).await.unwrap_err();
-        assert!(error.is::<UsageError>() && error.to_string().contains("--yes"), "{path}: {error:#}");
+        assert!(
+            error.is::<UsageError>() && error.to_string().contains("--yes"),
+            "{path}: {error:#}"
+        );
         assert_eq!(taken(), Vec::<String>::new(), "{path}");
         muster(&url, path, args, true).await.unwrap();
         assert_eq!(taken().len(), 1, "{path}");

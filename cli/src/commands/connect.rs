@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::wait::Wait;
 use crate::client::{Client, Connection, Socket, segment};
-use crate::exit::{UsageError, RequestError};
+use crate::exit::{RequestError, UsageError};
 use crate::output::{line, note};
 
 /// Maximum size of one message, in bytes.
@@ -113,7 +113,9 @@ async fn check(client: &Client, device: &str, (host, port): &Address) -> Result<
     let query = [("host", host.clone()), ("port", port.to_string())];
     let Err(error) = client.get(&tcp(device), &query).await else { return Ok(()) };
     match error.downcast_ref::<RequestError>() {
-        Some(RequestError::Problem { status: 400, detail, .. }) if detail.starts_with("Upgrade:") => {
+        Some(RequestError::Problem { status: 400, detail, .. })
+            if detail.starts_with("Upgrade:") =>
+        {
             Ok(())
         }
         _ => Err(error),

@@ -47,7 +47,9 @@ pub(crate) async fn run(connection: Connection, args: EventsArgs) -> Result<()> 
         Some(Target::One(name)) if !args.follow => {
             Some(vec![NamedDevice { key: name.clone(), name: name.clone() }])
         }
-        Some(target) => Some(target.find(&client).await?.iter().map(NamedDevice::from_value).collect()),
+        Some(target) => {
+            Some(target.find(&client).await?.iter().map(NamedDevice::from_value).collect())
+        }
         None => None,
     };
     let mut query: Vec<(&str, String)> = vec![("order", "desc".to_owned())];
@@ -110,7 +112,9 @@ async fn follow(
             Ok(response) => {
                 let mut stream = response.bytes_stream();
                 let mut buffer = Vec::new();
-                while let Ok(Some(Ok(chunk))) = tokio::time::timeout(STREAM_TIMEOUT, stream.next()).await {
+                while let Ok(Some(Ok(chunk))) =
+                    tokio::time::timeout(STREAM_TIMEOUT, stream.next()).await
+                {
                     wait = MIN_RECONNECT_DELAY;
                     buffer.extend_from_slice(&chunk);
                     while let Some(end) = buffer.windows(2).position(|pair| pair == b"\n\n") {

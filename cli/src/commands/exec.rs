@@ -121,7 +121,9 @@ fn action(args: &ExecArgs) -> Result<Value> {
         (Some(line), true) => drop(action.insert("shell".to_owned(), line.clone().into())),
         (None, false) => drop(action.insert("argv".to_owned(), args.argv.clone().into())),
         (Some(_), false) => {
-            return Err(UsageError("give --shell LINE or a program after --, not both".into()).into());
+            return Err(
+                UsageError("give --shell LINE or a program after --, not both".into()).into()
+            );
         }
         (None, true) => {
             let words =

@@ -53,7 +53,9 @@ pub(crate) async fn run(connection: Connection, args: MetricsArgs) -> Result<()>
     let client = connection.client()?;
     let devices = match &target {
         Target::One(name) => vec![NamedDevice { key: name.clone(), name: name.clone() }],
-        Target::Matching(_) => target.find(&client).await?.iter().map(NamedDevice::from_value).collect(),
+        Target::Matching(_) => {
+            target.find(&client).await?.iter().map(NamedDevice::from_value).collect()
+        }
     };
     let Some(field) = rest.pop() else {
         let fields = query_devices(&client, &devices, "/fields", &[]).await?;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
-use muster_simulate::{Counters, CounterSnapshot, Fleet, FleetOptions, Profile};
+use muster_simulate::{CounterSnapshot, Counters, Fleet, FleetOptions, Profile};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};

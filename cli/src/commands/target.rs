@@ -6,7 +6,7 @@ use muster_schemas::DeviceId;
 use serde_json::Value;
 
 use crate::client::{Client, segment};
-use crate::exit::{UsageError, NotFound};
+use crate::exit::{NotFound, UsageError};
 use crate::output::text;
 
 /// Flag of every command for devices.

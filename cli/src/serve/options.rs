@@ -386,7 +386,11 @@ mod tests {
             ("/srv/keys/roles/query", "/srv/blobs"),
             ("/var/lib/muster/query", "/var/lib/muster/blobs"),
         ] {
-            assert_eq!(default_blob_location(Path::new(keys)), BlobLocation::Folder(blobs.into()), "{keys}");
+            assert_eq!(
+                default_blob_location(Path::new(keys)),
+                BlobLocation::Folder(blobs.into()),
+                "{keys}"
+            );
         }
     }
 

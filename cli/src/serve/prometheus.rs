@@ -27,7 +27,8 @@ const REFUSED: &str = "muster_events_without_authority_total";
 /// Interval between upkeeps of the histograms, which bound memory when metrics are not scraped.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Bucket bounds of durations, in seconds.
-const DURATION_BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+const DURATION_BUCKETS: [f64; 11] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 /// Bucket bounds of numbers of messages.
 const SIZE_BUCKETS: [f64; 9] = [1.0, 5.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0];
 

@@ -51,7 +51,11 @@ impl TrustedProxies {
 
     /// Returns the client behind a connection from `peer`: the last address, from the right, that
     /// is not a trusted proxy.
-    fn client<'a>(&self, peer: IpAddr, forwarded_for: impl DoubleEndedIterator<Item = &'a str>) -> IpAddr {
+    fn client<'a>(
+        &self,
+        peer: IpAddr,
+        forwarded_for: impl DoubleEndedIterator<Item = &'a str>,
+    ) -> IpAddr {
         let mut client = peer.to_canonical();
         for hop in forwarded_for.rev() {
             if !self.is_trusted(client) {

@@ -51,7 +51,8 @@ impl Tunnel {
     /// Connects to the first broker that accepts a connection.
     async fn connect(&self) -> Option<TcpStream> {
         for (host, port) in &*self.brokers {
-            let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await;
+            let connected =
+                timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await;
             if let Ok(Ok(broker)) = connected {
                 let _ = broker.set_nodelay(true);
                 return Some(broker);

@@ -15,8 +15,8 @@ use anyhow::{Context, Result, bail};
 use muster_backing::child::Child;
 use serde_json::{Value, json};
 
-use super::folder::{Folder, write_private};
 use super::console::Console;
+use super::folder::{Folder, write_private};
 use super::servers::report_child;
 use crate::client::{Client, segment};
 use crate::exit::RequestError;
@@ -117,7 +117,8 @@ impl LocalAgent {
                     away += 1;
                     if away == OFFLINE_CHECKS {
                         let why = self.agent.last_error().await;
-                        console.line(&format!("  !! this machine's device {name} is not online{why}"));
+                        console
+                            .line(&format!("  !! this machine's device {name} is not online{why}"));
                     }
                 }
                 Ok(None) => {

@@ -59,8 +59,11 @@ pub(crate) async fn admin_token(
     };
     let events = ApiToken::default().decide(ApiTokenCommand::Create { token: created, now })?;
     let events = events.iter().map(|event| NewEvent::server(event, now)).collect();
-    let append =
-        Append::by_actor("system").stream(StreamName::Token(token.id), Expected::Version(0), events);
+    let append = Append::by_actor("system").stream(
+        StreamName::Token(token.id),
+        Expected::Version(0),
+        events,
+    );
     log.append(&system, append).await.context("failed to record the admin token")?;
     Ok(token.to_string())
 }

@@ -113,7 +113,12 @@ impl Console {
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         bar.set_message(description.to_owned());
         bar.enable_steady_tick(Duration::from_millis(100));
-        Step { description: description.to_owned(), started_at: Instant::now(), bar, console: self.clone() }
+        Step {
+            description: description.to_owned(),
+            started_at: Instant::now(),
+            bar,
+            console: self.clone(),
+        }
     }
 
     /// Prints the final message.

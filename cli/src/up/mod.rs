@@ -2,12 +2,12 @@
 //! device. All data is in one folder; Ctrl-C stops the system.
 
 mod agent;
-mod shutdown;
 mod bootstrap;
-mod folder;
-mod stored;
 mod console;
+mod folder;
 mod servers;
+mod shutdown;
+mod stored;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -29,14 +29,14 @@ use crate::client::contexts::{self, StoredContext};
 use crate::database_users;
 use crate::otlp::OtlpArgs;
 use crate::serve::{
-    self, ConnectionLimits, DEFAULT_PORT, UnauthenticatedRate, Listen, MetricLimits, RecordShells, Role,
-    Roles, ServeOptions, TokenLimits, TrustedProxies,
+    self, ConnectionLimits, DEFAULT_PORT, Listen, MetricLimits, RecordShells, Role, Roles,
+    ServeOptions, TokenLimits, TrustedProxies, UnauthenticatedRate,
 };
 use agent::LocalAgent;
-use shutdown::ShutdownSignals;
+use console::{Console, Ready};
 use folder::{Folder, Ports};
-use console::{Ready, Console};
 use servers::{ServerOptions, Servers};
+use shutdown::ShutdownSignals;
 
 pub(crate) use bootstrap::{admin_token, adopt_events, open_as_owner};
 pub(crate) use folder::write_private;
@@ -191,7 +191,10 @@ fn listen_on(ip: IpAddr, port: u16, folder: &Folder) -> Result<SocketAddr> {
 }
 
 /// Starts the servers; returns `None` when shutdown was requested before all were up.
-async fn start_servers(options: ServerOptions<'_>, shutdown: &ShutdownSignals) -> Result<Option<Servers>> {
+async fn start_servers(
+    options: ServerOptions<'_>,
+    shutdown: &ShutdownSignals,
+) -> Result<Option<Servers>> {
     let say = options.console;
     let starting = Servers::start(options);
     tokio::pin!(starting);
@@ -300,7 +303,10 @@ impl Up<'_> {
         });
         match agent {
             Some(agent) => {
-                tokio::join!(self.servers.report(self.console), agent.report(&client, self.console));
+                tokio::join!(
+                    self.servers.report(self.console),
+                    agent.report(&client, self.console)
+                );
             }
             None => self.servers.report(self.console).await,
         }

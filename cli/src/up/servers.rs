@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::folder::{Folder, Ports};
 use super::console::Console;
+use super::folder::{Folder, Ports};
 use crate::serve::MetricStore;
 
 #[derive(Debug)]
@@ -122,7 +122,14 @@ async fn start_postgres(folder: &Folder, ports: Ports, console: &Console) -> Res
 }
 
 async fn start_nats(options: &ServerOptions<'_>, ports: Ports) -> Result<NatsServer> {
-    let ServerOptions { folder, keys, certificates, listen, silence_timeout: silence, console: say } = *options;
+    let ServerOptions {
+        folder,
+        keys,
+        certificates,
+        listen,
+        silence_timeout: silence,
+        console: say,
+    } = *options;
     let identity = keys.broker_identity()?;
     let (doing, on_progress) = progress_step(say, "nats-server (broker)");
     let accounts = identity.accounts.into_iter();
@@ -232,7 +239,9 @@ async fn supervise_influx(
         match started {
             Ok(influx) => {
                 if failures > 0 {
-                    console.line("  ok InfluxDB is running; the metrics that waited are being written");
+                    console.line(
+                        "  ok InfluxDB is running; the metrics that waited are being written",
+                    );
                 }
                 tokio::select! {
                     () = report_child(influx.child(), &console) => {}

@@ -5,7 +5,7 @@ mod connections;
 mod dead_letters;
 mod device;
 mod devices;
-mod joining;
+mod approval;
 mod operations;
 mod problems;
 mod projects;
@@ -102,10 +102,10 @@ fn routes() -> OpenApiRouter<CommandState> {
         .routes(routes!(devices::register_device))
         .routes(routes!(devices::change_device, devices::delete_device))
         .routes(routes!(devices::set_device_config))
-        .routes(routes!(joining::accept_device))
-        .routes(routes!(joining::reject_device))
-        .routes(routes!(joining::revoke_device))
-        .routes(routes!(joining::rotate_device_key))
+        .routes(routes!(approval::accept_device))
+        .routes(routes!(approval::reject_device))
+        .routes(routes!(approval::revoke_device))
+        .routes(routes!(approval::rotate_device_key))
         .routes(routes!(operations::request_operation))
         .routes(routes!(operations::pause_operation))
         .routes(routes!(operations::resume_operation))

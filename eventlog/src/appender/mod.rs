@@ -64,8 +64,12 @@ impl AppenderHandle {
     ) -> Self {
         let (small, small_queue) = mpsc::channel(MAX_QUEUED_BATCHES);
         let (large, large_queue) = mpsc::channel(MAX_QUEUED_BATCHES);
-        let queues =
-            Queues { small: small_queue, large: large_queue, carried_over: None, was_last_small: false };
+        let queues = Queues {
+            small: small_queue,
+            large: large_queue,
+            carried_over: None,
+            was_last_small: false,
+        };
         tokio::spawn(run(project, dialer, options, failure, queues));
         Self { small, large }
     }

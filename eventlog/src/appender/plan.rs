@@ -95,7 +95,8 @@ pub(crate) fn plan<'a>(
     };
     let mut done_now: HashMap<Uuid, Appended> = HashMap::new();
     for (append, names) in appends {
-        let earlier = append.append_id.and_then(|id| committed.get(&id).or_else(|| done_now.get(&id)));
+        let earlier =
+            append.append_id.and_then(|id| committed.get(&id).or_else(|| done_now.get(&id)));
         if let Some(earlier) = earlier {
             let is_retry = earlier.belongs_to(append.request_hash);
             plan.results.push(if is_retry { Ok(*earlier) } else { Err(AppendError::IdReused) });

@@ -159,7 +159,8 @@ impl Session {
         if plan.rows.iter().any(|row| row.event.effect.is_some()) {
             self.streams.clear();
         } else {
-            let moved = plan.updated_streams.into_iter().map(|(name, state)| (name.to_owned(), state));
+            let moved =
+                plan.updated_streams.into_iter().map(|(name, state)| (name.to_owned(), state));
             self.streams.extend(moved);
         }
 

@@ -190,7 +190,11 @@ impl<P: Projection> Runner<P> {
                         tracing::error!(projection = self.projection.name(), error = %text, "a projection stopped");
                         complained = text;
                     }
-                    if matches!(error, ProjectionError::CannotApply { .. }) { STOPPED_RETRY_DELAY } else { RETRY_DELAY }
+                    if matches!(error, ProjectionError::CannotApply { .. }) {
+                        STOPPED_RETRY_DELAY
+                    } else {
+                        RETRY_DELAY
+                    }
                 }
             };
             tokio::select! {
@@ -256,7 +260,8 @@ impl<P: Projection> Runner<P> {
         let events = self.log.authentic(project, events).await;
         let last = newest.filter(|_| is_full).unwrap_or(head);
         let stored = self.checkpoints.get(project).copied().unwrap_or(position);
-        let is_early = self.stored_at.get(project).is_some_and(|at| at.elapsed() < CHECKPOINT_INTERVAL);
+        let is_early =
+            self.stored_at.get(project).is_some_and(|at| at.elapsed() < CHECKPOINT_INTERVAL);
         if events.is_empty() && (is_early || stored == last) {
             self.set_reached(project, last);
             return Ok(false);

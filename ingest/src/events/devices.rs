@@ -30,7 +30,11 @@ pub(super) struct DeviceCache {
 
 impl DeviceCache {
     /// Loads missing devices.
-    pub(super) async fn load(&mut self, log: &EventLog, messages: &AttributedMessages) -> Result<(), StoreError> {
+    pub(super) async fn load(
+        &mut self,
+        log: &EventLog,
+        messages: &AttributedMessages,
+    ) -> Result<(), StoreError> {
         if self.cached.len() > MAX_CACHED_DEVICES {
             self.cached.clear();
         }
@@ -38,7 +42,8 @@ impl DeviceCache {
         for ((project, device, epoch), claims) in messages {
             let fresh = match self.cached.get(&(project.clone(), *device)) {
                 Some(known) => {
-                    !needs_reload(&known.access, *epoch, claims) || known.read_at.elapsed() < MIN_RELOAD_INTERVAL
+                    !needs_reload(&known.access, *epoch, claims)
+                        || known.read_at.elapsed() < MIN_RELOAD_INTERVAL
                 }
                 None => false,
             };

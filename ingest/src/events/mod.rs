@@ -6,9 +6,9 @@
 mod acks;
 mod announce;
 mod devices;
-mod validation;
 mod partitions;
+mod validation;
 mod worker;
 
-pub use validation::{InboundMessage, Cause};
 pub use partitions::run;
+pub use validation::{Cause, InboundMessage};

@@ -100,7 +100,9 @@ pub(crate) struct Chain {
 }
 
 /// Parses the messages, and sorts them by device, epoch and `seq`.
-pub(crate) fn group_by_device(inbound: Vec<InboundMessage>) -> (AttributedMessages, Vec<RejectedMessage>) {
+pub(crate) fn group_by_device(
+    inbound: Vec<InboundMessage>,
+) -> (AttributedMessages, Vec<RejectedMessage>) {
     let mut claims = AttributedMessages::new();
     let mut refused = Vec::new();
     for arrival in inbound {
@@ -137,7 +139,11 @@ fn read(inbound: InboundMessage) -> Result<(Key, AttributedMessage), RejectedMes
 
 /// Whether the cached state must be reloaded before these messages are validated: they name an
 /// unknown epoch or key.
-pub(crate) fn needs_reload(access: &DeviceAccess, epoch: u64, messages: &[AttributedMessage]) -> bool {
+pub(crate) fn needs_reload(
+    access: &DeviceAccess,
+    epoch: u64,
+    messages: &[AttributedMessage],
+) -> bool {
     access.epoch(epoch).is_none()
         || messages.iter().any(|claim| access.key(&claim.message.kid()).is_none())
 }

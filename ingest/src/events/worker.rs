@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::devices::DeviceCache;
-use super::validation::{InboundMessage, Cause, Chain, RejectedMessage, validate, group_by_device};
+use super::validation::{Cause, Chain, InboundMessage, RejectedMessage, group_by_device, validate};
 use super::{acks, announce, validation};
 use crate::{counters, streams};
 
@@ -95,7 +95,9 @@ impl Worker {
                 ..Default::default()
             })
             .await
-            .map_err(|error| broker_error("create the consumer of a partition")(error.to_string()))?;
+            .map_err(|error| {
+                broker_error("create the consumer of a partition")(error.to_string())
+            })?;
         let messages = consumer
             .stream()
             .max_messages_per_batch(MAX_BATCH_MESSAGES * 2)
@@ -199,8 +201,12 @@ impl Worker {
             return;
         }
         let partition = format!("partition {}", self.partition);
-        let span =
-            traces::Span { name: "ingest", start: received_at, end: traces::now(), detail: &partition };
+        let span = traces::Span {
+            name: "ingest",
+            start: received_at,
+            end: traces::now(),
+            detail: &partition,
+        };
         for chain in chains {
             let stream = StreamName::DeviceReport(chain.key.1, chain.ack.epoch);
             let first = chain.ack.seq.saturating_sub(chain.messages.len() as u64) + 1;
@@ -239,7 +245,9 @@ impl Worker {
             }
             if !waiting.is_empty() {
                 // Another process keeps writing these streams; start over from the log.
-                return Err(broker_error("append a batch")("the watermarks keep changing".to_owned()));
+                return Err(broker_error("append a batch")(
+                    "the watermarks keep changing".to_owned(),
+                ));
             }
         }
         Ok(done)
@@ -303,7 +311,9 @@ impl Worker {
     ) -> Result<Vec<Chain>, WorkerError> {
         let ids: Vec<_> = stale.iter().map(|chain| chain.key.1).collect();
         devices.read(&self.log, project, &ids).await?;
-        let (claims, _) = validation::group_by_device(stale.into_iter().flat_map(|chain| chain.messages).collect());
+        let (claims, _) = validation::group_by_device(
+            stale.into_iter().flat_map(|chain| chain.messages).collect(),
+        );
         Ok(claims
             .into_iter()
             .filter_map(|(key, claims)| {

@@ -100,7 +100,8 @@ mod tests {
             "a c=3,b=1i 2",
             "m\\ x,t=1 b=1 1",
         ];
-        let quoted = |reason: &str| BadLines::Quoted(vec![(2, format!("unable to parse: {reason}"))]);
+        let quoted =
+            |reason: &str| BadLines::Quoted(vec![(2, format!("unable to parse: {reason}"))]);
         let cases = [
             (
                 r#"partial write: field type conflict: input field "b" on measurement "a" is type integer, already exists as type float dropped=2"#,
@@ -135,7 +136,9 @@ mod tests {
         let line = format!("a t=\"{}\" 9", "':".repeat(126_000));
         let words = format!("unable to parse '{line}': time outside range");
         let began = std::time::Instant::now();
-        assert!(matches!(find_bad_lines(&words, &[&line]), BadLines::Quoted(quoted) if quoted.len() == 1));
+        assert!(
+            matches!(find_bad_lines(&words, &[&line]), BadLines::Quoted(quoted) if quoted.len() == 1)
+        );
         assert!(began.elapsed() < std::time::Duration::from_millis(500), "{:?}", began.elapsed());
     }
 

@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::line_protocol::Lines;
 use super::buckets::MetricBucket;
+use super::line_protocol::Lines;
 use super::sink::{HeldBytes, Outcome, SinkSettings};
 use super::writer::Writer;
 
@@ -92,9 +92,7 @@ pub(super) async fn run(
             let mut gather = async |batch: &mut Batch, deadline: Instant| {
                 while carried.is_none() && !batch.is_full(&settings) {
                     match timeout_at(deadline, next(&mut queue, &close)).await {
-                        Ok(Some(entry)) if batch.fits(&entry, &settings) => {
-                            batch.push(entry)
-                        }
+                        Ok(Some(entry)) if batch.fits(&entry, &settings) => batch.push(entry),
                         Ok(Some(entry)) => carried = Some(entry),
                         Ok(None) | Err(_) => break,
                     }

@@ -11,8 +11,8 @@ use muster_schemas::retention::{OWN_POLICY, own_bucket};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::response::store_message;
 use super::client::{Api, InfluxClient, NO_QUERY};
+use super::response::store_message;
 use super::setup::send;
 
 /// Delay before a refused request is repeated.
@@ -44,7 +44,11 @@ impl InfluxClient {
     ///
     /// # Errors
     /// See [`PlaceError`].
-    pub async fn apply_retention(&self, policy: &str, retention: Retention) -> Result<(), BucketError> {
+    pub async fn apply_retention(
+        &self,
+        policy: &str,
+        retention: Retention,
+    ) -> Result<(), BucketError> {
         self.set_retention(policy, retention, IfMissing::Create).await
     }
 

@@ -16,8 +16,8 @@ use muster_schemas::{Event, ProjectId, Retention, StreamName};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::client::InfluxClient;
 use super::bucket_setup::BucketError;
+use super::client::InfluxClient;
 use crate::counters;
 
 /// Delay before a failed request to the log or the store is repeated.
@@ -113,7 +113,8 @@ impl MetricBuckets {
     /// The current bucket of a project. At the first call for a project it waits until the bucket
     /// was requested from the store.
     pub async fn get(&self, project: &ProjectId) -> MetricBucket {
-        let of = |known: &Option<CachedBuckets>| known.as_ref().and_then(|it| it.get(project)).cloned();
+        let of =
+            |known: &Option<CachedBuckets>| known.as_ref().and_then(|it| it.get(project)).cloned();
         if let Some(place) = of(&self.cached.borrow()) {
             return place;
         }

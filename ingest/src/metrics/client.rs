@@ -18,8 +18,10 @@ use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use tokio::sync::OnceCell;
 
-use super::response::{WriteResponse, Version, classify_response, describe, parse_version, read_text};
 use super::buckets::MetricBucket;
+use super::response::{
+    Version, WriteResponse, classify_response, describe, parse_version, read_text,
+};
 
 /// Write API of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -205,7 +207,8 @@ impl InfluxClient {
             Err(words) => return WriteResponse::Unavailable(words),
         };
         let path = if api == Api::V1 { "write" } else { "api/v2/write" };
-        let mut request = match self.request(reqwest::Method::POST, path, &self.query(api, bucket)) {
+        let mut request = match self.request(reqwest::Method::POST, path, &self.query(api, bucket))
+        {
             Ok(request) => request.header(CONTENT_TYPE, "text/plain; charset=utf-8"),
             Err(words) => return WriteResponse::Misconfigured(words),
         };
@@ -216,7 +219,8 @@ impl InfluxClient {
             Ok(response) => match classify_response(api, response).await {
                 // 1.x responds to a missing retention policy with status 500.
                 WriteResponse::Unavailable(words)
-                    if *bucket != MetricBucket::Shared && words.contains("retention policy not found") =>
+                    if *bucket != MetricBucket::Shared
+                        && words.contains("retention policy not found") =>
                 {
                     WriteResponse::DatabaseMissing(words)
                 }
@@ -255,7 +259,11 @@ impl InfluxClient {
         self.api.get_or_try_init(detect).await.copied()
     }
 
-    fn query<'a>(&'a self, api: Api, bucket: &'a MetricBucket) -> Vec<(&'static str, Cow<'a, str>)> {
+    fn query<'a>(
+        &'a self,
+        api: Api,
+        bucket: &'a MetricBucket,
+    ) -> Vec<(&'static str, Cow<'a, str>)> {
         let settings = &self.settings;
         let database = settings.database.as_str();
         if api == Api::V1 {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::{Retention, Timestamp};
 
-use super::names::ProjectDevice;
 use super::bucket_setup::shard_seconds;
+use super::names::ProjectDevice;
 
 const SECOND_MICROS: i64 = 1_000_000;
 const DAY_MICROS: i64 = 86_400 * SECOND_MICROS;
@@ -116,7 +116,8 @@ impl TokenBucket {
     fn refill(&mut self, rate: u32, now: i64) {
         let most = i64::from(rate) * SECOND_MICROS * BURST_SECONDS;
         let passed = now.saturating_sub(self.micros).max(0);
-        self.remaining = self.remaining.saturating_add(passed.saturating_mul(rate.into())).min(most);
+        self.remaining =
+            self.remaining.saturating_add(passed.saturating_mul(rate.into())).min(most);
         self.micros = self.micros.max(now);
     }
 
@@ -126,7 +127,8 @@ impl TokenBucket {
             return false;
         }
         let amount = i64::try_from(amount).unwrap_or(i64::MAX).saturating_mul(SECOND_MICROS);
-        self.remaining = self.remaining.saturating_sub(amount).max(-i64::from(u32::MAX) * SECOND_MICROS);
+        self.remaining =
+            self.remaining.saturating_sub(amount).max(-i64::from(u32::MAX) * SECOND_MICROS);
         true
     }
 }
@@ -166,7 +168,11 @@ impl DeviceGuard {
 
     /// Whether one more message of this device may be read. `received` is the broker's time of
     /// receipt.
-    pub(super) fn admit(&mut self, device: &ProjectDevice, received: Timestamp) -> Result<(), DropReason> {
+    pub(super) fn admit(
+        &mut self,
+        device: &ProjectDevice,
+        received: Timestamp,
+    ) -> Result<(), DropReason> {
         let limits = self.limits;
         let used = self.usage(device, received);
         // Only the broker's time counts: a backlog is charged by its receipt, not by when it is
@@ -234,7 +240,12 @@ impl DeviceGuard {
     }
 
     /// Whether this is the device's first drop for this cause today.
-    pub(super) fn is_first_today(&mut self, device: &ProjectDevice, reason: DropReason, now: Timestamp) -> bool {
+    pub(super) fn is_first_today(
+        &mut self,
+        device: &ProjectDevice,
+        reason: DropReason,
+        now: Timestamp,
+    ) -> bool {
         let used = self.usage(device, now);
         let bit = 1_u16 << (reason as u8);
         let is_news = used.reported & bit == 0;
@@ -266,7 +277,15 @@ mod tests {
     fn only_points_near_the_current_time_are_accepted() {
         let mut guard = DeviceGuard::new(DeviceLimits::default());
         let minute = 60 * SECOND_MICROS;
-        let all = [-31 * DAY_MICROS, -29 * DAY_MICROS, -2 * DAY_MICROS, 0, 9 * minute, 11 * minute, i64::MAX];
+        let all = [
+            -31 * DAY_MICROS,
+            -29 * DAY_MICROS,
+            -2 * DAY_MICROS,
+            0,
+            9 * minute,
+            11 * minute,
+            i64::MAX,
+        ];
         let mut points = batch(all);
         let dropped = guard.enforce(&device(1), &mut points, Retention::Default, NOW);
         assert_eq!(dropped, [(DropReason::TooOld, 1), (DropReason::TooNew, 2)]);
@@ -312,7 +331,11 @@ mod tests {
         assert!(guard.is_first_today(&device(1), DropReason::WrongType, NOW));
         assert!(!guard.is_first_today(&device(1), DropReason::WrongType, NOW));
         assert!(guard.is_first_today(&device(1), DropReason::TooOld, NOW));
-        assert!(guard.is_first_today(&device(1), DropReason::WrongType, NOW.plus_micros(DAY_MICROS)));
+        assert!(guard.is_first_today(
+            &device(1),
+            DropReason::WrongType,
+            NOW.plus_micros(DAY_MICROS)
+        ));
     }
 
     #[test]
@@ -342,6 +365,9 @@ mod tests {
         assert_eq!(guard.admit(&device(1), NOW), Err(DropReason::ByteRate));
         assert_eq!(guard.admit(&device(1), NOW.plus_micros(SECOND_MICROS)), Ok(()));
         guard.charge(&device(1), NOW, usize::MAX);
-        assert_eq!(guard.admit(&device(1), NOW.plus_micros(5 * SECOND_MICROS)), Err(DropReason::ByteRate));
+        assert_eq!(
+            guard.admit(&device(1), NOW.plus_micros(5 * SECOND_MICROS)),
+            Err(DropReason::ByteRate)
+        );
     }
 }

@@ -174,7 +174,8 @@ enum TextPosition {
 }
 
 fn escape(out: &mut String, text: &str, position: TextPosition) {
-    let is_special = |c: char| matches!(c, ',' | ' ') || (c == '=' && position == TextPosition::Key);
+    let is_special =
+        |c: char| matches!(c, ',' | ' ') || (c == '=' && position == TextPosition::Key);
     // Nearly all names and values need no escaping.
     if !text.bytes().any(|b| matches!(b, b',' | b' ' | b'=' | b'\\' | b'#') || b.is_ascii_control())
     {

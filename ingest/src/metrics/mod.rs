@@ -9,30 +9,30 @@
 //!    └──────────────── Completion: Written | Rejected | Abandoned ──────┘
 //! ```
 
-mod response;
 mod backoff;
-mod batcher;
 mod bad_lines;
+mod batcher;
+mod bucket_setup;
+mod buckets;
 mod client;
 mod counters;
 mod limits;
 mod line_protocol;
 mod names;
-mod bucket_setup;
-mod buckets;
-pub mod reader;
 mod pruning;
+pub mod reader;
+mod response;
 mod series;
 mod setup;
 mod sink;
 mod writer;
 
-pub use response::{WriteResponse, Version};
+pub use bucket_setup::BucketError;
+pub use buckets::{MetricBucket, MetricBuckets};
 pub use client::{Api, ClientError, InfluxClient, StoreSettings};
 pub use counters::{SinkCounters, SinkSnapshot};
 pub use limits::DeviceLimits;
 pub(crate) use limits::DropReason;
 pub use line_protocol::{Lines, Origin, encode};
-pub use bucket_setup::BucketError;
-pub use buckets::{MetricBucket, MetricBuckets};
+pub use response::{Version, WriteResponse};
 pub use sink::{Completion, MetricSink, Outcome, RejectedLine, SinkClosed, SinkSettings, SinkTask};

@@ -76,7 +76,9 @@ impl NameCache {
     }
 }
 
-fn lock(cached: &Mutex<HashMap<ProjectDevice, Entry>>) -> MutexGuard<'_, HashMap<ProjectDevice, Entry>> {
+fn lock(
+    cached: &Mutex<HashMap<ProjectDevice, Entry>>,
+) -> MutexGuard<'_, HashMap<ProjectDevice, Entry>> {
     cached.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

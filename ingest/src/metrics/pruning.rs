@@ -95,7 +95,8 @@ async fn end_of_expired(stream: &stream::Stream, fill: &StreamFill) -> Option<u6
     while old < young {
         let middle = old + (young - old) / 2;
         let message = stream.get_raw_message(middle).await.ok()?;
-        if now - i128::from(message.time.unix_timestamp()) > i128::from(MAX_CONSUMED_AGE.as_secs()) {
+        if now - i128::from(message.time.unix_timestamp()) > i128::from(MAX_CONSUMED_AGE.as_secs())
+        {
             old = middle + 1;
         } else {
             young = middle;

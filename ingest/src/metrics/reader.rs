@@ -17,10 +17,10 @@ use muster_schemas::names::DeviceName;
 use muster_schemas::{Timestamp, subjects};
 use tokio_util::sync::CancellationToken;
 
+use super::buckets::MetricBuckets;
 use super::limits::{DeviceGuard, DeviceLimits, DropReason};
 use super::line_protocol::{Origin, encode};
-use super::names::{NameLookup, NameCache, ProjectDevice};
-use super::buckets::MetricBuckets;
+use super::names::{NameCache, NameLookup, ProjectDevice};
 use super::pruning;
 use super::series::SeriesGuard;
 use super::sink::{Completion, MetricSink, Outcome};
@@ -190,7 +190,9 @@ impl Reader<'_> {
                 Submission::Submitted(completion) => {
                     writing.push(async move { (message, completion.await) });
                 }
-                Submission::Refused(cause, detail) => letters.push(PendingDeadLetter { message, cause, detail }),
+                Submission::Refused(cause, detail) => {
+                    letters.push(PendingDeadLetter { message, cause, detail })
+                }
                 Submission::Empty => acknowledge(&message).await?,
             }
         }
@@ -239,7 +241,10 @@ impl Reader<'_> {
         if let Some(reason) = invalid.reason
             && batch.points.is_empty()
         {
-            return Ok(Submission::Refused("unreadable_batch", format!("every point has {reason}")));
+            return Ok(Submission::Refused(
+                "unreadable_batch",
+                format!("every point has {reason}"),
+            ));
         }
         let place = self.buckets.get(project).await;
         let now = SystemTime::now().into();
@@ -331,7 +336,10 @@ async fn acknowledge(message: &jetstream::Message) -> Result<(), String> {
 }
 
 /// Stores messages as dead letters, then acknowledges them.
-async fn store_dead_letters(log: &EventLog, dead_letters: Vec<PendingDeadLetter>) -> Result<(), String> {
+async fn store_dead_letters(
+    log: &EventLog,
+    dead_letters: Vec<PendingDeadLetter>,
+) -> Result<(), String> {
     let rows: Vec<NewDeadLetter> = dead_letters
         .iter()
         .map(|PendingDeadLetter { message, cause, detail }| NewDeadLetter {

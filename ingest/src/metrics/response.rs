@@ -68,7 +68,9 @@ pub(super) async fn classify_response(api: Api, response: Response) -> WriteResp
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
             WriteResponse::Busy { after, words }
         }
-        StatusCode::NOT_FOUND if is_database_missing(api, &words) => WriteResponse::DatabaseMissing(words),
+        StatusCode::NOT_FOUND if is_database_missing(api, &words) => {
+            WriteResponse::DatabaseMissing(words)
+        }
         _ if status.is_server_error() => WriteResponse::Unavailable(format!("{status}: {words}")),
         _ => WriteResponse::Misconfigured(format!("{status}: {words}")),
     }

@@ -62,7 +62,11 @@ impl SeriesGuard {
             if known.series.contains(&series) {
                 return true;
             }
-            let limit = if self.total < MAX_TOTAL_SERIES { self.limit } else { self.limit.min(GUARANTEED_SERIES) };
+            let limit = if self.total < MAX_TOTAL_SERIES {
+                self.limit
+            } else {
+                self.limit.min(GUARANTEED_SERIES)
+            };
             let has_room = known.series.len() < limit;
             if has_room {
                 known.series.insert(series);

@@ -14,10 +14,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::batcher::{self, Entry};
+use super::buckets::MetricBucket;
 use super::client::InfluxClient;
 use super::counters::{SinkCounters, add, sub};
 use super::line_protocol::Lines;
-use super::buckets::MetricBucket;
 use super::writer::Writer;
 
 /// Capacity of the batcher's queue, in messages; their bytes are bounded separately.
@@ -137,13 +137,17 @@ impl MetricSink {
         let (queue, entries) = mpsc::channel(QUEUE_CAPACITY);
         let counters = Arc::new(SinkCounters::default());
         // A semaphore has a maximum number of permits, and one acquisition is limited to 32 bits.
-        let max_held = settings.max_held_bytes.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        let max_held =
+            settings.max_held_bytes.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let room = Arc::new(Semaphore::new(max_held));
         let (close, abandon) = (CancellationToken::new(), CancellationToken::new());
         let writer = Arc::new(Writer::new(client, &settings, Arc::clone(&counters)));
         let task =
             tokio::spawn(batcher::run(entries, writer, settings, close.clone(), abandon.clone()));
-        (Self { queue, capacity: room, max_held_bytes: max_held, counters }, SinkTask { task, close, abandon })
+        (
+            Self { queue, capacity: room, max_held_bytes: max_held, counters },
+            SinkTask { task, close, abandon },
+        )
     }
 
     /// Submits the lines of one message for the shared database; see [`Self::submit_to`].
@@ -160,7 +164,11 @@ impl MetricSink {
     ///
     /// # Errors
     /// When the sink is stopping. The lines were not accepted.
-    pub async fn submit_to(&self, bucket: MetricBucket, lines: Lines) -> Result<Completion, SinkClosed> {
+    pub async fn submit_to(
+        &self,
+        bucket: MetricBucket,
+        lines: Lines,
+    ) -> Result<Completion, SinkClosed> {
         let (done, completion) = oneshot::channel();
         if lines.count() == 0 {
             // The receiver exists, so this cannot fail; a message without lines is complete.
@@ -177,7 +185,10 @@ impl MetricSink {
         let bytes = u64::from(permits);
         add(&self.counters.bytes_held, bytes);
         let held = HeldBytes { _permit: permit, bytes, counters: Arc::clone(&self.counters) };
-        self.queue.send(Entry { bucket, lines, outcome: done, held_bytes: held }).await.map_err(|_| SinkClosed)?;
+        self.queue
+            .send(Entry { bucket, lines, outcome: done, held_bytes: held })
+            .await
+            .map_err(|_| SinkClosed)?;
         Ok(Completion(completion))
     }
 

@@ -27,14 +27,14 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::future::join_all;
 use muster_schemas::Timestamp;
 
-use super::response::WriteResponse;
 use super::backoff::Backoff;
-use super::batcher::{Batch, Entry};
 use super::bad_lines::{self, BadLines};
+use super::batcher::{Batch, Entry};
+use super::buckets::MetricBucket;
 use super::client::InfluxClient;
 use super::counters::{SinkCounters, add, sub};
 use super::limits::DropReason;
-use super::buckets::MetricBucket;
+use super::response::WriteResponse;
 use super::sink::{Outcome, RejectedLine, SinkSettings};
 use crate::counters::points_dropped;
 
@@ -203,7 +203,11 @@ impl Writer {
                 continue;
             }
             add(&self.counters.splits, 1);
-            let blamed = if halve { BadLines::Unknown } else { find_bad_lines_in(words, &text, &lines).await };
+            let blamed = if halve {
+                BadLines::Unknown
+            } else {
+                find_bad_lines_in(words, &text, &lines).await
+            };
             let (left, right) = match blamed {
                 BadLines::Quoted(bad) => {
                     bad.iter().for_each(|(index, reason)| reject(&lines[*index], reason));
@@ -296,8 +300,13 @@ impl Writer {
                     return Verdict::Written;
                 }
                 WriteResponse::TooLarge(words) => return Verdict::TooLarge(words),
-                WriteResponse::Refused(words) if *bucket != MetricBucket::Shared && is_retention_error(&words) => {
-                    points_dropped(DropReason::PastRetention, bad_lines::dropped(&words).unwrap_or(0));
+                WriteResponse::Refused(words)
+                    if *bucket != MetricBucket::Shared && is_retention_error(&words) =>
+                {
+                    points_dropped(
+                        DropReason::PastRetention,
+                        bad_lines::dropped(&words).unwrap_or(0),
+                    );
                     self.recovered();
                     return Verdict::Written;
                 }

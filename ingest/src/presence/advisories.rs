@@ -61,7 +61,8 @@ impl Advisory {
         };
         let AdvisoryMessage { server, client, reason } = serde_json::from_slice(payload)?;
         if is_open {
-            let connection = Connection::from_tags(&server.id, client.id, client.host, &client.tags);
+            let connection =
+                Connection::from_tags(&server.id, client.id, client.host, &client.tags);
             return Ok(connection.map(Self::Opened));
         }
         let is_stale = reason.as_deref() == Some(STALE);

@@ -7,12 +7,12 @@
 
 mod advisories;
 mod connections;
-mod tracker;
 mod record;
 mod sweep;
 mod table;
+mod tracker;
 
 pub use advisories::Advisory;
 pub use connections::ServerList;
-pub use tracker::{PresenceOptions, run};
 pub use table::Connection;
+pub use tracker::{PresenceOptions, run};

@@ -38,7 +38,8 @@ impl Recorder {
     /// over.
     pub(super) async fn record(&mut self, changes: &[Change]) -> Result<(), AppendError> {
         let now = Timestamp::from(std::time::SystemTime::now());
-        let mut by_project: HashMap<&ProjectId, Vec<(&ProjectDevice, Append, u64, Hash)>> = HashMap::new();
+        let mut by_project: HashMap<&ProjectId, Vec<(&ProjectDevice, Append, u64, Hash)>> =
+            HashMap::new();
         // Two changes of one device in one batch must follow each other.
         let mut ahead: HashMap<&ProjectDevice, (u64, Hash)> = HashMap::new();
         for Change { device: who, event } in changes {

@@ -39,7 +39,12 @@ pub(super) struct Servers {
 impl Servers {
     /// Combines the responses. A server that has responded before and does not now counts as gone when
     /// another one has its name, or after `patience`.
-    pub(super) fn combine(&mut self, responses: Responses, now: Instant, timeout: Duration) -> Sweep {
+    pub(super) fn combine(
+        &mut self,
+        responses: Responses,
+        now: Instant,
+        timeout: Duration,
+    ) -> Sweep {
         let Responses { lists, servers } = responses;
         let names: HashMap<String, String> =
             lists.iter().map(|list| (list.server.clone(), list.name.clone())).collect();
@@ -110,12 +115,17 @@ pub(super) async fn query_servers(
     let servers = count_servers(system).await;
     let mut lists: Vec<ServerList> = Vec::new();
     loop {
-        let is_expected = known_servers.iter().all(|id| lists.iter().any(|list| list.server == *id));
+        let is_expected =
+            known_servers.iter().all(|id| lists.iter().any(|list| list.server == *id));
         if !lists.is_empty() && servers > 0 && is_expected && lists.len() >= servers {
             break;
         }
         let may_be_all = !lists.is_empty() && is_expected && servers == 0;
-        let until = if may_be_all { tokio::time::Instant::now() + QUIET_TIME } else { began + RESPONSE_TIMEOUT };
+        let until = if may_be_all {
+            tokio::time::Instant::now() + QUIET_TIME
+        } else {
+            began + RESPONSE_TIMEOUT
+        };
         match tokio::time::timeout_at(until, replies.next()).await {
             Ok(Some(message)) => match ServerList::parse(&message.payload) {
                 Ok(list) => lists.push(list),
@@ -144,7 +154,8 @@ pub(super) async fn query_servers(
 
 /// Returns the number of servers, by the first response; 0 when none responds.
 async fn count_servers(system: &Client) -> usize {
-    let answer = request_once(system, "$SYS.REQ.SERVER.PING.STATSZ".to_owned(), String::new()).await;
+    let answer =
+        request_once(system, "$SYS.REQ.SERVER.PING.STATSZ".to_owned(), String::new()).await;
     answer
         .and_then(|answer| serde_json::from_slice::<Value>(&answer).ok())
         .and_then(|answer| answer.pointer("/statsz/active_servers")?.as_u64())
@@ -153,7 +164,8 @@ async fn count_servers(system: &Client) -> usize {
 }
 
 async fn request_once(system: &Client, subject: String, request: String) -> Option<bytes::Bytes> {
-    let answer = tokio::time::timeout(RESPONSE_TIMEOUT, system.request(subject, request.into())).await;
+    let answer =
+        tokio::time::timeout(RESPONSE_TIMEOUT, system.request(subject, request.into())).await;
     Some(answer.ok()?.ok()?.payload)
 }
 

@@ -89,7 +89,10 @@ pub(super) struct Table {
 
 impl Table {
     /// Creates the initial state from the log: these devices are online.
-    pub(super) fn new(offline_after: Duration, online: impl IntoIterator<Item = ProjectDevice>) -> Self {
+    pub(super) fn new(
+        offline_after: Duration,
+        online: impl IntoIterator<Item = ProjectDevice>,
+    ) -> Self {
         Self {
             offline_after: i64::try_from(offline_after.as_micros()).unwrap_or(i64::MAX),
             online: online.into_iter().collect(),
@@ -267,7 +270,8 @@ impl Table {
         if is_sign_of_life {
             known.responded_at = Some(now);
         }
-        let answered = known.responded_at.map_or(i64::MAX, |answered| now.0.saturating_sub(answered.0));
+        let answered =
+            known.responded_at.map_or(i64::MAX, |answered| now.0.saturating_sub(answered.0));
         let quiet = quiet.min(answered);
         let was_silent = std::mem::replace(&mut known.is_silent, quiet > limit);
         if !known.is_silent {

@@ -180,7 +180,9 @@ async fn track(options: &PresenceOptions, holder: Uuid) -> Result<(), TrackerErr
 
 fn apply_message(table: &mut Table, changes: &mut Vec<Change>, message: &Message) {
     match Advisory::parse(&message.subject, &message.payload) {
-        Ok(advisory) => changes.extend(advisory.and_then(|advisory| table.apply_advisory(advisory))),
+        Ok(advisory) => {
+            changes.extend(advisory.and_then(|advisory| table.apply_advisory(advisory)))
+        }
         Err(error) => tracing::warn!(%error, "failed to decode an advisory of the broker"),
     }
 }

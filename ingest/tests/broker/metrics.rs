@@ -9,7 +9,7 @@ use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
 use muster_channel::{PublishError, Publisher};
 use muster_eventlog::{Append, Expected, NewEvent};
 use muster_ingest::metrics::{
-    DeviceLimits, InfluxClient, MetricSink, MetricBuckets, SinkSettings, StoreSettings, reader,
+    DeviceLimits, InfluxClient, MetricBuckets, MetricSink, SinkSettings, StoreSettings, reader,
 };
 use muster_ingest::streams;
 use muster_schemas::events::DeviceRegistered;
@@ -46,8 +46,11 @@ async fn register(backing: &Backing, n: u128) -> DeviceId {
     let name = format!("robot-{n}").parse().unwrap();
     let event = DeviceRegistered { name, labels: Default::default(), fingerprint: None }.into();
     let event = NewEvent::server(&event, Timestamp(0));
-    let append =
-        Append::by_actor("test").stream(StreamName::Device(device), Expected::Version(0), vec![event]);
+    let append = Append::by_actor("test").stream(
+        StreamName::Device(device),
+        Expected::Version(0),
+        vec![event],
+    );
     backing.log.append(&ProjectId::default_project(), append).await.unwrap();
     device
 }

@@ -57,7 +57,11 @@ async fn history(log: &EventLog) -> Vec<(DeviceId, Option<DisconnectReason>)> {
 }
 
 /// Waits until the newest presence event of a device is `expected`; returns the elapsed time.
-async fn wait_for_presence(log: &EventLog, device: DeviceId, expected: Option<DisconnectReason>) -> Duration {
+async fn wait_for_presence(
+    log: &EventLog,
+    device: DeviceId,
+    expected: Option<DisconnectReason>,
+) -> Duration {
     let began = Instant::now();
     loop {
         let newest = history(log).await.into_iter().rev().find(|(who, _)| *who == device);
@@ -185,7 +189,9 @@ async fn a_large_number_of_connections_sets_no_device_offline() {
 async fn devices_of_a_killed_broker_are_offline_unless_they_reconnect() {
     let backing = Backing::start(json!({})).await;
     let (stays, goes) = (backing.device(1), backing.device(2));
-    let _keeper = start_tracker(&backing, |options| options.sweep_interval = Duration::from_millis(300)).await;
+    let _keeper =
+        start_tracker(&backing, |options| options.sweep_interval = Duration::from_millis(300))
+            .await;
     let _first =
         (stays.connect(backing.nats.port()).await, goes.connect(backing.nats.port()).await);
     wait_for_presence(&backing.log, stays.device, None).await;

@@ -8,11 +8,12 @@ use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use muster_ingest::metrics::{
-    WriteResponse, Api, InfluxClient, Lines, MetricSink, Outcome, SinkSettings, SinkTask, StoreSettings,
+    Api, InfluxClient, Lines, MetricSink, Outcome, SinkSettings, SinkTask, StoreSettings,
+    WriteResponse,
 };
 
 use crate::support::{self, Failure};
-use crate::{lines, fast_settings, wait_for};
+use crate::{fast_settings, lines, wait_for};
 
 /// A store that sends the given responses in order, then always 204.
 async fn fake(
@@ -169,7 +170,8 @@ async fn the_write_api_is_selected_by_the_store_version() -> Result<(), Failure>
 async fn stopping_writes_or_abandons_every_submitted_message() -> Result<(), Failure> {
     let (url, _) = fake(&[]).await?;
     // Draining ends the linger early.
-    let (sink, task) = v2_sink(&url, SinkSettings { linger: Duration::from_secs(60), ..fast_settings() })?;
+    let (sink, task) =
+        v2_sink(&url, SinkSettings { linger: Duration::from_secs(60), ..fast_settings() })?;
     let completion = sink.submit(lines(1, 10)).await?;
     let start = Instant::now();
     assert!(task.drain(Duration::from_secs(10)).await);

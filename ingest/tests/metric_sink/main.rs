@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use muster_ingest::metrics::{
-    InfluxClient, Lines, MetricSink, Origin, Outcome, MetricBucket, SinkSettings, SinkTask, StoreSettings,
-    encode,
+    InfluxClient, Lines, MetricBucket, MetricSink, Origin, Outcome, SinkSettings, SinkTask,
+    StoreSettings, encode,
 };
 use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
 use muster_schemas::{ProjectId, Retention, Timestamp};

@@ -290,10 +290,11 @@ pub(crate) async fn get_session_recording(
     };
     let looked = stream::iter(pieces.clone()).map(read.clone()).buffered(MAX_CONCURRENT_READS);
     looked.try_for_each(|_| future::ready(Ok(()))).await?;
-    let body = stream::iter(pieces).map(read).buffered(MAX_CONCURRENT_READS).map_err(move |problem| {
-        tracing::error!(session = %id, %problem, "failed to read a recording completely");
-        io::Error::other(problem.detail().to_owned())
-    });
+    let body =
+        stream::iter(pieces).map(read).buffered(MAX_CONCURRENT_READS).map_err(move |problem| {
+            tracing::error!(session = %id, %problem, "failed to read a recording completely");
+            io::Error::other(problem.detail().to_owned())
+        });
     Ok(([(header::CONTENT_TYPE, "application/x-asciicast")], Body::from_stream(body)))
 }
 

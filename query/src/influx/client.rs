@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::buckets::{PolicyCache, MetricBuckets};
+use super::buckets::{MetricBuckets, PolicyCache};
 
 /// Timeout of a query.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -117,8 +117,9 @@ impl InfluxClient {
     /// # Errors
     /// When there is no TLS provider, or the system's root certificates cannot be read.
     pub fn new(options: InfluxQueryOptions) -> Result<Self, InfluxError> {
-        let mut http =
-            reqwest::Client::builder().timeout(QUERY_TIMEOUT).connect_timeout(Duration::from_secs(5));
+        let mut http = reqwest::Client::builder()
+            .timeout(QUERY_TIMEOUT)
+            .connect_timeout(Duration::from_secs(5));
         if options.url.scheme() == "http" {
             // A small container may have no root certificates, and plain HTTP needs none.
             http = http.tls_certs_only([]);
@@ -140,7 +141,11 @@ impl InfluxClient {
     ///
     /// # Errors
     /// See [`InfluxError`].
-    pub async fn query_buckets(&self, buckets: &MetricBuckets, show: &str) -> Result<Vec<Row>, InfluxError> {
+    pub async fn query_buckets(
+        &self,
+        buckets: &MetricBuckets,
+        show: &str,
+    ) -> Result<Vec<Row>, InfluxError> {
         let mut all = Vec::new();
         for database in buckets.databases(&self.options.database) {
             all.extend(self.query_database(database, show).await?.0);
@@ -192,7 +197,8 @@ impl InfluxClient {
             let why = said.error.unwrap_or_else(|| status.to_string());
             return Err(InfluxError::Refused(why));
         }
-        let answer: QueryResponse = serde_json::from_slice(&body).map_err(InfluxError::Malformed)?;
+        let answer: QueryResponse =
+            serde_json::from_slice(&body).map_err(InfluxError::Malformed)?;
         let statement = answer.results.into_iter().next().unwrap_or_default();
         match answer.error.or(statement.error) {
             Some(why) => Err(InfluxError::Refused(why)),

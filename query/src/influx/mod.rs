@@ -4,14 +4,14 @@
 //! `client` executes them, `plan` chooses steps and refuses results that would be too large (pure).
 //! Ingest writes the metrics.
 
+mod buckets;
 mod client;
 mod influxql;
-mod buckets;
 mod plan;
 
+pub use buckets::MetricBuckets;
 pub use client::{InfluxClient, InfluxCredentials, InfluxError, InfluxQueryOptions, Row};
 pub use influxql::{Function, MetricQuery, field_keys, measurements, tag_keys};
-pub use buckets::MetricBuckets;
 pub use plan::{MAX_POINTS, MAX_SERIES, Range, parse_duration, show_duration, too_many_points};
 
 #[cfg(test)]

@@ -36,7 +36,8 @@ fn a_metric_query_is_formatted_as_influxql() {
     let group = ["cpu".to_owned()];
     let filters = [("cpu".to_owned(), "cpu0".to_owned())];
     assert_eq!(
-        metric_query("cpu", "usage_user", &group, &filters, (&project, &MetricBuckets::default())).influxql(),
+        metric_query("cpu", "usage_user", &group, &filters, (&project, &MetricBuckets::default()))
+            .influxql(),
         "SELECT percentile(\"usage_user\", 95) AS \"value\" FROM \"cpu\" \
          WHERE \"project\" = 'default' \
          AND \"device_id\" = '00000000-0000-0000-0000-000000000001' \

@@ -102,7 +102,12 @@ async fn follow(nats: &async_nats::Client, latest: &LatestMetrics) -> Result<(),
 }
 
 /// Stores a batch. Skips one that cannot be decoded: ingest makes it a dead letter.
-fn store_batch(latest: &LatestMetrics, subject: &str, payload: bytes::Bytes, received_at: Timestamp) {
+fn store_batch(
+    latest: &LatestMetrics,
+    subject: &str,
+    payload: bytes::Bytes,
+    received_at: Timestamp,
+) {
     let Some((project, device, rest)) = subjects::parse_stored(subject) else {
         return;
     };

@@ -81,7 +81,10 @@ async fn a_role_that_may_not_create_roles_reports_it_and_grants_to_the_existing_
     assert_eq!(grafana::grant_access(&log, "unused").await.unwrap(), GrantOutcome::NoRole);
     // An administrator creates the role that muster may not create.
     admin.batch_execute("CREATE ROLE muster_grafana LOGIN PASSWORD 'given'").await.unwrap();
-    assert_eq!(grafana::grant_access(&log, "other").await.unwrap(), GrantOutcome::PasswordUnchanged);
+    assert_eq!(
+        grafana::grant_access(&log, "other").await.unwrap(),
+        GrantOutcome::PasswordUnchanged
+    );
     let client = connect(&url, Some((grafana::ROLE, "given"))).await.unwrap();
     client.query("SELECT * FROM grafana.devices", &[]).await.unwrap();
     client.query("SELECT * FROM events", &[]).await.unwrap_err();

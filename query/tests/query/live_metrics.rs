@@ -39,7 +39,8 @@ async fn devices_include_their_newest_metrics() {
     let client = async_nats::connect(nats.url()).await.unwrap();
     let jetstream = jetstream::new(client);
     make_stream(&jetstream).await;
-    let world = World::new(ExtraServers { nats: Some(nats.url()), ..ExtraServers::default() }).await;
+    let world =
+        World::new(ExtraServers { nats: Some(nats.url()), ..ExtraServers::default() }).await;
     let quiet = world.register("quiet", &[]).await;
     let robot = world.register("robot", &[]).await;
     publish(&jetstream, robot, 90.0).await;

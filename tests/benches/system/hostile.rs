@@ -239,7 +239,9 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, print: &impl Fn(&
         + (figures.batches - figures.batches_stored)
         + (before.lost + during.lost) as u64;
     report.add(Row {
-        description: format!("(t) {minutes} minutes, {HONEST_DEVICES} honest devices, five hostile ones"),
+        description: format!(
+            "(t) {minutes} minutes, {HONEST_DEVICES} honest devices, five hostile ones"
+        ),
         value: format!(
             "{} events in the log, {} metric batches taken, {} probes; {lost} lost",
             figures.committed,

@@ -10,7 +10,8 @@ use async_nats::jetstream;
 use futures::future::join_all;
 use muster_backing::influx::Credentials;
 use muster_ingest::metrics::{
-    WriteResponse, InfluxClient, Lines, MetricSink, Origin, Outcome, SinkSettings, StoreSettings, encode,
+    InfluxClient, Lines, MetricSink, Origin, Outcome, SinkSettings, StoreSettings, WriteResponse,
+    encode,
 };
 use muster_schemas::subjects::{DeviceSubjects, METRICS_STREAM};
 use muster_schemas::{ProjectId, Timestamp};

@@ -99,7 +99,12 @@ async fn all_online(counters: &Counters, count: u64) {
     let began = Instant::now();
     while counters.snapshot().online < count {
         let figures = counters.snapshot();
-        assert!(began.elapsed() < WAIT_TIMEOUT, "{} of {count}: {:?}", figures.online, figures.errors);
+        assert!(
+            began.elapsed() < WAIT_TIMEOUT,
+            "{} of {count}: {:?}",
+            figures.online,
+            figures.errors
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

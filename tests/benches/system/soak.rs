@@ -257,7 +257,9 @@ fn add_rows(
 ) {
     let lost = counters.events - counters.committed + counters.differing + real_lost;
     report.add(Row {
-        description: format!("(s) {minutes} minutes of churn: {DEVICES} simulated devices, two agents"),
+        description: format!(
+            "(s) {minutes} minutes of churn: {DEVICES} simulated devices, two agents"
+        ),
         value: format!(
             "{} events in the log ({real} of the agents'), {} connections, {} points; {lost} lost",
             counters.committed + real,

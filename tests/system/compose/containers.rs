@@ -130,7 +130,7 @@ async fn a_container_takes_over(engine: &Engine, file: &File) {
 }
 
 #[test]
-fn compose_takes_the_file() {
+fn compose_accepts_the_file() {
     let known = [("docker-compose", &[][..]), ("/usr/bin/docker", &["compose"][..])]
         .into_iter()
         .find(|(program, args)| {

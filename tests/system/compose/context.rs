@@ -16,7 +16,7 @@ fn is_sent(path: &str, ignored: &[String]) -> bool {
 }
 
 #[test]
-fn the_build_context_is_a_whole_workspace() {
+fn the_build_context_is_a_complete_workspace() {
     let text = fs::read_to_string(root().join(".dockerignore")).unwrap();
     let ignored: Vec<String> = text
         .lines()

@@ -62,7 +62,7 @@ fn rust_image(engine: &Engine, base: &Path, tag: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes: make test-image"]
-async fn docker_compose_up_builds_the_image_from_sources_and_every_service_gets_healthy() {
+async fn docker_compose_up_builds_the_image_from_sources_and_every_service_becomes_healthy() {
     let made = |name: &str| {
         cached(name).unwrap_or_else(|| panic!("no {name}; as root: scripts/deps image"))
     };

@@ -49,7 +49,7 @@ fn states(engine: &Engine, file: &File) -> BTreeMap<String, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn docker_compose_up_gets_every_service_healthy() {
+async fn docker_compose_up_makes_every_service_healthy() {
     let Some(base) = base() else {
         eprintln!("skipped: there is no base for an image; as root: scripts/deps test");
         return;

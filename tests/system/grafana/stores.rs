@@ -38,7 +38,11 @@ impl Stores {
     }
 
     /// The rows of a query's result as texts, times included.
-    pub(super) async fn query(&self, store: Store, query: &str) -> Result<Vec<Vec<String>>, String> {
+    pub(super) async fn query(
+        &self,
+        store: Store,
+        query: &str,
+    ) -> Result<Vec<Vec<String>>, String> {
         match store {
             Store::Postgres => self.query_postgres(query).await,
             Store::Influx => self.query_influx(query).await,

@@ -45,7 +45,8 @@ fn findings(patterns: &[Pattern], location: &str, text: &str) -> Vec<String> {
             // A word in capitals is a keyword, such as `BEGIN` in SQL.
             let is_prose = |found: &&str| *found != found.to_uppercase();
             let found = pattern.regex.find_iter(text).map(|found| found.as_str());
-            let report = |found| format!("{location}: '{found}' (instead: {})", pattern.replacement);
+            let report =
+                |found| format!("{location}: '{found}' (instead: {})", pattern.replacement);
             found.filter(is_prose).map(report).collect::<Vec<_>>()
         })
         .collect()

@@ -28,7 +28,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::reader::{Reader, UploadError};
-use super::journal::{self, RunStart, Entry};
+use super::journal::{self, Entry, RunStart};
 use super::record::{self, Outcome, empty_report, truncate};
 use crate::clock::Moment;
 use crate::run::Shared;

@@ -50,7 +50,10 @@ impl Reader {
             disk: shared.store.folder().path().to_owned(),
         };
         let helper = Helper::start(&Job::Upload(job), Vec::new()).await;
-        Ok(Self { helper: helper.map_err(|error| helper_error(&error))?, path: upload.path.clone() })
+        Ok(Self {
+            helper: helper.map_err(|error| helper_error(&error))?,
+            path: upload.path.clone(),
+        })
     }
 
     /// Sends a request to the helper and waits for the response as long as the helper makes
@@ -70,7 +73,9 @@ impl Reader {
                 }
                 Ok(Ok(None)) => return Err(helper_error(&io::ErrorKind::UnexpectedEof.into())),
                 Ok(Err(error)) => return Err(helper_error(&error)),
-                Err(_) => return Err(UploadError { cause: None, reason: unresponsive_message(&path) }),
+                Err(_) => {
+                    return Err(UploadError { cause: None, reason: unresponsive_message(&path) });
+                }
             }
         }
     }

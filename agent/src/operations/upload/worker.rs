@@ -224,9 +224,10 @@ impl Worker<'_> {
     /// Reads a piece, and the preceding data that the hash does not include yet.
     fn pack(&mut self, piece: &Piece, progress: &Progress<'_>) -> Result<Packed, String> {
         let source = self.source.as_ref().ok_or("the source is not open")?;
-        let hashed = self
-            .hashed
-            .get_or_insert_with(|| HashState { hasher: Sha256::new_with_prefix(piece.salt), to: 0 });
+        let hashed = self.hashed.get_or_insert_with(|| HashState {
+            hasher: Sha256::new_with_prefix(piece.salt),
+            to: 0,
+        });
         let total = source.sent.bytes;
         let is_last = !piece.is_asking && piece.at == total;
         while hashed.to < piece.at {

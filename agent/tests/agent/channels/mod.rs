@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use muster_agent::channels::reason;
 use muster_channel::frame::{Attached, Exit};
-use muster_channel::{Channel, ProtocolVersion, Frame, KeyExchange, Side};
+use muster_channel::{Channel, Frame, KeyExchange, ProtocolVersion, Side};
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{

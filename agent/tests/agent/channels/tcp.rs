@@ -88,6 +88,7 @@ async fn a_disconnect_on_one_side_ends_the_other() {
     let mut channel = try_open(&server, tcp(port)).await.unwrap();
     let (_stream, _) = listener.accept().await.unwrap();
     running.stop().await;
-    let gone = tokio::time::timeout(WAIT_TIMEOUT, channel.receiver.next()).await.unwrap().unwrap_err();
+    let gone =
+        tokio::time::timeout(WAIT_TIMEOUT, channel.receiver.next()).await.unwrap().unwrap_err();
     assert_eq!(gone.0, reason::AGENT_STOPS);
 }

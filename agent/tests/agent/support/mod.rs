@@ -139,7 +139,10 @@ impl Server {
         let mut options = NatsOptions::new(dir.path().join("nats"));
         options.tls = Some(tls.clone());
         let nats = NatsServer::start(options).await.unwrap();
-        let known = Arc::new(Mutex::new(ServerState { credentials_lifetime: 3_600_000_000, ..ServerState::default() }));
+        let known = Arc::new(Mutex::new(ServerState {
+            credentials_lifetime: 3_600_000_000,
+            ..ServerState::default()
+        }));
         // An unspecified host: the device must replace it by the URL's host.
         let broker = format!("tls://0.0.0.0:{}", nats.port());
         let context = Context { state: Arc::clone(&known), broker };

@@ -11,9 +11,9 @@ use muster_schemas::wire::MAX_SFTP_IO_BYTES;
 use russh_sftp::protocol::FileAttributes;
 use sha2::{Digest, Sha256};
 
-use super::link::{Session, CopyError};
-use super::rate_limit::RateLimit;
+use super::link::{CopyError, Session};
 use super::progress::Progress;
+use super::rate_limit::RateLimit;
 
 /// Size of a compared block, in bytes; the device hashes at most 64 MiB.
 const BLOCK_BYTES: u64 = 16 << 20;
@@ -85,7 +85,11 @@ struct Block {
 }
 
 /// Whether the device's block equals this side's.
-async fn is_equal_on_device(session: &Session, handle: &str, block: &Block) -> Result<bool, CopyError> {
+async fn is_equal_on_device(
+    session: &Session,
+    handle: &str,
+    block: &Block,
+) -> Result<bool, CopyError> {
     let length = block.to - block.from;
     let (bytes, theirs) = session.hash(handle, block.from, length).await?;
     Ok(bytes == length && theirs == block.hash)
@@ -137,7 +141,11 @@ impl FilePair<'_> {
     ///
     /// # Errors
     /// When one of the sides fails, or a block still differs after the last attempt.
-    pub(super) async fn copy(&mut self, mut at: u64, direction: Direction) -> Result<u64, CopyError> {
+    pub(super) async fn copy(
+        &mut self,
+        mut at: u64,
+        direction: Direction,
+    ) -> Result<u64, CopyError> {
         let (session, handle) = (self.session, self.handle);
         let mut moved = 0;
         let mut tries = 0;
@@ -172,7 +180,9 @@ impl FilePair<'_> {
             // Repeat both blocks, after the target was truncated.
             match direction {
                 Direction::Send => self.resize_remote(began).await?,
-                Direction::Fetch => self.file.set_len(began).context("failed to write the local file")?,
+                Direction::Fetch => {
+                    self.file.set_len(began).context("failed to write the local file")?
+                }
             }
             self.counted.subtract(end - began);
             (at, before) = (began, None);
@@ -273,7 +283,12 @@ fn is_hole(bytes: &[u8]) -> bool {
 }
 
 /// Returns all bytes of a part, or those up to the end of the file.
-async fn read_all(session: &Session, handle: &str, at: u64, length: u32) -> Result<Vec<u8>, CopyError> {
+async fn read_all(
+    session: &Session,
+    handle: &str,
+    at: u64,
+    length: u32,
+) -> Result<Vec<u8>, CopyError> {
     let mut bytes = session.read(handle, at, length).await?;
     while bytes.len() < length as usize {
         let done = bytes.len() as u64;

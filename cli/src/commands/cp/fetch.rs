@@ -10,11 +10,11 @@ use muster_schemas::wire::FILE_PART_SUFFIX;
 use russh_sftp::protocol::{FileAttributes, OpenFlags};
 use rustix::fs::OFlags;
 
-use super::blocks::{FilePair, CountedBytes, Direction};
-use super::link::{Session, CopyError};
+use super::blocks::{CountedBytes, Direction, FilePair};
+use super::link::{CopyError, Session};
 use super::progress::Copied;
 use super::tree::{Entry, FileMetadata, INCOMPLETE, Kind, is_part, list_remote};
-use super::{CopyResult, CopyJob};
+use super::{CopyJob, CopyResult};
 
 /// Set-user-id, set-group-id and sticky bits.
 const SPECIAL_BITS: u32 = 0o7000;
@@ -27,7 +27,8 @@ pub(super) async fn fetch_all(
     target: &Path,
     several: bool,
 ) -> Result<Vec<CopyResult>> {
-    let listed = work.link.with_reconnect(&work.progress, async |session| list_remote(session, from).await);
+    let listed =
+        work.link.with_reconnect(&work.progress, async |session| list_remote(session, from).await);
     let (entries, skipped) =
         listed.await.with_context(|| format!("{}:{from}", work.link.device))?;
     if entries.first().is_some_and(|entry| entry.metadata.kind == Kind::Other) {
@@ -92,7 +93,8 @@ pub(super) async fn fetch_all(
         done.push(made.with_context(|| format!("{}:{path}", work.link.device)));
     }
     for entry in of(Kind::Other) {
-        work.progress.print(format!("{} is not a file, folder or link: skipped", entry.below(from)));
+        work.progress
+            .print(format!("{} is not a file, folder or link: skipped", entry.below(from)));
     }
     done.extend(skipped.into_iter().map(Err));
     if (is_new || is_incomplete) && done.iter().all(Result::is_ok) {
@@ -135,7 +137,8 @@ fn create_link(target: Option<&str>, at: &Path) -> CopyResult {
 
 /// Restores permissions and times; the special bits only on request.
 fn finish(file: &File, metadata: &FileMetadata, preserve_special: bool) -> Result<()> {
-    let rights = if preserve_special { metadata.permissions } else { metadata.permissions & !SPECIAL_BITS };
+    let rights =
+        if preserve_special { metadata.permissions } else { metadata.permissions & !SPECIAL_BITS };
     file.set_permissions(Permissions::from_mode(rights)).context("failed to set its mode")?;
     let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(metadata.modified.into());
     let times = std::fs::FileTimes::new().set_accessed(changed).set_modified(changed);
@@ -181,7 +184,8 @@ async fn file(
     let there = part.metadata().map(|metadata| metadata.len()).unwrap_or(0);
     let (handle_of, pace) = (handle.as_str(), &work.rate_limit);
     let size = metadata.size;
-    let mut both = FilePair { session, handle: handle_of, file: &part, size, rate_limit: pace, counted };
+    let mut both =
+        FilePair { session, handle: handle_of, file: &part, size, rate_limit: pace, counted };
     let copied = async {
         let at = both.equal_prefix(there).await?;
         part.set_len(at).context("failed to write the local file")?;

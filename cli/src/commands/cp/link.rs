@@ -74,7 +74,12 @@ impl Drop for Session {
 }
 
 impl Session {
-    async fn open(client: &Client, device: &str, path: &str, write: bool) -> Result<Self, CopyError> {
+    async fn open(
+        client: &Client,
+        device: &str,
+        path: &str,
+        write: bool,
+    ) -> Result<Self, CopyError> {
         let query = [("path", path.to_owned()), ("write", write.to_string())];
         let socket = client.socket(&files(device), &query).await?;
         let (ours, theirs) = tokio::io::duplex(BUFFER_BYTES);
@@ -251,7 +256,9 @@ impl Link {
                     progress.print("reconnected; continuing where the copy stopped");
                     *session = Arc::new(new);
                 }
-                Err(CopyError::Failed(error)) if attempt >= MAX_RECONNECTS || !is_temporary(&error) => {
+                Err(CopyError::Failed(error))
+                    if attempt >= MAX_RECONNECTS || !is_temporary(&error) =>
+                {
                     return Err(error);
                 }
                 Err(trouble) => {

@@ -13,9 +13,9 @@
 mod blocks;
 mod fetch;
 mod link;
-mod rate_limit;
 mod location;
 mod progress;
+mod rate_limit;
 mod send;
 mod tree;
 
@@ -26,14 +26,14 @@ use clap::Args;
 use futures::{StreamExt, TryStreamExt};
 
 use self::link::Link;
-use self::rate_limit::RateLimit;
 use self::location::Location;
 use self::progress::Progress;
+use self::rate_limit::RateLimit;
 use super::bytes;
 use super::connect::transfer;
 use crate::client::{Client, Connection, segment};
 use crate::commands::wait::Wait;
-use crate::exit::{UsageError, PartialFailure};
+use crate::exit::{PartialFailure, UsageError};
 use crate::output::note;
 
 /// Copy files and folders to or from a device

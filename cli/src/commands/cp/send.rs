@@ -7,22 +7,29 @@ use anyhow::{Context, Result, anyhow, bail};
 use muster_schemas::wire::FILE_PART_SUFFIX;
 use russh_sftp::protocol::{FileAttributes, OpenFlags};
 
-use super::blocks::{FilePair, CountedBytes, Direction};
-use super::link::{Session, CopyError};
+use super::blocks::{CountedBytes, Direction, FilePair};
+use super::link::{CopyError, Session};
 use super::progress::Copied;
-use super::tree::{Entry, FileMetadata, INCOMPLETE, Kind, Skipped, remote_metadata, list_local, is_part};
-use super::{CopyResult, CopyJob};
+use super::tree::{
+    Entry, FileMetadata, INCOMPLETE, Kind, Skipped, is_part, list_local, remote_metadata,
+};
+use super::{CopyJob, CopyResult};
 
 /// Copies all `sources` to `target`, or into it if it is a folder.
-pub(super) async fn send_all(work: &CopyJob, sources: &[&Path], target: &str) -> Result<Vec<CopyResult>> {
+pub(super) async fn send_all(
+    work: &CopyJob,
+    sources: &[&Path],
+    target: &str,
+) -> Result<Vec<CopyResult>> {
     let device = &work.link.device;
     let wants_folder = sources.len() > 1 || target.ends_with('/');
     let found = work.link.with_reconnect(&work.progress, async |session| {
         let found = remote_metadata(session, target).await?;
         let is_there = found.is_some_and(|facts| facts.kind == Kind::Folder);
         // A folder with an interrupted copy is resumed, not copied into.
-        let is_incomplete =
-            is_there && !wants_folder && remote_metadata(session, &marker_of(target)).await?.is_some();
+        let is_incomplete = is_there
+            && !wants_folder
+            && remote_metadata(session, &marker_of(target)).await?.is_some();
         let is_new = found.is_none() && !wants_folder;
         let is_folder = match found {
             Some(facts) => facts.kind == Kind::Folder,
@@ -105,7 +112,8 @@ async fn tree(
     let there = |entry: &Entry| format!("{}:{}", link.device, entry.below(root));
     for folder in of(Kind::Folder) {
         let path = folder.below(root);
-        let made = link.with_reconnect(&work.progress, async |session| create_folder(session, &path).await);
+        let made = link
+            .with_reconnect(&work.progress, async |session| create_folder(session, &path).await);
         made.await.with_context(|| there(folder))?;
         if let Some(mark) = marker.filter(|_| folder.path.is_empty()) {
             let marked = link.with_reconnect(&work.progress, async |session| {
@@ -122,8 +130,9 @@ async fn tree(
     let mut done = work
         .copy_each(files, async |entry: &Entry| {
             let (from, to) = (place(entry), entry.below(root));
-            let copied =
-                link.with_reconnect(&work.progress, async |session| file(work, session, &from, &to).await);
+            let copied = link.with_reconnect(&work.progress, async |session| {
+                file(work, session, &from, &to).await
+            });
             copied.await.with_context(|| there(entry))
         })
         .await?;
@@ -180,7 +189,8 @@ async fn create_link(session: &Session, target: &str, path: &str) -> Result<Copi
     let there = session.find("failed to inspect it", session.sftp.lstat(path)).await?;
     match there.map(|there| FileMetadata::from(&there.attrs).kind) {
         Some(Kind::Link) => {
-            let read = session.require("failed to read a link", session.sftp.readlink(path)).await?;
+            let read =
+                session.require("failed to read a link", session.sftp.readlink(path)).await?;
             if read.files.first().is_some_and(|file| file.filename == target) {
                 return Ok(Copied::Unchanged);
             }
@@ -194,7 +204,12 @@ async fn create_link(session: &Session, target: &str, path: &str) -> Result<Copi
     Ok(Copied::Complete { bytes: 0 })
 }
 
-async fn file(work: &CopyJob, session: &Session, from: &Path, to: &str) -> Result<Copied, CopyError> {
+async fn file(
+    work: &CopyJob,
+    session: &Session,
+    from: &Path,
+    to: &str,
+) -> Result<Copied, CopyError> {
     work.progress.name(to);
     let file = File::open(from).with_context(|| format!("failed to read {}", from.display()))?;
     let metadata = file.metadata().context("failed to inspect it")?;
@@ -217,7 +232,8 @@ async fn file(work: &CopyJob, session: &Session, from: &Path, to: &str) -> Resul
     let open = session.sftp.open(&part, flags, attrs);
     let handle = session.require("failed to open it", open).await?.handle;
     let (handle_of, pace, size) = (handle.as_str(), &work.rate_limit, facts.size);
-    let mut both = FilePair { session, handle: handle_of, file: &file, size, rate_limit: pace, counted };
+    let mut both =
+        FilePair { session, handle: handle_of, file: &file, size, rate_limit: pace, counted };
     let copied = write(&mut both, &facts).await;
     let closed = session.require("failed to close it", session.sftp.close(&handle)).await;
     let bytes = match copied {

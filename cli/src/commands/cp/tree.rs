@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use muster_schemas::wire::FILE_PART_SUFFIX;
 use russh_sftp::protocol::FileAttributes;
 
-use super::link::{Session, CopyError};
+use super::link::{CopyError, Session};
 
 /// Bits of a mode for the type of a file.
 const TYPE_BITS: u32 = 0o170_000;
@@ -114,7 +114,10 @@ fn join(folder: &str, name: &str) -> String {
 }
 
 /// Returns the metadata at this path of the device; follows links.
-pub(super) async fn remote_metadata(session: &Session, path: &str) -> Result<Option<FileMetadata>, CopyError> {
+pub(super) async fn remote_metadata(
+    session: &Session,
+    path: &str,
+) -> Result<Option<FileMetadata>, CopyError> {
     let found = session.find("failed to inspect it", session.sftp.stat(path)).await?;
     Ok(found.map(|found| FileMetadata::from(&found.attrs)))
 }
@@ -126,7 +129,10 @@ pub(super) const INCOMPLETE: &str = FILE_PART_SUFFIX;
 pub(super) type Skipped = Vec<anyhow::Error>;
 
 /// Lists everything at this path of the device, and the errors of what cannot be copied.
-pub(super) async fn list_remote(session: &Session, root: &str) -> Result<(Vec<Entry>, Skipped), CopyError> {
+pub(super) async fn list_remote(
+    session: &Session,
+    root: &str,
+) -> Result<(Vec<Entry>, Skipped), CopyError> {
     let mut skipped = Vec::new();
     let facts = remote_metadata(session, root).await?;
     let facts = facts.ok_or_else(|| anyhow!("there is no {root} on the device"))?;

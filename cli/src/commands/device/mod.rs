@@ -167,12 +167,14 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
         DeviceCommand::Reject { device, reason, selected, confirm } => {
             let body = json!({"reason": reason});
             let ask = Some((confirm, "reject"));
-            write::post_each(&client()?, &selected.target_alone(device)?, ask, REJECT, &body, json).await
+            write::post_each(&client()?, &selected.target_alone(device)?, ask, REJECT, &body, json)
+                .await
         }
         DeviceCommand::Revoke { device, reason, selected, confirm } => {
             let body = json!({"reason": reason});
             let ask = Some((confirm, "revoke"));
-            write::post_each(&client()?, &selected.target_alone(device)?, ask, REVOKE, &body, json).await
+            write::post_each(&client()?, &selected.target_alone(device)?, ask, REVOKE, &body, json)
+                .await
         }
         DeviceCommand::RotateKey { device, selected } => {
             let target = selected.target_alone(device)?;

@@ -113,7 +113,12 @@ struct Report {
 }
 
 impl Report {
-    fn add(&mut self, device: &NamedDevice, done: Result<Value>, describe: impl Fn(&Value) -> String) {
+    fn add(
+        &mut self,
+        device: &NamedDevice,
+        done: Result<Value>,
+        describe: impl Fn(&Value) -> String,
+    ) {
         match done {
             Ok(done) => {
                 self.position = self.position.max(done["position"].as_u64().unwrap_or(0));

@@ -47,7 +47,12 @@ pub(super) async fn examine(url: &str, keys: &Path) -> Vec<Check> {
     checks
 }
 
-pub(super) fn stream_capacity(name: &'static str, messages: u64, bytes: u64, max_bytes: i64) -> Check {
+pub(super) fn stream_capacity(
+    name: &'static str,
+    messages: u64,
+    bytes: u64,
+    max_bytes: i64,
+) -> Check {
     let found = format!("{messages} messages, {} MiB in the broker", bytes >> 20);
     let most = u64::try_from(max_bytes).unwrap_or_default();
     if most > 0 && bytes.saturating_mul(100) > most.saturating_mul(MAX_FILL_PERCENT) {

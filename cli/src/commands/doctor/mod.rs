@@ -127,9 +127,9 @@ impl DoctorArgs {
             }),
             keys,
             data: None,
-            api: self
-                .listen
-                .map(|listen| health::reachable_address(listen.with_port(crate::serve::DEFAULT_PORT))),
+            api: self.listen.map(|listen| {
+                health::reachable_address(listen.with_port(crate::serve::DEFAULT_PORT))
+            }),
         })
     }
 }

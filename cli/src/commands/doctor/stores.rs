@@ -8,7 +8,7 @@ use muster_command::keys::verifier_in;
 use muster_eventlog::{
     AuthorityAudit, ConnectOptions, Examination, ReadModel, audit_authority, examine,
 };
-use muster_ingest::metrics::{WriteResponse, InfluxClient};
+use muster_ingest::metrics::{InfluxClient, WriteResponse};
 use muster_query::PROJECTIONS;
 use muster_schemas::Timestamp;
 use tokio::time::timeout;
@@ -197,10 +197,12 @@ pub(super) async fn influx(store: &MetricStore) -> Check {
     };
     match client.write(client.pack(b"\n".to_vec())).await {
         // The request was authorized; the store refused only its empty body.
-        WriteResponse::Written | WriteResponse::Refused(_) | WriteResponse::TooLarge(_) => Check::good(
-            name,
-            format!("version {version} accepts metrics into '{}'", store.database),
-        ),
+        WriteResponse::Written | WriteResponse::Refused(_) | WriteResponse::TooLarge(_) => {
+            Check::good(
+                name,
+                format!("version {version} accepts metrics into '{}'", store.database),
+            )
+        }
         WriteResponse::DatabaseMissing(_) => Check::good(
             name,
             format!("version {version}; '{}' is created with the first metrics", store.database),

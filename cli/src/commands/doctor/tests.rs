@@ -40,7 +40,8 @@ fn healthy() -> Examination {
 
 #[test]
 fn an_expiring_certificate_is_reported_in_advance() {
-    let check = |days: i64| files::certificate("CA", Timestamp(NOW + days * DAY_MICROS), Timestamp(NOW));
+    let check =
+        |days: i64| files::certificate("CA", Timestamp(NOW + days * DAY_MICROS), Timestamp(NOW));
     assert!(check(30).remedy.is_none());
     assert!(check(29).remedy.is_some());
     assert!(check(-2).remedy.is_some() && check(-2).found.contains('2'));

@@ -122,7 +122,8 @@ mod tests {
     fn the_policies_are_added_to_the_files() {
         let policies = ["project-a".to_owned()];
         for (path, text) in DASHBOARDS {
-            let same: Value = serde_json::from_str(&add_policies_to_json(text, &[]).unwrap()).unwrap();
+            let same: Value =
+                serde_json::from_str(&add_policies_to_json(text, &[]).unwrap()).unwrap();
             assert_eq!(same, serde_json::from_str::<Value>(text).unwrap(), "{path}");
             let widened = add_policies_to_json(text, &policies).unwrap();
             let added = widened.matches(", \\\"project-a\\\".\\\"").count();

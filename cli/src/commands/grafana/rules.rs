@@ -240,7 +240,13 @@ impl Checker {
         }
     }
 
-    fn expression(&mut self, at: RuleLocation<'_>, key: &str, model: &Value, known: &BTreeSet<&str>) {
+    fn expression(
+        &mut self,
+        at: RuleLocation<'_>,
+        key: &str,
+        model: &Value,
+        known: &BTreeSet<&str>,
+    ) {
         let kind = model.get("type").and_then(Value::as_str).unwrap_or_default();
         let used = model.get("expression").and_then(Value::as_str).unwrap_or_default();
         match kind {

@@ -34,7 +34,11 @@ pub(super) struct Source<'a> {
 }
 
 /// Waits until an operation has ended; its outcome is the exit code.
-pub(crate) async fn follow(client: &Client, operation: &RequestedOperation, json: bool) -> Result<()> {
+pub(crate) async fn follow(
+    client: &Client,
+    operation: &RequestedOperation,
+    json: bool,
+) -> Result<()> {
     let waiting = async {
         if operation.devices == 1 {
             one(client, operation, json).await
@@ -59,7 +63,8 @@ pub(crate) async fn wait_or_abort(
     }
     note("aborting the operation; press Ctrl-C again to exit without waiting");
     let aborted = async {
-        if let Err(error) = client.post(&format!("{}/abort", path(&operation.id)), &json!({})).await {
+        if let Err(error) = client.post(&format!("{}/abort", path(&operation.id)), &json!({})).await
+        {
             note(format!("failed to abort the operation: {error:#}"));
         }
         waiting.await
@@ -183,7 +188,11 @@ pub(crate) async fn get_with_retry(
 }
 
 /// Returns the run after it has ended.
-async fn wait_for_end(client: &Client, operation: &RequestedOperation, device: &str) -> Result<Value> {
+async fn wait_for_end(
+    client: &Client,
+    operation: &RequestedOperation,
+    device: &str,
+) -> Result<Value> {
     let path = format!("{}/runs/{}", path(&operation.id), segment(device));
     loop {
         let run = get_with_retry(client, &path, &[], operation.position).await?;
@@ -203,8 +212,12 @@ async fn one(client: &Client, operation: &RequestedOperation, json: bool) -> Res
     if !json && run["state"] == "requested" {
         report_if_offline(client, &device).await;
     }
-    let source =
-        |stream| Source { id: &operation.id, device: &device, stream, position: operation.position };
+    let source = |stream| Source {
+        id: &operation.id,
+        device: &device,
+        stream,
+        position: operation.position,
+    };
     let (out, err) = (source("stdout"), source("stderr"));
     if json {
         let (mut stdout, mut stderr) = (BoundedBuffer::default(), BoundedBuffer::default());
@@ -265,7 +278,11 @@ pub(crate) async fn collect(client: &Client, operation: &RequestedOperation) -> 
 }
 
 /// Explains why a run does not start, after a while; never returns.
-async fn explain_waiting(client: &Client, operation: &RequestedOperation, device: &str) -> Infallible {
+async fn explain_waiting(
+    client: &Client,
+    operation: &RequestedOperation,
+    device: &str,
+) -> Infallible {
     let path = format!("{}/runs/{}", path(&operation.id), segment(device));
     let mut explained = String::new();
     loop {

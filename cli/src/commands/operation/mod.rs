@@ -12,7 +12,7 @@ use crate::client::{Client, Connection, segment};
 use crate::exit::{NOT_FOUND, NotFound, RequestError, code};
 use crate::output::{self, line, text};
 
-pub(crate) use follow::{collect, follow, wait_or_abort, get_with_retry};
+pub(crate) use follow::{collect, follow, get_with_retry, wait_or_abort};
 
 const OPERATIONS: &str = "/api/v1/operations";
 
@@ -123,8 +123,11 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
         }
         OperationCommand::Wait { id } => {
             let found = client.get(&path(&id), &[]).await?;
-            let asked =
-                RequestedOperation { id, devices: found["devices"].as_u64().unwrap_or(0), position: None };
+            let asked = RequestedOperation {
+                id,
+                devices: found["devices"].as_u64().unwrap_or(0),
+                position: None,
+            };
             follow(&client, &asked, json).await
         }
         OperationCommand::Pause { id } => change(&client, &id, ("pause", "paused"), json).await,
@@ -204,9 +207,15 @@ impl RequestedOperation {
 }
 
 /// Reports an unknown device as "not found", for scripts; the API reports an invalid field.
-async fn map_unknown_device(client: &Client, request: &Value, error: anyhow::Error) -> anyhow::Error {
-    let is_invalid =
-        matches!(error.downcast_ref::<RequestError>(), Some(RequestError::Problem { status: 400, .. }));
+async fn map_unknown_device(
+    client: &Client,
+    request: &Value,
+    error: anyhow::Error,
+) -> anyhow::Error {
+    let is_invalid = matches!(
+        error.downcast_ref::<RequestError>(),
+        Some(RequestError::Problem { status: 400, .. })
+    );
     let Some(name) = request["target"]["devices"][0].as_str().filter(|_| is_invalid) else {
         return error;
     };

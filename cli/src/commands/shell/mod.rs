@@ -1,8 +1,8 @@
 //! `muster shell`: terminals on devices, detached sessions, recordings.
 
 mod play;
-mod terminal;
 mod session;
+mod terminal;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::confirm::Confirm;
 use super::wait::Wait;
 use crate::client::{Client, Connection, segment};
-use crate::exit::{UsageError, NotFound};
+use crate::exit::{NotFound, UsageError};
 use crate::output::{self, ago, line, table, text};
 
 use terminal::EscapeCharacter;
@@ -115,8 +115,12 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
         Some(ShellCommand::List { all, device }) => return list(&client, all, device, json).await,
         Some(ShellCommand::Attach { id, watch, escape, wait }) => {
             let session = find(&client, &id).await?;
-            let place =
-                session::SessionTarget { device: text(&session["device"]), session: Some(id), is_read_only: watch, escape };
+            let place = session::SessionTarget {
+                device: text(&session["device"]),
+                session: Some(id),
+                is_read_only: watch,
+                escape,
+            };
             return session::run_shell(&client, place, Vec::new(), wait).await;
         }
         Some(ShellCommand::End { id, confirm }) => {
@@ -144,7 +148,8 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
     if !args.line.is_empty() {
         query.push(("command", args.line.join(" ")));
     }
-    let place = session::SessionTarget { device, session: None, is_read_only: false, escape: args.escape };
+    let place =
+        session::SessionTarget { device, session: None, is_read_only: false, escape: args.escape };
     session::run_shell(&client, place, query, args.wait).await
 }
 

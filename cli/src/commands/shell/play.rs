@@ -149,14 +149,15 @@ pub(super) async fn search(
             continue;
         }
         let id = text(&session["id"]);
-        let lines = match recording(client, &id).await.and_then(|cast| matching_lines(cast, pattern)) {
-            Ok(lines) => lines,
-            Err(error) => {
-                note(format!("the recording of session {id} cannot be searched: {error:#}"));
-                unread += 1;
-                continue;
-            }
-        };
+        let lines =
+            match recording(client, &id).await.and_then(|cast| matching_lines(cast, pattern)) {
+                Ok(lines) => lines,
+                Err(error) => {
+                    note(format!("the recording of session {id} cannot be searched: {error:#}"));
+                    unread += 1;
+                    continue;
+                }
+            };
         read += 1;
         for line in lines {
             found.push(json!({"session": id, "name": session["name"], "line": line}));

@@ -121,7 +121,9 @@ pub(super) async fn run_shell(
     };
     drop(raw);
     let code = match left? {
-        ConnectionEnd::Exit(code) => code.and_then(|code| u8::try_from(code & 0xff).ok()).unwrap_or(125),
+        ConnectionEnd::Exit(code) => {
+            code.and_then(|code| u8::try_from(code & 0xff).ok()).unwrap_or(125)
+        }
         ConnectionEnd::Detached => {
             let session = target.session.unwrap_or_default();
             note(format!("\ndetached; the session continues: muster shell attach {session}"));
@@ -162,7 +164,9 @@ async fn in_session(
             left => return Ok(left),
         }
         let Some(session) = target.session.clone() else {
-            return Ok(ConnectionEnd::Closed("the connection was lost before the shell was open".to_owned()));
+            return Ok(ConnectionEnd::Closed(
+                "the connection was lost before the shell was open".to_owned(),
+            ));
         };
         say("the connection was lost; the session continues; reconnecting (Ctrl-C stops)");
         socket = match reconnect(client, target, is_terminal.then_some(&mut typed)).await {
@@ -179,7 +183,11 @@ async fn in_session(
     }
 }
 
-async fn open(client: &Client, target: &SessionTarget, query: &[(&'static str, String)]) -> Result<Socket> {
+async fn open(
+    client: &Client,
+    target: &SessionTarget,
+    query: &[(&'static str, String)],
+) -> Result<Socket> {
     let (cols, rows) = size();
     let mut query = query.to_vec();
     query.extend([("cols", cols.to_string()), ("rows", rows.to_string())]);
@@ -353,7 +361,11 @@ async fn run_connection(
 }
 
 /// Handles a message of the server about the session.
-fn handle_message(message: &str, target: &mut SessionTarget, print: &impl Fn(&str)) -> Option<ConnectionEnd> {
+fn handle_message(
+    message: &str,
+    target: &mut SessionTarget,
+    print: &impl Fn(&str),
+) -> Option<ConnectionEnd> {
     let told: Value = serde_json::from_str(message).ok()?;
     match told["type"].as_str()? {
         "opened" => {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::UPLOADS;
 use super::show::device_of;
 use crate::client::{Client, segment};
-use crate::commands::operation::{RequestedOperation, wait_or_abort, get_with_retry};
+use crate::commands::operation::{RequestedOperation, get_with_retry, wait_or_abort};
 use crate::exit::Exited;
 use crate::output::{self, line, note, text};
 
@@ -19,7 +19,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(300);
 const MAX_COUNTED_DEVICES: u64 = 20;
 
 /// Waits until all uploads have ended; the exit code is 0 if all are stored.
-pub(super) async fn follow(client: &Client, operation: &RequestedOperation, json: bool) -> Result<()> {
+pub(super) async fn follow(
+    client: &Client,
+    operation: &RequestedOperation,
+    json: bool,
+) -> Result<()> {
     wait_or_abort(client, operation, wait(client, operation, json)).await
 }
 

@@ -15,7 +15,7 @@ use super::target::{Selected, Target};
 use super::{bytes, seconds};
 use crate::client::{Client, Connection, segment};
 use crate::commands::confirm::Confirm;
-use crate::exit::{UsageError, NotFound};
+use crate::exit::{NotFound, UsageError};
 use crate::output::{self, line, text};
 
 const UPLOADS: &str = "/api/v1/uploads";

@@ -19,7 +19,11 @@ fn append(name: &str, expected: Expected, events: usize) -> Append {
     Append::by_actor("test").stream(stream(name), expected, events)
 }
 
-fn plan_results(streams: &Streams, done: &HashMap<Uuid, Appended>, appends: &[Append]) -> Vec<String> {
+fn plan_results(
+    streams: &Streams,
+    done: &HashMap<Uuid, Appended>,
+    appends: &[Append],
+) -> Vec<String> {
     let project = ProjectId::default_project();
     let mut frontier = Frontier::default();
     frontier.push(Hash::ZERO);
@@ -64,8 +68,11 @@ fn an_append_to_two_streams_is_atomic() {
         Expected::Version(7),
         vec![event(1)],
     );
-    let results =
-        plan_results(&Streams::new(), &HashMap::new(), &[both, append("a", Expected::Version(0), 1)]);
+    let results = plan_results(
+        &Streams::new(),
+        &HashMap::new(),
+        &[both, append("a", Expected::Version(0), 1)],
+    );
     assert_eq!(results, ["name/b at 0", "2-2"]);
 }
 
@@ -76,7 +83,8 @@ fn a_retried_append_gets_the_first_result() {
     let with_id = |id| Append { append_id: Some(id), ..append("a", Expected::Version(0), 1) };
     let known = HashMap::from([(id, first)]);
     let again = Uuid::from_u128(10);
-    let results = plan_results(&Streams::new(), &known, &[with_id(id), with_id(again), with_id(again)]);
+    let results =
+        plan_results(&Streams::new(), &known, &[with_id(id), with_id(again), with_id(again)]);
     assert_eq!(results, ["1-1", "2-2", "2-2"]);
 }
 
@@ -88,7 +96,8 @@ fn an_append_id_belongs_to_one_request() {
         request_hash: Some(Hash([hash; 32])),
         ..append("a", Expected::Version(0), 1)
     };
-    let results = plan_results(&Streams::new(), &HashMap::new(), &[request(1), request(2), request(1)]);
+    let results =
+        plan_results(&Streams::new(), &HashMap::new(), &[request(1), request(2), request(1)]);
     assert_eq!(results, ["2-2", &AppendError::IdReused.to_string(), "2-2"]);
     // Rows of earlier releases have no hash.
     let first = Appended { first: 1, last: 1, recorded_at: Timestamp(3), request_hash: None };
@@ -111,8 +120,11 @@ fn a_device_report_follows_its_tip_in_an_open_epoch() {
     let name = StreamName::DeviceReport(device, 1).to_string();
     let open = StreamState { version: 0, tip: Some(Hash::ZERO), is_closed: false };
     let streams = Streams::from([(name.clone(), open)]);
-    let results =
-        plan_results(&streams, &HashMap::new(), &[report(0, 0, 1), report(1, 9, 2), report(1, 1, 2)]);
+    let results = plan_results(
+        &streams,
+        &HashMap::new(),
+        &[report(0, 0, 1), report(1, 9, 2), report(1, 1, 2)],
+    );
     assert_eq!(results, ["2-2", &format!("{name} at 1"), "3-3"]);
     let closed = Streams::from([(name.clone(), StreamState { is_closed: true, ..open })]);
     let results = plan_results(&closed, &HashMap::new(), &[report(0, 0, 1)]);

@@ -33,8 +33,10 @@ fn changes_of(changes: impl IntoIterator<Item = Change>) -> Vec<(u128, &'static 
         },
         _ => "?",
     };
-    let mut told: Vec<_> =
-        changes.into_iter().map(|change| (change.device.1.0.as_u128(), word(&change.event))).collect();
+    let mut told: Vec<_> = changes
+        .into_iter()
+        .map(|change| (change.device.1.0.as_u128(), word(&change.event)))
+        .collect();
     told.sort_unstable();
     told
 }
@@ -106,7 +108,10 @@ fn an_incomplete_list_sets_no_device_offline() {
     }
     // The list of s is complete now; devices on t, and unknown ones, are unaffected.
     for expected in [vec![], vec![(1, "gone")], vec![], vec![]] {
-        assert_eq!(changes_of(table.finish_sweep(Sweep { is_complete: false, ..list(&[]) })), expected);
+        assert_eq!(
+            changes_of(table.finish_sweep(Sweep { is_complete: false, ..list(&[]) })),
+            expected
+        );
     }
     let lost = Sweep { lost_servers: ["t".to_owned()].into(), ..list(&[]) };
     assert_eq!(changes_of(table.finish_sweep(lost)), [(2, "gone")]);
@@ -139,8 +144,9 @@ fn a_list_does_not_override_advisories_received_during_its_query() {
 fn a_connection_without_activity_is_silent_until_it_sends_something() {
     let mut table = Table::new(LIMIT, []);
     table.apply_advisory(opened("s/1", 1));
-    let mut swept =
-        |now, active, rtt: &str| changes_of(table.finish_sweep(list_at(now, &[("s/1", 1, active, rtt)])));
+    let mut swept = |now, active, rtt: &str| {
+        changes_of(table.finish_sweep(list_at(now, &[("s/1", 1, active, rtt)])))
+    };
     assert_eq!(swept(10, 0, ""), []);
     assert_eq!(swept(60, 0, ""), []);
     assert_eq!(swept(61, 0, ""), [(1, "silent")]);
@@ -171,8 +177,9 @@ fn another_active_connection_keeps_a_device_online() {
 #[test]
 fn a_new_tracker_trusts_the_log_about_silent_connections_until_it_has_observed_them() {
     let mut table = Table::new(LIMIT, [device(1)]);
-    let mut swept =
-        |now| changes_of(table.finish_sweep(list_at(now, &[("s/1", 1, 0, "5µs"), ("s/2", 2, 0, "7µs")])));
+    let mut swept = |now| {
+        changes_of(table.finish_sweep(list_at(now, &[("s/1", 1, 0, "5µs"), ("s/2", 2, 0, "7µs")])))
+    };
     assert_eq!(swept(1000), []);
     assert_eq!(swept(1060), []);
     assert_eq!(swept(1061), [(1, "silent")]);

@@ -9,9 +9,9 @@ use muster_schemas::names::DeviceName;
 use muster_schemas::{DeviceId, Event, ProjectId, StreamName, Timestamp};
 
 use super::resolve::unknown;
+use crate::point_in_time::{self, PointInTimeError};
 use crate::projections::devices::Device;
 use crate::state::{DeviceSnapshot, QueryState};
-use crate::point_in_time::{self, PointInTimeError};
 
 /// Returns the position that `position` or `at` selects; `None` for the current state.
 pub(super) async fn requested_position(
@@ -81,7 +81,8 @@ pub(super) async fn device(
     };
     let timeline = &state.read_models.timeline;
     muster_api::MinPosition(Some(position)).wait(state.log(), timeline, project).await?;
-    let device = point_in_time::device_at(state.log(), project, id, position).await.map_err(problem)?;
+    let device =
+        point_in_time::device_at(state.log(), project, id, position).await.map_err(problem)?;
     match device {
         Some(device) if device.name.is_some() => Ok((id, device)),
         _ => Err(unknown(project, text)),

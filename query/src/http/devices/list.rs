@@ -17,10 +17,10 @@ use sqlx::{Postgres, QueryBuilder};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::filter::Filter;
-use super::sort::{By, PageStart, SortKey, Sort, page};
 use super::at_position;
+use super::filter::Filter;
 use super::renames::names_at;
+use super::sort::{By, PageStart, Sort, SortKey, page};
 use super::view::{DeviceSummary, Live};
 use super::walk::{self, WalkCursor};
 use crate::http::examples;

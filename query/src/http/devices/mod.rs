@@ -1,14 +1,14 @@
 //! `/devices`: lists with filters, sorting and cursors; one device; both also as point-in-time
 //! queries.
 
+mod at_position;
 mod filter;
 pub(crate) mod get;
 pub(crate) mod list;
-mod sort;
-mod at_position;
 mod renames;
 mod resolve;
 mod select;
+mod sort;
 mod view;
 mod walk;
 

@@ -9,7 +9,10 @@ use crate::point_in_time::{device_kinds, is_about_tokens};
 
 /// Returns the types to read for a `type` parameter; empty for all types. Events about tokens
 /// require the role of an admin or auditor.
-pub(super) fn requested_types(types: Option<&str>, principal: &Principal) -> Result<Vec<String>, Problem> {
+pub(super) fn requested_types(
+    types: Option<&str>,
+    principal: &Principal,
+) -> Result<Vec<String>, Problem> {
     let sees_all = principal.has_permission(Permission::ReadAll);
     let Some(types) = types else {
         return Ok(if sees_all { Vec::new() } else { device_kinds() });

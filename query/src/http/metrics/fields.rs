@@ -54,7 +54,8 @@ pub(crate) async fn list_metric_fields(
     let project = &scope.project;
     let device = resolve(&state, project, &device).await?;
     let places = state.influx.buckets(project).await.map_err(problem)?;
-    let show = async |query: String| state.influx.query_buckets(&places, &query).await.map_err(problem);
+    let show =
+        async |query: String| state.influx.query_buckets(&places, &query).await.map_err(problem);
     let names: BTreeSet<String> = show(influx::measurements(project, device))
         .await?
         .iter()

@@ -272,7 +272,8 @@ impl Reader {
         let is_live = self.end >= MAX_OUTPUT_BYTES;
         let folder = if is_live { &self.live_folder } else { &self.folder };
         let found = self.state.blobs.list(folder).await.map_err(|error| describe(&error))?;
-        let pieces = if is_live { key::contiguous_from(&found, self.end) } else { key::contiguous(&found) };
+        let pieces =
+            if is_live { key::contiguous_from(&found, self.end) } else { key::contiguous(&found) };
         Ok(pieces.into_iter().filter(|piece| piece.end() > self.end).rev().collect())
     }
 

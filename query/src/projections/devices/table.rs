@@ -298,6 +298,8 @@ pub(crate) fn search_text(device: &Device) -> String {
     text.to_lowercase()
 }
 
-pub(crate) fn store_error(operation: &'static str) -> impl FnOnce(tokio_postgres::Error) -> StoreError {
+pub(crate) fn store_error(
+    operation: &'static str,
+) -> impl FnOnce(tokio_postgres::Error) -> StoreError {
     move |source| StoreError::Query { attempted: operation, source }
 }

@@ -63,8 +63,10 @@ impl Operations {
             "SELECT operation, state FROM {} WHERE project = $1 AND operation = ANY($2)",
             self.table
         );
-        let rows =
-            transaction.query(&sql, &[&project, &ids]).await.map_err(store_error("read operations"))?;
+        let rows = transaction
+            .query(&sql, &[&project, &ids])
+            .await
+            .map_err(store_error("read operations"))?;
         rows.iter().map(|row| Ok((OperationId(row.get(0)), self.state(row.get(1))?))).collect()
     }
 
@@ -115,7 +117,10 @@ impl Operations {
             let position = as_i64(operation.created_position);
             let state = json(operation)?;
             let parameters: [&(dyn ToSql + Sync); 4] = [&project, &id.0, &position, &state];
-            transaction.execute(&sql, &parameters).await.map_err(store_error("write operations"))?;
+            transaction
+                .execute(&sql, &parameters)
+                .await
+                .map_err(store_error("write operations"))?;
         }
         Ok(())
     }
@@ -138,8 +143,10 @@ impl Operations {
         let devices: Vec<Uuid> = runs.keys().map(|(_, device)| device.0).collect();
         let status: Vec<&str> = runs.values().map(|run| run.state.as_str()).collect();
         let durations: Vec<Option<i64>> = runs.values().map(Run::duration).collect();
-        let failures: Vec<Option<String>> =
-            runs.values().map(|run| run.failure().map(|words| storable(&truncate_reason(&words)))).collect();
+        let failures: Vec<Option<String>> = runs
+            .values()
+            .map(|run| run.failure().map(|words| storable(&truncate_reason(&words))))
+            .collect();
         let states: Vec<String> = runs.values().map(json).collect::<Result<_, _>>()?;
         let parameters: [&(dyn ToSql + Sync); 7] =
             [&project, &operations, &devices, &status, &durations, &failures, &states];

@@ -68,8 +68,10 @@ impl Projection for Timeline {
         }
         // In the order of the index, each of its pages is written once.
         rows.sort_unstable();
-        let sink =
-            transaction.copy_in(&self.copy).await.map_err(store_error("start to write the timeline"))?;
+        let sink = transaction
+            .copy_in(&self.copy)
+            .await
+            .map_err(store_error("start to write the timeline"))?;
         let writer = BinaryCopyInWriter::new(sink, &[Type::TEXT, Type::UUID, Type::INT8]);
         let mut writer = std::pin::pin!(writer);
         for (device, position) in rows {

@@ -57,7 +57,11 @@ impl Sample {
 
     /// The CDDL rule that the bytes follow.
     pub(crate) fn rule(&self) -> String {
-        if self.is_newest { self.name.to_owned() } else { format!("{}-v{}", self.name, self.version) }
+        if self.is_newest {
+            self.name.to_owned()
+        } else {
+            format!("{}-v{}", self.name, self.version)
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use muster_schemas::Timestamp;
 use muster_schemas::stream::StreamName;
 use muster_simulate::{Counters, FleetOptions};
 use muster_tests::fleet::{Fleet, RoleProcess};
-use muster_tests::{InProcessAgent, Api, backup, system, wait};
+use muster_tests::{Api, InProcessAgent, backup, system, wait};
 use reqwest::Method;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::block_in_place;

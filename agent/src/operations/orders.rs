@@ -7,12 +7,12 @@ use muster_schemas::events::{Action, RefusalCause, RunAccepted};
 use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder, input_context};
 use muster_schemas::{Event, Hash, OperationId, Timestamp, codec};
 
-use super::check::{Address, Ignored, CurrentIdentity, check_address, check_private, is_expired};
+use super::check::{Address, CurrentIdentity, Ignored, check_address, check_private, is_expired};
 use super::journal::{self, Entry, Phase};
 use super::policy::Policy;
 use super::prepare;
 use super::queue::{Lane, MAX_WAITING_RUNS, RunStatus};
-use super::record::{Outcome, started_entry, empty_report, expired, rejected, record_with_entry};
+use super::record::{Outcome, empty_report, expired, record_with_entry, rejected, started_entry};
 use crate::clock::Moment;
 use crate::run::{Shared, error_chain};
 
@@ -26,7 +26,11 @@ const EARLY_CANCEL_TTL_MICROS: i64 = 90 * 24 * 3600 * 1_000_000;
 /// # Errors
 /// The reason why the order was ignored, as a message. The server sends an order again until an
 /// event reports its receipt.
-pub(crate) fn handle_order(shared: &Shared, message: &[u8], is_greeted: bool) -> Result<(), String> {
+pub(crate) fn handle_order(
+    shared: &Shared,
+    message: &[u8],
+    is_greeted: bool,
+) -> Result<(), String> {
     let delivery: RunDelivery = codec::decode(message).map_err(|error| error.to_string())?;
     let opened = open(shared, &delivery.order, Kind::Run)?;
     let address = address(shared, &opened)?;

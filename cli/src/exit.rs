@@ -37,7 +37,7 @@ pub(crate) struct NotFound(pub(crate) String);
 
 /// Some of several items failed; each failure was already reported.
 #[derive(Debug, thiserror::Error)]
-#[error("{failed} of {of} failed")]
+#[error("{failed} of {total} failed")]
 pub(crate) struct PartialFailure {
     pub(crate) failed: usize,
     pub(crate) total: usize,

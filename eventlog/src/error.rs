@@ -7,7 +7,7 @@ pub enum StoreError {
     #[error("failed to get a connection to PostgreSQL")]
     Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A statement failed.
-    #[error("failed to {attempted}")]
+    #[error("failed to {while_trying}")]
     Query {
         /// Attempted operation.
         attempted: &'static str,
@@ -16,7 +16,7 @@ pub enum StoreError {
         source: tokio_postgres::Error,
     },
     /// A statement through sqlx failed.
-    #[error("failed to {attempted}")]
+    #[error("failed to {while_trying}")]
     Sqlx {
         /// Attempted operation.
         attempted: &'static str,

@@ -97,7 +97,7 @@ const UNITS: [(&str, f64); 9] = [
 /// A selector could not be parsed; names the position.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "selector '{selector}': {problem} at character {at}; write for example env=prod,site in (a,b),!retired"
+    "selector '{selector}': {problem} at character {offset}; write for example env=prod,site in (a,b),!retired"
 )]
 pub struct InvalidSelector {
     selector: String,

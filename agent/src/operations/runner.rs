@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::journal::{self, Entry, Phase};
 use super::queue::RETRY_DELAY;
 use super::record::{expired, record_held_ends, record_with_entry, rejected};
-use super::take::check_policy;
+use super::orders::check_policy;
 use super::{builtins, diagnostics, exec, recover, upload};
 use crate::run::Shared;
 

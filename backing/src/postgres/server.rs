@@ -71,7 +71,7 @@ pub enum PostgresError {
         barred: PathBuf,
     },
     /// The binaries are too old.
-    #[error("the PostgreSQL in {} is version {major}, and muster needs {OLDEST_MAJOR} or newer; run `make deps`, or set MUSTER_POSTGRES_BIN", bin.display())]
+    #[error("the PostgreSQL in {} is version {major}, and muster needs {MIN_MAJOR_VERSION} or newer; run `make deps`, or set MUSTER_POSTGRES_BIN", bin.display())]
     TooOld {
         /// Folder of the binaries.
         bin: PathBuf,

@@ -177,7 +177,7 @@ async fn relay(
     } else {
         let (notes, mut noted) = mpsc::channel(64);
         let hears = recorder.as_ref().is_some_and(Recorder::has_input);
-        let ear = InputOrecorded_input: ptions { notes, hears, is_watching: work.is_watching };
+        let ear = InputOptions { recorded_input: notes, is_recorded: hears, is_watching: work.is_watching };
         let up = relay_from_client(stream, &sender, &mut bytes_in, &ear);
         let down = relay_to_client(&mut sink, receiver, &mut recorder, &mut noted, &mut bytes_out);
         tokio::select! {
@@ -272,7 +272,7 @@ async fn wait_for_device<T>(
 /// Relays from the client to the device; returns why this direction ended.
 async fn relay_from_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, options: &InputOptions) -> String {
     let mut waiting = None;
-    let InputOrecorded_input: ptions { notes, hears, is_watching: watch } = options;
+    let InputOptions { recorded_input: notes, is_recorded: hears, is_watching: watch } = options;
     let (hears, watch) = (*hears, *watch);
     loop {
         let message = tokio::select! {

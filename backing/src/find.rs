@@ -26,7 +26,7 @@ pub enum FindError {
         path: PathBuf,
     },
     /// The binary is not in any location.
-    #[error("failed to find {what} (searched {looked}); run `make deps`, or set {variable}")]
+    #[error("failed to find {what} (searched {describe_search}); run `make deps`, or set {variable}")]
     Missing {
         /// The binary, with its version if that matters.
         what: String,

@@ -103,7 +103,7 @@ impl Socket {
         while !String::from_utf8_lossy(&self.output).contains(text) {
             let shown = String::from_utf8_lossy(&self.output).into_owned();
             assert!(began.elapsed() < WAIT_TIMEOUT, "waited for {text:?}: {shown}");
-            assert!(self.next().await, "it ended before {text:?}: {output} {:?}", self.messages);
+            assert!(self.next().await, "it ended before {text:?}: {shown} {:?}", self.messages);
         }
     }
 

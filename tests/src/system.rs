@@ -192,7 +192,7 @@ async fn ready(dir: &Path, child: &mut Child) -> Api {
     wait::until("muster up to be ready", Duration::from_secs(60), || {
         if let Ok(Some(status)) = child.try_wait() {
             let said = std::fs::read_to_string(dir.join("said")).unwrap_or_default();
-            panic!("muster up ended with {status}:\n{output}");
+            panic!("muster up ended with {status}:\n{said}");
         }
         let found = std::fs::read(&file)
             .ok()

@@ -100,7 +100,7 @@ async fn an_enrollment_is_pending_until_an_operator_decides() {
     api.post("/api/v1/devices/robot/accept", &json!({})).await;
     api.post("/api/v1/devices/robot-2/reject", &json!({"reason": "nobody ordered it"})).await;
     let (code, joined) = post_enrollment(api, &good_asks).await;
-    assert_eq!((code, &joined["name"]), (201, &json!("robot")), "{enrolled}");
+    assert_eq!((code, &joined["name"]), (201, &json!("robot")), "{joined}");
     let device = SimDevice::connect(good.enrolled(joined), &system.ca()).await;
     let online = status(api, "robot", "online").await;
     assert_eq!(online["labels"], json!({"site": "a"}));
@@ -140,7 +140,7 @@ async fn a_similar_machine_becomes_the_same_device_only_by_an_operator_s_decisio
     let path = format!("/api/v1/devices/{waiting}/accept");
     api.post(&path, &json!({"replaces": "robot"})).await;
     let (code, joined) = post_enrollment(api, &asks).await;
-    assert_eq!((code, &joined["device"]), (201, &json!(id)), "{enrolled}");
+    assert_eq!((code, &joined["device"]), (201, &json!(id)), "{joined}");
     assert!(joined["epoch"].as_u64() > Some(1));
     // The connection with the old key is closed.
     wait::until("the old connection to be closed", WAIT_TIMEOUT, || async {
@@ -203,7 +203,7 @@ async fn the_previous_key_or_a_device_token_or_a_registered_key_continues_the_sa
     // Enrollment with a proof of the old key.
     let fresh = Machine::new(Some("machine 8"));
     let (code, joined) = post_enrollment(api, &fresh.request_body(&any, Some(&before))).await;
-    assert_eq!((code, &joined["device"]), (201, &id), "{enrolled}");
+    assert_eq!((code, &joined["device"]), (201, &id), "{joined}");
     // The old key is valid only once: the new key has replaced it.
     let thief = Machine::new(Some("machine 8"));
     let (code, refused) = post_enrollment(api, &thief.request_body(&any, Some(&before))).await;
@@ -219,7 +219,7 @@ async fn the_previous_key_or_a_device_token_or_a_registered_key_continues_the_sa
     let only = create_token(api, json!({"device": id, "uses": 1})).await;
     let other = Machine::new(None);
     let (code, joined) = post_enrollment(api, &other.request_body(&only, None)).await;
-    assert_eq!((code, &joined["device"]), (201, &id), "{enrolled}");
+    assert_eq!((code, &joined["device"]), (201, &id), "{joined}");
 
     // A device that was preregistered by name and key.
     let expected = Machine::new(None);

@@ -97,7 +97,7 @@ async fn the_log_contains_the_client_address_of_proxied_requests() {
             let headers = [("x-forwarded-for", said)];
             let sent = if said.is_empty() { &headers[..0] } else { &headers[..] };
             let (status, answer) = user.send_with(method.clone(), route, &json!({}), sent).await;
-            assert!(matches!(status, 200 | 404), "{read_response}");
+            assert!(matches!(status, 200 | 404), "{answer}");
             let id = made["id"].as_str().unwrap();
             let used = wait::until("the use to be in the log", Duration::from_secs(30), || async {
                 let used: Vec<Value> = fleet.api.list("/api/v1/events?type=ApiTokenUsed").await;

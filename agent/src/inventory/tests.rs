@@ -121,7 +121,7 @@ fn the_docker_version_is_read_within_a_time_limit() -> Result<(), Failure> {
     ] {
         let root = fake_docker(answer)?;
         let start = Instant::now();
-        assert_eq!(collect(root.path()).docker_version, expected, "{response}");
+        assert_eq!(collect(root.path()).docker_version, expected, "{answer}");
         assert!(start.elapsed() < Duration::from_secs(4));
     }
     Ok(())

@@ -241,7 +241,7 @@ mod tests {
             ("connection refused", false),
             ("Permissions Violation for Publish to \"x\"", false),
         ] {
-            assert_eq!(is_denial(words), expected, "{message}");
+            assert_eq!(is_denial(words), expected, "{words}");
         }
     }
 }

@@ -143,7 +143,7 @@ impl Listeners {
             if stay.iter().any(|known| known.address == place) {
                 continue;
             }
-            let door = place.open().map(Arc::new).map_err(|error| format!("{address}: {error}"));
+            let door = place.open().map(Arc::new).map_err(|error| format!("{place}: {error}"));
             has_changed |= door.is_ok();
             stay.push(ListenerEntry { variable, address: place, listener: door });
         }

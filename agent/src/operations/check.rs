@@ -37,7 +37,7 @@ pub(crate) enum Ignored {
     Project,
     #[error("the message is for another device")]
     Device,
-    #[error("the message is for epoch {asked}, and the device is in epoch {current}")]
+    #[error("the message is for epoch {requested}, and the device is in epoch {current}")]
     Epoch { requested: u64, current: u64 },
     #[error(
         "the device has not received a welcome yet, so it cannot determine whether the message \

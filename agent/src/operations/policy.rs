@@ -140,13 +140,13 @@ impl Policy {
             let line = error.span().map(|span| text[..span.start].lines().count().max(1));
             let place = line.map_or_else(String::new, |line| format!(", line {line}"));
             let message = error.message();
-            format!("the policy {display_command} is invalid{place} ({message}), so all requests are refused")
+            format!("the policy {shown} is invalid{place} ({message}), so all requests are refused")
         })?;
         let roots = policy.files.roots.iter().flatten();
         if let Some(root) = roots.into_iter().find(|root| !root.is_absolute()) {
             let root = root.display();
             return Err(format!(
-                "the policy {display_command} is invalid ([files] roots: '{root}' is not an absolute path), \
+                "the policy {shown} is invalid ([files] roots: '{root}' is not an absolute path), \
                  so all requests are refused"
             ));
         }

@@ -17,7 +17,7 @@ pub(super) fn v1(dir: &Path, port: u16, auth: Auth) -> String {
 reporting-disabled = true
 # The port for backups asks for no password and cannot be turned off. A TCP socket can be bound to
 # this multicast address, and the kernel refuses connections to it.
-bind-address = "{UNREACHABLE_ADDRESS_ADDRESS}:0"
+bind-address = "{UNREACHABLE_ADDRESS}:0"
 
 [meta]
 dir = {meta}

@@ -110,7 +110,7 @@ mod tests {
         ] {
             let hops = said.split(',').filter(|hop| !hop.is_empty());
             let found = proxies.client(peer.parse().unwrap(), hops);
-            assert_eq!(found, client.parse::<IpAddr>().unwrap(), "{peer} says '{forwarded_for}'");
+            assert_eq!(found, client.parse::<IpAddr>().unwrap(), "{peer} says '{said}'");
         }
         assert!(network("10.0.0.0/33").is_err() && network("door").is_err());
     }

@@ -138,7 +138,7 @@ impl Step {
     pub(super) fn done(&self) {
         let took = self.started_at.elapsed().as_secs_f64();
         self.bar.finish_and_clear();
-        self.console.line(&format!("  ok {:<28} {elapsed:.1} s", self.description));
+        self.console.line(&format!("  ok {:<28} {took:.1} s", self.description));
     }
 
     pub(super) fn failed(&self) {

@@ -48,7 +48,7 @@ impl KeepOut {
     fn checked_reason(self) -> Result<Option<String>, Problem> {
         match self.reason {
             Some(reason) if reason.chars().count() > MAX_REASON_CHARS => {
-                let rule = format!("must be at most {MAX_REASON_CHARS_CHARS} characters long");
+                let rule = format!("must be at most {MAX_REASON_CHARS} characters long");
                 Err(Problem::field("reason", rule, Some(reason.into())))
             }
             reason => Ok(reason),

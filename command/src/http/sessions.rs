@@ -191,7 +191,7 @@ pub(super) async fn open_shell(
     check_length("command", asked.command.as_deref(), 16 * 1024)?;
     check_length("term", Some(&asked.term), 64)?;
     if !(1..=MAX_GRACE_SECS).contains(&asked.grace) {
-        let rule = format!("must be from 1 to {MAX_GRACE_SECS_SECS}");
+        let rule = format!("must be from 1 to {MAX_GRACE_SECS}");
         return Err(Problem::field("grace", rule, Some(asked.grace.into())));
     }
     if !asked.record && state.service.recording.is_required_for(scope.principal.role) {

@@ -108,7 +108,7 @@ pub(super) async fn create_enrollment_token(
     Json(body): Json<CreateEnrollmentToken>,
 ) -> Result<(StatusCode, HeaderMap, axum::Json<TokenCreated>), Problem> {
     if !(1..=MAX_TTL_SECS).contains(&body.ttl_seconds) {
-        let rule = format!("must be from 1 to {MAX_TTL_SECS_SECS}");
+        let rule = format!("must be from 1 to {MAX_TTL_SECS}");
         return Err(Problem::field("ttl_seconds", rule, Some(body.ttl_seconds.into())));
     }
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);

@@ -97,7 +97,7 @@ pub(super) async fn create_download_link(
     Json(body): Json<CreateDownloadLink>,
 ) -> Result<(StatusCode, HeaderMap, axum::Json<DownloadLinkCreated>), Problem> {
     if !(1..=MAX_LINK_TTL_SECS).contains(&body.expires_in) {
-        let rule = format!("must be from 1 to {MAX_LINK_TTL_SECS_TTL_SECS}");
+        let rule = format!("must be from 1 to {MAX_LINK_TTL_SECS}");
         return Err(Problem::field("expires_in", rule, Some(body.expires_in.into())));
     }
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);

@@ -22,7 +22,7 @@ const MAX_SECRET_BYTES: usize = 3000;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum SecretError {
     /// The value is too long.
-    #[error("is longer than {MAX_SECRET_BYTES_BYTES} bytes")]
+    #[error("is longer than {MAX_SECRET_BYTES} bytes")]
     TooLong,
     /// The value has the prefix of an encrypted one.
     #[error(
@@ -66,7 +66,7 @@ impl KeyStore {
         );
         sealed.map_err(|_| SecretError::Key)?;
         let whole = [&nonce[..], &bytes].concat();
-        Ok(ConfigValue::Text(format!("{SEALED_PREFIX_PREFIX}{}", BASE64URL_NOPAD.encode(&whole))))
+        Ok(ConfigValue::Text(format!("{SEALED_PREFIX}{}", BASE64URL_NOPAD.encode(&whole))))
     }
 
     /// Returns the variables for the device. A variable that cannot be decrypted is left out.

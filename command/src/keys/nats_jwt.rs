@@ -166,9 +166,9 @@ pub fn device_account(
     revoked: &[(String, Timestamp)],
     issued_at: Timestamp,
 ) -> Result<String, JwtError> {
-    let publish = subjects::DEVICE_PUBLISHES.map(|what| format!("{DEVICE_SUBJECTS_SUBJECTS}.{what}"));
-    let mut subscribe = subjects::DEVICE_SUBSCRIBES.map(|what| format!("{DEVICE_SUBJECTS_SUBJECTS}.{what}")).to_vec();
-    subscribe.push(format!("_INBOX.{DEVICE_SUBJECTS_SUBJECTS}.>"));
+    let publish = subjects::DEVICE_PUBLISHES.map(|what| format!("{DEVICE_SUBJECTS}.{what}"));
+    let mut subscribe = subjects::DEVICE_SUBSCRIBES.map(|what| format!("{DEVICE_SUBJECTS}.{what}")).to_vec();
+    subscribe.push(format!("_INBOX.{DEVICE_SUBJECTS}.>"));
     let revocations: serde_json::Map<String, Value> = revoked
         .iter()
         .map(|(key, at)| (key.clone(), json!(at.micros().div_euclid(1_000_000))))

@@ -118,7 +118,7 @@ mod tests {
             ("", BadLines::Unknown),
         ];
         for (words, expected) in cases {
-            assert_eq!(find_bad_lines(words, &lines), expected, "{message}");
+            assert_eq!(find_bad_lines(words, &lines), expected, "{words}");
         }
     }
 

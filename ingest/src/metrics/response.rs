@@ -62,7 +62,7 @@ pub(super) async fn classify_response(api: Api, response: Response) -> WriteResp
     match status {
         StatusCode::PAYLOAD_TOO_LARGE => WriteResponse::TooLarge(words),
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY if is_settings_error(&words) => {
-            WriteResponse::Misconfigured(format!("{status}: {message}"))
+            WriteResponse::Misconfigured(format!("{status}: {words}"))
         }
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => WriteResponse::Refused(words),
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
@@ -71,8 +71,8 @@ pub(super) async fn classify_response(api: Api, response: Response) -> WriteResp
         StatusCode::NOT_FOUND if is_database_missing(api, &words) => {
             WriteResponse::DatabaseMissing(words)
         }
-        _ if status.is_server_error() => WriteResponse::Unavailable(format!("{status}: {message}")),
-        _ => WriteResponse::Misconfigured(format!("{status}: {message}")),
+        _ if status.is_server_error() => WriteResponse::Unavailable(format!("{status}: {words}")),
+        _ => WriteResponse::Misconfigured(format!("{status}: {words}")),
     }
 }
 

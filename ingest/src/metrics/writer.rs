@@ -338,10 +338,10 @@ impl Writer {
                         continue;
                     }
                     Ok(()) => (None, words),
-                    Err(why) => (None, format!("{message}; creating it failed: {why}")),
+                    Err(why) => (None, format!("{words}; creating it failed: {why}")),
                 },
                 WriteResponse::Misconfigured(words) => {
-                    (None, format!("{message}; check the settings of the metric store"))
+                    (None, format!("{words}; check the settings of the metric store"))
                 }
             };
             self.warn_unusable(&words);

@@ -105,8 +105,8 @@ async fn nothing_is_dropped_while_the_store_requests_retries() -> Result<(), Fai
         let (url, asked) = fake(answers).await?;
         let (sink, task) = v2_sink(&url, fast_settings())?;
         let start = Instant::now();
-        assert_eq!(sink.submit(lines(1, 1)).await?.await, Outcome::Written, "{responses:?}");
-        assert!(start.elapsed() >= Duration::from_millis(*at_least), "{responses:?}");
+        assert_eq!(sink.submit(lines(1, 1)).await?.await, Outcome::Written, "{answers:?}");
+        assert!(start.elapsed() >= Duration::from_millis(*at_least), "{answers:?}");
         assert_eq!(asked.load(Ordering::SeqCst), answers.len() + 1);
         assert_eq!(sink.counters().snapshot().retries, answers.len() as u64);
         assert!(task.drain(Duration::from_secs(1)).await);

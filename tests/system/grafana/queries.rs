@@ -65,7 +65,7 @@ impl Dashboard {
             let targets = panel["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
             if targets.is_empty() {
                 let kind = panel["type"].as_str().unwrap();
-                assert!(["row", "alertlist", "text"].contains(&kind), "{location} asks nothing");
+                assert!(["row", "alertlist", "text"].contains(&kind), "{place} asks nothing");
             }
             found.extend(targets.iter().map(|target| panel_query(&place, target, SPAN)));
         }

@@ -95,7 +95,7 @@ async fn several_clients_share_a_session_and_read_only_clients_cannot_type() {
 async fn a_detached_session_ends_after_its_grace_time() {
     let (server, running) = greeted().await;
     let mark = &run_tag(1);
-    let mut seen = open(&server, with_grace(1, &format!("sleep {run_tag}; :"), 1)).await;
+    let mut seen = open(&server, with_grace(1, &format!("sleep {mark}; :"), 1)).await;
     seen.is_attached(1, 0).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(is_running(mark), "somebody is attached");
@@ -119,7 +119,7 @@ async fn ending_a_session_kills_programs_that_ignore_signals() {
     let (server, running) = greeted().await;
     let mark = &run_tag(2);
     let mut seen = open(&server, shell(1)).await;
-    let text = format!("trap '' HUP; echo re''ady; sleep {run_tag}; sleep {mark}; sleep {mark}\n");
+    let text = format!("trap '' HUP; echo re''ady; sleep {mark}; sleep {mark}; sleep {mark}\n");
     seen.type_in(&text).await;
     seen.wait_for_text("ready\r\n").await;
     let mut ending = open(&server, Purpose::End { session: session(1) }).await;
@@ -152,7 +152,7 @@ async fn sessions_and_channels_survive_a_broker_restart_and_end_with_the_agent()
     let mut seen = open(&server, attach(1, false)).await;
     seen.until("a screen", |seen| !seen.screens.is_empty()).await;
     assert!(seen.screens[0].contains("before"), "{:?}", seen.screens);
-    seen.type_in(&format!("trap '' HUP; echo re''ady; sleep {run_tag}\n")).await;
+    seen.type_in(&format!("trap '' HUP; echo re''ady; sleep {mark}\n")).await;
     seen.wait_for_text("ready\r\n").await;
     running.stop().await;
     assert_eq!(seen.end().await, reason::SESSION_ENDED);
@@ -166,7 +166,7 @@ async fn programs_of_a_killed_agent_lose_their_terminal() {
     server.until("the device was greeted", |known| known.hellos > 0).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mark = &run_tag(4);
-    let seen = open(&server, line(1, &format!("sleep {run_tag}; :"))).await;
+    let seen = open(&server, line(1, &format!("sleep {mark}; :"))).await;
     while !is_running(mark) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

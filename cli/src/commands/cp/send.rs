@@ -122,7 +122,7 @@ async fn tree(
                 let handle = session.require("failed to open it", open).await?.handle;
                 session.require("failed to close it", session.sftp.close(&handle)).await
             });
-            marked.await.with_context(|| format!("{}:{markerer}", link.device))?;
+            marked.await.with_context(|| format!("{}:{mark}", link.device))?;
         }
     }
     let files: Vec<&Entry> = of(Kind::File).collect();
@@ -159,7 +159,7 @@ async fn tree(
         let removed = link.with_reconnect(&work.progress, async |session| {
             session.find("failed to remove it", session.sftp.remove(mark)).await
         });
-        removed.await.with_context(|| format!("{}:{markerer}", link.device))?;
+        removed.await.with_context(|| format!("{}:{mark}", link.device))?;
     }
     for folder in entries.iter().rev().filter(|entry| entry.metadata.kind == Kind::Folder) {
         let (path, facts) = (folder.below(root), &folder.metadata);

@@ -133,7 +133,7 @@ mod tests {
         for (path, text) in RULES {
             let widened = add_policies_to_yaml(text, &policies).unwrap();
             let added = widened.matches(", \"project-a\".\"").count();
-            assert!(added >= 4, "{path}: {with_policies}");
+            assert!(added >= 4, "{path}: {widened}");
         }
     }
 }

@@ -45,9 +45,9 @@ impl fmt::Display for RuleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, rule, key, problem: what } = self;
         match (rule.is_empty(), key.is_empty()) {
-            (true, true) => write!(f, "{file}: {problem}"),
-            (true, false) => write!(f, "{file}: {key}: {problem}"),
-            (false, _) => write!(f, "{file}: {rule}: {key}: {problem}"),
+            (true, true) => write!(f, "{file}: {what}"),
+            (true, false) => write!(f, "{file}: {key}: {what}"),
+            (false, _) => write!(f, "{file}: {rule}: {key}: {what}"),
         }
     }
 }

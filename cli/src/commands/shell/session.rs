@@ -156,7 +156,7 @@ async fn in_session(
     let mut typed = read_keys(character);
     let say = |words: &str| {
         // A terminal in raw mode needs carriage returns.
-        note(format!("\r\n[muster] {message}\r"));
+        note(format!("\r\n[muster] {words}\r"));
     };
     loop {
         match run_connection(socket, target, &mut typed, &mut screen, &say).await {

@@ -88,7 +88,7 @@ pub enum BlobError {
         source: std::io::Error,
     },
     /// The store returned an error.
-    #[error("failed to {operation} the blob {name}")]
+    #[error("failed to {attempted} the blob {name}")]
     Store {
         /// The attempted action.
         attempted: &'static str,

@@ -26,12 +26,12 @@ pub enum FindError {
         path: PathBuf,
     },
     /// The binary is not in any location.
-    #[error("failed to find {what} (searched {describe_search}); run `make deps`, or set {variable}")]
+    #[error("failed to find {what} (searched {searched}); run `make deps`, or set {variable}")]
     Missing {
         /// The binary, with its version if that matters.
         what: String,
         /// The locations, in the order of the search.
-        looked: String,
+        searched: String,
         /// The environment variable that would name it.
         variable: &'static str,
     },
@@ -125,7 +125,7 @@ impl SearchPath {
                 what: major.map_or("PostgreSQL".into(), |major| {
                     format!("PostgreSQL {major}, which the existing data requires,")
                 }),
-                looked: self.describe_search(
+                searched: self.describe_search(
                     &[format!("{}/*/bin", self.postgres_versions.display())],
                     "postgresql/bin",
                 ),
@@ -167,7 +167,7 @@ impl SearchPath {
             .map(|file| fs::canonicalize(&file).unwrap_or(file))
             .ok_or_else(|| FindError::Missing {
                 what: name.into(),
-                looked: self.describe_search(&[], "bin"),
+                searched: self.describe_search(&[], "bin"),
                 variable,
             })
     }

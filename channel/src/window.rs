@@ -33,7 +33,7 @@ impl Window {
 
     /// Returns the credit for consumed bytes: more while the window grows, less while it shrinks.
     pub(crate) fn credit(&mut self, consumed: u32, now: Instant) -> u32 {
-        self.consumed = self.consumed.saturatinconsumed(taken);
+        self.consumed = self.consumed.saturating_add(consumed);
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed < RATE_INTERVAL {
             return consumed;

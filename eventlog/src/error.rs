@@ -7,7 +7,7 @@ pub enum StoreError {
     #[error("failed to get a connection to PostgreSQL")]
     Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A statement failed.
-    #[error("failed to {while_trying}")]
+    #[error("failed to {attempted}")]
     Query {
         /// Attempted operation.
         attempted: &'static str,
@@ -16,7 +16,7 @@ pub enum StoreError {
         source: tokio_postgres::Error,
     },
     /// A statement through sqlx failed.
-    #[error("failed to {while_trying}")]
+    #[error("failed to {attempted}")]
     Sqlx {
         /// Attempted operation.
         attempted: &'static str,

@@ -4,7 +4,7 @@
 //! again to the same value. `tests/decoders` runs the same functions on stable.
 
 use muster_api::Cursor;
-use muster_channel::{Frame, Half, Side};
+use muster_channel::{Frame, KeyExchange, Side};
 use muster_ingest::metrics::{Origin, encode as to_lines};
 use muster_ingest::presence::{Advisory, ServerList};
 use muster_schemas::cose::{Kind, PublicKey, Unverified};
@@ -289,9 +289,9 @@ pub fn channel_frame(bytes: &[u8]) {
 /// A message on a channel: a message that the other side did not encrypt is refused, and a genuine
 /// one is accepted afterwards.
 pub fn channel_message(bytes: &[u8]) {
-    let (Ok(server), Ok(device)) = (Half::new(), Half::new()) else { return };
+    let (Ok(server), Ok(device)) = (KeyExchange::new(), KeyExchange::new()) else { return };
     // The key in an open can be any bytes.
-    if let Ok(other) = Half::new() {
+    if let Ok(other) = KeyExchange::new() {
         let _ = other.agree(Side::Device, bytes, &Hash([1; 32]));
     }
     let (of_server, of_device) = (server.public().to_vec(), device.public().to_vec());

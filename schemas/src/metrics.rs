@@ -132,7 +132,7 @@ pub enum InvalidBatch {
     #[error(transparent)]
     Decode(#[from] DecodeError),
     /// A limit is exceeded.
-    #[error("{element} in point {point}")]
+    #[error("{what} in point {point}")]
     Limit {
         /// The limit, with its value.
         what: &'static str,

@@ -386,8 +386,8 @@ async fn openssh_sftp_works_with_a_device() {
         back = at("back").display(),
     );
     std::fs::write(at("batch"), batch).unwrap();
-    let run = |text: &str| {
-        let server = format!("{} sftp {text} robot", binary("muster").display());
+    let run = |command: &str| {
+        let server = format!("{} sftp {command} robot", binary("muster").display());
         Command::new("sftp")
             .args(["-D", &server, "-b", text(&at("batch"))])
             .env("MUSTER_URL", &system.api.url)

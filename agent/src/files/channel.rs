@@ -13,7 +13,7 @@ use russh_sftp::server::{Config, run_with_config};
 use serde::{Deserialize, Serialize};
 use tokio::io::copy_bidirectional;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time;
 
 use super::bounds::{Bounds, Failure};
 use super::server::{MAX_PACKET, Server};
@@ -87,7 +87,7 @@ pub(super) async fn run_in_thread<T: Send + 'static>(
     timeout: Duration,
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
-    match timeout(timeout, tokio::task::spawn_blocking(work)).await {
+    match time::timeout(timeout, tokio::task::spawn_blocking(work)).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => Err(io::Error::other(error).into()),
         Err(_) => Err(Failure::Unresponsive(path.to_owned())),

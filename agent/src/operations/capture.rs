@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::time::{sleep, timeout};
+use tokio::time::{self, sleep};
 
 use super::group;
 
@@ -73,7 +73,7 @@ async fn capture(argv: &[String], max_bytes: usize) -> io::Result<(Vec<u8>, bool
 
 /// Runs a command; returns its output as the error if it fails.
 pub(super) async fn run(argv: &[String], timeout: Duration) -> Result<(), String> {
-    match timeout(timeout, capture(argv, MAX_ERROR_BYTES)).await {
+    match time::timeout(timeout, capture(argv, MAX_ERROR_BYTES)).await {
         Ok(Ok((_, true))) => Ok(()),
         Ok(Ok((said, false))) => match String::from_utf8_lossy(&said).trim() {
             "" => Err("the command failed without a message".to_owned()),
@@ -90,7 +90,7 @@ pub(super) async fn output_of(
     max_bytes: usize,
     timeout: Duration,
 ) -> Option<Vec<u8>> {
-    let (said, is_content) = timeout(timeout, capture(argv, max_bytes)).await.ok()?.ok()?;
+    let (said, is_content) = time::timeout(timeout, capture(argv, max_bytes)).await.ok()?.ok()?;
     is_content.then_some(said)
 }
 

@@ -8,7 +8,7 @@ use super::pattern::matches;
 
 /// Hosts and ports of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Written")]
+#[serde(try_from = "RuleText")]
 pub(super) struct PortRule {
     host: String,
     /// Any if absent.

@@ -15,9 +15,9 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{self, Entry, Phase};
+use super::orders::check_policy;
 use super::queue::RETRY_DELAY;
 use super::record::{expired, record_held_ends, record_with_entry, rejected};
-use super::orders::check_policy;
 use super::{builtins, diagnostics, exec, recover, upload};
 use crate::run::Shared;
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A file could not be created, read or written.
-    #[error("failed to {operation} {}", path.display())]
+    #[error("failed to {attempted} {}", path.display())]
     File {
         /// The attempted action.
         attempted: &'static str,
@@ -65,7 +65,7 @@ pub enum StoreError {
         known: u32,
     },
     /// The database failed.
-    #[error("failed to {operation} in the agent's database")]
+    #[error("failed to {attempted} in the agent's database")]
     Database {
         /// The attempted action.
         attempted: &'static str,

@@ -47,14 +47,14 @@ async fn a_device_enrolls_once_and_repeats_the_request_after_a_lost_response() {
     let words = source.to_string();
     assert!(words.contains(&muster_schemas::Hash::of(b"another CA").to_string()), "{words}");
 
-    server.known.lock().unwrap().loses_answer = true;
+    server.state.lock().unwrap().loses_response = true;
     let error = enroll(options.clone()).await.unwrap_err();
     let words = std::error::Error::source(&error).unwrap_or(&error).to_string();
     assert!(words.contains("Bad gateway: the answer was lost"), "{words}");
 
     let enrolled = enroll(options.clone()).await.unwrap();
     assert_eq!(enrolled.identity.device, support::device());
-    let nonces = server.known.lock().unwrap().nonces.clone();
+    let nonces = server.state.lock().unwrap().nonces.clone();
     assert_eq!(nonces[0], nonces[1]);
 
     let error = enroll(options.clone()).await.unwrap_err();
@@ -76,7 +76,7 @@ async fn a_device_reports_its_inventory_and_applies_its_config() {
     let server = Server::start().await;
     let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Int(1));
     let bad = ("metrics.groups".parse().unwrap(), ConfigValue::Text("gpu".into()));
-    server.known.lock().unwrap().config = (4, [interval, bad].into());
+    server.state.lock().unwrap().config = (4, [interval, bad].into());
     let running = Running::start(&server).await;
     server
         .until("the inventory is in the log", |known| {
@@ -92,7 +92,7 @@ async fn a_device_reports_its_inventory_and_applies_its_config() {
         .await;
     server.until("metrics come each second", |known| known.live.len() >= 4).await;
     {
-        let known = server.known.lock().unwrap();
+        let known = server.state.lock().unwrap();
         assert_eq!(config_versions(&known.events)[1..], (100..150).collect::<Vec<_>>());
         let Some(Event::DeviceConfigApplied(applied)) =
             known.events.iter().find(|event| matches!(event, Event::DeviceConfigApplied(_)))
@@ -117,7 +117,7 @@ async fn a_device_reports_its_inventory_and_applies_its_config() {
     assert_eq!(query_status(&data).await.unwrap(), None);
 
     // Without a change, the inventory is not reported again.
-    let before = server.known.lock().unwrap().events.len();
+    let before = server.state.lock().unwrap().events.len();
     let running = Running::start(&server).await;
     running.record(200);
     server
@@ -125,7 +125,7 @@ async fn a_device_reports_its_inventory_and_applies_its_config() {
             config_versions(&known.events).last() == Some(&200)
         })
         .await;
-    assert_eq!(server.known.lock().unwrap().events.len(), before + 1);
+    assert_eq!(server.state.lock().unwrap().events.len(), before + 1);
     running.stop().await;
 }
 
@@ -133,7 +133,7 @@ async fn a_device_reports_its_inventory_and_applies_its_config() {
 async fn events_during_a_broker_outage_are_sent_later() {
     let server = Server::start().await;
     let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Int(1));
-    server.known.lock().unwrap().config = (1, [interval].into());
+    server.state.lock().unwrap().config = (1, [interval].into());
     let running = Running::start(&server).await;
     server.until("the device is up", |known| !known.live.is_empty() && known.hellos > 0).await;
     server.nats.child().stop().await.unwrap();
@@ -153,9 +153,9 @@ async fn events_during_a_broker_outage_are_sent_later() {
     server.until("the events are there", |known| config_versions(&known.events).len() == 21).await;
     let wanted = usize::try_from(kept.backlog.batches).unwrap();
     server.until("the metrics are there", |known| rounds(&known.backfilled) >= wanted).await;
-    assert!(server.known.lock().unwrap().backfilled.len() < wanted, "they came together");
+    assert!(server.state.lock().unwrap().backfilled.len() < wanted, "they came together");
     assert_eq!(
-        config_versions(&server.known.lock().unwrap().events)[1..],
+        config_versions(&server.state.lock().unwrap().events)[1..],
         (10..30).collect::<Vec<_>>()
     );
     running.stop().await;
@@ -166,7 +166,7 @@ async fn a_lost_stream_loses_no_event() {
     let server = Server::start().await;
     let running = Running::start(&server).await;
     server.until("the device is up", |known| known.hellos > 0 && !known.events.is_empty()).await;
-    server.known.lock().unwrap().is_deaf = true;
+    server.state.lock().unwrap().ignores_events = true;
     for version in 0..20 {
         running.record(version);
     }
@@ -176,10 +176,10 @@ async fn a_lost_stream_loses_no_event() {
     for version in 20..40 {
         running.record(version);
     }
-    server.make_streams().await;
-    server.known.lock().unwrap().is_deaf = false;
+    server.create_streams().await;
+    server.state.lock().unwrap().ignores_events = false;
     server.until("the events are there", |known| config_versions(&known.events).len() >= 40).await;
-    assert_eq!(config_versions(&server.known.lock().unwrap().events), (0..40).collect::<Vec<_>>());
+    assert_eq!(config_versions(&server.state.lock().unwrap().events), (0..40).collect::<Vec<_>>());
     running.stop().await;
 }
 
@@ -200,7 +200,7 @@ async fn set_max_messages(server: &Server, max_messages: i64) {
 async fn metrics_rejected_by_a_full_stream_are_kept_and_sent_later() {
     let server = Server::start().await;
     let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Int(1));
-    server.known.lock().unwrap().config = (1, [interval].into());
+    server.state.lock().unwrap().config = (1, [interval].into());
     let running = Running::start(&server).await;
     server.until("the device is up", |known| !known.live.is_empty() && known.hellos > 0).await;
     set_max_messages(&server, 1).await;
@@ -211,7 +211,7 @@ async fn metrics_rejected_by_a_full_stream_are_kept_and_sent_later() {
     }
     let kept = usize::try_from(running.agent.status().backlog.batches).unwrap();
     // Every attempt is counted here, whether or not the stream accepts it.
-    let tried = server.known.lock().unwrap().backfilled.len();
+    let tried = server.state.lock().unwrap().backfilled.len();
     eprintln!("{kept} batches are kept, {tried} tries in {:?}", began.elapsed());
     assert!((1..=10).contains(&tried), "{tried} tries");
     set_max_messages(&server, -1).await;
@@ -227,7 +227,7 @@ async fn metrics_rejected_by_a_full_stream_are_kept_and_sent_later() {
 #[tokio::test]
 async fn credentials_are_renewed_before_they_expire_without_losing_the_connection() {
     let server = Server::start().await;
-    server.known.lock().unwrap().life = 4_000_000;
+    server.state.lock().unwrap().credentials_lifetime = 4_000_000;
     let running = Running::start(&server).await;
     server
         .until("they were renewed twice", |known| known.credentials >= 2 && known.hellos >= 3)

@@ -7,10 +7,10 @@ use muster_schemas::events::SessionKind;
 use muster_schemas::{DeviceId, Event, ProjectId, SessionId, StreamName};
 use uuid::Uuid;
 
-use super::relays::Relays;
 use super::record::RecordedStreams;
+use super::relays::Relays;
 use crate::domain::Rejection;
-use crate::service::{Service, ServiceError, MAX_ATTEMPTS, now, until_appended};
+use crate::service::{Service, ServiceError, now, until_appended};
 
 /// One session's stream, as written by one actor.
 #[derive(Clone, Debug)]
@@ -31,7 +31,10 @@ impl Service {
     ///
     /// # Errors
     /// When the session does not exist, or is not a shell.
-    pub(crate) async fn recorded_streams(&self, session: &Session) -> Result<RecordedStreams, ServiceError> {
+    pub(crate) async fn recorded_streams(
+        &self,
+        session: &Session,
+    ) -> Result<RecordedStreams, ServiceError> {
         let stored = self.log.read_stream(&session.project, &session.stream()).await?;
         let stored = self.log.authentic(&session.project, stored).await;
         let first = stored.first().ok_or(Rejection::NotFound("session"))?;

@@ -9,18 +9,18 @@
 //! Invariant: a shell that must be recorded ends when its recording cannot be written.
 
 mod audit;
-mod relay;
-mod relays;
 mod open;
 mod reachability;
 mod record;
+mod relay;
+mod relays;
 mod shells;
 mod token;
 
 pub use audit::Session;
-pub(crate) use relay::MAX_MESSAGE_BYTES;
-pub use relay::{relay_bytes, relay_shell};
-pub use relays::{Relays, Opening};
 pub use open::OpenError;
 pub use reachability::Unreachable;
 pub use record::{RecordedStreams, Recorder};
+pub(crate) use relay::MAX_MESSAGE_BYTES;
+pub use relay::{relay_bytes, relay_shell};
+pub use relays::{Opening, Relays};

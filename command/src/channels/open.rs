@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use muster_channel::{Channel, ProtocolVersion, KeyExchange, SealError, Side};
+use muster_channel::{Channel, KeyExchange, ProtocolVersion, SealError, Side};
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{ChannelAnswer, ChannelOpen, ChannelRefusalCause, KIND_HEADER, Purpose};
@@ -102,7 +102,8 @@ impl Service {
         };
         let answer = tokio::time::timeout(RESPONSE_TIMEOUT, asking).await;
         let answer = answer.map_err(|_| OpenError::NoResponse)??;
-        let answer = self.verify_response(project, device, (channel, hash), &answer.payload).await?;
+        let answer =
+            self.verify_response(project, device, (channel, hash), &answer.payload).await?;
         if let Some(refusal) = answer.refused {
             let is_gone = is_there && refusal.cause == ChannelRefusalCause::Invalid;
             let error = if is_gone { OpenError::SessionEnded } else { OpenError::Refused };

@@ -114,7 +114,9 @@ pub async fn relay_shell(
     match outcome.exit {
         Some(exit_code) => {
             let Outcome { reason, bytes_in, bytes_out, .. } = outcome;
-            session.record_best_effort(SessionEnded { exit_code, reason, bytes_in, bytes_out }).await
+            session
+                .record_best_effort(SessionEnded { exit_code, reason, bytes_in, bytes_out })
+                .await
         }
         None => session.record_best_effort(SessionDetached { reason: outcome.reason }).await,
     }
@@ -177,7 +179,11 @@ async fn relay(
     } else {
         let (notes, mut noted) = mpsc::channel(64);
         let hears = recorder.as_ref().is_some_and(Recorder::has_input);
-        let ear = InputOptions { recorded_input: notes, is_recorded: hears, is_watching: work.is_watching };
+        let ear = InputOptions {
+            recorded_input: notes,
+            is_recorded: hears,
+            is_watching: work.is_watching,
+        };
         let up = relay_from_client(stream, &sender, &mut bytes_in, &ear);
         let down = relay_to_client(&mut sink, receiver, &mut recorder, &mut noted, &mut bytes_out);
         tokio::select! {
@@ -198,7 +204,8 @@ async fn relay(
         // Regardless of which side disconnected first, input and output until then are part of the
         // recording.
         if let Some(recorder) = &mut recorder
-            && let Err(error) = wait_for_recording(&mut sink, flush_recording(recorder, &mut noted)).await
+            && let Err(error) =
+                wait_for_recording(&mut sink, flush_recording(recorder, &mut noted)).await
         {
             tracing::warn!(%error, "failed to write the end of a recording");
             outcome.is_unrecorded = true;
@@ -270,7 +277,12 @@ async fn wait_for_device<T>(
 }
 
 /// Relays from the client to the device; returns why this direction ended.
-async fn relay_from_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, options: &InputOptions) -> String {
+async fn relay_from_client(
+    mut stream: Stream,
+    sender: &Sender,
+    bytes_in: &mut u64,
+    options: &InputOptions,
+) -> String {
     let mut waiting = None;
     let InputOptions { recorded_input: notes, is_recorded: hears, is_watching: watch } = options;
     let (hears, watch) = (*hears, *watch);
@@ -295,7 +307,9 @@ async fn relay_from_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u
                 *bytes_in += bytes.len() as u64;
                 // Recorded before the device receives it: input that is not recorded has no effect.
                 if hears {
-                    let noted = notes.send_timeout(RecordedInput::Typed(bytes.clone()), CLIENT_TIMEOUT).await;
+                    let noted = notes
+                        .send_timeout(RecordedInput::Typed(bytes.clone()), CLIENT_TIMEOUT)
+                        .await;
                     if noted.is_err() {
                         return "failed to record the input".to_owned();
                     }

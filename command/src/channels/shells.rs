@@ -124,7 +124,9 @@ impl Service {
             "a shell was ended because its token is no longer valid"
         );
         let session = Session::new(self.clone(), project, device, id, ACTOR.to_owned());
-        session.record_best_effort(SessionEnded { exit_code: None, reason, bytes_in: 0, bytes_out: 0 }).await;
+        session
+            .record_best_effort(SessionEnded { exit_code: None, reason, bytes_in: 0, bytes_out: 0 })
+            .await;
         Ok(())
     }
 }

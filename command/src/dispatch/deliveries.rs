@@ -76,7 +76,9 @@ impl Deliveries {
 
     /// Whether an order to this device is in progress.
     pub(super) fn is_in_progress(&self, device: DeviceId) -> bool {
-        self.by_device.get(&device).is_some_and(|started| started.iter().any(Delivery::is_in_progress))
+        self.by_device
+            .get(&device)
+            .is_some_and(|started| started.iter().any(Delivery::is_in_progress))
     }
 
     /// Forgets deliveries that have ended.

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::authentic::AuthenticOperations;
-use super::work_queue::{WorkQueue, OpenOperation, OpenRun, RunSelection};
 use super::private::{PrivateParts, SignedOrder};
 use super::rules::{self, Step};
+use super::work_queue::{OpenOperation, OpenRun, RunSelection, WorkQueue};
 use crate::domain::Decider;
 use crate::domain::operation::OperationCommand;
 use crate::domain::run::{Run, RunCommand};
@@ -65,7 +65,8 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
             tracing::warn!(%error, "failed to dispatch operations; trying again");
         }
         // Limits the load of a long queue to half of the time.
-        let breath = began.elapsed().saturating_sub(Duration::from_millis(10)).min(LEASE_RENEW_INTERVAL / 2);
+        let breath =
+            began.elapsed().saturating_sub(Duration::from_millis(10)).min(LEASE_RENEW_INTERVAL / 2);
         tokio::time::sleep(breath).await;
         tokio::select! {
             () = stop.cancelled() => break,
@@ -138,7 +139,9 @@ impl Dispatcher {
     async fn acquire_or_renew_lease(&self, holder: Uuid, has_lease: bool) -> bool {
         let log = &self.service.log;
         let held = if has_lease {
-            log.renew_leases(holder, &[LEASE.to_owned()], LEASE_TTL).await.map(|held| !held.is_empty())
+            log.renew_leases(holder, &[LEASE.to_owned()], LEASE_TTL)
+                .await
+                .map(|held| !held.is_empty())
         } else {
             log.acquire_lease(LEASE, holder, LEASE_TTL).await.map(|lease| lease.is_some())
         };
@@ -208,7 +211,11 @@ impl Dispatcher {
             }
         }
         for run in self.runs(project, operation, RunSelection::DeviceRemoved).await? {
-            planned.extend(close(&run, muster_schemas::events::ClosedState::Unknown, DEVICE_REMOVED));
+            planned.extend(close(
+                &run,
+                muster_schemas::events::ClosedState::Unknown,
+                DEVICE_REMOVED,
+            ));
         }
         if rules::is_expired(operation, now) {
             for run in self.runs(project, operation, RunSelection::Waiting).await? {

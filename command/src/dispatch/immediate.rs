@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use muster_eventlog::{ReadFilter, StoreError};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 
-use super::work_queue::{WorkQueue, OpenOperation};
 use super::rules;
+use super::work_queue::{OpenOperation, WorkQueue};
 use crate::service::Service;
 
 /// Maximum number of devices of an operation that is dispatched immediately.
@@ -62,7 +62,8 @@ impl Service {
                 return Ok(None);
             }
             let online = self.log.online(project, devices);
-            let (online, asked_for) = tokio::try_join!(online, self.requested_devices(project, position))?;
+            let (online, asked_for) =
+                tokio::try_join!(online, self.requested_devices(project, position))?;
             Ok::<_, StoreError>(asked_for.map(|asked_for| (free, online, asked_for)))
         };
         let (mut free, online, asked_for) = match asked.await {

@@ -11,14 +11,14 @@
 //! dispatchers cannot give a device two orders for one epoch.
 
 mod authentic;
-mod immediate;
 mod deliveries;
 mod dispatcher;
-mod work_queue;
+mod immediate;
 mod private;
+pub mod queue_projection;
 pub(crate) mod rules;
 mod send;
-pub mod queue_projection;
+mod work_queue;
 
 pub(crate) use immediate::ImmediateOrder;
 pub(crate) use work_queue::WorkQueue;

@@ -75,7 +75,12 @@ impl PrivateParts {
     }
 
     /// Sends an order with its private part: now, or when the part has been read.
-    pub(super) async fn send(&mut self, service: &Service, operation: OperationId, order: SignedOrder) {
+    pub(super) async fn send(
+        &mut self,
+        service: &Service,
+        operation: OperationId,
+        order: SignedOrder,
+    ) {
         match self.parts.get_mut(&operation) {
             Some(Part::Read(private)) => {
                 let private = private.clone();

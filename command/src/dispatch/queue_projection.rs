@@ -157,7 +157,12 @@ impl Projection for QueueProjection {
 }
 
 impl Changes {
-    fn apply_server_event(&mut self, run: (OperationId, DeviceId), event: &Event, stored: &StoredEvent) {
+    fn apply_server_event(
+        &mut self,
+        run: (OperationId, DeviceId),
+        event: &Event,
+        stored: &StoredEvent,
+    ) {
         let change = self.runs.entry(run).or_default();
         change.version = Some(stored.stream_version);
         match event {
@@ -207,7 +212,9 @@ impl Changes {
                     Event::DeviceEpochGranted(event) => change.epoch = Some(event.epoch),
                     Event::DeviceConnected(_) => change.online = Some(true),
                     Event::DeviceDisconnected(_) => change.online = Some(false),
-                    Event::DeviceRevoked(_) | Event::DeviceDeleted(_) => change.is_removed = Some(true),
+                    Event::DeviceRevoked(_) | Event::DeviceDeleted(_) => {
+                        change.is_removed = Some(true)
+                    }
                     _ => {}
                 }
             }

@@ -90,7 +90,12 @@ pub(crate) fn next_step(operation: &OpenOperation, run: &OpenRun, now: Timestamp
                 true => Step::SendCancel,
                 false if run.device_epoch > run.epoch => Step::Dispatch,
                 // The process that appended the dispatch has sent it.
-                false if (0..RESPONSE_TIMEOUT_MICROS).contains(&(now.micros() - run.since.micros())) => return None,
+                false
+                    if (0..RESPONSE_TIMEOUT_MICROS)
+                        .contains(&(now.micros() - run.since.micros())) =>
+                {
+                    return None;
+                }
                 false => Step::SendOrder,
             });
         }
@@ -208,7 +213,10 @@ mod tests {
         assert_eq!(closed(RunState::Dispatched, 3661), Some(ClosedState::Expired));
         for state in [RunState::Dispatched, RunState::Accepted, RunState::Running] {
             let gone = OpenRun { is_device_removed: true, ..run(state) };
-            assert!(matches!(next_step(&open, &gone, NOW), Some(Step::Close(ClosedState::Unknown, _))));
+            assert!(matches!(
+                next_step(&open, &gone, NOW),
+                Some(Step::Close(ClosedState::Unknown, _))
+            ));
         }
     }
 

@@ -11,7 +11,7 @@ use muster_schemas::wire::{CancelOrder, KIND_HEADER, RunDelivery, RunOrder, inpu
 use muster_schemas::{DeviceId, OperationId, ProjectId, codec};
 use tokio::time::timeout;
 
-use super::work_queue::{WorkQueue, OpenOperation, OpenRun};
+use super::work_queue::{OpenOperation, OpenRun, WorkQueue};
 use crate::domain::Rejection;
 use crate::service::{Service, ServiceError, now};
 
@@ -44,7 +44,13 @@ impl Service {
         Ok(key.seal(Kind::Run, codec::encode(&order)))
     }
 
-    async fn publish_command(&self, project: &ProjectId, device: DeviceId, kind: &str, bytes: Vec<u8>) {
+    async fn publish_command(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        kind: &str,
+        bytes: Vec<u8>,
+    ) {
         let mut headers = async_nats::HeaderMap::new();
         headers.insert(KIND_HEADER, kind);
         let subject = DeviceSubjects::new(project, device).commands();
@@ -95,7 +101,8 @@ impl Service {
         let key = access.get(&device).and_then(|access| access.keys.first());
         let (_, key) = key.ok_or(Rejection::NotFound("key of the device"))?;
         let context = input_context(project, device, operation);
-        seal_to(key, &context, private).map_err(|error| ServiceError::IdentityNotProven(error.to_string()))
+        seal_to(key, &context, private)
+            .map_err(|error| ServiceError::IdentityNotProven(error.to_string()))
     }
 
     /// Sends a device the order to cancel a run.

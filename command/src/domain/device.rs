@@ -328,7 +328,8 @@ impl Device {
             let problem = "the device has no key to rotate: it never enrolled, or it was revoked";
             return Err(Rejection::Conflict(problem.into()));
         }
-        let key = KEY_ROTATION_VARIABLE.parse().map_err(|_| Rejection::NotFound("config variable"))?;
+        let key =
+            KEY_ROTATION_VARIABLE.parse().map_err(|_| Rejection::NotFound("config variable"))?;
         let version = i64::try_from(self.config_version + 1).unwrap_or(i64::MAX);
         self.set_config([(key, Some(ConfigValue::Int(version)))].into())
     }
@@ -385,7 +386,9 @@ impl Decider for Device {
             DeviceCommand::Register { name, labels, fingerprint } => {
                 self.register(name, labels, fingerprint)
             }
-            DeviceCommand::AwaitApproval { enrollment, like } => self.await_approval(*enrollment, like),
+            DeviceCommand::AwaitApproval { enrollment, like } => {
+                self.await_approval(*enrollment, like)
+            }
             DeviceCommand::Accept { replaces } => self.accept(replaces),
             DeviceCommand::Reject { reason } => self.reject(reason),
             DeviceCommand::Revoke { reason } => self.revoke(reason),

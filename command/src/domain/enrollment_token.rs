@@ -152,7 +152,9 @@ impl Decider for EnrollmentToken {
     fn decide(&self, command: EnrollmentTokenCommand) -> Decision {
         match command {
             EnrollmentTokenCommand::Create { token, now } => self.create(token, now),
-            EnrollmentTokenCommand::Use { secret, device, now } => self.use_for(secret, device, now),
+            EnrollmentTokenCommand::Use { secret, device, now } => {
+                self.use_for(secret, device, now)
+            }
             EnrollmentTokenCommand::Revoke => self.revoke(),
         }
     }

@@ -64,7 +64,11 @@ impl Decider for Project {
                 let archived = archived.map(|archived| {
                     if archived { ProjectArchived {}.into() } else { ProjectRestored {}.into() }
                 });
-                Ok(title.into_iter().chain(archived).chain(self.retention_event(retention)).collect())
+                Ok(title
+                    .into_iter()
+                    .chain(archived)
+                    .chain(self.retention_event(retention))
+                    .collect())
             }
         }
     }

@@ -87,7 +87,8 @@ impl Decider for Run {
         Ok(match command {
             // Each epoch of the device gets one order.
             RunCommand::Dispatch { epoch, .. }
-                if self.is_canceled || self.dispatched_epoch.is_some_and(|known| known >= epoch) =>
+                if self.is_canceled
+                    || self.dispatched_epoch.is_some_and(|known| known >= epoch) =>
             {
                 Vec::new()
             }

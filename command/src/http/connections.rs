@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use super::CommandState;
 use super::sessions::{
-    ClientAddress, CLIENT_LEFT, accept, check_origin, ended, not_a_websocket, open, reachable, check_length,
+    CLIENT_LEFT, ClientAddress, accept, check_length, check_origin, ended, not_a_websocket, open,
+    reachable,
 };
 use crate::channels::{Opening, Session, relay_bytes};
 
@@ -82,7 +83,8 @@ pub(super) async fn open_tcp(
     let session = Session::new(state.service, project, device, id, actor);
     let kind = SessionKind::Tcp { host: asked.host.clone(), port: asked.port };
     let requested = unrecorded(kind, address);
-    let (opening, _) = Opening::record_request(&session, requested, ended(CLIENT_LEFT.to_owned())).await?;
+    let (opening, _) =
+        Opening::record_request(&session, requested, ended(CLIENT_LEFT.to_owned())).await?;
     let purpose = Purpose::Tcp { host: asked.host, port: asked.port };
     let (channel, opening) = open(&session, opening, purpose).await?;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {
@@ -137,7 +139,8 @@ pub(super) async fn open_files(
     let session = Session::new(state.service, project, device, id, actor);
     let kind = SessionKind::Files { path: path.clone(), write };
     let requested = unrecorded(kind, address);
-    let (opening, _) = Opening::record_request(&session, requested, ended(CLIENT_LEFT.to_owned())).await?;
+    let (opening, _) =
+        Opening::record_request(&session, requested, ended(CLIENT_LEFT.to_owned())).await?;
     let purpose = Purpose::Files { path, write };
     let (channel, opening) = open(&session, opening, purpose).await?;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {

@@ -50,7 +50,9 @@ pub(super) async fn enroll_device(
     Json(body): Json<EnrollRequest>,
 ) -> Result<Response, Problem> {
     Ok(match state.service.enroll_device(&body).await? {
-        EnrollOutcome::Enrolled(joined) => (StatusCode::CREATED, axum::Json(joined)).into_response(),
+        EnrollOutcome::Enrolled(joined) => {
+            (StatusCode::CREATED, axum::Json(joined)).into_response()
+        }
         EnrollOutcome::Pending(waits) => (StatusCode::ACCEPTED, axum::Json(waits)).into_response(),
     })
 }

@@ -1,11 +1,11 @@
 //! HTTP routes of the write side. Handlers translate between HTTP and the service and decide
 //! nothing.
 
+mod approval;
 mod connections;
 mod dead_letters;
 mod device;
 mod devices;
-mod approval;
 mod operations;
 mod problems;
 mod projects;

@@ -32,7 +32,9 @@ pub(super) fn read_previous(dir: &Path) -> Result<Vec<AuthorityKey>, KeyError> {
     for entry in fs::read_dir(dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with(PREVIOUS_PREFIX) && path.extension().is_some_and(|ending| ending == "key") {
+        if name.starts_with(PREVIOUS_PREFIX)
+            && path.extension().is_some_and(|ending| ending == "key")
+        {
             paths.push(path);
         }
     }

@@ -100,7 +100,8 @@ fn ca_params(now: OffsetDateTime) -> Result<CertificateParams, KeyError> {
 }
 
 fn load_key(path: &Path) -> Result<KeyPair, KeyError> {
-    let pem = files::load_or_create(path, || Ok(KeyPair::generate()?.serialize_pem().into_bytes()))?;
+    let pem =
+        files::load_or_create(path, || Ok(KeyPair::generate()?.serialize_pem().into_bytes()))?;
     let text = String::from_utf8(pem).map_err(|_| unusable(path, "it is not text"))?;
     KeyPair::from_pem(&text).map_err(|error| unusable(path, error.to_string()))
 }

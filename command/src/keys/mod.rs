@@ -138,7 +138,9 @@ impl KeyStore {
             nonce_key: files::load_or_create_seed(&dir.join("nonce.key"))?,
             token_key: files::load_or_create_seed(&dir.join("token-secrets.key"))?,
             config_key: files::load_or_create_seed(&dir.join("config-secrets.key"))?,
-            query_key: SigningKey::from_seed(&files::load_or_create_seed(&dir.join(roles::RESPONSE_KEY))?),
+            query_key: SigningKey::from_seed(&files::load_or_create_seed(
+                &dir.join(roles::RESPONSE_KEY),
+            )?),
             authority: authority::read_current(dir)?,
             previous_authorities: authority::read_previous(dir)?,
             created_at: files::modified(&operator_path)?,

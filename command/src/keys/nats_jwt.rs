@@ -167,7 +167,8 @@ pub fn device_account(
     issued_at: Timestamp,
 ) -> Result<String, JwtError> {
     let publish = subjects::DEVICE_PUBLISHES.map(|what| format!("{DEVICE_SUBJECTS}.{what}"));
-    let mut subscribe = subjects::DEVICE_SUBSCRIBES.map(|what| format!("{DEVICE_SUBJECTS}.{what}")).to_vec();
+    let mut subscribe =
+        subjects::DEVICE_SUBSCRIBES.map(|what| format!("{DEVICE_SUBJECTS}.{what}")).to_vec();
     subscribe.push(format!("_INBOX.{DEVICE_SUBJECTS}.>"));
     let revocations: serde_json::Map<String, Value> = revoked
         .iter()

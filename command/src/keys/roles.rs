@@ -71,7 +71,10 @@ impl RoleKeys {
         });
         let answers = answers.transpose()?;
         Ok(Self {
-            authority: authority::parse(&dir.join(authority::PUBLIC_FILE), &read(authority::PUBLIC_FILE)?)?,
+            authority: authority::parse(
+                &dir.join(authority::PUBLIC_FILE),
+                &read(authority::PUBLIC_FILE)?,
+            )?,
             response_key: answers.map(|seed| SigningKey::from_seed(&seed)),
             ca: dir.join(CA),
             broker: RoleCredentials(read(BROKER)?),

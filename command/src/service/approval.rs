@@ -2,7 +2,7 @@
 
 use muster_schemas::{DeviceId, StreamName};
 
-use super::{Request, Service, ServiceError, MAX_ATTEMPTS, Written, until_appended};
+use super::{Request, Service, ServiceError, Written, until_appended};
 use crate::domain::device::{Device, DeviceCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
@@ -32,7 +32,9 @@ impl Service {
             request.check_version(loaded.version)?;
             let version = loaded.version + events.len() as u64;
             let mut parts = vec![(stream.clone(), loaded.version, events)];
-            if let (Some(other), Some(waiting)) = (replaces, loaded.state.pending_enrollment.clone()) {
+            if let (Some(other), Some(waiting)) =
+                (replaces, loaded.state.pending_enrollment.clone())
+            {
                 parts.extend(self.released_name(request, device, &loaded.state).await?);
                 let stream = StreamName::Device(other);
                 let other = self.load::<Device>(&request.project, &stream).await?;

@@ -6,7 +6,7 @@ use muster_schemas::wire::ConfigUpdate;
 use muster_schemas::{DeviceId, Hash, ProjectId, StreamName, codec, cose};
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, MAX_ATTEMPTS, Written, until_appended};
+use super::{Request, Service, ServiceError, Written, until_appended};
 use crate::domain::device::{Changes, Device, DeviceCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};

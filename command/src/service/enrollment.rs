@@ -13,7 +13,7 @@ use nkeys::{KeyPair, KeyPairType};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Loaded, Request, Service, ServiceError, MAX_ATTEMPTS, now, until_appended};
+use super::{Loaded, Request, Service, ServiceError, now, until_appended};
 use crate::domain::device::{Device, DeviceCommand, Enrollment, Verdict};
 use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::name::{Name, NameCommand};
@@ -60,13 +60,13 @@ enum EnrollTarget {
 fn verify_proofs(request: &EnrollRequest) -> Result<VerifiedEnrollment, ServiceError> {
     let unproved = |what: &str| ServiceError::IdentityNotProven(what.to_owned());
     let decode = |field: &str, text: &str| {
-        BASE64URL_NOPAD
-            .decode(text.as_bytes())
-            .map_err(|_| ServiceError::IdentityNotProven(format!("{field} is not unpadded base64url")))
+        BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| {
+            ServiceError::IdentityNotProven(format!("{field} is not unpadded base64url"))
+        })
     };
     let sealed = decode("request", &request.request)?;
-    let message =
-        Unverified::parse(&sealed).map_err(|error| ServiceError::IdentityNotProven(error.to_string()))?;
+    let message = Unverified::parse(&sealed)
+        .map_err(|error| ServiceError::IdentityNotProven(error.to_string()))?;
     let proof: EnrollProof = codec::decode(message.payload())
         .map_err(|error| ServiceError::IdentityNotProven(format!("request: {error}")))?;
     let key = PublicKey::from_cose_key(&proof.signing_key)
@@ -210,7 +210,11 @@ impl Service {
     /// revoked. Otherwise a new device, whose enrollment is pending when the token requires
     /// approval, or when a device with the same machine id or MAC address exists: those are not
     /// secret, so they prove nothing.
-    async fn resolve_target(&self, token: &EnrollmentToken, verified: &VerifiedEnrollment) -> Result<EnrollTarget, ServiceError> {
+    async fn resolve_target(
+        &self,
+        token: &EnrollmentToken,
+        verified: &VerifiedEnrollment,
+    ) -> Result<EnrollTarget, ServiceError> {
         let project = &verified.token.project;
         let created = token.created.as_ref();
         if let Some(device) = created.and_then(|created| created.device) {
@@ -236,14 +240,21 @@ impl Service {
     }
 
     /// Returns the device that this machine resembles.
-    async fn similar_device(&self, verified: &VerifiedEnrollment) -> Result<Option<DeviceId>, ServiceError> {
+    async fn similar_device(
+        &self,
+        verified: &VerifiedEnrollment,
+    ) -> Result<Option<DeviceId>, ServiceError> {
         let EnrollProof { machine, macs, .. } = &verified.proof;
         let macs = macs.get(..MAX_MACS).unwrap_or(macs);
         Ok(self.log.similar_device(&verified.token.project, *machine, macs).await?)
     }
 
     /// Returns the device whose previous key has signed that it is this machine.
-    async fn continued_device(&self, verified: &VerifiedEnrollment, sealed: &[u8]) -> Result<DeviceId, ServiceError> {
+    async fn continued_device(
+        &self,
+        verified: &VerifiedEnrollment,
+        sealed: &[u8],
+    ) -> Result<DeviceId, ServiceError> {
         let unproved = |what: String| ServiceError::IdentityNotProven(format!("previous: {what}"));
         let message = Unverified::parse(sealed).map_err(|error| unproved(error.to_string()))?;
         let claimed: ContinueProof =
@@ -364,7 +375,8 @@ impl Service {
         }
         let stream = StreamName::Token(verified.token.id);
         let token = self.load_token(&verified.token.project, &stream).await?.state.created;
-        let dropped = token.map(|token| dropped_keys(&verified.proof.labels, &token)).unwrap_or_default();
+        let dropped =
+            token.map(|token| dropped_keys(&verified.proof.labels, &token)).unwrap_or_default();
         if !dropped.is_empty() {
             let keys: Vec<&str> = dropped.iter().map(LabelKey::as_str).collect();
             tracing::warn!(

@@ -12,7 +12,7 @@ use muster_schemas::wire::{Hello, NewEpoch, Welcome};
 use muster_schemas::{DeviceId, Event, Hash, ProjectId, StreamName, codec};
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, MAX_ATTEMPTS, now, until_appended};
+use super::{Request, Service, ServiceError, now, until_appended};
 use crate::domain::device::{Device, DeviceCommand, ForkPoint};
 use crate::domain::{Decider, Rejection};
 
@@ -32,7 +32,8 @@ pub(crate) struct EpochLimit(DefaultKeyedRateLimiter<DeviceId>);
 
 impl Default for EpochLimit {
     fn default() -> Self {
-        let quota = Quota::with_period(GRANT_INTERVAL).unwrap_or(Quota::per_minute(MAX_GRANT_BURST));
+        let quota =
+            Quota::with_period(GRANT_INTERVAL).unwrap_or(Quota::per_minute(MAX_GRANT_BURST));
         Self(RateLimiter::keyed(quota.allow_burst(MAX_GRANT_BURST)))
     }
 }

@@ -95,7 +95,9 @@ impl LiveOutputs {
         let mut all = self.all();
         let abandoned: Vec<OutputId> = all
             .iter()
-            .filter(|(_, it)| !it.has_ended && now.duration_since(it.reported_at) >= ABANDON_TIMEOUT)
+            .filter(|(_, it)| {
+                !it.has_ended && now.duration_since(it.reported_at) >= ABANDON_TIMEOUT
+            })
             .map(|(output, _)| output.clone())
             .collect();
         for output in &abandoned {
@@ -115,7 +117,9 @@ impl LiveOutputs {
         followed.followers.retain(|_, it| now.duration_since(it.reported_at) < FOLLOWER_TTL);
         let known = followed.followers.get(&follower).filter(|it| it.position == position);
         let moved = known.map_or(now, |it| it.advanced_at);
-        followed.followers.insert(follower, Follower { position, reported_at: now, advanced_at: moved });
+        followed
+            .followers
+            .insert(follower, Follower { position, reported_at: now, advanced_at: moved });
         abandoned
     }
 
@@ -126,7 +130,8 @@ impl LiveOutputs {
         let followed = all.get(output)?;
         let served = || {
             followed.followers.values().filter(|it| {
-                now.duration_since(it.reported_at) < FOLLOWER_TTL && it.position >= followed.erased_before
+                now.duration_since(it.reported_at) < FOLLOWER_TTL
+                    && it.position >= followed.erased_before
             })
         };
         let reads = |it: &&Follower| now.duration_since(it.advanced_at) < STALL_TIMEOUT;

@@ -4,13 +4,13 @@
 //! After a conflict with another append, the decision is repeated on the streams' new state. This
 //! module has no knowledge of HTTP.
 
+mod approval;
 mod catch_up;
 mod credentials;
 mod dead_letters;
 mod devices;
 mod enrollment;
 mod epochs;
-mod approval;
 mod live_output;
 mod operations;
 mod output;
@@ -44,7 +44,7 @@ use epochs::EpochLimit;
 pub use credentials::InvalidNonce;
 pub use devices::DeviceChanges;
 pub use enrollment::EnrollOutcome;
-pub use operations::{NewOperation, CreatedOperation, Target};
+pub use operations::{CreatedOperation, NewOperation, Target};
 pub use tokens::{CreatedToken, NewApiToken, NewEnrollmentToken};
 pub use uploads::CreatedLink;
 
@@ -291,14 +291,16 @@ impl Request {
     /// Compares the version that the client expects with the resource's.
     pub(crate) fn check_version(&self, version: u64) -> Result<(), ServiceError> {
         match &self.versions {
-            Some(versions) if !versions.contains(&version) => Err(ServiceError::VersionMismatch(version)),
+            Some(versions) if !versions.contains(&version) => {
+                Err(ServiceError::VersionMismatch(version))
+            }
             _ => Ok(()),
         }
     }
 }
 
 /// Repeats a decision until its append succeeds, or fails for another reason than a
-/// conflict; at most `TRIES` times.
+/// conflict; at most `MAX_ATTEMPTS` times.
 macro_rules! until_appended {
     ($decide:expr) => {{
         let mut tries = 0;
@@ -307,8 +309,8 @@ macro_rules! until_appended {
                 break Ok(done);
             }
             tries += 1;
-            $crate::service::let_others(tries).await;
-            if tries == TRIES {
+            $crate::service::back_off(tries).await;
+            if tries == $crate::service::MAX_ATTEMPTS {
                 break Err($crate::service::ServiceError::Rejected(
                     $crate::domain::Rejection::Conflict(
                         "it is being changed by many requests concurrently; try again".to_owned(),

@@ -12,8 +12,8 @@ use muster_schemas::wire::{MAX_PRIVATE_BYTES, PrivateInput};
 use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, codec};
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, MAX_ATTEMPTS, Written, now, until_appended};
-use crate::dispatch::{ImmediateOrder, WorkQueue, OpenOperation};
+use super::{Request, Service, ServiceError, Written, now, until_appended};
+use crate::dispatch::{ImmediateOrder, OpenOperation, WorkQueue};
 use crate::domain::device::Device;
 use crate::domain::operation::{Operation, OperationCommand};
 use crate::domain::run::{Run, RunCommand};
@@ -88,7 +88,7 @@ impl Service {
         request: &Request,
         new: NewOperation,
     ) -> Result<CreatedOperation, ServiceError> {
-        if let Some(made) = self.previous_result(request).await? {
+        if let Some(made) = self.previous_operation(request).await? {
             return Ok(made);
         }
         let devices = self.resolve_targets(&request.project, &new.target).await?;
@@ -169,7 +169,8 @@ impl Service {
             append =
                 append.stream(StreamName::Run(id, *device), Expected::Version(0), facts(&events));
         }
-        let is_begun = |device: &&DeviceId| immediate_orders.iter().any(|begun| begun.device == **device);
+        let is_begun =
+            |device: &&DeviceId| immediate_orders.iter().any(|begun| begun.device == **device);
         for device in devices.iter().filter(|device| !is_begun(device)) {
             let stream = StreamName::Run(id, *device);
             append = append.stream(stream, Expected::Version(0), facts(&share));
@@ -178,7 +179,10 @@ impl Service {
     }
 
     /// Returns the operation of the request's first attempt.
-    async fn previous_result(&self, request: &Request) -> Result<Option<CreatedOperation>, ServiceError> {
+    async fn previous_operation(
+        &self,
+        request: &Request,
+    ) -> Result<Option<CreatedOperation>, ServiceError> {
         match self.appended(request).await? {
             Some(appended) => self.created_operation(&request.project, appended).await.map(Some),
             None => Ok(None),

@@ -73,7 +73,9 @@ pub(crate) struct OutputCache(Mutex<HashMap<OutputId, CachedOutput>>);
 impl OutputCache {
     fn get(&self, output: &OutputId) -> Option<CachedOutput> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(output).copied();
-        known.filter(|known| output.stream != OutputStream::File || known.read_at.elapsed() < CACHE_TTL)
+        known.filter(|known| {
+            output.stream != OutputStream::File || known.read_at.elapsed() < CACHE_TTL
+        })
     }
 
     fn set(&self, output: OutputId, value: CachedOutput) {
@@ -141,7 +143,9 @@ impl Service {
         let known = match self.outputs.get(&place) {
             Some(known) => known,
             None => match self.requested_limit(project, device, &piece).await? {
-                Ok(limit) => CachedOutput { tail: self.tail(&folder).await?, limit, read_at: Instant::now() },
+                Ok(limit) => {
+                    CachedOutput { tail: self.tail(&folder).await?, limit, read_at: Instant::now() }
+                }
                 Err(why) => return not_wanted(&piece, why.to_owned()),
             },
         };

@@ -4,7 +4,7 @@ use muster_schemas::names::ProjectTitle;
 use muster_schemas::{ProjectId, Retention, StreamName};
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, MAX_ATTEMPTS, Written, until_appended};
+use super::{Request, Service, ServiceError, Written, until_appended};
 use crate::domain::project::{Project, ProjectCommand};
 use crate::domain::{Decider, Rejection};
 

@@ -53,9 +53,9 @@ impl Service {
         for event in self.log.authentic(&token_use.project, stored).await {
             state = state.evolve(&event.event()?, event.recorded_at);
         }
-        let is_due = state
-            .last_used()
-            .is_none_or(|last| token_use.used_at.micros().saturating_sub(last.micros()) >= MIN_USE_INTERVAL_MICROS);
+        let is_due = state.last_used().is_none_or(|last| {
+            token_use.used_at.micros().saturating_sub(last.micros()) >= MIN_USE_INTERVAL_MICROS
+        });
         if !state.exists() || !is_due {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use muster_schemas::{DeviceId, Event, Hash, StreamName, Timestamp, TokenId};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, MAX_ATTEMPTS, Written, now, until_appended};
+use super::{Request, Service, ServiceError, Written, now, until_appended};
 use crate::domain::api_token::{ApiToken, ApiTokenCommand};
 use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::{Decider, Rejection};
@@ -277,7 +277,8 @@ mod tests {
     fn a_secret_is_derived_from_the_log_and_its_own_key_only() {
         let dir = tempfile::tempdir().unwrap();
         let keys = KeyStore::open(dir.path()).unwrap();
-        keys.write_role_folders(&["localhost".to_owned()], Timestamp(1_795_420_800_000_000)).unwrap();
+        keys.write_role_folders(&["localhost".to_owned()], Timestamp(1_795_420_800_000_000))
+            .unwrap();
         let request = Request {
             project: "default".parse().unwrap(),
             actor: "test".to_owned(),

@@ -7,7 +7,7 @@ use muster_schemas::events::{Action, EraseCause, Upload};
 use muster_schemas::wire::{DownloadText, FileStored, OutputStream};
 use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, codec};
 
-use super::{Request, Service, ServiceError, MAX_ATTEMPTS, Written, now, until_appended};
+use super::{Request, Service, ServiceError, Written, now, until_appended};
 use crate::domain::operation::Operation;
 use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Decider, Rejection};

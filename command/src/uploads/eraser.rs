@@ -49,8 +49,10 @@ pub(super) async fn run(service: Service, stop: CancellationToken) {
 /// files.
 async fn round(service: &Service, erased: &mut BTreeSet<File>) -> Result<(), ServiceError> {
     let mut failed = None;
-    for (which, cause) in [(FileSelection::Expired, EraseCause::Kept), (FileSelection::Replaced, EraseCause::Replaced)]
-    {
+    for (which, cause) in [
+        (FileSelection::Expired, EraseCause::Kept),
+        (FileSelection::Replaced, EraseCause::Replaced),
+    ] {
         for (project, operation, device) in files(&service.log, which, now()).await? {
             match service.erase_automatically(&project, operation, device, cause).await {
                 Ok(()) => {

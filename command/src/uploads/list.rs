@@ -130,8 +130,12 @@ impl Projection for Files {
                         match event {
                             Event::RunRequested(_) => add(transaction, run).await?,
                             Event::RunClosed(_) => {
-                                change(transaction, run, Change::Failed(at + CLOSED_FILE_TTL_MICROS))
-                                    .await?;
+                                change(
+                                    transaction,
+                                    run,
+                                    Change::Failed(at + CLOSED_FILE_TTL_MICROS),
+                                )
+                                .await?;
                             }
                             Event::UploadErased(_) => {
                                 change(transaction, run, Change::Erased(at)).await?;

@@ -36,7 +36,7 @@ pub(super) enum WorkerError {
     #[error(transparent)]
     Append(#[from] AppendError),
     /// The broker did not respond, or refused.
-    #[error("failed to {operation}: {problem}")]
+    #[error("failed to {attempted}: {problem}")]
     Broker {
         /// The attempted action.
         attempted: &'static str,

@@ -304,8 +304,8 @@ mod tests {
         };
         let mut guard = DeviceGuard::new(limits);
         let weeks = |weeks: std::ops::Range<i64>| batch(weeks.map(|week| -week * 7 * DAY_MICROS));
-        let mut hold = |device, mut batch, now| {
-            guard.enforce(&device(device), &mut batch, Retention::Default, now);
+        let mut hold = |id, mut batch, now| {
+            guard.enforce(&device(id), &mut batch, Retention::Default, now);
             batch.points.len()
         };
         assert_eq!(hold(1, weeks(0..1_000), NOW), 64);

@@ -106,9 +106,9 @@ mod tests {
     #[test]
     fn known_series_continue_and_new_ones_are_dropped_until_the_next_day() {
         let (mut guard, now) = (SeriesGuard::new(10), Instant::now());
-        let mut hold = |device, names, now| {
+        let mut hold = |id, names, now| {
             let mut batch = batch(names);
-            let dropped = guard.enforce(&device(device), &mut batch, now);
+            let dropped = guard.enforce(&device(id), &mut batch, now);
             (batch.points.len(), dropped)
         };
         assert_eq!(hold(1, 0..8, now), (8, 0));

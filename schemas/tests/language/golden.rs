@@ -40,7 +40,7 @@ fn every_golden_file_decodes_to_its_sample() {
             Ok(&sample.message),
             "{stem}"
         );
-        if sample.newest {
+        if sample.is_newest {
             assert!(
                 sample.message.encode() == *golden,
                 "{stem}: today's code writes other bytes than the golden file holds; a stored \

@@ -24,7 +24,7 @@ use muster_schemas::{ChannelId, Hash, ProjectId, SessionId, codec};
 use uuid::Uuid;
 
 use crate::running::Running;
-use crate::support::{Server, device, now, operation_key, settled};
+use crate::support::{Server, device, flush, now, operation_key};
 
 const SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
 /// Timeout of all waits; long enough for a busy machine.
@@ -89,7 +89,7 @@ fn subjects() -> DeviceSubjects {
 /// Sends an open; returns the messages on `.up`.
 async fn send(server: &Server, client: &async_nats::Client, open: &ChannelOpen) -> Subscriber {
     let up = client.subscribe(subjects().channel_up(open.channel)).await.unwrap();
-    settled(client).await;
+    flush(client).await;
     server.command("open", sealed(open)).await;
     up
 }
@@ -101,7 +101,7 @@ async fn try_open(server: &Server, purpose: Purpose) -> Result<Channel, ChannelR
     let mut up = send(server, &client, &open).await;
     let message = tokio::time::timeout(WAIT_TIMEOUT, up.next()).await.unwrap().unwrap();
     assert_eq!(message.headers.unwrap().get(KIND_HEADER).unwrap().as_str(), "opened");
-    let key = server.known.lock().unwrap().key.unwrap();
+    let key = server.state.lock().unwrap().key.unwrap();
     let answer: ChannelAnswer =
         codec::decode(&cose::open(&message.payload, Kind::Opened, &key).unwrap()).unwrap();
     let hash = Hash::of(&sealed(&open));
@@ -220,7 +220,7 @@ async fn greeted() -> (Server, Running) {
 
 /// Starts an agent and waits until it accepts opens.
 async fn greet(server: &Server) -> Running {
-    let before = server.known.lock().unwrap().hellos;
+    let before = server.state.lock().unwrap().hellos;
     let running = Running::start_with(server, |options| {
         options.channels.kill_after = Duration::from_secs(1);
         options.channels.stall_timeout = Duration::from_secs(2);

@@ -7,7 +7,7 @@ use super::*;
 async fn is_ignored(server: &Server, bytes: Vec<u8>, channel: ChannelId) {
     let client = server.client().await;
     let mut up = client.subscribe(subjects().channel_up(channel)).await.unwrap();
-    settled(&client).await;
+    flush(&client).await;
     server.command("open", bytes).await;
     let unknown = Purpose::End { session: session(999) };
     causes(&refusal(server, unknown).await, ChannelRefusalCause::Invalid, "session");
@@ -134,10 +134,10 @@ async fn an_unknown_purpose_is_rejected_by_name() {
     };
     let client = server.client().await;
     let mut up = client.subscribe(subjects().channel_up(open.channel)).await.unwrap();
-    settled(&client).await;
+    flush(&client).await;
     server.command("open", operation_key().seal(Kind::Open, codec::encode(&later))).await;
     let message = tokio::time::timeout(WAIT_TIMEOUT, up.next()).await.unwrap().unwrap();
-    let key = server.known.lock().unwrap().key.unwrap();
+    let key = server.state.lock().unwrap().key.unwrap();
     let opened = cose::open(&message.payload, Kind::Opened, &key).unwrap();
     let answer: ChannelAnswer = codec::decode(&opened).unwrap();
     causes(&answer.refused.unwrap(), ChannelRefusalCause::Unsupported, "muster-agent");

@@ -7,7 +7,7 @@ async fn a_shell_responds_knows_its_size_and_reports_its_exit() {
     let (server, running) = greeted().await;
     let spy = server.client().await;
     let mut traffic = spy.subscribe(">").await.unwrap();
-    settled(&spy).await;
+    flush(&spy).await;
     let mut seen = open(&server, shell(1)).await;
     seen.is_attached(1, 0).await;
     seen.type_in("echo hid''den; stty size\n").await;

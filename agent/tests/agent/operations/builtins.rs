@@ -14,7 +14,7 @@ async fn an_agent_restarts_in_place_after_reporting_it() {
     let server = Server::start().await;
     let mut agent = Process::start(&server).await;
     server.until("the device is up", |known| known.hellos > 0 && !known.live.is_empty()).await;
-    let hellos = server.known.lock().unwrap().hellos;
+    let hellos = server.state.lock().unwrap().hellos;
     deliver(&server, &order(id(1), Action::RestartAgent), None).await;
     wait_for_events(&server, id(1), &DONE).await;
     server.until("it says hello again", |known| known.hellos > hellos).await;
@@ -58,9 +58,9 @@ async fn diagnostics_are_an_archive_without_keys() {
     wait_for_events(&server, id(1), &DONE).await;
     let key = (id(1), OutputStream::Stdout);
     server
-        .until("it is there", |known| known.outputs.get(&key).is_some_and(|it| it.is_whole))
+        .until("it is there", |known| known.outputs.get(&key).is_some_and(|it| it.is_complete))
         .await;
-    let bytes = server.known.lock().unwrap().outputs[&key].bytes.clone();
+    let bytes = server.state.lock().unwrap().outputs[&key].bytes.clone();
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(bytes.as_slice()));
     let mut names = Vec::new();
     for entry in archive.entries().unwrap() {

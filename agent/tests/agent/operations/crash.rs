@@ -11,7 +11,7 @@ use crate::process::Process;
 async fn a_killed_agent_interrupts_running_runs_and_starts_waiting_ones_once() {
     let server = Server::start().await;
     let one = ("runs.at_once".parse().unwrap(), ConfigValue::Int(1));
-    server.known.lock().unwrap().config = (1, [one].into());
+    server.state.lock().unwrap().config = (1, [one].into());
     let agent = Process::start(&server).await;
     server
         .until("the config is applied", |known| {
@@ -34,7 +34,7 @@ async fn a_killed_agent_interrupts_running_runs_and_starts_waiting_ones_once() {
     assert!(is_running("7401"));
 
     // The new process does not know the server's time: the waiting run still waits.
-    server.known.lock().unwrap().is_silent = true;
+    server.state.lock().unwrap().is_silent = true;
     let agent = Process::start(&server).await;
     let interrupted = ["RunAccepted", "RunStarted", "RunInterrupted"];
     wait_for_events(&server, id(2), &interrupted).await;
@@ -43,22 +43,22 @@ async fn a_killed_agent_interrupts_running_runs_and_starts_waiting_ones_once() {
     let problem = report.problem.unwrap();
     assert!(problem.contains(INTERRUPTED) && problem.contains(LEFTOVERS_ENDED), "{problem}");
     assert!(report.started_at.is_some());
-    let said = server.known.lock().unwrap().outputs[&key].clone();
+    let said = server.state.lock().unwrap().outputs[&key].clone();
     assert_eq!(report.stdout.hash, Some(output_hash(&said.salt, b"said\n")));
     wait_for_events(&server, id(3), &["RunAccepted"]).await;
-    server.known.lock().unwrap().is_silent = false;
+    server.state.lock().unwrap().is_silent = false;
     end(&server, id(3)).await;
     agent.kill();
 
     // All runs have ended: no further event is recorded, despite restarts and repeated orders.
     let mut agent = Process::start(&server).await;
-    let hellos = server.known.lock().unwrap().hellos;
+    let hellos = server.state.lock().unwrap().hellos;
     server.until("it is greeted", |known| known.hellos > hellos).await;
     deliver(&server, &waits, None).await;
     // A server repeats orders until an event reports their receipt.
     for _ in 0..100 {
         deliver(&server, &run(id(4), argv(&["true"])), None).await;
-        if !event_types(&server.known.lock().unwrap(), id(4)).is_empty() {
+        if !event_types(&server.state.lock().unwrap(), id(4)).is_empty() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -19,7 +19,7 @@ use muster_schemas::{Event, Hash, OperationId, ProjectId, codec};
 use uuid::Uuid;
 
 use crate::running::Running;
-use crate::support::{Known, Server, device, now, operation_key};
+use crate::support::{Server, ServerState, device, now, operation_key};
 
 fn id(number: u128) -> OperationId {
     OperationId(Uuid::from_u128(number))
@@ -68,7 +68,7 @@ fn sealed(order: &RunOrder) -> Vec<u8> {
 }
 
 async fn deliver(server: &Server, order: &RunOrder, private: Option<Vec<u8>>) {
-    let key = server.known.lock().unwrap().key.unwrap();
+    let key = server.state.lock().unwrap().key.unwrap();
     let context = input_context(&order.project, order.device, order.operation);
     let private = private.map(|private| seal_to(&key, &context, &private).unwrap());
     let delivery = RunDelivery { order: sealed(order), private: None, sealed: private };
@@ -94,7 +94,7 @@ async fn greeted() -> (Server, Running) {
 }
 
 async fn greet(server: &Server) -> Running {
-    let before = server.known.lock().unwrap().hellos;
+    let before = server.state.lock().unwrap().hellos;
     let running = Running::start_with(server, |options| {
         options.operations.kill_after = Duration::from_secs(1);
         options.operations.grace = Duration::from_millis(300);
@@ -113,7 +113,7 @@ async fn until_greeted(running: &Running) {
 }
 
 /// Returns the events of an operation, by their types.
-fn event_types(state: &Known, operation: OperationId) -> Vec<&'static str> {
+fn event_types(state: &ServerState, operation: OperationId) -> Vec<&'static str> {
     let of = |event: &&Event| operation_of(event) == Some(operation);
     state.events.iter().filter(of).map(Event::kind).collect()
 }
@@ -141,11 +141,11 @@ fn report_of(event: &Event) -> Option<&RunReport> {
 
 /// Waits for an operation's end.
 async fn end(server: &Server, operation: OperationId) -> RunReport {
-    let find = |known: &Known| {
+    let find = |known: &ServerState| {
         known.events.iter().filter_map(report_of).find(|it| it.operation == operation).cloned()
     };
     server.until(&format!("{operation} ends"), |known| find(known).is_some()).await;
-    let known = server.known.lock().unwrap();
+    let known = server.state.lock().unwrap();
     find(&known).unwrap()
 }
 
@@ -156,7 +156,7 @@ async fn wait_for_events(server: &Server, operation: OperationId, expected: &[&s
             event_types(known, operation).len() >= expected.len()
         })
         .await;
-    assert_eq!(event_types(&server.known.lock().unwrap(), operation), expected);
+    assert_eq!(event_types(&server.state.lock().unwrap(), operation), expected);
 }
 
 /// Waits until a file exists.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 
-fn refusal(state: &Known, operation: OperationId) -> Option<(RefusalCause, String)> {
+fn refusal(state: &ServerState, operation: OperationId) -> Option<(RefusalCause, String)> {
     state.events.iter().find_map(|event| match event {
         Event::RunRejected(it) if it.operation == operation => Some((it.cause, it.reason.clone())),
         _ => None,
@@ -17,7 +17,7 @@ fn refusal(state: &Known, operation: OperationId) -> Option<(RefusalCause, Strin
 
 async fn wait_for_refusal(server: &Server, operation: OperationId) -> (RefusalCause, String) {
     server.until("it is refused", |known| refusal(known, operation).is_some()).await;
-    refusal(&server.known.lock().unwrap(), operation).unwrap()
+    refusal(&server.state.lock().unwrap(), operation).unwrap()
 }
 
 #[tokio::test]
@@ -42,14 +42,14 @@ async fn a_repeated_order_is_executed_once() {
     wait_for_events(&server, id(2), &all).await;
     wait_for_events(&server, id(1), &all).await;
     assert_eq!(std::fs::read_to_string(file).unwrap(), "x\n");
-    let accepted = |known: &Known| {
+    let accepted = |known: &ServerState| {
         known.events.iter().find_map(|event| match event {
             Event::RunAccepted(it) if it.operation == id(1) => Some(it.order),
             _ => None,
         })
     };
     let taken = Hash::of(&sealed(&mark));
-    assert_eq!(accepted(&server.known.lock().unwrap()), Some(taken));
+    assert_eq!(accepted(&server.state.lock().unwrap()), Some(taken));
     running.stop().await;
 }
 
@@ -81,7 +81,7 @@ async fn an_order_for_another_device_or_by_another_key_is_ignored() {
     }
     deliver(&server, &run(id(2), argv(&["true"])), None).await;
     end(&server, id(2)).await;
-    assert_eq!(event_types(&server.known.lock().unwrap(), id(1)), [""; 0]);
+    assert_eq!(event_types(&server.state.lock().unwrap(), id(1)), [""; 0]);
     // None of them affects it.
     deliver(&server, &mine, None).await;
     end(&server, id(1)).await;
@@ -105,14 +105,14 @@ async fn an_expired_order_is_reported_once_as_expired() {
 #[tokio::test]
 async fn without_a_hello_nothing_starts() {
     let server = Server::start().await;
-    server.known.lock().unwrap().is_silent = true;
+    server.state.lock().unwrap().is_silent = true;
     let running = Running::start(&server).await;
     server.until("the device says hello", |known| known.hellos > 0).await;
     let order = run(id(1), argv(&["true"]));
     deliver(&server, &order, None).await;
     // A cancel does not need the time; it finds nothing to cancel, because the order was ignored.
     cancel(&server, id(1)).await;
-    server.known.lock().unwrap().is_silent = false;
+    server.state.lock().unwrap().is_silent = false;
     until_greeted(&running).await;
     deliver(&server, &order, None).await;
     wait_for_events(&server, id(1), &["RunCanceled"]).await;

@@ -4,14 +4,16 @@ use muster_schemas::wire::{MAX_OUTPUT_BYTES, OutputStream, output_hash};
 
 use super::*;
 use crate::process::Process;
-use crate::support::Taken;
+use crate::support::ReceivedOutput;
 
-async fn complete_output(server: &Server, operation: OperationId) -> Taken {
+async fn complete_output(server: &Server, operation: OperationId) -> ReceivedOutput {
     let key = (operation, OutputStream::Stdout);
     server
-        .until("its output is there", |known| known.outputs.get(&key).is_some_and(|it| it.is_whole))
+        .until("its output is there", |known| {
+            known.outputs.get(&key).is_some_and(|it| it.is_complete)
+        })
         .await;
-    server.known.lock().unwrap().outputs[&key].clone()
+    server.state.lock().unwrap().outputs[&key].clone()
 }
 
 /// Waits until the device has deleted the stored output.
@@ -39,7 +41,7 @@ async fn any_bytes_arrive_unchanged_and_are_then_deleted() {
     assert_eq!(report.stdout.hash, Some(output_hash(&taken.salt, &taken.bytes)));
     assert_eq!((taken.salt.len(), taken.compressed), (16, 0));
     assert_eq!((report.stderr.bytes, report.stderr.hash), (0, None));
-    assert!(!server.known.lock().unwrap().outputs.contains_key(&(id(1), OutputStream::Stderr)));
+    assert!(!server.state.lock().unwrap().outputs.contains_key(&(id(1), OutputStream::Stderr)));
     deliver(&server, &run(id(2), line("seq 100000")), None).await;
     assert!(complete_output(&server, id(2)).await.compressed > 0);
     wait_until_deleted(&server).await;
@@ -74,7 +76,7 @@ async fn endless_output_is_truncated_without_increasing_memory() {
     let order = RunOrder { timeout_ms: 4_000, ..run(id(2), argv(&["yes"])) };
     deliver(&server, &order, None).await;
     let mut most = 0;
-    while event_types(&server.known.lock().unwrap(), id(2)).len() < 3 {
+    while event_types(&server.state.lock().unwrap(), id(2)).len() < 3 {
         most = most.max(agent.memory());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -114,11 +116,11 @@ async fn output_continues_at_its_offset_after_a_broker_outage() {
 #[tokio::test]
 async fn unsent_output_is_sent_after_an_agent_restart() {
     let (server, running) = greeted().await;
-    server.known.lock().unwrap().takes_no_output = true;
+    server.state.lock().unwrap().rejects_output = true;
     deliver(&server, &run(id(1), line("seq 1000")), None).await;
     let report = end(&server, id(1)).await;
     running.stop().await;
-    server.known.lock().unwrap().takes_no_output = false;
+    server.state.lock().unwrap().rejects_output = false;
     let running = greet(&server).await;
     let taken = complete_output(&server, id(1)).await;
     assert_eq!(report.stdout.hash, Some(output_hash(&taken.salt, &taken.bytes)));

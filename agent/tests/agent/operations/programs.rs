@@ -9,10 +9,10 @@ use super::*;
 async fn output(server: &Server, operation: OperationId, stream: OutputStream) -> String {
     server
         .until("its output is there", |known| {
-            known.outputs.get(&(operation, stream)).is_some_and(|it| it.is_whole)
+            known.outputs.get(&(operation, stream)).is_some_and(|it| it.is_complete)
         })
         .await;
-    let known = server.known.lock().unwrap();
+    let known = server.state.lock().unwrap();
     String::from_utf8(known.outputs[&(operation, stream)].bytes.clone()).unwrap()
 }
 
@@ -87,7 +87,7 @@ async fn a_program_runs_as_another_user_with_that_user_s_groups() {
         let out = output(&server, id(1), OutputStream::Stdout).await;
         assert!(out.starts_with("nobody\n") && out.ends_with(" nobody\n"), "{out}");
         let is_told = |event: &Event| matches!(event, Event::RunStarted(it) if it.user.as_deref() == Some("nobody"));
-        assert!(server.known.lock().unwrap().events.iter().any(is_told));
+        assert!(server.state.lock().unwrap().events.iter().any(is_told));
     } else {
         wait_for_events(&server, id(1), &["RunRejected"]).await;
     }
@@ -139,13 +139,13 @@ async fn a_program_in_the_background_outlives_its_run() {
     until_there(&file).await;
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "late");
     assert!(is_running("7301"));
-    let pid = |known: &Known| {
+    let pid = |known: &ServerState| {
         known.events.iter().find_map(|event| match event {
             Event::RunStarted(it) => it.pid,
             _ => None,
         })
     };
-    let pid = pid(&server.known.lock().unwrap());
+    let pid = pid(&server.state.lock().unwrap());
     running.stop().await;
     assert!(is_running("7301"), "it outlives the agent, too");
     let group = nix::unistd::Pid::from_raw(i32::try_from(pid.unwrap()).unwrap());

@@ -20,7 +20,7 @@ fn finish(server: &Server, name: &str) {
 async fn a_limited_number_of_runs_is_concurrent_and_the_others_wait_in_order() {
     let server = Server::start().await;
     let two = ("runs.at_once".parse().unwrap(), ConfigValue::Int(2));
-    server.known.lock().unwrap().config = (1, [two].into());
+    server.state.lock().unwrap().config = (1, [two].into());
     let running = greet(&server).await;
     for (number, name) in [(9, "a"), (8, "b"), (7, "c"), (6, "d")] {
         deliver(&server, &run(id(number), waiting_for(&server, name)), None).await;
@@ -80,7 +80,7 @@ async fn a_cancel_that_arrives_before_its_order_is_remembered() {
 async fn a_waiting_run_expires_in_the_queue() {
     let server = Server::start().await;
     let one = ("runs.at_once".parse().unwrap(), ConfigValue::Int(1));
-    server.known.lock().unwrap().config = (1, [one].into());
+    server.state.lock().unwrap().config = (1, [one].into());
     let running = greet(&server).await;
     deliver(&server, &run(id(1), waiting_for(&server, "a")), None).await;
     until_there(&server.path("a.began")).await;
@@ -95,7 +95,7 @@ async fn a_waiting_run_expires_in_the_queue() {
 #[tokio::test]
 async fn with_a_full_outbox_no_run_starts_and_no_end_is_lost() {
     let server = Server::start().await;
-    let before = server.known.lock().unwrap().hellos;
+    let before = server.state.lock().unwrap().hellos;
     let running = Running::start_with(&server, |options| {
         options.limits = Limits { unconfirmed_bytes: 40_000, ..Limits::default() };
     })
@@ -108,7 +108,7 @@ async fn with_a_full_outbox_no_run_starts_and_no_end_is_lost() {
     while running.agent.status().outbox.unconfirmed > 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    server.known.lock().unwrap().is_deaf = true;
+    server.state.lock().unwrap().ignores_events = true;
     for length in [500, 0] {
         let errors = [("x".to_owned(), "y".repeat(length))].into();
         let fill: Event = muster_schemas::events::DeviceConfigApplied { version: 1, errors }.into();
@@ -123,10 +123,10 @@ async fn with_a_full_outbox_no_run_starts_and_no_end_is_lost() {
     assert_eq!(running.agent.status().outbox.dropped, dropped);
     // The next agent process finds the end unchanged.
     running.stop().await;
-    server.known.lock().unwrap().is_deaf = false;
+    server.state.lock().unwrap().ignores_events = false;
     let running = greet(&server).await;
     assert_eq!(end(&server, id(1)).await.exit_code, Some(0));
     wait_for_events(&server, id(1), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
-    assert_eq!(event_types(&server.known.lock().unwrap(), id(2)), [""; 0]);
+    assert_eq!(event_types(&server.state.lock().unwrap(), id(2)), [""; 0]);
     running.stop().await;
 }

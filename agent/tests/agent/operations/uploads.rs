@@ -5,7 +5,7 @@ use muster_schemas::wire::{OutputStream, output_hash};
 
 use super::*;
 use crate::process::Process;
-use crate::support::Taken;
+use crate::support::ReceivedOutput;
 
 const DONE: [&str; 3] = ["RunAccepted", "RunStarted", "RunSucceeded"];
 
@@ -36,7 +36,7 @@ fn noise(length: usize) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-fn received(state: &Known, operation: OperationId) -> Taken {
+fn received(state: &ServerState, operation: OperationId) -> ReceivedOutput {
     state.outputs.get(&(operation, OutputStream::File)).cloned().unwrap_or_default()
 }
 
@@ -45,8 +45,8 @@ async fn wait_for_data(server: &Server, operation: OperationId) {
 }
 
 fn check(server: &Server, operation: OperationId, report: &RunReport, bytes: &[u8]) {
-    let taken = received(&server.known.lock().unwrap(), operation);
-    assert!(taken.is_whole && taken.bytes == bytes, "{} bytes", taken.bytes.len());
+    let taken = received(&server.state.lock().unwrap(), operation);
+    assert!(taken.is_complete && taken.bytes == bytes, "{} bytes", taken.bytes.len());
     let file = report.file.clone().unwrap();
     assert_eq!((file.bytes, file.hash), (bytes.len() as u64, output_hash(&taken.salt, bytes)));
 }
@@ -68,7 +68,7 @@ async fn files_arrive_unchanged_and_the_source_is_deleted_on_request() {
         assert_eq!((name, report.problem), (Some(format!("file-{number}")), None));
         assert_eq!(file.exists(), !removed);
     }
-    assert!(received(&server.known.lock().unwrap(), id(2)).compressed > 0);
+    assert!(received(&server.state.lock().unwrap(), id(2)).compressed > 0);
     running.stop().await;
 }
 
@@ -85,7 +85,7 @@ async fn a_folder_is_packed_without_following_links_out_of_it() {
     let report = end(&server, id(1)).await;
     let file = report.file.clone().unwrap();
     assert_eq!((file.name.as_str(), file.is_folder), ("logs.tar.gz", true));
-    let bytes = received(&server.known.lock().unwrap(), id(1)).bytes;
+    let bytes = received(&server.state.lock().unwrap(), id(1)).bytes;
     check(&server, id(1), &report, &bytes);
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(bytes.as_slice()));
     let mut found = Vec::new();
@@ -142,7 +142,7 @@ async fn a_forbidden_or_missing_file_is_reported() {
             _ => &["RunAccepted", "RunRejected"],
         };
         wait_for_events(&server, id(number), expected).await;
-        let known = server.known.lock().unwrap();
+        let known = server.state.lock().unwrap();
         let refused = known.events.iter().rev().find_map(|event| match event {
             Event::RunRejected(event) if event.operation == id(number) => Some(event.clone()),
             _ => None,
@@ -159,11 +159,11 @@ async fn a_forbidden_or_missing_file_is_reported() {
         let problem = end(&server, id(number)).await.problem.unwrap();
         assert!(problem.contains(named), "{problem}");
     }
-    server.known.lock().unwrap().lies_by = 1;
+    server.state.lock().unwrap().exaggerates_by = 1;
     deliver(&server, &send(id(7), upload(inside.join("large"))), None).await;
     let report = end(&server, id(7)).await;
     assert!(report.problem.is_some() && report.file.is_none(), "{report:?}");
-    server.known.lock().unwrap().refuses_files = Some("it was erased".to_owned());
+    server.state.lock().unwrap().file_refusal = Some("it was erased".to_owned());
     deliver(&server, &send(id(6), upload(inside.join("large"))), None).await;
     let problem = end(&server, id(6)).await.problem.unwrap();
     assert!(problem.contains("it was erased"), "{problem}");
@@ -175,11 +175,11 @@ async fn a_file_that_changes_during_its_upload_is_not_stored() {
     let (server, running) = greeted().await;
     let file = server.path("log");
     std::fs::write(&file, noise(3_000_000)).unwrap();
-    server.known.lock().unwrap().takes_at_most = Some(200_000);
+    server.state.lock().unwrap().max_output_bytes = Some(200_000);
     deliver(&server, &send(id(1), upload(&file)), None).await;
     wait_for_data(&server, id(1)).await;
     std::fs::write(&file, noise(2_999_999)).unwrap();
-    server.known.lock().unwrap().takes_at_most = None;
+    server.state.lock().unwrap().max_output_bytes = None;
     let report = end(&server, id(1)).await;
     assert!(report.problem.is_some());
     assert_eq!(report.file, None);
@@ -200,7 +200,7 @@ async fn uploads_can_be_canceled_time_out_and_do_not_block_programs() {
     let key = (id(10), OutputStream::Stdout);
     server
         .until("a program's output is there", |known| {
-            known.outputs.get(&key).is_some_and(|it| it.is_whole)
+            known.outputs.get(&key).is_some_and(|it| it.is_complete)
         })
         .await;
     cancel(&server, id(1)).await;
@@ -222,18 +222,18 @@ async fn an_upload_survives_restarts_of_the_broker_and_the_agent() {
     server.until("the device is up", |known| known.hellos > 0 && !known.live.is_empty()).await;
     let (file, bytes) = (server.path("large"), noise(4_000_000));
     std::fs::write(&file, &bytes).unwrap();
-    server.known.lock().unwrap().takes_at_most = Some(1_000_000);
+    server.state.lock().unwrap().max_output_bytes = Some(1_000_000);
     let asked = RunOrder { timeout_ms: 120_000, ..send(id(1), upload(&file)) };
     deliver(&server, &asked, None).await;
     wait_for_data(&server, id(1)).await;
     agent.kill();
-    let before = received(&server.known.lock().unwrap(), id(1)).pieces;
-    let hellos = server.known.lock().unwrap().hellos;
+    let before = received(&server.state.lock().unwrap(), id(1)).pieces;
+    let hellos = server.state.lock().unwrap().hellos;
     let agent = Process::start(&server).await;
     server.until("it is back", |known| known.hellos > hellos).await;
     server.nats.child().stop().await.unwrap();
     server.nats.child().restart().await.unwrap();
-    server.known.lock().unwrap().takes_at_most = None;
+    server.state.lock().unwrap().max_output_bytes = None;
     let report = end(&server, id(1)).await;
     wait_for_events(&server, id(1), &DONE).await;
     check(&server, id(1), &report, &bytes);

@@ -136,7 +136,7 @@ pub(super) async fn list_remote(
     let mut skipped = Vec::new();
     let facts = remote_metadata(session, root).await?;
     let facts = facts.ok_or_else(|| anyhow!("there is no {root} on the device"))?;
-    let mut all = vec![Entry { path: String::new(), metadata }];
+    let mut all = vec![Entry { path: String::new(), metadata: facts }];
     let mut at = 0;
     while let Some(folder) = all.get(at).cloned() {
         at += 1;

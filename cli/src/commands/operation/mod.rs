@@ -162,13 +162,18 @@ fn path(id: &str) -> String {
     format!("{OPERATIONS}/{}", segment(id))
 }
 
-async fn change(client: &Client, id: &str, (verb, done): (&str, &str), json: bool) -> Result<()> {
+async fn change(
+    client: &Client,
+    id: &str,
+    (verb, summary): (&str, &str),
+    json: bool,
+) -> Result<()> {
     let done = client.post(&format!("{}/{verb}", path(id)), &json!({})).await?;
     client.wait_until_listed(OPERATIONS, &done["position"]).await;
     if json {
         return output::json(&done);
     }
-    line(done);
+    line(summary);
     Ok(())
 }
 

@@ -170,7 +170,7 @@ pub(crate) async fn get_run_output(
         end: query.from,
         ended_at: None,
         read_at: Instant::now(),
-        notifications,
+        notifications: told,
         checked_at: Instant::now(),
         listed_at: Instant::now(),
         progress: state.read_models.operations.subscribe(),

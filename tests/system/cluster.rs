@@ -96,7 +96,7 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
     wait::until("ingest to find no leader", PATIENCE, || async {
         let said = fleet.ingest.said();
         let is_so = |fields: &Value| fields["error"].is_string();
-        has_line(&said[before..], "WARN", "muster::serve", is_so).then_some(())
+        has_line(&said[before..], "WARN", "muster", is_so).then_some(())
     })
     .await;
     for broker in &fleet.more_brokers {

@@ -94,7 +94,7 @@ fn batch_of_text(bytes: usize) -> Bytes {
 }
 
 /// Connects the hostile devices and runs their attacks until the token is cancelled, in a thread with
-/// the lowest priority: they stand for other machines, so that only the servers' work for them counts.
+/// the lowest priority: real ones run on other machines, so that only the servers' work for them counts.
 fn attack_from_a_thread(
     hostile: Vec<Enrolled>,
     ca: PathBuf,

@@ -93,8 +93,8 @@ fn batch_of_text(bytes: usize) -> Bytes {
     MetricBatch { time: now(), points }.encode().into()
 }
 
-/// Connects the hostile devices and runs their attacks until the token is cancelled, in a thread with
-/// the lowest priority: real ones run on other machines, so that only the servers' work for them counts.
+/// Connects the hostile devices and runs their attacks until the token is canceled. The thread has
+/// the lowest priority: real ones run on other machines, and only the servers' work for them counts.
 fn attack_from_a_thread(
     hostile: Vec<Enrolled>,
     ca: PathBuf,

@@ -96,7 +96,7 @@ async fn no_event_is_lost_when_one_of_three_brokers_fails() {
     wait::until("ingest to find no leader", WAIT_TIMEOUT, || async {
         let said = fleet.ingest.output();
         let is_so = |fields: &Value| fields["error"].is_string();
-        has_line(&said[before..], "WARN", "muster::serve", is_so).then_some(())
+        has_line(&said[before..], "WARN", "muster", is_so).then_some(())
     })
     .await;
     for broker in &fleet.more_brokers {

@@ -239,8 +239,8 @@ async fn a_restored_log_that_has_not_read_its_stream_yet_has_lost_nothing() {
     assert_rebuild_equals_live(&fleet).await;
 }
 
-/// An ingest that dies after an append and before the ack leaves its device waiting: the next one
-/// acks again.
+/// An ingest that is killed after an append and before the ack leaves its device waiting: the next
+/// one acks again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ack_that_ingest_did_not_send_before_it_was_killed_is_sent_by_the_next_one() {
     let mut fleet = Fleet::start().await;

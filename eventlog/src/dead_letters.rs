@@ -1,8 +1,8 @@
 //! Dead letters: messages that could not be attributed or written, stored with their cause.
 //!
 //! A repeated dead letter is counted, not stored again. A payload is truncated to 64 KiB; at most
-//! [`PER_MINUTE`] dead letters per device and minute are stored and the others only counted; the
-//! oldest are deleted when there are more than [`MAX_LETTERS`]. So a hostile sender cannot fill the
+//! [`MAX_PER_MINUTE`] dead letters per device and minute are stored and the others only counted; the
+//! oldest are deleted when there are more than [`MAX_DEAD_LETTERS`]. So a hostile sender cannot fill the
 //! disk.
 
 use std::collections::{BTreeMap, HashMap};

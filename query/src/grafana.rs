@@ -89,7 +89,7 @@ async fn run(log: &EventLog, sql: String) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&log.stores().sql).await.map(drop)
 }
 
-/// Result of [`let_in`].
+/// Result of [`grant_access`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrantOutcome {
     /// The role exists, has the password, and may read the views.

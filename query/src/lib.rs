@@ -2,7 +2,7 @@
 //!
 //! Projections are pure folds ([`projections`]); the newest metrics are in memory ([`latest`]);
 //! metrics over time come from InfluxDB ([`influx`]); point-in-time queries fold the log
-//! ([`travel`]).
+//! ([`point_in_time`]).
 //!
 //! Invariant: this crate makes no decisions and appends no events. Only projections write read
 //! models.

@@ -53,7 +53,7 @@ pub fn is_about_tokens(kind: &str) -> bool {
 /// state at an earlier position. One chunk of events and the devices are in memory.
 ///
 /// # Errors
-/// See [`TravelError`].
+/// See [`PointInTimeError`].
 pub async fn devices_at(
     log: &EventLog,
     project: &ProjectId,
@@ -74,7 +74,7 @@ pub async fn devices_at(
 /// Returns one device at a position; `None` when it had no events.
 ///
 /// # Errors
-/// See [`TravelError`].
+/// See [`PointInTimeError`].
 pub async fn device_at(
     log: &EventLog,
     project: &ProjectId,

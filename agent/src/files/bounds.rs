@@ -180,7 +180,7 @@ impl Bounds {
         Ok(Location { folder, name: name.to_owned() })
     }
 
-    /// Deletes a file, not the target of a link at its location, if `is_it` recognizes it.
+    /// Deletes a file, not the target of a link at its location, if `is_match` recognizes it.
     ///
     /// # Errors
     /// When the order is for reading only, or the file does not exist, is not accessible, or is

@@ -163,7 +163,7 @@ pub(super) fn record_started(
 }
 
 /// Records a run's end. If the outbox is full, the end is kept and recorded later by
-/// [`record_kept_ends`]: it is never lost and never counted as dropped.
+/// [`record_held_ends`]: it is never lost and never counted as dropped.
 pub(super) fn record_end(shared: &Shared, id: OperationId, entry: Entry, event: Event) {
     record_end_with_start(shared, id, entry, None, event);
 }

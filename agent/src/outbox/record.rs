@@ -108,10 +108,10 @@ impl Outbox {
         self.record_all_in_transaction(&[(event, at)], write)
     }
 
-    /// Like [`Self::record_beside`], for several events: all of them are recorded, or none.
+    /// Like [`Self::record_in_transaction`], for several events: all of them are recorded, or none.
     ///
     /// # Errors
-    /// As [`Self::record_beside`].
+    /// As [`Self::record_in_transaction`].
     pub(crate) fn record_all_in_transaction(
         &self,
         events: &[(&Event, Moment)],

@@ -117,7 +117,7 @@ impl Child {
         self.events.subscribe()
     }
 
-    /// Stops it, orderly or finally by force, and prevents restarts until [`Child::start_again`].
+    /// Stops it, orderly or finally by force, and prevents restarts until [`Child::restart`].
     /// `None` if it had no process.
     ///
     /// # Errors

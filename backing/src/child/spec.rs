@@ -61,7 +61,7 @@ pub enum Restart {
     /// It is restarted on the same port, with a growing delay (0.1 s to 5 s).
     #[default]
     Always,
-    /// It remains stopped until [`super::Child::start_again`].
+    /// It remains stopped until [`super::Child::restart`].
     Never,
 }
 

@@ -1,7 +1,7 @@
 //! Dispatch of operations: which are open, which devices get an order now, and which runs are
 //! closed.
 //!
-//! `todo` is the work queue, a projection of the log. `rules` decides what to do, as pure
+//! `queue_projection` is the work queue, a projection of the log. `rules` decides what to do, as pure
 //! functions; `dispatcher` does it, in one process at a time; `authentic` verifies the queue
 //! against the log before anything is signed; `begin` dispatches immediately, with the request;
 //! `send` signs and sends orders, in any process; `private` reads their private input.

@@ -20,7 +20,7 @@ impl Backoff {
         Self { next: first, max }
     }
 
-    /// The next delay; `dice` is between 0 and 1. A delay requested by the store is applied in
+    /// The next delay; `random` is between 0 and 1. A delay requested by the store is applied in
     /// full, up to a minute, and does not advance the backoff.
     pub(super) fn next_delay(&mut self, retry_after: Option<Duration>, random: f64) -> Duration {
         if let Some(asked) = retry_after {

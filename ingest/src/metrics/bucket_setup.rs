@@ -43,7 +43,7 @@ impl InfluxClient {
     /// [`Retention::Default`] is the retention of the database itself.
     ///
     /// # Errors
-    /// See [`PlaceError`].
+    /// See [`BucketError`].
     pub async fn apply_retention(
         &self,
         policy: &str,
@@ -55,7 +55,7 @@ impl InfluxClient {
     /// Sets an existing bucket to the retention of the database itself; creates none.
     ///
     /// # Errors
-    /// See [`PlaceError`].
+    /// See [`BucketError`].
     pub async fn reset_retention(&self, policy: &str) -> Result<(), BucketError> {
         self.set_retention(policy, Retention::Default, IfMissing::Skip).await
     }
@@ -205,7 +205,7 @@ impl InfluxClient {
     }
 
     /// Maps a database and a retention policy to a bucket, so that InfluxQL finds it, unless
-    /// `does_it` accepts an existing mapping of the database.
+    /// `is_match` accepts an existing mapping of the database.
     async fn map_bucket(
         &self,
         org: &str,

@@ -1,5 +1,5 @@
 //! The bucket of each project in the metric store, with the retention from the log `system`.
-//! `place_setup` creates a bucket before anything is written to it.
+//! `bucket_setup` creates a bucket before anything is written to it.
 //!
 //! Every project except `default` has its own bucket, so that no project sees or affects the names,
 //! types and values of another. `default` uses the database itself until it gets a retention. If

@@ -93,7 +93,7 @@ struct DeviceUsage {
     /// The day that the shards and the reports belong to.
     day: i64,
     shards: Vec<i64>,
-    /// One bit for each [`Excess`] that was reported today.
+    /// One bit for each [`DropReason`] that was reported today.
     reported: u16,
     messages: TokenBucket,
     bytes: TokenBucket,

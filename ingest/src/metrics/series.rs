@@ -13,7 +13,7 @@ use muster_schemas::{DeviceId, ProjectId};
 
 /// Time after which a device's series are forgotten.
 const SERIES_TTL: Duration = Duration::from_secs(24 * 3600);
-/// Maximum number of remembered series of all devices; above it each device gets only [`SCARCE`].
+/// Maximum number of remembered series of all devices; above it each device gets only [`GUARANTEED_SERIES`].
 const MAX_TOTAL_SERIES: usize = 4_000_000;
 /// Number of series that every device may have, independent of the number of devices.
 const GUARANTEED_SERIES: usize = 200;

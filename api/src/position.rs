@@ -35,7 +35,7 @@ impl MinPosition {
     ///
     /// # Errors
     /// When the log does not have the position, or the read model does not reach it within
-    /// [`PATIENCE`].
+    /// [`WAIT_TIMEOUT`].
     pub async fn wait(
         self,
         log: &EventLog,

@@ -37,7 +37,7 @@ pub enum FindError {
     },
 }
 
-/// The search path of the binaries. Everything except tests uses [`Places::from_env`].
+/// The search path of the binaries. Everything except tests uses [`SearchPath::from_env`].
 #[derive(Debug, Clone, Default)]
 pub struct SearchPath {
     /// `MUSTER_NATS_SERVER`: the nats-server binary.

@@ -9,7 +9,7 @@
 //! programs. [`publish`] is the other path from a device to the servers: messages that the broker stores
 //! and confirms.
 //!
-//! Invariant: neither side buffers more than [`WINDOW`] bytes that the other has sent and that were not
+//! Invariant: neither side buffers more than [`MAX_WINDOW`] bytes that the other has sent and that were not
 //! consumed.
 //! Invariant: this crate has no knowledge of shells, files or ports.
 

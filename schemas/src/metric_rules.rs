@@ -101,7 +101,7 @@ fn is_whole(number: f64) -> bool {
 }
 
 /// Replaces each control character (including line ends, tabs and escapes) by `_`, and truncates to
-/// [`MAX_TEXT`] bytes: stores refuse other names and tag values.
+/// [`MAX_TEXT_BYTES`] bytes: stores refuse other names and tag values.
 #[must_use]
 pub fn clean_text(text: &str) -> Cow<'_, str> {
     let cut = text.get(..text.floor_char_boundary(MAX_TEXT_BYTES)).unwrap_or_default();

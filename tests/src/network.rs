@@ -44,7 +44,7 @@ impl Port {
 pub struct NetworkConditions {
     /// One-way delay of all data.
     pub delay: Duration,
-    /// Every `loses`-th chunk is lost; TCP turns that into a pause.
+    /// Every `loss_interval`-th chunk is lost; TCP turns that into a pause.
     pub loss_interval: usize,
     /// Additional delay of a lost chunk and all data after it.
     pub pause: Duration,

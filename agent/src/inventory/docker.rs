@@ -14,7 +14,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum size of a response, in bytes; it is 1 KB in practice.
 const MAX_RESPONSE_BYTES: u64 = 64 * 1024;
 
-/// `None` if there is no socket, no permission, or no response within [`LIMIT`].
+/// `None` if there is no socket, no permission, or no response within [`RESPONSE_TIMEOUT`].
 pub(super) fn version(root: &Path) -> Option<String> {
     let socket = ["run/docker.sock", "var/run/docker.sock"]
         .iter()

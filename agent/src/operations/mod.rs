@@ -2,8 +2,8 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `take` | received orders: checked (`check`, `policy`, `prepare`), then put into the `journal` |
-//! | `queue`, `perform` | the open runs; the loop that starts them |
+//! | `orders` | received orders: checked (`check`, `policy`, `prepare`), then put into the `journal` |
+//! | `queue`, `runner` | the open runs; the loop that starts them |
 //! | `exec`, `group` | one program, and all its processes |
 //! | `policy`, `ports`, `pattern` | what the device's owner allows |
 //! | `builtins`, `diagnostics`, `capture` | operations that the agent performs itself |

@@ -113,7 +113,7 @@ impl Session {
         self.hello.schedule(now, Duration::ZERO);
     }
 
-    /// Returns the next event to publish now. Pass it to [`Self::settled`] when the broker has
+    /// Returns the next event to publish now. Pass it to [`Self::on_broker_reply`] when the broker has
     /// replied. An unreadable event blocks the following ones until the next welcome, then it is
     /// declared lost.
     ///

@@ -112,7 +112,7 @@ pub fn contiguous(names: &[super::BlobEntry]) -> Vec<Piece> {
     contiguous_from(names, 0)
 }
 
-/// Like [`whole`], for an output whose start is not in the folder.
+/// Like [`contiguous`], for an output whose start is not in the folder.
 #[must_use]
 pub fn contiguous_from(names: &[super::BlobEntry], start: u64) -> Vec<Piece> {
     let there = names.iter().filter(|found| found.bytes > 0);

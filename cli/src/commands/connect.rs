@@ -219,7 +219,7 @@ pub(crate) async fn transfer(
     transfer_until(socket, read, write, None).await
 }
 
-/// As [`carry`]. After the device's side has ended, input is read for at most `input_timeout`, or
+/// As [`transfer`]. After the device's side has ended, input is read for at most `input_timeout`, or
 /// until its own end when absent.
 async fn transfer_until(
     socket: Socket,

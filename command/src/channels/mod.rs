@@ -1,7 +1,7 @@
 //! Channels to devices: opened by a signed order, encrypted end to end, relayed to websockets.
 //!
-//! `reach` checks that the device can be reached; `open` agrees on keys with the device; `bridge`
-//! relays bytes between a websocket and the channel until the process stops (`bridges`); `record`
+//! `reachability` checks that the device can be reached; `open` agrees on keys with the device; `relay`
+//! relays bytes between a websocket and the channel until the process stops (`relays`); `record`
 //! keeps a shell's output; `audit` records who did what; `token` and `shells` end what was opened
 //! with a token when the token ends.
 //!

@@ -68,7 +68,7 @@ pub trait Projection: Send + 'static {
     }
 
     /// Applies events in order. Types that it does not declare are ignored. Rows that it caches
-    /// between batches are valid only until [`Projection::forget`].
+    /// between batches are valid only until [`Projection::discard_cache`].
     async fn apply(
         &mut self,
         transaction: &Transaction<'_>,

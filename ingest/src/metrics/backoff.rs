@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Maximum delay that a store can request by `Retry-After`.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Delays that double from `first` to `longest`, each shortened by up to half at random, so that
+/// Delays that double from `first` to `max`, each shortened by up to half at random, so that
 /// the writers of all ingest processes do not retry at the same moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {

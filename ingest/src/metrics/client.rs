@@ -1,6 +1,6 @@
 //! A small InfluxDB client: writes line protocol through the v1 or the v2 API.
 //!
-//! One request, one [`Answer`]: [`super::writer`] retries and splits, `setup` creates what is
+//! One request, one [`WriteResponse`]: [`super::writer`] retries and splits, `setup` creates what is
 //! missing. Queries are sent by the query role, not here.
 //!
 //! The process must have installed a rustls crypto provider before it creates a client, even for
@@ -199,7 +199,7 @@ impl InfluxClient {
         self.write_to(&MetricBucket::Shared, body).await
     }
 
-    /// Writes a body to a bucket. [`Answer::DatabaseMissing`] is also returned if that
+    /// Writes a body to a bucket. [`WriteResponse::DatabaseMissing`] is also returned if that
     /// bucket is missing.
     pub async fn write_to(&self, bucket: &MetricBucket, body: Bytes) -> WriteResponse {
         let api = match self.api().await {

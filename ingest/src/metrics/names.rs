@@ -82,7 +82,7 @@ fn lock(
     cached.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads requested names until all [`Names`] are dropped.
+/// Reads requested names until all [`NameCache`] are dropped.
 async fn serve(
     log: EventLog,
     cached: Arc<Mutex<HashMap<ProjectDevice, Entry>>>,

@@ -42,7 +42,7 @@ struct Latest {
 
 #[derive(Clone, Debug)]
 struct Group {
-    /// Time of the batch, but at most [`AHEAD`] after its receipt.
+    /// Time of the batch, but at most [`MAX_AHEAD_MICROS`] after its receipt.
     time: Timestamp,
     received_at: Timestamp,
     summary: MetricsSummary,

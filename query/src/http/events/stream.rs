@@ -130,7 +130,7 @@ struct Reader {
     filter: ReadFilter,
     device: Option<DeviceId>,
     include: Option<Include>,
-    /// Events that were read from the log and not sent yet; at most [`STRETCH`].
+    /// Events that were read from the log and not sent yet; at most [`MAX_EVENTS_PER_READ`].
     ready: VecDeque<ServerSent>,
     _slot: LiveStream,
 }

@@ -1,7 +1,7 @@
 //! The fold: the effect of each event on a device. Pure; the same for the live table, a rebuild,
 //! and a point-in-time query.
 //!
-//! An event is applied in two parts: [`Device::note`] reads only its row, and [`Device::apply`] its
+//! An event is applied in two parts: [`Device::apply_metadata`] reads only its row, and [`Device::apply`] its
 //! content. An event that is completely replaced by a later one ([`is_replaced_by_next`]) needs no
 //! second part if the later one is available.
 

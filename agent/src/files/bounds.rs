@@ -22,6 +22,8 @@ use crate::subprocess::unresponsive_message;
 /// Maximum length of a path, in bytes.
 const MAX_PATH_BYTES: usize = 4096;
 
+pub(super) type FileResult<T> = Result<T, Failure>;
+
 /// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {

@@ -4,13 +4,14 @@
 //! |---|---|
 //! | `channel` | the helper process that serves one channel, and the deadlines of its requests |
 //! | `bounds` | the paths that one order may access, and how a path becomes an open file |
-//! | `server`, `status` | SFTP (version 3) within these bounds; its status codes |
+//! | `server`, `extended`, `status` | SFTP (version 3) within these bounds; fields of extended requests; status codes |
 //!
 //! Invariant: no file is opened, created, changed or deleted before its real path is known:
 //! symbolic links are followed first, and their target is checked.
 
 mod bounds;
 mod channel;
+mod extended;
 mod server;
 mod status;
 

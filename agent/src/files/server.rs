@@ -19,8 +19,9 @@ use russh_sftp::server::Handler;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
 use sha2::{Digest, Sha256};
 
-use super::bounds::{Bounds, Failure, is_virtual};
+use super::bounds::{Bounds, Failure, FileResult, is_virtual};
 use super::channel::{DATA_TIMEOUT, run_in_thread};
+use super::extended::RequestFields;
 use crate::subprocess::HELPER_TIMEOUT;
 
 /// Maximum number of open files and folders.
@@ -33,8 +34,6 @@ pub(crate) const MAX_PACKET: u32 = MAX_SFTP_IO_BYTES + 8192;
 const RENAME: &str = "posix-rename@openssh.com";
 const FSYNC: &str = "fsync@openssh.com";
 const LIMITS: &str = "limits@openssh.com";
-
-type FileResult<T> = Result<T, Failure>;
 
 /// The requests of one client.
 #[derive(Debug)]
@@ -161,30 +160,6 @@ fn name_entry(entry: &DirEntry, is_virtual: bool) -> Option<Named> {
     // A name that is not UTF-8 cannot be represented; a request for the listed name gets "no such
     // file".
     Some(Named::new(entry.file_name().to_string_lossy(), attributes(&metadata, is_virtual)))
-}
-
-/// Parses a request's fields, which the library passes as bytes.
-struct Parts<'a>(&'a [u8]);
-
-impl Parts<'_> {
-    fn take<const N: usize>(&mut self) -> FileResult<[u8; N]> {
-        let wrong = || Failure::Invalid("the request is too short".to_owned());
-        let (taken, rest) = self.0.split_first_chunk().ok_or_else(wrong)?;
-        self.0 = rest;
-        Ok(*taken)
-    }
-
-    fn text(&mut self) -> FileResult<String> {
-        let length = u32::from_be_bytes(self.take()?) as usize;
-        let wrong = || Failure::Invalid("a string is missing in the request".to_owned());
-        let (text, rest) = self.0.split_at_checked(length).ok_or_else(wrong)?;
-        self.0 = rest;
-        String::from_utf8(text.to_vec()).map_err(|_| wrong())
-    }
-
-    fn number(&mut self) -> FileResult<u64> {
-        Ok(u64::from_be_bytes(self.take()?))
-    }
 }
 
 impl Server {
@@ -471,15 +446,15 @@ impl Handler for Server {
     }
 
     async fn extended(&mut self, id: u32, request: String, data: Vec<u8>) -> FileResult<Packet> {
-        let mut parts = Parts(&data);
+        let mut fields = RequestFields(&data);
         let reply = |data| Packet::ExtendedReply(ExtendedReply { id, data });
         match request.as_str() {
             RENAME => {
-                let (from, to) = (parts.text()?, parts.text()?);
+                let (from, to) = (fields.text()?, fields.text()?);
                 Ok(self.rename_path(id, from, to, true).await?.into())
             }
             FSYNC => {
-                let (file, path) = self.file(&parts.text()?)?;
+                let (file, path) = self.file(&fields.text()?)?;
                 run_in_thread(&path, DATA_TIMEOUT, move || Ok(file.sync_all()?)).await?;
                 Ok(ok_status(id).into())
             }
@@ -489,8 +464,8 @@ impl Handler for Server {
                 Ok(reply(limits.iter().flat_map(|limit| limit.to_be_bytes()).collect()))
             }
             SFTP_SHA256 => {
-                let (file, path) = self.file(&parts.text()?)?;
-                let (offset, length) = (parts.number()?, parts.number()?);
+                let (file, path) = self.file(&fields.text()?)?;
+                let (offset, length) = (fields.number()?, fields.number()?);
                 if length > MAX_SFTP_HASH_BYTES {
                     let words = format!("a hash covers at most {MAX_SFTP_HASH_BYTES} bytes");
                     return Err(Failure::Invalid(words));

@@ -35,7 +35,7 @@ use crate::service::EnrollOutcome;
         })),
         (status = 202, description = "The enrollment is pending; repeat the request", body = EnrollWaiting, example = json!({
             "project": "default", "device": "0198c0de-7000-7abc-8def-0123456789ab", "name": "robot-7-2",
-            "like": "robot-7", "retry_after": 5
+            "retry_after": 5
         })),
         (status = 401, description = "A signature or proof is invalid", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
         (status = 403, description = "The token is invalid, or an operator rejected the enrollment", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),

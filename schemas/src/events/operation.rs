@@ -56,7 +56,7 @@ pub struct Upload {
     /// Seconds after which the stored copy is erased; never when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_seconds: Option<u32>,
-    /// Maximum size, in bytes; [`crate::wire::DEFAULT_MAX_UPLOAD_BYTES`] when absent.
+    /// Maximum size, in bytes; 1 GiB when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
     /// Maximum rate, in bytes per second; unlimited when absent.

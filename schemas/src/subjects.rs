@@ -155,6 +155,12 @@ pub fn stored_partition(subject: &str) -> Option<u32> {
     subject.split('.').nth(1)?.parse().ok()
 }
 
+/// The consumer with which ingest reads one partition of EVENTS.
+#[must_use]
+pub fn events_consumer(partition: u32) -> String {
+    format!("evt-{partition}")
+}
+
 /// The stored subjects of one partition of EVENTS.
 #[must_use]
 pub fn events_partition(partition: u32) -> String {

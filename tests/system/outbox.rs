@@ -254,7 +254,7 @@ async fn an_ack_that_ingest_did_not_send_before_it_was_killed_is_sent_by_the_nex
     let stored = subjects::stored_events(&device.chain.project, device.chain.device);
     let message = stream.get_last_raw_message_by_subject(&stored).await.unwrap();
     let partition = subjects::stored_partition(&message.subject).unwrap();
-    let name = format!("evt-{partition}");
+    let name = subjects::events_consumer(partition);
     stream.delete_consumer(&name).await.unwrap();
     let unacknowledged = pull::Config {
         durable_name: Some(name),

@@ -9,8 +9,8 @@ use muster_schemas::{DeviceId, ProjectId, subjects};
 use super::Service;
 
 impl Service {
-    /// Compares ingest's offset with the newest stored event of the device; `None` if the broker or
-    /// the log does not respond.
+    /// Compares ingest's offset and acknowledgments with the newest stored event of the device; `None`
+    /// if the broker or the log does not respond.
     pub(super) async fn is_caught_up(&self, project: &ProjectId, device: DeviceId) -> Option<bool> {
         let stream = jetstream::new(self.nats.clone())
             .get_stream(subjects::EVENTS_STREAM)
@@ -36,6 +36,16 @@ impl Service {
             .inspect_err(|error| tracing::debug!(%error, "failed to read ingest's offset"))
             .ok()?;
         let read = incarnation(stream.cached_info().created.unix_timestamp_nanos());
-        Some(offset.incarnation == read && offset.sequence >= message.sequence)
+        if offset.incarnation != read || offset.sequence < message.sequence {
+            return Some(false);
+        }
+        // The offset moves with the first append of a batch; the batch is acknowledged after the
+        // last one, when the events of all projects are in the log.
+        let consumer = stream
+            .consumer_info(subjects::events_consumer(partition))
+            .await
+            .inspect_err(|error| tracing::debug!(%error, "failed to read ingest's consumer"))
+            .ok()?;
+        Some(consumer.ack_floor.stream_sequence >= message.sequence)
     }
 }

@@ -76,7 +76,7 @@ impl Worker {
         // earlier holder had fetched and not appended are delivered again, even if it acknowledged them.
         // Those that it had appended and not acknowledged are, too: their devices may still wait for
         // their acks.
-        let name = format!("evt-{}", self.partition);
+        let name = subjects::events_consumer(self.partition);
         let acknowledged = match stream.consumer_info(&name).await {
             Ok(info) => info.ack_floor.stream_sequence,
             Err(_) => done,

@@ -169,7 +169,7 @@ async fn events_lost_by_the_log_and_pruned_by_the_device_are_declared() {
     // Opening the outbox prunes it, without waiting for the hourly run.
     agent.stop();
     agent.start();
-    wait::until("the outbox to let go", WAIT_TIMEOUT, || async {
+    wait::until("the outbox to be pruned", WAIT_TIMEOUT, || async {
         (agent.kept_bytes() <= 4_000).then_some(())
     })
     .await;

@@ -98,7 +98,7 @@ async fn a_detached_session_ends_after_its_grace_time() {
     let mut seen = open(&server, with_grace(1, &format!("sleep {mark}; :"), 1)).await;
     seen.is_attached(1, 0).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert!(is_running(mark), "somebody is attached");
+    assert!(is_running(mark), "a client is attached");
     drop(seen);
     wait_until_gone(mark).await;
     loop {

@@ -305,13 +305,16 @@ impl EventLog {
         append_id: Uuid,
     ) -> Result<Option<Appended>, StoreError> {
         let client = self.stores().pool.get().await?;
-        let row = client
-            .query_opt(
+        let statement = client
+            .prepare_cached(
                 "SELECT first_position, last_position,
                         (extract(epoch FROM recorded_at) * 1000000)::bigint, request_hash
                  FROM appends WHERE project = $1 AND append_id = $2",
-                &[&project.as_str(), &append_id],
             )
+            .await
+            .while_trying("prepare to look up an append")?;
+        let row = client
+            .query_opt(&statement, &[&project.as_str(), &append_id])
             .await
             .while_trying("look up an append")?;
         Ok(row.map(|row| Appended {

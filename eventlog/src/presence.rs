@@ -52,12 +52,15 @@ impl EventLog {
         let name = |device: &DeviceId| StreamName::DevicePresence(*device).to_string();
         let streams: Vec<String> = devices.iter().map(name).collect();
         let client = self.stores().pool.get().await?;
-        let rows = client
-            .query(
+        let statement = client
+            .prepare_cached(
                 "SELECT stream FROM streams
                  WHERE project = $1 AND stream = ANY($2) AND tip <> $3",
-                &[&project.as_str(), &streams, &Hash::ZERO.0.as_slice()],
             )
+            .await
+            .while_trying("prepare to read which devices are online")?;
+        let rows = client
+            .query(&statement, &[&project.as_str(), &streams, &Hash::ZERO.0.as_slice()])
             .await
             .while_trying("read which devices are online")?;
         let device = |row: &Row| row.get::<_, &str>(0).parse::<StreamName>().ok()?.device();

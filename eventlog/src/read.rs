@@ -257,11 +257,12 @@ impl EventLog {
         stream: &StreamName,
     ) -> Result<u64, StoreError> {
         let client = self.readers().get().await?;
+        let statement = client
+            .prepare_cached("SELECT version FROM streams WHERE project = $1 AND stream = $2")
+            .await
+            .while_trying("prepare to read a stream's version")?;
         let row = client
-            .query_opt(
-                "SELECT version FROM streams WHERE project = $1 AND stream = $2",
-                &[&project.as_str(), &stream.to_string()],
-            )
+            .query_opt(&statement, &[&project.as_str(), &stream.to_string()])
             .await
             .while_trying("read a stream's version")?;
         Ok(row.map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))

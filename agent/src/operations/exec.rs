@@ -38,7 +38,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Timeout for reading the rest of the outputs after all processes were ended.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum duration of a program whose start and end are recorded in a single commit.
-const MAX_MERGED_RUN_TIME: Duration = Duration::from_millis(20);
+pub(super) const MAX_MERGED_RUN_TIME: Duration = Duration::from_millis(20);
 
 /// Reported for a run that ended before its program was started.
 const NOT_STARTED: &str = "the program was not started yet: a file system may be unresponsive";
@@ -251,8 +251,8 @@ async fn supervise(
             is_heard = timeout(options.grace, &mut listen).await.is_ok();
         }
         // Its output may still wait for a slow reader: then the outputs are not held open by a
-        // child.
-        let is_alone = !group::has_members(leader.run_tag, Some(pid));
+        // child. The search for children reads all of /proc.
+        let is_alone = !is_heard && !group::has_members(leader.run_tag, Some(pid));
         while !is_heard && is_alone {
             tokio::select! {
                 _ = &mut listen => is_heard = true,

@@ -1,13 +1,17 @@
 //! Received orders: to run something, and to cancel it. The decision is in the journal when these
 //! functions return.
 
+use std::sync::Arc;
+
 use muster_channel::{SealedError, open_by};
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::events::{Action, RefusalCause, RunAccepted};
 use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder, input_context};
 use muster_schemas::{Event, Hash, OperationId, Timestamp, codec};
+use tokio::time::sleep;
 
 use super::check::{Address, CurrentIdentity, Ignored, check_address, check_private, is_expired};
+use super::exec::MAX_MERGED_RUN_TIME;
 use super::journal::{self, Entry, Phase};
 use super::policy::Policy;
 use super::prepare;
@@ -185,7 +189,16 @@ fn accept(
         input.map_or(Ok(()), |input| journal::put_input(transaction, id, input))
     });
     recorded.map_err(|error| error_chain(&error))?;
-    shared.recorded.notify_one();
+    if begins {
+        // The events of a short run are sent together: the log appends them in one transaction.
+        let recorded = Arc::clone(&shared.recorded);
+        tokio::spawn(async move {
+            sleep(MAX_MERGED_RUN_TIME).await;
+            recorded.notify_one();
+        });
+    } else {
+        shared.recorded.notify_one();
+    }
     tracing::info!(operation = %id, action = action.name(), "an order was accepted");
     shared.operations.enqueue(id, ticket, &action);
     Ok(())

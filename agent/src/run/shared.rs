@@ -57,7 +57,7 @@ pub(crate) struct Shared {
     /// The connection to the broker, if there is one.
     pub(crate) link: watch::Sender<Option<Publisher>>,
     /// Notified when an event was recorded.
-    pub(crate) recorded: Notify,
+    pub(crate) recorded: Arc<Notify>,
     /// Notified when a batch was added to the backlog.
     pub(crate) backlog_grew: Notify,
     pub(crate) set_level: SetLevel,
@@ -96,7 +96,7 @@ impl Shared {
             local_points: intake,
             listeners: Listeners::default(),
             link: watch::Sender::new(None),
-            recorded: Notify::new(),
+            recorded: Arc::default(),
             backlog_grew: Notify::new(),
             set_level,
             operations,

@@ -33,8 +33,11 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const END_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum number of those checks.
 const MAX_END_CHECKS: u32 = 360;
-/// Time without a follower after which an output is forgotten and its pieces are erased.
+/// Time without a follower after which an output is removed and its pieces are erased. An output
+/// without pieces is removed with its last follower.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(300);
+/// Minimum interval between searches for abandoned outputs.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of outputs that are followed concurrently; more are refused.
 const MAX_FOLLOWED_OUTPUTS: usize = 10_000;
 /// Delay before a subscription that ended is renewed.
@@ -44,6 +47,8 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct LiveOutputs {
     all: Mutex<HashMap<OutputId, FollowedOutput>>,
+    /// Time of the last search for abandoned outputs.
+    searched_at: Mutex<Instant>,
     /// Time at which this process subscribed to reports: followers have reported only some time
     /// later.
     listening_since: Mutex<Instant>,
@@ -62,6 +67,18 @@ struct FollowedOutput {
     has_ended: bool,
 }
 
+impl FollowedOutput {
+    /// Whether this process has stored a piece.
+    const fn has_stored(&self) -> bool {
+        self.erased_before > 0 || !self.pieces.is_empty()
+    }
+
+    fn is_abandoned(&self, now: Instant) -> bool {
+        let limit = if self.has_stored() { ABANDON_TIMEOUT } else { FOLLOWER_TTL };
+        !self.has_ended && now.duration_since(self.reported_at) >= limit
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Follower {
     position: u64,
@@ -71,7 +88,12 @@ struct Follower {
 
 impl Default for LiveOutputs {
     fn default() -> Self {
-        Self { all: Mutex::default(), listening_since: Mutex::new(Instant::now()) }
+        let now = Instant::now();
+        Self {
+            all: Mutex::default(),
+            searched_at: Mutex::new(now),
+            listening_since: Mutex::new(now),
+        }
     }
 }
 
@@ -84,27 +106,22 @@ impl LiveOutputs {
         *self.listening_since.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
-    /// Records the position of a follower. Returns the outputs that no longer have a follower.
-    fn report(
-        &self,
-        output: OutputId,
-        follower: Uuid,
-        position: u64,
-        now: Instant,
-    ) -> Vec<OutputId> {
-        let mut all = self.all();
-        let abandoned: Vec<OutputId> = all
-            .iter()
-            .filter(|(_, it)| {
-                !it.has_ended && now.duration_since(it.reported_at) >= ABANDON_TIMEOUT
-            })
-            .map(|(output, _)| output.clone())
-            .collect();
-        for output in &abandoned {
-            all.remove(output);
+    /// Removes the outputs without a follower; returns those of which pieces may be stored.
+    fn remove_abandoned(&self, now: Instant) -> Vec<OutputId> {
+        let mut searched_at = self.searched_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(*searched_at) < SEARCH_INTERVAL {
+            return Vec::new();
         }
+        *searched_at = now;
+        let removed = self.all().extract_if(|_, it| it.is_abandoned(now)).collect::<Vec<_>>();
+        removed.into_iter().filter(|(_, it)| it.has_stored()).map(|(output, _)| output).collect()
+    }
+
+    /// Records the position of a follower.
+    fn report(&self, output: OutputId, follower: Uuid, position: u64, now: Instant) {
+        let mut all = self.all();
         if all.len() >= MAX_FOLLOWED_OUTPUTS && !all.contains_key(&output) {
-            return abandoned;
+            return;
         }
         let followed = all.entry(output).or_insert_with(|| FollowedOutput {
             followers: HashMap::new(),
@@ -120,7 +137,6 @@ impl LiveOutputs {
         followed
             .followers
             .insert(follower, Follower { position, reported_at: now, advanced_at: moved });
-        abandoned
     }
 
     /// Returns the position of the slowest follower that can still be served; `None` without one. A
@@ -286,7 +302,9 @@ async fn listen_once(service: &Service) -> Result<(), async_nats::SubscribeError
         let Ok(read) = codec::decode::<OutputRead>(&message.payload) else { continue };
         let OutputRead { project, operation, device, stream, follower, position } = read;
         let output = OutputId { project, operation, device, stream };
-        for abandoned in service.live_outputs.report(output, follower, position, Instant::now()) {
+        let now = Instant::now();
+        service.live_outputs.report(output, follower, position, now);
+        for abandoned in service.live_outputs.remove_abandoned(now) {
             service.erase_live(&abandoned).await;
         }
     }
@@ -356,6 +374,26 @@ mod tests {
         assert!(live.has_ended(&one) && !live.has_ended(&one));
         live.remove(&one);
         live.report(one.clone(), Uuid::from_u128(1), 0, now);
-        assert_eq!(live.report(other, Uuid::from_u128(2), 0, now + ABANDON_TIMEOUT), [one]);
+        live.add_piece(&one, Piece { offset: 0, bytes: MIB, is_compressed: false }, 0);
+        live.report(other.clone(), Uuid::from_u128(2), 0, now);
+        assert_eq!(live.remove_abandoned(now + FOLLOWER_TTL), []);
+        assert!(!live.all().contains_key(&other), "nothing of it was stored");
+        assert_eq!(live.remove_abandoned(now + ABANDON_TIMEOUT), [one]);
+    }
+
+    #[test]
+    fn followers_of_short_outputs_do_not_use_up_the_limit() {
+        let live = LiveOutputs::default();
+        let start = Instant::now();
+        let id = |number| OutputId {
+            operation: OperationId(Uuid::from_u128(number)),
+            ..output()
+        };
+        for number in 0..3 * MAX_FOLLOWED_OUTPUTS as u128 {
+            let now = start + Duration::from_millis(number as u64);
+            live.report(id(number), Uuid::from_u128(1), 0, now);
+            assert_eq!(live.remove_abandoned(now), []);
+            assert!(live.slowest(&id(number), now).is_some(), "{number}");
+        }
     }
 }

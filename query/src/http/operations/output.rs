@@ -39,6 +39,9 @@ const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// Time after a run's end for which the rest of its output may still arrive from the device.
 const LATE_OUTPUT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Delay of a follower's first report: a program that ends sooner needs none. Shorter than the time
+/// for which a device waits for a follower.
+const FIRST_REPORT_DELAY: Duration = Duration::from_millis(250);
 /// Interval between a follower's reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -52,17 +55,19 @@ impl Follower {
     fn start(nats: async_nats::Client, mut read: OutputRead) -> Self {
         let (position, mut moved) = watch::channel(read.position);
         let task = tokio::spawn(async move {
+            let mut delay = FIRST_REPORT_DELAY;
             loop {
+                // The device sends output that is kept without regard to its followers.
+                let is_live = *moved.borrow() >= MAX_OUTPUT_BYTES;
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    Ok(()) = moved.changed(), if is_live => {}
+                }
+                delay = REPORT_INTERVAL;
                 read.position = *moved.borrow_and_update();
                 let report = codec::encode(&read).into();
                 if let Err(error) = nats.publish(OUTPUT_READ_SUBJECT, report).await {
                     tracing::debug!(%error, "failed to report a follower's position");
-                }
-                // The device sends output that is kept without regard to its followers.
-                let is_live = read.position >= MAX_OUTPUT_BYTES;
-                tokio::select! {
-                    () = tokio::time::sleep(REPORT_INTERVAL) => {}
-                    Ok(()) = moved.changed(), if is_live => {}
                 }
             }
         });

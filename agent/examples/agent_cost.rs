@@ -42,7 +42,7 @@ async fn main() {
         .spawn()
         .unwrap();
     let pid = agent.id();
-    server.until("the agent is up", |known| known.hellos > 0 && !known.events.is_empty()).await;
+    server.until("the agent is up", |state| state.hellos > 0 && !state.events.is_empty()).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let (before, wire) = (ticks(pid), server.state.lock().unwrap().live.len());
     tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -52,8 +52,8 @@ async fn main() {
     println!("CPU {:.3} % of a core", used as f64 / seconds as f64);
     let batches = server.state.lock().unwrap().live.len() - wire;
     let bytes: usize = {
-        let known = server.state.lock().unwrap();
-        known.live.iter().map(|batch| batch.encode().len()).sum::<usize>() / known.live.len()
+        let state = server.state.lock().unwrap();
+        state.live.iter().map(|batch| batch.encode().len()).sum::<usize>() / state.live.len()
     };
     println!("{batches} batches in {seconds} s, {bytes} bytes each");
     let shown = query_status(&data).await.unwrap().unwrap();
@@ -63,7 +63,11 @@ async fn main() {
         nix::sys::signal::Signal::SIGTERM,
     )
     .unwrap();
-    let asked = std::time::Instant::now();
+    let requested_at = std::time::Instant::now();
     agent.wait().unwrap();
-    println!("stopped in {:?}; binary {} bytes", asked.elapsed(), binary.metadata().unwrap().len());
+    println!(
+        "stopped in {:?}; binary {} bytes",
+        requested_at.elapsed(),
+        binary.metadata().unwrap().len()
+    );
 }

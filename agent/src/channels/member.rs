@@ -138,10 +138,10 @@ impl OutgoingQueue {
             match self.next() {
                 Some(Frame::Data(bytes)) => {
                     let count = bytes.len();
-                    sender.send_data(bytes).await.map_err(|gone| gone.0)?;
+                    sender.send_data(bytes).await.map_err(|closed| closed.0)?;
                     self.mark_sent(count);
                 }
-                Some(frame) => sender.send(frame).await.map_err(|gone| gone.0)?,
+                Some(frame) => sender.send(frame).await.map_err(|closed| closed.0)?,
                 None if self.closing.is_cancelled() => return Ok(()),
                 None => self.added.notified().await,
             }
@@ -195,7 +195,7 @@ async fn listen(
                     std::future::pending::<()>().await;
                 }
             }
-            Err(gone) => return gone.0,
+            Err(closed) => return closed.0,
         }
     }
 }

@@ -61,8 +61,8 @@ pub(crate) fn handle_open(
         _ => None,
     };
     // A shell without a free slot was never started, and is not recorded as an open session.
-    let place = shared.channels.acquire_permit();
-    let session = session.filter(|_| place.is_some());
+    let permit = shared.channels.acquire_permit();
+    let session = session.filter(|_| permit.is_some());
     let noted =
         open_record::record_open(&shared.store, address.channel, address.expires_at, now, session);
     if !noted.map_err(|error| error_chain(&error))? {
@@ -77,7 +77,7 @@ pub(crate) fn handle_open(
         open: Hash::of(message),
         server_key: address.key,
     };
-    start(shared, opening, open.map_err(|error| error.to_string()), place);
+    start(shared, opening, open.map_err(|error| error.to_string()), permit);
     Ok(())
 }
 
@@ -103,7 +103,7 @@ fn start(
             return no(opening, ChannelRefusalCause::Unsupported, reason);
         }
     };
-    let Some(place) = permit else {
+    let Some(permit) = permit else {
         let reason = format!("the limit of {MAX_CHANNELS} open channels on this device is reached");
         return no(opening, ChannelRefusalCause::Busy, reason);
     };
@@ -111,24 +111,24 @@ fn start(
     match open.purpose {
         Purpose::Tcp { host, port } => {
             tracing::info!(%channel, actor, host, port, "a connection was requested");
-            tasks.spawn(tcp::open(channels, opening, place, host, port));
+            tasks.spawn(tcp::open(channels, opening, permit, host, port));
         }
         Purpose::Files { path, write } => {
             tracing::info!(%channel, actor, path, write, "a file transfer was requested");
-            tasks.spawn(files::open(channels, opening, place, path, write));
+            tasks.spawn(files::open(channels, opening, permit, path, write));
         }
         Purpose::Shell { session, user, command, term, size, grace_seconds } => {
             tracing::info!(%channel, actor, %session, user, "a shell was requested");
-            let wanted = shell::ShellOptions { session, user, command, term, size, grace_seconds };
-            tasks.spawn(shell::open(channels, opening, place, wanted));
+            let options = shell::ShellOptions { session, user, command, term, size, grace_seconds };
+            tasks.spawn(shell::open(channels, opening, permit, options));
         }
         Purpose::Attach { session, watch, size } => {
             tracing::info!(%channel, actor, %session, watch, "a client attaches to a session");
-            tasks.spawn(shell::attach(channels, opening, place, session, watch, size));
+            tasks.spawn(shell::attach(channels, opening, permit, session, watch, size));
         }
         Purpose::End { session } => {
             tracing::info!(%channel, actor, %session, "the end of a session was requested");
-            tasks.spawn(shell::end(channels, opening, place, session));
+            tasks.spawn(shell::end(channels, opening, permit, session));
         }
     }
 }

@@ -27,8 +27,8 @@ impl Opening {
     /// Refuses the open.
     pub(super) async fn refuse(self, cause: ChannelRefusalCause, reason: String) {
         tracing::info!(channel = %self.channel, ?cause, reason, "refused to open a channel");
-        let refused = Some(ChannelRefusal { cause, reason });
-        if let Err(problem) = self.respond(Vec::new(), refused).await {
+        let refusal = Some(ChannelRefusal { cause, reason });
+        if let Err(problem) = self.respond(Vec::new(), refusal).await {
             tracing::warn!(
                 channel = %self.channel,
                 problem,
@@ -54,20 +54,20 @@ impl Opening {
         // Subscribe before responding: the server may send as soon as it has the response.
         let (down, up) =
             (self.subjects.channel_down(self.channel), self.subjects.channel_up(self.channel));
-        let heard = self.client.subscribe(down).await.map_err(|error| error.to_string())?;
+        let subscription = self.client.subscribe(down).await.map_err(|error| error.to_string())?;
         self.client.flush().await.map_err(|error| error.to_string())?;
         self.respond(ours, None).await?;
-        let channel = Channel::start(self.client, up, heard, keys, ProtocolVersion::V2);
+        let channel = Channel::start(self.client, up, subscription, keys, ProtocolVersion::V2);
         let down = self.subjects.channel_down(self.channel);
         tokio::spawn(follow(self.link, channel.sender.clone(), down));
         Ok(channel)
     }
 
-    async fn respond(&self, key: Vec<u8>, refused: Option<ChannelRefusal>) -> Result<(), String> {
+    async fn respond(&self, key: Vec<u8>, refusal: Option<ChannelRefusal>) -> Result<(), String> {
         let (channel, open) = (self.channel, self.open);
-        let wide = refused.is_none();
-        let answer = ChannelAnswer { channel, open, key, refused, wide };
-        let sealed = self.key.seal(Kind::Opened, codec::encode(&answer));
+        let wide = refusal.is_none();
+        let response = ChannelAnswer { channel, open, key, refused: refusal, wide };
+        let sealed = self.key.seal(Kind::Opened, codec::encode(&response));
         let mut headers = HeaderMap::new();
         headers.insert(KIND_HEADER, "opened");
         let subject = self.subjects.channel_up(self.channel);
@@ -89,12 +89,14 @@ async fn follow(mut link: watch::Receiver<Option<Publisher>>, sender: Sender, do
         else {
             continue;
         };
-        let heard = match client.subscribe(down.clone()).await {
-            Ok(heard) => client.flush().await.map(|()| heard).map_err(|error| error.to_string()),
+        let subscription = match client.subscribe(down.clone()).await {
+            Ok(subscription) => {
+                client.flush().await.map(|()| subscription).map_err(|error| error.to_string())
+            }
             Err(error) => Err(error.to_string()),
         };
-        match heard {
-            Ok(heard) => sender.switch_connection(client, heard),
+        match subscription {
+            Ok(subscription) => sender.switch_connection(client, subscription),
             // The connection may be lost again already; otherwise the channel times out.
             Err(error) => tracing::debug!(error, "failed to move a channel to the new connection"),
         }

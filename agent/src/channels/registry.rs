@@ -107,10 +107,10 @@ impl Channels {
         if sessions.len() >= MAX_SESSIONS {
             return Err(ReserveError::Busy);
         }
-        let (asks, asked) = mpsc::channel(MAX_QUEUED_REQUESTS);
+        let (asks, requests) = mpsc::channel(MAX_QUEUED_REQUESTS);
         sessions.insert(id, SessionHandle { user: user.to_owned(), requests: asks });
         drop(sessions);
-        Ok((SessionSlot { id, channels: Arc::clone(self) }, asked))
+        Ok((SessionSlot { id, channels: Arc::clone(self) }, requests))
     }
 
     /// Ends all sessions and channels, when the agent stops.

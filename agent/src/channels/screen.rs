@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn skipped_output_does_not_change_the_screen() {
-        let words = [
+        let parts = [
             "a line",
             "\x1b[31mred",
             "\x1b[m",
@@ -304,14 +304,14 @@ mod tests {
             for _ in 0..6 {
                 let mut output = String::new();
                 for _ in 0..random(12) {
-                    output.push_str(words[random(words.len())]);
+                    output.push_str(parts[random(parts.len())]);
                 }
                 // A long text, in the middle of the preceding output.
                 for at in 0..random(4) * 1500 {
                     output.push_str(&format!("{at}{}\r\n", "x".repeat(random(30))));
                 }
                 for _ in 0..random(3) {
-                    output.push_str(words[random(words.len())]);
+                    output.push_str(parts[random(parts.len())]);
                 }
                 let text = output.as_bytes().split_at(plain_from(output.as_bytes())).1;
                 is_skipped |= !overwritten(text, MAX_HISTORY_LINES + 11).is_empty();

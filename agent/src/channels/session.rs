@@ -129,7 +129,7 @@ impl Session {
         size: TerminalSize,
         grace: Duration,
     ) -> Self {
-        let (said_in, frames) = mpsc::channel(1);
+        let (frame_sender, frames) = mpsc::channel(1);
         let (left_in, departures) = mpsc::unbounded_channel();
         Self {
             channels,
@@ -142,7 +142,7 @@ impl Session {
             members: BTreeMap::new(),
             next: 0,
             input: BytesMut::new(),
-            inbox: SessionInbox { frames: said_in, departures: left_in },
+            inbox: SessionInbox { frames: frame_sender, departures: left_in },
             frames,
             departures,
             sent: Arc::new(Notify::new()),
@@ -163,8 +163,8 @@ impl Session {
             if self.is_output_complete() {
                 break;
             }
-            let news = self.next_event().await;
-            self.handle(news).await;
+            let event = self.next_event().await;
+            self.handle(event).await;
         }
         self.finish().await
     }
@@ -176,7 +176,7 @@ impl Session {
         let may_type = self.input.len() < MAX_QUEUED_INPUT_BYTES;
         let Self {
             requests: asks,
-            frames: said,
+            frames,
             departures: left,
             sent: taken,
             terminal,
@@ -190,7 +190,9 @@ impl Session {
         let pid = terminal.pid();
         tokio::select! {
             Some(ask) = asks.recv() => SessionEvent::Ask(ask),
-            Some((number, frame)) = said.recv(), if may_type => SessionEvent::Frame(number, frame),
+            Some((number, frame)) = frames.recv(), if may_type => {
+                SessionEvent::Frame(number, frame)
+            }
             Some((number, why)) = left.recv() => SessionEvent::Left(number, why),
             () = taken.notified() => SessionEvent::Sent,
             read = terminal.read(), if may_read => match read {
@@ -229,13 +231,13 @@ impl Session {
     /// Returns the time at which the next action is due.
     fn wake_at(&self) -> Option<Instant> {
         let now = Instant::now();
-        let patience = self.channels.options.stall_timeout;
+        let timeout = self.channels.options.stall_timeout;
         let stalled = self.members.values().filter_map(|member| member.stalled_since).min();
         let ending = self.ending.as_ref().map(|ending| {
             if ending.is_killed { ending.kill_at + ABANDON_TIMEOUT } else { ending.kill_at }
         });
         [
-            stalled.map(|since| since + patience),
+            stalled.map(|since| since + timeout),
             self.detached_since.filter(|_| self.ending.is_none()).map(|since| since + self.grace),
             ending,
             (!self.input.is_empty()).then(|| now + WRITE_RETRY_INTERVAL),
@@ -253,12 +255,12 @@ impl Session {
             let count = self.terminal.write_now(&self.input);
             self.input.advance(count.min(self.input.len()));
         }
-        let patience = self.channels.options.stall_timeout;
+        let timeout = self.channels.options.stall_timeout;
         for member in self.members.values() {
-            if member.stalled_since.is_some_and(|since| now >= since + patience) {
+            if member.stalled_since.is_some_and(|since| now >= since + timeout) {
                 member
                     .outgoing
-                    .abort(&format!("the client accepted no output for {} s", patience.as_secs()));
+                    .abort(&format!("the client accepted no output for {} s", timeout.as_secs()));
             }
         }
         if self.ending.is_none()
@@ -304,7 +306,7 @@ impl Session {
     }
 
     fn attach(&mut self, attach: Attach, is_first: bool) {
-        let Attach { channel, permit: place, is_read_only: watches, size } = attach;
+        let Attach { channel, permit, is_read_only: watches, size } = attach;
         if !watches {
             self.resize(size);
         }
@@ -314,7 +316,7 @@ impl Session {
         }
         let number = self.next;
         self.next += 1;
-        let carried = run_member(number, channel, Arc::clone(&outlet), self.inbox.clone(), place);
+        let carried = run_member(number, channel, Arc::clone(&outlet), self.inbox.clone(), permit);
         self.channels.tasks.spawn(carried);
         let member = Member {
             is_read_only: watches,
@@ -417,7 +419,7 @@ impl Session {
         if let Some(ending) = &self.ending {
             self.terminal.clear(&ending.background, ending.kill_at).await;
         }
-        let is_gone = has_ended(self.terminal.pid());
+        let has_exited = has_ended(self.terminal.pid());
         let status = self.terminal.reap();
         let why = self.ending.take().map(|ending| ending.reason);
         let exit = match &status {
@@ -427,7 +429,7 @@ impl Session {
                 }
                 None => Exit { code: i32::try_from(status.exit_code()).ok(), reason: why },
             },
-            None if is_gone => Exit { code: None, reason: why },
+            None if has_exited => Exit { code: None, reason: why },
             None => Exit { code: None, reason: Some("failed to terminate its program".to_owned()) },
         };
         tracing::info!(

@@ -64,11 +64,11 @@ pub(crate) async fn record_ends(shared: &Shared) {
 pub(crate) fn record_ends_now(shared: &Shared) {
     let ends = std::mem::take(&mut *shared.channels.ends.unrecorded());
     for End { session, exit } in ends {
-        let is_told = exit.is_none_or(|exit| {
+        let is_reported = exit.is_none_or(|exit| {
             let reason = exit.reason.unwrap_or_else(|| "the program ended".to_owned());
             record(shared, ShellEnded { session, exit_code: exit.code, reason })
         });
-        if is_told {
+        if is_reported {
             delete_session(shared, session);
         }
     }

@@ -109,17 +109,17 @@ pub(super) async fn attach(
     is_read_only: bool,
     size: TerminalSize,
 ) {
-    let Some(known) = channels.find(session) else {
+    let Some(existing) = channels.find(session) else {
         return opening.refuse(ChannelRefusalCause::Invalid, unknown(session)).await;
     };
-    if let Err(reason) = channels.policy().and_then(|policy| policy.allows_shell(&known.user)) {
+    if let Err(reason) = channels.policy().and_then(|policy| policy.allows_shell(&existing.user)) {
         return opening.refuse(ChannelRefusalCause::Policy, reason).await;
     }
     let id = opening.channel;
     match opening.accept().await {
         Ok(channel) => {
             let attach = Attach { channel, permit, is_read_only, size: clamp_size(size) };
-            if let Err(unheard) = known.requests.send(SessionRequest::Attach(attach)).await {
+            if let Err(unheard) = existing.requests.send(SessionRequest::Attach(attach)).await {
                 unheard.0.decline().await;
             }
         }
@@ -136,13 +136,13 @@ pub(super) async fn end(
     _permit: OwnedSemaphorePermit,
     session: SessionId,
 ) {
-    let Some(known) = channels.find(session) else {
+    let Some(existing) = channels.find(session) else {
         return opening.refuse(ChannelRefusalCause::Invalid, unknown(session)).await;
     };
     let Ok(channel) = opening.accept().await else { return };
     let (done, ended) = oneshot::channel();
     // If the send fails, the session has ended.
-    let _ = known.requests.send(SessionRequest::End(done)).await;
+    let _ = existing.requests.send(SessionRequest::End(done)).await;
     let _ = timeout(channels.options.kill_after + ABANDON_TIMEOUT, ended).await;
     channel.sender.close(reason::SESSION_TERMINATED).await;
 }

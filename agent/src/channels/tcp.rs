@@ -117,7 +117,7 @@ pub(super) async fn forward_to_device(
     to: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), String> {
     loop {
-        match receiver.next().await.map_err(|gone| gone.0)? {
+        match receiver.next().await.map_err(|closed| closed.0)? {
             Frame::Data(bytes) => {
                 to.write_all(&bytes).await.map_err(|error| connection_error(&error))?
             }

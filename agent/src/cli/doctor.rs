@@ -17,8 +17,8 @@ pub(super) async fn doctor(data: &Path, json: bool) -> anyhow::Result<ExitCode> 
         writeln!(out, "{}", serde_json::to_string_pretty(&checks)?)?;
     } else {
         for check in &checks {
-            let mark = if check.is_ok() { "ok  " } else { "FAIL" };
-            writeln!(out, "{mark} {:<12} {}", check.name, check.found)?;
+            let verdict = if check.is_ok() { "ok  " } else { "FAIL" };
+            writeln!(out, "{verdict} {:<12} {}", check.name, check.found)?;
             if let Some(remedy) = &check.remedy {
                 writeln!(out, "     {:<12} → {remedy}", "")?;
             }

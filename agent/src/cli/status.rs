@@ -85,12 +85,12 @@ fn format_status(status: &Status) -> String {
 }
 
 fn applications(local: &muster_agent::run::LocalStatus) -> String {
-    let mut words = vec![format!("{} points of {} series", local.points, local.series)];
-    words.extend(local.dropped.iter().map(|(cause, count)| format!("{count} dropped ({cause})")));
+    let mut parts = vec![format!("{} points of {} series", local.points, local.series)];
+    parts.extend(local.dropped.iter().map(|(cause, count)| format!("{count} dropped ({cause})")));
     if local.tags_left_out > 0 {
-        words.push(format!("{} tags dropped", local.tags_left_out));
+        parts.push(format!("{} tags dropped", local.tags_left_out));
     }
-    words.extend(local.listening.iter().map(|place| format!("listening on {place}")));
-    words.extend(local.problems.iter().map(|(name, problem)| format!("{name}: {problem}")));
-    words.join("; ")
+    parts.extend(local.listening.iter().map(|address| format!("listening on {address}")));
+    parts.extend(local.problems.iter().map(|(name, problem)| format!("{name}: {problem}")));
+    parts.join("; ")
 }

@@ -57,10 +57,10 @@ async fn send_request(status: &Status, url: &Url, proxy: Option<&Intercept>) -> 
     };
     let sent = Moment::now();
     let request = NonceRequest { project, device };
-    let answer: Result<NonceResponse, HttpError> =
+    let result: Result<NonceResponse, HttpError> =
         http.post("/api/v1/device/nonce", &request).await;
     let trusted = || Check::good("TLS", "the server's certificate is signed by the pinned CA");
-    match answer {
+    match result {
         Ok(nonce) => vec![trusted(), clock(&sent, nonce.server_time)],
         Err(HttpError::Refused { status, problem, .. }) => {
             let found = format!("rejects the request ({status}): {problem}");
@@ -143,11 +143,11 @@ pub(super) async fn brokers(status: &Status) -> Vec<Check> {
     if checks.iter().any(Check::is_ok) {
         return checks;
     }
-    let door = match pinned_ca(status) {
+    let tunnel = match pinned_ca(status) {
         Ok(ca) => open_listener_tunnel(&url, ca).await,
         Err(problem) => Err(problem),
     };
-    match (door, checks.as_slice()) {
+    match (tunnel, checks.as_slice()) {
         (Ok(_), [first, ..]) => {
             let found = format!("reachable via the server's HTTPS port ({})", first.found);
             vec![Check::good("broker", found)]

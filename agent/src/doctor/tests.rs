@@ -73,18 +73,18 @@ fn a_large_clock_skew_is_reported() {
 
 #[test]
 fn the_reason_of_a_rejected_connection_is_reported() {
-    let mut refused = status("https://127.0.0.1:1/");
-    refused.is_running = true;
+    let mut rejected = status("https://127.0.0.1:1/");
+    rejected.is_running = true;
     let error = |status| HttpError::Refused {
         url: "https://x".into(),
         status,
         kind: None,
         problem: "Not proved".into(),
     };
-    refused.last_error = Some((Timestamp(0), error(401).to_string()));
-    let remedy = checks::running(&refused).remedy.unwrap();
+    rejected.last_error = Some((Timestamp(0), error(401).to_string()));
+    let remedy = checks::running(&rejected).remedy.unwrap();
     assert!(remedy.contains("muster device show"), "{remedy}");
-    refused.last_error = Some((Timestamp(0), error(503).to_string()));
-    let remedy = checks::running(&refused).remedy.unwrap();
+    rejected.last_error = Some((Timestamp(0), error(503).to_string()));
+    let remedy = checks::running(&rejected).remedy.unwrap();
     assert!(!remedy.contains("muster device show"), "{remedy}");
 }

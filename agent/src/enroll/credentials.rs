@@ -46,16 +46,16 @@ async fn request_credentials(
     keys: &[SigningKey],
 ) -> Result<Credentials, HttpError> {
     let http = Http::new(&identity.url, Verifier::new(identity.pinned_ca()))?;
-    let mut refused = None;
+    let mut first_error = None;
     for key in keys {
         match request_with_key(&http, identity, key).await {
             Err(error @ HttpError::Refused { status: 401, .. }) => {
-                refused = refused.or(Some(error));
+                first_error = first_error.or(Some(error));
             }
             answered => return answered,
         }
     }
-    Err(refused.unwrap_or_else(|| HttpError::Unreachable {
+    Err(first_error.unwrap_or_else(|| HttpError::Unreachable {
         url: identity.url.to_string(),
         problem: "the device has no key to sign the request with".to_owned(),
     }))

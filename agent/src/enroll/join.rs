@@ -160,16 +160,16 @@ pub async fn enroll(options: EnrollOptions) -> Result<Enrolled, EnrollError> {
     let mut store = Store::open(Folder::open(&options.data)?)?;
     let mut backup = None;
     let mut before = None;
-    if let Some(known) = store.get::<Identity>(key::IDENTITY)? {
+    if let Some(existing) = store.get::<Identity>(key::IDENTITY)? {
         if !options.force {
-            let Identity { name, device, project, url, .. } = known;
+            let Identity { name, device, project, url, .. } = existing;
             let who = format!("{name} ({device}) in project {project} at {url}");
             return Err(EnrollError::AlreadyEnrolled { who });
         }
         before = Some(PreviousIdentity {
-            project: known.project.clone(),
-            device: known.device,
-            keys: known.keys.clone(),
+            project: existing.project.clone(),
+            device: existing.device,
+            keys: existing.keys.clone(),
         });
         let path = back_up(store, &options.data)?;
         tracing::info!(backup = %path.display(), "the previous state was moved to a backup");
@@ -265,14 +265,14 @@ async fn join(
     mut request: EnrollRequest,
     fingerprint: &Hash,
 ) -> Result<EnrollResponse, HttpError> {
-    let mut told = false;
+    let mut is_reported = false;
     loop {
-        let answer = retry_while_busy(|| http.post("/api/v1/device/enroll", &request)).await;
-        match answer {
+        let result = retry_while_busy(|| http.post("/api/v1/device/enroll", &request)).await;
+        match result {
             Ok(EnrollReply::Joined(joined)) => return Ok(*joined),
             Ok(EnrollReply::Waits(EnrollWaiting { name, retry_after, .. })) => {
-                if !told {
-                    told = true;
+                if !is_reported {
+                    is_reported = true;
                     tracing::warn!(
                         "waiting for an operator to accept this device as '{name}' (key \
                          {fingerprint}): muster device accept {name}"
@@ -320,36 +320,36 @@ async fn request_enrollment(
     };
     let verifier = Verifier::new(PinnedCa::Pin(options.token.pin));
     let http = Http::new(url, std::sync::Arc::clone(&verifier))?;
-    let answer = join(&http, request, &signing.thumbprint()).await?;
-    if answer.project != options.token.project {
+    let response = join(&http, request, &signing.thumbprint()).await?;
+    if response.project != options.token.project {
         return Err(EnrollError::Project {
-            given: answer.project,
+            given: response.project,
             wanted: options.token.project.clone(),
         });
     }
-    if !answer.dropped_labels.is_empty() {
-        let keys: Vec<&str> = answer.dropped_labels.iter().map(LabelKey::as_str).collect();
+    if !response.dropped_labels.is_empty() {
+        let keys: Vec<&str> = response.dropped_labels.iter().map(LabelKey::as_str).collect();
         tracing::warn!(
             labels = keys.join(","),
             "the server dropped these labels: the enrollment token does not allow them (muster token create --allow-labels)"
         );
     }
     let operation_key = BASE64URL_NOPAD
-        .decode(answer.operation_key.as_bytes())
+        .decode(response.operation_key.as_bytes())
         .map_err(|_| EnrollError::OperationKey(CoseError::BadKey("not valid base64url")))?;
     PublicKey::from_cose_key(&operation_key).map_err(EnrollError::OperationKey)?;
     // This verifier has verified the connection of the response.
     let ca = verifier.ca().map(|ca| ca.to_vec()).unwrap_or_default();
     let identity = Identity {
         url: url.clone(),
-        project: answer.project,
-        device: answer.device,
-        name: answer.name,
-        epoch: answer.epoch,
-        enrolled_at: answer.credentials.server_time,
+        project: response.project,
+        device: response.device,
+        name: response.name,
+        epoch: response.epoch,
+        enrolled_at: response.credentials.server_time,
         keys: pending.keys,
         operation_key,
         ca,
     };
-    Ok((identity, Credentials::new(answer.credentials, &Moment::now())))
+    Ok((identity, Credentials::new(response.credentials, &Moment::now())))
 }

@@ -86,24 +86,25 @@ impl Bounds {
         let roots = policy.allows_files(&own.name, write).map_err(Failure::Denied)?;
         let roots = roots.map(|roots| roots.iter().map(|root| real_path(root)).collect());
         if path.is_empty() || path.len() > MAX_PATH_BYTES || path.contains('\0') {
-            let words = format!("a path must be 1 to {MAX_PATH_BYTES} bytes without NUL");
-            return Err(Failure::Invalid(words));
+            let reason = format!("a path must be 1 to {MAX_PATH_BYTES} bytes without NUL");
+            return Err(Failure::Invalid(reason));
         }
         let named = own.home.join(path);
         let real = real_path(&named);
         if real.components().any(|part| matches!(part, Component::ParentDir)) {
-            let words = format!("a folder in '{path}' does not exist");
-            return Err(Failure::Invalid(words));
+            let reason = format!("a folder in '{path}' does not exist");
+            return Err(Failure::Invalid(reason));
         }
-        let place = match (named.parent(), named.components().next_back()) {
+        let location = match (named.parent(), named.components().next_back()) {
             (Some(folder), Some(Component::Normal(name))) => Some(real_path(folder).join(name)),
             _ => None,
         };
         let mut bounds = Self { policy, roots, grants: Vec::new(), write, home: own.home };
         bounds.check_roots(&real)?;
-        let is_allowed = |place: &PathBuf| *place != real && bounds.check_roots(place).is_ok();
-        let place = place.filter(is_allowed);
-        bounds.grants = [Some(real), place].into_iter().flatten().collect();
+        let is_allowed =
+            |location: &PathBuf| *location != real && bounds.check_roots(location).is_ok();
+        let location = location.filter(is_allowed);
+        bounds.grants = [Some(real), location].into_iter().flatten().collect();
         Ok(bounds)
     }
 
@@ -132,8 +133,8 @@ impl Bounds {
         if !self.grants.iter().any(is_granted) {
             let (real, grant) = (real.display(), self.grants.first().map(|grant| grant.display()));
             let grant = grant.map(|grant| grant.to_string()).unwrap_or_default();
-            let words = format!("{real} is not in {grant}, to which this request is limited");
-            return Err(Failure::Denied(words));
+            let reason = format!("{real} is not in {grant}, to which this request is limited");
+            return Err(Failure::Denied(reason));
         }
         self.check_roots(real)
     }
@@ -193,13 +194,13 @@ impl Bounds {
         is_match: impl FnOnce(&std::fs::Metadata) -> bool,
     ) -> Result<(), Failure> {
         self.check_write()?;
-        let place = self.locate(path)?;
+        let location = self.locate(path)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&place.folder, &place.name, flags, Mode::empty())?;
+        let fd = rustix::fs::openat(&location.folder, &location.name, flags, Mode::empty())?;
         if !is_match(&File::from(fd).metadata()?) {
             return Err(Failure::Invalid(format!("{path} was replaced by another file")));
         }
-        Ok(rustix::fs::unlinkat(&place.folder, &place.name, AtFlags::empty())?)
+        Ok(rustix::fs::unlinkat(&location.folder, &location.name, AtFlags::empty())?)
     }
 
     /// Returns the real path, as far as its components exist.
@@ -385,15 +386,15 @@ mod tests {
                 "{path}: {failure}"
             );
         }
-        let words = new("/etc/hostname").unwrap_err().to_string();
-        assert!(words.contains("[files] roots") && words.contains("policy.toml"), "{words}");
+        let message = new("/etc/hostname").unwrap_err().to_string();
+        assert!(message.contains("[files] roots") && message.contains("policy.toml"), "{message}");
         for path in ["", "a\0b", &"x".repeat(5000)] {
             assert!(matches!(new(path), Err(Failure::Invalid(_))));
         }
         let read_only = policy(dir.path(), "[files]\nwrite = false");
         assert!(Bounds::new(read_only.clone(), "/tmp", false).is_ok());
-        let words = Bounds::new(read_only, "/tmp", true).unwrap_err().to_string();
-        assert!(words.contains("[files] write = false"), "{words}");
+        let message = Bounds::new(read_only, "/tmp", true).unwrap_err().to_string();
+        assert!(message.contains("[files] write = false"), "{message}");
     }
 
     #[test]

@@ -125,11 +125,11 @@ fn open(bounds: &Bounds, name: &str, flags: OpenFlags, attrs: &FileAttributes) -
         Err(Failure::Io(error))
             if error.kind() == io::ErrorKind::NotFound && flags.contains(OpenFlags::CREATE) =>
         {
-            let place = bounds.locate(name)?;
+            let location = bounds.locate(name)?;
             let access = if read { OFlags::RDWR } else { OFlags::WRONLY };
             let flags = access | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let mode = Mode::from_raw_mode(mode(attrs, 0o644));
-            Ok(rustix::fs::openat(place.folder, &place.name, flags, mode)?.into())
+            Ok(rustix::fs::openat(location.folder, &location.name, flags, mode)?.into())
         }
         Err(failure) => Err(failure),
     }
@@ -149,9 +149,9 @@ fn hash(file: &File, offset: u64, length: u64) -> FileResult<Vec<u8>> {
         hasher.update(&buffer[..count]);
         counted += count as u64;
     }
-    let mut answer = counted.to_be_bytes().to_vec();
-    answer.extend(hasher.finalize());
-    Ok(answer)
+    let mut response = counted.to_be_bytes().to_vec();
+    response.extend(hasher.finalize());
+    Ok(response)
 }
 
 fn name_entry(entry: &DirEntry, is_virtual: bool) -> Option<Named> {
@@ -169,8 +169,8 @@ impl Server {
 
     fn insert_handle(&mut self, opened: OpenHandle) -> FileResult<String> {
         if self.handles.len() >= MAX_HANDLES {
-            let words = format!("the limit of {MAX_HANDLES} open files is reached");
-            return Err(Failure::Invalid(words));
+            let message = format!("the limit of {MAX_HANDLES} open files is reached");
+            return Err(Failure::Invalid(message));
         }
         self.next += 1;
         let handle = self.next.to_string();
@@ -241,8 +241,8 @@ impl Server {
     async fn remove_path(&self, id: u32, path: String, flags: AtFlags) -> FileResult<Status> {
         let named = path.clone();
         self.change(id, &named, move |bounds| {
-            let place = bounds.locate(&path)?;
-            Ok(rustix::fs::unlinkat(place.folder, &place.name, flags)?)
+            let location = bounds.locate(&path)?;
+            Ok(rustix::fs::unlinkat(location.folder, &location.name, flags)?)
         })
         .await
     }
@@ -407,9 +407,9 @@ impl Handler for Server {
     async fn mkdir(&mut self, id: u32, path: String, attrs: FileAttributes) -> FileResult<Status> {
         let named = path.clone();
         self.change(id, &named, move |bounds| {
-            let place = bounds.locate(&path)?;
+            let location = bounds.locate(&path)?;
             let mode = Mode::from_raw_mode(mode(&attrs, 0o755));
-            Ok(rustix::fs::mkdirat(place.folder, &place.name, mode)?)
+            Ok(rustix::fs::mkdirat(location.folder, &location.name, mode)?)
         })
         .await
     }
@@ -428,8 +428,8 @@ impl Handler for Server {
     async fn readlink(&mut self, id: u32, path: String) -> FileResult<Name> {
         let named = path.clone();
         let target = self.run(&named, move |bounds| {
-            let place = bounds.locate(&path)?;
-            Ok(rustix::fs::readlinkat(place.folder, &place.name, Vec::new())?)
+            let location = bounds.locate(&path)?;
+            Ok(rustix::fs::readlinkat(location.folder, &location.name, Vec::new())?)
         });
         let target = target.await?.to_string_lossy().into_owned();
         Ok(Name { id, files: vec![Named::dummy(target)] })
@@ -439,8 +439,8 @@ impl Handler for Server {
     async fn symlink(&mut self, id: u32, target: String, link: String) -> FileResult<Status> {
         let named = link.clone();
         self.change(id, &named, move |bounds| {
-            let place = bounds.locate(&link)?;
-            Ok(rustix::fs::symlinkat(target.as_str(), place.folder, &place.name)?)
+            let location = bounds.locate(&link)?;
+            Ok(rustix::fs::symlinkat(target.as_str(), location.folder, &location.name)?)
         })
         .await
     }
@@ -467,8 +467,8 @@ impl Handler for Server {
                 let (file, path) = self.file(&fields.text()?)?;
                 let (offset, length) = (fields.number()?, fields.number()?);
                 if length > MAX_SFTP_HASH_BYTES {
-                    let words = format!("a hash covers at most {MAX_SFTP_HASH_BYTES} bytes");
-                    return Err(Failure::Invalid(words));
+                    let message = format!("a hash covers at most {MAX_SFTP_HASH_BYTES} bytes");
+                    return Err(Failure::Invalid(message));
                 }
                 let hash = run_in_thread(&path, DATA_TIMEOUT, move || hash(&file, offset, length));
                 Ok(reply(hash.await?))

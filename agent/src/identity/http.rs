@@ -113,14 +113,14 @@ impl Http {
     ) -> Result<reqwest::Upgraded, HttpError> {
         let mut url = self.base.clone();
         url.set_path(path);
-        let asked = self
+        let result = self
             .client
             .get(url.clone())
             .header("Connection", "upgrade")
             .header("Upgrade", protocol)
             .send()
             .await;
-        let response = asked.map_err(|error| match self.verifier.refusal() {
+        let response = result.map_err(|error| match self.verifier.refusal() {
             Some(problem) => HttpError::Unreachable { url: url.to_string(), problem },
             None => unreachable(&url, &error),
         })?;
@@ -181,11 +181,11 @@ fn parse_problem(bytes: &[u8]) -> (Option<String>, Option<String>) {
             .and_then(serde_json::Value::as_str)
             .map(|text| text.chars().filter(|c| !c.is_control()).take(500).collect::<String>())
     };
-    let words = match (text("title"), text("detail")) {
+    let message = match (text("title"), text("detail")) {
         (Some(title), Some(detail)) => Some(format!("{title}: {detail}")),
         (title, detail) => title.or(detail),
     };
-    (text("type"), words)
+    (text("type"), message)
 }
 
 #[cfg(test)]

@@ -20,12 +20,12 @@ pub(super) fn version(root: &Path) -> Option<String> {
         .iter()
         .map(|path| root.join(path))
         .find(|path| path.exists())?;
-    let (answer, answered) = mpsc::channel();
+    let (sender, answered) = mpsc::channel();
     // A thread, because connecting to a socket with a full queue blocks, and std has no timeout for
     // that. The thread ends automatically: reading and writing have timeouts.
     std::thread::spawn(move || {
         // After the timeout the receiver is dropped.
-        let _ = answer.send(query(&socket));
+        let _ = sender.send(query(&socket));
     });
     let body = answered.recv_timeout(RESPONSE_TIMEOUT).ok()?.ok()?;
     parse(&body)

@@ -60,8 +60,8 @@ pub fn collect(root: &Path) -> DeviceInventoryReported {
 /// step of that clock; the boot id identifies a new boot.
 #[must_use]
 pub fn fingerprint(inventory: &DeviceInventoryReported) -> Hash {
-    let told = DeviceInventoryReported { boot_time: None, ..inventory.clone() };
-    Hash::of(&codec::encode(&told))
+    let reported = DeviceInventoryReported { boot_time: None, ..inventory.clone() };
+    Hash::of(&codec::encode(&reported))
 }
 
 /// Returns the host name and the hash of the machine id, which enrollment sends.

@@ -110,7 +110,7 @@ fn fake_docker(response: &'static str) -> Result<tempfile::TempDir, Failure> {
 
 #[test]
 fn the_docker_version_is_read_within_a_time_limit() -> Result<(), Failure> {
-    for (answer, expected) in [
+    for (response, expected) in [
         (
             "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{\"Version\":\"28.2.2\",\"Os\":\"linux\"}\n",
             text("28.2.2"),
@@ -119,9 +119,9 @@ fn the_docker_version_is_read_within_a_time_limit() -> Result<(), Failure> {
         ("HTTP/1.0 200 OK\r\n\r\n[]", None),
         ("", None),
     ] {
-        let root = fake_docker(answer)?;
+        let root = fake_docker(response)?;
         let start = Instant::now();
-        assert_eq!(collect(root.path()).docker_version, expected, "{answer}");
+        assert_eq!(collect(root.path()).docker_version, expected, "{response}");
         assert!(start.elapsed() < Duration::from_secs(4));
     }
     Ok(())

@@ -100,7 +100,7 @@ pub(super) async fn connect(
     address: &Url,
     route: Route,
 ) -> Result<(Client, String, mpsc::Receiver<Event>), ConnectError> {
-    let refused = |name: &str, problem: String| ConnectError::Broker {
+    let broker_error = |name: &str, problem: String| ConnectError::Broker {
         address: name.to_owned(),
         problem,
         is_denied: false,
@@ -111,13 +111,13 @@ pub(super) async fn connect(
         (Route::BrokerPort, Some(proxy)) => {
             let name = format!("{address} via the proxy {}", display(proxy));
             let made = through_proxy(proxy, address).await;
-            let port = made.map_err(|problem| refused(&name, problem))?;
+            let port = made.map_err(|problem| broker_error(&name, problem))?;
             (name, Some(port))
         }
         (Route::HttpsListener, _) => {
             let name = format!("{address} via {}", identity.url);
             let made = through_listener(identity).await;
-            let port = made.map_err(|problem| refused(&name, problem))?;
+            let port = made.map_err(|problem| broker_error(&name, problem))?;
             (name, Some(port))
         }
     };
@@ -189,21 +189,21 @@ fn sign_in(identity: &Identity, credentials: &Credentials) -> ConnectOptions {
 
 /// Whether the broker's error message is about the credentials. The broker sends only this text.
 pub(super) fn is_denial(message: &str) -> bool {
-    let words = message.to_ascii_lowercase();
-    words.contains("authorization violation")
-        || words.contains("authentication expired")
-        || words.contains("authentication revoked")
-        || words.contains("account authentication")
+    let text = message.to_ascii_lowercase();
+    text.contains("authorization violation")
+        || text.contains("authentication expired")
+        || text.contains("authentication revoked")
+        || text.contains("account authentication")
 }
 
 fn last_cause(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
+    let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        words = error.to_string();
+        message = error.to_string();
         cause = error.source();
     }
-    words
+    message
 }
 
 #[cfg(test)]
@@ -234,14 +234,14 @@ mod tests {
 
     #[test]
     fn denials_are_recognized_by_the_broker_s_error_message() {
-        for (words, expected) in [
+        for (message, expected) in [
             ("Authorization Violation", true),
             ("User Authentication Expired", true),
             ("'User Authentication Revoked'", true),
             ("connection refused", false),
             ("Permissions Violation for Publish to \"x\"", false),
         ] {
-            assert_eq!(is_denial(words), expected, "{words}");
+            assert_eq!(is_denial(message), expected, "{message}");
         }
     }
 }

@@ -116,9 +116,10 @@ impl Driver<'_> {
         mut events: mpsc::Receiver<Event>,
         credentials: &Credentials,
     ) -> Result<End, String> {
-        let words = |error: async_nats::SubscribeError| error.to_string();
-        let mut acks = self.client.subscribe(self.subjects.acks()).await.map_err(words)?;
-        let mut commands = self.client.subscribe(self.subjects.commands()).await.map_err(words)?;
+        let to_text = |error: async_nats::SubscribeError| error.to_string();
+        let mut acks = self.client.subscribe(self.subjects.acks()).await.map_err(to_text)?;
+        let mut commands =
+            self.client.subscribe(self.subjects.commands()).await.map_err(to_text)?;
         let mut published = FuturesUnordered::new();
         let mut hello: Option<Boxed<'static, HelloReply>> = None;
         let mut renewal_at = tokio::time::Instant::now() + renewal_after(credentials);
@@ -157,14 +158,14 @@ impl Driver<'_> {
                 Some((epoch, seq, is_stored)) = published.next(), if !published.is_empty() => {
                     self.session.on_broker_reply(epoch, seq, is_stored, Instant::now(), rand::random());
                 }
-                answer = wait_for(&mut hello) => {
+                reply = wait_for(&mut hello) => {
                     hello = None;
-                    self.on_hello_reply(answer);
+                    self.on_hello_reply(reply);
                 }
                 () = shared.recorded.notified() => {}
                 _ = sign_of_life.tick() => {
                     // A subscription that is dropped immediately has no lasting cost.
-                    drop(self.client.subscribe(self.client.new_inbox()).await.map_err(words)?);
+                    drop(self.client.subscribe(self.client.new_inbox()).await.map_err(to_text)?);
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
                 () = tokio::time::sleep_until(renewal_at), if renewal.is_none() => {
@@ -194,10 +195,10 @@ impl Driver<'_> {
         match event {
             None | Some(Event::Disconnected | Event::Closed) => Some(self.take_close_reason()),
             Some(Event::ServerError(error)) => {
-                let words = error.to_string();
-                tracing::warn!(error = words, "the broker reported an error");
-                self.shared.set_last_error(&words);
-                self.close_reason = Some(words);
+                let message = error.to_string();
+                tracing::warn!(error = message, "the broker reported an error");
+                self.shared.set_last_error(&message);
+                self.close_reason = Some(message);
                 None
             }
             Some(Event::SlowConsumer(_)) => {
@@ -220,18 +221,18 @@ impl Driver<'_> {
         let sealed = self.session.proving_key().seal(Kind::Hello, codec::encode(&hello));
         let (client, subject) = (self.client.clone(), self.subjects.request("hello"));
         Some(Box::pin(async move {
-            let answer = client.request(subject, sealed.into()).await;
-            (at, now, answer.map_err(|error| error.to_string()))
+            let result = client.request(subject, sealed.into()).await;
+            (at, now, result.map_err(|error| error.to_string()))
         }))
     }
 
-    fn on_hello_reply(&mut self, (asked, sent, answer): HelloReply) {
+    fn on_hello_reply(&mut self, (requested_at, sent, reply): HelloReply) {
         let now = Instant::now();
         let failed = |session: &mut Session, problem: &str| {
             tracing::warn!(problem, "the server did not respond to a hello");
             session.hello_failed(now, rand::random());
         };
-        let message = match answer {
+        let message = match reply {
             Ok(message) if message.payload.is_empty() => {
                 return failed(self.session, "the server is not ready");
             }
@@ -255,7 +256,7 @@ impl Driver<'_> {
         // The server read its clock at about half of the round trip.
         let rtt = u64::try_from((now - sent).as_micros()).unwrap_or(u64::MAX);
         self.shared.counters.rtt(rtt);
-        let mono = asked.mono.saturating_add(at.mono.saturating_sub(asked.mono) / 2);
+        let mono = requested_at.mono.saturating_add(at.mono.saturating_sub(requested_at.mono) / 2);
         let anchor = Anchor { boot: at.boot, mono, server: welcome.time };
         self.shared.set_anchor(anchor);
         self.shared.operations.on_hello(anchor);

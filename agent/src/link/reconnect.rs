@@ -39,19 +39,20 @@ pub(crate) async fn keep_connected(shared: &Shared) {
     // interrupt the device's presence.
     let mut before: Option<Client> = None;
     loop {
-        let usable = credentials.take().filter(|known| known.remaining(&Moment::now()) != Some(0));
+        let usable =
+            credentials.take().filter(|cached| cached.remaining(&Moment::now()) != Some(0));
         let has_moved = missed > 0 && missed.is_multiple_of(ATTEMPTS_BEFORE_REFRESH);
         let current = match usable {
-            Some(known) if !has_moved => known,
-            known => match (renew(shared).await, known) {
+            Some(cached) if !has_moved => cached,
+            cached => match (renew(shared).await, cached) {
                 (Ok(new), _) => new,
                 // The broker may return before the server that gives credentials.
-                (Err(problem), Some(known)) => {
+                (Err(problem), Some(cached)) => {
                     tracing::info!(
                         problem,
                         "failed to get new broker credentials; using the stored ones"
                     );
-                    known
+                    cached
                 }
                 (Err(problem), None) => {
                     record_failure(shared, &problem, backoff.next_delay(rand::random())).await;

@@ -82,15 +82,15 @@ async fn connect(proxy: &Intercept, address: &Url) -> Result<TcpStream, String> 
     }
     request.extend_from_slice(b"\r\n");
     stream.write_all(&request).await.map_err(|error| error.to_string())?;
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     // Byte by byte: the data after the response header belongs to the broker.
-    while !answer.ends_with(b"\r\n\r\n") {
-        if answer.len() == MAX_HEADER_BYTES {
+    while !response.ends_with(b"\r\n\r\n") {
+        if response.len() == MAX_HEADER_BYTES {
             return Err("the response is not that of an HTTP proxy".to_owned());
         }
-        answer.push(stream.read_u8().await.map_err(|error| error.to_string())?);
+        response.push(stream.read_u8().await.map_err(|error| error.to_string())?);
     }
-    check_connect_response(&answer).map(|()| stream)
+    check_connect_response(&response).map(|()| stream)
 }
 
 /// Checks whether the proxy accepted the CONNECT request.
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_proxys_refusal_is_explained() {
-        for (answer, expected) in [
+        for (response, expected) in [
             (&b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n"[..], ""),
             (b"HTTP/1.0 204 \r\n\r\n", ""),
             (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "USER:PASSWORD"),
@@ -164,8 +164,11 @@ mod tests {
             (b"SSH-2.0-OpenSSH\r\n\r\n", "HTTP"),
             (b"\r\n\r\n", "HTTP"),
         ] {
-            let words = check_connect_response(answer).err().unwrap_or_default();
-            assert!(words.contains(expected) && words.is_empty() == expected.is_empty(), "{words}");
+            let message = check_connect_response(response).err().unwrap_or_default();
+            assert!(
+                message.contains(expected) && message.is_empty() == expected.is_empty(),
+                "{message}"
+            );
         }
     }
 }

@@ -36,18 +36,18 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Processes the data of applications, until it is dropped.
 pub(crate) async fn listen_locally(shared: &Shared) {
     let folder = shared.store.folder().path();
-    let wanted = || shared.settings.borrow().listeners;
-    for (variable, problem) in shared.listeners.set(wanted(), folder) {
+    let requested = || shared.settings.borrow().listeners;
+    for (variable, problem) in shared.listeners.set(requested(), folder) {
         tracing::warn!(variable, problem, "failed to open a metric socket for applications");
     }
-    let mut told = (Counts::default(), Instant::now() - LOG_INTERVAL);
+    let mut reported = (Counts::default(), Instant::now() - LOG_INTERVAL);
     let mut tried = Instant::now();
     loop {
         let mut readers: FuturesUnordered<BoxFuture<'_, ()>> = shared
             .listeners
             .open()
             .into_iter()
-            .map(|door| serve(&shared.local_points, door))
+            .map(|listener| serve(&shared.local_points, listener))
             .collect();
         loop {
             tokio::select! {
@@ -55,10 +55,10 @@ pub(crate) async fn listen_locally(shared: &Shared) {
                 Some(()) = readers.next() => {}
                 () = shared.listeners.changed() => break,
                 () = sleep(CHECK_INTERVAL) => {
-                    log_dropped(&shared.local_points, &mut told);
+                    log_dropped(&shared.local_points, &mut reported);
                     if tried.elapsed() >= LOG_INTERVAL {
                         tried = Instant::now();
-                        shared.listeners.set(wanted(), folder);
+                        shared.listeners.set(requested(), folder);
                     }
                 }
             }
@@ -162,8 +162,8 @@ async fn streams(intake: &PointQueue, listener: &UnixListener) {
                 Ok((stream, _)) => {
                     intake.count_dropped(Cause::Streams);
                     // A client that reads its stream to the end gets the reason.
-                    let words = format!("muster-agent: at most {MAX_STREAMS} streams may be open\n");
-                    let _ = stream.try_write(words.as_bytes());
+                    let text = format!("muster-agent: at most {MAX_STREAMS} streams may be open\n");
+                    let _ = stream.try_write(text.as_bytes());
                 }
                 // For example, out of file descriptors.
                 Err(_) => accept_at = Instant::now() + CHECK_INTERVAL,

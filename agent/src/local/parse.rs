@@ -209,7 +209,7 @@ fn from_fraction(number: f64, unit: Option<&str>) -> Result<Timestamp, Cause> {
 /// Returns a name that may be long-lived: names of the vocabulary are not allocated again.
 pub(super) fn intern_name(text: &str) -> MetricName {
     match muster_schemas::metric_names::well_known(text) {
-        Some(known) => known.into(),
+        Some(existing) => existing.into(),
         None => text.to_owned().into(),
     }
 }

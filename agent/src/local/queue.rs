@@ -106,17 +106,17 @@ impl PointQueue {
                 has_read |= may;
                 may
             },
-            |claim| {
-                let outcome = claim
-                    .and_then(|claim| validate(claim, &mut gate.borrow_mut(), *own, at))
-                    .and_then(|(claim, mono)| {
-                        let size = size_of(&claim.point);
+            |written| {
+                let outcome = written
+                    .and_then(|written| validate(written, &mut gate.borrow_mut(), *own, at))
+                    .and_then(|(written, mono)| {
+                        let size = size_of(&written.point);
                         if waiting.len() >= MAX_QUEUED_POINTS || *held + size > MAX_QUEUED_BYTES {
                             return Err(Cause::Full);
                         }
                         *held += size;
-                        counts.removed_entries += claim.removed_entries;
-                        waiting.push((claim.point, mono));
+                        counts.removed_entries += written.removed_entries;
+                        waiting.push((written.point, mono));
                         Ok(())
                     });
                 match outcome {

@@ -109,14 +109,15 @@ impl Listeners {
         let places = addresses(settings, data);
         let before = std::mem::take(&mut *kept);
         let (mut stay, closed): (Vec<ListenerEntry>, Vec<ListenerEntry>) =
-            before.into_iter().partition(|known| {
-                known.listener.is_ok() && places.iter().any(|(_, place)| *place == known.address)
+            before.into_iter().partition(|entry| {
+                entry.listener.is_ok()
+                    && places.iter().any(|(_, address)| *address == entry.address)
             });
-        let mut has_changed = closed.iter().any(|known| known.listener.is_ok());
+        let mut has_changed = closed.iter().any(|entry| entry.listener.is_ok());
         // Closed before another one is opened, which may use its port.
-        for known in closed {
+        for entry in closed {
             if let (Ok(_), ListenAddress::Stream(path) | ListenAddress::Datagrams(path)) =
-                (&known.listener, &known.address)
+                (&entry.listener, &entry.address)
             {
                 let _ = remove_file(path);
             }
@@ -139,13 +140,14 @@ impl Listeners {
         {
             tracing::warn!(%error, "failed to create the folder of the metric sockets");
         }
-        for (variable, place) in places {
-            if stay.iter().any(|known| known.address == place) {
+        for (variable, address) in places {
+            if stay.iter().any(|entry| entry.address == address) {
                 continue;
             }
-            let door = place.open().map(Arc::new).map_err(|error| format!("{place}: {error}"));
-            has_changed |= door.is_ok();
-            stay.push(ListenerEntry { variable, address: place, listener: door });
+            let listener =
+                address.open().map(Arc::new).map_err(|error| format!("{address}: {error}"));
+            has_changed |= listener.is_ok();
+            stay.push(ListenerEntry { variable, address, listener });
         }
         *kept = stay;
         if has_changed {
@@ -166,7 +168,7 @@ impl Listeners {
     pub(super) fn open(&self) -> Vec<Arc<Listener>> {
         self.entries()
             .iter()
-            .filter_map(|known| known.listener.as_ref().ok().map(Arc::clone))
+            .filter_map(|entry| entry.listener.as_ref().ok().map(Arc::clone))
             .collect()
     }
 
@@ -179,15 +181,15 @@ impl Listeners {
     pub(crate) fn addresses(&self) -> Vec<String> {
         let kept = self.entries();
         kept.iter()
-            .filter(|known| known.listener.is_ok())
-            .map(|known| known.address.to_string())
+            .filter(|entry| entry.listener.is_ok())
+            .map(|entry| entry.address.to_string())
             .collect()
     }
 }
 
 fn problems(entries: &[ListenerEntry]) -> BTreeMap<String, String> {
-    let failed = |known: &ListenerEntry| {
-        Some((known.variable.to_owned(), known.listener.as_ref().err()?.clone()))
+    let failed = |entry: &ListenerEntry| {
+        Some((entry.variable.to_owned(), entry.listener.as_ref().err()?.clone()))
     };
     entries.iter().filter_map(failed).collect()
 }

@@ -240,7 +240,7 @@ async fn the_socket_folder_outlives_the_agent_and_contains_only_sockets() {
     use std::os::unix::fs::MetadataExt;
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("sockets");
-    let wanted = ListenerSettings { udp: None, json: None, sockets: true };
+    let settings = ListenerSettings { udp: None, json: None, sockets: true };
     let names = || {
         let entries = std::fs::read_dir(&folder).unwrap().flatten();
         let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
@@ -248,15 +248,15 @@ async fn the_socket_folder_outlives_the_agent_and_contains_only_sockets() {
         names
     };
     let first = Listeners::default();
-    assert!(first.set(wanted, dir.path()).is_empty());
+    assert!(first.set(settings, dir.path()).is_empty());
     let inode = folder.metadata().unwrap().ino();
     assert_eq!(names(), ["metrics-datagram.sock", "metrics.sock"]);
     first.close(dir.path());
     assert!(names().is_empty());
     let second = Listeners::default();
-    assert!(second.set(wanted, dir.path()).is_empty());
+    assert!(second.set(settings, dir.path()).is_empty());
     assert_eq!(folder.metadata().unwrap().ino(), inode, "a mounted folder stays the agent's");
-    for place in [folder.join("metrics.sock"), dir.path().join("metrics.sock")] {
-        assert!(std::os::unix::net::UnixStream::connect(&place).is_ok(), "{}", place.display());
+    for path in [folder.join("metrics.sock"), dir.path().join("metrics.sock")] {
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_ok(), "{}", path.display());
     }
 }

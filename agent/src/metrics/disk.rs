@@ -88,9 +88,9 @@ impl Collect for Disk {
             return Err(files.malformed(MOUNTINFO, "a single mount"));
         }
         for mount in reported_mounts(mounts) {
-            let place = files.path("").join(mount.location());
+            let path = files.path("").join(mount.location());
             // A mount that no longer exists, or is not accessible, is omitted.
-            if let Some(point) = usage(&place).and_then(|usage| mount.point(&usage)) {
+            if let Some(point) = usage(&path).and_then(|usage| mount.point(&usage)) {
                 points.push(point);
             }
         }
@@ -298,10 +298,10 @@ mod tests {
     #[test]
     fn a_mount_point_that_is_not_utf8_or_has_a_line_end_is_reported() {
         let folder = tempfile::tempdir().unwrap();
-        let place = folder.path().join("proc/self");
-        std::fs::create_dir_all(&place).unwrap();
+        let proc_self = folder.path().join("proc/self");
+        std::fs::create_dir_all(&proc_self).unwrap();
         let line = b"1 0 8:1 / /m\\012n\xff\x1b rw - ext4 /dev/sda1 rw\n";
-        std::fs::write(place.join("mountinfo"), line).unwrap();
+        std::fs::write(proc_self.join("mountinfo"), line).unwrap();
         let mount_point = folder.path().join(OsStr::from_bytes(b"m\nn\xff\x1b"));
         std::fs::create_dir(&mount_point).unwrap();
         let mut points = Vec::new();

@@ -37,7 +37,7 @@ fn start(shared: &Shared, id: OperationId, entry: Entry) -> Option<Entry> {
 fn end_event(id: OperationId, entry: &Entry, outcome: Outcome, problem: Option<&str>) -> Event {
     outcome.event(RunReport {
         problem: problem.map(truncate),
-        started_at: entry.begun.map(|begun| begun.at),
+        started_at: entry.begun.map(|start| start.at),
         ended_at: Some(Moment::now().wall),
         ..empty_report(id)
     })
@@ -72,13 +72,13 @@ pub(super) async fn reboot(shared: &Shared, id: OperationId, entry: Entry) {
     tracing::warn!("restarting the device, as ordered");
     let mut problems = Vec::new();
     let mut is_under_way = false;
-    for words in &shared.operations.options.reboot {
-        match run(words, REBOOT_COMMAND_TIMEOUT).await {
+    for argv in &shared.operations.options.reboot {
+        match run(argv, REBOOT_COMMAND_TIMEOUT).await {
             Ok(()) => {
                 is_under_way = true;
                 break;
             }
-            Err(problem) => problems.push(format!("{}: {problem}", words.join(" "))),
+            Err(problem) => problems.push(format!("{}: {problem}", argv.join(" "))),
         }
     }
     if !is_under_way {
@@ -92,10 +92,10 @@ pub(super) async fn reboot(shared: &Shared, id: OperationId, entry: Entry) {
 /// Waits for the machine to shut down; records a failure when the run's time limit has passed.
 pub(super) async fn wait_for_reboot(shared: &Shared, id: OperationId, entry: Entry) {
     let limit = entry.order.as_ref().map_or(0, |order| order.timeout_ms);
-    let begun = entry.begun.map_or(0, |begun| begun.mono);
-    let gone_by = Duration::from_micros(Moment::now().mono.saturating_sub(begun));
+    let started = entry.begun.map_or(0, |started| started.mono);
+    let elapsed = Duration::from_micros(Moment::now().mono.saturating_sub(started));
     let limit = Duration::from_millis(limit).min(Duration::from_secs(u64::from(u32::MAX)));
-    sleep(limit.saturating_sub(gone_by)).await;
+    sleep(limit.saturating_sub(elapsed)).await;
     let problem = format!("the device was not restarted within {} s", limit.as_secs_f32());
     let event = end_event(id, &entry, Outcome::Failed, Some(&problem));
     record::record_end(shared, id, entry, event);

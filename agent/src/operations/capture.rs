@@ -52,7 +52,7 @@ async fn capture(argv: &[String], max_bytes: usize) -> io::Result<(Vec<u8>, bool
         .process_group(0)
         .spawn()?;
     let mut child = KillOnDrop(child);
-    let mut said = Vec::new();
+    let mut output = Vec::new();
     let mut pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
     let mut buffer = vec![0; 8 * 1024];
     loop {
@@ -60,12 +60,12 @@ async fn capture(argv: &[String], max_bytes: usize) -> io::Result<(Vec<u8>, bool
         if count == 0 {
             break;
         }
-        let fitting = count.min(max_bytes - said.len());
-        said.extend_from_slice(&buffer[..fitting]);
+        let fitting = count.min(max_bytes - output.len());
+        output.extend_from_slice(&buffer[..fitting]);
     }
     loop {
         if let Some(status) = child.0.try_wait()? {
-            return Ok((said, status.success()));
+            return Ok((output, status.success()));
         }
         sleep(POLL_INTERVAL).await;
     }
@@ -75,7 +75,7 @@ async fn capture(argv: &[String], max_bytes: usize) -> io::Result<(Vec<u8>, bool
 pub(super) async fn run(argv: &[String], timeout: Duration) -> Result<(), String> {
     match time::timeout(timeout, capture(argv, MAX_ERROR_BYTES)).await {
         Ok(Ok((_, true))) => Ok(()),
-        Ok(Ok((said, false))) => match String::from_utf8_lossy(&said).trim() {
+        Ok(Ok((output, false))) => match String::from_utf8_lossy(&output).trim() {
             "" => Err("the command failed without a message".to_owned()),
             complaint => Err(complaint.to_owned()),
         },
@@ -90,8 +90,8 @@ pub(super) async fn output_of(
     max_bytes: usize,
     timeout: Duration,
 ) -> Option<Vec<u8>> {
-    let (said, is_content) = time::timeout(timeout, capture(argv, max_bytes)).await.ok()?.ok()?;
-    is_content.then_some(said)
+    let (output, is_content) = time::timeout(timeout, capture(argv, max_bytes)).await.ok()?.ok()?;
+    is_content.then_some(output)
 }
 
 #[cfg(test)]

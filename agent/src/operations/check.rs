@@ -88,13 +88,13 @@ pub(super) fn check_private(
     signed: Option<&PrivatePart>,
     bytes: Option<&[u8]>,
 ) -> Result<Option<PrivateInput>, String> {
-    let wanted: BTreeSet<&str> = match action {
+    let required: BTreeSet<&str> = match action {
         Action::Exec(exec) => exec.env.iter().map(String::as_str).collect(),
         _ => BTreeSet::new(),
     };
     let Some(signed) = signed else {
         // Content without a signature is not used.
-        return if wanted.is_empty() {
+        return if required.is_empty() {
             Ok(None)
         } else {
             Err("the order has environment variables and no private part".to_owned())
@@ -109,7 +109,7 @@ pub(super) fn check_private(
     if input.stdin.len() as u64 != signed.stdin_bytes {
         return Err("the length of the standard input does not match the signed order".to_owned());
     }
-    if !input.env.keys().map(String::as_str).eq(wanted) {
+    if !input.env.keys().map(String::as_str).eq(required) {
         return Err("the environment variables of the private part do not match the signed order"
             .to_owned());
     }

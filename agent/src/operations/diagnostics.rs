@@ -72,7 +72,7 @@ pub(super) async fn run(
     let [stdout, stderr] = spool.map(|spool| spool.summaries()).unwrap_or_default();
     let report = RunReport {
         problem,
-        started_at: entry.begun.map(|begun| begun.at),
+        started_at: entry.begun.map(|start| start.at),
         ended_at: Some(Moment::now().wall),
         stdout,
         stderr,
@@ -107,8 +107,8 @@ async fn collect(shared: &Shared) -> io::Result<Vec<u8>> {
         }
     }
     if let Ok(uname) = nix::sys::utsname::uname() {
-        let words = [uname.sysname(), uname.release(), uname.version(), uname.machine()];
-        let line = words.map(|word| word.to_string_lossy().into_owned()).join(" ");
+        let parts = [uname.sysname(), uname.release(), uname.version(), uname.machine()];
+        let line = parts.map(|word| word.to_string_lossy().into_owned()).join(" ");
         archive.add("uname", line.as_bytes())?;
     }
     archive.finish()
@@ -130,9 +130,9 @@ async fn log(data: &Path) -> Option<Vec<u8>> {
     if let Ok(tail) = tail(&data.join("agent.log")) {
         return Some(tail);
     }
-    let words =
+    let argv =
         ["journalctl", "-u", "muster-agent.service", "-n", "1000", "--no-pager", "-o", "short-iso"];
-    output_of(&words.map(str::to_owned), MAX_FILE_BYTES, PART_TIMEOUT).await
+    output_of(&argv.map(str::to_owned), MAX_FILE_BYTES, PART_TIMEOUT).await
 }
 
 fn head(path: &Path) -> io::Result<Vec<u8>> {

@@ -117,12 +117,12 @@ pub(super) async fn run(
     };
     let input = input.and_then(|bytes| codec::decode::<PrivateInput>(&bytes).ok());
     let (env, stdin) = input.map(|input| (input.env, input.stdin)).unwrap_or_default();
-    let mark = entry.begun.map(|begun| begun.mark).unwrap_or_default();
+    let run_tag = entry.begun.map(|start| start.mark).unwrap_or_default();
     let signals = signal(SignalKind::child());
     let limit = Duration::from_millis(order.timeout_ms).min(Duration::from_secs(u32::MAX.into()));
     let deadline = Instant::now() + limit;
     let prepared = prepare::run_as(exec.user.as_deref()).and_then(|user| {
-        let launch = prepare::launch(exec, &user, env, id, mark);
+        let launch = prepare::launch(exec, &user, env, id, run_tag);
         let (pipes, stdio) = if exec.background {
             let stdio = in_background(shared, id, &stdin).map_err(|error| {
                 format!("failed to write the standard input to the disk: {error}")
@@ -158,7 +158,7 @@ pub(super) async fn run(
     };
     let process = child.id();
     let pid = group::pid_of(process);
-    let mut leader = Leader { child: Some(child), pid, run_tag: mark, is_armed: !exec.background };
+    let mut leader = Leader { child: Some(child), pid, run_tag, is_armed: !exec.background };
     let started_at = now();
     entry.process = group::identify(process);
     let started = RunStarting::now(id, &entry, Some(user));
@@ -235,56 +235,56 @@ async fn supervise(
         )
     };
     tokio::pin!(feed, listen);
-    let (mut is_fed, mut is_heard) = (false, false);
+    let (mut is_fed, mut is_drained) = (false, false);
     let why = loop {
         tokio::select! {
             () = wait_for_end(pid, &mut signals) => break EndCause::Exited,
             () = sleep_until(deadline) => break EndCause::TimedOut,
             () = cancel.cancelled() => break EndCause::Canceled,
             () = &mut feed, if !is_fed => is_fed = true,
-            _ = &mut listen, if !is_heard => is_heard = true,
+            _ = &mut listen, if !is_drained => is_drained = true,
         }
     };
     let mut problem = None;
     if why == EndCause::Exited {
-        if !is_heard {
-            is_heard = timeout(options.grace, &mut listen).await.is_ok();
+        if !is_drained {
+            is_drained = timeout(options.grace, &mut listen).await.is_ok();
         }
         // Its output may still wait for a slow reader: then the outputs are not held open by a
         // child. The search for children reads all of /proc.
-        let is_alone = !is_heard && !group::has_members(leader.run_tag, Some(pid));
-        while !is_heard && is_alone {
+        let is_alone = !is_drained && !group::has_members(leader.run_tag, Some(pid));
+        while !is_drained && is_alone {
             tokio::select! {
-                _ = &mut listen => is_heard = true,
+                _ = &mut listen => is_drained = true,
                 () = sleep(options.grace) => if !spool.is_blocked() { break },
                 () = sleep_until(deadline) => break,
                 () = cancel.cancelled() => break,
             }
         }
-        if !is_heard && is_alone {
+        if !is_drained && is_alone {
             spool.end_live();
-            is_heard = timeout(options.grace, &mut listen).await.is_ok();
+            is_drained = timeout(options.grace, &mut listen).await.is_ok();
         }
-        if !is_heard {
+        if !is_drained {
             problem =
                 Some("leftover processes kept the outputs open and were terminated".to_owned());
         }
     }
-    if why != EndCause::Exited || !is_heard {
+    if why != EndCause::Exited || !is_drained {
         spool.end_live();
         let with_strays = why != EndCause::Exited;
         let end = group::end(leader.run_tag, Some(pid), with_strays, options.kill_after);
         tokio::pin!(end);
-        let is_gone = loop {
+        let has_ended = loop {
             tokio::select! {
-                is_gone = &mut end => break is_gone,
-                _ = &mut listen, if !is_heard => is_heard = true,
+                has_ended = &mut end => break has_ended,
+                _ = &mut listen, if !is_drained => is_drained = true,
             }
         };
-        if !is_gone {
+        if !has_ended {
             problem = Some("failed to terminate all processes of the run".to_owned());
         }
-        if !is_heard {
+        if !is_drained {
             let _ = timeout(DRAIN_TIMEOUT, &mut listen).await;
         }
     }

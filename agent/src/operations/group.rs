@@ -58,7 +58,7 @@ fn is_alive(stat: &procfs::process::Stat) -> bool {
 /// Returns the live processes of a run: those in its group, and with `with_strays` those that it
 /// started in other groups. `None` if the kernel provides no information.
 fn members(run_tag: Uuid, group: Option<Pid>, with_strays: bool) -> Option<Vec<Pid>> {
-    let mark = format!("{RUN_TAG_VARIABLE}={run_tag}");
+    let tag = format!("{RUN_TAG_VARIABLE}={run_tag}");
     let own = std::process::id();
     let ours = procfs::process::all_processes().ok()?.flatten().filter_map(|process| {
         let stat = process.stat().ok()?;
@@ -66,7 +66,7 @@ fn members(run_tag: Uuid, group: Option<Pid>, with_strays: bool) -> Option<Vec<P
             return None;
         }
         let is_in_group = group.is_some_and(|group| stat.pgrp == group.as_raw());
-        let is_ours = is_in_group || (with_strays && has_tag(stat.pid, mark.as_bytes()));
+        let is_ours = is_in_group || (with_strays && has_tag(stat.pid, tag.as_bytes()));
         is_ours.then(|| Pid::from_raw(stat.pid))
     });
     Some(ours.collect())

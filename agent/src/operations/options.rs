@@ -23,13 +23,13 @@ pub struct OperationOptions {
 impl Default for OperationOptions {
     /// `/etc/muster/policy.toml`, 10 s, 2 s, 64 MiB, `systemctl reboot` or `reboot`.
     fn default() -> Self {
-        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        let argv = |argv: &[&str]| argv.iter().map(|&word| word.to_owned()).collect();
         Self {
             policy: PathBuf::from(POLICY_FILE),
             kill_after: Duration::from_secs(10),
             grace: Duration::from_secs(2),
             spool_bytes: 64 << 20,
-            reboot: vec![words(&["systemctl", "reboot"]), words(&["reboot"])],
+            reboot: vec![argv(&["systemctl", "reboot"]), argv(&["reboot"])],
         }
     }
 }

@@ -103,11 +103,11 @@ fn address(shared: &Shared, opened: &[u8]) -> Result<Address, String> {
 /// The rule that forbids it, as a message.
 pub(super) fn check_policy(shared: &Shared, action: &Action) -> Result<(), String> {
     let policy = Policy::load(&shared.operations.options.policy)?;
-    let wanted = requested_user(action);
+    let requested = requested_user(action);
     // A missing user is reported later, and only to those whom the policy allows the action.
-    match prepare::run_as(wanted) {
+    match prepare::run_as(requested) {
         Ok(user) => policy.allows(action, &user.name),
-        Err(_) => policy.allows(action, wanted.unwrap_or_default()),
+        Err(_) => policy.allows(action, requested.unwrap_or_default()),
     }
 }
 

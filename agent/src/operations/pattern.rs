@@ -10,8 +10,8 @@ pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let Some(last) = parts.pop() else { return rest.is_empty() };
     for part in parts {
         // The first match suffices: it leaves the most room for the rest.
-        let Some(place) = rest.find(part) else { return false };
-        rest = &rest[place + part.len()..];
+        let Some(position) = rest.find(part) else { return false };
+        rest = &rest[position + part.len()..];
     }
     rest.ends_with(last)
 }

@@ -138,9 +138,11 @@ impl Policy {
         };
         let policy: Self = toml::from_str(&text).map_err(|error| {
             let line = error.span().map(|span| text[..span.start].lines().count().max(1));
-            let place = line.map_or_else(String::new, |line| format!(", line {line}"));
+            let location = line.map_or_else(String::new, |line| format!(", line {line}"));
             let message = error.message();
-            format!("the policy {shown} is invalid{place} ({message}), so all requests are refused")
+            format!(
+                "the policy {shown} is invalid{location} ({message}), so all requests are refused"
+            )
         })?;
         let roots = policy.files.roots.iter().flatten();
         if let Some(root) = roots.into_iter().find(|root| !root.is_absolute()) {
@@ -239,7 +241,7 @@ impl Policy {
     /// As [`Self::allows`].
     pub fn allows_port(&self, host: &str, port: u16) -> Result<(), String> {
         let Some(allow) = &self.ports.allow else { return Ok(()) };
-        let is_named = allow.iter().any(|place| place.matches(host, port));
+        let is_named = allow.iter().any(|rule| rule.matches(host, port));
         self.switch(is_named, &format!("[ports] allow does not include '{host}:{port}'"))
     }
 

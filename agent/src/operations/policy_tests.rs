@@ -14,8 +14,8 @@ fn exec(program: Program, env: &[&str]) -> Action {
     Action::Exec(Exec { program, cwd: None, user: None, env, background: false })
 }
 
-fn argv(words: &[&str]) -> Action {
-    exec(Program::Argv(words.iter().map(|&word| word.to_owned()).collect()), &[])
+fn argv(arguments: &[&str]) -> Action {
+    exec(Program::Argv(arguments.iter().map(|&word| word.to_owned()).collect()), &[])
 }
 
 fn line(text: &str) -> Action {
@@ -37,14 +37,14 @@ fn no_file_allows_everything() {
 
 #[test]
 fn an_invalid_file_allows_nothing_and_reports_the_reason() {
-    for (text, words) in [
+    for (text, expected) in [
         ("[exec]\nenabled = \"yes\"", "line 2"),
         ("[exek]", "exek"),
         ("[exec]\nalow = []", "alow"),
         ("[power", "line 1"),
     ] {
         let problem = policy(text).unwrap_err();
-        assert!(problem.contains(words) && problem.contains("policy.toml"), "{problem}");
+        assert!(problem.contains(expected) && problem.contains("policy.toml"), "{problem}");
     }
     let dir = tempfile::tempdir().unwrap();
     let problem = Policy::load(dir.path()).unwrap_err();
@@ -94,8 +94,8 @@ fn each_rule_is_named_in_its_refusal() {
         match refusal {
             None => assert_eq!(outcome, Ok(()), "{action:?}"),
             Some(parts) => {
-                let told = outcome.unwrap_err();
-                assert!(has_all(&told, parts) && told.contains("policy.toml"), "{told}");
+                let reason = outcome.unwrap_err();
+                assert!(has_all(&reason, parts) && reason.contains("policy.toml"), "{reason}");
             }
         }
     }
@@ -131,12 +131,12 @@ fn a_shell_is_allowed_only_if_all_programs_are() {
         ("[exec]\nusers = [\"robot\"]", "root", Some("[exec] users|'root'")),
         ("[exec]\nusers = [\"robot\"]\n[shell]\nusers = [\"root\"]", "root", None),
     ] {
-        let told = policy(text).unwrap().allows_shell(user);
+        let result = policy(text).unwrap().allows_shell(user);
         match refusal {
-            None => assert_eq!(told, Ok(()), "{text}"),
+            None => assert_eq!(result, Ok(()), "{text}"),
             Some(parts) => {
-                let told = told.unwrap_err();
-                assert!(has_all(&told, parts) && told.contains("policy.toml"), "{told}");
+                let reason = result.unwrap_err();
+                assert!(has_all(&reason, parts) && reason.contains("policy.toml"), "{reason}");
             }
         }
     }
@@ -148,12 +148,12 @@ fn only_named_ports_are_allowed() {
     let some = policy("[ports]\nallow = [22, \"camera:*\"]").unwrap();
     assert_eq!(some.allows_port("localhost", 22), Ok(()));
     assert_eq!(some.allows_port("camera", 80), Ok(()));
-    let told = some.allows_port("door", 80).unwrap_err();
-    assert!(has_all(&told, "[ports] allow|'door:80'"), "{told}");
+    let message = some.allows_port("door", 80).unwrap_err();
+    assert!(has_all(&message, "[ports] allow|'door:80'"), "{message}");
     assert!(policy("[ports]\nallow = []").unwrap().allows_port("localhost", 22).is_err());
     for wrong in ["[ports]\nallow = [\"camera\"]", "[ports]\nallow = [0]", "[ports]\nallow = [1.5]"]
     {
-        let told = policy(wrong).unwrap_err();
-        assert!(told.contains("line 2"), "{told}");
+        let message = policy(wrong).unwrap_err();
+        assert!(message.contains("line 2"), "{message}");
     }
 }

@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn rules_match_the_requested_host_and_port() {
-        let place = |text: &str| PortRule::try_from(RuleText::Place(text.to_owned())).unwrap();
+        let port_rule = |text: &str| PortRule::try_from(RuleText::Place(text.to_owned())).unwrap();
         for (rule, host, port, expected) in [
             ("localhost:22", "localhost", 22, true),
             ("localhost:22", "127.0.0.1", 22, true),
@@ -96,7 +96,7 @@ mod tests {
             ("[fe80::1]:80", "fe80::1", 80, true),
             ("*:*", "anything", 1, true),
         ] {
-            assert_eq!(place(rule).matches(host, port), expected, "{rule} {host}:{port}");
+            assert_eq!(port_rule(rule).matches(host, port), expected, "{rule} {host}:{port}");
         }
         let own = PortRule::try_from(RuleText::Port(80)).unwrap();
         assert!(own.matches("localhost", 80) && !own.matches("camera", 80));

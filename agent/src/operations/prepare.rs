@@ -47,16 +47,16 @@ pub(crate) fn run_as(requested: Option<&str>) -> Result<RunAs, String> {
         RunAs { name: user.name, home: user.dir, shell: user.shell, ids }
     };
     let Some(name) = requested else {
-        let known = User::from_uid(own).ok().flatten();
-        return Ok(known.map_or_else(|| nameless(own), of));
+        let found = User::from_uid(own).ok().flatten();
+        return Ok(found.map_or_else(|| nameless(own), of));
     };
     // A NUL would terminate the name in the lookup.
     if name.is_empty() || name.contains('\0') {
         return Err("the user name is empty or contains NUL".to_owned());
     }
-    let known = User::from_name(name)
+    let found = User::from_name(name)
         .map_err(|error| format!("failed to look up the user '{name}': {error}"))?;
-    let user = known.ok_or_else(|| format!("user '{name}' does not exist on this device"))?;
+    let user = found.ok_or_else(|| format!("user '{name}' does not exist on this device"))?;
     if user.uid != own && !own.is_root() {
         let own = run_as(None)?.name;
         return Err(format!(
@@ -158,8 +158,8 @@ mod tests {
         Exec { program, cwd: None, user: None, env: Vec::new(), background: false }
     }
 
-    fn argv(words: &[&str]) -> Exec {
-        exec(Program::Argv(words.iter().map(|&word| word.to_owned()).collect()))
+    fn argv(arguments: &[&str]) -> Exec {
+        exec(Program::Argv(arguments.iter().map(|&word| word.to_owned()).collect()))
     }
 
     #[test]

@@ -111,11 +111,11 @@ pub(super) enum RunStatus {
 impl Operations {
     /// Restores the open runs from the journal. Records nothing.
     pub(crate) fn open(store: &Store, options: OperationOptions) -> Result<Self, StoreError> {
-        let mut known = QueueState::default();
+        let mut state = QueueState::default();
         for (id, entry) in journal::read_all(store)? {
-            known.next_ticket = known.next_ticket.max(entry.ticket + 1);
+            state.next_ticket = state.next_ticket.max(entry.ticket + 1);
             if let (Phase::Accepted, Some(order)) = (entry.phase, &entry.order) {
-                known.open.insert(id, OpenRun::new(entry.ticket, &order.action));
+                state.open.insert(id, OpenRun::new(entry.ticket, &order.action));
             }
         }
         Ok(Self {
@@ -123,7 +123,7 @@ impl Operations {
             options,
             changed: Notify::new(),
             restart: CancellationToken::new(),
-            state: Mutex::new(known),
+            state: Mutex::new(state),
         })
     }
 
@@ -143,15 +143,15 @@ impl Operations {
     }
 
     pub(super) fn next_ticket(&self) -> u64 {
-        let mut known = self.state();
-        known.next_ticket += 1;
-        known.next_ticket - 1
+        let mut state = self.state();
+        state.next_ticket += 1;
+        state.next_ticket - 1
     }
 
     /// Whether the maximum number of runs waits in a lane.
     pub(super) fn is_busy(&self, lane: Lane) -> bool {
-        let known = self.state();
-        let waiting = known.open.values().filter(|open| open.is_waiting && open.lane == lane);
+        let state = self.state();
+        let waiting = state.open.values().filter(|open| open.is_waiting && open.lane == lane);
         lane != Lane::Free && waiting.count() >= MAX_WAITING_RUNS
     }
 
@@ -176,8 +176,8 @@ impl Operations {
 
     /// Returns the waiting runs, in their order.
     pub(super) fn waiting(&self) -> Vec<OperationId> {
-        let known = self.state();
-        let waiting = known.open.iter().filter(|(_, open)| open.is_waiting);
+        let state = self.state();
+        let waiting = state.open.iter().filter(|(_, open)| open.is_waiting);
         let mut waiting: Vec<_> = waiting.map(|(id, open)| (open.ticket, *id)).collect();
         waiting.sort_unstable();
         waiting.into_iter().map(|(_, id)| id).collect()
@@ -186,12 +186,12 @@ impl Operations {
     /// Returns the next run that may start, with the token that cancels it; it then counts as
     /// running. No run may start before a hello was successful, or while an end waits for room.
     pub(super) fn next(&self, max_concurrent: usize) -> Option<(OperationId, CancellationToken)> {
-        let mut known = self.state();
-        if !known.can_start() {
+        let mut state = self.state();
+        if !state.can_start() {
             return None;
         }
-        let places = known.free_slots(max_concurrent);
-        let (id, open) = known
+        let places = state.free_slots(max_concurrent);
+        let (id, open) = state
             .open
             .iter_mut()
             .filter(|(_, open)| open.is_waiting && places.has(open.lane))
@@ -202,11 +202,11 @@ impl Operations {
 
     /// Whether a run that arrives now would start immediately.
     pub(super) fn would_start(&self, action: &Action, max_concurrent: usize) -> bool {
-        let known = self.state();
+        let state = self.state();
         let lane = Lane::of(action);
         let is_before = |open: &OpenRun| open.ends_agent || (open.is_waiting && open.lane == lane);
-        let is_first = !known.open.values().any(is_before);
-        is_first && known.can_start() && known.free_slots(max_concurrent).has(lane)
+        let is_first = !state.open.values().any(is_before);
+        is_first && state.can_start() && state.free_slots(max_concurrent).has(lane)
     }
 
     /// Starts no further run: they are left to the next agent process.
@@ -217,9 +217,9 @@ impl Operations {
     /// Returns a run to the queue that could not start because a write failed. All runs wait for a
     /// while.
     pub(super) fn requeue(&self, id: OperationId) {
-        let mut known = self.state();
-        known.paused_until = Some(Instant::now() + RETRY_DELAY);
-        if let Some(open) = known.open.get_mut(&id) {
+        let mut state = self.state();
+        state.paused_until = Some(Instant::now() + RETRY_DELAY);
+        if let Some(open) = state.open.get_mut(&id) {
             open.is_waiting = true;
         }
     }
@@ -244,8 +244,8 @@ impl Operations {
 
     /// Returns the running runs.
     pub(super) fn running(&self) -> Vec<OperationId> {
-        let known = self.state();
-        known.open.iter().filter(|(_, open)| !open.is_waiting).map(|(id, _)| *id).collect()
+        let state = self.state();
+        state.open.iter().filter(|(_, open)| !open.is_waiting).map(|(id, _)| *id).collect()
     }
 
     /// Keeps an end that waits for room.
@@ -264,8 +264,8 @@ impl Operations {
 
     /// Whether there is work that needs another check soon.
     pub(super) fn needs_check(&self) -> bool {
-        let known = self.state();
-        !known.pending_ends.is_empty() || known.open.values().any(|open| open.is_waiting)
+        let state = self.state();
+        !state.pending_ends.is_empty() || state.open.values().any(|open| open.is_waiting)
     }
 
     /// Watches a program that continues in the background, which must be reaped when it ends.

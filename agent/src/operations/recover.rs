@@ -81,7 +81,7 @@ fn recovery_action(entry: &Entry, boot: Uuid) -> RecoveryAction {
     if let Some(end) = &entry.end {
         return RecoveryAction::RecordEnd(end.clone());
     }
-    let is_this_boot = entry.begun.is_some_and(|begun| begun.boot == boot);
+    let is_this_boot = entry.begun.is_some_and(|start| start.boot == boot);
     match entry.order.as_ref().map(|order| &order.action) {
         Some(Action::Upload(_)) => RecoveryAction::Resume,
         Some(Action::Reboot) if is_this_boot => RecoveryAction::Resume,
@@ -98,7 +98,7 @@ fn now() -> Option<muster_schemas::Timestamp> {
 fn partial_report(shared: &Shared, id: OperationId, entry: &Entry) -> RunReport {
     let [stdout, stderr] =
         shared.operations.spools.get(id).map(|spool| spool.summaries()).unwrap_or_default();
-    let started_at = entry.begun.map(|begun| begun.at);
+    let started_at = entry.begun.map(|start| start.at);
     RunReport { started_at, stdout, stderr, ..empty_report(id) }
 }
 
@@ -111,9 +111,9 @@ async fn record_interrupted(shared: &Shared, id: OperationId, entry: Entry) {
     // Read it now: the output is deleted as soon as the server has it.
     let report = partial_report(shared, id, &entry);
     let mut problem = INTERRUPTED.to_owned();
-    if let Some(begun) = entry.begun.filter(|begun| begun.boot == Moment::now().boot) {
-        let patience = shared.operations.options.kill_after;
-        if group::end_leftovers(begun.mark, entry.process, patience).await {
+    if let Some(start) = entry.begun.filter(|start| start.boot == Moment::now().boot) {
+        let timeout = shared.operations.options.kill_after;
+        if group::end_leftovers(start.mark, entry.process, timeout).await {
             problem.push_str(&format!("; {LEFTOVERS_ENDED}"));
         }
     } else {

@@ -81,15 +81,15 @@ async fn send(shared: &Shared, spool: Arc<Spool>, permits: &Semaphore) -> Operat
                 break;
             }
         };
-        let answer = send_piece(shared, &client, &subject, spool.operation, &piece).await;
+        let response = send_piece(shared, &client, &subject, spool.operation, &piece).await;
         if piece.is_live {
-            let answer = answer.ok().map(|taken| (taken.next, taken.reader));
-            if let Some((next, has_reader)) = answer {
+            let response = response.ok().map(|taken| (taken.next, taken.reader));
+            if let Some((next, has_reader)) = response {
                 spool.acknowledge_live(piece.stream, next, has_reader);
             }
             before = Some(piece.stream);
             drop(permit);
-            match answer {
+            match response {
                 Some((next, _)) if next > piece.offset => backoff.reset(),
                 // The reader is slow, or has not connected yet.
                 Some(_) => sleep(READER_RETRY_DELAY).await,
@@ -97,7 +97,7 @@ async fn send(shared: &Shared, spool: Arc<Spool>, permits: &Semaphore) -> Operat
             }
             continue;
         }
-        match answer {
+        match response {
             Ok(OutputTaken { next, reader, .. }) => {
                 spool.set_reader(piece.stream, reader);
                 let is_further =
@@ -173,11 +173,11 @@ pub(super) async fn request(
     message: Vec<u8>,
 ) -> Result<OutputTaken, String> {
     let request = client.request(subject.to_owned(), message.into());
-    let answer = timeout(RESPONSE_TIMEOUT, request)
+    let response = timeout(RESPONSE_TIMEOUT, request)
         .await
         .map_err(|_| "no response arrived".to_owned())?
         .map_err(|error| error.to_string())?;
-    codec::decode(&answer.payload).map_err(|error| error.to_string())
+    codec::decode(&response.payload).map_err(|error| error.to_string())
 }
 
 /// Seals a piece to the project's operation key and encodes it: the broker must not read it.

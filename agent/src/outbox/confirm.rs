@@ -113,7 +113,7 @@ fn insert_age_entry(
     position: (u64, u64),
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let mut marks =
+    let mut ages =
         transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("open a table"))?;
     // The start of the next hour: an event is kept up to an hour longer, never shorter, because the
     // entry of an hour is moved to the newest event of that hour.
@@ -122,7 +122,7 @@ fn insert_age_entry(
         .div_euclid(AGE_ENTRY_INTERVAL_MICROS)
         .saturating_add(1)
         .saturating_mul(AGE_ENTRY_INTERVAL_MICROS);
-    marks.insert(hour, position).map_err(StoreError::database("store a time mark"))?;
+    ages.insert(hour, position).map_err(StoreError::database("store a time mark"))?;
     Ok(())
 }
 
@@ -131,9 +131,9 @@ pub(super) fn remove_age_entries(
     transaction: &WriteTransaction,
     after: (u64, u64),
 ) -> Result<(), StoreError> {
-    let mut marks =
+    let mut ages =
         transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("open a table"))?;
-    marks.retain(|_, place| place <= after).map_err(StoreError::database("remove time marks"))
+    ages.retain(|_, position| position <= after).map_err(StoreError::database("remove time marks"))
 }
 
 /// Returns the newest event that was confirmed before a time; removes its age entry and the earlier
@@ -142,19 +142,18 @@ fn expired(
     transaction: &WriteTransaction,
     oldest: Timestamp,
 ) -> Result<Option<(u64, u64)>, StoreError> {
-    let mut marks =
+    let mut ages =
         transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("open a table"))?;
-    let newest = marks
+    let newest = ages
         .range(..=oldest.micros())
         .map_err(StoreError::database("read time marks"))?
         .next_back()
         .transpose()
         .map_err(StoreError::database("read time marks"))?
-        .map(|(_, place)| place.value());
+        .map(|(_, position)| position.value());
     if newest.is_some() {
         // The newest entry stays until all of its events are pruned.
-        marks
-            .retain(|hour, place| hour > oldest.micros() || Some(place) == newest)
+        ages.retain(|hour, position| hour > oldest.micros() || Some(position) == newest)
             .map_err(StoreError::database("remove time marks"))?;
     }
     Ok(newest)
@@ -170,19 +169,19 @@ fn prune(
     let mut events =
         transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
     for _ in 0..MAX_PRUNED_PER_TRANSACTION {
-        let Some((place, bytes)) = events
+        let Some((position, bytes)) = events
             .first()
             .map_err(StoreError::database("read events"))?
-            .map(|(place, value)| (place.value(), record::len(value.value())))
+            .map(|(position, value)| (position.value(), record::len(value.value())))
         else {
             return Ok(false);
         };
-        let is_old = expired.is_some_and(|expired| place <= expired);
+        let is_old = expired.is_some_and(|expired| position <= expired);
         let is_too_much = state.kept_bytes > kept_bytes;
-        if place > confirmed || !(is_old || is_too_much) {
+        if position > confirmed || !(is_old || is_too_much) {
             return Ok(false);
         }
-        events.remove(place).map_err(StoreError::database("remove an event"))?;
+        events.remove(position).map_err(StoreError::database("remove an event"))?;
         state.kept_bytes = state.kept_bytes.saturating_sub(bytes);
     }
     Ok(true)

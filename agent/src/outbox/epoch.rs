@@ -132,9 +132,9 @@ impl Outbox {
         let keys = self.keys();
         let mut losses = Losses::default();
         // One at a time: an outbox may be larger than the memory that the agent may use.
-        while let Some((place, bytes)) = take_after(transaction, common, next.epoch)? {
-            let is_intact = keys.is_intact(place, &bytes);
-            if let Some(run) = losses.add(place, is_intact) {
+        while let Some((position, bytes)) = take_after(transaction, common, next.epoch)? {
+            let is_intact = keys.is_intact(position, &bytes);
+            if let Some(run) = losses.add(position, is_intact) {
                 self.declare(transaction, next, LossCause::Damaged, run, at)?;
             }
             if !is_intact {
@@ -222,16 +222,16 @@ fn take_after(
 ) -> Result<Option<TakenEvent>, StoreError> {
     let mut events =
         transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
-    let place = events
+    let position = events
         .range((common.0, common.1.saturating_add(1))..(new, 0))
         .map_err(StoreError::database("read events"))?
         .next()
         .transpose()
         .map_err(StoreError::database("read events"))?
-        .map(|(place, _)| place.value());
-    let Some(place) = place else { return Ok(None) };
-    let removed = events.remove(place).map_err(StoreError::database("move an event"))?;
-    Ok(removed.map(|bytes| (place, bytes.value().to_vec())))
+        .map(|(position, _)| position.value());
+    let Some(position) = position else { return Ok(None) };
+    let removed = events.remove(position).map_err(StoreError::database("move an event"))?;
+    Ok(removed.map(|bytes| (position, bytes.value().to_vec())))
 }
 
 /// Returns the epochs of which the log has a part, up to the common position.
@@ -252,9 +252,9 @@ fn gaps(
     common: (u64, u64),
 ) -> Result<Vec<EventRange>, StoreError> {
     let events = transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
-    let known = state.before.iter().copied().chain([(state.epoch, state.last_seq)]);
+    let epochs = state.before.iter().copied().chain([(state.epoch, state.last_seq)]);
     let mut gaps = Vec::new();
-    for (epoch, last) in known.filter(|(epoch, _)| *epoch >= common.0) {
+    for (epoch, last) in epochs.filter(|(epoch, _)| *epoch >= common.0) {
         let first = if epoch == common.0 { common.1 + 1 } else { 1 };
         let here = events
             .range((epoch, first)..=(epoch, u64::MAX))
@@ -262,7 +262,7 @@ fn gaps(
             .next()
             .transpose()
             .map_err(StoreError::database("read events"))?
-            .map(|(place, _)| place.value().1);
+            .map(|(position, _)| position.value().1);
         let lost_to = here.map_or(last, |here| here - 1);
         if lost_to >= first {
             gaps.push((epoch, first, lost_to));

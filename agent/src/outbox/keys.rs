@@ -65,7 +65,9 @@ impl Keys {
 
     /// Whether there is a rotation that the log does not have yet.
     fn is_unconfirmed(&self, state: &State) -> bool {
-        self.rotation.as_ref().is_some_and(|known| known.place > (state.epoch, state.confirmed))
+        self.rotation
+            .as_ref()
+            .is_some_and(|rotation| rotation.place > (state.epoch, state.confirmed))
     }
 
     fn key(&self, prover: Prover) -> SigningKey {
@@ -83,11 +85,11 @@ impl Keys {
         }
         let before = self.rotation.as_ref().map(|rotation| rotation.before.signing().public());
         let kid = message.kid();
-        let known = [Some(self.current.public()), before]
+        let candidate = [Some(self.current.public()), before]
             .into_iter()
             .flatten()
             .find(|key| key.thumbprint() == kid);
-        match known {
+        match candidate {
             Some(key) => message.verify(Kind::Event, &key).is_ok(),
             // Sealed by a deleted key: only events before the newest rotation can be.
             None => self.rotation.as_ref().is_some_and(|rotation| position < rotation.place),
@@ -132,7 +134,7 @@ impl Outbox {
     pub fn rotate(&self, request: i64, at: Moment) -> Result<bool, StoreError> {
         let mut state = self.state();
         let keys = self.keys();
-        let is_done = keys.rotation.as_ref().is_some_and(|known| known.request == request);
+        let is_done = keys.rotation.as_ref().is_some_and(|rotation| rotation.request == request);
         if is_done || state.pending.is_some() || keys.is_unconfirmed(&state) {
             return Ok(false);
         }
@@ -196,11 +198,11 @@ impl Outbox {
         at: Moment,
     ) -> Result<Option<Keys>, StoreError> {
         let keys = self.keys();
-        let Some(known) = &keys.rotation else { return Ok(None) };
-        let old = known.before.signing();
+        let Some(pending) = &keys.rotation else { return Ok(None) };
+        let old = pending.before.signing();
         let event = rotation((self.device, next.epoch), &old, keys.current());
         self.append(transaction, next, &old, Content::from_event(&event, at))?;
-        let moved = Rotation { place: (next.epoch, next.last_seq), ..known.clone() };
+        let moved = Rotation { place: (next.epoch, next.last_seq), ..pending.clone() };
         store::put(transaction, key::ROTATION, &moved)?;
         Ok(Some(Keys::new(keys.current.clone(), Some(moved))))
     }

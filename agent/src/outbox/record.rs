@@ -244,8 +244,8 @@ fn insert(
 ) -> Result<(), StoreError> {
     let mut events =
         transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
-    let place = (state.epoch, state.last_seq + 1);
-    events.insert(place, sealed).map_err(StoreError::database("store an event"))?;
+    let position = (state.epoch, state.last_seq + 1);
+    events.insert(position, sealed).map_err(StoreError::database("store an event"))?;
     state.advance(sealed);
     Ok(())
 }

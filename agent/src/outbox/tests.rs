@@ -31,16 +31,16 @@ fn at(time: i64) -> Moment {
 impl Outbox {
     /// Simulates a disk that changes a byte of an event, or loses the event.
     pub(crate) fn damage(&self, seq: u64, is_lost: bool) {
-        let place = (self.view().epoch, seq);
-        let mut bytes = self.stored(place.0, place.1).unwrap().unwrap();
+        let position = (self.view().epoch, seq);
+        let mut bytes = self.stored(position.0, position.1).unwrap().unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 0x10;
         let changed = self.store.write(|transaction| {
             let mut events = transaction.open_table(EVENTS).unwrap();
             if is_lost {
-                events.remove(place).unwrap();
+                events.remove(position).unwrap();
             } else {
-                events.insert(place, bytes.as_slice()).unwrap();
+                events.insert(position, bytes.as_slice()).unwrap();
             }
             Ok(())
         });
@@ -122,8 +122,8 @@ fn a_full_outbox_counts_dropped_events_and_records_them_when_there_is_room() {
     outbox.confirm(recorded, Timestamp(0)).unwrap();
     outbox.record_dropped(at(50)).unwrap();
     let envelope = record::open(&outbox.sealed(recorded + 1).unwrap().unwrap()).unwrap();
-    let said = Event::decode(&envelope.kind, envelope.version, &envelope.data).unwrap();
-    let Event::DeviceHistoryLost(lost) = said else { panic!("{said:?}") };
+    let decoded = Event::decode(&envelope.kind, envelope.version, &envelope.data).unwrap();
+    let Event::DeviceHistoryLost(lost) = decoded else { panic!("{decoded:?}") };
     assert_eq!((lost.cause, lost.count), (LossCause::OutboxFull, Some(20 - recorded)));
     assert_eq!(lost.last_time, Some(Timestamp(20)));
     assert_eq!(outbox.view().dropped, 0);

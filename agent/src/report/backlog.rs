@@ -118,10 +118,10 @@ impl Backlog {
                 transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
             let mut state = State::default();
             for entry in table.iter().map_err(StoreError::database("read the backlog"))? {
-                let (place, value) = entry.map_err(StoreError::database("read the backlog"))?;
+                let (position, value) = entry.map_err(StoreError::database("read the backlog"))?;
                 state.view.batches += 1;
                 state.view.bytes += value.value().len() as u64;
-                state.next = place.value() + 1;
+                state.next = position.value() + 1;
             }
             Ok(state)
         })?;
@@ -151,7 +151,7 @@ impl Backlog {
         let batch = compress::compress(queued.batch.clone());
         let bytes = codec::encode(&Queued { batch, ..queued.clone() });
         let (before, limit) = (state.view, self.limit);
-        let (mut view, place) = (before, state.next);
+        let (mut view, position) = (before, state.next);
         state.unsynced += 1;
         let is_sync = state.unsynced >= BATCHES_PER_SYNC;
         let write = |transaction: &WriteTransaction| {
@@ -159,7 +159,9 @@ impl Backlog {
                 transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
             view.bytes += bytes.len() as u64;
             view.batches += 1;
-            table.insert(place, bytes.as_slice()).map_err(StoreError::database("store a batch"))?;
+            table
+                .insert(position, bytes.as_slice())
+                .map_err(StoreError::database("store a batch"))?;
             drop(table);
             drop_oldest(transaction, &mut view, limit)
         };
@@ -168,7 +170,7 @@ impl Backlog {
         match outcome {
             Ok(()) => {
                 state.view = view;
-                state.next = place + 1;
+                state.next = position + 1;
                 if is_sync {
                     state.unsynced = 0;
                 }
@@ -214,14 +216,14 @@ impl Backlog {
                 transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
             let (mut places, mut batches, mut bytes) = (Vec::new(), Vec::new(), 0);
             for entry in table.iter().map_err(StoreError::database("read the backlog"))? {
-                let (place, value) = entry.map_err(StoreError::database("read the backlog"))?;
+                let (position, value) = entry.map_err(StoreError::database("read the backlog"))?;
                 bytes += value.value().len();
                 if !places.is_empty()
                     && (places.len() == MAX_MERGED_BATCHES || bytes > MAX_MERGED_BYTES)
                 {
                     break;
                 }
-                places.push(place.value());
+                places.push(position.value());
                 batches.extend(codec::decode::<Queued>(value.value()));
             }
             Ok((places, batches))
@@ -238,9 +240,9 @@ impl Backlog {
         self.store.write_relaxed(|transaction| {
             let mut table =
                 transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
-            for place in keys {
+            for position in keys {
                 let removed =
-                    table.remove(*place).map_err(StoreError::database("remove a batch"))?;
+                    table.remove(*position).map_err(StoreError::database("remove a batch"))?;
                 batches += u64::from(removed.is_some());
                 bytes += removed.map_or(0, |value| value.value().len() as u64);
             }

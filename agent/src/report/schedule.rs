@@ -68,14 +68,14 @@ mod tests {
             ("metrics.interval", "4"),
         ]);
         let mut rhythm = SampleSchedule::default();
-        let mut said = Vec::new();
+        let mut rounds = Vec::new();
         for _ in 0..6 {
             let next = rhythm.next(&now).unwrap();
             assert_eq!(rhythm.next(&now), Some(next), "a round waits until it is taken");
-            said.push(format!("{next}: {}", rhythm.start_round(&now, next)));
+            rounds.push(format!("{next}: {}", rhythm.start_round(&now, next)));
         }
         assert_eq!(
-            said,
+            rounds,
             ["0: cpu,mem,disk", "2: cpu", "4: cpu,mem", "6: cpu,disk", "8: cpu,mem", "10: cpu"]
         );
         // Late by a second: the due groups are sampled, and the next round is at its regular time.

@@ -128,8 +128,8 @@ fn apply_group_interval(
     let group: Group =
         name.parse().map_err(|error: crate::metrics::UnknownGroup| error.to_string())?;
     let own = interval(value)?;
-    if let Some(place) = settings.own_intervals.get_mut(group as usize) {
-        *place = Some(own);
+    if let Some(slot) = settings.own_intervals.get_mut(group as usize) {
+        *slot = Some(own);
     }
     Ok(())
 }

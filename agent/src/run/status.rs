@@ -148,8 +148,8 @@ impl Status {
             enrolled_at: identity.enrolled_at,
             broker: link.connected.as_ref().map(|(_, _, broker)| broker.clone()),
             connected_since: link.connected.as_ref().map(|(_, since, _)| *since),
-            credentials_until: credentials.as_ref().map(|known| known.response.expires_at),
-            brokers: credentials.map(|known| known.response.servers).unwrap_or_default(),
+            credentials_until: credentials.as_ref().map(|current| current.response.expires_at),
+            brokers: credentials.map(|current| current.response.servers).unwrap_or_default(),
             last_ack: link.last_ack,
             last_hello: link.last_hello,
             clock_skew_us: shared.anchor().and_then(|anchor| anchor.skew(&at)),
@@ -234,11 +234,11 @@ pub(super) async fn serve_status(shared: &Shared) {
             continue;
         };
         let json = serde_json::to_vec(&Status::from_shared(shared, true)).unwrap_or_default();
-        let answer = async {
+        let reply = async {
             stream.write_all(&json).await?;
             stream.shutdown().await
         };
-        if !matches!(tokio::time::timeout(IO_TIMEOUT, answer).await, Ok(Ok(()))) {
+        if !matches!(tokio::time::timeout(IO_TIMEOUT, reply).await, Ok(Ok(()))) {
             tracing::debug!("a status client disconnected before the response");
         }
     }

@@ -232,7 +232,7 @@ impl Session {
     /// The key that proves the latest hello.
     #[must_use]
     pub fn proving_key(&self) -> SigningKey {
-        let by = self.hello.pending.as_ref().map_or(Prover::Current, |asked| asked.prover);
+        let by = self.hello.pending.as_ref().map_or(Prover::Current, |pending| pending.prover);
         self.outbox.proving_key(by)
     }
 
@@ -253,19 +253,19 @@ impl Session {
         request: Uuid,
         chance: f64,
     ) -> Result<Effect, IgnoredWelcome> {
-        let is_answer =
-            self.hello.pending.as_ref().is_some_and(|asked| asked.hello.nonce == welcome.nonce);
-        if !is_answer {
+        let is_response =
+            self.hello.pending.as_ref().is_some_and(|pending| pending.hello.nonce == welcome.nonce);
+        if !is_response {
             return Err(IgnoredWelcome::NotRequested);
         }
         if welcome.project != self.project || welcome.device != self.device {
             self.hello.record_failure(now, chance);
             return Err(IgnoredWelcome::OtherDevice);
         }
-        let Some(asked) = self.hello.pending.clone() else {
+        let Some(pending) = self.hello.pending.clone() else {
             return Err(IgnoredWelcome::NotRequested);
         };
-        let outcome = self.apply_welcome(&asked, welcome, now, at, request);
+        let outcome = self.apply_welcome(&pending, welcome, now, at, request);
         match outcome {
             Ok(effect) => {
                 self.hello.record_response(now, chance);
@@ -336,8 +336,8 @@ impl Session {
             Verdict::Fork { own } => {
                 let view = self.outbox.view();
                 // Beyond the newest: there the log has an event, and this device has none.
-                let place = if own.is_some() { seq } else { view.last_seq + 1 };
-                self.outbox.request_epoch_after_fork(place, own, request)?;
+                let position = if own.is_some() { seq } else { view.last_seq + 1 };
+                self.outbox.request_epoch_after_fork(position, own, request)?;
                 return Ok(Effect::NeedsEpoch);
             }
         }

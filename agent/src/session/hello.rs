@@ -57,7 +57,7 @@ impl HelloSchedule {
 
     /// Schedules a hello for a reason, after the delay `after` at the earliest.
     pub(super) fn schedule(&mut self, now: Instant, delay: Duration) {
-        let earliest = self.sent_at.map_or(now, |said| said + MIN_HELLO_INTERVAL).max(now + delay);
+        let earliest = self.sent_at.map_or(now, |sent| sent + MIN_HELLO_INTERVAL).max(now + delay);
         self.due_at = Some(self.due_at.map_or(earliest, |due| due.min(earliest)));
     }
 

@@ -27,10 +27,10 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Locks the file, or returns the reason why it is not locked.
 fn lock_with_timeout(file: &File) -> Result<(), TryLockError> {
-    let began = Instant::now();
+    let started_at = Instant::now();
     loop {
         match file.try_lock() {
-            Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_TIMEOUT => {
+            Err(TryLockError::WouldBlock) if started_at.elapsed() < LOCK_TIMEOUT => {
                 std::thread::sleep(Duration::from_millis(50));
             }
             outcome => return outcome,

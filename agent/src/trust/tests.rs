@@ -76,8 +76,8 @@ fn only_the_pinned_ca_for_this_host_is_trusted_regardless_of_time() {
             let outcome = by_way.verify_server_cert(leaf, &chain, &near, &[], now);
             assert_eq!(outcome.is_ok(), is_good, "{name}, by way of another: {outcome:?}");
             if name.ends_with("another host") {
-                let words = verifier.refusal().unwrap_or_default();
-                assert!(words.contains("--name other.example"), "{name}: {words}");
+                let message = verifier.refusal().unwrap_or_default();
+                assert!(message.contains("--name other.example"), "{name}: {message}");
             }
             if is_good {
                 assert_eq!(verifier.ca(), Some(der(&ours)), "{name}");

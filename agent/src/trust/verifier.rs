@@ -197,8 +197,8 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, Error> {
         let server_name = self.host.as_ref().unwrap_or(server_name);
         let outcome = self.verify(end_entity, intermediates, server_name, ocsp_response, now);
-        let words = outcome.as_ref().err().map(|error| describe(error, &self.ca, server_name));
-        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = words;
+        let message = outcome.as_ref().err().map(|error| describe(error, &self.ca, server_name));
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = message;
         outcome
     }
 

@@ -44,13 +44,13 @@ async fn a_device_enrolls_once_and_repeats_the_request_after_a_lost_response() {
     foreign.token.pin = muster_schemas::Hash::of(b"another CA");
     let error = enroll(foreign).await.unwrap_err();
     let source = std::error::Error::source(&error).unwrap_or(&error);
-    let words = source.to_string();
-    assert!(words.contains(&muster_schemas::Hash::of(b"another CA").to_string()), "{words}");
+    let message = source.to_string();
+    assert!(message.contains(&muster_schemas::Hash::of(b"another CA").to_string()), "{message}");
 
     server.state.lock().unwrap().loses_response = true;
     let error = enroll(options.clone()).await.unwrap_err();
-    let words = std::error::Error::source(&error).unwrap_or(&error).to_string();
-    assert!(words.contains("Bad gateway: the answer was lost"), "{words}");
+    let message = std::error::Error::source(&error).unwrap_or(&error).to_string();
+    assert!(message.contains("Bad gateway: the answer was lost"), "{message}");
 
     let enrolled = enroll(options.clone()).await.unwrap();
     assert_eq!(enrolled.identity.device, support::device());
@@ -64,8 +64,8 @@ async fn a_device_enrolls_once_and_repeats_the_request_after_a_lost_response() {
     let mut forced = options;
     forced.force = true;
     let error = enroll(forced.clone()).await.unwrap_err();
-    let words = std::error::Error::source(&error).unwrap_or(&error).to_string();
-    assert!(words.contains("Token used up"), "{words}");
+    let message = std::error::Error::source(&error).unwrap_or(&error).to_string();
+    assert!(message.contains("Token used up"), "{message}");
     let kept = std::fs::read_dir(&data).unwrap().flatten();
     let kept = kept.filter(|entry| entry.file_name().to_string_lossy().starts_with("agent-before"));
     assert_eq!(kept.count(), 1, "the state of before is kept");
@@ -79,31 +79,31 @@ async fn a_device_reports_its_inventory_and_applies_its_config() {
     server.state.lock().unwrap().config = (4, [interval, bad].into());
     let running = Running::start(&server).await;
     server
-        .until("the inventory is in the log", |known| {
-            known.events.iter().any(|event| matches!(event, Event::DeviceInventoryReported(_)))
+        .until("the inventory is in the log", |state| {
+            state.events.iter().any(|event| matches!(event, Event::DeviceInventoryReported(_)))
         })
         .await;
-    server.until("the config is applied", |known| config_versions(&known.events) == [4]).await;
+    server.until("the config is applied", |state| config_versions(&state.events) == [4]).await;
     for version in 100..150 {
         running.record(version);
     }
     server
-        .until("all events are in the log", |known| config_versions(&known.events).len() == 51)
+        .until("all events are in the log", |state| config_versions(&state.events).len() == 51)
         .await;
-    server.until("metrics come each second", |known| known.live.len() >= 4).await;
+    server.until("metrics come each second", |state| state.live.len() >= 4).await;
     {
-        let known = server.state.lock().unwrap();
-        assert_eq!(config_versions(&known.events)[1..], (100..150).collect::<Vec<_>>());
+        let state = server.state.lock().unwrap();
+        assert_eq!(config_versions(&state.events)[1..], (100..150).collect::<Vec<_>>());
         let Some(Event::DeviceConfigApplied(applied)) =
-            known.events.iter().find(|event| matches!(event, Event::DeviceConfigApplied(_)))
+            state.events.iter().find(|event| matches!(event, Event::DeviceConfigApplied(_)))
         else {
             panic!("no config was applied");
         };
         assert_eq!(applied.errors.keys().collect::<Vec<_>>(), ["metrics.groups"]);
         let names: Vec<&str> =
-            known.live[3].points.iter().map(|point| point.measurement.as_str()).collect();
-        for wanted in ["cpu", "mem", "system", "muster_agent"] {
-            assert!(names.contains(&wanted), "{names:?}");
+            state.live[3].points.iter().map(|point| point.measurement.as_str()).collect();
+        for expected in ["cpu", "mem", "system", "muster_agent"] {
+            assert!(names.contains(&expected), "{names:?}");
         }
     }
     let data = server.path("device");
@@ -121,8 +121,8 @@ async fn a_device_reports_its_inventory_and_applies_its_config() {
     let running = Running::start(&server).await;
     running.record(200);
     server
-        .until("the new event is there", |known| {
-            config_versions(&known.events).last() == Some(&200)
+        .until("the new event is there", |state| {
+            config_versions(&state.events).last() == Some(&200)
         })
         .await;
     assert_eq!(server.state.lock().unwrap().events.len(), before + 1);
@@ -135,7 +135,7 @@ async fn events_during_a_broker_outage_are_sent_later() {
     let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Int(1));
     server.state.lock().unwrap().config = (1, [interval].into());
     let running = Running::start(&server).await;
-    server.until("the device is up", |known| !known.live.is_empty() && known.hellos > 0).await;
+    server.until("the device is up", |state| !state.live.is_empty() && state.hellos > 0).await;
     server.nats.child().stop().await.unwrap();
     for version in 10..30 {
         running.record(version);
@@ -150,10 +150,10 @@ async fn events_during_a_broker_outage_are_sent_later() {
     assert!(kept.backlog.batches >= 2 && kept.outbox.unconfirmed >= 20, "{kept:?}");
     assert!(kept.broker.is_none() && kept.last_error.is_some(), "{kept:?}");
     server.nats.child().restart().await.unwrap();
-    server.until("the events are there", |known| config_versions(&known.events).len() == 21).await;
-    let wanted = usize::try_from(kept.backlog.batches).unwrap();
-    server.until("the metrics are there", |known| rounds(&known.backfilled) >= wanted).await;
-    assert!(server.state.lock().unwrap().backfilled.len() < wanted, "they came together");
+    server.until("the events are there", |state| config_versions(&state.events).len() == 21).await;
+    let expected = usize::try_from(kept.backlog.batches).unwrap();
+    server.until("the metrics are there", |state| rounds(&state.backfilled) >= expected).await;
+    assert!(server.state.lock().unwrap().backfilled.len() < expected, "they came together");
     assert_eq!(
         config_versions(&server.state.lock().unwrap().events)[1..],
         (10..30).collect::<Vec<_>>()
@@ -165,7 +165,7 @@ async fn events_during_a_broker_outage_are_sent_later() {
 async fn a_lost_stream_loses_no_event() {
     let server = Server::start().await;
     let running = Running::start(&server).await;
-    server.until("the device is up", |known| known.hellos > 0 && !known.events.is_empty()).await;
+    server.until("the device is up", |state| state.hellos > 0 && !state.events.is_empty()).await;
     server.state.lock().unwrap().ignores_events = true;
     for version in 0..20 {
         running.record(version);
@@ -178,7 +178,7 @@ async fn a_lost_stream_loses_no_event() {
     }
     server.create_streams().await;
     server.state.lock().unwrap().ignores_events = false;
-    server.until("the events are there", |known| config_versions(&known.events).len() >= 40).await;
+    server.until("the events are there", |state| config_versions(&state.events).len() >= 40).await;
     assert_eq!(config_versions(&server.state.lock().unwrap().events), (0..40).collect::<Vec<_>>());
     running.stop().await;
 }
@@ -202,23 +202,23 @@ async fn metrics_rejected_by_a_full_stream_are_kept_and_sent_later() {
     let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Int(1));
     server.state.lock().unwrap().config = (1, [interval].into());
     let running = Running::start(&server).await;
-    server.until("the device is up", |known| !known.live.is_empty() && known.hellos > 0).await;
+    server.until("the device is up", |state| !state.live.is_empty() && state.hellos > 0).await;
     set_max_messages(&server, 1).await;
-    let began = Instant::now();
+    let started_at = Instant::now();
     while running.agent.status().backlog.batches < 10 {
-        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", running.agent.status());
+        assert!(started_at.elapsed() < Duration::from_secs(30), "{:?}", running.agent.status());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let kept = usize::try_from(running.agent.status().backlog.batches).unwrap();
     // Every attempt is counted here, whether or not the stream accepts it.
     let tried = server.state.lock().unwrap().backfilled.len();
-    eprintln!("{kept} batches are kept, {tried} tries in {:?}", began.elapsed());
+    eprintln!("{kept} batches are kept, {tried} tries in {:?}", started_at.elapsed());
     assert!((1..=10).contains(&tried), "{tried} tries");
     set_max_messages(&server, -1).await;
-    server.until("the metrics are there", |known| rounds(&known.backfilled) >= kept).await;
-    let began = Instant::now();
+    server.until("the metrics are there", |state| rounds(&state.backfilled) >= kept).await;
+    let started_at = Instant::now();
     while running.agent.status().backlog.batches > 0 {
-        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", running.agent.status());
+        assert!(started_at.elapsed() < Duration::from_secs(30), "{:?}", running.agent.status());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     running.stop().await;
@@ -230,10 +230,10 @@ async fn credentials_are_renewed_before_they_expire_without_losing_the_connectio
     server.state.lock().unwrap().credentials_lifetime = 4_000_000;
     let running = Running::start(&server).await;
     server
-        .until("they were renewed twice", |known| known.credentials >= 2 && known.hellos >= 3)
+        .until("they were renewed twice", |state| state.credentials >= 2 && state.hellos >= 3)
         .await;
     running.record(1);
-    server.until("events go on", |known| config_versions(&known.events) == [1]).await;
+    server.until("events go on", |state| config_versions(&state.events) == [1]).await;
     running.stop().await;
 }
 
@@ -241,7 +241,7 @@ async fn credentials_are_renewed_before_they_expire_without_losing_the_connectio
 async fn the_doctor_reports_problems_with_remedies() {
     let (server, other) = (Server::start().await, Server::start().await);
     let running = Running::start(&server).await;
-    server.until("the device is up", |known| known.hellos > 0).await;
+    server.until("the device is up", |state| state.hellos > 0).await;
     let data = server.path("device");
     let well = query_status(&data).await.unwrap().unwrap();
     let checks = examine(&data, Ok(well.clone())).await;

@@ -40,10 +40,10 @@ impl Running {
 
     /// Stops in less than two seconds, as a system shutdown requires.
     pub(crate) async fn stop(self) {
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
-        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        assert!(requested_at.elapsed() < Duration::from_secs(2), "{:?}", requested_at.elapsed());
     }
 
     pub(crate) fn record(&self, version: u64) {

@@ -39,8 +39,8 @@ impl Limits {
 
     fn check_disk(&self) -> io::Result<()> {
         if free_bytes(&self.disk).is_some_and(|free| free < MIN_FREE_BYTES) {
-            let words = "the device's disk has no space for the archive";
-            return Err(io::Error::new(io::ErrorKind::StorageFull, words));
+            let message = "the device's disk has no space for the archive";
+            return Err(io::Error::new(io::ErrorKind::StorageFull, message));
         }
         Ok(())
     }
@@ -61,8 +61,8 @@ impl Write for LimitedWriter<'_, '_> {
         self.progress.report_progress()?;
         self.written += bytes.len() as u64;
         if self.written > limits.max_bytes {
-            let words = format!("it is larger than the limit of {} bytes", limits.max_bytes);
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, words));
+            let message = format!("it is larger than the limit of {} bytes", limits.max_bytes);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
         }
         if self.written >= self.checked_at {
             limits.check_disk()?;

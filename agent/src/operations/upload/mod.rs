@@ -60,7 +60,9 @@ pub(super) async fn run(
             record::record_started_now(shared, id, &entry, None);
             match examined {
                 Ok(()) => resume(shared, id, entry, cancel).await,
-                Err(refused) => end(shared, id, entry, Outcome::Failed, None, Some(refused.reason)),
+                Err(rejection) => {
+                    end(shared, id, entry, Outcome::Failed, None, Some(rejection.reason))
+                }
             }
         }
         Err(error) => {
@@ -106,7 +108,7 @@ fn end(
     shared.operations.spools.delete_archive(id);
     let report = RunReport {
         problem: problem.as_deref().map(truncate),
-        started_at: entry.begun.map(|begun| begun.at),
+        started_at: entry.begun.map(|start| start.at),
         ended_at: Some(Moment::now().wall),
         file,
         ..empty_report(id)
@@ -118,7 +120,7 @@ fn end(
 /// clock shows.
 fn remaining_time(entry: &Entry, order: &RunOrder) -> Duration {
     let now = Moment::now();
-    let gone = entry.begun.map_or(0, |RunStart { boot, mono, at, .. }| {
+    let elapsed = entry.begun.map_or(0, |RunStart { boot, mono, at, .. }| {
         if boot == now.boot {
             now.mono.saturating_sub(mono)
         } else {
@@ -126,7 +128,7 @@ fn remaining_time(entry: &Entry, order: &RunOrder) -> Duration {
         }
     });
     let limit = Duration::from_millis(order.timeout_ms);
-    limit.saturating_sub(Duration::from_micros(gone)).min(Duration::from_secs(u32::MAX.into()))
+    limit.saturating_sub(Duration::from_micros(elapsed)).min(Duration::from_secs(u32::MAX.into()))
 }
 
 /// Summary of the file that the server has, and a problem that occurred afterwards.

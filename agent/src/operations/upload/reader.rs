@@ -20,8 +20,8 @@ pub(super) struct UploadError {
 }
 
 impl From<UploadError> for String {
-    fn from(refused: UploadError) -> Self {
-        refused.reason
+    fn from(error: UploadError) -> Self {
+        error.reason
     }
 }
 

@@ -84,9 +84,9 @@ pub(super) async fn send(
             tries && packed.bytes > 0 && !packed.is_smaller || (!tries && incompressible);
         let message = seal(shared, packed.piece)?;
         pace.wait(message.len()).await;
-        let began = Instant::now();
-        let answer = request(&client, &subject, message).await;
-        let problem = match answer {
+        let started_at = Instant::now();
+        let response = request(&client, &subject, message).await;
+        let problem = match response {
             Ok(taken) => {
                 if let Some(why) = taken.refused {
                     return Err(format!("the server rejects the file: {why}"));
@@ -102,7 +102,7 @@ pub(super) async fn send(
                 if was_at.is_none_or(|at| taken.next > at) {
                     backoff.reset();
                     sent += 1;
-                    size = next_piece_bytes(size, began.elapsed());
+                    size = next_piece_bytes(size, started_at.elapsed());
                     continue;
                 }
                 "the server received no further data".to_owned()
@@ -173,14 +173,14 @@ mod tests {
     #[tokio::test]
     async fn sending_respects_the_rate_limit() {
         let mut pace = RateLimiter::new(Some(10_000));
-        let began = Instant::now();
+        let started_at = Instant::now();
         for _ in 0..5 {
             pace.wait(1_000).await;
         }
-        let took = began.elapsed();
+        let took = started_at.elapsed();
         assert!(took >= Duration::from_millis(400), "{took:?}");
         let mut pace = RateLimiter::new(None);
         pace.wait(1 << 30).await;
-        assert!(began.elapsed() < took + Duration::from_secs(1));
+        assert!(started_at.elapsed() < took + Duration::from_secs(1));
     }
 }

@@ -89,16 +89,16 @@ impl Source {
         if upload.remove_source {
             let itself = bounds.find(path, false).and_then(|it| Ok(it.metadata()?));
             if itself.map_err(|error| failed(&error))?.is_symlink() {
-                let words =
+                let reason =
                     "is a symbolic link; give the path of the file itself to remove the source";
-                return Err(format!("{path} {words}"));
+                return Err(format!("{path} {reason}"));
             }
         }
         let file = bounds.open(path).map_err(|error| failed(&error))?;
         if is_virtual(&file) {
             if upload.remove_source {
-                let words = "is a virtual file of the kernel and cannot be removed";
-                return Err(format!("{path} {words}"));
+                let reason = "is a virtual file of the kernel and cannot be removed";
+                return Err(format!("{path} {reason}"));
             }
             let copied = archive::copy(&file, archive, limits, progress);
             let copied = copied.and_then(|file| Ok((file.metadata()?, file)));
@@ -112,8 +112,8 @@ impl Source {
             let (bytes, limit) = (sent.bytes, upload.limit());
             return Err(format!("{path} has {bytes} bytes, more than the limit of {limit}"));
         }
-        let place = Some((bounds.clone(), path.clone()));
-        Ok(Self { sent, file: Arc::new(file), location: place })
+        let location = Some((bounds.clone(), path.clone()));
+        Ok(Self { sent, file: Arc::new(file), location })
     }
 
     /// Opens the source that an earlier agent process started to send.
@@ -124,13 +124,13 @@ impl Source {
         sent: Sent,
     ) -> Result<Self, String> {
         let failed = |error: &dyn std::fmt::Display| format!("failed to read {path}: {error}");
-        let (file, place) = if sent.is_folder || sent.is_copy {
+        let (file, location) = if sent.is_folder || sent.is_copy {
             (File::open(archive).map_err(|error| failed(&error))?, None)
         } else {
             let file = bounds.open(path).map_err(|error| failed(&error))?;
             (file, Some((bounds.clone(), path.to_owned())))
         };
-        let source = Self { sent, file: Arc::new(file), location: place };
+        let source = Self { sent, file: Arc::new(file), location };
         source.check()?;
         Ok(source)
     }

@@ -17,7 +17,7 @@ fn limits(unconfirmed_bytes: u64, kept_bytes: u64) -> Limits {
 
 fn is_subsequence(part: &[u64], whole: &[u64]) -> bool {
     let mut rest = whole.iter();
-    part.iter().all(|wanted| rest.any(|found| found == wanted))
+    part.iter().all(|expected| rest.any(|found| found == expected))
 }
 
 /// Returns a device that has pruned its first `confirmed` events, which the log has received.
@@ -118,7 +118,7 @@ fn a_log_that_lost_the_epoch_gets_all_events_that_it_lacks() {
 #[test]
 fn unreadable_events_are_declared_lost_and_the_rest_continues() {
     // Which of ten events are damaged or deleted, and which of them the log had received.
-    for (damaged, gone, had, told, lost) in [
+    for (damaged, removed, had, reported, lost) in [
         (&[6][..], &[][..], 5, &[1, 2, 3, 4, 5, 7, 8, 9, 10][..], 1),
         (&[7, 8], &[], 5, &[1, 2, 3, 4, 5, 6, 9, 10], 2),
         (&[], &[7], 5, &[1, 2, 3, 4, 5, 6, 8, 9, 10], 1),
@@ -139,16 +139,16 @@ fn unreadable_events_are_declared_lost_and_the_rest_continues() {
         world.run_until_synced(&mut devices);
         let [mut device] = devices;
         device = world.step(device, &Step::Record(10 - had));
-        for (seqs, is_gone) in [(damaged, false), (gone, true)] {
+        for (seqs, is_removed) in [(damaged, false), (removed, true)] {
             for seq in seqs {
-                device.outbox.damage(*seq, is_gone);
+                device.outbox.damage(*seq, is_removed);
             }
         }
         let mut devices = [device.crash(world.now)];
         world.run_until_synced(&mut devices);
-        assert_eq!(world.server.event_numbers(), told, "{damaged:?}, {gone:?}");
+        assert_eq!(world.server.event_numbers(), reported, "{damaged:?}, {removed:?}");
         let declared = world.server.lost(LossCause::Damaged) + world.server.lost(LossCause::Pruned);
-        assert_eq!(declared, lost, "{damaged:?}, {gone:?}");
+        assert_eq!(declared, lost, "{damaged:?}, {removed:?}");
         let epochs = if lost == 0 { 1 } else { 2 };
         assert_eq!(devices[0].outbox.view().epoch, epochs);
     }

@@ -32,9 +32,9 @@ impl Server {
         epochs.collect()
     }
 
-    pub(super) fn watermark(&self, wanted: u64) -> (u64, Hash) {
+    pub(super) fn watermark(&self, requested: u64) -> (u64, Hash) {
         let newest = self.log.iter().rev().find_map(|entry| match entry {
-            Entry::Event { epoch, seq, hash, .. } if *epoch == wanted => Some((*seq, *hash)),
+            Entry::Event { epoch, seq, hash, .. } if *epoch == requested => Some((*seq, *hash)),
             _ => None,
         });
         newest.unwrap_or((0, Hash::ZERO))
@@ -106,10 +106,10 @@ impl Server {
     }
 
     /// Number of events that are declared lost for this cause.
-    pub(super) fn lost(&self, wanted: LossCause) -> u64 {
+    pub(super) fn lost(&self, requested: LossCause) -> u64 {
         let counts = self.log.iter().filter_map(|entry| match entry {
             Entry::Event { event, .. } => match &**event {
-                Event::DeviceHistoryLost(lost) if lost.cause == wanted => lost.count,
+                Event::DeviceHistoryLost(lost) if lost.cause == requested => lost.count,
                 _ => None,
             },
             Entry::Grant { .. } => None,

@@ -102,16 +102,16 @@ async fn try_open(server: &Server, purpose: Purpose) -> Result<Channel, ChannelR
     let message = tokio::time::timeout(WAIT_TIMEOUT, up.next()).await.unwrap().unwrap();
     assert_eq!(message.headers.unwrap().get(KIND_HEADER).unwrap().as_str(), "opened");
     let key = server.state.lock().unwrap().key.unwrap();
-    let answer: ChannelAnswer =
+    let response: ChannelAnswer =
         codec::decode(&cose::open(&message.payload, Kind::Opened, &key).unwrap()).unwrap();
     let hash = Hash::of(&sealed(&open));
-    assert_eq!((answer.channel, answer.open), (open.channel, hash));
-    if let Some(refusal) = answer.refused {
-        assert!(answer.key.is_empty());
+    assert_eq!((response.channel, response.open), (open.channel, hash));
+    if let Some(refusal) = response.refused {
+        assert!(response.key.is_empty());
         return Err(refusal);
     }
-    let keys = half.agree(Side::Server, &answer.key, &hash).unwrap();
-    assert!(answer.wide);
+    let keys = half.agree(Side::Server, &response.key, &hash).unwrap();
+    assert!(response.wide);
     let down = subjects().channel_down(open.channel);
     Ok(Channel::start(client, down, up, keys, ProtocolVersion::V2))
 }
@@ -177,7 +177,7 @@ impl ReceivedChannel {
             Ok(Frame::Attached(attached)) => self.attached = Some(attached),
             Ok(Frame::Exit(exit)) => self.exit = Some(exit),
             Ok(_) => {}
-            Err(gone) => return Err(gone.0),
+            Err(closed) => return Err(closed.0),
         }
         Ok(())
     }
@@ -227,7 +227,7 @@ async fn greet(server: &Server) -> Running {
         options.channels.connect_timeout = Duration::from_secs(2);
     })
     .await;
-    server.until("the device was greeted", |known| known.hellos > before).await;
+    server.until("the device was greeted", |state| state.hellos > before).await;
     while running.agent.status().last_hello.is_none() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -69,8 +69,8 @@ async fn the_policy_and_limits_are_named_in_refusals() {
     let (server, running) = greeted().await;
     let mut first = open(&server, shell(1)).await;
     first.is_attached(1, 0).await;
-    let told = refusal(&server, shell(1)).await;
-    causes(&told, ChannelRefusalCause::Invalid, "session");
+    let rejection = refusal(&server, shell(1)).await;
+    causes(&rejection, ChannelRefusalCause::Invalid, "session");
     for (policy, rule) in [
         ("[shell]\nenabled = false\n", "[shell] enabled = false"),
         ("[shell]\nusers = [\"robot\"]\n", "[shell] users"),
@@ -80,9 +80,9 @@ async fn the_policy_and_limits_are_named_in_refusals() {
     ] {
         std::fs::write(server.path("policy.toml"), policy).unwrap();
         for purpose in [shell(2), attach(1, true)] {
-            let told = refusal(&server, purpose).await;
-            causes(&told, ChannelRefusalCause::Policy, rule);
-            assert!(told.reason.contains("policy.toml"), "{told:?}");
+            let rejection = refusal(&server, purpose).await;
+            causes(&rejection, ChannelRefusalCause::Policy, rule);
+            assert!(rejection.reason.contains("policy.toml"), "{rejection:?}");
         }
     }
     std::fs::remove_file(server.path("policy.toml")).unwrap();
@@ -139,7 +139,7 @@ async fn an_unknown_purpose_is_rejected_by_name() {
     let message = tokio::time::timeout(WAIT_TIMEOUT, up.next()).await.unwrap().unwrap();
     let key = server.state.lock().unwrap().key.unwrap();
     let opened = cose::open(&message.payload, Kind::Opened, &key).unwrap();
-    let answer: ChannelAnswer = codec::decode(&opened).unwrap();
-    causes(&answer.refused.unwrap(), ChannelRefusalCause::Unsupported, "muster-agent");
+    let response: ChannelAnswer = codec::decode(&opened).unwrap();
+    causes(&response.refused.unwrap(), ChannelRefusalCause::Unsupported, "muster-agent");
     running.stop().await;
 }

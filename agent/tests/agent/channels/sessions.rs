@@ -11,7 +11,7 @@ fn run_tag(number: u32) -> String {
 fn is_running(run_tag: &str) -> bool {
     procfs::process::all_processes().unwrap().flatten().any(|process| {
         let is_alive = process.stat().is_ok_and(|stat| stat.state != 'Z');
-        is_alive && process.cmdline().is_ok_and(|words| words.iter().any(|word| word == run_tag))
+        is_alive && process.cmdline().is_ok_and(|argv| argv.iter().any(|word| word == run_tag))
     })
 }
 
@@ -94,18 +94,18 @@ async fn several_clients_share_a_session_and_read_only_clients_cannot_type() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_detached_session_ends_after_its_grace_time() {
     let (server, running) = greeted().await;
-    let mark = &run_tag(1);
-    let mut seen = open(&server, with_grace(1, &format!("sleep {mark}; :"), 1)).await;
+    let tag = &run_tag(1);
+    let mut seen = open(&server, with_grace(1, &format!("sleep {tag}; :"), 1)).await;
     seen.is_attached(1, 0).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert!(is_running(mark), "a client is attached");
+    assert!(is_running(tag), "a client is attached");
     drop(seen);
-    wait_until_gone(mark).await;
+    wait_until_gone(tag).await;
     loop {
         // The refusal starts as soon as the session's end was processed.
         match try_open(&server, attach(1, false)).await {
-            Err(told) => {
-                causes(&told, ChannelRefusalCause::Invalid, "session");
+            Err(rejection) => {
+                causes(&rejection, ChannelRefusalCause::Invalid, "session");
                 break;
             }
             Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -117,9 +117,9 @@ async fn a_detached_session_ends_after_its_grace_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ending_a_session_kills_programs_that_ignore_signals() {
     let (server, running) = greeted().await;
-    let mark = &run_tag(2);
+    let tag = &run_tag(2);
     let mut seen = open(&server, shell(1)).await;
-    let text = format!("trap '' HUP; echo re''ady; sleep {mark}; sleep {mark}; sleep {mark}\n");
+    let text = format!("trap '' HUP; echo re''ady; sleep {tag}; sleep {tag}; sleep {tag}\n");
     seen.type_in(&text).await;
     seen.wait_for_text("ready\r\n").await;
     let mut ending = open(&server, Purpose::End { session: session(1) }).await;
@@ -127,14 +127,14 @@ async fn ending_a_session_kills_programs_that_ignore_signals() {
     let exit = seen.exit.unwrap();
     assert_eq!((exit.code, exit.reason.as_deref()), (None, Some(reason::SESSION_TERMINATED)));
     assert_eq!(ending.end().await, reason::SESSION_TERMINATED);
-    wait_until_gone(mark).await;
+    wait_until_gone(tag).await;
     running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_and_channels_survive_a_broker_restart_and_end_with_the_agent() {
     let (server, running) = greeted().await;
-    let mark = &run_tag(3);
+    let tag = &run_tag(3);
     let mut seen = open(&server, shell(1)).await;
     seen.type_in("echo be''fore\n").await;
     seen.wait_for_text("before").await;
@@ -152,25 +152,25 @@ async fn sessions_and_channels_survive_a_broker_restart_and_end_with_the_agent()
     let mut seen = open(&server, attach(1, false)).await;
     seen.until("a screen", |seen| !seen.screens.is_empty()).await;
     assert!(seen.screens[0].contains("before"), "{:?}", seen.screens);
-    seen.type_in(&format!("trap '' HUP; echo re''ady; sleep {mark}\n")).await;
+    seen.type_in(&format!("trap '' HUP; echo re''ady; sleep {tag}\n")).await;
     seen.wait_for_text("ready\r\n").await;
     running.stop().await;
     assert_eq!(seen.end().await, reason::SESSION_ENDED);
-    wait_until_gone(mark).await;
+    wait_until_gone(tag).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn programs_of_a_killed_agent_lose_their_terminal() {
     let server = Server::start().await;
     let process = Process::start(&server).await;
-    server.until("the device was greeted", |known| known.hellos > 0).await;
+    server.until("the device was greeted", |state| state.hellos > 0).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let mark = &run_tag(4);
-    let seen = open(&server, line(1, &format!("sleep {mark}; :"))).await;
-    while !is_running(mark) {
+    let tag = &run_tag(4);
+    let seen = open(&server, line(1, &format!("sleep {tag}; :"))).await;
+    while !is_running(tag) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     process.kill();
-    wait_until_gone(mark).await;
+    wait_until_gone(tag).await;
     drop(seen);
 }

@@ -98,12 +98,12 @@ async fn ctrl_c_ends_a_program_that_floods_the_terminal() {
     let mut seen = open(&server, shell(1)).await;
     seen.type_in("yes flood\n").await;
     seen.until("a flood", |seen| seen.text.len() > 2_000_000).await;
-    let asked = std::time::Instant::now();
+    let requested_at = std::time::Instant::now();
     seen.type_in("\x03").await;
     seen.type_in("echo ca''lm\n").await;
     seen.text.clear();
     seen.wait_for_text("calm\r\n").await;
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(requested_at.elapsed() < Duration::from_secs(2), "{:?}", requested_at.elapsed());
     running.stop().await;
 }
 
@@ -117,13 +117,13 @@ async fn another_user_requires_root_and_must_exist() {
         let (user, command) = (Some(name.to_owned()), Some("id -un; id -Gn; tty".to_owned()));
         Purpose::Shell { session, user, command, term, size, grace_seconds }
     };
-    let told = refusal(&server, as_user(1, "no-such-user")).await;
-    causes(&told, ChannelRefusalCause::Invalid, "'no-such-user'");
+    let rejection = refusal(&server, as_user(1, "no-such-user")).await;
+    causes(&rejection, ChannelRefusalCause::Invalid, "'no-such-user'");
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
     let with_a_shell = passwd.lines().filter(|line| line.ends_with("sh")).find_map(|line| {
-        let mut words = line.split(':');
-        let name = words.next()?;
-        (words.nth(1)? != "0").then_some(name)
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? != "0").then_some(name)
     });
     if nix::unistd::geteuid().is_root() {
         let mut seen = open(&server, as_user(2, with_a_shell.unwrap_or("nobody"))).await;
@@ -137,8 +137,8 @@ async fn another_user_requires_root_and_must_exist() {
             None => assert_eq!(seen.exit.unwrap().code, Some(1), "{}", seen.text),
         }
     } else {
-        let told = refusal(&server, as_user(2, "root")).await;
-        causes(&told, ChannelRefusalCause::Invalid, "root");
+        let rejection = refusal(&server, as_user(2, "root")).await;
+        causes(&rejection, ChannelRefusalCause::Invalid, "root");
     }
     running.stop().await;
 }

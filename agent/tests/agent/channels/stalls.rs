@@ -49,7 +49,7 @@ async fn a_stalled_read_only_client_skips_output_and_then_gets_the_screen() {
 async fn a_flood_does_not_increase_memory_with_or_without_clients() {
     let server = Server::start().await;
     let process = Process::start(&server).await;
-    server.until("the device was greeted", |known| known.hellos > 0).await;
+    server.until("the device was greeted", |state| state.hellos > 0).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let idle = process.memory();
     let mut seen = open(&server, shell(1)).await;

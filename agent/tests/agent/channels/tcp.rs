@@ -36,20 +36,20 @@ async fn twenty_megabytes_arrive_in_both_directions_and_each_half_closes_indepen
         hash.update(b"the end was heard");
         (hash.finalize(), sender)
     });
-    let (mut hash, mut heard) = (Sha256::new(), 0);
+    let (mut hash, mut received) = (Sha256::new(), 0);
     loop {
         match tokio::time::timeout(WAIT_TIMEOUT, receiver.next()).await.unwrap().unwrap() {
             Frame::Data(bytes) => {
-                heard += bytes.len();
+                received += bytes.len();
                 hash.update(&bytes);
             }
             Frame::Eof => break,
             other => panic!("{other:?}"),
         }
     }
-    let (said, _sender) = saying.await.unwrap();
-    assert_eq!(heard, BYTES + 17);
-    assert_eq!(hash.finalize(), said);
+    let (sent_hash, _sender) = saying.await.unwrap();
+    assert_eq!(received, BYTES + 17);
+    assert_eq!(hash.finalize(), sent_hash);
     echo.await.unwrap();
     assert_eq!(receiver.next().await.unwrap_err().0, reason::CONNECTION_ENDED);
     running.stop().await;
@@ -61,14 +61,14 @@ async fn a_port_that_nobody_listens_on_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
-    let told = refusal(&server, tcp(port)).await;
-    causes(&told, ChannelRefusalCause::Failed, "os error 111");
-    let told = refusal(&server, tcp(0)).await;
-    causes(&told, ChannelRefusalCause::Invalid, "port");
+    let rejection = refusal(&server, tcp(port)).await;
+    causes(&rejection, ChannelRefusalCause::Failed, "os error 111");
+    let rejection = refusal(&server, tcp(0)).await;
+    causes(&rejection, ChannelRefusalCause::Invalid, "port");
     std::fs::write(server.path("policy.toml"), "[ports]\nallow = [\"localhost:1\"]\n").unwrap();
-    let told = refusal(&server, tcp(port)).await;
-    causes(&told, ChannelRefusalCause::Policy, "[ports] allow|'127.0.0.1:");
-    assert!(told.reason.contains("policy.toml"), "{told:?}");
+    let rejection = refusal(&server, tcp(port)).await;
+    causes(&rejection, ChannelRefusalCause::Policy, "[ports] allow|'127.0.0.1:");
+    assert!(rejection.reason.contains("policy.toml"), "{rejection:?}");
     running.stop().await;
 }
 
@@ -81,14 +81,14 @@ async fn a_disconnect_on_one_side_ends_the_other() {
     let (mut stream, _) = listener.accept().await.unwrap();
     channel.sender.send_data(Bytes::from_static(b"last words")).await.unwrap();
     channel.sender.close("enough").await;
-    let mut heard = Vec::new();
-    tokio::time::timeout(WAIT_TIMEOUT, stream.read_to_end(&mut heard)).await.unwrap().unwrap();
-    assert_eq!(heard, b"last words");
+    let mut received = Vec::new();
+    tokio::time::timeout(WAIT_TIMEOUT, stream.read_to_end(&mut received)).await.unwrap().unwrap();
+    assert_eq!(received, b"last words");
     // Channels also end when the agent stops.
     let mut channel = try_open(&server, tcp(port)).await.unwrap();
     let (_stream, _) = listener.accept().await.unwrap();
     running.stop().await;
-    let gone =
+    let closed =
         tokio::time::timeout(WAIT_TIMEOUT, channel.receiver.next()).await.unwrap().unwrap_err();
-    assert_eq!(gone.0, reason::AGENT_STOPS);
+    assert_eq!(closed.0, reason::AGENT_STOPS);
 }

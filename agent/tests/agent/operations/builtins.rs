@@ -13,11 +13,11 @@ const DONE: [&str; 3] = ["RunAccepted", "RunStarted", "RunSucceeded"];
 async fn an_agent_restarts_in_place_after_reporting_it() {
     let server = Server::start().await;
     let mut agent = Process::start(&server).await;
-    server.until("the device is up", |known| known.hellos > 0 && !known.live.is_empty()).await;
+    server.until("the device is up", |state| state.hellos > 0 && !state.live.is_empty()).await;
     let hellos = server.state.lock().unwrap().hellos;
     deliver(&server, &order(id(1), Action::RestartAgent), None).await;
     wait_for_events(&server, id(1), &DONE).await;
-    server.until("it says hello again", |known| known.hellos > hellos).await;
+    server.until("it says hello again", |state| state.hellos > hellos).await;
     assert!(agent.is_alive(), "the process is the same one");
     wait_for_events(&server, id(1), &DONE).await;
 }
@@ -25,9 +25,9 @@ async fn an_agent_restarts_in_place_after_reporting_it() {
 #[tokio::test]
 async fn a_machine_that_does_not_restart_is_reported() {
     let server = Server::start().await;
-    let with = |words: &'static [&'static str]| {
-        let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
-        Running::start_with(&server, |options| options.operations.reboot = vec![words])
+    let with = |argv: &'static [&'static str]| {
+        let argv: Vec<String> = argv.iter().map(|&word| word.to_owned()).collect();
+        Running::start_with(&server, |options| options.operations.reboot = vec![argv])
     };
     let running = with(&["/bin/sh", "-c", "echo not now; false"]).await;
     until_greeted(&running).await;
@@ -58,7 +58,7 @@ async fn diagnostics_are_an_archive_without_keys() {
     wait_for_events(&server, id(1), &DONE).await;
     let key = (id(1), OutputStream::Stdout);
     server
-        .until("it is there", |known| known.outputs.get(&key).is_some_and(|it| it.is_complete))
+        .until("it is there", |state| state.outputs.get(&key).is_some_and(|it| it.is_complete))
         .await;
     let bytes = server.state.lock().unwrap().outputs[&key].bytes.clone();
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(bytes.as_slice()));
@@ -71,11 +71,11 @@ async fn diagnostics_are_an_archive_without_keys() {
         assert!(!text.contains("PRIVATE KEY") && !text.contains("not.checked.here"), "{name}");
         names.push(name.trim_start_matches("muster-diagnostics/").to_owned());
     }
-    for wanted in ["status.json", "doctor.json", "config.json", "inventory.json", "uname"] {
-        assert!(names.iter().any(|name| name == wanted), "{wanted} in {names:?}");
+    for expected in ["status.json", "doctor.json", "config.json", "inventory.json", "uname"] {
+        assert!(names.iter().any(|name| name == expected), "{expected} in {names:?}");
     }
-    for wanted in ["proc/meminfo", "proc/mounts", "proc/net/dev", "proc/loadavg"] {
-        assert!(names.iter().any(|name| name == wanted), "{wanted} in {names:?}");
+    for expected in ["proc/meminfo", "proc/mounts", "proc/net/dev", "proc/loadavg"] {
+        assert!(names.iter().any(|name| name == expected), "{expected} in {names:?}");
     }
     running.stop().await;
 }

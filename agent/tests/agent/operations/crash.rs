@@ -14,20 +14,20 @@ async fn a_killed_agent_interrupts_running_runs_and_starts_waiting_ones_once() {
     server.state.lock().unwrap().config = (1, [one].into());
     let agent = Process::start(&server).await;
     server
-        .until("the config is applied", |known| {
-            known.events.iter().any(|event| matches!(event, Event::DeviceConfigApplied(_)))
+        .until("the config is applied", |state| {
+            state.events.iter().any(|event| matches!(event, Event::DeviceConfigApplied(_)))
         })
         .await;
     deliver(&server, &run(id(1), argv(&["true"])), None).await;
     end(&server, id(1)).await;
     let file = server.path("marks");
-    let mark = |what: &str| format!("echo {what} >> {}", file.display());
+    let echo = |what: &str| format!("echo {what} >> {}", file.display());
     // The program must be killed: the server has its output before its end is known.
-    let hung = format!("trap '' TERM; echo said; {}; sleep 7401", mark("two"));
+    let hung = format!("trap '' TERM; echo said; {}; sleep 7401", echo("two"));
     deliver(&server, &run(id(2), line(&hung)), None).await;
     let key = (id(2), OutputStream::Stdout);
-    server.until("two runs", |known| known.outputs.contains_key(&key)).await;
-    let waits = run(id(3), line(&mark("three")));
+    server.until("two runs", |state| state.outputs.contains_key(&key)).await;
+    let waits = run(id(3), line(&echo("three")));
     deliver(&server, &waits, None).await;
     wait_for_events(&server, id(3), &["RunAccepted"]).await;
     agent.kill();
@@ -43,8 +43,8 @@ async fn a_killed_agent_interrupts_running_runs_and_starts_waiting_ones_once() {
     let problem = report.problem.unwrap();
     assert!(problem.contains(INTERRUPTED) && problem.contains(LEFTOVERS_ENDED), "{problem}");
     assert!(report.started_at.is_some());
-    let said = server.state.lock().unwrap().outputs[&key].clone();
-    assert_eq!(report.stdout.hash, Some(output_hash(&said.salt, b"said\n")));
+    let output = server.state.lock().unwrap().outputs[&key].clone();
+    assert_eq!(report.stdout.hash, Some(output_hash(&output.salt, b"said\n")));
     wait_for_events(&server, id(3), &["RunAccepted"]).await;
     server.state.lock().unwrap().is_silent = false;
     end(&server, id(3)).await;
@@ -53,7 +53,7 @@ async fn a_killed_agent_interrupts_running_runs_and_starts_waiting_ones_once() {
     // All runs have ended: no further event is recorded, despite restarts and repeated orders.
     let mut agent = Process::start(&server).await;
     let hellos = server.state.lock().unwrap().hellos;
-    server.until("it is greeted", |known| known.hellos > hellos).await;
+    server.until("it is greeted", |state| state.hellos > hellos).await;
     deliver(&server, &waits, None).await;
     // A server repeats orders until an event reports their receipt.
     for _ in 0..100 {

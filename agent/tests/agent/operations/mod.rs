@@ -101,7 +101,7 @@ async fn greet(server: &Server) -> Running {
     })
     .await;
     // A server repeats orders; these tests send them once, so after the welcome.
-    server.until("the device was greeted", |known| known.hellos > before).await;
+    server.until("the device was greeted", |state| state.hellos > before).await;
     until_greeted(&running).await;
     running
 }
@@ -141,19 +141,19 @@ fn report_of(event: &Event) -> Option<&RunReport> {
 
 /// Waits for an operation's end.
 async fn end(server: &Server, operation: OperationId) -> RunReport {
-    let find = |known: &ServerState| {
-        known.events.iter().filter_map(report_of).find(|it| it.operation == operation).cloned()
+    let find = |state: &ServerState| {
+        state.events.iter().filter_map(report_of).find(|it| it.operation == operation).cloned()
     };
-    server.until(&format!("{operation} ends"), |known| find(known).is_some()).await;
-    let known = server.state.lock().unwrap();
-    find(&known).unwrap()
+    server.until(&format!("{operation} ends"), |state| find(state).is_some()).await;
+    let state = server.state.lock().unwrap();
+    find(&state).unwrap()
 }
 
 /// Waits until exactly these events of an operation were recorded.
 async fn wait_for_events(server: &Server, operation: OperationId, expected: &[&str]) {
     server
-        .until(&format!("of {operation} is told {expected:?}"), |known| {
-            event_types(known, operation).len() >= expected.len()
+        .until(&format!("of {operation} is told {expected:?}"), |state| {
+            event_types(state, operation).len() >= expected.len()
         })
         .await;
     assert_eq!(event_types(&server.state.lock().unwrap(), operation), expected);
@@ -174,7 +174,7 @@ async fn until_there(file: &Path) {
 fn is_running(text: &str) -> bool {
     procfs::process::all_processes().unwrap().flatten().any(|process| {
         let is_alive = process.stat().is_ok_and(|stat| stat.state != 'Z');
-        is_alive && process.cmdline().is_ok_and(|words| words.iter().any(|word| word == text))
+        is_alive && process.cmdline().is_ok_and(|argv| argv.iter().any(|word| word == text))
     })
 }
 

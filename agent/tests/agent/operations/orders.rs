@@ -16,7 +16,7 @@ fn refusal(state: &ServerState, operation: OperationId) -> Option<(RefusalCause,
 }
 
 async fn wait_for_refusal(server: &Server, operation: OperationId) -> (RefusalCause, String) {
-    server.until("it is refused", |known| refusal(known, operation).is_some()).await;
+    server.until("it is refused", |state| refusal(state, operation).is_some()).await;
     refusal(&server.state.lock().unwrap(), operation).unwrap()
 }
 
@@ -24,31 +24,31 @@ async fn wait_for_refusal(server: &Server, operation: OperationId) -> (RefusalCa
 async fn a_repeated_order_is_executed_once() {
     let (server, running) = greeted().await;
     let file = server.path("marks");
-    let mark = run(id(1), line(&format!("echo x >> {}", file.display())));
+    let order = run(id(1), line(&format!("echo x >> {}", file.display())));
     let all = ["RunAccepted", "RunStarted", "RunSucceeded"];
     for _ in 0..3 {
-        deliver(&server, &mark, None).await;
+        deliver(&server, &order, None).await;
     }
     wait_for_events(&server, id(1), &all).await;
     // Replayed, and signed again.
-    deliver(&server, &mark, None).await;
-    let anew = RunOrder { expires_at: now().plus_micros(90_000_000), ..mark.clone() };
+    deliver(&server, &order, None).await;
+    let anew = RunOrder { expires_at: now().plus_micros(90_000_000), ..order.clone() };
     deliver(&server, &anew, None).await;
     running.stop().await;
     let running = greet(&server).await;
-    deliver(&server, &mark, None).await;
+    deliver(&server, &order, None).await;
     // A later order was handled, so this one was, too.
     deliver(&server, &run(id(2), argv(&["true"])), None).await;
     wait_for_events(&server, id(2), &all).await;
     wait_for_events(&server, id(1), &all).await;
     assert_eq!(std::fs::read_to_string(file).unwrap(), "x\n");
-    let accepted = |known: &ServerState| {
-        known.events.iter().find_map(|event| match event {
+    let accepted = |state: &ServerState| {
+        state.events.iter().find_map(|event| match event {
             Event::RunAccepted(it) if it.operation == id(1) => Some(it.order),
             _ => None,
         })
     };
-    let taken = Hash::of(&sealed(&mark));
+    let taken = Hash::of(&sealed(&order));
     assert_eq!(accepted(&server.state.lock().unwrap()), Some(taken));
     running.stop().await;
 }
@@ -107,7 +107,7 @@ async fn without_a_hello_nothing_starts() {
     let server = Server::start().await;
     server.state.lock().unwrap().is_silent = true;
     let running = Running::start(&server).await;
-    server.until("the device says hello", |known| known.hellos > 0).await;
+    server.until("the device says hello", |state| state.hellos > 0).await;
     let order = run(id(1), argv(&["true"]));
     deliver(&server, &order, None).await;
     // A cancel does not need the time; it finds nothing to cancel, because the order was ignored.

@@ -9,8 +9,8 @@ use crate::support::ReceivedOutput;
 async fn complete_output(server: &Server, operation: OperationId) -> ReceivedOutput {
     let key = (operation, OutputStream::Stdout);
     server
-        .until("its output is there", |known| {
-            known.outputs.get(&key).is_some_and(|it| it.is_complete)
+        .until("its output is there", |state| {
+            state.outputs.get(&key).is_some_and(|it| it.is_complete)
         })
         .await;
     server.state.lock().unwrap().outputs[&key].clone()
@@ -56,8 +56,8 @@ async fn output_arrives_while_the_program_runs() {
     deliver(&server, &run(id(1), line(&text)), None).await;
     let key = (id(1), OutputStream::Stdout);
     server
-        .until("the first line is there", |known| {
-            known.outputs.get(&key).is_some_and(|it| it.bytes == b"one\n")
+        .until("the first line is there", |state| {
+            state.outputs.get(&key).is_some_and(|it| it.bytes == b"one\n")
         })
         .await;
     std::fs::write(file, "").unwrap();
@@ -69,7 +69,7 @@ async fn output_arrives_while_the_program_runs() {
 async fn endless_output_is_truncated_without_increasing_memory() {
     let server = Server::start().await;
     let agent = Process::start(&server).await;
-    server.until("the device is up", |known| known.hellos > 0 && !known.live.is_empty()).await;
+    server.until("the device is up", |state| state.hellos > 0 && !state.live.is_empty()).await;
     deliver(&server, &run(id(1), argv(&["true"])), None).await;
     end(&server, id(1)).await;
     let before = agent.memory();
@@ -102,7 +102,7 @@ async fn output_continues_at_its_offset_after_a_broker_outage() {
     );
     deliver(&server, &run(id(1), line(&text)), None).await;
     let key = (id(1), OutputStream::Stdout);
-    server.until("some is there", |known| known.outputs.contains_key(&key)).await;
+    server.until("some is there", |state| state.outputs.contains_key(&key)).await;
     server.nats.child().stop().await.unwrap();
     std::fs::write(go, "").unwrap();
     until_there(&wrote).await;

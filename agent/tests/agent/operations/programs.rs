@@ -8,12 +8,12 @@ use super::*;
 
 async fn output(server: &Server, operation: OperationId, stream: OutputStream) -> String {
     server
-        .until("its output is there", |known| {
-            known.outputs.get(&(operation, stream)).is_some_and(|it| it.is_complete)
+        .until("its output is there", |state| {
+            state.outputs.get(&(operation, stream)).is_some_and(|it| it.is_complete)
         })
         .await;
-    let known = server.state.lock().unwrap();
-    String::from_utf8(known.outputs[&(operation, stream)].bytes.clone()).unwrap()
+    let state = server.state.lock().unwrap();
+    String::from_utf8(state.outputs[&(operation, stream)].bytes.clone()).unwrap()
 }
 
 #[tokio::test]
@@ -86,8 +86,8 @@ async fn a_program_runs_as_another_user_with_that_user_s_groups() {
         assert_eq!(end(&server, id(1)).await.exit_code, Some(0));
         let out = output(&server, id(1), OutputStream::Stdout).await;
         assert!(out.starts_with("nobody\n") && out.ends_with(" nobody\n"), "{out}");
-        let is_told = |event: &Event| matches!(event, Event::RunStarted(it) if it.user.as_deref() == Some("nobody"));
-        assert!(server.state.lock().unwrap().events.iter().any(is_told));
+        let runs_as_nobody = |event: &Event| matches!(event, Event::RunStarted(it) if it.user.as_deref() == Some("nobody"));
+        assert!(server.state.lock().unwrap().events.iter().any(runs_as_nobody));
     } else {
         wait_for_events(&server, id(1), &["RunRejected"]).await;
     }
@@ -104,8 +104,8 @@ async fn a_timeout_kills_all_processes_including_those_that_left_the_group() {
     let report = end(&server, id(1)).await;
     wait_for_events(&server, id(1), &["RunAccepted", "RunStarted", "RunTimedOut"]).await;
     assert_eq!(report.problem, None);
-    for mark in ["7101", "7102", "7103"] {
-        assert!(!is_running(mark), "{mark}");
+    for tag in ["7101", "7102", "7103"] {
+        assert!(!is_running(tag), "{tag}");
     }
     running.stop().await;
 }
@@ -113,10 +113,10 @@ async fn a_timeout_kills_all_processes_including_those_that_left_the_group() {
 #[tokio::test]
 async fn children_that_keep_the_outputs_open_do_not_delay_the_end_of_the_run() {
     let (server, running) = greeted().await;
-    let began = Instant::now();
+    let started_at = Instant::now();
     deliver(&server, &run(id(1), line("sleep 7201 & echo done")), None).await;
     let report = end(&server, id(1)).await;
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(10), "{:?}", started_at.elapsed());
     assert_eq!(report.exit_code, Some(0));
     assert!(report.problem.is_some());
     assert_eq!(output(&server, id(1), OutputStream::Stdout).await, "done\n");
@@ -139,8 +139,8 @@ async fn a_program_in_the_background_outlives_its_run() {
     until_there(&file).await;
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "late");
     assert!(is_running("7301"));
-    let pid = |known: &ServerState| {
-        known.events.iter().find_map(|event| match event {
+    let pid = |state: &ServerState| {
+        state.events.iter().find_map(|event| match event {
             Event::RunStarted(it) => it.pid,
             _ => None,
         })

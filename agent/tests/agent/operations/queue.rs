@@ -100,7 +100,7 @@ async fn with_a_full_outbox_no_run_starts_and_no_end_is_lost() {
         options.limits = Limits { unconfirmed_bytes: 40_000, ..Limits::default() };
     })
     .await;
-    server.until("the device was greeted", |known| known.hellos > before).await;
+    server.until("the device was greeted", |state| state.hellos > before).await;
     until_greeted(&running).await;
     deliver(&server, &run(id(1), waiting_for(&server, "a")), None).await;
     wait_for_events(&server, id(1), &["RunAccepted", "RunStarted"]).await;

@@ -41,7 +41,7 @@ fn received(state: &ServerState, operation: OperationId) -> ReceivedOutput {
 }
 
 async fn wait_for_data(server: &Server, operation: OperationId) {
-    server.until("some of it is there", |known| !received(known, operation).bytes.is_empty()).await;
+    server.until("some of it is there", |state| !received(state, operation).bytes.is_empty()).await;
 }
 
 fn check(server: &Server, operation: OperationId, report: &RunReport, bytes: &[u8]) {
@@ -59,8 +59,8 @@ async fn files_arrive_unchanged_and_the_source_is_deleted_on_request() {
     {
         let file = server.path(&format!("file-{number}"));
         std::fs::write(&file, &bytes).unwrap();
-        let asked = Upload { remove_source: removed, ..upload(&file) };
-        deliver(&server, &send(id(number), asked), None).await;
+        let request = Upload { remove_source: removed, ..upload(&file) };
+        deliver(&server, &send(id(number), request), None).await;
         let report = end(&server, id(number)).await;
         wait_for_events(&server, id(number), &DONE).await;
         check(&server, id(number), &report, &bytes);
@@ -113,8 +113,8 @@ async fn a_folder_is_packed_without_following_links_out_of_it() {
     deliver(&server, &send(id(2), much), None).await;
     let problem = end(&server, id(2)).await.problem.unwrap();
     assert!(problem.contains("50 bytes"), "{problem}");
-    let gone = Upload { remove_source: true, ..upload(&folder) };
-    deliver(&server, &send(id(3), gone), None).await;
+    let request = Upload { remove_source: true, ..upload(&folder) };
+    deliver(&server, &send(id(3), request), None).await;
     let problem = end(&server, id(3)).await.problem.unwrap();
     assert!(problem.contains(folder.to_str().unwrap()), "{problem}");
     running.stop().await;
@@ -130,32 +130,32 @@ async fn a_forbidden_or_missing_file_is_reported() {
     std::fs::write(inside.join("large"), [0; 100]).unwrap();
     let rules = format!("[files]\nroots = ['{}']\nwrite = false\n", inside.display());
     std::fs::write(server.path("policy.toml"), rules).unwrap();
-    for (number, asked, rule) in [
+    for (number, request, rule) in [
         (1, upload(server.path("secret")), "[files] roots"),
         (2, upload(inside.join("link")), "[files] roots"),
         (3, Upload { remove_source: true, ..upload(inside.join("large")) }, "write = false"),
     ] {
-        deliver(&server, &send(id(number), asked), None).await;
+        deliver(&server, &send(id(number), request), None).await;
         // A path is checked after the run is in the journal.
         let expected: &[&str] = match number {
             3 => &["RunRejected"],
             _ => &["RunAccepted", "RunRejected"],
         };
         wait_for_events(&server, id(number), expected).await;
-        let known = server.state.lock().unwrap();
-        let refused = known.events.iter().rev().find_map(|event| match event {
+        let state = server.state.lock().unwrap();
+        let rejected = state.events.iter().rev().find_map(|event| match event {
             Event::RunRejected(event) if event.operation == id(number) => Some(event.clone()),
             _ => None,
         });
-        let refused = refused.unwrap();
-        assert_eq!(refused.cause, RefusalCause::Policy);
-        assert!(refused.reason.contains(rule), "{}", refused.reason);
+        let rejected = rejected.unwrap();
+        assert_eq!(rejected.cause, RefusalCause::Policy);
+        assert!(rejected.reason.contains(rule), "{}", rejected.reason);
     }
-    for (number, asked, named) in [
+    for (number, request, named) in [
         (4, upload(inside.join("none")), "No such file"),
         (5, Upload { max_bytes: Some(99), ..upload(inside.join("large")) }, "99"),
     ] {
-        deliver(&server, &send(id(number), asked), None).await;
+        deliver(&server, &send(id(number), request), None).await;
         let problem = end(&server, id(number)).await.problem.unwrap();
         assert!(problem.contains(named), "{problem}");
     }
@@ -199,8 +199,8 @@ async fn uploads_can_be_canceled_time_out_and_do_not_block_programs() {
     deliver(&server, &run(id(10), line("echo quick")), None).await;
     let key = (id(10), OutputStream::Stdout);
     server
-        .until("a program's output is there", |known| {
-            known.outputs.get(&key).is_some_and(|it| it.is_complete)
+        .until("a program's output is there", |state| {
+            state.outputs.get(&key).is_some_and(|it| it.is_complete)
         })
         .await;
     cancel(&server, id(1)).await;
@@ -219,18 +219,18 @@ async fn uploads_can_be_canceled_time_out_and_do_not_block_programs() {
 async fn an_upload_survives_restarts_of_the_broker_and_the_agent() {
     let server = Server::start().await;
     let agent = Process::start(&server).await;
-    server.until("the device is up", |known| known.hellos > 0 && !known.live.is_empty()).await;
+    server.until("the device is up", |state| state.hellos > 0 && !state.live.is_empty()).await;
     let (file, bytes) = (server.path("large"), noise(4_000_000));
     std::fs::write(&file, &bytes).unwrap();
     server.state.lock().unwrap().max_output_bytes = Some(1_000_000);
-    let asked = RunOrder { timeout_ms: 120_000, ..send(id(1), upload(&file)) };
-    deliver(&server, &asked, None).await;
+    let order = RunOrder { timeout_ms: 120_000, ..send(id(1), upload(&file)) };
+    deliver(&server, &order, None).await;
     wait_for_data(&server, id(1)).await;
     agent.kill();
     let before = received(&server.state.lock().unwrap(), id(1)).pieces;
     let hellos = server.state.lock().unwrap().hellos;
     let agent = Process::start(&server).await;
-    server.until("it is back", |known| known.hellos > hellos).await;
+    server.until("it is back", |state| state.hellos > hellos).await;
     server.nats.child().stop().await.unwrap();
     server.nats.child().restart().await.unwrap();
     server.state.lock().unwrap().max_output_bytes = None;

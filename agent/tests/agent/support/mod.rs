@@ -139,13 +139,13 @@ impl Server {
         let mut options = NatsOptions::new(dir.path().join("nats"));
         options.tls = Some(tls.clone());
         let nats = NatsServer::start(options).await.unwrap();
-        let known = Arc::new(Mutex::new(ServerState {
+        let state = Arc::new(Mutex::new(ServerState {
             credentials_lifetime: 3_600_000_000,
             ..ServerState::default()
         }));
         // An unspecified host: the device must replace it by the URL's host.
         let broker = format!("tls://0.0.0.0:{}", nats.port());
-        let context = Context { state: Arc::clone(&known), broker };
+        let context = Context { state: Arc::clone(&state), broker };
         let router = Router::new()
             .route("/api/v1/device/enroll", post(enroll))
             .route("/api/v1/device/nonce", post(nonce))
@@ -163,7 +163,7 @@ impl Server {
             secret: [9; 32],
             pin,
         };
-        let server = Self { dir, nats, port, state: known, token, ca };
+        let server = Self { dir, nats, port, state, token, ca };
         server.create_streams().await;
         server.serve_broker().await;
         server
@@ -220,7 +220,7 @@ impl Server {
     /// Serves the parts of ingest and command that one device needs.
     async fn serve_broker(&self) {
         let client = self.client().await;
-        let (known, subjects) =
+        let (state, subjects) =
             (Arc::clone(&self.state), DeviceSubjects::new(&ProjectId::default_project(), device()));
         let mut events = client.subscribe(ALL_EVENTS).await.unwrap();
         let mut metrics = client.subscribe(ALL_METRICS).await.unwrap();
@@ -231,28 +231,28 @@ impl Server {
             loop {
                 tokio::select! {
                     Some(message) = events.next() => {
-                        if let Some(ack) = append(&known, &message.payload) {
+                        if let Some(ack) = append(&state, &message.payload) {
                             let ack = codec::encode(&ack).into();
                             client.publish(subjects.acks(), ack).await.ok();
                         }
                     }
                     Some(message) = metrics.next() => {
                         let batch = MetricBatch::decode(&message.payload).unwrap();
-                        let mut known = known.lock().unwrap();
+                        let mut state = state.lock().unwrap();
                         if message.subject.ends_with(".backfill") {
-                            known.backfilled.push(batch);
+                            state.backfilled.push(batch);
                         } else {
-                            known.live.push(batch);
+                            state.live.push(batch);
                         }
                     }
                     Some(message) = hellos.next() => {
-                        let Some(answer) = welcome(&known, &message.payload) else { continue };
-                        client.publish(message.reply.unwrap(), answer.into()).await.ok();
+                        let Some(reply) = welcome(&state, &message.payload) else { continue };
+                        client.publish(message.reply.unwrap(), reply.into()).await.ok();
                     }
                     Some(message) = outputs.next() => {
-                        let Some(next) = receive_piece(&known, &message.payload) else { continue };
-                        let answer = codec::encode(&output_response(&known, &message.payload, next));
-                        client.publish(message.reply.unwrap(), answer.into()).await.ok();
+                        let Some(next) = receive_piece(&state, &message.payload) else { continue };
+                        let reply = codec::encode(&output_response(&state, &message.payload, next));
+                        client.publish(message.reply.unwrap(), reply.into()).await.ok();
                     }
                     else => break,
                 }
@@ -283,27 +283,27 @@ impl Server {
 }
 
 fn append(state: &Mutex<ServerState>, bytes: &[u8]) -> Option<Ack> {
-    let mut known = state.lock().unwrap();
-    if known.ignores_events {
+    let mut state = state.lock().unwrap();
+    if state.ignores_events {
         return None;
     }
     let (message, envelope) = parse_sealed(bytes).unwrap();
-    message.verify(Kind::Event, &known.key.unwrap()).unwrap();
-    let newest = known.events.len() as u64;
-    let is_next = envelope.seq == newest + 1 && envelope.prev == known.tip;
+    message.verify(Kind::Event, &state.key.unwrap()).unwrap();
+    let newest = state.events.len() as u64;
+    let is_next = envelope.seq == newest + 1 && envelope.prev == state.tip;
     if is_next {
-        known.tip = Hash::of(bytes);
+        state.tip = Hash::of(bytes);
         let event = Event::decode(&envelope.kind, envelope.version, &envelope.data).unwrap();
-        known.events.push(event);
+        state.events.push(event);
     }
-    let (seq, hash) = (known.events.len() as u64, known.tip);
+    let (seq, hash) = (state.events.len() as u64, state.tip);
     Some(Ack { epoch: 1, seq, hash, resend: !is_next && envelope.seq > seq })
 }
 
 /// Builds the response to a piece, after which the server has this much.
 fn output_response(state: &Mutex<ServerState>, payload: &[u8], next: u64) -> OutputTaken {
     let piece: OutputPiece = codec::decode(payload).unwrap();
-    let known = state.lock().unwrap();
+    let state = state.lock().unwrap();
     let is_live = piece.stream != OutputStream::File && piece.offset >= MAX_OUTPUT_BYTES;
     let is_end = piece.stream == OutputStream::File && piece.last;
     let receipt = is_end.then(|| {
@@ -311,21 +311,21 @@ fn output_response(state: &Mutex<ServerState>, payload: &[u8], next: u64) -> Out
             project: ProjectId::default_project(),
             device: device(),
             operation: piece.operation,
-            bytes: next + known.exaggerates_by,
+            bytes: next + state.exaggerates_by,
         };
         operation_key().seal(Kind::Stored, codec::encode(&stored))
     });
     OutputTaken {
         next,
         reader: is_live.then_some(false),
-        refused: known.file_refusal.clone(),
+        refused: state.file_refusal.clone(),
         receipt,
     }
 }
 
 fn receive_piece(state: &Mutex<ServerState>, payload: &[u8]) -> Option<u64> {
-    let mut known = state.lock().unwrap();
-    if known.rejects_output {
+    let mut state = state.lock().unwrap();
+    if state.rejects_output {
         return None;
     }
     let mut piece: OutputPiece = codec::decode(payload).unwrap();
@@ -337,8 +337,8 @@ fn receive_piece(state: &Mutex<ServerState>, payload: &[u8]) -> Option<u64> {
     }
     let context = output_context(&ProjectId::default_project(), device(), &piece);
     piece.data = open_by(&operation_key(), &context, &piece.data).unwrap();
-    let at_most = known.max_output_bytes;
-    let taken = known.outputs.entry((piece.operation, piece.stream)).or_default();
+    let at_most = state.max_output_bytes;
+    let taken = state.outputs.entry((piece.operation, piece.stream)).or_default();
     taken.pieces += 1;
     let have = taken.bytes.len() as u64;
     if at_most.is_some_and(|most| taken.bytes.len() >= most) {
@@ -362,12 +362,12 @@ fn receive_piece(state: &Mutex<ServerState>, payload: &[u8]) -> Option<u64> {
 }
 
 fn welcome(state: &Mutex<ServerState>, payload: &[u8]) -> Option<Vec<u8>> {
-    let mut known = state.lock().unwrap();
-    known.hellos += 1;
-    if known.is_silent {
+    let mut state = state.lock().unwrap();
+    state.hellos += 1;
+    if state.is_silent {
         return None;
     }
-    let opened = cose::open(payload, Kind::Hello, &known.key.unwrap()).unwrap();
+    let opened = cose::open(payload, Kind::Hello, &state.key.unwrap()).unwrap();
     let hello: Hello = codec::decode(&opened).unwrap();
     let welcome = Welcome {
         project: hello.project,
@@ -375,10 +375,10 @@ fn welcome(state: &Mutex<ServerState>, payload: &[u8]) -> Option<Vec<u8>> {
         epoch: hello.epoch,
         nonce: hello.nonce,
         time: now(),
-        committed_seq: known.events.len() as u64,
-        committed_hash: known.tip,
-        config_version: known.config.0,
-        config: known.config.1.clone(),
+        committed_seq: state.events.len() as u64,
+        committed_hash: state.tip,
+        config_version: state.config.0,
+        config: state.config.1.clone(),
         is_caught_up: None,
     };
     Some(operation_key().seal(Kind::Welcome, codec::encode(&welcome)))
@@ -398,23 +398,23 @@ async fn enroll(
     unverified.verify(Kind::Enroll, &key).unwrap();
     let signature = BASE64URL_NOPAD.decode(request.nats_proof.as_bytes()).unwrap();
     nkeys::KeyPair::from_public_key(&proof.nats_key).unwrap().verify(&sealed, &signature).unwrap();
-    let mut known = context.state.lock().unwrap();
-    known.nonces.push(proof.nonce);
-    if std::mem::take(&mut known.loses_response) {
-        known.key = Some(key);
+    let mut state = context.state.lock().unwrap();
+    state.nonces.push(proof.nonce);
+    if std::mem::take(&mut state.loses_response) {
+        state.key = Some(key);
         return problem(StatusCode::BAD_GATEWAY, "Bad gateway", "the answer was lost");
     }
-    if known.key.is_some_and(|known| known != key) {
+    if state.key.is_some_and(|known| known != key) {
         return problem(StatusCode::CONFLICT, "Token used up", "ask for another one");
     }
-    known.key = Some(key);
+    state.key = Some(key);
     let response = EnrollResponse {
         project: ProjectId::default_project(),
         device: device(),
         name: proof.name.unwrap_or_else(|| "robot-7".parse().unwrap()),
         epoch: 1,
         operation_key: BASE64URL_NOPAD.encode(&operation_key().public().to_cose_key()),
-        credentials: issue(&known, &context.broker),
+        credentials: issue(&state, &context.broker),
         dropped_labels: Vec::new(),
     };
     (StatusCode::CREATED, Json(serde_json::to_value(response).unwrap()))
@@ -438,13 +438,13 @@ async fn credentials(
     State(context): State<Context>,
     Json(request): Json<CredentialsRequest>,
 ) -> Json<CredentialsResponse> {
-    let mut known = context.state.lock().unwrap();
+    let mut state = context.state.lock().unwrap();
     let sealed = BASE64URL_NOPAD.decode(request.request.as_bytes()).unwrap();
-    let opened = cose::open(&sealed, Kind::Credentials, &known.key.unwrap()).unwrap();
+    let opened = cose::open(&sealed, Kind::Credentials, &state.key.unwrap()).unwrap();
     let proof: CredentialsProof = codec::decode(&opened).unwrap();
     assert_eq!((proof.device, proof.nonce.as_str()), (device(), "nonce"));
-    known.credentials += 1;
-    Json(issue(&known, &context.broker))
+    state.credentials += 1;
+    Json(issue(&state, &context.broker))
 }
 
 /// Creates a CA, and a server certificate signed by it, as PEM files.

@@ -373,7 +373,7 @@ impl Receiver {
     /// When the channel has ended; with the reason.
     pub async fn next(&mut self) -> Result<Frame, ChannelEnded> {
         loop {
-            let news = self.inner.received_notify.notified();
+            let update = self.inner.received_notify.notified();
             // Read first: frames received before the end are in the queue by then.
             let is_over = self.inner.ended.is_cancelled();
             let frame = lock(&self.inner.received).pop();
@@ -392,7 +392,7 @@ impl Receiver {
                 None => {}
             }
             tokio::select! {
-                () = news => {}
+                () = update => {}
                 () = self.inner.ended.cancelled() => {}
             }
         }

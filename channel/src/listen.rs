@@ -60,10 +60,10 @@ pub(crate) async fn listen(
         request_delay: RETRANSMIT_REQUEST_DELAY.0,
     };
     let mut last = Instant::now();
-    let mut beat = tokio::time::interval(ACK_INTERVAL);
-    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut interval = tokio::time::interval(ACK_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let said = tokio::select! {
+        let result = tokio::select! {
             () = inner.ended.cancelled() => break,
             message = next(&mut subscriber) => match message {
                 Some(message) => {
@@ -97,7 +97,7 @@ pub(crate) async fn listen(
                 }
                 Ok(())
             }
-            _ = beat.tick() => {
+            _ = interval.tick() => {
                 if last.elapsed() > SILENCE_TIMEOUT {
                     Err(SILENT.to_owned())
                 } else {
@@ -110,7 +110,7 @@ pub(crate) async fn listen(
                 }
             }
         };
-        if let Err(reason) = said {
+        if let Err(reason) = result {
             inner.end(&reason);
             break;
         }
@@ -134,12 +134,12 @@ async fn wait_for_final_acks(
     new_connections: &mut mpsc::UnboundedReceiver<(Client, Subscriber)>,
     state: &mut ReceiveState,
 ) {
-    let mut beat = tokio::time::interval(PROBE_DELAY);
-    beat.reset();
+    let mut interval = tokio::time::interval(PROBE_DELAY);
+    interval.reset();
     while !inner.outgoing.lock().await.sent.is_empty() {
         tokio::select! {
             // No later message would show that the last one was lost.
-            _ = beat.tick() => inner.retransmit(0).await,
+            _ = interval.tick() => inner.retransmit(0).await,
             message = next(subscriber) => match message {
                 Some(message) => match state.opener.open_any(&message.payload).map(Frame::decode) {
                     Ok(Ok(Frame::Received(next))) => inner.confirm(next).await,
@@ -184,7 +184,8 @@ impl ReceiveState {
 
     /// When to request missing messages.
     fn next_request_at(&self) -> Instant {
-        self.requested_at.map_or_else(Instant::now, |asked| asked + self.request_delay)
+        self.requested_at
+            .map_or_else(Instant::now, |requested_at| requested_at + self.request_delay)
     }
 
     /// Requests missing messages.

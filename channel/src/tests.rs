@@ -129,20 +129,20 @@ async fn megabytes_arrive_in_order_in_both_directions() {
             sender.send(Frame::Eof).await.unwrap();
             sender
         });
-        let mut heard = 0_usize;
+        let mut received = 0_usize;
         loop {
             match next(&mut receiver).await.unwrap() {
                 Frame::Data(bytes) => {
                     for byte in bytes {
-                        assert_eq!(byte, (heard / 7) as u8, "at {heard}");
-                        heard += 1;
+                        assert_eq!(byte, (received / 7) as u8, "at {received}");
+                        received += 1;
                     }
                 }
                 Frame::Eof => break,
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(heard, BYTES);
+        assert_eq!(received, BYTES);
         (saying.await.unwrap(), receiver)
     };
     let (one, two) = tokio::join!(pump(server), pump(device));
@@ -162,8 +162,8 @@ async fn a_version_1_agent_receives_only_version_1_frames() {
     let server = Channel::start(one, "down".into(), up, server, ProtocolVersion::V1);
     let text = Bytes::from(vec![b'x'; 100_000]);
     server.sender.send_data(text.clone()).await.unwrap();
-    let mut heard = Vec::new();
-    while heard.len() < text.len() {
+    let mut received = Vec::new();
+    while received.len() < text.len() {
         let message = futures::StreamExt::next(&mut down).await.unwrap();
         let plain = device.open.open(&message.payload).unwrap();
         // Neither compressed nor larger than 32 KiB.
@@ -173,9 +173,9 @@ async fn a_version_1_agent_receives_only_version_1_frames() {
             plain.len(),
             plain[0]
         );
-        heard.extend_from_slice(&plain[1..]);
+        received.extend_from_slice(&plain[1..]);
     }
-    assert_eq!(heard, text);
+    assert_eq!(received, text);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,13 +236,13 @@ async fn a_duplicate_message_is_processed_once() {
     let (nats, _dir) = broker().await;
     let (server, mut device, spy) = channels(&nats).await;
     // A broker that delivers everything twice, and out of order.
-    let mut heard = spy.subscribe("down").await.unwrap();
+    let mut subscription = spy.subscribe("down").await.unwrap();
     flush(&spy).await;
     server.sender.send_data(Bytes::from_static(b"one")).await.unwrap();
     server.sender.send_data(Bytes::from_static(b"two")).await.unwrap();
     let mut messages = Vec::new();
     for _ in 0..2 {
-        messages.push(futures::StreamExt::next(&mut heard).await.unwrap().payload);
+        messages.push(futures::StreamExt::next(&mut subscription).await.unwrap().payload);
     }
     for message in messages.iter().rev().chain(&messages) {
         spy.publish("down", message.clone()).await.unwrap();
@@ -250,12 +250,12 @@ async fn a_duplicate_message_is_processed_once() {
     flush(&spy).await;
     server.sender.send_data(Bytes::from_static(b"three")).await.unwrap();
     // Waiting data is merged.
-    let mut heard = Vec::new();
-    while heard.len() < "onetwothree".len() {
+    let mut received = Vec::new();
+    while received.len() < "onetwothree".len() {
         let Ok(Frame::Data(bytes)) = next(&mut device.receiver).await else { panic!() };
-        heard.extend(bytes);
+        received.extend(bytes);
     }
-    assert_eq!(heard, b"onetwothree");
+    assert_eq!(received, b"onetwothree");
 }
 
 /// Two ends over a broker of the test, which drops messages.
@@ -305,20 +305,20 @@ async fn lost_messages_are_retransmitted() {
         // Until the other side has all of it.
         assert_eq!(next(&mut kept).await, Ok(Frame::Eof));
     });
-    let mut heard = 0;
+    let mut received = 0;
     loop {
         match next(&mut device.receiver).await.unwrap() {
             Frame::Data(bytes) => {
                 for byte in bytes {
-                    assert_eq!(byte, (heard / 7) as u8, "at {heard}");
-                    heard += 1;
+                    assert_eq!(byte, (received / 7) as u8, "at {received}");
+                    received += 1;
                 }
             }
             Frame::Eof => break,
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(heard, BYTES);
+    assert_eq!(received, BYTES);
     device.sender.send(Frame::Eof).await.unwrap();
     saying.await.unwrap();
 }
@@ -329,12 +329,12 @@ async fn a_lost_last_message_is_retransmitted_without_further_traffic() {
     // The first message of each side, with none after it.
     let (server, mut device) = lossy(&nats, |_, count| count == 1).await;
     let mut receiver = server.receiver;
-    let began = std::time::Instant::now();
+    let started_at = std::time::Instant::now();
     server.sender.send_data(Bytes::from_static(b"ls\r")).await.unwrap();
     device.sender.send_data(Bytes::from_static(b"$ ")).await.unwrap();
     assert_eq!(next(&mut device.receiver).await, Ok(Frame::Data(Bytes::from_static(b"ls\r"))));
     assert_eq!(next(&mut receiver).await, Ok(Frame::Data(Bytes::from_static(b"$ "))));
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(8), "{:?}", started_at.elapsed());
     // It is acknowledged: both sides keep nothing.
     let confirmed = async {
         while server.sender.has_unacked() || device.sender.has_unacked() {
@@ -361,20 +361,20 @@ async fn a_channel_continues_over_another_connection() {
         of_device.drain().await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
         // One side has no subscriber, and the other is not connected.
-        let said = Bytes::from(vec![round; 100_000]);
-        server.sender.send_data(said.clone()).await.unwrap();
-        device.sender.send_data(said.clone()).await.unwrap();
+        let sent = Bytes::from(vec![round; 100_000]);
+        server.sender.send_data(sent.clone()).await.unwrap();
+        device.sender.send_data(sent.clone()).await.unwrap();
         of_device = connect().await;
-        let heard = of_device.subscribe("down").await.unwrap();
+        let subscription = of_device.subscribe("down").await.unwrap();
         flush(&of_device).await;
-        device.sender.switch_connection(of_device.clone(), heard);
+        device.sender.switch_connection(of_device.clone(), subscription);
         for receiver in [&mut device.receiver, &mut server.receiver] {
             let mut taken = Vec::new();
-            while taken.len() < said.len() {
+            while taken.len() < sent.len() {
                 let Frame::Data(bytes) = next(receiver).await.unwrap() else { panic!() };
                 taken.extend(bytes);
             }
-            assert!(taken == said, "round {round}");
+            assert!(taken == sent, "round {round}");
         }
     }
 }

@@ -42,12 +42,12 @@ impl Window {
             u128::from(self.consumed) * TARGET_CONSUME_TIME.as_micros() / elapsed.as_micros();
         (self.since, self.consumed) = (now, 0);
         // A pause of the reader is not a property of the line: half of the window stays.
-        let wanted = u32::try_from(ahead)
+        let required = u32::try_from(ahead)
             .unwrap_or(MAX_WINDOW)
             .clamp(INITIAL_WINDOW, self.max)
             .max(self.size / 2);
         let before = self.size;
-        self.size = wanted.max(before.saturating_sub(consumed));
+        self.size = required.max(before.saturating_sub(consumed));
         (consumed + self.size) - before
     }
 }

@@ -30,8 +30,8 @@ pub(crate) fn read_files() -> Result<()> {
     again.args(std::env::args_os().skip(1));
     for (name, path) in files {
         if std::env::var_os(&name).is_some() {
-            let words = format!("{name} and {name}{SUFFIX} are both set; unset one of them");
-            return Err(UsageError(words).into());
+            let message = format!("{name} and {name}{SUFFIX} are both set; unset one of them");
+            return Err(UsageError(message).into());
         }
         let text = std::fs::read_to_string(&path).with_context(|| {
             format!("failed to read {}, which {name}{SUFFIX} names", path.display())

@@ -69,13 +69,9 @@ impl LogLimit {
     pub(crate) async fn report(self) {
         loop {
             tokio::time::sleep(COUNT_INTERVAL).await;
-            for (place, lines) in self.take_dropped() {
+            for (location, lines) in self.take_dropped() {
                 counter!(DROPPED_LINES).increment(lines);
-                tracing::warn!(
-                    location = place,
-                    lines,
-                    "log lines from one location were suppressed"
-                );
+                tracing::warn!(location, lines, "log lines from one location were suppressed");
             }
         }
     }

@@ -123,9 +123,9 @@ fn attribute(key: &str, value: &str) -> Value {
 
 impl<S: Subscriber> Layer<S> for Spans {
     fn on_event(&self, event: &Event<'_>, _: LayerContext<'_, S>) {
-        let mut told = EventFields::default();
-        event.record(&mut told);
-        if self.sender.try_send(span(&told.0)).is_err() {
+        let mut fields = EventFields::default();
+        event.record(&mut fields);
+        if self.sender.try_send(span(&fields.0)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -194,12 +194,12 @@ mod tests {
 
     #[test]
     fn the_spans_of_an_event_are_children_of_its_root_span() {
-        let told = |name: &str| {
-            let told = json!({"trace": "0af7651916cd43dd8448eb211c80319c", "name": name, "start": 1,
+        let span_of = |name: &str| {
+            let data = json!({"trace": "0af7651916cd43dd8448eb211c80319c", "name": name, "start": 1,
                 "end": 2, "detail": "x", "project": "default", "stream": "device/1", "version": 3});
-            span(told.as_object().unwrap())
+            span(data.as_object().unwrap())
         };
-        let (root, child) = (told(ROOT), told("append"));
+        let (root, child) = (span_of(ROOT), span_of("append"));
         assert_eq!(root["spanId"], "0af7651916cd43dd");
         assert_eq!(root["parentSpanId"], "");
         assert_eq!(child["parentSpanId"], root["spanId"]);

@@ -138,8 +138,8 @@ pub(crate) fn percent(value: &Value) -> String {
 /// Draws a sparkline, from the smallest to the largest value; missing values are gaps.
 pub(crate) fn sparkline(values: &[Option<f64>]) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let known: Vec<f64> = values.iter().flatten().copied().filter(|v| v.is_finite()).collect();
-    let (low, high) = known
+    let finite: Vec<f64> = values.iter().flatten().copied().filter(|v| v.is_finite()).collect();
+    let (low, high) = finite
         .iter()
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(*v), high.max(*v)));
     values

@@ -99,8 +99,8 @@ impl Connection {
         let (Some(url), Some(token)) =
             (flags.url.or(environment.url), flags.token.or(environment.token))
         else {
-            let wanted = "give --url, and --token-file or MUSTER_TOKEN (and --ca, when the server has a CA of its own)";
-            return Err(UsageError(wanted.to_owned()).into());
+            let message = "give --url, and --token-file or MUSTER_TOKEN (and --ca, when the server has a CA of its own)";
+            return Err(UsageError(message.to_owned()).into());
         };
         let ca = flags.ca.or(environment.ca).map(std::path::absolute).transpose()?;
         Ok(Context { url, token, ca })
@@ -123,19 +123,19 @@ fn choose(
     if let (Some(url), Some(token), None) = (&url, &token, &name) {
         // The CA of a context is valid only for its own server; an unreadable file is no error
         // here.
-        let kept = load().ok().and_then(|known| known.get(None).ok());
+        let kept = load().ok().and_then(|contexts| contexts.get(None).ok());
         let ca = ca.or_else(|| kept.filter(|kept| is_same(&kept.url, url))?.ca);
         return Ok(Context { url: url.clone(), token: token.clone(), ca });
     }
-    let known = load()?;
+    let contexts = load()?;
     let kept = match (&name, &url) {
-        (None, Some(_)) => known.get(None).ok(),
-        _ => Some(known.get(name.as_deref())?),
+        (None, Some(_)) => contexts.get(None).ok(),
+        _ => Some(contexts.get(name.as_deref())?),
     };
     let url = match (url, &kept) {
         (Some(url), _) => url,
         (None, Some(kept)) => kept.url.clone(),
-        (None, None) => return known.get(None),
+        (None, None) => return contexts.get(None),
     };
     let kept = kept.filter(|kept| is_same(&kept.url, &url));
     let token =
@@ -166,18 +166,18 @@ mod tests {
     }
 
     fn values(text: &str) -> ConnectionValues {
-        let mut words = ConnectionValues::default();
+        let mut values = ConnectionValues::default();
         for word in text.split_whitespace() {
             let (key, value) = word.split_once('=').unwrap();
             let value = value.to_owned();
             match key {
-                "url" => words.url = Some(value),
-                "token" => words.token = Some(value),
-                "ca" => words.ca = Some(value.into()),
-                _ => words.context = Some(value),
+                "url" => values.url = Some(value),
+                "token" => values.token = Some(value),
+                "ca" => values.ca = Some(value.into()),
+                _ => values.context = Some(value),
             }
         }
-        words
+        values
     }
 
     #[test]

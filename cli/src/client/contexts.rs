@@ -67,8 +67,8 @@ impl Contexts {
             );
         };
         self.contexts.get(name).cloned().ok_or_else(|| {
-            let words = "`muster context list` lists the contexts";
-            NotFound(format!("there is no context '{name}'; {words}")).into()
+            let hint = "`muster context list` lists the contexts";
+            NotFound(format!("there is no context '{name}'; {hint}")).into()
         })
     }
 }

@@ -100,9 +100,9 @@ async fn prepare_store(args: &BootstrapArgs) -> Result<()> {
         client
             .set_up(password)
             .await
-            .map_err(|words| anyhow!("failed to set up InfluxDB at {url}: {words}"))?;
+            .map_err(|reason| anyhow!("failed to set up InfluxDB at {url}: {reason}"))?;
     }
-    client.create_database().await.map_err(|words| {
-        anyhow!("failed to create '{}' in InfluxDB at {url}: {words}", store.database)
+    client.create_database().await.map_err(|reason| {
+        anyhow!("failed to create '{}' in InfluxDB at {url}: {reason}", store.database)
     })
 }

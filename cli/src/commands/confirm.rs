@@ -49,8 +49,8 @@ impl Confirm {
             return Ok(());
         }
         if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            let words = format!("this would {}; add --yes to do it", action.on_one_line());
-            return Err(UsageError(words).into());
+            let message = format!("this would {}; add --yes to do it", action.on_one_line());
+            return Err(UsageError(message).into());
         }
         note(action.question());
         std::io::stderr().flush()?;
@@ -100,11 +100,11 @@ impl Action<'_> {
             return format!("{} {} {one}", self.verb, self.noun);
         }
         let (shown, more) = self.named();
-        let mut words = format!("{} {} ({}", self.verb, self.count(), shown.join(", "));
+        let mut text = format!("{} {} ({}", self.verb, self.count(), shown.join(", "));
         if more > 0 {
-            words.push_str(&format!(", and {more} more"));
+            text.push_str(&format!(", and {more} more"));
         }
-        words + ")"
+        text + ")"
     }
 
     fn question(&self) -> String {
@@ -112,14 +112,14 @@ impl Action<'_> {
             return format!("This will {} {} {one}. Continue? [y/N]", self.verb, self.noun);
         }
         let (shown, more) = self.named();
-        let mut words = format!("This will {} {}:\n", self.verb, self.count());
+        let mut text = format!("This will {} {}:\n", self.verb, self.count());
         for name in shown {
-            words.push_str(&format!("  {name}\n"));
+            text.push_str(&format!("  {name}\n"));
         }
         if more > 0 {
-            words.push_str(&format!("  and {more} more\n"));
+            text.push_str(&format!("  and {more} more\n"));
         }
-        words + "Continue? [y/N]"
+        text + "Continue? [y/N]"
     }
 }
 

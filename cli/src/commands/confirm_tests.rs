@@ -135,7 +135,7 @@ fn every_subcommand_is_listed_with_or_without_confirmation() {
 async fn server() -> (String, Arc<Mutex<Vec<String>>>) {
     let writes = Arc::new(Mutex::new(Vec::new()));
     let noted = writes.clone();
-    let answer = move |method: Method, uri: Uri| {
+    let respond = move |method: Method, uri: Uri| {
         let noted = noted.clone();
         async move {
             let device = |number: u128| {
@@ -159,7 +159,7 @@ async fn server() -> (String, Arc<Mutex<Vec<String>>>) {
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(axum::serve(listener, Router::new().fallback(answer)).into_future());
+    tokio::spawn(axum::serve(listener, Router::new().fallback(respond)).into_future());
     (url, writes)
 }
 

@@ -277,7 +277,7 @@ async fn transfer_until(
                     write.write_all(&bytes).await?;
                     write.flush().await?;
                 }
-                Ok(Message::Text(words)) if words.contains("\"eof\"") => {
+                Ok(Message::Text(text)) if text.contains("\"eof\"") => {
                     let _ = write.shutdown().await;
                     far_end.notify_one();
                 }
@@ -306,18 +306,18 @@ mod tests {
 
     #[test]
     fn targets_and_forwards_are_parsed() {
-        let words = |text: &str| target(text).ok();
-        assert_eq!(words("22"), Some(("localhost".to_owned(), 22)));
-        assert_eq!(words("db:5432"), Some(("db".to_owned(), 5432)));
-        assert_eq!(words("[::1]:80"), Some(("::1".to_owned(), 80)));
+        let parse = |text: &str| target(text).ok();
+        assert_eq!(parse("22"), Some(("localhost".to_owned(), 22)));
+        assert_eq!(parse("db:5432"), Some(("db".to_owned(), 5432)));
+        assert_eq!(parse("[::1]:80"), Some(("::1".to_owned(), 80)));
         for bad in ["", "x", "0", ":22", "a:b"] {
-            assert!(words(bad).is_none(), "{bad}");
+            assert!(parse(bad).is_none(), "{bad}");
         }
-        let place = |host: &str, port| (host.to_owned(), port);
+        let address = |host: &str, port| (host.to_owned(), port);
         for (text, here, there) in [
-            ("localhost:80", place("127.0.0.1", 80), place("localhost", 80)),
-            ("8080:localhost:80", place("127.0.0.1", 8080), place("localhost", 80)),
-            ("0.0.0.0:8080:db:80", place("0.0.0.0", 8080), place("db", 80)),
+            ("localhost:80", address("127.0.0.1", 80), address("localhost", 80)),
+            ("8080:localhost:80", address("127.0.0.1", 8080), address("localhost", 80)),
+            ("0.0.0.0:8080:db:80", address("0.0.0.0", 8080), address("db", 80)),
         ] {
             assert_eq!(forward(text).ok(), Some((here, there)), "{text}");
         }

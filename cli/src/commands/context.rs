@@ -33,55 +33,55 @@ pub(crate) enum ContextCommand {
 }
 
 pub(crate) fn run(connection: &Connection, command: ContextCommand) -> Result<()> {
-    let mut known = contexts::load()?;
+    let mut contexts = contexts::load()?;
     let (name, done) = match command {
         ContextCommand::List => {
             if connection.json {
-                let names: Vec<_> = known
+                let names: Vec<_> = contexts
                     .contexts
                     .iter()
                     .map(|(name, context)| {
-                        let current = known.current.as_ref() == Some(name);
+                        let current = contexts.current.as_ref() == Some(name);
                         json!({"name": name, "url": context.url, "current": current})
                     })
                     .collect();
                 return output::json(&names);
             }
-            let rows = known
+            let rows = contexts
                 .contexts
                 .iter()
                 .map(|(name, context)| {
-                    let mark = if known.current.as_ref() == Some(name) { "*" } else { "" };
-                    vec![mark.to_owned(), name.clone(), context.url.clone()]
+                    let marker = if contexts.current.as_ref() == Some(name) { "*" } else { "" };
+                    vec![marker.to_owned(), name.clone(), context.url.clone()]
                 })
                 .collect();
             table(&["", "name", "url"], rows, "no contexts; `muster up` creates one");
             return Ok(());
         }
         ContextCommand::Use { name } => {
-            known.get(Some(&name))?;
-            known.current = Some(name.clone());
+            contexts.get(Some(&name))?;
+            contexts.current = Some(name.clone());
             (name, "is now the current context")
         }
         ContextCommand::Add { name } => {
-            known.contexts.insert(name.clone(), connection.new_context()?);
-            known.current.get_or_insert_with(|| name.clone());
+            contexts.contexts.insert(name.clone(), connection.new_context()?);
+            contexts.current.get_or_insert_with(|| name.clone());
             (name, "added")
         }
         ContextCommand::Remove { name, confirm } => {
-            known.get(Some(&name))?;
+            contexts.get(Some(&name))?;
             confirm.confirm_one("remove", "context", format!("{name} and its token"))?;
-            known.contexts.remove(&name);
-            if known.current.as_ref() == Some(&name) {
-                known.current = None;
+            contexts.contexts.remove(&name);
+            if contexts.current.as_ref() == Some(&name) {
+                contexts.current = None;
             }
             (name, "removed")
         }
     };
-    contexts::save(&known)?;
+    contexts::save(&contexts)?;
     if connection.json {
-        let url = known.contexts.get(&name).map(|context| &context.url);
-        let current = known.current.as_ref() == Some(&name);
+        let url = contexts.contexts.get(&name).map(|context| &context.url);
+        let current = contexts.current.as_ref() == Some(&name);
         return output::json(&json!({"name": name, "url": url, "current": current}));
     }
     line(format!("{name}: {done}"));

@@ -32,21 +32,21 @@ pub(crate) async fn run(connection: Connection, command: DeadLetterCommand) -> R
     match command {
         DeadLetterCommand::List { everywhere } => {
             let query = [("everywhere", everywhere.to_string())];
-            let letters = client.list("/api/v1/dead-letters", &query).await?;
+            let dead_letters = client.list("/api/v1/dead-letters", &query).await?;
             if connection.json {
-                return output::json(&letters);
+                return output::json(&dead_letters);
             }
-            let rows = letters
+            let rows = dead_letters
                 .iter()
-                .map(|letter| {
+                .map(|dead_letter| {
                     vec![
-                        text(&letter["id"]),
-                        text(&letter["source"]),
-                        text(&letter["cause"]),
-                        text(&letter["seen"]),
-                        ago(&letter["last_seen"]),
-                        text(&letter["subject"]),
-                        text(&letter["detail"]),
+                        text(&dead_letter["id"]),
+                        text(&dead_letter["source"]),
+                        text(&dead_letter["cause"]),
+                        text(&dead_letter["seen"]),
+                        ago(&dead_letter["last_seen"]),
+                        text(&dead_letter["subject"]),
+                        text(&dead_letter["detail"]),
                     ]
                 })
                 .collect();

@@ -100,17 +100,17 @@ pub(crate) async fn run(connection: Connection, args: ExecArgs) -> Result<()> {
     let mut rest = Vec::new();
     let target = args.selected.target(args.device, &mut rest)?;
     if let Some(word) = rest.first() {
-        let words = format!("give '{word}' or -l, not both; the program comes after --");
-        return Err(UsageError(words).into());
+        let message = format!("give '{word}' or -l, not both; the program comes after --");
+        return Err(UsageError(message).into());
     }
     let client = connection.client()?;
     args.confirm.confirm_many(&client, "run a program on", &target).await?;
     let request = args.limits.request(&target, action);
-    let asked = RequestedOperation::new(&client, &request).await?;
+    let requested = RequestedOperation::new(&client, &request).await?;
     if args.detach {
-        return asked.print(connection.json);
+        return requested.print(connection.json);
     }
-    operation::follow(&client, &asked, connection.json).await
+    operation::follow(&client, &requested, connection.json).await
 }
 
 /// Builds the action, as the API accepts it.
@@ -126,9 +126,9 @@ fn action(args: &ExecArgs) -> Result<Value> {
             );
         }
         (None, true) => {
-            let words =
+            let message =
                 "name a program: muster exec DEVICE -- PROGRAM [ARGUMENT…], or --shell LINE";
-            return Err(UsageError(words.to_owned()).into());
+            return Err(UsageError(message.to_owned()).into());
         }
     }
     for (name, value) in [("user", &args.user), ("cwd", &args.cwd)] {

@@ -51,12 +51,12 @@ pub(super) async fn query_readiness(address: &str, keys: &Path) -> Result<Option
         .no_proxy()
         .timeout(Duration::from_secs(5))
         .build()?;
-    let answer = http.get(&url).send().await.map_err(|error| RequestError::Unreachable {
+    let response = http.get(&url).send().await.map_err(|error| RequestError::Unreachable {
         url: url.clone(),
         problem: muster_api::problem::describe(&error),
     })?;
-    let status = answer.status();
-    let body: serde_json::Value = answer.json().await.unwrap_or_default();
+    let status = response.status();
+    let body: serde_json::Value = response.json().await.unwrap_or_default();
     if status.is_success() {
         return Ok(body["degraded"].as_str().map(str::to_owned));
     }
@@ -70,14 +70,14 @@ mod tests {
 
     #[test]
     fn a_listener_is_queried_by_its_own_address_family() {
-        for (listen, asked) in [
+        for (listen, expected) in [
             ("127.0.0.1:1", "127.0.0.1:1"),
             ("0.0.0.0:1", "127.0.0.1:1"),
             ("[::]:1", "[::1]:1"),
             ("[::1]:1", "[::1]:1"),
             ("192.0.2.7:1", "192.0.2.7:1"),
         ] {
-            assert_eq!(reachable_address(listen.parse().unwrap()), asked);
+            assert_eq!(reachable_address(listen.parse().unwrap()), expected);
         }
     }
 }

@@ -62,11 +62,11 @@ pub(crate) async fn run(connection: Connection, args: MetricsArgs) -> Result<()>
         if connection.json {
             return print_json(&target, fields);
         }
-        for (device, answer) in &fields {
+        for (device, response) in &fields {
             if fields.len() > 1 {
                 line(format!("{}:", device.name));
             }
-            print_fields(answer);
+            print_fields(response);
         }
         return Ok(());
     };
@@ -81,11 +81,11 @@ pub(crate) async fn run(connection: Connection, args: MetricsArgs) -> Result<()>
     }
     let query: Vec<(&str, String)> =
         query.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-    let answers = query_devices(&client, &devices, "", &query).await?;
+    let responses = query_devices(&client, &devices, "", &query).await?;
     if connection.json {
-        return print_json(&target, answers);
+        return print_json(&target, responses);
     }
-    print(&answers, args.points);
+    print(&responses, args.points);
     Ok(())
 }
 
@@ -96,24 +96,24 @@ async fn query_devices<'a>(
     path: &str,
     query: &[(&str, String)],
 ) -> Result<Vec<(&'a NamedDevice, Value)>> {
-    let mut answers = Vec::with_capacity(devices.len());
+    let mut responses = Vec::with_capacity(devices.len());
     for device in devices {
         let path = format!("{}/metrics{path}", device.path());
-        answers.push((device, client.get(&path, query).await?));
+        responses.push((device, client.get(&path, query).await?));
     }
-    Ok(answers)
+    Ok(responses)
 }
 
 /// Prints one device's response unchanged; those of several devices as a list with their names.
 fn print_json(target: &Target, mut responses: Vec<(&NamedDevice, Value)>) -> Result<()> {
-    if let (Target::One(_), [(_, answer)]) = (target, responses.as_slice()) {
-        return output::json(answer);
+    if let (Target::One(_), [(_, response)]) = (target, responses.as_slice()) {
+        return output::json(response);
     }
-    for (device, answer) in &mut responses {
-        answer["device"] = json!({"id": device.key, "name": device.name});
+    for (device, response) in &mut responses {
+        response["device"] = json!({"id": device.key, "name": device.name});
     }
-    let answers: Vec<&Value> = responses.iter().map(|(_, answer)| answer).collect();
-    output::json(&answers)
+    let bodies: Vec<&Value> = responses.iter().map(|(_, response)| response).collect();
+    output::json(&bodies)
 }
 
 /// Prints one row per field, with the name to query it by.
@@ -199,8 +199,8 @@ impl Series {
         let mut places = vec![(0.0, 0_u32); usize::try_from(columns).unwrap_or(1)];
         for (time, value) in &self.points {
             let step = (time.micros() - begin).div_euclid(self.step).clamp(0, steps - 1);
-            let place = usize::try_from(step * columns / steps).ok();
-            if let Some((sum, count)) = place.and_then(|place| places.get_mut(place))
+            let column = usize::try_from(step * columns / steps).ok();
+            if let Some((sum, count)) = column.and_then(|column| places.get_mut(column))
                 && let Some(value) = value.as_f64()
             {
                 *sum += value;
@@ -212,8 +212,8 @@ impl Series {
         let due_within = cadence + (cadence / 4).min(cadence - self.step);
         let mut means = Vec::with_capacity(places.len());
         let mut before: Option<(i64, f64)> = None;
-        for (place, (sum, count)) in (0_i64..).zip(places) {
-            let time = begin + place * steps / columns * self.step;
+        for (column, (sum, count)) in (0_i64..).zip(places) {
+            let time = begin + column * steps / columns * self.step;
             if count > 0 {
                 before = Some((time, sum / f64::from(count)));
             }
@@ -262,8 +262,8 @@ fn print(responses: &[(&NamedDevice, Value)], all_points: bool) {
     let has_several = responses.len() > 1;
     let series: Vec<Series> = responses
         .iter()
-        .flat_map(|(device, answer)| {
-            Series::from_response(answer, if has_several { &device.name } else { "" })
+        .flat_map(|(device, response)| {
+            Series::from_response(response, if has_several { &device.name } else { "" })
         })
         .collect();
     if series.is_empty() {
@@ -296,8 +296,8 @@ mod tests {
 
     #[test]
     fn a_gap_in_time_is_a_gap_in_the_sparkline() {
-        let answer = response(&[(0, 0.0), (10, 1.0), (40, 2.0)]);
-        let series = Series::from_response(&answer, "");
+        let response = response(&[(0, 0.0), (10, 1.0), (40, 2.0)]);
+        let series = Series::from_response(&response, "");
         assert_eq!(series[0].sparkline(MAX_WIDTH), "▁▅  █");
         // Two steps share a column, which shows their mean.
         assert_eq!(series[0].sparkline(3), "▁ █");
@@ -305,24 +305,24 @@ mod tests {
 
     #[test]
     fn a_value_is_drawn_until_the_next_point_is_due() {
-        let mut answer = response(&[(10, 0.0), (20, 1.0), (40, 2.0)]);
-        answer["step"] = "5s".into();
+        let mut response = response(&[(10, 0.0), (20, 1.0), (40, 2.0)]);
+        response["step"] = "5s".into();
         // From 5 to 45 s, in steps of 5 s: the point due at 30 s is missing.
-        assert_eq!(Series::from_response(&answer, "")[0].sparkline(MAX_WIDTH), " ▁▁▅▅▅ ██");
+        assert_eq!(Series::from_response(&response, "")[0].sparkline(MAX_WIDTH), " ▁▁▅▅▅ ██");
     }
 
     #[test]
     fn fields_are_listed_by_their_query_names() {
-        let answer = json!({"items": [
+        let response = json!({"items": [
             {"name": "cpu", "fields": {"usage_user": "float"}, "tags": ["cpu"]},
         ]});
-        assert_eq!(field_rows(&answer), [["cpu.usage_user", "float", "cpu"]]);
+        assert_eq!(field_rows(&response), [["cpu.usage_user", "float", "cpu"]]);
     }
 
     #[test]
     fn a_series_is_printed_as_one_row() {
-        let answer = response(&[(10, 1.0), (20, 2.0), (30, 6.0)]);
-        let row = Series::from_response(&answer, "vm").remove(0).row();
+        let response = response(&[(10, 1.0), (20, 2.0), (30, 6.0)]);
+        let row = Series::from_response(&response, "vm").remove(0).row();
         assert_eq!(row[..5], ["vm  cpu=cpu0", "6.00", "1.00", "3.00", "6.00"]);
     }
 }

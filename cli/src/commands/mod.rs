@@ -159,8 +159,8 @@ mod tests {
         for bad in ["", "m", "-1", "1w", "0", "99999999d", "1.5h"] {
             assert!(seconds(bad).is_err(), "{bad:?}");
         }
-        let words = ["a=1".to_owned(), "b-".to_owned(), "c=x=y".to_owned()];
-        let found = changes(&words, |text| text.into()).unwrap();
+        let arguments = ["a=1".to_owned(), "b-".to_owned(), "c=x=y".to_owned()];
+        let found = changes(&arguments, |text| text.into()).unwrap();
         assert_eq!(Value::Object(found), serde_json::json!({"a": "1", "b": null, "c": "x=y"}));
         assert!(changes(&["x".to_owned()], |text| text.into()).is_err());
     }

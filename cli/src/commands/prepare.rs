@@ -118,8 +118,8 @@ fn nats(args: &PrepareArgs, keys: &KeyStore, dir: &Path) -> Result<String> {
 fn postgres_url(url: &Url, password: &str) -> Result<String> {
     let mut url = url.clone();
     if url.username().is_empty() || url.set_password(Some(password)).is_err() {
-        let words = format!("'{url}' names no user; write postgres://USER@HOST:PORT/DATABASE");
-        return Err(UsageError(words).into());
+        let message = format!("'{url}' names no user; write postgres://USER@HOST:PORT/DATABASE");
+        return Err(UsageError(message).into());
     }
     Ok(url.to_string())
 }

@@ -55,8 +55,8 @@ pub(crate) enum ProjectCommand {
 
 pub(crate) async fn run(connection: Connection, command: ProjectCommand) -> Result<()> {
     let client = connection.client()?;
-    let place = |id: &str| format!("/api/v1/projects/{}", segment(id));
-    let (done, said) = match command {
+    let path_of = |id: &str| format!("/api/v1/projects/{}", segment(id));
+    let (done, message) = match command {
         ProjectCommand::List => {
             let projects = client.list("/api/v1/projects", &[]).await?;
             if connection.json {
@@ -95,31 +95,31 @@ pub(crate) async fn run(connection: Connection, command: ProjectCommand) -> Resu
         }
         ProjectCommand::Rename { id, title } => {
             let body = json!({"title": title});
-            (client.patch(&place(&id), &body).await?, format!("{id} now has the title '{title}'"))
+            (client.patch(&path_of(&id), &body).await?, format!("{id} now has the title '{title}'"))
         }
         ProjectCommand::Set { id, retention } => {
             let body = json!({"retention": retention});
-            let said = match retention.days() {
+            let message = match retention.days() {
                 Some(days) => format!(
                     "new metrics of {id} are kept for {days} days; for Grafana, run `muster grafana export` again"
                 ),
                 None => format!("new metrics of {id} are kept as long as those of all projects"),
             };
-            (client.patch(&place(&id), &body).await?, said)
+            (client.patch(&path_of(&id), &body).await?, message)
         }
         ProjectCommand::Archive { id, confirm } => {
             confirm.confirm_one("archive", "project", &id)?;
             let body = json!({"archived": true});
-            (client.patch(&place(&id), &body).await?, format!("{id} is archived"))
+            (client.patch(&path_of(&id), &body).await?, format!("{id} is archived"))
         }
         ProjectCommand::Restore { id } => {
             let body = json!({"archived": false});
-            (client.patch(&place(&id), &body).await?, format!("{id} is active again"))
+            (client.patch(&path_of(&id), &body).await?, format!("{id} is active again"))
         }
     };
     if connection.json {
         return output::json(&done);
     }
-    line(said);
+    line(message);
     Ok(())
 }

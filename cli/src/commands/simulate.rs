@@ -127,7 +127,7 @@ fn raise_file_limit(needed: u64) -> Result<()> {
 
 async fn live(options: &FleetOptions, time: Option<u32>, connection: &Connection) -> Result<()> {
     let counters = Arc::new(Counters::default());
-    let began = Instant::now();
+    let started_at = Instant::now();
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template("{spinner} {msg}")?);
     bar.enable_steady_tick(Duration::from_millis(200));
@@ -142,7 +142,7 @@ async fn live(options: &FleetOptions, time: Option<u32>, connection: &Connection
         enrolled = enrolled => enrolled?,
         _ = interrupt.recv() => bail!("stopped before all devices had joined"),
     };
-    let joined = began.elapsed();
+    let joined = started_at.elapsed();
     let fleet = Fleet::start(options, enrolled, Arc::clone(&counters))?;
     let online = async {
         while counters.snapshot().online < all {
@@ -165,17 +165,17 @@ async fn live(options: &FleetOptions, time: Option<u32>, connection: &Connection
             () = watch(&bar, online, say) => connected = Some(connecting.elapsed()),
             () = &mut is_over => return,
         }
-        watch(&bar, is_over, || rates.line(&counters.snapshot(), began.elapsed())).await;
+        watch(&bar, is_over, || rates.line(&counters.snapshot(), started_at.elapsed())).await;
     };
     tokio::select! {
         () = lives => {}
         _ = stop.recv() => {}
         _ = interrupt.recv() => {}
     }
-    let lived = began.elapsed();
+    let lived = started_at.elapsed();
     watch(&bar, fleet.finish(FINISH_TIMEOUT), || {
-        let figures = counters.snapshot();
-        format!("ending: the log has {} of {} events", figures.committed, figures.events)
+        let snapshot = counters.snapshot();
+        format!("ending: the log has {} of {} events", snapshot.committed, snapshot.events)
     })
     .await;
     bar.finish_and_clear();
@@ -194,12 +194,12 @@ async fn watch<T>(
         tokio::select! {
             done = &mut work => return done,
             () = tokio::time::sleep(Duration::from_secs(1)) => {
-                let words = message();
+                let text = message();
                 beats += 1;
                 if bar.is_hidden() && beats.is_multiple_of(10) {
-                    note(&words);
+                    note(&text);
                 }
-                bar.set_message(words);
+                bar.set_message(text);
             }
         }
     }
@@ -217,7 +217,7 @@ impl Rates {
         let seconds = (at.saturating_sub(then)).as_secs_f64().max(0.001);
         #[expect(clippy::cast_precision_loss, reason = "the rate is only displayed")]
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
-        let words = format!(
+        let text = format!(
             "{} online · {:.0} events/s · {:.0} points/s · {} events wait for the log · {} errors",
             now.online,
             rate(now.committed, before.committed),
@@ -226,7 +226,7 @@ impl Rates {
             now.errors.values().sum::<u64>(),
         );
         self.previous = Some((at, now.clone()));
-        words
+        text
     }
 }
 
@@ -267,8 +267,8 @@ fn print_report(
                 ),
             ),
         ]);
-        for (words, count) in &counters.errors {
-            note(format!("{count} × {words}"));
+        for (error, count) in &counters.errors {
+            note(format!("{count} × {error}"));
         }
     }
     if lost > 0 || counters.differing > 0 {

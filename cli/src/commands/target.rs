@@ -105,8 +105,8 @@ impl Target {
         match (found.pop(), found.len()) {
             (Some(one), 0) => Ok(one),
             (_, more) => {
-                let words = format!("this is for one device, and {} match", more + 1);
-                Err(UsageError(words).into())
+                let message = format!("this is for one device, and {} match", more + 1);
+                Err(UsageError(message).into())
             }
         }
     }

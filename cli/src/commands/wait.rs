@@ -120,10 +120,10 @@ mod tests {
         };
         assert_eq!(Wait { wait: Some(60) }.until_online(attempt).await.unwrap(), 7);
 
-        let began = Instant::now();
+        let started_at = Instant::now();
         let error = Wait { wait: Some(3) }.until_online(async || Err::<(), _>(offline())).await;
         assert!(is_offline(&error.unwrap_err()));
-        assert_eq!(began.elapsed(), Duration::from_secs(3));
+        assert_eq!(started_at.elapsed(), Duration::from_secs(3));
     }
 
     #[tokio::test]

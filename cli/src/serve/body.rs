@@ -27,8 +27,8 @@ pub(super) async fn read_body(request: Request, next: Next) -> Response {
     match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
         Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
         Ok(Err(_)) => {
-            let words = format!("the body is larger than {MAX_BODY_BYTES} bytes, or incomplete");
-            Problem::new(Kind::TooLarge, words).into_response()
+            let message = format!("the body is larger than {MAX_BODY_BYTES} bytes, or incomplete");
+            Problem::new(Kind::TooLarge, message).into_response()
         }
         Err(_) => {
             let rule = format!("did not arrive within {} s", BODY_TIMEOUT.as_secs());

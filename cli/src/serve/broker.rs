@@ -42,9 +42,10 @@ async fn open(
     stop: &CancellationToken,
 ) -> Result<Client> {
     let settings = settings(options, ca, credentials, name, connected)?;
-    let refused = |error: &ConnectError| error.kind() == ConnectErrorKind::AuthorizationViolation;
+    let is_rejected =
+        |error: &ConnectError| error.kind() == ConnectErrorKind::AuthorizationViolation;
     let connect = || settings.clone().connect(&options.nats_urls);
-    let client = startup::retry_until_ready("the broker", stop, refused, connect);
+    let client = startup::retry_until_ready("the broker", stop, is_rejected, connect);
     let client = client.await.with_context(|| {
         format!("failed to connect to the broker at {}", options.nats_urls.join(", "))
     })?;

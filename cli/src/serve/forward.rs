@@ -66,7 +66,7 @@ impl Forward {
             Problem::new(muster_api::problem::Kind::TooLarge, detail)
         })?;
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let answer = self
+        let upstream = self
             .http
             .request(parts.method.clone(), format!("{}{path}", self.url))
             .headers(forwarded_headers(&parts))
@@ -78,9 +78,9 @@ impl Forward {
                 Problem::unavailable("the command role is unavailable; try again", 2)
             })?;
         let mut response = Response::new(Body::empty());
-        *response.status_mut() = answer.status();
-        *response.headers_mut() = end_to_end_headers(answer.headers());
-        *response.body_mut() = Body::from_stream(answer.bytes_stream());
+        *response.status_mut() = upstream.status();
+        *response.headers_mut() = end_to_end_headers(upstream.headers());
+        *response.body_mut() = Body::from_stream(upstream.bytes_stream());
         Ok(response)
     }
 
@@ -96,21 +96,21 @@ impl Forward {
                 headers.insert(name, value.clone());
             }
         }
-        let asked = self.upgrading.get(format!("{}{path}", self.url)).headers(headers);
-        let answer = asked.send().await.map_err(|error| {
+        let upstream_request = self.upgrading.get(format!("{}{path}", self.url)).headers(headers);
+        let upstream = upstream_request.send().await.map_err(|error| {
             tracing::warn!(%error, "the command role is unavailable");
             Problem::unavailable("the command role is unavailable; try again", 2)
         })?;
         let mut response = Response::new(Body::empty());
-        *response.status_mut() = answer.status();
-        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            *response.headers_mut() = end_to_end_headers(answer.headers());
-            *response.body_mut() = Body::from_stream(answer.bytes_stream());
+        *response.status_mut() = upstream.status();
+        if upstream.status() != StatusCode::SWITCHING_PROTOCOLS {
+            *response.headers_mut() = end_to_end_headers(upstream.headers());
+            *response.body_mut() = Body::from_stream(upstream.bytes_stream());
             return Ok(response);
         }
-        *response.headers_mut() = answer.headers().clone();
+        *response.headers_mut() = upstream.headers().clone();
         tokio::spawn(async move {
-            let (Ok(client), Ok(mut command)) = (client.await, answer.upgrade().await) else {
+            let (Ok(client), Ok(mut command)) = (client.await, upstream.upgrade().await) else {
                 return;
             };
             let mut client = TokioIo::new(client);

@@ -120,8 +120,8 @@ impl HttpsListener {
         if let Some(tunnel) = self.tunnel {
             routes = routes.merge(tunnel.router());
         }
-        if let Some((figures, api)) = self.metrics {
-            routes = routes.merge(figures.router(api));
+        if let Some((metrics, api)) = self.metrics {
+            routes = routes.merge(metrics.router(api));
         }
         if let Some(needs) = self.dependencies.filter(|_| self.limits.is_none()) {
             routes = routes.merge(health::router(needs));

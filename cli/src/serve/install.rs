@@ -120,11 +120,11 @@ async fn agent(
 ) -> Result<Response, Problem> {
     let Some((path, hash)) = installer.agents.get(&architecture) else {
         let have: Vec<&str> = installer.agents.keys().map(String::as_str).collect();
-        let words = format!(
+        let message = format!(
             "this server has no agent for '{architecture}'; it has: {}",
             if have.is_empty() { "none".to_owned() } else { have.join(", ") }
         );
-        return Err(Problem::not_found(words));
+        return Err(Problem::not_found(message));
     };
     let file = tokio::fs::File::open(path).await.map_err(|error| Problem::internal(&error))?;
     let headers = [

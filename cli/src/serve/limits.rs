@@ -58,8 +58,8 @@ impl Limits {
         if self.addresses.len() > MAX_TRACKED_ADDRESSES {
             self.addresses.retain_recent();
         }
-        self.addresses.check_key(&address).map_err(|refused| {
-            let wait = refused.wait_time_from(DefaultClock::default().now());
+        self.addresses.check_key(&address).map_err(|rejection| {
+            let wait = rejection.wait_time_from(DefaultClock::default().now());
             let seconds = u32::try_from(wait.as_secs()).unwrap_or(60) + 1;
             Problem::new(
                 Kind::TooManyRequests,
@@ -84,7 +84,7 @@ pub(super) async fn limit(
         return problem.into_response();
     }
     // The semaphore is never closed, so a permit becomes available eventually.
-    let _place = limits.permits.acquire().await;
+    let _permit = limits.permits.acquire().await;
     next.run(request).await
 }
 

@@ -141,13 +141,13 @@ pub(crate) async fn run(
     let api = ApiState::new(log.clone());
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
 
-    let mut door = https_listener::HttpsListener::default();
-    door.metrics(prometheus::ProcessMetrics::install(stop.clone())?, api.clone());
+    let mut listener = https_listener::HttpsListener::default();
+    listener.metrics(prometheus::ProcessMetrics::install(stop.clone())?, api.clone());
     if roles.has(Role::Ingest) {
         let keys = keys_of("ingest")?;
         let nats = broker::connect(&options, &keys, "ingest", &stop).await?;
         let (system, reconnected) = broker::connect_system(&options, &keys, &stop).await?;
-        door.dependencies(health::Dependencies { log: log.clone(), nats: nats.clone() });
+        listener.dependencies(health::Dependencies { log: log.clone(), nats: nats.clone() });
         // Before query reads the streams, when both are in one process. A cluster that has just
         // started has no leader yet and does not respond.
         let ensure = || muster_ingest::streams::ensure(&nats, options.copies);
@@ -178,7 +178,7 @@ pub(crate) async fn run(
         let keys = store.role_keys("command")?;
         let nats = broker::connect(&options, &keys, "command", &stop).await?;
         let (system, reconnected) = broker::connect_system(&options, &keys, &stop).await?;
-        door.dependencies(health::Dependencies { log: log.clone(), nats: nats.clone() });
+        listener.dependencies(health::Dependencies { log: log.clone(), nats: nats.clone() });
         if !roles.has(Role::Ingest) {
             let report = append_report::run(log.clone(), nats.clone(), stop.clone());
             parts.spawn(async move {
@@ -193,7 +193,7 @@ pub(crate) async fn run(
         let ensure = || service.ensure_default_project();
         let ensured = startup::retry_until_ready(LOG_NAME, &stop, |_| false, ensure).await;
         ensured.context("failed to create the project 'default'")?;
-        door.command(muster_command::http::router(api.clone(), service.clone()));
+        listener.command(muster_command::http::router(api.clone(), service.clone()));
         let dispatch = || muster_command::dispatch::start(service.clone(), stop.clone());
         let dispatching = startup::retry_until_ready(LOG_NAME, &stop, |_| false, dispatch).await;
         let dispatching = dispatching.context("failed to create the list of open runs")?;
@@ -204,11 +204,11 @@ pub(crate) async fn run(
         parts.spawn(async move {
             let revocations = service.maintain_revocations(reconnected, stop.clone());
             let link = muster_command::link::run(service.clone(), stop.clone());
-            let bridges = service.maintain_relays(stop.clone());
+            let relays = service.maintain_relays(stop.clone());
             let shells = service.end_shells_of_ended_tokens(stop.clone());
             let uses = service.record_token_uses(stop.clone());
             let reports = service.receive_output_reports(stop.clone());
-            tokio::join!(link, revocations, dispatching, keeping, bridges, shells, uses, reports);
+            tokio::join!(link, revocations, dispatching, keeping, relays, shells, uses, reports);
             Ok(())
         });
     }
@@ -229,9 +229,9 @@ pub(crate) async fn run(
         let is_final = |error: &StartError| matches!(error, StartError::Influx(_));
         let query = startup::retry_until_ready(LOG_NAME, &stop, is_final, start).await;
         let query = query.context("failed to start the query role")?;
-        door.query(query.router(), limits::Limits::new(options.unauthenticated_rate));
+        listener.query(query.router(), limits::Limits::new(options.unauthenticated_rate));
         if let Some(url) = options.command_url.as_ref().filter(|_| !roles.has(Role::Command)) {
-            door.forward(forward::Forward::new(url, &keys.ca)?);
+            listener.forward(forward::Forward::new(url, &keys.ca)?);
         }
         let mut tasks = query.tasks;
         parts.spawn(async move {
@@ -241,7 +241,7 @@ pub(crate) async fn run(
             Ok(())
         });
     }
-    if let Some(listen) = options.listen.or(door.has_services().then_some(DEFAULT_ADDRESS)) {
+    if let Some(listen) = options.listen.or(listener.has_services().then_some(DEFAULT_ADDRESS)) {
         let certificates = match &store {
             Some(store) => options.certificates(store)?,
             None => keys_of(if roles.has(Role::Query) { "query" } else { "ingest" })?
@@ -257,14 +257,18 @@ pub(crate) async fn run(
         let limits = options.connections.with_files(files, is_front, forwards);
         let connections = connections::Connections::new(limits, options.proxies.clone());
         if is_front {
-            door.installer(install::Installer::new(
+            listener.installer(install::Installer::new(
                 options.agents.as_deref(),
                 certificates.pin()?,
             )?);
-            door.tunnel(tunnel::Tunnel::new(&options.nats_urls, connections.clone(), stop.clone()));
+            listener.tunnel(tunnel::Tunnel::new(
+                &options.nats_urls,
+                connections.clone(),
+                stop.clone(),
+            ));
         }
         let stop = stop.clone();
-        parts.spawn(door.open(listen, certificates, options.proxies, connections, stop).await?);
+        parts.spawn(listener.open(listen, certificates, options.proxies, connections, stop).await?);
     }
     ready();
     while let Some(ended) = parts.join_next().await {

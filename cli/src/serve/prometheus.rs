@@ -60,7 +60,7 @@ impl ProcessMetrics {
         describe_gauge!(POSITION, "the newest position of a project's log");
         let process = Collector::default();
         process.describe();
-        let figures = Self { handle: handle.clone(), process };
+        let metrics = Self { handle: handle.clone(), process };
         tokio::spawn(async move {
             let mut due = tokio::time::interval(UPKEEP_INTERVAL);
             loop {
@@ -70,7 +70,7 @@ impl ProcessMetrics {
                 }
             }
         });
-        Ok(figures)
+        Ok(metrics)
     }
 
     /// Returns the route.
@@ -81,7 +81,7 @@ impl ProcessMetrics {
 
 async fn get_metrics(
     State(api): State<ApiState>,
-    Extension(figures): Extension<ProcessMetrics>,
+    Extension(metrics): Extension<ProcessMetrics>,
     allowed: Allowed<ReadDevices>,
 ) -> Result<Response, Problem> {
     if let Some(project) = &allowed.principal.project {
@@ -91,25 +91,25 @@ async fn get_metrics(
         );
         return Err(Problem::new(Kind::Forbidden, detail));
     }
-    figures.process.collect();
+    metrics.process.collect();
     counter!(REFUSED).absolute(api.log.refused_events());
     // Without PostgreSQL the other metrics are even more useful.
     if let Err(error) = update_log_gauges(&api.log).await {
         tracing::debug!(%error, "failed to read the projections' lag");
     }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    Ok((kind, figures.handle.render()).into_response())
+    Ok((kind, metrics.handle.render()).into_response())
 }
 
 /// Updates the position of each log, and the lag of each projection.
 async fn update_log_gauges(log: &EventLog) -> Result<(), StoreError> {
-    let standing = log.status().await?;
-    for (projection, project, position) in &standing.projections {
-        let head = standing.heads.get(project).copied().unwrap_or_default();
+    let status = log.status().await?;
+    for (projection, project, position) in &status.projections {
+        let head = status.heads.get(project).copied().unwrap_or_default();
         let labels = [("projection", projection.clone()), ("project", project.clone())];
         gauge!(LAG, &labels).set(float(head.saturating_sub(*position)));
     }
-    for (project, position) in standing.heads {
+    for (project, position) in status.heads {
         gauge!(POSITION, "project" => project).set(float(position));
     }
     Ok(())
@@ -141,9 +141,9 @@ pub(super) async fn count(request: Request, next: Next) -> Response {
         .get::<MatchedPath>()
         .map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
     let method = method_label(request.method());
-    let began = Instant::now();
+    let started_at = Instant::now();
     let response = next.run(request).await;
-    histogram!(SECONDS, "route" => route.clone()).record(began.elapsed().as_secs_f64());
+    histogram!(SECONDS, "route" => route.clone()).record(started_at.elapsed().as_secs_f64());
     let status = response.status().as_u16().to_string();
     counter!(REQUESTS, "method" => method, "route" => route, "status" => status).increment(1);
     response

@@ -77,8 +77,8 @@ pub(super) async fn set_client_address(
 ) -> Response {
     let lines = request.headers().get_all(FORWARDED_FOR);
     // An entry that cannot be parsed ends the search.
-    let said: Vec<&str> = lines.iter().map(|line| line.to_str().unwrap_or("?")).collect();
-    let client = proxies.client(peer.ip(), said.iter().flat_map(|line| line.split(',')));
+    let values: Vec<&str> = lines.iter().map(|line| line.to_str().unwrap_or("?")).collect();
+    let client = proxies.client(peer.ip(), values.iter().flat_map(|line| line.split(',')));
     if client != peer.ip() {
         request.extensions_mut().insert(ConnectInfo(SocketAddr::new(client, 0)));
     }
@@ -93,7 +93,7 @@ mod tests {
     fn x_forwarded_for_is_used_only_from_trusted_proxies() {
         let networks = ["10.0.0.0/8", "192.0.2.7", "fd00::/8"].map(|text| network(text).unwrap());
         let proxies = TrustedProxies { networks: networks.to_vec() };
-        for (peer, said, client) in [
+        for (peer, header, client) in [
             ("198.51.100.1", "", "198.51.100.1"),
             ("198.51.100.1", "203.0.113.9", "198.51.100.1"),
             ("10.1.2.3", "", "10.1.2.3"),
@@ -108,9 +108,9 @@ mod tests {
             ("10.1.2.3", "198.51.100.1:4711", "198.51.100.1"),
             ("10.1.2.3", "[2001:db8::1]:443", "2001:db8::1"),
         ] {
-            let hops = said.split(',').filter(|hop| !hop.is_empty());
+            let hops = header.split(',').filter(|hop| !hop.is_empty());
             let found = proxies.client(peer.parse().unwrap(), hops);
-            assert_eq!(found, client.parse::<IpAddr>().unwrap(), "{peer} says '{said}'");
+            assert_eq!(found, client.parse::<IpAddr>().unwrap(), "{peer} says '{header}'");
         }
         assert!(network("10.0.0.0/33").is_err() && network("door").is_err());
     }

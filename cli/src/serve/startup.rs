@@ -21,20 +21,20 @@ pub(super) async fn retry_until_ready<
     is_final: impl Fn(&E) -> bool,
     attempt: impl Fn() -> Attempt,
 ) -> Result<T, E> {
-    let began = Instant::now();
-    let mut told = String::new();
+    let started_at = Instant::now();
+    let mut reported = String::new();
     loop {
         let error = match attempt().await {
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        if began.elapsed() > STARTUP_TIMEOUT || stop.is_cancelled() || is_final(&error) {
+        if started_at.elapsed() > STARTUP_TIMEOUT || stop.is_cancelled() || is_final(&error) {
             return Err(error);
         }
         let text = muster_api::problem::describe(&error);
-        if text != told {
+        if text != reported {
             tracing::warn!(error = %text, "{name} is not available yet; trying again");
-            told = text;
+            reported = text;
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY_INTERVAL) => {}

@@ -172,11 +172,11 @@ impl Program {
     /// Returns the agent's status; `None` if it is not enrolled, or if its state is one that
     /// `enroll` will report.
     async fn status(&self) -> Result<Option<Value>> {
-        let asked = self.run(["status", "--json"].map(OsStr::new)).await?;
-        if !asked.status.success() {
+        let output = self.run(["status", "--json"].map(OsStr::new)).await?;
+        if !output.status.success() {
             return Ok(None);
         }
-        let status = serde_json::from_slice(&asked.stdout);
+        let status = serde_json::from_slice(&output.stdout);
         status
             .map(Some)
             .with_context(|| format!("{} status did not return JSON", self.path.display()))
@@ -223,8 +223,8 @@ impl AgentStart<'_> {
         };
         let reason = if ca == std::fs::read_to_string(self.ca)?.trim() {
             match find(self.client, &device.id).await {
-                Ok(Some(known)) => {
-                    let name = known["name"].as_str().map_or(device.name, str::to_owned);
+                Ok(Some(existing)) => {
+                    let name = existing["name"].as_str().map_or(device.name, str::to_owned);
                     return Ok(Device { name, ..device });
                 }
                 Ok(None) => format!("the server has no device {} ({})", device.name, device.id),
@@ -260,8 +260,8 @@ impl AgentStart<'_> {
         if !was.is_empty() && find(self.client, was.trim()).await?.is_some() {
             wish["device"] = was.trim().into();
         }
-        let answer = self.client.post("/api/v1/enrollment-tokens", &wish).await?;
-        let token = answer["token"].as_str().context("the server returned no token")?;
+        let response = self.client.post("/api/v1/enrollment-tokens", &wish).await?;
+        let token = response["token"].as_str().context("the server returned no token")?;
         let file = self.folder.path().join("enrollment-token");
         write_private(&file, token.as_bytes())?;
         let mut args: Vec<&OsStr> =

@@ -163,17 +163,17 @@ mod tests {
             context: Some(StoredContext { name: "local".to_owned(), is_current: false }),
             elapsed: Duration::ZERO,
         };
-        let words = ready.message("/opt/muster", true);
+        let message = ready.message("/opt/muster", true);
         for line in ["/opt/muster --context local device show vm-2", "https://10.0.0.7:1"] {
-            assert!(words.contains(line), "{line} is missing: {words}");
+            assert!(message.contains(line), "{line} is missing: {message}");
         }
-        assert!(words.contains("mst_x"));
+        assert!(message.contains("mst_x"));
         let redirected = ready.message("/opt/muster", false);
         assert!(!redirected.contains("mst_x") && redirected.contains("/data/admin-token"));
         let alone = Ready { device: None, for_others: None, context: None, ..ready };
-        let words = alone.message("muster", true);
-        assert!(words.contains("  muster device list\n  muster events"), "{words}");
-        assert!(!words.contains("10.0.0.7") && !words.contains("context"), "{words}");
+        let message = alone.message("muster", true);
+        assert!(message.contains("  muster device list\n  muster events"), "{message}");
+        assert!(!message.contains("10.0.0.7") && !message.contains("context"), "{message}");
     }
 
     #[test]

@@ -114,8 +114,8 @@ struct Up<'a> {
 
 /// Runs until a signal, or until an error from which it cannot recover.
 pub(crate) async fn run(args: UpArgs) -> Result<()> {
-    let began = Instant::now();
-    let asked = ShutdownSignals::listen()?;
+    let started_at = Instant::now();
+    let shutdown = ShutdownSignals::listen()?;
     let say = Console::new();
     if let Err(error) = muster_backing::file_limit::raise() {
         say.line(&format!("  !! failed to raise the limit of open files: {error}"));
@@ -140,7 +140,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
         silence_timeout: args.offline_after,
         console: &say,
     };
-    let Some(servers) = start_servers(options, &asked).await? else {
+    let Some(servers) = start_servers(options, &shutdown).await? else {
         say.line("stopped before all servers had started");
         return Ok(());
     };
@@ -149,7 +149,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
         keys: &keys,
         servers: &servers,
         console: &say,
-        shutdown: &asked,
+        shutdown: &shutdown,
         listen,
         names,
         with_agent: !args.no_agent,
@@ -160,7 +160,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
         metric_limits: args.metric_limits,
         recording: args.record.record_shells.into(),
         agents: args.agents,
-        started_at: began,
+        started_at,
     };
     let ended = up.run_roles().await;
     say.line("stopping …");

@@ -96,16 +96,16 @@ impl Servers {
 
     /// Stops the servers: first the ones that accept messages, last the one with the log.
     pub(super) async fn stop(self, console: &Console) {
-        let told = |what: &str, result: Result<(), muster_backing::child::ChildError>| {
+        let report = |what: &str, result: Result<(), muster_backing::child::ChildError>| {
             if let Err(error) = result {
                 console.line(&format!("  !! {what} did not stop cleanly: {error}"));
             }
         };
-        told("nats-server", self.nats.stop().await);
+        report("nats-server", self.nats.stop().await);
         if let Some(influx) = self.influx.stop().await {
-            told("InfluxDB", influx.stop().await);
+            report("InfluxDB", influx.stop().await);
         }
-        told("PostgreSQL", self.postgres.stop().await);
+        report("PostgreSQL", self.postgres.stop().await);
     }
 }
 

@@ -18,8 +18,8 @@ impl ShutdownSignals {
             signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
         let mut terminate =
             signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
-        let asked = Self { stop: CancellationToken::new(), second: CancellationToken::new() };
-        let (stop, hurry) = (asked.stop.clone(), asked.second.clone());
+        let signals = Self { stop: CancellationToken::new(), second: CancellationToken::new() };
+        let (stop, hurry) = (signals.stop.clone(), signals.second.clone());
         tokio::spawn(async move {
             for token in [stop, hurry] {
                 tokio::select! {
@@ -29,7 +29,7 @@ impl ShutdownSignals {
                 token.cancel();
             }
         });
-        Ok(asked)
+        Ok(signals)
     }
 
     /// Waits for a request to stop.

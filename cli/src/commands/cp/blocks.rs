@@ -168,7 +168,7 @@ impl FilePair<'_> {
             // In this order: the device must compare before it writes the next block.
             let (is_there, hash) = tokio::try_join!(biased; compared, copied)?;
             moved += end - at;
-            let began = before.as_ref().map_or(at, |block| block.from);
+            let start = before.as_ref().map_or(at, |block| block.from);
             if is_there {
                 if before.is_some() {
                     tries = 0;
@@ -179,13 +179,13 @@ impl FilePair<'_> {
             }
             // Repeat both blocks, after the target was truncated.
             match direction {
-                Direction::Send => self.resize_remote(began).await?,
+                Direction::Send => self.resize_remote(start).await?,
                 Direction::Fetch => {
-                    self.file.set_len(began).context("failed to write the local file")?
+                    self.file.set_len(start).context("failed to write the local file")?
                 }
             }
-            self.counted.subtract(end - began);
-            (at, before) = (began, None);
+            self.counted.subtract(end - start);
+            (at, before) = (start, None);
             tries += 1;
             if tries >= MAX_ATTEMPTS {
                 return Err(

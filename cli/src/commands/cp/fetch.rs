@@ -35,9 +35,9 @@ pub(super) async fn fetch_all(
         bail!("{}:{from} is neither a file nor a folder", work.link.device);
     }
     // A folder with an interrupted copy is resumed, not copied into.
-    let mark = target.join(INCOMPLETE);
+    let marker = target.join(INCOMPLETE);
     let is_tree = entries.first().is_some_and(|entry| entry.metadata.kind == Kind::Folder);
-    let is_incomplete = is_tree && !several && mark.exists();
+    let is_incomplete = is_tree && !several && marker.exists();
     let is_folder = !is_incomplete
         && (several || target.is_dir() || target.as_os_str().as_encoded_bytes().ends_with(b"/"));
     if is_folder {
@@ -48,29 +48,29 @@ pub(super) async fn fetch_all(
         Some(name) if is_folder => target.join(name),
         _ => target.to_owned(),
     };
-    let place = |entry: &Entry| match entry.path.as_str() {
+    let local_path = |entry: &Entry| match entry.path.as_str() {
         "" => root.clone(),
         path => root.join(path),
     };
-    let is_of = |kind| move |entry: &&Entry| entry.metadata.kind == kind && !is_part(entry);
-    let of = |kind| entries.iter().filter(is_of(kind));
+    let has_kind = |kind| move |entry: &&Entry| entry.metadata.kind == kind && !is_part(entry);
+    let of = |kind| entries.iter().filter(has_kind(kind));
     for left in entries.iter().filter(|entry| is_part(entry)) {
         let path = left.below(from);
         work.progress.print(format!("{path} is left over from an interrupted copy: skipped"));
     }
     let is_new = is_tree && !is_folder && !root.exists();
     for folder in of(Kind::Folder) {
-        create_folder(&place(folder), folder.path.is_empty())?;
+        create_folder(&local_path(folder), folder.path.is_empty())?;
         if is_new && folder.path.is_empty() {
-            File::create_new(&mark)
-                .with_context(|| format!("failed to write {}", mark.display()))?;
+            File::create_new(&marker)
+                .with_context(|| format!("failed to write {}", marker.display()))?;
         }
     }
     let files: Vec<&Entry> = of(Kind::File).collect();
     work.progress.add_total(files.iter().map(|entry| entry.metadata.size).sum());
     let mut done = work
         .copy_each(files, async |entry: &Entry| {
-            let (path, to) = (entry.below(from), place(entry));
+            let (path, to) = (entry.below(from), local_path(entry));
             let copied = work.link.with_reconnect(&work.progress, async |session| {
                 file(work, session, &path, &entry.metadata, &to).await
             });
@@ -86,7 +86,7 @@ pub(super) async fn fetch_all(
         });
         let made = match target.await {
             Ok(target) => {
-                create_link(target.files.first().map(|file| &*file.filename), &place(entry))
+                create_link(target.files.first().map(|file| &*file.filename), &local_path(entry))
             }
             Err(error) => Err(error),
         };
@@ -98,12 +98,12 @@ pub(super) async fn fetch_all(
     }
     done.extend(skipped.into_iter().map(Err));
     if (is_new || is_incomplete) && done.iter().all(Result::is_ok) {
-        std::fs::remove_file(&mark)
-            .with_context(|| format!("failed to remove {}", mark.display()))?;
+        std::fs::remove_file(&marker)
+            .with_context(|| format!("failed to remove {}", marker.display()))?;
     }
     // The innermost first, because a folder may become read-only.
     for folder in entries.iter().rev().filter(|entry| entry.metadata.kind == Kind::Folder) {
-        finish(&File::open(place(folder))?, &folder.metadata, work.preserve_special)?;
+        finish(&File::open(local_path(folder))?, &folder.metadata, work.preserve_special)?;
     }
     Ok(done)
 }

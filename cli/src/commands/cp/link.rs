@@ -110,11 +110,11 @@ impl Session {
         &self,
         request: impl Future<Output = SftpResult<T>>,
     ) -> Result<Result<T, Sftp>, CopyError> {
-        let answer = tokio::select! {
-            answer = request => answer,
+        let result = tokio::select! {
+            result = request => result,
             () = self.lost.cancelled() => return Err(CopyError::Lost),
         };
-        match answer {
+        match result {
             Err(Sftp::Status(status)) => Ok(Err(Sftp::Status(status))),
             Err(Sftp::Timeout) => {
                 self.lost.cancel();
@@ -122,7 +122,7 @@ impl Session {
             }
             Err(error) if !self.lost.is_cancelled() => Err(CopyError::Failed(device_error(error))),
             Err(_) => Err(CopyError::Lost),
-            Ok(answer) => Ok(Ok(answer)),
+            Ok(result) => Ok(Ok(result)),
         }
     }
 
@@ -132,8 +132,8 @@ impl Session {
         operation: &'static str,
         request: impl Future<Output = SftpResult<T>>,
     ) -> Result<T, CopyError> {
-        let answer = self.request(request).await?;
-        Ok(answer.map_err(device_error).context(operation)?)
+        let result = self.request(request).await?;
+        Ok(result.map_err(device_error).context(operation)?)
     }
 
     /// As [`Self::need`]; `None` if the file does not exist, or at its end.
@@ -160,7 +160,7 @@ impl Session {
         offset: u64,
         max_bytes: u32,
     ) -> Result<Vec<u8>, CopyError> {
-        let _place = self.in_flight.acquire().await;
+        let _permit = self.in_flight.acquire().await;
         let read = self.find("failed to read", self.sftp.read(handle, offset, max_bytes)).await?;
         Ok(read.map(|data| data.data).unwrap_or_default())
     }
@@ -172,7 +172,7 @@ impl Session {
         offset: u64,
         bytes: Vec<u8>,
     ) -> Result<(), CopyError> {
-        let _place = self.in_flight.acquire().await;
+        let _permit = self.in_flight.acquire().await;
         let write = self.sftp.write(handle, offset, bytes);
         self.require("failed to write", write).await.map(drop)
     }
@@ -184,10 +184,10 @@ impl Session {
         offset: u64,
         length: u64,
     ) -> Result<(u64, [u8; 32]), CopyError> {
-        let mut asked = text(handle);
-        asked.extend(offset.to_be_bytes());
-        asked.extend(length.to_be_bytes());
-        let request = self.sftp.extended(SFTP_SHA256, asked);
+        let mut payload = text(handle);
+        payload.extend(offset.to_be_bytes());
+        payload.extend(length.to_be_bytes());
+        let request = self.sftp.extended(SFTP_SHA256, payload);
         let wrong = || anyhow!("the device returned an invalid hash");
         let Packet::ExtendedReply(reply) = self.require("failed to compare", request).await? else {
             return Err(wrong().into());
@@ -261,9 +261,9 @@ impl Link {
                 {
                     return Err(error);
                 }
-                Err(trouble) => {
+                Err(failure) => {
                     if attempt == 1 {
-                        progress.print(format!("{trouble}; retrying for some minutes"));
+                        progress.print(format!("{failure}; retrying for some minutes"));
                     }
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(Duration::from_secs(10));

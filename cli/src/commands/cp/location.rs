@@ -48,7 +48,7 @@ mod tests {
             device: device.to_owned(),
             path: path.to_owned(),
         };
-        for (text, place) in [
+        for (text, location) in [
             ("a", Location::Local("a".into())),
             ("./a:b", Location::Local("./a:b".into())),
             ("/a:b/c", Location::Local("/a:b/c".into())),
@@ -56,7 +56,7 @@ mod tests {
             ("robot:a:b", there("robot", "a:b")),
             ("robot:", there("robot", ".")),
         ] {
-            assert_eq!(Location::parse(text).unwrap(), place, "{text}");
+            assert_eq!(Location::parse(text).unwrap(), location, "{text}");
         }
         assert!(Location::parse(":/a").is_err());
         assert!(Location::parse("").is_err());

@@ -161,9 +161,9 @@ async fn copy(
             let mut here = Vec::new();
             for source in sources {
                 let Location::Local(path) = source else {
-                    let words =
+                    let message =
                         "copying between devices goes through this machine: copy to it first";
-                    bail!(UsageError(words.to_owned()));
+                    bail!(UsageError(message.to_owned()));
                 };
                 here.push(path.as_path());
             }
@@ -174,8 +174,8 @@ async fn copy(
         Location::Local(target) => {
             for source in sources {
                 let Location::Device { device, path } = source else {
-                    let words = "no path is on a device; write a path on a device as DEVICE:PATH";
-                    bail!(UsageError(words.to_owned()));
+                    let message = "no path is on a device; write a path on a device as DEVICE:PATH";
+                    bail!(UsageError(message.to_owned()));
                 };
                 let open = async || Link::open(client, device, path, false).await;
                 let work = work(args.wait.until_online(open).await?);

@@ -97,11 +97,11 @@ impl Progress {
         let rate = indicatif::HumanBytes((bytes as f64 / seconds) as u64);
         let bytes = indicatif::HumanBytes(bytes);
         let plural = if files == 1 { "file" } else { "files" };
-        let mut words = format!("{files} {plural}, {bytes} in {seconds:.1} s ({rate}/s)");
+        let mut text = format!("{files} {plural}, {bytes} in {seconds:.1} s ({rate}/s)");
         if same > 0 {
-            words.push_str(&format!("; {same} already there"));
+            text.push_str(&format!("; {same} already there"));
         }
-        note(words);
+        note(text);
         Ok(())
     }
 }

@@ -42,17 +42,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn bytes_are_sent_at_the_rate_without_accumulating_credit() {
         let pace = RateLimit::new(Some(1000));
-        let began = Instant::now();
+        let started_at = Instant::now();
         for _ in 0..11 {
             pace.wait(100).await;
         }
-        assert!((900..=1010).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+        assert!(
+            (900..=1010).contains(&started_at.elapsed().as_millis()),
+            "{:?}",
+            started_at.elapsed()
+        );
         tokio::time::sleep(Duration::from_secs(60)).await;
-        let began = Instant::now();
+        let started_at = Instant::now();
         for _ in 0..11 {
             pace.wait(100).await;
         }
-        assert!(began.elapsed() >= Duration::from_millis(890), "{:?}", began.elapsed());
+        assert!(started_at.elapsed() >= Duration::from_millis(890), "{:?}", started_at.elapsed());
         RateLimit::new(None).wait(usize::MAX).await;
     }
 }

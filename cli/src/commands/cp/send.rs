@@ -66,8 +66,8 @@ pub(super) async fn send_all(
             // Also for `.` and `..`: their content.
             _ => real.clone(),
         };
-        let mark = (goes_on || (is_tree && kind == Target::New)).then(|| marker_of(&root));
-        let copied = tree(work, source, (entries, skipped), &root, mark.as_deref()).await?;
+        let marker = (goes_on || (is_tree && kind == Target::New)).then(|| marker_of(&root));
+        let copied = tree(work, source, (entries, skipped), &root, marker.as_deref()).await?;
         done.extend(copied);
     }
     Ok(done)
@@ -99,13 +99,13 @@ async fn tree(
     marker: Option<&str>,
 ) -> Result<Vec<CopyResult>> {
     let link = &work.link;
-    let is_of = |kind| move |entry: &&Entry| entry.metadata.kind == kind && !is_part(entry);
-    let of = |kind| entries.iter().filter(is_of(kind));
+    let has_kind = |kind| move |entry: &&Entry| entry.metadata.kind == kind && !is_part(entry);
+    let of = |kind| entries.iter().filter(has_kind(kind));
     for left in entries.iter().filter(|entry| is_part(entry)) {
         let path = left.below(root);
         work.progress.print(format!("{path} is left over from an interrupted copy: skipped"));
     }
-    let place = |entry: &Entry| match entry.path.as_str() {
+    let local_path = |entry: &Entry| match entry.path.as_str() {
         "" => source.to_owned(),
         path => source.join(path),
     };
@@ -115,21 +115,21 @@ async fn tree(
         let made = link
             .with_reconnect(&work.progress, async |session| create_folder(session, &path).await);
         made.await.with_context(|| there(folder))?;
-        if let Some(mark) = marker.filter(|_| folder.path.is_empty()) {
+        if let Some(marker) = marker.filter(|_| folder.path.is_empty()) {
             let marked = link.with_reconnect(&work.progress, async |session| {
                 let flags = OpenFlags::WRITE | OpenFlags::CREATE;
-                let open = session.sftp.open(mark, flags, FileAttributes::empty());
+                let open = session.sftp.open(marker, flags, FileAttributes::empty());
                 let handle = session.require("failed to open it", open).await?.handle;
                 session.require("failed to close it", session.sftp.close(&handle)).await
             });
-            marked.await.with_context(|| format!("{}:{mark}", link.device))?;
+            marked.await.with_context(|| format!("{}:{marker}", link.device))?;
         }
     }
     let files: Vec<&Entry> = of(Kind::File).collect();
     work.progress.add_total(files.iter().map(|entry| entry.metadata.size).sum());
     let mut done = work
         .copy_each(files, async |entry: &Entry| {
-            let (from, to) = (place(entry), entry.below(root));
+            let (from, to) = (local_path(entry), entry.below(root));
             let copied = link.with_reconnect(&work.progress, async |session| {
                 file(work, session, &from, &to).await
             });
@@ -138,7 +138,7 @@ async fn tree(
         .await?;
     for entry in of(Kind::Link) {
         let path = entry.below(root);
-        let made = match std::fs::read_link(place(entry)) {
+        let made = match std::fs::read_link(local_path(entry)) {
             Ok(target) => {
                 let target = target.to_string_lossy();
                 link.with_reconnect(&work.progress, async |session| {
@@ -151,15 +151,15 @@ async fn tree(
         done.push(made.with_context(|| there(entry)));
     }
     for entry in of(Kind::Other) {
-        let path = place(entry);
+        let path = local_path(entry);
         work.progress.print(format!("{} is not a file, folder or link: skipped", path.display()));
     }
     done.extend(skipped.into_iter().map(Err));
-    if let Some(mark) = marker.filter(|_| done.iter().all(Result::is_ok)) {
+    if let Some(marker) = marker.filter(|_| done.iter().all(Result::is_ok)) {
         let removed = link.with_reconnect(&work.progress, async |session| {
-            session.find("failed to remove it", session.sftp.remove(mark)).await
+            session.find("failed to remove it", session.sftp.remove(marker)).await
         });
-        removed.await.with_context(|| format!("{}:{mark}", link.device))?;
+        removed.await.with_context(|| format!("{}:{marker}", link.device))?;
     }
     for folder in entries.iter().rev().filter(|entry| entry.metadata.kind == Kind::Folder) {
         let (path, facts) = (folder.below(root), &folder.metadata);

@@ -154,9 +154,9 @@ pub(super) async fn list_remote(
                     continue;
                 }
                 if !is_name(&file.filename) {
-                    let words =
+                    let message =
                         format!("the device names a file '{}'", file.filename.escape_debug());
-                    return Err(anyhow!(words).into());
+                    return Err(anyhow!(message).into());
                 }
                 let path = join(&folder.path, &file.filename);
                 // The device substitutes this character for bytes that are not UTF-8.
@@ -216,13 +216,15 @@ mod tests {
         std::fs::write(dir.path().join(odd), "x").unwrap();
         let (all, skipped) = list_local(dir.path()).unwrap();
         assert!(skipped.len() == 1 && skipped[0].to_string().contains("odd-"));
-        let place = |path: &str| all.iter().position(|entry| entry.path == path).unwrap();
+        let index_of = |path: &str| all.iter().position(|entry| entry.path == path).unwrap();
         assert!(
-            place("") < place("a") && place("a") < place("a/b") && place("a/b") < place("a/b/c")
+            index_of("") < index_of("a")
+                && index_of("a") < index_of("a/b")
+                && index_of("a/b") < index_of("a/b/c")
         );
-        assert_eq!(all[place("a/b/c")].metadata.size, 5);
-        assert_eq!(all[place("a/l")].metadata.kind, Kind::Link);
-        assert_eq!(all[place("a/b/c")].below("/x/"), "/x/a/b/c");
+        assert_eq!(all[index_of("a/b/c")].metadata.size, 5);
+        assert_eq!(all[index_of("a/l")].metadata.kind, Kind::Link);
+        assert_eq!(all[index_of("a/b/c")].below("/x/"), "/x/a/b/c");
         assert_eq!(all[0].below("/x"), "/x");
         assert!(list_local(&dir.path().join("none")).is_err());
         for bad in ["", ".", "..", "a/b", "a\0"] {

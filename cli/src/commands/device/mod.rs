@@ -149,7 +149,7 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
     let json = connection.json;
     let client = || connection.client();
     match command {
-        DeviceCommand::Ask(asked) => request::run(connection, asked).await,
+        DeviceCommand::Ask(request_args) => request::run(connection, request_args).await,
         DeviceCommand::List(args) => list(&client()?, args, json).await,
         DeviceCommand::Show { device, selected } => {
             show::show(&client()?, &selected.target_alone(device)?, json).await
@@ -188,21 +188,21 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
             };
             write::rename(&client()?, &target, name, json).await
         }
-        DeviceCommand::Label { device, changes: mut words, selected } => {
-            let target = selected.target(device, &mut words)?;
-            if words.is_empty() {
-                let wanted = "give at least one label: key=value sets, key- removes";
-                return Err(UsageError(wanted.to_owned()).into());
+        DeviceCommand::Label { device, changes: mut arguments, selected } => {
+            let target = selected.target(device, &mut arguments)?;
+            if arguments.is_empty() {
+                let message = "give at least one label: key=value sets, key- removes";
+                return Err(UsageError(message.to_owned()).into());
             }
-            let body = json!({"labels": changes(&words, |text| text.into())?});
+            let body = json!({"labels": changes(&arguments, |text| text.into())?});
             write::change(&client()?, &target, "", &body, json).await
         }
-        DeviceCommand::Config { device, changes: mut words, selected } => {
-            let target = selected.target(device, &mut words)?;
-            if words.is_empty() {
+        DeviceCommand::Config { device, changes: mut arguments, selected } => {
+            let target = selected.target(device, &mut arguments)?;
+            if arguments.is_empty() {
                 return show::config(&client()?, &target, json).await;
             }
-            let body = json!({"vars": config_changes(&words)?});
+            let body = json!({"vars": config_changes(&arguments)?});
             write::change(&client()?, &target, "/config", &body, json).await
         }
         DeviceCommand::Delete { device, selected, confirm } => {

@@ -86,16 +86,17 @@ pub(crate) async fn run(connection: Connection, command: RequestCommand) -> Resu
         let device = target.only(&client).await?;
         let path = output.unwrap_or_else(|| format!("{}-diagnostics.tar.gz", device.name).into());
         if path.exists() {
-            let words = format!("{} exists already; choose another file with -o", path.display());
-            return Err(UsageError(words).into());
+            let message = format!("{} exists already; choose another file with -o", path.display());
+            return Err(UsageError(message).into());
         }
         return collect(&client, &common.limits.request(&target, action), &path).await;
     }
-    let asked = RequestedOperation::new(&client, &common.limits.request(&target, action)).await?;
+    let requested =
+        RequestedOperation::new(&client, &common.limits.request(&target, action)).await?;
     if common.detach {
-        return asked.print(connection.json);
+        return requested.print(connection.json);
     }
-    operation::follow(&client, &asked, connection.json).await
+    operation::follow(&client, &requested, connection.json).await
 }
 
 async fn collect(
@@ -103,8 +104,8 @@ async fn collect(
     request: &Value,
     path: &std::path::Path,
 ) -> Result<()> {
-    let asked = RequestedOperation::new(client, request).await?;
-    let bytes = operation::collect(client, &asked).await?;
+    let requested = RequestedOperation::new(client, request).await?;
+    let bytes = operation::collect(client, &requested).await?;
     std::fs::write(path, &bytes).with_context(|| format!("failed to write {}", path.display()))?;
     note(format!("{} ({} bytes)", path.display(), bytes.len()));
     Ok(())

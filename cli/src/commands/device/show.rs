@@ -190,9 +190,9 @@ fn epochs(epochs: &Value) -> String {
 
 /// Formats the unexpected states of a device, one per line; empty if there are none.
 fn anomalies(flags: &Value) -> String {
-    let counted = |name: &str, words: &str| {
+    let counted = |name: &str, description: &str| {
         let count = flags[name].as_u64().filter(|count| *count > 0)?;
-        Some(format!("{name}: {count}  {words}"))
+        Some(format!("{name}: {count}  {description}"))
     };
     let loss = &flags["last_loss"];
     let last_loss = loss.is_object().then(|| {
@@ -246,9 +246,9 @@ mod tests {
             "forks": 2, "losses": 1, "odd_clock": true,
             "last_loss": {"cause": "disk_full", "epoch": 3, "count": null},
         });
-        let said = anomalies(&odd);
+        let text = anomalies(&odd);
         for part in ["forks: 2", "losses: 1", "epoch 3", "disk_full", "odd_clock"] {
-            assert!(said.contains(part), "{part} is missing: {said}");
+            assert!(text.contains(part), "{part} is missing: {text}");
         }
     }
 }

@@ -66,8 +66,8 @@ pub(super) async fn post_each(
     }
     let mut report = Report { json, ..Report::default() };
     for device in devices {
-        let told = client.post(&format!("{}{path}", device.path()), body).await;
-        report.add(&device, told, |_| done.to_owned());
+        let result = client.post(&format!("{}{path}", device.path()), body).await;
+        report.add(&device, result, |_| done.to_owned());
     }
     report.finish(client).await
 }

@@ -162,8 +162,8 @@ pub(crate) async fn run(connection: &Connection, args: DoctorArgs) -> Result<()>
         output::json(&serde_json::to_value(&checks)?)?;
     } else {
         for check in &checks {
-            let mark = if check.remedy.is_none() { "ok  " } else { "FAIL" };
-            line(format!("{mark} {:<12} {}", check.name, check.found));
+            let verdict = if check.remedy.is_none() { "ok  " } else { "FAIL" };
+            line(format!("{verdict} {:<12} {}", check.name, check.found));
             if let Some(remedy) = &check.remedy {
                 line(format!("     {:<12} → {remedy}", ""));
             }

@@ -129,9 +129,9 @@ pub(super) fn examination_checks(found: &Examination, now: Timestamp) -> Vec<Che
     }
     checks.push(Check::good(TABLES_CHECK, "up to date with this release"));
     checks.extend(read_models(found));
-    let letters = found.dead_letters;
-    checks.push(if letters > 0 {
-        let text = format!("{letters} within the last day");
+    let dead_letters = found.dead_letters;
+    checks.push(if dead_letters > 0 {
+        let text = format!("{dead_letters} within the last day");
         let remedy =
             "see `muster dead-letter list` for senders and causes, and docs/operations.md for what \
              to do";
@@ -207,13 +207,13 @@ pub(super) async fn influx(store: &MetricStore) -> Check {
             name,
             format!("version {version}; '{}' is created with the first metrics", store.database),
         ),
-        WriteResponse::Misconfigured(words) => {
+        WriteResponse::Misconfigured(reason) => {
             let remedy =
                 "correct user and password (1.x), or organization, bucket and token (2.x, 3.x)";
-            Check::bad(name, format!("version {version} rejects the credentials: {words}"), remedy)
+            Check::bad(name, format!("version {version} rejects the credentials: {reason}"), remedy)
         }
-        WriteResponse::Busy { words, .. } | WriteResponse::Unavailable(words) => {
-            Check::bad(name, format!("version {version}: {words}"), remedy)
+        WriteResponse::Busy { words: reason, .. } | WriteResponse::Unavailable(reason) => {
+            Check::bad(name, format!("version {version}: {reason}"), remedy)
         }
     }
 }

@@ -24,14 +24,15 @@ pub(super) async fn read_policies(store: &MetricStore) -> Result<Vec<String>> {
     } else if let Some((user, password)) = &store.user {
         request = request.basic_auth(user, Some(password));
     }
-    let asked = || format!("failed to query InfluxDB at {} for its retention policies", store.url);
-    let response = request.send().await.with_context(asked)?;
+    let attempted =
+        || format!("failed to query InfluxDB at {} for its retention policies", store.url);
+    let response = request.send().await.with_context(attempted)?;
     let status = response.status();
     if matches!(status.as_u16(), 401 | 403) || status.is_server_error() {
-        bail!("{}: it returned {status}", asked());
+        bail!("{}: it returned {status}", attempted());
     }
-    let answer: Value = response.json().await.unwrap_or_default();
-    let rows = answer["results"][0]["series"][0]["values"].as_array().into_iter().flatten();
+    let body: Value = response.json().await.unwrap_or_default();
+    let rows = body["results"][0]["series"][0]["values"].as_array().into_iter().flatten();
     let names = rows.filter_map(|row| row[0].as_str()).map(str::to_owned);
     Ok(names.filter(|name| name.starts_with(OWN_POLICY)).collect())
 }

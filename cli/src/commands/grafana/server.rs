@@ -103,8 +103,8 @@ fn values(postgres_url: &str, store: &MetricStore, password: &str) -> Result<Val
     let host = postgres.host_str().filter(|host| !host.is_empty());
     let host = host.or(socket.as_deref()).unwrap_or("localhost");
     let port = postgres.port().unwrap_or(5432);
-    let asked = postgres.query_pairs().find(|(key, _)| key == "sslmode");
-    let sslmode = match asked.as_ref().map(|(_, value)| value.as_ref()) {
+    let setting = postgres.query_pairs().find(|(key, _)| key == "sslmode");
+    let sslmode = match setting.as_ref().map(|(_, value)| value.as_ref()) {
         Some(mode @ ("disable" | "require" | "verify-ca" | "verify-full")) => mode,
         // Grafana does not support `prefer`.
         _ if matches!(host, "localhost" | "127.0.0.1" | "[::1]") || host.starts_with('/') => {

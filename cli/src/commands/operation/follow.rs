@@ -84,10 +84,10 @@ pub(super) async fn only_device(client: &Client, id: &str) -> Result<String> {
     match page["items"].as_array().map(Vec::as_slice) {
         Some([run]) => Ok(text(&run["device"])),
         _ => {
-            let words = format!(
+            let message = format!(
                 "the operation is for several devices; name one: muster operation runs {id}"
             );
-            Err(UsageError(words).into())
+            Err(UsageError(message).into())
         }
     }
 }
@@ -181,7 +181,7 @@ pub(crate) async fn get_with_retry(
                     note(format!("waiting for a response: {error:#}"));
                 }
             }
-            answer => return answer,
+            result => return result,
         }
         tokio::time::sleep(POLL_INTERVAL * failures).await;
     }
@@ -322,8 +322,8 @@ fn outcome(run: &Value, is_verbose: bool) -> Result<()> {
         ("failed", Some(code)) if code != 0 => Err(Exited(code).into()),
         (state, _) => {
             if is_verbose {
-                let words = text(&run["explanation"]);
-                note(format!("{}: {state}. {words}", device_of(run)));
+                let explanation = text(&run["explanation"]);
+                note(format!("{}: {state}. {explanation}", device_of(run)));
             }
             let signal = run["signal"].as_u64().and_then(|signal| u8::try_from(signal).ok());
             let code = match (state, signal) {

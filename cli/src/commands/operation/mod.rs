@@ -123,12 +123,12 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
         }
         OperationCommand::Wait { id } => {
             let found = client.get(&path(&id), &[]).await?;
-            let asked = RequestedOperation {
+            let requested = RequestedOperation {
                 id,
                 devices: found["devices"].as_u64().unwrap_or(0),
                 position: None,
             };
-            follow(&client, &asked, json).await
+            follow(&client, &requested, json).await
         }
         OperationCommand::Pause { id } => change(&client, &id, ("pause", "paused"), json).await,
         OperationCommand::Resume { id } => change(&client, &id, ("resume", "resumed"), json).await,

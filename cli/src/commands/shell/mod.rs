@@ -115,13 +115,13 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
         Some(ShellCommand::List { all, device }) => return list(&client, all, device, json).await,
         Some(ShellCommand::Attach { id, watch, escape, wait }) => {
             let session = find(&client, &id).await?;
-            let place = session::SessionTarget {
+            let target = session::SessionTarget {
                 device: text(&session["device"]),
                 session: Some(id),
                 is_read_only: watch,
                 escape,
             };
-            return session::run_shell(&client, place, Vec::new(), wait).await;
+            return session::run_shell(&client, target, Vec::new(), wait).await;
         }
         Some(ShellCommand::End { id, confirm }) => {
             let session = find(&client, &id).await?;
@@ -148,9 +148,9 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
     if !args.line.is_empty() {
         query.push(("command", args.line.join(" ")));
     }
-    let place =
+    let target =
         session::SessionTarget { device, session: None, is_read_only: false, escape: args.escape };
-    session::run_shell(&client, place, query, args.wait).await
+    session::run_shell(&client, target, query, args.wait).await
 }
 
 async fn find(client: &Client, id: &str) -> Result<Value> {

@@ -190,9 +190,9 @@ mod tests {
     #[test]
     fn lines_split_across_events_are_found() {
         let mut file = tempfile::tempfile().unwrap();
-        let said = ["one sec", "ret\r\ntwo\r\n\x1b[1msec\x1b[0m", "rets", " end"];
+        let chunks = ["one sec", "ret\r\ntwo\r\n\x1b[1msec\x1b[0m", "rets", " end"];
         writeln!(file, "{}", json!({"version": 2})).unwrap();
-        for (at, shown) in said.iter().enumerate() {
+        for (at, shown) in chunks.iter().enumerate() {
             writeln!(file, "{}", json!([at, "o", shown])).unwrap();
             writeln!(file, "{}", json!([at, "i", "secret"])).unwrap();
         }

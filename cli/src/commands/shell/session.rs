@@ -154,9 +154,9 @@ async fn in_session(
 ) -> Result<ConnectionEnd> {
     let character = target.escape.0.filter(|_| is_terminal);
     let mut typed = read_keys(character);
-    let say = |words: &str| {
+    let say = |message: &str| {
         // A terminal in raw mode needs carriage returns.
-        note(format!("\r\n[muster] {words}\r"));
+        note(format!("\r\n[muster] {message}\r"));
     };
     loop {
         match run_connection(socket, target, &mut typed, &mut screen, &say).await {
@@ -288,7 +288,7 @@ async fn run_connection(
     let (mut sink, mut stream) = socket.split();
     let mut ping = tokio::time::interval(KEEP_ALIVE_INTERVAL);
     let mut resized = signal(SignalKind::window_change()).ok();
-    let mut heard = tokio::time::Instant::now();
+    let mut received_at = tokio::time::Instant::now();
     let mut input_ended = false;
     loop {
         let resize = async {
@@ -297,9 +297,9 @@ async fn run_connection(
                 None => std::future::pending().await,
             }
         };
-        let said = tokio::select! {
+        let outgoing = tokio::select! {
             message = stream.next() => {
-                heard = tokio::time::Instant::now();
+                received_at = tokio::time::Instant::now();
                 match message {
                     Some(Ok(Message::Binary(bytes))) => {
                         if screen.show(&bytes).is_err() {
@@ -307,7 +307,7 @@ async fn run_connection(
                         }
                         continue;
                     }
-                    Some(Ok(Message::Text(words))) => match handle_message(&words, target, print) {
+                    Some(Ok(Message::Text(text))) => match handle_message(&text, target, print) {
                         Some(left) => return left,
                         None => continue,
                     },
@@ -344,17 +344,17 @@ async fn run_connection(
             },
             _ = resize => {
                 let (cols, rows) = size();
-                let told = serde_json::json!({"type": "resize", "cols": cols, "rows": rows});
-                Message::Text(told.to_string().into())
+                let update = serde_json::json!({"type": "resize", "cols": cols, "rows": rows});
+                Message::Text(update.to_string().into())
             }
             _ = ping.tick() => {
-                if heard.elapsed() > SERVER_TIMEOUT {
+                if received_at.elapsed() > SERVER_TIMEOUT {
                     return ConnectionEnd::Lost;
                 }
                 Message::Text(r#"{"type":"ping"}"#.into())
             }
         };
-        if sink.send(said).await.is_err() {
+        if sink.send(outgoing).await.is_err() {
             return ConnectionEnd::Lost;
         }
     }
@@ -366,21 +366,21 @@ fn handle_message(
     target: &mut SessionTarget,
     print: &impl Fn(&str),
 ) -> Option<ConnectionEnd> {
-    let told: Value = serde_json::from_str(message).ok()?;
-    match told["type"].as_str()? {
+    let update: Value = serde_json::from_str(message).ok()?;
+    match update["type"].as_str()? {
         "opened" => {
-            target.session = told["session"].as_str().map(str::to_owned);
-            target.device = told["device"].as_str().unwrap_or(&target.device).to_owned();
+            target.session = update["session"].as_str().map(str::to_owned);
+            target.device = update["device"].as_str().unwrap_or(&target.device).to_owned();
             None
         }
         "attached" => {
-            let count = |name: &str| told[name].as_u64().unwrap_or(0);
+            let count = |name: &str| update[name].as_u64().unwrap_or(0);
             if count("shared") + count("watching") > 1 {
                 print(&format!("attached: {}, watching: {}", count("shared"), count("watching")));
             }
             None
         }
-        "exit" => Some(ConnectionEnd::Exit(told["code"].as_i64())),
+        "exit" => Some(ConnectionEnd::Exit(update["code"].as_i64())),
         _ => None,
     }
 }

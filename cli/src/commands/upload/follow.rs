@@ -31,7 +31,7 @@ async fn wait(client: &Client, operation: &RequestedOperation, json: bool) -> Re
     note(format!("upload {}", operation.id));
     let bar = ProgressBar::new(0);
     let path = format!("/api/v1/operations/{}", segment(&operation.id));
-    let mut is_told = false;
+    let mut is_reported = false;
     loop {
         let found = get_with_retry(client, &path, &[], operation.position).await?;
         if operation.devices <= MAX_COUNTED_DEVICES {
@@ -41,8 +41,8 @@ async fn wait(client: &Client, operation: &RequestedOperation, json: bool) -> Re
                 uploads => uploads?,
             };
             show_bytes(&bar, &uploads)?;
-            if !json && !is_told && operation.devices == 1 {
-                is_told = report_if_offline(client, &uploads).await;
+            if !json && !is_reported && operation.devices == 1 {
+                is_reported = report_if_offline(client, &uploads).await;
             }
         } else {
             let style = "{bar:30} {pos}/{len} devices  {elapsed}  {msg}";

@@ -37,8 +37,8 @@ pub(super) async fn get(
     let file =
         output.or(name).context("the file is not stored; muster upload show explains why")?;
     if file.exists() {
-        let words = format!("{} exists already; choose another file with -o", file.display());
-        return Err(UsageError(words).into());
+        let message = format!("{} exists already; choose another file with -o", file.display());
+        return Err(UsageError(message).into());
     }
     let mut part = file.clone().into_os_string();
     part.push(".part");
@@ -97,13 +97,13 @@ async fn copy(client: &Client, path: &str, total: u64, sink: &mut dyn Write) -> 
         failures += 1;
         if failures >= MAX_ATTEMPTS || at > total {
             bar.finish_and_clear();
-            let words = format!(
+            let message = format!(
                 "the download ended at {at} of {total} bytes: the file may be damaged; see the \
                  server's log"
             );
             match broken {
-                Some(error) => return Err(error.context(words)),
-                None => bail!(words),
+                Some(error) => return Err(error.context(message)),
+                None => bail!(message),
             }
         }
         tokio::time::sleep(RETRY_DELAY * failures).await;

@@ -156,8 +156,8 @@ impl UploadArgs {
             Some([one]) => Ok(text(&one["device"])),
             Some([]) | None => Err(NotFound(format!("there is no upload {}", self.id)).into()),
             Some(_) => {
-                let words = "the upload is for several devices; name one: muster operation runs ";
-                Err(UsageError(format!("{words}{}", self.id)).into())
+                let message = "the upload is for several devices; name one: muster operation runs ";
+                Err(UsageError(format!("{message}{}", self.id)).into())
             }
         }
     }
@@ -218,8 +218,8 @@ async fn start(client: &Client, args: StartArgs, json: bool) -> Result<()> {
     let mut rest = args.path.clone();
     let target = args.selected.target(args.device, &mut rest)?;
     let [path] = rest.as_slice() else {
-        let words = "name one path on the device: muster upload start DEVICE PATH";
-        return Err(UsageError(words.to_owned()).into());
+        let message = "name one path on the device: muster upload start DEVICE PATH";
+        return Err(UsageError(message.to_owned()).into());
     };
     let mut action = Map::new();
     action.insert("kind".to_owned(), "upload".into());
@@ -241,9 +241,9 @@ async fn start(client: &Client, args: StartArgs, json: bool) -> Result<()> {
         "expires_in_seconds": args.expires,
         "at_once": args.at_once,
     });
-    let asked = RequestedOperation::new(client, &request).await?;
+    let requested = RequestedOperation::new(client, &request).await?;
     if args.detach {
-        return asked.print(json);
+        return requested.print(json);
     }
-    follow::follow(client, &asked, json).await
+    follow::follow(client, &requested, json).await
 }

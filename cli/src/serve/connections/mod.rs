@@ -85,7 +85,7 @@ impl Connections {
         let entered = registry.admit(peer, is_limited);
         set_open(&registry);
         drop(registry);
-        let (slot, closed) = entered.inspect_err(|refused| refuse(peer.ip(), *refused))?;
+        let (slot, closed) = entered.inspect_err(|refusal| refuse(peer.ip(), *refusal))?;
         if closed > 0 {
             counter!(CLOSED, "cause" => "pressure").increment(closed);
             tracing::warn!(
@@ -106,7 +106,7 @@ impl Connections {
     pub(super) fn tunnel(&self, client: IpAddr) -> Result<TunnelPermit, Refused> {
         let is_limited = !self.0.proxies.is_trusted(client.to_canonical());
         let opened = self.registry().open_tunnel(client, is_limited);
-        opened.inspect_err(|refused| refuse(client, *refused))?;
+        opened.inspect_err(|refusal| refuse(client, *refusal))?;
         Ok(TunnelPermit { connections: self.clone(), client })
     }
 
@@ -138,9 +138,9 @@ fn set_open(registry: &Registry) {
     gauge!(OPEN).set(registry.open() as f64);
 }
 
-fn refuse(address: IpAddr, refused: Refused) {
-    counter!(REFUSED, "limit" => refused.as_str()).increment(1);
-    tracing::warn!(%address, limit = refused.as_str(), "a connection was refused");
+fn refuse(address: IpAddr, refusal: Refused) {
+    counter!(REFUSED, "limit" => refusal.as_str()).increment(1);
+    tracing::warn!(%address, limit = refusal.as_str(), "a connection was refused");
 }
 
 impl<S> Accept<TcpStream, S> for Connections {

@@ -39,10 +39,10 @@ impl Service {
         let stored = self.log.authentic(&session.project, stored).await;
         let first = stored.first().ok_or(Rejection::NotFound("session"))?;
         match first.event()? {
-            Event::SessionRequested(asked)
-                if matches!(asked.session, SessionKind::Shell { .. }) =>
+            Event::SessionRequested(request)
+                if matches!(request.session, SessionKind::Shell { .. }) =>
             {
-                Ok(RecordedStreams { output: asked.recorded, input: asked.input_recorded })
+                Ok(RecordedStreams { output: request.recorded, input: request.input_recorded })
             }
             _ => Err(Rejection::NotFound("session").into()),
         }

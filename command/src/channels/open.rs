@@ -95,23 +95,23 @@ impl Service {
                 let (commands, headers) = (commands.clone(), headers.clone());
                 let sent = self.nats.publish_with_headers(commands, headers, sealed.clone()).await;
                 sent.map_err(|error| away(error.to_string()))?;
-                if let Ok(answer) = tokio::time::timeout(RESEND_INTERVAL, up.next()).await {
-                    return answer.ok_or(OpenError::NoResponse);
+                if let Ok(response) = tokio::time::timeout(RESEND_INTERVAL, up.next()).await {
+                    return response.ok_or(OpenError::NoResponse);
                 }
             }
         };
-        let answer = tokio::time::timeout(RESPONSE_TIMEOUT, asking).await;
-        let answer = answer.map_err(|_| OpenError::NoResponse)??;
-        let answer =
-            self.verify_response(project, device, (channel, hash), &answer.payload).await?;
-        if let Some(refusal) = answer.refused {
-            let is_gone = is_there && refusal.cause == ChannelRefusalCause::Invalid;
-            let error = if is_gone { OpenError::SessionEnded } else { OpenError::Refused };
+        let response = tokio::time::timeout(RESPONSE_TIMEOUT, asking).await;
+        let response = response.map_err(|_| OpenError::NoResponse)??;
+        let response =
+            self.verify_response(project, device, (channel, hash), &response.payload).await?;
+        if let Some(refusal) = response.refused {
+            let has_ended = is_there && refusal.cause == ChannelRefusalCause::Invalid;
+            let error = if has_ended { OpenError::SessionEnded } else { OpenError::Refused };
             return Err(error(refusal.reason));
         }
-        let keys = half.agree(Side::Server, &answer.key, &hash)?;
+        let keys = half.agree(Side::Server, &response.key, &hash)?;
         let down = subjects.channel_down(channel);
-        let dialect = if answer.wide { ProtocolVersion::V2 } else { ProtocolVersion::V1 };
+        let dialect = if response.wide { ProtocolVersion::V2 } else { ProtocolVersion::V1 };
         Ok(Channel::start(self.nats.clone(), down, up, keys, dialect))
     }
 
@@ -131,10 +131,10 @@ impl Service {
         let key =
             key.ok_or_else(|| wrong(&"it is signed by a key that the device does not have"))?;
         let payload = message.verify(Kind::Opened, key).map_err(|error| wrong(&error))?;
-        let answer: ChannelAnswer = codec::decode(&payload).map_err(|error| wrong(&error))?;
-        if (answer.channel, answer.open) != (channel, open) {
+        let response: ChannelAnswer = codec::decode(&payload).map_err(|error| wrong(&error))?;
+        if (response.channel, response.open) != (channel, open) {
             return Err(wrong(&"it is for another request"));
         }
-        Ok(answer)
+        Ok(response)
     }
 }

@@ -206,7 +206,7 @@ async fn write(
     let event = SessionRecorded { recording, chunk, bytes: lines.len() as u64, hash };
     let name = key::recording(&session.project, session.id, recording, chunk);
     let blob = Bytes::from([&salt[..], &lines].concat());
-    let (began, append_id) = (Instant::now(), Uuid::new_v4());
+    let (started_at, append_id) = (Instant::now(), Uuid::new_v4());
     let stop = &session.relays().stop;
     loop {
         let written = async {
@@ -219,7 +219,9 @@ async fn write(
         };
         let is_brief = chunk == 0 || stop.is_cancelled();
         let is_final = matches!(error, ServiceError::Rejected(_));
-        if is_final || began.elapsed() > if is_brief { SHORT_RETRY_BUDGET } else { RETRY_BUDGET } {
+        if is_final
+            || started_at.elapsed() > if is_brief { SHORT_RETRY_BUDGET } else { RETRY_BUDGET }
+        {
             return Err(error);
         }
         tracing::debug!(

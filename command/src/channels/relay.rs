@@ -136,12 +136,12 @@ pub async fn relay_bytes(socket: WebSocket, channel: Channel, session: Session) 
 /// written.
 async fn end(session: &Session) {
     let Session { project, device, actor, .. } = session;
-    let began = Instant::now();
+    let started_at = Instant::now();
     loop {
         let end = Purpose::End { session: session.id };
         match session.service().open_channel(project, *device, actor, end).await {
             Ok(_) | Err(OpenError::SessionEnded(_)) => return,
-            Err(error) if began.elapsed() > END_TIMEOUT => {
+            Err(error) if started_at.elapsed() > END_TIMEOUT => {
                 tracing::warn!(
                     session = %session.id, %error,
                     "a shell continues without its recording"
@@ -170,7 +170,7 @@ async fn relay(
     session: &Session,
 ) -> Outcome {
     let Channel { sender, receiver } = channel;
-    let bridges = session.relays();
+    let relays = session.relays();
     let (mut sink, stream) = socket.split();
     let mut outcome = Outcome::default();
     let (mut bytes_in, mut bytes_out) = (0, 0);
@@ -192,7 +192,7 @@ async fn relay(
                 outcome.reason = reason;
                 outcome.is_revoked = true;
             }
-            () = bridges.stop.cancelled() => {
+            () = relays.stop.cancelled() => {
                 "the server is stopping".clone_into(&mut outcome.reason);
             }
             (reason, ended) = down => {
@@ -269,7 +269,7 @@ async fn wait_for_device<T>(
             done = &mut work => return Ok(done),
             message = next_message(stream, None), if pending.is_none() => match message? {
                 Message::Ping(_) | Message::Pong(_) => {}
-                Message::Text(words) if words.contains("\"ping\"") => {}
+                Message::Text(text) if text.contains("\"ping\"") => {}
                 message => *pending = Some(message),
             },
         }
@@ -299,7 +299,7 @@ async fn relay_from_client(
             Ok(message) => message,
             Err(reason) => return reason,
         };
-        let said = match message {
+        let result = match message {
             Message::Close(_) => return "the client closed the connection".to_owned(),
             Message::Ping(_) | Message::Pong(_) => continue,
             Message::Binary(_) if watch => continue,
@@ -315,11 +315,11 @@ async fn relay_from_client(
                     }
                 }
                 match wait_for_device(&mut stream, &mut waiting, sender.send_data(bytes)).await {
-                    Ok(said) => said,
+                    Ok(result) => result,
                     Err(reason) => return reason,
                 }
             }
-            Message::Text(words) => match serde_json::from_str::<ControlMessage>(&words) {
+            Message::Text(text) => match serde_json::from_str::<ControlMessage>(&text) {
                 Ok(ControlMessage::Ping {}) => continue,
                 Ok(ControlMessage::Eof {}) => sender.send(Frame::Eof).await,
                 Ok(ControlMessage::Resize { .. }) if watch => continue,
@@ -331,7 +331,7 @@ async fn relay_from_client(
                 Err(error) => return format!("the client sent an invalid message: {error}"),
             },
         };
-        if said.is_err() {
+        if result.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -408,13 +408,13 @@ async fn relay_to_client(
                     "type": "attached", "shared": attached.shared, "watching": attached.watching
                 })),
                 Ok(Frame::Exit(exit)) => {
-                    let told = json!({"type": "exit", "code": exit.code, "reason": exit.reason});
-                    let _ = sink.send(text(&told)).await;
+                    let update = json!({"type": "exit", "code": exit.code, "reason": exit.reason});
+                    let _ = sink.send(text(&update)).await;
                     let reason = exit.reason.unwrap_or_else(|| "the program ended".to_owned());
                     return (reason, Some(exit.code));
                 }
                 Ok(_) => continue,
-                Err(gone) => return (gone.0, None),
+                Err(closed) => return (closed.0, None),
             },
         };
         if let Err(error) = sink.send(message).await {

@@ -69,13 +69,13 @@ impl Service {
     /// Renews the leases of this process's relays and reaps expired ones until `stop`; then ends
     /// all relays: recordings are written completely, and the log records the detached clients.
     pub async fn maintain_relays(&self, stop: CancellationToken) {
-        let mut gone = ExpiredLeases::default();
+        let mut expired = ExpiredLeases::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(LEASE_RENEW_INTERVAL) => {}
             }
-            if let Err(error) = self.renew_and_reap(&mut gone).await {
+            if let Err(error) = self.renew_and_reap(&mut expired).await {
                 tracing::debug!(%error, "failed to renew the leases of relays; trying again");
             }
         }
@@ -107,12 +107,12 @@ impl Service {
 
     async fn reap_all(&self, due: &BTreeSet<Uuid>) -> Result<(), ServiceError> {
         // Another process may have reaped some of them meanwhile.
-        for bridge in self.log.expired_relays(MAX_LEASES_PER_CHECK).await? {
-            if !due.contains(&bridge.id) {
+        for relay in self.log.expired_relays(MAX_LEASES_PER_CHECK).await? {
+            if !due.contains(&relay.id) {
                 continue;
             }
-            let id = bridge.id;
-            match self.reap(bridge).await {
+            let id = relay.id;
+            match self.reap(relay).await {
                 Ok(()) => self.log.drop_relay(id).await?,
                 Err(error) => {
                     tracing::warn!(
@@ -171,9 +171,9 @@ struct ExpiredLeases(HashMap<Uuid, Instant>);
 impl ExpiredLeases {
     /// Returns the relays whose processes had enough time to renew their leases.
     fn due(&mut self, expired: &[Relay], now: Instant) -> BTreeSet<Uuid> {
-        self.0.retain(|id, _| expired.iter().any(|bridge| bridge.id == *id));
-        for bridge in expired {
-            self.0.entry(bridge.id).or_insert(now);
+        self.0.retain(|id, _| expired.iter().any(|relay| relay.id == *id));
+        for relay in expired {
+            self.0.entry(relay.id).or_insert(now);
         }
         let is_due = |since: &Instant| now.duration_since(*since) >= LEASE_TTL;
         self.0.iter().filter(|(_, since)| is_due(since)).map(|(id, _)| *id).collect()
@@ -203,7 +203,7 @@ impl Opening {
         abort_event: impl Into<Event> + Send,
     ) -> Result<(Self, u64), ServiceError> {
         let left = abort_event.into();
-        let bridge = Relay {
+        let relay = Relay {
             id: Uuid::new_v4(),
             project: session.project.clone(),
             device: session.device,
@@ -211,11 +211,11 @@ impl Opening {
             is_shell: matches!(left, Event::SessionDetached(_)),
             actor: session.actor.clone(),
         };
-        let (bridges, log) = (session.relays(), &session.service().log);
-        log.put_relay(&bridge, LEASE_TTL).await?;
-        bridges.leased().insert(bridge.id);
-        let bridge = Some(bridge.id);
-        let mut opening = Self { session: session.clone(), abort_event: None, relay: bridge };
+        let (relays, log) = (session.relays(), &session.service().log);
+        log.put_relay(&relay, LEASE_TTL).await?;
+        relays.leased().insert(relay.id);
+        let relay = Some(relay.id);
+        let mut opening = Self { session: session.clone(), abort_event: None, relay };
         let version = session.record(requested).await?;
         opening.abort_event = Some(left);
         Ok((opening, version))
@@ -225,8 +225,8 @@ impl Opening {
     /// log.
     pub async fn end(mut self, is_known: bool) {
         self.abort_event = None;
-        if let Some(bridge) = self.relay.take() {
-            release(&self.session, bridge, is_known).await;
+        if let Some(relay) = self.relay.take() {
+            release(&self.session, relay, is_known).await;
         }
     }
 }
@@ -241,14 +241,14 @@ async fn release(session: &Session, relay: Uuid, is_known: bool) {
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        let Some(bridge) = self.relay.take() else { return };
+        let Some(relay) = self.relay.take() else { return };
         let (session, left) = (self.session.clone(), self.abort_event.take());
         tokio::spawn(async move {
             let is_known = match left {
                 Some(left) => session.record_best_effort(left).await,
                 None => false,
             };
-            release(&session, bridge, is_known).await;
+            release(&session, relay, is_known).await;
         });
     }
 }
@@ -261,8 +261,8 @@ mod tests {
 
     #[test]
     fn an_expired_relay_gets_another_lease_period_before_it_is_reaped() {
-        let (mut gone, now) = (ExpiredLeases::default(), Instant::now());
-        let bridge = |id| Relay {
+        let (mut expired, now) = (ExpiredLeases::default(), Instant::now());
+        let relay = |id| Relay {
             id: Uuid::from_u128(id),
             project: ProjectId::default_project(),
             device: DeviceId(Uuid::nil()),
@@ -270,11 +270,11 @@ mod tests {
             is_shell: true,
             actor: "token:x".to_owned(),
         };
-        let (one, two) = (bridge(1), bridge(2));
-        assert!(gone.due(&[one.clone(), two.clone()], now).is_empty());
+        let (one, two) = (relay(1), relay(2));
+        assert!(expired.due(&[one.clone(), two.clone()], now).is_empty());
         let later = now + LEASE_TTL / 2;
-        assert!(gone.due(std::slice::from_ref(&two), later).is_empty(), "the other was kept");
-        assert_eq!(gone.due(&[one, two.clone()], now + LEASE_TTL), BTreeSet::from([two.id]));
-        assert!(gone.due(&[], now + LEASE_TTL * 2).is_empty());
+        assert!(expired.due(std::slice::from_ref(&two), later).is_empty(), "the other was kept");
+        assert_eq!(expired.due(&[one, two.clone()], now + LEASE_TTL), BTreeSet::from([two.id]));
+        assert!(expired.due(&[], now + LEASE_TTL * 2).is_empty());
     }
 }

@@ -72,7 +72,8 @@ impl Token {
             if version == 0 {
                 continue;
             }
-            if self.cached.as_ref().is_some_and(|(_, known, _)| *known == version) {
+            if self.cached.as_ref().is_some_and(|(_, cached_version, _)| *cached_version == version)
+            {
                 return Ok(());
             }
             let stored = log.read_stream(&project, &self.stream).await?;

@@ -66,11 +66,11 @@ impl AuthenticOperations {
         project: &ProjectId,
         operation: &OpenOperation,
     ) -> Result<bool, ServiceError> {
-        let same = |known: &OpenOperation| {
-            known.requested == operation.requested && known.actor == operation.actor
+        let same = |cached: &OpenOperation| {
+            cached.requested == operation.requested && cached.actor == operation.actor
         };
-        let place = (project.clone(), operation.id);
-        if self.verified.get(&place).is_some_and(same) {
+        let key = (project.clone(), operation.id);
+        if self.verified.get(&key).is_some_and(same) {
             return Ok(true);
         }
         let stream = StreamName::Operation(operation.id);
@@ -79,7 +79,7 @@ impl AuthenticOperations {
             if let Event::OperationRequested(requested) = stored.event()? {
                 let is_same = requested == operation.requested && stored.actor == operation.actor;
                 if is_same {
-                    self.verified.insert(place, operation.clone());
+                    self.verified.insert(key, operation.clone());
                     return Ok(true);
                 }
             }

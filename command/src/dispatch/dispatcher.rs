@@ -60,13 +60,15 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
             has_lease = dispatcher.acquire_or_renew_lease(holder, has_lease).await;
             renewed = Some(Instant::now());
         }
-        let began = Instant::now();
+        let started_at = Instant::now();
         if has_lease && let Err(error) = dispatcher.round().await {
             tracing::warn!(%error, "failed to dispatch operations; trying again");
         }
         // Limits the load of a long queue to half of the time.
-        let breath =
-            began.elapsed().saturating_sub(Duration::from_millis(10)).min(LEASE_RENEW_INTERVAL / 2);
+        let breath = started_at
+            .elapsed()
+            .saturating_sub(Duration::from_millis(10))
+            .min(LEASE_RENEW_INTERVAL / 2);
         tokio::time::sleep(breath).await;
         tokio::select! {
             () = stop.cancelled() => break,
@@ -75,9 +77,9 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
                 let Dispatcher { private, service, .. } = &mut dispatcher;
                 private.handle_read(service, read);
             }
-            told = changed.changed(), if has_lease => {
+            result = changed.changed(), if has_lease => {
                 // The queue's projection has ended, and this process ends, too.
-                if told.is_err() {
+                if result.is_err() {
                     tokio::time::sleep(LEASE_RENEW_INTERVAL).await;
                 }
             }

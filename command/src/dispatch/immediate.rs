@@ -56,18 +56,18 @@ impl Service {
         let list = WorkQueue::new(self.log.clone());
         // The work queue may be behind the log, which knows who is online and which runs were
         // requested since.
-        let asked = async {
+        let lookup = async {
             let (free, position) = list.free_devices(project, devices, before, places).await?;
             if free.is_empty() {
                 return Ok(None);
             }
             let online = self.log.online(project, devices);
-            let (online, asked_for) =
+            let (online, requested) =
                 tokio::try_join!(online, self.requested_devices(project, position))?;
-            Ok::<_, StoreError>(asked_for.map(|asked_for| (free, online, asked_for)))
+            Ok::<_, StoreError>(requested.map(|requested| (free, online, requested)))
         };
-        let (mut free, online, asked_for) = match asked.await {
-            Ok(Some(answers)) => answers,
+        let (mut free, online, requested) = match lookup.await {
+            Ok(Some(found)) => found,
             Ok(None) => return Vec::new(),
             Err(error) => {
                 tracing::debug!(
@@ -77,7 +77,7 @@ impl Service {
                 return Vec::new();
             }
         };
-        free.retain(|(device, _)| online.contains(device) && !asked_for.contains(device));
+        free.retain(|(device, _)| online.contains(device) && !requested.contains(device));
         let order = |(device, epoch)| {
             let order = self.seal_order(project, operation, device, epoch).ok()?;
             Some(ImmediateOrder { device, epoch, order })

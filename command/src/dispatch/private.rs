@@ -88,7 +88,7 @@ impl PrivateParts {
             }
             // An order that waits for long is sent again, but is queued once.
             Some(Part::Reading(waiting)) => {
-                if !waiting.iter().any(|known| known.device == order.device) {
+                if !waiting.iter().any(|existing| existing.device == order.device) {
                     waiting.push(order);
                 }
             }
@@ -100,7 +100,7 @@ impl PrivateParts {
                 // Orders stay in their sequence as long as the store is available.
                 if self.can_wait {
                     match timeout(READ_TIMEOUT, self.read()).await {
-                        Ok(answer) => self.handle_read(service, answer),
+                        Ok(result) => self.handle_read(service, result),
                         Err(_) => self.can_wait = false,
                     }
                 }
@@ -112,7 +112,7 @@ impl PrivateParts {
     pub(super) async fn read(&mut self) -> PartRead {
         loop {
             match self.reads.join_next().await {
-                Some(Ok(answer)) => return answer,
+                Some(Ok(result)) => return result,
                 // The error does not name the part: all are requested again when their orders are
                 // sent again.
                 Some(Err(error)) => {

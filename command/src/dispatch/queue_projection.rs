@@ -281,7 +281,7 @@ async fn write_devices(
     let epochs: Vec<Option<i64>> =
         changes.values().map(|change| change.epoch.map(|epoch| epoch.cast_signed())).collect();
     let online: Vec<Option<bool>> = changes.values().map(|change| change.online).collect();
-    let gone: Vec<Option<bool>> = changes.values().map(|change| change.is_removed).collect();
+    let removed: Vec<Option<bool>> = changes.values().map(|change| change.is_removed).collect();
     let presence_at: Vec<Option<i64>> = changes.values().map(|change| change.presence_at).collect();
     let sql = format!(
         "INSERT INTO {NAME}_devices AS d (project, device, epoch, online, gone, presence_at)
@@ -298,7 +298,7 @@ async fn write_devices(
                               AS u (device, gone) WHERE u.device = d.device), d.gone)"
     );
     let parameters: [&(dyn ToSql + Sync); 6] =
-        [&project.as_str(), &devices, &epochs, &online, &gone, &presence_at];
+        [&project.as_str(), &devices, &epochs, &online, &removed, &presence_at];
     execute(transaction, sql, &parameters).await.map(drop)
 }
 

@@ -212,9 +212,9 @@ mod tests {
         assert_eq!(closed(RunState::Accepted, 3671), Some(ClosedState::TimedOut));
         assert_eq!(closed(RunState::Dispatched, 3661), Some(ClosedState::Expired));
         for state in [RunState::Dispatched, RunState::Accepted, RunState::Running] {
-            let gone = OpenRun { is_device_removed: true, ..run(state) };
+            let removed = OpenRun { is_device_removed: true, ..run(state) };
             assert!(matches!(
-                next_step(&open, &gone, NOW),
+                next_step(&open, &removed, NOW),
                 Some(Step::Close(ClosedState::Unknown, _))
             ));
         }

@@ -151,18 +151,18 @@ fn check_upload(upload: &Upload) -> Result<(), Rejection> {
 
 fn check_exec(exec: &Exec) -> Result<(), Rejection> {
     let shown = |text: &str| text.chars().take(80).collect::<String>();
-    let words: Vec<(&'static str, &str)> = match &exec.program {
+    let parts: Vec<(&'static str, &str)> = match &exec.program {
         Program::Argv(argv) => argv.iter().map(|word| ("action.program.argv", &**word)).collect(),
         Program::Shell(line) => vec![("action.program.shell", line)],
     };
-    if words.first().is_none_or(|(_, word)| word.trim().is_empty()) {
+    if parts.first().is_none_or(|(_, word)| word.trim().is_empty()) {
         return Err(invalid("action.program", "must name a program", ""));
     }
-    if words.len() > MAX_ARGUMENTS {
+    if parts.len() > MAX_ARGUMENTS {
         let rule = format!("has more than {MAX_ARGUMENTS} arguments");
-        return Err(invalid("action.program.argv", rule, words.len().to_string()));
+        return Err(invalid("action.program.argv", rule, parts.len().to_string()));
     }
-    let bytes: usize = words.iter().map(|(_, word)| word.len()).sum();
+    let bytes: usize = parts.iter().map(|(_, word)| word.len()).sum();
     if bytes > MAX_ARGUMENT_BYTES {
         let rule =
             format!("is longer than {MAX_ARGUMENT_BYTES} bytes; send long input as standard input");
@@ -170,7 +170,7 @@ fn check_exec(exec: &Exec) -> Result<(), Rejection> {
     }
     let named = [("action.cwd", exec.cwd.as_deref()), ("action.user", exec.user.as_deref())];
     let named = named.into_iter().filter_map(|(field, text)| Some((field, text?)));
-    for (field, text) in words.iter().copied().chain(named) {
+    for (field, text) in parts.iter().copied().chain(named) {
         if text.contains('\0') {
             return Err(invalid(
                 field,

@@ -30,17 +30,17 @@ fn code(rejection: &Rejection) -> String {
 /// Decides commands in sequence; returns the types of the events, or the rejection's code.
 fn decide<D: Decider>(commands: impl IntoIterator<Item = D::Command>) -> Vec<String> {
     let mut state = D::default();
-    let mut told = Vec::new();
+    let mut results = Vec::new();
     for command in commands {
         match state.decide(command) {
             Ok(events) => {
-                told.push(events.iter().map(Event::kind).collect::<Vec<_>>().join("+"));
+                results.push(events.iter().map(Event::kind).collect::<Vec<_>>().join("+"));
                 state = events.iter().fold(state, D::evolve);
             }
-            Err(refusal) => told.push(code(&refusal)),
+            Err(refusal) => results.push(code(&refusal)),
         }
     }
-    told
+    results
 }
 
 fn register(name: &str) -> DeviceCommand {
@@ -74,7 +74,7 @@ fn labels(pairs: &[(&str, Option<&str>)]) -> DeviceCommand {
 
 #[test]
 fn a_device_passes_from_registration_to_deletion() {
-    let told = decide::<Device>([
+    let results = decide::<Device>([
         enroll(1),
         register("a"),
         register("b"),
@@ -90,7 +90,7 @@ fn a_device_passes_from_registration_to_deletion() {
         enroll(2),
     ]);
     assert_eq!(
-        told,
+        results,
         [
             "no device",
             "DeviceRegistered",
@@ -118,7 +118,7 @@ fn the_last_set_retention_of_a_project_applies() {
         retention: Some(retention),
     };
     let (default, month) = (Retention::Default, Retention::Days(30));
-    let told = decide::<Project>([
+    let results = decide::<Project>([
         keep(month),
         create(month),
         keep(month),
@@ -132,7 +132,7 @@ fn the_last_set_retention_of_a_project_applies() {
         },
     ]);
     assert_eq!(
-        told,
+        results,
         [
             "no project",
             "ProjectCreated+ProjectRetentionSet",
@@ -174,29 +174,32 @@ fn each_key_rotation_request_has_its_own_number() {
     let key = "agent.key_generation".parse::<muster_schemas::names::ConfigKey>().unwrap();
     let forget = DeviceCommand::SetConfig(Changes::from([(key.clone(), None)]));
     let mut device = Device::default();
-    let mut asked = Vec::new();
+    let mut requested = Vec::new();
     for command in [register("a"), enroll(1), ask(), ask(), forget, ask()] {
         let events = device.decide(command).unwrap();
         device = events.iter().fold(device, Device::evolve);
-        asked.extend(device.config.get(&key).cloned());
+        requested.extend(device.config.get(&key).cloned());
     }
-    assert_eq!(asked, [1, 2, 4].map(ConfigValue::Int));
-    let told = decide::<Device>([
+    assert_eq!(requested, [1, 2, 4].map(ConfigValue::Int));
+    let results = decide::<Device>([
         register("a"),
         ask(),
         enroll(1),
         DeviceCommand::Revoke { reason: None },
         ask(),
     ]);
-    let refused = "conflict";
-    assert_eq!(told, ["DeviceRegistered", refused, "DeviceEnrolled", "DeviceRevoked", refused]);
+    let conflict = "conflict";
+    assert_eq!(
+        results,
+        ["DeviceRegistered", conflict, "DeviceEnrolled", "DeviceRevoked", conflict]
+    );
 }
 
 #[test]
 fn config_limits_are_enforced() {
     let text = |length| Some(ConfigValue::Text("x".repeat(length)));
     let set = |value| DeviceCommand::SetConfig(Changes::from([("k".parse().unwrap(), value)]));
-    let told = decide::<Device>([
+    let results = decide::<Device>([
         register("a"),
         set(text(4097)),
         set(Some(ConfigValue::Float(f64::NAN))),
@@ -205,7 +208,7 @@ fn config_limits_are_enforced() {
         set(None),
     ]);
     assert_eq!(
-        told,
+        results,
         [
             "DeviceRegistered",
             "invalid vars",
@@ -220,7 +223,7 @@ fn config_limits_are_enforced() {
 #[test]
 fn a_name_has_one_holder() {
     let (one, two) = (DeviceId(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(2)));
-    let told = decide::<Name>([
+    let results = decide::<Name>([
         NameCommand::Reserve(one),
         NameCommand::Reserve(one),
         NameCommand::Reserve(two),
@@ -229,7 +232,7 @@ fn a_name_has_one_holder() {
         NameCommand::Reserve(two),
     ]);
     assert_eq!(
-        told,
+        results,
         ["DeviceNameReserved", "", "conflict", "", "DeviceNameReleased", "DeviceNameReserved"]
     );
 }
@@ -333,12 +336,12 @@ fn a_pending_machine_is_accepted_once_or_rejected_permanently() {
         })
     };
     let fold = |state: Device, events: &[Event]| events.iter().fold(state, Device::evolve);
-    let known = fold(Device::default(), &Device::default().decide(register("robot")).unwrap());
+    let device = fold(Device::default(), &Device::default().decide(register("robot")).unwrap());
     let accept = || DeviceCommand::Accept { replaces: None };
-    assert!(matches!(known.decide(accept()), Err(Rejection::Conflict(_))), "it does not wait");
+    assert!(matches!(device.decide(accept()), Err(Rejection::Conflict(_))), "it does not wait");
 
     let wait = DeviceCommand::AwaitApproval { enrollment: enrollment(), like: None };
-    let waiting = fold(known.clone(), &known.decide(wait.clone()).unwrap());
+    let waiting = fold(device.clone(), &device.decide(wait.clone()).unwrap());
     assert!(matches!(waiting.decide(wait), Err(Rejection::Conflict(_))));
     let accepted = waiting.decide(accept()).unwrap();
     let joined = fold(waiting.clone(), &accepted);
@@ -350,7 +353,7 @@ fn a_pending_machine_is_accepted_once_or_rejected_permanently() {
     assert!(rejected.is_deleted && !rejected.exists());
 
     let revoke = || DeviceCommand::Revoke { reason: None };
-    assert!(matches!(known.decide(revoke()), Err(Rejection::Conflict(_))), "it has no keys");
+    assert!(matches!(device.decide(revoke()), Err(Rejection::Conflict(_))), "it has no keys");
     let revoked = fold(joined.clone(), &joined.decide(revoke()).unwrap());
     assert!(revoked.is_revoked && revoked.exists());
     assert_eq!(revoked.decide(revoke()), Ok(Vec::new()));

@@ -68,12 +68,12 @@ pub(super) async fn open_tcp(
     ClientAddress(address): ClientAddress,
     headers: HeaderMap,
     PathParam(device): PathParam<String>,
-    Query(asked): Query<OpenTcp>,
+    Query(query): Query<OpenTcp>,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     check_origin(&headers)?;
-    check_length("host", Some(&asked.host), 253)?;
-    if asked.port == 0 {
+    check_length("host", Some(&query.host), 253)?;
+    if query.port == 0 {
         return Err(Problem::field("port", "must be from 1 to 65535", Some(0.into())));
     }
     let device = reachable(&state, &scope, &device).await?;
@@ -81,11 +81,11 @@ pub(super) async fn open_tcp(
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
     let session = Session::new(state.service, project, device, id, actor);
-    let kind = SessionKind::Tcp { host: asked.host.clone(), port: asked.port };
+    let kind = SessionKind::Tcp { host: query.host.clone(), port: query.port };
     let requested = unrecorded(kind, address);
     let (opening, _) =
         Opening::record_request(&session, requested, ended(CLIENT_LEFT.to_owned())).await?;
-    let purpose = Purpose::Tcp { host: asked.host, port: asked.port };
+    let purpose = Purpose::Tcp { host: query.host, port: query.port };
     let (channel, opening) = open(&session, opening, purpose).await?;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {
         relay_bytes(socket, channel, session)

@@ -48,8 +48,8 @@ pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
     if !of_origin.is_empty() && of_origin == host {
         return Ok(());
     }
-    let words = format!("the origin '{origin}' is not this server's");
-    Err(Problem::new(Kind::Forbidden, words))
+    let message = format!("the origin '{origin}' is not this server's");
+    Err(Problem::new(Kind::Forbidden, message))
 }
 
 impl From<OpenError> for Problem {
@@ -182,23 +182,23 @@ pub(super) async fn open_shell(
     ClientAddress(address): ClientAddress,
     headers: HeaderMap,
     PathParam(device): PathParam<String>,
-    Query(asked): Query<OpenShell>,
+    Query(query): Query<OpenShell>,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     check_origin(&headers)?;
-    let size = size(asked.cols, asked.rows)?;
-    check_length("user", asked.user.as_deref(), 64)?;
-    check_length("command", asked.command.as_deref(), 16 * 1024)?;
-    check_length("term", Some(&asked.term), 64)?;
-    if !(1..=MAX_GRACE_SECS).contains(&asked.grace) {
+    let size = size(query.cols, query.rows)?;
+    check_length("user", query.user.as_deref(), 64)?;
+    check_length("command", query.command.as_deref(), 16 * 1024)?;
+    check_length("term", Some(&query.term), 64)?;
+    if !(1..=MAX_GRACE_SECS).contains(&query.grace) {
         let rule = format!("must be from 1 to {MAX_GRACE_SECS}");
-        return Err(Problem::field("grace", rule, Some(asked.grace.into())));
+        return Err(Problem::field("grace", rule, Some(query.grace.into())));
     }
-    if !asked.record && state.service.recording.is_required_for(scope.principal.role) {
-        let words = "shells of this token's role are recorded; leave out --no-record (in the API: record=false)";
-        return Err(Problem::new(Kind::Forbidden, words));
+    if !query.record && state.service.recording.is_required_for(scope.principal.role) {
+        let message = "shells of this token's role are recorded; leave out --no-record (in the API: record=false)";
+        return Err(Problem::new(Kind::Forbidden, message));
     }
-    if asked.record_input && !asked.record {
+    if query.record_input && !query.record {
         let rule = "must be omitted if the shell is not recorded";
         return Err(Problem::field("record_input", rule, Some(true.into())));
     }
@@ -207,25 +207,25 @@ pub(super) async fn open_shell(
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
     let session = Session::new(state.service, project, device, id, actor);
-    let kind = SessionKind::Shell { user: asked.user.clone(), command: asked.command.clone() };
+    let kind = SessionKind::Shell { user: query.user.clone(), command: query.command.clone() };
     let requested = SessionRequested {
         session: kind,
         address,
-        recorded: asked.record,
-        input_recorded: asked.record_input,
+        recorded: query.record,
+        input_recorded: query.record_input,
     };
     let (opening, version) = Opening::record_request(&session, requested, detached()).await?;
-    session.service().register_shell(&session, asked.grace).await?;
+    session.service().register_shell(&session, query.grace).await?;
     let purpose = Purpose::Shell {
         session: id,
-        user: asked.user,
-        command: asked.command,
-        term: asked.term.clone(),
+        user: query.user,
+        command: query.command,
+        term: query.term.clone(),
         size,
-        grace_seconds: asked.grace,
+        grace_seconds: query.grace,
     };
-    let wanted = RecordedStreams { output: asked.record, input: asked.record_input };
-    let recorder = wanted.recorder(&session, recording(version), size, &asked.term);
+    let streams = RecordedStreams { output: query.record, input: query.record_input };
+    let recorder = streams.recorder(&session, recording(version), size, &query.term);
     let (recorder, opening) = start_recording(&session, opening, recorder).await?;
     let (channel, opening) = open(&session, opening, purpose).await?;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {
@@ -247,8 +247,8 @@ async fn start_recording(
 ) -> Result<(Option<Recorder>, Opening), Problem> {
     let Some(mut recorder) = recorder else { return Ok((None, opening)) };
     if let Err(error) = recorder.write().await {
-        let refused = SessionRefused { reason: "failed to write the recording".to_owned() };
-        opening.end(session.record_best_effort(refused).await).await;
+        let refusal = SessionRefused { reason: "failed to write the recording".to_owned() };
+        opening.end(session.record_best_effort(refusal).await).await;
         return Err(error.into());
     }
     Ok((Some(recorder), opening))
@@ -303,10 +303,10 @@ where
     F: FnOnce(axum::extract::ws::WebSocket) -> W + Send + 'static,
     W: Future<Output = bool> + Send + 'static,
 {
-    let bridges = session.relays();
+    let relays = session.relays();
     let largest = crate::channels::MAX_MESSAGE_BYTES;
     upgrade.protocols([PROTOCOL]).max_message_size(largest).on_upgrade(move |socket| {
-        bridges.track(async move {
+        relays.track(async move {
             let is_known = work(socket).await;
             opening.end(is_known).await;
         })
@@ -353,30 +353,30 @@ pub(super) async fn attach_session(
     ClientAddress(address): ClientAddress,
     headers: HeaderMap,
     PathParam((device, id)): PathParam<(String, SessionId)>,
-    Query(asked): Query<AttachSession>,
+    Query(query): Query<AttachSession>,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     check_origin(&headers)?;
-    let size = size(asked.cols, asked.rows)?;
+    let size = size(query.cols, query.rows)?;
     let device = reachable(&state, &scope, &device).await?;
     let upgrade = upgrade.map_err(not_a_websocket)?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let session = Session::new(state.service, project, device, id, actor);
-    let wanted = session.service().recorded_streams(&session).await?;
-    let is_asked = session.service().recording.is_required_for(scope.principal.role);
-    if !asked.watch && !wanted.output && is_asked {
-        let words =
+    let streams = session.service().recorded_streams(&session).await?;
+    let is_required = session.service().recording.is_required_for(scope.principal.role);
+    if !query.watch && !streams.output && is_required {
+        let message =
             "this shell is not recorded, but shells of this token's role must be; watch it instead";
-        return Err(Problem::new(Kind::Forbidden, words));
+        return Err(Problem::new(Kind::Forbidden, message));
     }
-    let attached = SessionAttached { address, watch: asked.watch };
+    let attached = SessionAttached { address, watch: query.watch };
     let (opening, version) = Opening::record_request(&session, attached, detached()).await?;
-    let purpose = Purpose::Attach { session: id, watch: asked.watch, size };
-    let wanted = if asked.watch { RecordedStreams::default() } else { wanted };
-    let recorder = wanted.recorder(&session, recording(version), size, "xterm-256color");
+    let purpose = Purpose::Attach { session: id, watch: query.watch, size };
+    let streams = if query.watch { RecordedStreams::default() } else { streams };
+    let recorder = streams.recorder(&session, recording(version), size, "xterm-256color");
     let (recorder, opening) = start_recording(&session, opening, recorder).await?;
     let (channel, opening) = open(&session, opening, purpose).await?;
-    let watch = asked.watch;
+    let watch = query.watch;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {
         relay_shell(socket, channel, session, recorder, watch)
     }))

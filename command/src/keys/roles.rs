@@ -63,19 +63,20 @@ impl RoleKeys {
         };
         let system = dir.join(SYSTEM).exists().then(|| read(SYSTEM)).transpose()?;
         let chain = dir.join(CHAIN);
-        let answers = dir.join(RESPONSE_KEY).exists().then(|| read(RESPONSE_KEY)).transpose()?;
-        let answers = answers.map(|text| {
+        let response_key =
+            dir.join(RESPONSE_KEY).exists().then(|| read(RESPONSE_KEY)).transpose()?;
+        let response_key = response_key.map(|text| {
             let seed = BASE64URL_NOPAD.decode(text.trim().as_bytes()).ok();
             let seed: Option<[u8; 32]> = seed.and_then(|bytes| bytes.try_into().ok());
             seed.ok_or_else(|| unusable(&dir.join(RESPONSE_KEY), "it contains no key"))
         });
-        let answers = answers.transpose()?;
+        let response_key = response_key.transpose()?;
         Ok(Self {
             authority: authority::parse(
                 &dir.join(authority::PUBLIC_FILE),
                 &read(authority::PUBLIC_FILE)?,
             )?,
-            response_key: answers.map(|seed| SigningKey::from_seed(&seed)),
+            response_key: response_key.map(|seed| SigningKey::from_seed(&seed)),
             ca: dir.join(CA),
             broker: RoleCredentials(read(BROKER)?),
             system: system.map(RoleCredentials),

@@ -121,13 +121,13 @@ async fn serve(service: &Service) -> Result<(), async_nats::SubscribeError> {
         let deliveries = Arc::clone(&deliveries);
         tokio::spawn(async move {
             let greeted = match timeout(MAX_QUEUE_AGE, places.acquire()).await {
-                Ok(Ok(_place)) => respond(&service, message).await,
+                Ok(Ok(_permit)) => respond(&service, message).await,
                 _ => None,
             };
             drop(admitted);
             // The device is subscribed now, and knows the time.
             if let Some((project, device)) = greeted
-                && let Ok(_place) = deliveries.acquire().await
+                && let Ok(_permit) = deliveries.acquire().await
                 && let Err(error) = service.deliver_due(&project, device).await
             {
                 tracing::warn!(

@@ -28,14 +28,15 @@ impl Service {
     /// When it does not exist, was truncated, or its subject is not a device's, or when the broker
     /// is unavailable.
     pub async fn retry_dead_letter(&self, id: i64) -> Result<(), ServiceError> {
-        let letter = self.log.dead_letter(id).await?.ok_or(Rejection::NotFound("dead letter"))?;
-        if letter.size != letter.bytes.len() as u64 {
+        let dead_letter =
+            self.log.dead_letter(id).await?.ok_or(Rejection::NotFound("dead letter"))?;
+        if dead_letter.size != dead_letter.bytes.len() as u64 {
             return Err(Rejection::Conflict(
                 "only a part of this dead letter is stored, so it cannot be sent again".to_owned(),
             )
             .into());
         }
-        let subject = device_subject(&letter.subject).ok_or_else(|| {
+        let subject = device_subject(&dead_letter.subject).ok_or_else(|| {
             Rejection::Conflict("the dead letter's subject is not a device's".to_owned())
         })?;
         let broker = |error: String| ServiceError::Broker(error);
@@ -47,7 +48,7 @@ impl Service {
             .await
             .map_err(|error| broker(error.to_string()))?;
         publisher
-            .publish(subject, letter.bytes.into())
+            .publish(subject, dead_letter.bytes.into())
             .await
             .map_err(|error| broker(error.to_string()))?;
         self.log.mark_retried(id).await?;

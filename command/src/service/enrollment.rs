@@ -160,9 +160,9 @@ impl Service {
     ) -> Result<DeviceId, ServiceError> {
         let token_stream = StreamName::Token(verified.token.id);
         let fresh = DeviceId(Uuid::now_v7());
-        let place = usize::from(verified.token.id.0.as_bytes()[15]) % self.enrollment_locks.len();
-        let _turn = match self.enrollment_locks.get(place) {
-            Some(place) => Some(place.lock().await),
+        let slot = usize::from(verified.token.id.0.as_bytes()[15]) % self.enrollment_locks.len();
+        let _turn = match self.enrollment_locks.get(slot) {
+            Some(slot) => Some(slot.lock().await),
             None => None,
         };
         let done: Result<DeviceId, ServiceError> = until_appended!({
@@ -330,8 +330,8 @@ impl Service {
         match &state.verdict {
             Some(Verdict::Rejected(reason)) => {
                 let reason = reason.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
-                let words = format!("an operator rejected this device{reason}");
-                return Err(Rejection::Refused(words).into());
+                let detail = format!("an operator rejected this device{reason}");
+                return Err(Rejection::Refused(detail).into());
             }
             Some(Verdict::Replaces(other)) => {
                 device = *other;

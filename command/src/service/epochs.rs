@@ -92,23 +92,23 @@ impl Service {
         }
         // An unknown epoch was granted after the backup from which this log was restored: the
         // device receives the newest one, and requests another.
-        let standing = access.epoch(hello.epoch).or_else(|| access.epochs.last()).copied();
-        let standing = standing
+        let position = access.epoch(hello.epoch).or_else(|| access.epochs.last()).copied();
+        let position = position
             .filter(|epoch| !epoch.is_closed)
             .ok_or_else(|| unproved("the device has no open epoch".into()))?;
 
         let (epoch, seq, hash) = match &hello.new_epoch {
-            None => (standing.epoch, standing.seq, standing.tip),
+            None => (position.epoch, position.seq, position.tip),
             Some(wish) => {
-                let logged = (wish.seq == standing.seq).then_some(standing.tip);
+                let logged = (wish.seq == position.seq).then_some(position.tip);
                 let epoch = self.grant_epoch(project, device, hello.epoch, wish, logged).await?;
                 // The request may be a repeated one: report the current position of that epoch.
                 let access = self.log.device_access(project, &[device]).await?;
-                let standing = access.get(&device).and_then(|access| access.epoch(epoch)).copied();
+                let position = access.get(&device).and_then(|access| access.epoch(epoch)).copied();
                 (
                     epoch,
-                    standing.map_or(0, |standing| standing.seq),
-                    standing.map_or(Hash::ZERO, |standing| standing.tip),
+                    position.map_or(0, |position| position.seq),
+                    position.map_or(Hash::ZERO, |position| position.tip),
                 )
             }
         };

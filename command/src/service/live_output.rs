@@ -132,8 +132,8 @@ impl LiveOutputs {
         });
         followed.reported_at = now;
         followed.followers.retain(|_, it| now.duration_since(it.reported_at) < FOLLOWER_TTL);
-        let known = followed.followers.get(&follower).filter(|it| it.position == position);
-        let moved = known.map_or(now, |it| it.advanced_at);
+        let existing = followed.followers.get(&follower).filter(|it| it.position == position);
+        let moved = existing.map_or(now, |it| it.advanced_at);
         followed
             .followers
             .insert(follower, Follower { position, reported_at: now, advanced_at: moved });
@@ -198,11 +198,11 @@ impl Service {
         output: &OutputId,
         piece: &OutputPiece,
     ) -> Result<OutputTaken, BlobError> {
-        let answer =
+        let response =
             |next, reader| OutputTaken { next, reader: Some(reader), refused: None, receipt: None };
         let now = Instant::now();
         let Some(read) = self.live_outputs.slowest(output, now) else {
-            return Ok(answer(piece.offset, self.live_outputs.is_followed(output, now)));
+            return Ok(response(piece.offset, self.live_outputs.is_followed(output, now)));
         };
         let folder = output.live_folder();
         let mut end = self.live_outputs.end(output);
@@ -219,7 +219,7 @@ impl Service {
         }
         let end = end.unwrap_or(0).max(read.max(MAX_OUTPUT_BYTES));
         if piece.offset != end {
-            return Ok(answer(end, true));
+            return Ok(response(end, true));
         }
         let stored = Piece {
             offset: piece.offset,
@@ -227,7 +227,7 @@ impl Service {
             is_compressed: piece.compressed,
         };
         if stored.end() > read + MAX_AHEAD_BYTES {
-            return Ok(answer(piece.offset, true));
+            return Ok(response(piece.offset, true));
         }
         let name = format!("{folder}/{}", stored.name());
         self.blobs.put(&name, Bytes::from(piece.data.clone())).await?;
@@ -244,7 +244,7 @@ impl Service {
         if let Err(error) = self.nats.publish(subject, Bytes::new()).await {
             tracing::debug!(%error, "failed to notify followers; they poll");
         }
-        Ok(answer(stored.end(), true))
+        Ok(response(stored.end(), true))
     }
 
     /// Records that the device has sent all of an output. The rest is erased once its followers

@@ -110,7 +110,7 @@ impl Service {
             stop_after: new.stop_after,
         };
         let command = OperationCommand::Request(Box::new(requested.clone()));
-        let asked = Operation::default().decide(command)?;
+        let events = Operation::default().decide(command)?;
         // Private input is stored before the events that refer to it.
         if let Some(bytes) = input {
             self.blobs.put(&key::private(&request.project, id), bytes.into()).await?;
@@ -124,8 +124,8 @@ impl Service {
             failures: 0,
             active: 0,
         };
-        let begun = self.immediate_orders(&request.project, &open, &devices, now()).await;
-        let appended = self.append_operation(request, id, &asked, &devices, &begun).await;
+        let started = self.immediate_orders(&request.project, &open, &devices, now()).await;
+        let appended = self.append_operation(request, id, &events, &devices, &started).await;
         if appended.is_err() {
             self.erase_private(&request.project, id).await;
         }
@@ -133,7 +133,7 @@ impl Service {
         // the log.
         let made = self.created_operation(&request.project, appended?).await?;
         if made.id == id {
-            for ImmediateOrder { device, order, .. } in begun {
+            for ImmediateOrder { device, order, .. } in started {
                 self.send_order(&request.project, device, id, order, None).await;
             }
         }
@@ -169,9 +169,10 @@ impl Service {
             append =
                 append.stream(StreamName::Run(id, *device), Expected::Version(0), facts(&events));
         }
-        let is_begun =
-            |device: &&DeviceId| immediate_orders.iter().any(|begun| begun.device == **device);
-        for device in devices.iter().filter(|device| !is_begun(device)) {
+        let is_started = |device: &&DeviceId| {
+            immediate_orders.iter().any(|immediate| immediate.device == **device)
+        };
+        for device in devices.iter().filter(|device| !is_started(device)) {
             let stream = StreamName::Run(id, *device);
             append = append.stream(stream, Expected::Version(0), facts(&share));
         }
@@ -264,8 +265,8 @@ impl Service {
             };
             let question = codec::encode(&question);
             let hash = Hash::of(&question);
-            let answer = self.nats.request(TARGETS_SUBJECT, question.into()).await;
-            let answer = answer.map_err(|error| {
+            let response = self.nats.request(TARGETS_SUBJECT, question.into()).await;
+            let response = response.map_err(|error| {
                 ServiceError::Query(format!("the query role does not respond: {error}"))
             })?;
             let not_its_own = |problem: &dyn std::fmt::Display| {
@@ -275,27 +276,27 @@ impl Service {
                 ))
             };
             let key = self.keys.query_key().public();
-            let answer = cose::open(&answer.payload, Kind::Targets, &key)
+            let response = cose::open(&response.payload, Kind::Targets, &key)
                 .map_err(|error| not_its_own(&error))?;
-            let answer: TargetsAnswer =
-                codec::decode(&answer).map_err(|error| not_its_own(&error))?;
-            if answer.question != hash {
+            let response: TargetsAnswer =
+                codec::decode(&response).map_err(|error| not_its_own(&error))?;
+            if response.question != hash {
                 return Err(not_its_own(&"it is for another request"));
             }
-            let refused = |rule: String| Rejection::Invalid {
+            let invalid = |rule: String| Rejection::Invalid {
                 field: "target.selector",
                 rule,
                 value: selector.chars().take(200).collect(),
             };
-            match answer.targets {
-                Targets::Refused(why) => return Err(refused(why).into()),
+            match response.targets {
+                Targets::Refused(why) => return Err(invalid(why).into()),
                 Targets::Unavailable(why) => return Err(ServiceError::Query(why)),
                 Targets::Found { devices: found, more } => {
                     let is_more = more && !found.is_empty();
                     devices.extend(found);
                     if devices.len() > MAX_DEVICES {
                         let rule = format!("selects more than {MAX_DEVICES} devices");
-                        return Err(refused(rule).into());
+                        return Err(invalid(rule).into());
                     }
                     if !is_more {
                         return Ok(devices);

@@ -72,25 +72,25 @@ pub(crate) struct OutputCache(Mutex<HashMap<OutputId, CachedOutput>>);
 
 impl OutputCache {
     fn get(&self, output: &OutputId) -> Option<CachedOutput> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(output).copied();
-        known.filter(|known| {
-            output.stream != OutputStream::File || known.read_at.elapsed() < CACHE_TTL
+        let cached = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(output).copied();
+        cached.filter(|cached| {
+            output.stream != OutputStream::File || cached.read_at.elapsed() < CACHE_TTL
         })
     }
 
     fn set(&self, output: OutputId, value: CachedOutput) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_CACHED_OUTPUTS {
-            known.clear();
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.len() >= MAX_CACHED_OUTPUTS {
+            cached.clear();
         }
-        known.insert(output, value);
+        cached.insert(output, value);
     }
 
     /// Removes a run's file from the cache.
     pub(super) fn remove(&self, project: &ProjectId, operation: OperationId, device: DeviceId) {
         let stream = OutputStream::File;
-        let place = OutputId { project: project.clone(), operation, device, stream };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
+        let output = OutputId { project: project.clone(), operation, device, stream };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&output);
     }
 }
 
@@ -106,19 +106,19 @@ impl Service {
         device: DeviceId,
         payload: &[u8],
     ) -> Result<Vec<u8>, ServiceError> {
-        let refused = |what: String| ServiceError::IdentityNotProven(what);
+        let not_proven = |what: String| ServiceError::IdentityNotProven(what);
         let mut piece: OutputPiece =
-            codec::decode(payload).map_err(|error| refused(error.to_string()))?;
+            codec::decode(payload).map_err(|error| not_proven(error.to_string()))?;
         let is_file = piece.stream == OutputStream::File;
         // The response acknowledges an unwanted piece, so that the device does not send it again.
-        let not_wanted = |piece: &OutputPiece, why: String| {
+        let refuse = |piece: &OutputPiece, why: String| {
             tracing::warn!(
                 %project, %device, operation = %piece.operation, reason = why,
                 "output was rejected"
             );
             let next = piece.offset.saturating_add(u64::from(piece.bytes));
-            let refused = is_file.then_some(why);
-            Ok(codec::encode(&OutputTaken { next, reader: None, refused, receipt: None }))
+            let refusal = is_file.then_some(why);
+            Ok(codec::encode(&OutputTaken { next, reader: None, refused: refusal, receipt: None }))
         };
         if piece.sealed {
             let key = self.keys.operation_key(project)?;
@@ -127,51 +127,51 @@ impl Service {
                 Ok(data) => piece.data = data,
                 // Encrypted to another operation key: the device keeps the data, and sends it
                 // again.
-                Err(error) => return Err(refused(error.to_string())),
+                Err(error) => return Err(not_proven(error.to_string())),
             }
         }
         if let Err(why) = check(&piece) {
-            return not_wanted(&piece, why);
+            return refuse(&piece, why);
         }
-        let place = OutputId {
+        let output = OutputId {
             project: project.clone(),
             operation: piece.operation,
             device,
             stream: piece.stream,
         };
-        let folder = place.folder();
-        let known = match self.outputs.get(&place) {
-            Some(known) => known,
+        let folder = output.folder();
+        let cached = match self.outputs.get(&output) {
+            Some(cached) => cached,
             None => match self.requested_limit(project, device, &piece).await? {
                 Ok(limit) => {
                     CachedOutput { tail: self.tail(&folder).await?, limit, read_at: Instant::now() }
                 }
-                Err(why) => return not_wanted(&piece, why.to_owned()),
+                Err(why) => return refuse(&piece, why.to_owned()),
             },
         };
-        self.outputs.set(place.clone(), known);
-        if !is_file && piece.offset >= known.limit {
+        self.outputs.set(output.clone(), cached);
+        if !is_file && piece.offset >= cached.limit {
             if piece.bytes > 0 {
-                return Ok(codec::encode(&self.accept_live_piece(&place, &piece).await?));
+                return Ok(codec::encode(&self.accept_live_piece(&output, &piece).await?));
             }
             if piece.last {
-                self.end_live(&place).await?;
+                self.end_live(&output).await?;
             }
         }
-        let reader = (!is_file).then(|| self.live_outputs.is_followed(&place, Instant::now()));
-        if piece.offset.saturating_add(u64::from(piece.bytes)) > known.limit
-            || piece.total.is_some_and(|total| total > known.limit)
+        let reader = (!is_file).then(|| self.live_outputs.is_followed(&output, Instant::now()));
+        if piece.offset.saturating_add(u64::from(piece.bytes)) > cached.limit
+            || piece.total.is_some_and(|total| total > cached.limit)
         {
-            return not_wanted(&piece, format!("more than {} bytes", known.limit));
+            return refuse(&piece, format!("more than {} bytes", cached.limit));
         }
         // Another process may have accepted the pieces in between.
-        let is_behind = piece.offset > known.next();
-        let tail = if is_behind { self.tail(&folder).await? } else { known.tail };
-        let known = CachedOutput { tail, ..known };
-        let next = known.next();
+        let is_behind = piece.offset > cached.next();
+        let tail = if is_behind { self.tail(&folder).await? } else { cached.tail };
+        let cached = CachedOutput { tail, ..cached };
+        let next = cached.next();
         let is_end = is_file && piece.last && piece.bytes == 0;
         if piece.offset != next || (piece.bytes == 0 && !is_end) {
-            self.outputs.set(place, known);
+            self.outputs.set(output, cached);
             return Ok(codec::encode(&OutputTaken {
                 next,
                 reader: None,
@@ -179,7 +179,7 @@ impl Service {
                 receipt: None,
             }));
         }
-        let tail = match self.store_piece(&folder, &piece, known.tail).await {
+        let tail = match self.store_piece(&folder, &piece, cached.tail).await {
             Ok(tail) => tail,
             Err(error) => {
                 if is_file {
@@ -188,9 +188,9 @@ impl Service {
                 return Err(error.into());
             }
         };
-        let known = CachedOutput { tail, ..known };
-        let next = known.next();
-        self.outputs.set(place, known);
+        let cached = CachedOutput { tail, ..cached };
+        let next = cached.next();
+        self.outputs.set(output, cached);
         let subject = output_subject(project, piece.operation, device);
         if let Err(error) = self.nats.publish(subject, Bytes::new()).await {
             tracing::debug!(%error, "failed to notify followers of output; they poll");

@@ -104,12 +104,12 @@ impl Service {
             return Ok(());
         }
         let stream = StreamName::Project(project.clone());
-        let known = self.load::<Project>(&ProjectId::system(), &stream).await?;
-        if known.state.is_archived {
-            let words = format!(
+        let existing = self.load::<Project>(&ProjectId::system(), &stream).await?;
+        if existing.state.is_archived {
+            let message = format!(
                 "project {project} is archived; `muster project restore {project}` restores it"
             );
-            return Err(Rejection::Conflict(words).into());
+            return Err(Rejection::Conflict(message).into());
         }
         Ok(())
     }

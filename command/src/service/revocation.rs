@@ -39,21 +39,21 @@ impl Service {
         mut reconnected: watch::Receiver<u64>,
         stop: CancellationToken,
     ) {
-        let mut told = String::new();
+        let mut reported = String::new();
         loop {
             let wait = match self.push_account().await {
                 Ok(()) => {
-                    told.clear();
+                    reported.clear();
                     UPDATE_INTERVAL
                 }
                 Err(error) => {
                     let text = error.to_string();
-                    if text != told {
+                    if text != reported {
                         tracing::warn!(
                             error = %text,
                             "failed to send the revoked keys to the broker; trying again"
                         );
-                        told = text;
+                        reported = text;
                     }
                     RETRY_DELAY
                 }
@@ -89,8 +89,8 @@ impl Service {
             .await
             .map_err(|error| ServiceError::Broker(error.to_string()))?;
         let found = std::str::from_utf8(&found.payload).ok().and_then(nats_jwt::claims_of);
-        let wanted = nats_jwt::server_account_claims(&self.keys.device_account());
-        if found.as_ref() == Some(&wanted) {
+        let expected = nats_jwt::server_account_claims(&self.keys.device_account());
+        if found.as_ref() == Some(&expected) {
             return Ok(());
         }
         tracing::info!("the broker has other claims of the servers' account; updating them");
@@ -98,15 +98,16 @@ impl Service {
     }
 
     async fn push_claims(&self, jwt: String) -> Result<(), ServiceError> {
-        let answer = self
+        let response = self
             .system
             .request("$SYS.REQ.CLAIMS.UPDATE", jwt.into())
             .await
             .map_err(|error| ServiceError::Broker(error.to_string()))?;
-        let answer: ClaimResponse = serde_json::from_slice(&answer.payload).map_err(|error| {
-            ServiceError::Broker(format!("its response to a claim is invalid: {error}"))
-        })?;
-        match answer.error {
+        let response: ClaimResponse =
+            serde_json::from_slice(&response.payload).map_err(|error| {
+                ServiceError::Broker(format!("its response to a claim is invalid: {error}"))
+            })?;
+        match response.error {
             None => Ok(()),
             Some(error) => {
                 Err(ServiceError::Broker(format!("it rejected a claim: {}", error.description)))

@@ -22,7 +22,7 @@ pub(super) async fn run(service: Service, stop: CancellationToken) {
     let holder = Uuid::new_v4();
     let mut has_lease = false;
     // Files that this process has erased already.
-    let mut gone: BTreeSet<File> = BTreeSet::new();
+    let mut erased: BTreeSet<File> = BTreeSet::new();
     while !stop.is_cancelled() {
         let held = if has_lease {
             let held = service.log.renew_leases(holder, &[LEASE.to_owned()], LEASE_TTL).await;
@@ -31,7 +31,7 @@ pub(super) async fn run(service: Service, stop: CancellationToken) {
             service.log.acquire_lease(LEASE, holder, LEASE_TTL).await.map(|lease| lease.is_some())
         };
         has_lease = held.unwrap_or(false);
-        if has_lease && let Err(error) = round(&service, &mut gone).await {
+        if has_lease && let Err(error) = round(&service, &mut erased).await {
             let error = muster_api::problem::describe(&error);
             tracing::warn!(error, "failed to erase expired files; trying again");
         }
@@ -65,15 +65,15 @@ async fn round(service: &Service, erased: &mut BTreeSet<File>) -> Result<(), Ser
             }
         }
     }
-    let wanted: BTreeSet<File> =
+    let expected: BTreeSet<File> =
         files(&service.log, FileSelection::Erased, now()).await?.into_iter().collect();
-    erased.retain(|file| wanted.contains(file));
-    let left: Vec<File> = wanted.difference(erased).cloned().collect();
-    let began = Instant::now();
+    erased.retain(|file| expected.contains(file));
+    let left: Vec<File> = expected.difference(erased).cloned().collect();
+    let started_at = Instant::now();
     for file in left {
         // After a start these can be the files of several weeks; the lease must be renewed
         // meanwhile.
-        if began.elapsed() > LEASE_TTL / 2 {
+        if started_at.elapsed() > LEASE_TTL / 2 {
             break;
         }
         match service.erase_file(&file.0, file.1, file.2).await {

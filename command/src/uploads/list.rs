@@ -196,8 +196,8 @@ impl Files {
         project: &ProjectId,
         id: OperationId,
     ) -> Result<bool, StoreError> {
-        if let Some(known) = self.cached.get(&(project.clone(), id)) {
-            return Ok(*known);
+        if let Some(cached) = self.cached.get(&(project.clone(), id)) {
+            return Ok(*cached);
         }
         let sql = format!("SELECT FROM {NAME}_asked WHERE project = $1 AND operation = $2");
         let parameters: [&(dyn ToSql + Sync); 2] = [&project.as_str(), &id.0];

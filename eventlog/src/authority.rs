@@ -125,9 +125,9 @@ impl EventLog {
     }
 
     fn refuse(&self, project: &ProjectId, event: &StoredEvent, problem: AuthorityError) {
-        let refused = &self.inner.refused;
-        refused.count.fetch_add(1, Ordering::Relaxed);
-        let mut logged = refused.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let rejections = &self.inner.refused;
+        rejections.count.fetch_add(1, Ordering::Relaxed);
+        let mut logged = rejections.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.len() < MAX_LOGGED_REFUSALS && logged.insert((project.clone(), event.position)) {
             tracing::error!(
                 %project, position = event.position, kind = event.kind, stream = %event.stream,
@@ -145,7 +145,7 @@ impl EventLog {
                 let Expected::Version(mut version) = part.expected else { continue };
                 for event in &mut part.events {
                     version += 1;
-                    let claim = ProofContent {
+                    let content = ProofContent {
                         project: project.as_str(),
                         stream: &part.stream,
                         stream_version: version,
@@ -155,7 +155,7 @@ impl EventLog {
                         actor: &append.actor,
                         record: &event.record,
                     };
-                    event.authority = signer.prove(&claim).map(Into::into);
+                    event.authority = signer.prove(&content).map(Into::into);
                 }
             }
         }

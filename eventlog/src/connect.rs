@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(url, "postgres://u:p@h:5432/d?sslmode=require");
         assert_eq!(root, Some(PathBuf::from("/etc/ca.pem")));
         assert!(split_root_certificate("not a url").is_err());
-        let refused = split_root_certificate("postgres://u@/d?host=/run/pg").unwrap_err();
-        assert!(refused.to_string().contains("postgresql:///database?host="), "{refused}");
+        let error = split_root_certificate("postgres://u@/d?host=/run/pg").unwrap_err();
+        assert!(error.to_string().contains("postgresql:///database?host="), "{error}");
     }
 }

@@ -41,16 +41,17 @@ impl DeadLetterQuota {
     /// Whether another dead letter of this sender may be stored.
     fn take(&mut self, source: DeadLetterSource, sender: &str, now: Instant) -> bool {
         const MINUTE: Duration = Duration::from_secs(60);
-        let is_over = |began: Instant| now.saturating_duration_since(began) >= MINUTE;
+        let is_over = |started_at: Instant| now.saturating_duration_since(started_at) >= MINUTE;
         if self.senders.len() >= MAX_SENDERS {
-            self.senders.retain(|_, (began, _)| !is_over(*began));
+            self.senders.retain(|_, (started_at, _)| !is_over(*started_at));
         }
         if self.senders.len() >= MAX_SENDERS {
             return false;
         }
-        let (began, kept) = self.senders.entry((source, sender.to_owned())).or_insert((now, 0));
-        if is_over(*began) {
-            (*began, *kept) = (now, 0);
+        let (started_at, kept) =
+            self.senders.entry((source, sender.to_owned())).or_insert((now, 0));
+        if is_over(*started_at) {
+            (*started_at, *kept) = (now, 0);
         }
         *kept += 1;
         *kept <= MAX_PER_MINUTE
@@ -200,20 +201,20 @@ impl EventLog {
         // In a fixed order, so that two processes do not deadlock.
         let mut rows: BTreeMap<(&str, Hash, String, &str), NewRow<'_>> = BTreeMap::new();
         let now = Instant::now();
-        for letter in dead_letters {
-            let sender = sender(&letter.subject);
-            let is_kept = self.dead_letter_quota().take(letter.source, &sender, now);
+        for dead_letter in dead_letters {
+            let sender = sender(&dead_letter.subject);
+            let is_kept = self.dead_letter_quota().take(dead_letter.source, &sender, now);
             let (subject, bytes, detail) = if is_kept {
-                let kept = letter.bytes.get(..MAX_PAYLOAD_BYTES).unwrap_or(&letter.bytes);
-                (&letter.subject, kept, letter.detail.as_str())
+                let kept = dead_letter.bytes.get(..MAX_PAYLOAD_BYTES).unwrap_or(&dead_letter.bytes);
+                (&dead_letter.subject, kept, dead_letter.detail.as_str())
             } else {
                 (&sender, &[][..], "too many dead letters of this device: counted, not stored")
             };
-            let hash = Hash::of(if is_kept { &letter.bytes } else { &[] });
-            let size = if is_kept { letter.bytes.len() } else { 0 };
-            rows.entry((letter.source.as_str(), hash, text(subject), letter.cause))
+            let hash = Hash::of(if is_kept { &dead_letter.bytes } else { &[] });
+            let size = if is_kept { dead_letter.bytes.len() } else { 0 };
+            rows.entry((dead_letter.source.as_str(), hash, text(subject), dead_letter.cause))
                 .or_insert_with(|| NewRow {
-                    project: letter.project.as_deref(),
+                    project: dead_letter.project.as_deref(),
                     detail: text(detail),
                     bytes,
                     size: i64::try_from(size).unwrap_or(i64::MAX),

@@ -117,12 +117,12 @@ async fn set_identity_hint(
     kind: &str,
     hint: Option<Hash>,
 ) -> Result<(), StoreError> {
-    let Some(mark) = hint else { return Ok(()) };
+    let Some(hint) = hint else { return Ok(()) };
     client
         .execute(
             "INSERT INTO device_marks (project, kind, mark, device) VALUES ($1, $2, $3, $4)
              ON CONFLICT DO NOTHING",
-            &[&project, &kind, &mark.0.as_slice(), &device.0],
+            &[&project, &kind, &hint.0.as_slice(), &device.0],
         )
         .await
         .while_trying("record a device's identity hint")?;
@@ -406,9 +406,9 @@ impl EventLog {
         machine: Option<Hash>,
         macs: &[Hash],
     ) -> Result<Option<DeviceId>, StoreError> {
-        let marks = machine.map(|machine| ("machine", machine));
-        for (kind, mark) in marks.into_iter().chain(macs.iter().map(|mac| ("mac", *mac))) {
-            if let Some(device) = self.device_with_hint(project, kind, mark).await? {
+        let hints = machine.map(|machine| ("machine", machine));
+        for (kind, hint) in hints.into_iter().chain(macs.iter().map(|mac| ("mac", *mac))) {
+            if let Some(device) = self.device_with_hint(project, kind, hint).await? {
                 return Ok(Some(device));
             }
         }

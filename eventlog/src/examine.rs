@@ -84,7 +84,7 @@ async fn query_examination(pool: &sqlx::PgPool) -> Result<Examination, sqlx::Err
             .await?;
     found.missing = sqlx::migrate!("./migrations")
         .iter()
-        .filter(|known| !applied.contains(&known.version))
+        .filter(|migration| !applied.contains(&migration.version))
         .count();
     if found.missing > 0 {
         return Ok(found);
@@ -108,12 +108,12 @@ async fn query_examination(pool: &sqlx::PgPool) -> Result<Examination, sqlx::Err
             failure: row.try_get("failure")?,
         });
     }
-    let letters: i64 = sqlx::query_scalar(
+    let dead_letters: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM dead_letters
          WHERE last_seen > clock_timestamp() - interval '1 day' AND retried_at IS NULL",
     )
     .fetch_one(pool)
     .await?;
-    found.dead_letters = letters.unsigned_abs();
+    found.dead_letters = dead_letters.unsigned_abs();
     Ok(found)
 }

@@ -64,12 +64,12 @@ pub struct FailureWatch(Arc<Mutex<Option<(Failure, Instant)>>>);
 impl FailureWatch {
     /// Records that the operation failed.
     pub(crate) fn failed(&self, cause: Cause) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = match *known {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = match *state {
             Some((failure, at)) if at.elapsed() < FAILURE_TTL => failure.since,
             _ => SystemTime::now().into(),
         };
-        *known = Some((Failure { since, cause }, Instant::now()));
+        *state = Some((Failure { since, cause }, Instant::now()));
     }
 
     /// Records that the operation succeeded.
@@ -80,8 +80,8 @@ impl FailureWatch {
     /// Returns the failure, if it persists.
     #[must_use]
     pub fn current(&self) -> Option<Failure> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.filter(|(_, at)| at.elapsed() < FAILURE_TTL).map(|(failure, _)| failure)
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.filter(|(_, at)| at.elapsed() < FAILURE_TTL).map(|(failure, _)| failure)
     }
 }
 

@@ -67,9 +67,9 @@ impl Follower {
     pub async fn wait_beyond(&self, project: &ProjectId, position: u64) -> u64 {
         let mut receiver = self.cached.subscribe();
         let found = receiver
-            .wait_for(|known| known.heads.get(project).is_some_and(|head| *head > position))
+            .wait_for(|state| state.heads.get(project).is_some_and(|head| *head > position))
             .await
-            .map(|known| known.heads.get(project).copied().unwrap_or(position));
+            .map(|state| state.heads.get(project).copied().unwrap_or(position));
         match found {
             Ok(head) => head,
             // Unreachable: the sender exists as long as `self`.
@@ -84,9 +84,9 @@ impl Follower {
         connection: u64,
     ) {
         let mut receiver = self.cached.subscribe();
-        let differs = receiver.wait_for(|known| {
-            let mut heads = known.heads.iter();
-            known.connection != connection
+        let differs = receiver.wait_for(|state| {
+            let mut heads = state.heads.iter();
+            state.connection != connection
                 || heads.any(|(project, head)| positions.get(project).copied() != Some(*head))
         });
         if differs.await.is_err() {
@@ -125,7 +125,7 @@ async fn listen(
         poll(stores, cached).await?;
         *failing = false;
         if std::mem::take(&mut is_new) {
-            cached.send_modify(|known| known.connection += 1);
+            cached.send_modify(|state| state.connection += 1);
         }
         // Until the poll is due, only notifications advance the heads.
         let due = tokio::time::sleep(POLL_INTERVAL);
@@ -156,8 +156,8 @@ fn parse(payload: &str) -> Option<(ProjectId, u64)> {
 
 /// Advances a head. A notification with an older position was delayed in a queue.
 fn advance(cached: &watch::Sender<CachedHeads>, project: ProjectId, position: u64) {
-    cached.send_if_modified(|known| {
-        let head = known.heads.entry(project).or_default();
+    cached.send_if_modified(|state| {
+        let head = state.heads.entry(project).or_default();
         let is_further = position > *head;
         *head = position.max(*head);
         is_further
@@ -175,10 +175,10 @@ async fn poll(stores: &Stores, cached: &watch::Sender<CachedHeads>) -> Result<()
         .into_iter()
         .filter_map(|(project, position)| Some((project.parse().ok()?, position.unsigned_abs())))
         .collect();
-    cached.send_if_modified(|known| {
-        let is_news = known.heads != heads;
-        known.heads = heads;
-        is_news
+    cached.send_if_modified(|state| {
+        let is_new = state.heads != heads;
+        state.heads = heads;
+        is_new
     });
     Ok(())
 }

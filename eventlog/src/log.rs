@@ -22,12 +22,12 @@ async fn migrate(pool: &sqlx::PgPool) -> Result<(), StoreError> {
     let mut migrations = sqlx::migrate!("./migrations");
     // A newer release may have added migrations; this one is compatible with them.
     migrations.set_ignore_missing(true);
-    let asked = |source| StoreError::Sqlx { attempted: "look up migrations", source };
+    let lookup_failed = |source| StoreError::Sqlx { attempted: "look up migrations", source };
     let may_migrate: bool =
         sqlx::query_scalar("SELECT has_schema_privilege(current_schema(), 'CREATE')")
             .fetch_one(pool)
             .await
-            .map_err(asked)?;
+            .map_err(lookup_failed)?;
     if may_migrate {
         return Ok(migrations.run(pool).await?);
     }
@@ -35,8 +35,8 @@ async fn migrate(pool: &sqlx::PgPool) -> Result<(), StoreError> {
         sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
             .fetch_all(pool)
             .await
-            .map_err(asked)?;
-    match migrations.iter().filter(|known| !applied.contains(&known.version)).count() {
+            .map_err(lookup_failed)?;
+    match migrations.iter().filter(|migration| !applied.contains(&migration.version)).count() {
         0 => Ok(()),
         missing => Err(StoreError::NotMigrated(missing)),
     }
@@ -209,12 +209,12 @@ impl EventLog {
             .query("SELECT projection, project, position FROM checkpoints", &[])
             .await
             .while_trying("read the projections' checkpoints")?;
-        let place = |row: &tokio_postgres::Row, at| row.get::<_, i64>(at).unsigned_abs();
+        let position_of = |row: &tokio_postgres::Row, at| row.get::<_, i64>(at).unsigned_abs();
         Ok(LogStatus {
-            heads: heads.iter().map(|row| (row.get(0), place(row, 1))).collect(),
+            heads: heads.iter().map(|row| (row.get(0), position_of(row, 1))).collect(),
             projections: checkpoints
                 .iter()
-                .map(|row| (row.get(0), row.get(1), place(row, 2)))
+                .map(|row| (row.get(0), row.get(1), position_of(row, 2)))
                 .collect(),
         })
     }

@@ -171,8 +171,8 @@ async fn a_reader_that_lost_its_lease_cannot_append() {
     assert!(log.acquire_lease("evt-1", one, life).await.unwrap().is_none());
     let back = log.take_over_offset(&old).await;
     assert!(matches!(back, Err(AppendError::Fenced(_))), "{back:?}");
-    let refused = log.append_batch(&project, batch(old.fence, 9)).await;
-    assert!(matches!(refused, Err(AppendError::Fenced(_))), "{refused:?}");
+    let result = log.append_batch(&project, batch(old.fence, 9)).await;
+    assert!(matches!(result, Err(AppendError::Fenced(_))), "{result:?}");
     log.append_batch(&project, batch(new.fence, 9)).await.unwrap()[0].as_ref().unwrap();
     assert_eq!(all(&log).await.len(), 2);
     assert_consistent(&log).await;
@@ -230,9 +230,9 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     };
     log.append(&project, report(0, Hash::ZERO, Hash::of(b"1"))).await.unwrap();
     log.append(&project, report(1, Hash::of(b"1"), Hash::of(b"2"))).await.unwrap();
-    let refused = log.append(&project, report(1, Hash::of(b"1"), Hash::of(b"x"))).await;
+    let result = log.append(&project, report(1, Hash::of(b"1"), Hash::of(b"x"))).await;
     assert!(
-        matches!(refused, Err(AppendError::Conflict { actual: 2, tip: Some(tip), .. }) if tip == Hash::of(b"2"))
+        matches!(result, Err(AppendError::Conflict { actual: 2, tip: Some(tip), .. }) if tip == Hash::of(b"2"))
     );
 
     // A second enrollment: new key and epoch; the previous ones are closed.
@@ -246,14 +246,14 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     .unwrap();
     let access = log.device_access(&project, &[device]).await.unwrap().remove(&device).unwrap();
     assert!(access.key(&key.thumbprint()).is_none() && access.key(&new_key.thumbprint()).is_some());
-    let refused = log.append(&project, report(2, Hash::of(b"2"), Hash::of(b"3"))).await;
-    assert!(matches!(refused, Err(AppendError::Closed { .. })), "{refused:?}");
+    let result = log.append(&project, report(2, Hash::of(b"2"), Hash::of(b"3"))).await;
+    assert!(matches!(result, Err(AppendError::Closed { .. })), "{result:?}");
 
     let deleted: Event = DeviceDeleted { name: "robot-7".parse().unwrap() }.into();
-    let gone = vec![NewEvent::server(&deleted, now)];
+    let deletion = vec![NewEvent::server(&deleted, now)];
     log.append(
         &project,
-        Append::by_actor("test").stream(stream.clone(), Expected::Version(3), gone),
+        Append::by_actor("test").stream(stream.clone(), Expected::Version(3), deletion),
     )
     .await
     .unwrap();
@@ -376,7 +376,7 @@ async fn a_restored_dump_has_the_same_content() {
 async fn a_hostile_device_s_dead_letters_are_limited_and_all_counted() {
     let database = database().await;
     let log = database.open().await;
-    let letter = |device: u128, content: String| NewDeadLetter {
+    let dead_letter = |device: u128, content: String| NewDeadLetter {
         source: DeadLetterSource::Events,
         project: Some("default".into()),
         subject: format!("evt.3.default.{}", Uuid::from_u128(device)),
@@ -384,17 +384,20 @@ async fn a_hostile_device_s_dead_letters_are_limited_and_all_counted() {
         detail: "no\0t good".into(),
         bytes: content.into_bytes(),
     };
-    let mut batch: Vec<_> = (0..500).map(|n| letter(1, format!("garbage {n}"))).collect();
-    batch.push(letter(2, "the same".into()));
-    batch.push(letter(2, "the same".into()));
+    let mut batch: Vec<_> = (0..500).map(|n| dead_letter(1, format!("garbage {n}"))).collect();
+    batch.push(dead_letter(2, "the same".into()));
+    batch.push(dead_letter(2, "the same".into()));
     log.store_dead_letters(&batch).await.unwrap();
     log.store_dead_letters(&batch).await.unwrap();
     let kept = log.list_dead_letters(Some("default"), i64::MAX, 100).await.unwrap();
     let of = |n| kept.iter().filter(move |l| l.subject.ends_with(&Uuid::from_u128(n).to_string()));
     assert_eq!(of(1).count(), 21);
-    assert_eq!(of(1).map(|letter| letter.seen).sum::<u64>(), 1000);
-    assert_eq!(of(1).filter(|letter| letter.bytes.is_empty()).map(|l| l.seen).sum::<u64>(), 980);
-    assert_eq!(of(2).map(|letter| letter.seen).collect::<Vec<_>>(), [4]);
+    assert_eq!(of(1).map(|dead_letter| dead_letter.seen).sum::<u64>(), 1000);
+    assert_eq!(
+        of(1).filter(|dead_letter| dead_letter.bytes.is_empty()).map(|l| l.seen).sum::<u64>(),
+        980
+    );
+    assert_eq!(of(2).map(|dead_letter| dead_letter.seen).collect::<Vec<_>>(), [4]);
     assert_eq!(of(2).next().unwrap().detail, "no\u{fffd}t good");
 }
 

@@ -75,12 +75,12 @@ impl AppenderHandle {
     }
 
     pub(crate) async fn submit(&self, batch: Batch) -> BatchResult {
-        let (answer, receive) = oneshot::channel();
-        let work = QueuedBatch { batch, reply: answer };
+        let (reply, receive) = oneshot::channel();
+        let work = QueuedBatch { batch, reply };
         let queue = if work.is_small() { &self.small } else { &self.large };
-        let gone = || AppendError::Store(StoreError::ShuttingDown);
-        queue.send(work).await.map_err(|_| gone())?;
-        receive.await.map_err(|_| gone())?
+        let shutting_down = || AppendError::Store(StoreError::ShuttingDown);
+        queue.send(work).await.map_err(|_| shutting_down())?;
+        receive.await.map_err(|_| shutting_down())?
     }
 }
 

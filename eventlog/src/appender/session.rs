@@ -73,21 +73,21 @@ impl Session {
     /// Appends a group and sends the results. After an error, which all callers got, the session
     /// must not be used again.
     pub(crate) async fn append(&mut self, group: Vec<QueuedBatch>) -> Result<(), Arc<StoreError>> {
-        let (batches, answers): (Vec<_>, Vec<_>) =
+        let (batches, replies): (Vec<_>, Vec<_>) =
             group.into_iter().map(|work| (work.batch, work.reply)).unzip();
         match self.transact(&batches).await {
             Ok(results) => {
-                for (answer, result) in answers.into_iter().zip(results) {
-                    let _ = answer.send(result);
+                for (reply, result) in replies.into_iter().zip(results) {
+                    let _ = reply.send(result);
                 }
                 self.create_next_range();
                 Ok(())
             }
             Err(error) => {
                 let error = Arc::new(error);
-                for answer in answers {
+                for reply in replies {
                     let shared = StoreError::Shared(error.clone());
-                    let _ = answer.send(Err(AppendError::Store(shared)));
+                    let _ = reply.send(Err(AppendError::Store(shared)));
                 }
                 Err(error)
             }
@@ -128,8 +128,8 @@ impl Session {
         let project = self.project.clone();
         let Some((head, fenced)) = self.begin(batches).await? else {
             self.client.batch_execute("ROLLBACK").await.while_trying("roll back an append")?;
-            let refused = || Err(AppendError::NoProject(project.to_string()));
-            return Ok(batches.iter().map(|_| refused()).collect());
+            let no_project = || Err(AppendError::NoProject(project.to_string()));
+            return Ok(batches.iter().map(|_| no_project()).collect());
         };
         let named: Vec<Named<'_>> = batches
             .iter()

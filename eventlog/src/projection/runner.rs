@@ -266,10 +266,10 @@ impl<P: Projection> Runner<P> {
             self.set_reached(project, last);
             return Ok(false);
         }
-        let began = traces::now();
+        let started_at = traces::now();
         match self.commit(project, stored, last, &events).await {
             Ok(true) => {
-                traces::emit_projected(project, self.projection.name(), began, &events);
+                traces::emit_projected(project, self.projection.name(), started_at, &events);
                 self.checkpoints.insert(project.clone(), last);
                 self.stored_at.insert(project.clone(), Instant::now());
                 self.set_reached(project, last);
@@ -365,9 +365,9 @@ impl<P: Projection> Runner<P> {
 }
 
 fn restored_error(project: &ProjectId) -> ProjectionError {
-    let words =
+    let message =
         format!("the log of {project} is shorter than before; was an older backup restored?");
-    StoreError::Corrupt(words).into()
+    StoreError::Corrupt(message).into()
 }
 
 /// Compares two tables of the same shape. Returns the rows that are in only one of them, as JSON,

@@ -98,7 +98,7 @@ impl SearchPath {
         let serves = |bin: &Path| {
             is_executable(&bin.join("postgres"))
                 && is_executable(&bin.join("initdb"))
-                && major.is_none_or(|wanted| postgres_major(bin) == Some(wanted))
+                && major.is_none_or(|requested| postgres_major(bin) == Some(requested))
         };
         if let Some(bin) = &self.postgres_bin {
             return if is_executable(&bin.join("postgres")) && is_executable(&bin.join("initdb")) {

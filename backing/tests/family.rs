@@ -58,9 +58,9 @@ fn is_running(pid: u64) -> bool {
 }
 
 fn wait_for_end(pids: &[u64]) {
-    let began = Instant::now();
+    let started_at = Instant::now();
     while pids.iter().any(|pid| is_running(*pid)) {
-        assert!(began.elapsed() < Duration::from_secs(20), "still running: {pids:?}");
+        assert!(started_at.elapsed() < Duration::from_secs(20), "still running: {pids:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

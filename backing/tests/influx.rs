@@ -19,9 +19,9 @@ async fn post(influx: &InfluxDb, path: &str, sign_in: bool, body: &str) -> Strin
         body.len()
     );
     stream.write_all(text.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    response
 }
 
 async fn count(influx: &InfluxDb, sign_in: bool) -> String {
@@ -45,8 +45,8 @@ async fn a_killed_server_restarts_with_its_points_and_its_password() {
     )
     .await;
     assert!(written.starts_with("HTTP/1.0 204"), "{written}");
-    let refused = post(&influx, "/write?db=muster", false, "cpu usage=3").await;
-    assert!(refused.starts_with("HTTP/1.0 401"), "{refused}");
+    let response = post(&influx, "/write?db=muster", false, "cpu usage=3").await;
+    assert!(response.starts_with("HTTP/1.0 401"), "{response}");
 
     let mut events = influx.child().events();
     influx.child().kill9().unwrap();

@@ -41,12 +41,12 @@ impl FolderLock {
             TryLockError::WouldBlock => ChildError::InUse { dir: dir.to_path_buf() },
             TryLockError::Error(source) => file_error("lock", source),
         })?;
-        let claim = Self { _lock: lock, pid_file: dir.join(format!("{name}.pid")) };
-        if let Some(pid) = claim.leftover() {
+        let folder_lock = Self { _lock: lock, pid_file: dir.join(format!("{name}.pid")) };
+        if let Some(pid) = folder_lock.leftover() {
             tracing::info!(name, pid, "waiting for a server of an earlier run to end");
             end(name, pid, stop_signal, stop_timeout).await?;
         }
-        Ok(claim)
+        Ok(folder_lock)
     }
 
     /// Records the current process, for the next owner.
@@ -90,14 +90,14 @@ async fn end(
     stop_timeout: Duration,
 ) -> Result<(), ChildError> {
     let started = process_tree::start_time(pid);
-    for (signal, patience) in
+    for (signal, timeout) in
         [(stop_signal, stop_timeout), (Signal::SIGKILL, Duration::from_secs(5))]
     {
         let target = Pid::from_raw(pid.cast_signed());
         // Either may fail because the process has ended, which is the goal.
         let _ = kill(target, signal);
         let _ = kill(target, Signal::SIGCONT);
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         while Instant::now() < deadline {
             if process_tree::start_time(pid).is_none() || process_tree::start_time(pid) != started {
                 return Ok(());

@@ -59,7 +59,7 @@ impl Child {
     /// # Errors
     /// When its folder is in use, or it did not start, with the end of its log.
     pub async fn start(spec: ChildSpec) -> Result<Self, ChildError> {
-        let claim =
+        let folder_lock =
             FolderLock::acquire(&spec.dir, spec.name, spec.stop_signal, spec.stop_timeout).await?;
         let log = Log::new(&spec.dir, spec.name);
         let current = Current::default();
@@ -70,7 +70,7 @@ impl Child {
         let mut supervisor = Supervisor {
             spec,
             log: log.clone(),
-            folder_lock: claim,
+            folder_lock,
             current: Arc::clone(&current),
             requests,
             events: events.clone(),
@@ -123,9 +123,9 @@ impl Child {
     /// # Errors
     /// When it is no longer supervised.
     pub async fn stop(&self) -> Result<Option<Exit>, ChildError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, response) = oneshot::channel();
         self.request(Request::Stop(reply)).await?;
-        answer.await.map_err(|_| ChildError::SupervisorEnded { name: self.name })
+        response.await.map_err(|_| ChildError::SupervisorEnded { name: self.name })
     }
 
     /// Stops it permanently and releases its folder: another owner may use it when this returns.
@@ -145,9 +145,9 @@ impl Child {
     /// # Errors
     /// When it does not start, or is no longer supervised.
     pub async fn restart(&self) -> Result<(), ChildError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, response) = oneshot::channel();
         self.request(Request::StartAgain(reply)).await?;
-        answer.await.map_err(|_| ChildError::SupervisorEnded { name: self.name })?
+        response.await.map_err(|_| ChildError::SupervisorEnded { name: self.name })?
     }
 
     /// Kills its first process (SIGKILL): a crash, which triggers the restart policy.

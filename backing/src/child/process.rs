@@ -205,26 +205,26 @@ pub(crate) struct Launch<'a> {
 /// Builds the command, with a prefix that couples its lifetime to this process and drops its
 /// privileges.
 pub(crate) fn command(launch: &Launch<'_>) -> io::Result<Command> {
-    let mut words = Vec::new();
+    let mut argv = Vec::new();
     if let Some(dir) = launch.open_dir {
-        words.extend(with_open_dir(dir));
+        argv.extend(with_open_dir(dir));
     }
     if let Some(setpriv) = setpriv() {
-        words.push(setpriv.into());
-        words.push("--no-new-privs".into());
+        argv.push(setpriv.into());
+        argv.push("--no-new-privs".into());
         // Must be in the same call that changes the user: the kernel clears it at such a change.
-        words.push(
+        argv.push(
             format!("--pdeathsig={}", launch.death_signal.as_str().trim_start_matches("SIG"))
                 .into(),
         );
         if let Some(user) = launch.run_as {
-            words.extend([
+            argv.extend([
                 format!("--reuid={}", user.uid).into(),
                 format!("--regid={}", user.gid).into(),
                 "--init-groups".into(),
             ]);
         }
-        words.push("--".into());
+        argv.push("--".into());
     } else if let Some(user) = launch.run_as {
         let hint = format!(
             "setpriv, which runs it as user {}, is not installed; install util-linux",
@@ -232,11 +232,11 @@ pub(crate) fn command(launch: &Launch<'_>) -> io::Result<Command> {
         );
         return Err(io::Error::new(io::ErrorKind::NotFound, hint));
     }
-    words.push(launch.program.into());
-    words.extend(launch.args.iter().cloned());
+    argv.push(launch.program.into());
+    argv.extend(launch.args.iter().cloned());
 
-    let mut command = Command::new(&words[0]);
-    command.args(&words[1..]).current_dir("/").env_clear().env("LC_ALL", "C.UTF-8");
+    let mut command = Command::new(&argv[0]);
+    command.args(&argv[1..]).current_dir("/").env_clear().env("LC_ALL", "C.UTF-8");
     for name in INHERITED_VARIABLES {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);

@@ -59,7 +59,7 @@ enum Next {
 impl Supervisor {
     /// Starts the server for the first time. Transient errors are retried.
     pub(super) async fn start(&mut self) -> Result<Arc<Process>, ChildError> {
-        let began = Instant::now();
+        let started_at = Instant::now();
         loop {
             let error = match self.spawn() {
                 Ok(process) => match until_ready(&self.spec, &self.log, &process).await {
@@ -74,7 +74,7 @@ impl Supervisor {
                 },
                 Err(error) => error,
             };
-            if !self.is_transient(&error) || began.elapsed() > TRANSIENT_RETRY_TIMEOUT {
+            if !self.is_transient(&error) || started_at.elapsed() > TRANSIENT_RETRY_TIMEOUT {
                 return Err(error);
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -96,7 +96,7 @@ impl Supervisor {
     }
 
     async fn watch(&mut self, process: Arc<Process>) -> Next {
-        let began = Instant::now();
+        let started_at = Instant::now();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOG_TRIM_INTERVAL) => self.log.trim(),
@@ -108,7 +108,7 @@ impl Supervisor {
                         log = %self.log.path().display(),
                         "a server ended unexpectedly"
                     );
-                    if began.elapsed() > RECOVERED_AFTER {
+                    if started_at.elapsed() > RECOVERED_AFTER {
                         self.delay = MIN_RESTART_DELAY;
                     }
                     return match self.spec.restart {
@@ -270,7 +270,7 @@ pub(super) const fn first_delay() -> Duration {
 }
 
 async fn until_ready(spec: &ChildSpec, log: &Log, process: &Process) -> Result<(), ChildError> {
-    let began = Instant::now();
+    let started_at = Instant::now();
     let mut interval = Duration::from_millis(10);
     let mut reported = Duration::ZERO;
     loop {
@@ -278,14 +278,14 @@ async fn until_ready(spec: &ChildSpec, log: &Log, process: &Process) -> Result<(
             exit = process.exited() => return Err(ChildError::EndedAtStart {
                 name: spec.name, exit, log: log.path().into(), tail: log.tail(process.log_offset),
             }),
-            answer = tokio::time::timeout(CHECK_TIMEOUT, spec.check.run()) => match answer {
+            result = tokio::time::timeout(CHECK_TIMEOUT, spec.check.run()) => match result {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(NotReady::Ever(reason))) => return Err(ChildError::Unusable { name: spec.name, reason }),
                 Ok(Err(NotReady::Yet(reason))) => reason,
                 Err(_) => "it does not respond".into(),
             },
         };
-        let elapsed = began.elapsed();
+        let elapsed = started_at.elapsed();
         if elapsed > spec.start_timeout {
             let tail = log.tail(process.log_offset);
             return Err(ChildError::NotReadyInTime {

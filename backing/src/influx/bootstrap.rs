@@ -71,8 +71,8 @@ fn secret(dir: &Path, name: &str) -> Result<String, InfluxError> {
 /// Creates the first user, which a server with authentication but without users allows any client.
 async fn create_user(address: SocketAddr, password: &str) -> Result<(), InfluxError> {
     let attempt = "create the administrator";
-    let known = Request::influxql("SHOW DATABASES", Some((USER, password)));
-    if send_request(attempt, &known, address).await?.status == 200 {
+    let request = Request::influxql("SHOW DATABASES", Some((USER, password)));
+    if send_request(attempt, &request, address).await?.status == 200 {
         return Ok(());
     }
     let statement = format!("CREATE USER {USER} WITH PASSWORD '{password}' WITH ALL PRIVILEGES");

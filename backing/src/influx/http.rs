@@ -71,9 +71,9 @@ impl<'a> Request<'a> {
     async fn exchange(&self, to: SocketAddr) -> io::Result<Response> {
         let mut stream = TcpStream::connect(to).await?;
         stream.write_all(self.text(to).as_bytes()).await?;
-        let mut answer = Vec::new();
-        stream.take(MAX_RESPONSE_BYTES).read_to_end(&mut answer).await?;
-        parse(&String::from_utf8_lossy(&answer))
+        let mut response = Vec::new();
+        stream.take(MAX_RESPONSE_BYTES).read_to_end(&mut response).await?;
+        parse(&String::from_utf8_lossy(&response))
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the response is not HTTP"))
     }
 
@@ -122,8 +122,9 @@ mod tests {
 
     #[test]
     fn responses_are_parsed() {
-        let answer = parse("HTTP/1.0 401 Unauthorized\r\nX: y\r\n\r\n{\"error\":\"no\"}").unwrap();
-        assert_eq!((answer.status, answer.body.as_str()), (401, "{\"error\":\"no\"}"));
+        let response =
+            parse("HTTP/1.0 401 Unauthorized\r\nX: y\r\n\r\n{\"error\":\"no\"}").unwrap();
+        assert_eq!((response.status, response.body.as_str()), (401, "{\"error\":\"no\"}"));
         assert!(parse("SSH-2.0-OpenSSH").is_none());
     }
 }

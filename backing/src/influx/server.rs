@@ -277,8 +277,8 @@ fn spec(
 
 async fn check_ready(address: SocketAddr) -> Result<(), NotReady> {
     match Request::get("/ping").send(address).await {
-        Ok(answer) if answer.status == 204 => Ok(()),
-        Ok(answer) => Err(NotReady::Yet(format!("it responds with status {}", answer.status))),
+        Ok(response) if response.status == 204 => Ok(()),
+        Ok(response) => Err(NotReady::Yet(format!("it responds with status {}", response.status))),
         Err(_) => Err(NotReady::Yet("it does not accept connections yet".into())),
     }
 }

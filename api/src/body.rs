@@ -167,9 +167,9 @@ mod tests {
             let problem = parse::<Sample>(body.as_bytes()).unwrap_err().document();
             let error = problem.errors.first().unwrap();
             assert_eq!(error.field, field, "{body}: {error:?}");
-            let told = error.value.as_ref().map(ToString::to_string);
+            let reported = error.value.as_ref().map(ToString::to_string);
             if body != "[]" {
-                assert_eq!(told.as_deref(), value, "{body}: {error:?}");
+                assert_eq!(reported.as_deref(), value, "{body}: {error:?}");
             }
         }
     }

@@ -138,8 +138,8 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
             }
         };
         // The query names the project; the part before the path depends on the version of HTTP.
-        let place = parts.uri.path_and_query().map_or(parts.uri.path(), |place| place.as_str());
-        let request = format!("{} {place}", parts.method);
+        let target = parts.uri.path_and_query().map_or(parts.uri.path(), |target| target.as_str());
+        let request = format!("{} {target}", parts.method);
         let body_hash = match (&key, parts.extensions.get::<BodyHash>()) {
             (Some(_), Some(BodyHash(hash))) => Some(*hash),
             _ => None,

@@ -242,12 +242,12 @@ async fn a_long_response_ends_with_its_token() {
         let token = token(&log, "default", Role::Viewer, None).await;
         let request = Request::builder().method(method).uri("/slow");
         let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        let answer = router.clone().oneshot(request.body(Body::empty()).unwrap());
+        let pending = router.clone().oneshot(request.body(Body::empty()).unwrap());
         let revoke = async {
             started.notified().await;
             append(&log, &token, ApiTokenRevoked {}.into()).await;
         };
-        tokio::join!(answer, revoke).0.unwrap().status().as_u16()
+        tokio::join!(pending, revoke).0.unwrap().status().as_u16()
     };
     assert_eq!(slow("GET").await, 401);
     assert_eq!(slow("POST").await, 200);

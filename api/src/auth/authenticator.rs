@@ -60,13 +60,13 @@ impl Authenticator {
         address: Option<String>,
     ) -> Result<Principal, Problem> {
         let token: ApiTokenText = text.parse().map_err(|_| invalid_token())?;
-        let known = self.look_up(&token).await?;
+        let cached = self.look_up(&token).await?;
         let now = Timestamp::from(SystemTime::now());
-        let role = known.state.check(&token.secret, now).map_err(|refusal| {
+        let role = cached.state.check(&token.secret, now).map_err(|refusal| {
             tracing::debug!(token = %token.id, project = %token.project, address, %refusal, "refused a token");
             invalid_token()
         })?;
-        self.record_use(&token, &known, now, address);
+        self.record_use(&token, &cached, now, address);
         Ok(Principal {
             token: token.id,
             role,
@@ -94,10 +94,10 @@ impl Authenticator {
         let key = (token.project.clone(), token.id);
         let stream = StreamName::Token(token.id);
         let version = self.inner.log.stream_version(&token.project, &stream).await?;
-        if let Some(known) = self.tokens().get(&key)
-            && known.version == version
+        if let Some(cached) = self.tokens().get(&key)
+            && cached.version == version
         {
-            return Ok(known.clone());
+            return Ok(cached.clone());
         }
         let events = match version {
             0 => Vec::new(),
@@ -115,20 +115,20 @@ impl Authenticator {
             state = state.evolve(&event, stored.recorded_at);
         }
         let mut tokens = self.tokens();
-        let known = CachedToken {
+        let cached = CachedToken {
             // The events may be newer than the version that was read first.
             version: events.last().map_or(0, |event| event.stream_version),
             state: Arc::new(state),
-            use_recorded_at: tokens.get(&key).and_then(|known| known.use_recorded_at),
+            use_recorded_at: tokens.get(&key).and_then(|cached| cached.use_recorded_at),
         };
         // Missing tokens are not cached: any client can name one.
-        if known.version > 0 {
+        if cached.version > 0 {
             if tokens.len() >= MAX_CACHED_TOKENS {
                 tokens.clear();
             }
-            tokens.insert(key, known.clone());
+            tokens.insert(key, cached.clone());
         }
-        Ok(known)
+        Ok(cached)
     }
 
     fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<(ProjectId, TokenId), CachedToken>> {
@@ -154,8 +154,8 @@ impl Authenticator {
         let key = (token.project.clone(), token.id);
         match self.tokens().get_mut(&key) {
             // Another request of this process was faster.
-            Some(known) if !is_due(known.use_recorded_at) => return,
-            Some(known) => known.use_recorded_at = Some(now),
+            Some(entry) if !is_due(entry.use_recorded_at) => return,
+            Some(entry) => entry.use_recorded_at = Some(now),
             None => return,
         }
         let log = self.inner.log.clone();

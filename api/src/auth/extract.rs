@@ -139,21 +139,21 @@ async fn project_of(
     let named = params::pairs(parts.uri.query().unwrap_or_default())?
         .into_iter()
         .find_map(|(name, value)| (name == "project").then_some(value));
-    let asked = named
+    let requested = named
         .map(|name| {
             name.parse::<ProjectId>()
                 .map_err(|error| Problem::field("project", error.to_string(), Some(name.into())))
         })
         .transpose()?;
-    match (&principal.project, asked) {
+    match (&principal.project, requested) {
         (Some(own), None) => Ok(own.clone()),
-        (Some(own), Some(asked)) if *own == asked => Ok(asked),
-        (Some(own), Some(asked)) => Err(Problem::new(
+        (Some(own), Some(requested)) if *own == requested => Ok(requested),
+        (Some(own), Some(requested)) => Err(Problem::new(
             Kind::Forbidden,
-            format!("the token is for project {own}, not for {asked}"),
+            format!("the token is for project {own}, not for {requested}"),
         )),
-        (None, asked) => {
-            let project = asked.unwrap_or_else(ProjectId::default_project);
+        (None, requested) => {
+            let project = requested.unwrap_or_else(ProjectId::default_project);
             if api.auth.project_exists(&project).await? {
                 Ok(project)
             } else {

@@ -211,9 +211,9 @@ impl Problem {
     /// Creates the problem of several fields, parameters or headers that break rules.
     #[must_use]
     pub fn fields(errors: Vec<FieldError>) -> Self {
-        let said: Vec<String> =
+        let messages: Vec<String> =
             errors.iter().map(|error| format!("{}: {}", error.field, error.rule)).collect();
-        Self { errors, ..Self::new(Kind::Validation, said.join("; ")) }
+        Self { errors, ..Self::new(Kind::Validation, messages.join("; ")) }
     }
 
     /// Creates the problem of a resource that does not exist.

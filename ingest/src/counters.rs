@@ -192,8 +192,8 @@ mod tests {
         });
         assert_eq!(seen.counter("muster_ingest_event_messages_total"), 520);
         assert_eq!(seen.gauge("muster_ingest_events_waiting partition=3"), 0.0);
-        let letters = "muster_ingest_dead_letters_total source=events cause=fork";
-        assert_eq!(seen.counter(letters), 1);
+        let dead_letters = "muster_ingest_dead_letters_total source=events cause=fork";
+        assert_eq!(seen.counter(dead_letters), 1);
         assert_eq!(seen.gauge("muster_ingest_metric_stream_fill_ratio"), 0.25);
         assert_eq!(seen.gauge("muster_ingest_devices_online"), 7.0);
     }

@@ -95,17 +95,17 @@ type RecordedRequests = Arc<Mutex<Vec<(String, Value)>>>;
 
 /// A new InfluxDB 2.x without setup, following its API reference.
 async fn new_v2() -> Result<(String, RecordedRequests), Failure> {
-    let asked = RecordedRequests::default();
-    let kept = asked.clone();
+    let requests = RecordedRequests::default();
+    let kept = requests.clone();
     let app =
         Router::new().fallback(async move |method: Method, uri: Uri, body: axum::body::Bytes| {
             let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-            let mut asked = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let has = |text: &str| asked.iter().any(|(asked, _)| asked == text);
+            let mut requests = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let has = |text: &str| requests.iter().any(|(request, _)| request == text);
             let is_set_up = has("POST /api/v2/setup");
             let has_bucket = has("POST /api/v2/buckets");
             let request = format!("{method} {}", uri.path());
-            let answer = match request.as_str() {
+            let response = match request.as_str() {
                 "GET /ping" => (StatusCode::OK, json!({"version": "2.7.11"})),
                 "GET /api/v2/setup" => (StatusCode::OK, json!({"allowed": !is_set_up})),
                 "POST /api/v2/setup" => (StatusCode::CREATED, json!({})),
@@ -117,13 +117,13 @@ async fn new_v2() -> Result<(String, RecordedRequests), Failure> {
                 "POST /api/v2/write" if has_bucket => (StatusCode::NO_CONTENT, json!({})),
                 _ => (StatusCode::NOT_FOUND, json!({"message": "bucket \"metrics\" not found"})),
             };
-            asked.push((request, body));
-            (answer.0, Json(answer.1))
+            requests.push((request, body));
+            (response.0, Json(response.1))
         });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(async move { axum::serve(listener, app).await });
-    Ok((url, asked))
+    Ok((url, requests))
 }
 
 fn v2_client(url: &str) -> Result<InfluxClient, Failure> {
@@ -137,12 +137,13 @@ fn v2_client(url: &str) -> Result<InfluxClient, Failure> {
 
 #[tokio::test]
 async fn a_new_v2_is_set_up_once() -> Result<(), Failure> {
-    let (url, asked) = new_v2().await?;
+    let (url, requests) = new_v2().await?;
     let client = v2_client(&url)?;
     client.set_up("long password").await?;
     client.set_up("long password").await?;
-    let asked = asked.lock().map_err(|_| "poisoned")?;
-    let setups: Vec<_> = asked.iter().filter(|(asked, _)| asked == "POST /api/v2/setup").collect();
+    let requests = requests.lock().map_err(|_| "poisoned")?;
+    let setups: Vec<_> =
+        requests.iter().filter(|(request, _)| request == "POST /api/v2/setup").collect();
     let expected = json!({"username": "muster", "password": "long password", "org": "plant",
         "bucket": "metrics", "token": "secret"});
     assert_eq!(setups.len(), 1);
@@ -152,14 +153,15 @@ async fn a_new_v2_is_set_up_once() -> Result<(), Failure> {
 
 #[tokio::test]
 async fn a_missing_bucket_is_created_at_the_first_write() -> Result<(), Failure> {
-    let (url, asked) = new_v2().await?;
+    let (url, requests) = new_v2().await?;
     let client = Arc::new(v2_client(&url)?);
     let body = client.pack(b"m v=1 1\n".to_vec());
     assert!(matches!(client.write(body).await, WriteResponse::DatabaseMissing(_)));
     let (sink, _task) = MetricSink::start(client, SinkSettings::default());
     assert_eq!(sink.submit(Lines::from_text("m v=1 1\n".into())).await?.await, Outcome::Written);
-    let asked = asked.lock().map_err(|_| "poisoned")?;
-    let made: Vec<_> = asked.iter().filter(|(asked, _)| asked == "POST /api/v2/buckets").collect();
+    let requests = requests.lock().map_err(|_| "poisoned")?;
+    let made: Vec<_> =
+        requests.iter().filter(|(request, _)| request == "POST /api/v2/buckets").collect();
     let expected = json!({"orgID": "0a1b", "name": "metrics", "retentionRules": []});
     assert_eq!(made.len(), 1);
     assert_eq!(made[0].1, expected);
@@ -182,7 +184,7 @@ async fn v2_with_buckets() -> Result<(String, Arc<Mutex<Buckets>>), Failure> {
             let text = String::from_utf8_lossy(&body).into_owned();
             let body: Value = serde_json::from_str(&text).unwrap_or_default();
             let path = uri.path().trim_start_matches("/api/v2/");
-            let answer = match (method.as_str(), path) {
+            let response = match (method.as_str(), path) {
                 ("GET", "/ping") => (StatusCode::OK, json!({"version": "2.7.11"})),
                 ("GET", "orgs") => (StatusCode::OK, json!({"orgs": [{"id": "0a1b"}]})),
                 ("GET", "buckets") => {
@@ -224,13 +226,13 @@ async fn v2_with_buckets() -> Result<(String, Arc<Mutex<Buckets>>), Failure> {
                         state.written.push((bucket, text.trim().to_owned()));
                         (StatusCode::NO_CONTENT, json!({}))
                     } else {
-                        let words = format!("bucket \"{bucket}\" not found");
-                        (StatusCode::NOT_FOUND, json!({ "message": words }))
+                        let message = format!("bucket \"{bucket}\" not found");
+                        (StatusCode::NOT_FOUND, json!({ "message": message }))
                     }
                 }
                 _ => (StatusCode::NOT_FOUND, json!({"message": "no such path"})),
             };
-            (answer.0, Json(answer.1))
+            (response.0, Json(response.1))
         });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
@@ -286,11 +288,11 @@ async fn in_v2_a_project_gets_a_bucket_that_influxql_can_query() -> Result<(), F
     let (sink, _task) = MetricSink::start(client.clone(), SinkSettings::default());
     let own = MetricBucket::own(&"a".parse::<ProjectId>()?, Retention::Days(30));
     // A missing bucket is created at the first write.
-    let gone = MetricBucket::own(&"b".parse::<ProjectId>()?, Retention::Days(7));
+    let removed = MetricBucket::own(&"b".parse::<ProjectId>()?, Retention::Days(7));
     let waiting = [
         sink.submit(Lines::from_text("m v=1 1\n".into())).await?,
         sink.submit_to(own, Lines::from_text("m v=2 2\n".into())).await?,
-        sink.submit_to(gone, Lines::from_text("m v=3 3\n".into())).await?,
+        sink.submit_to(removed, Lines::from_text("m v=3 3\n".into())).await?,
     ];
     for completion in waiting {
         assert_eq!(completion.await, Outcome::Written);
@@ -396,8 +398,8 @@ async fn any_store_keeps_written_points_and_supports_influxql() -> Result<(), Fa
     } else if let Some(user) = &store.user {
         request = request.basic_auth(user, store.password.as_ref());
     }
-    let answer: Value = request.send().await?.json().await?;
+    let response: Value = request.send().await?.json().await?;
     let expected = json!([[1_795_420_800_000_001_i64, 1.5, 7, true, "x", "a"]]);
-    assert_eq!(answer["results"][0]["series"][0]["values"], expected, "{answer}");
+    assert_eq!(response["results"][0]["series"][0]["values"], expected, "{response}");
     Ok(())
 }

@@ -38,20 +38,20 @@ impl DeviceCache {
         if self.cached.len() > MAX_CACHED_DEVICES {
             self.cached.clear();
         }
-        let mut wanted: HashMap<ProjectId, Vec<DeviceId>> = HashMap::new();
-        for ((project, device, epoch), claims) in messages {
+        let mut required: HashMap<ProjectId, Vec<DeviceId>> = HashMap::new();
+        for ((project, device, epoch), attributed) in messages {
             let fresh = match self.cached.get(&(project.clone(), *device)) {
-                Some(known) => {
-                    !needs_reload(&known.access, *epoch, claims)
-                        || known.read_at.elapsed() < MIN_RELOAD_INTERVAL
+                Some(cached) => {
+                    !needs_reload(&cached.access, *epoch, attributed)
+                        || cached.read_at.elapsed() < MIN_RELOAD_INTERVAL
                 }
                 None => false,
             };
             if !fresh {
-                wanted.entry(project.clone()).or_default().push(*device);
+                required.entry(project.clone()).or_default().push(*device);
             }
         }
-        for (project, devices) in wanted {
+        for (project, devices) in required {
             self.read(log, &project, &devices).await?;
         }
         Ok(())
@@ -75,14 +75,14 @@ impl DeviceCache {
     pub(super) fn access(&self, key: &Key) -> DeviceAccess {
         self.cached
             .get(&(key.0.clone(), key.1))
-            .map(|known| known.access.clone())
+            .map(|cached| cached.access.clone())
             .unwrap_or_default()
     }
 
     /// Updates the watermark after an append.
     pub(super) fn advance_watermark(&mut self, key: &Key, seq: u64, tip: Hash) {
-        if let Some(known) = self.cached.get_mut(&(key.0.clone(), key.1))
-            && let Some(epoch) = known.access.epochs.iter_mut().find(|epoch| epoch.epoch == key.2)
+        if let Some(cached) = self.cached.get_mut(&(key.0.clone(), key.1))
+            && let Some(epoch) = cached.access.epochs.iter_mut().find(|epoch| epoch.epoch == key.2)
         {
             (epoch.seq, epoch.tip) = (seq, tip);
         }

@@ -33,12 +33,12 @@ fn fair_share(holders: usize) -> usize {
 pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: CancellationToken) {
     let holder = Uuid::new_v4();
     let mut working: HashMap<String, RunningWorker> = HashMap::new();
-    let mut beat = tokio::time::interval(LEASE_RENEW_INTERVAL);
-    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut interval = tokio::time::interval(LEASE_RENEW_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            _ = beat.tick() => {}
+            _ = interval.tick() => {}
         }
         // A worker ends when another process has taken over; its lease is released.
         let ended: Vec<String> = working
@@ -147,7 +147,7 @@ impl RunningWorker {
 /// once.
 async fn run_worker(worker: Worker, lease: Lease, stop: CancellationToken) {
     let _worked = WorkedPartition(worker.partition);
-    let mut told = String::new();
+    let mut reported = String::new();
     loop {
         let Err(error) = worker.run(&lease, &stop).await else { return };
         if is_lease_lost(&error) {
@@ -155,9 +155,9 @@ async fn run_worker(worker: Worker, lease: Lease, stop: CancellationToken) {
             return;
         }
         let text = error.to_string();
-        if text != told {
+        if text != reported {
             tracing::warn!(partition = worker.partition, error = %text, "a partition stopped; trying again");
-            told = text;
+            reported = text;
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -103,18 +103,18 @@ pub(crate) struct Chain {
 pub(crate) fn group_by_device(
     inbound: Vec<InboundMessage>,
 ) -> (AttributedMessages, Vec<RejectedMessage>) {
-    let mut claims = AttributedMessages::new();
-    let mut refused = Vec::new();
+    let mut attributed = AttributedMessages::new();
+    let mut rejected = Vec::new();
     for arrival in inbound {
         match read(arrival) {
-            Ok((key, claim)) => claims.entry(key).or_default().push(claim),
-            Err(refusal) => refused.push(refusal),
+            Ok((key, entry)) => attributed.entry(key).or_default().push(entry),
+            Err(refusal) => rejected.push(refusal),
         }
     }
-    for claims in claims.values_mut() {
-        claims.sort_by_key(|claim| claim.envelope.seq);
+    for attributed in attributed.values_mut() {
+        attributed.sort_by_key(|entry| entry.envelope.seq);
     }
-    (claims, refused)
+    (attributed, rejected)
 }
 
 fn read(inbound: InboundMessage) -> Result<(Key, AttributedMessage), RejectedMessage> {
@@ -145,7 +145,7 @@ pub(crate) fn needs_reload(
     messages: &[AttributedMessage],
 ) -> bool {
     access.epoch(epoch).is_none()
-        || messages.iter().any(|claim| access.key(&claim.message.kid()).is_none())
+        || messages.iter().any(|entry| access.key(&entry.message.kid()).is_none())
 }
 
 /// Validates one device's messages in one epoch: events after the watermark are accepted while they
@@ -157,38 +157,38 @@ pub(crate) fn validate(
     rejected: &mut Vec<RejectedMessage>,
 ) -> Option<Chain> {
     let (_, device, epoch) = &key;
-    let mut refuse_all = |claims: Vec<AttributedMessage>, cause: Cause, detail: &str| {
-        rejected.extend(claims.into_iter().map(|claim| RejectedMessage {
-            inbound: claim.inbound,
+    let mut refuse_all = |attributed: Vec<AttributedMessage>, cause: Cause, detail: &str| {
+        rejected.extend(attributed.into_iter().map(|entry| RejectedMessage {
+            inbound: entry.inbound,
             cause,
             detail: detail.to_owned(),
         }));
         None
     };
-    let Some(known) = access.epoch(*epoch) else {
+    let Some(current) = access.epoch(*epoch) else {
         let detail = format!("epoch {epoch} was never assigned to this device");
         return refuse_all(messages, Cause::UnknownDevice, &detail);
     };
-    if known.is_closed {
+    if current.is_closed {
         let detail = "the device was deleted, or has enrolled again since";
         return refuse_all(messages, Cause::ClosedEpoch, detail);
     }
 
-    let before = (known.seq, known.tip);
-    let (mut seq, mut tip, mut resend) = (known.seq, known.tip, false);
+    let before = (current.seq, current.tip);
+    let (mut seq, mut tip, mut resend) = (current.seq, current.tip, false);
     let mut events = Vec::new();
     let mut taken = Vec::new();
     let mut keys = access.keys.clone();
     let mut is_rotated = false;
-    for claim in messages {
-        if claim.envelope.seq < seq || (claim.envelope.seq == seq && claim.hash == tip) {
+    for entry in messages {
+        if entry.envelope.seq < seq || (entry.envelope.seq == seq && entry.hash == tip) {
             continue; // The log has it.
         }
-        if claim.envelope.seq > seq + 1 {
+        if entry.envelope.seq > seq + 1 {
             resend = true; // And with it, all that follows.
             break;
         }
-        let AttributedMessage { inbound: arrival, message, envelope, hash } = claim;
+        let AttributedMessage { inbound: arrival, message, envelope, hash } = entry;
         let mut refuse = |arrival, cause, detail: String| {
             rejected.push(RejectedMessage { inbound: arrival, cause, detail });
         };

@@ -142,34 +142,38 @@ impl Worker {
         let (mut sequence, mut waiting, messages) = (done, 0, chunk.len());
         let mut arrivals = Vec::with_capacity(messages);
         for message in &chunk {
-            let place = message.info().map_err(|error| {
+            let info = message.info().map_err(|error| {
                 broker_error("read a message's sequence number in its stream")(error.to_string())
             })?;
             arrivals.push(InboundMessage {
                 subject: message.subject.to_string(),
                 bytes: message.payload.clone(),
-                is_repeated: place.stream_sequence <= done,
+                is_repeated: info.stream_sequence <= done,
             });
-            sequence = sequence.max(place.stream_sequence);
-            waiting = place.pending;
+            sequence = sequence.max(info.stream_sequence);
+            waiting = info.pending;
         }
-        let (claims, mut refused) = group_by_device(arrivals);
-        devices.load(&self.log, &claims).await?;
+        let (attributed, mut rejected) = group_by_device(arrivals);
+        devices.load(&self.log, &attributed).await?;
 
         // Signatures are verified outside the runtime's own threads.
-        let judged: Vec<_> =
-            claims.into_iter().map(|(key, claims)| (devices.access(&key), key, claims)).collect();
-        let (chains, more_refused) = tokio::task::spawn_blocking(move || {
-            let mut refused = Vec::new();
+        let judged: Vec<_> = attributed
+            .into_iter()
+            .map(|(key, attributed)| (devices.access(&key), key, attributed))
+            .collect();
+        let (chains, more_rejected) = tokio::task::spawn_blocking(move || {
+            let mut rejected = Vec::new();
             let chains: Vec<Chain> = judged
                 .into_iter()
-                .filter_map(|(access, key, claims)| validate(key, claims, &access, &mut refused))
+                .filter_map(|(access, key, attributed)| {
+                    validate(key, attributed, &access, &mut rejected)
+                })
                 .collect();
-            (chains, refused)
+            (chains, rejected)
         })
         .await
         .map_err(|error| broker_error("validate a batch")(error.to_string()))?;
-        refused.extend(more_refused);
+        rejected.extend(more_rejected);
 
         let offset = OffsetMove {
             name: lease.name.clone(),
@@ -179,11 +183,11 @@ impl Worker {
         };
         // The append moves the offset: earlier rejections are stored before it. Rejections by the append
         // itself are stored before the broker may delete the messages.
-        self.store_dead_letters(std::mem::take(&mut refused)).await?;
-        let began = Instant::now();
-        let chains = self.append(devices, chains, &mut refused, &offset).await?;
-        let append = began.elapsed();
-        self.store_dead_letters(refused).await?;
+        self.store_dead_letters(std::mem::take(&mut rejected)).await?;
+        let started_at = Instant::now();
+        let chains = self.append(devices, chains, &mut rejected, &offset).await?;
+        let append = started_at.elapsed();
+        self.store_dead_letters(rejected).await?;
         acks::publish(&self.nats, chains.iter()).await;
         self.trace(&chains, arrived);
         if let Some(last) = chunk.last() {
@@ -311,22 +315,22 @@ impl Worker {
     ) -> Result<Vec<Chain>, WorkerError> {
         let ids: Vec<_> = stale.iter().map(|chain| chain.key.1).collect();
         devices.read(&self.log, project, &ids).await?;
-        let (claims, _) = validation::group_by_device(
+        let (attributed, _) = validation::group_by_device(
             stale.into_iter().flat_map(|chain| chain.messages).collect(),
         );
-        Ok(claims
+        Ok(attributed
             .into_iter()
-            .filter_map(|(key, claims)| {
+            .filter_map(|(key, attributed)| {
                 let access = devices.access(&key);
-                validate(key, claims, &access, rejected)
+                validate(key, attributed, &access, rejected)
             })
             .collect())
     }
 
     async fn store_dead_letters(&self, rejected: Vec<RejectedMessage>) -> Result<(), StoreError> {
-        let letters: Vec<NewDeadLetter> = rejected
+        let dead_letters: Vec<NewDeadLetter> = rejected
             .into_iter()
-            .filter(|refused| !refused.inbound.is_repeated)
+            .filter(|message| !message.inbound.is_repeated)
             .map(|RejectedMessage { inbound: arrival, cause, detail }| NewDeadLetter {
                 source: DeadLetterSource::Events,
                 project: subjects::parse_stored(&arrival.subject)
@@ -337,9 +341,9 @@ impl Worker {
                 bytes: arrival.bytes.to_vec(),
             })
             .collect();
-        for letter in &letters {
-            counters::dead_letter(letter.source, letter.cause);
+        for dead_letter in &dead_letters {
+            counters::dead_letter(dead_letter.source, dead_letter.cause);
         }
-        self.log.store_dead_letters(&letters).await
+        self.log.store_dead_letters(&dead_letters).await
     }
 }

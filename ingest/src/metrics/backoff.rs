@@ -23,8 +23,9 @@ impl Backoff {
     /// The next delay; `random` is between 0 and 1. A delay requested by the store is applied in
     /// full, up to a minute, and does not advance the backoff.
     pub(super) fn next_delay(&mut self, retry_after: Option<Duration>, random: f64) -> Duration {
-        if let Some(asked) = retry_after {
-            return asked.min(MAX_RETRY_AFTER) + self.next.mul_f64(random.clamp(0.0, 1.0) / 2.0);
+        if let Some(requested) = retry_after {
+            return requested.min(MAX_RETRY_AFTER)
+                + self.next.mul_f64(random.clamp(0.0, 1.0) / 2.0);
         }
         let wait = self.next.mul_f64(1.0 - random.clamp(0.0, 1.0) / 2.0);
         self.next = (self.next * 2).min(self.max);

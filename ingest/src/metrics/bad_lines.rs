@@ -117,39 +117,43 @@ mod tests {
             (r#"input field "z" on measurement "a" is type"#, BadLines::Unknown),
             ("", BadLines::Unknown),
         ];
-        for (words, expected) in cases {
-            assert_eq!(find_bad_lines(words, &lines), expected, "{words}");
+        for (message, expected) in cases {
+            assert_eq!(find_bad_lines(message, &lines), expected, "{message}");
         }
     }
 
     #[test]
     fn a_line_that_contains_the_end_of_a_quote_is_found() {
         let lines = ["a t=\"':\" 9", "a t=\"x\" 1"];
-        let words = "unable to parse 'a t=\"':\" 9': time outside range";
+        let message = "unable to parse 'a t=\"':\" 9': time outside range";
         let expected = vec![(0, "unable to parse: time outside range".to_owned())];
-        assert_eq!(find_bad_lines(words, &lines), BadLines::Quoted(expected));
+        assert_eq!(find_bad_lines(message, &lines), BadLines::Quoted(expected));
     }
 
     /// Regression: 252 KB of `':` took 5.9 s when each of them was tried as the end of the line.
     #[test]
     fn finding_bad_lines_takes_linear_time() {
         let line = format!("a t=\"{}\" 9", "':".repeat(126_000));
-        let words = format!("unable to parse '{line}': time outside range");
-        let began = std::time::Instant::now();
+        let text = format!("unable to parse '{line}': time outside range");
+        let started_at = std::time::Instant::now();
         assert!(
-            matches!(find_bad_lines(&words, &[&line]), BadLines::Quoted(quoted) if quoted.len() == 1)
+            matches!(find_bad_lines(&text, &[&line]), BadLines::Quoted(quoted) if quoted.len() == 1)
         );
-        assert!(began.elapsed() < std::time::Duration::from_millis(500), "{:?}", began.elapsed());
+        assert!(
+            started_at.elapsed() < std::time::Duration::from_millis(500),
+            "{:?}",
+            started_at.elapsed()
+        );
     }
 
     #[test]
     fn dropped_points_are_counted() {
-        for (words, expected) in [
+        for (message, expected) in [
             ("partial write: x dropped=12", Some(12)),
             ("dropped=x", None),
             ("field type conflict", None),
         ] {
-            assert_eq!(dropped(words), expected);
+            assert_eq!(dropped(message), expected);
         }
     }
 }

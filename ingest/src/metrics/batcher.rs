@@ -43,13 +43,13 @@ impl Batch {
     pub(super) fn by_bucket(self) -> Vec<(MetricBucket, Self)> {
         let mut parts: Vec<(MetricBucket, Self)> = Vec::with_capacity(1);
         for entry in self.entries {
-            match parts.iter_mut().find(|(place, _)| *place == entry.bucket) {
+            match parts.iter_mut().find(|(bucket, _)| *bucket == entry.bucket) {
                 Some((_, part)) => part.push(entry),
                 None => {
                     let mut part = Self::default();
-                    let place = entry.bucket.clone();
+                    let bucket = entry.bucket.clone();
                     part.push(entry);
-                    parts.push((place, part));
+                    parts.push((bucket, part));
                 }
             }
         }

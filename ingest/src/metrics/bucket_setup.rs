@@ -98,7 +98,7 @@ impl InfluxClient {
         let database = quoted(&self.settings.database);
         let show = format!("SHOW RETENTION POLICIES ON {database}");
         let policies = match self.influxql(&show).await {
-            Err(BucketError::Refused(words)) if words.contains("database not found") => {
+            Err(BucketError::Refused(reason)) if reason.contains("database not found") => {
                 self.create_database().await.map_err(BucketError::Refused)?;
                 self.influxql(&show).await?
             }
@@ -134,13 +134,13 @@ impl InfluxClient {
         let request = self.request(Method::POST, "query", &[("q", statement)]);
         let (status, body) =
             send(request.map_err(BucketError::Refused)?).await.map_err(BucketError::Unavailable)?;
-        let answer: Value = serde_json::from_str(&body).unwrap_or_default();
+        let response: Value = serde_json::from_str(&body).unwrap_or_default();
         // InfluxQL reports some errors with status 200.
-        let error = answer["results"][0]["error"].as_str().or_else(|| answer["error"].as_str());
+        let error = response["results"][0]["error"].as_str().or_else(|| response["error"].as_str());
         match error {
             _ if status.is_server_error() => Err(BucketError::Unavailable(store_message(&body))),
             Some(error) => Err(BucketError::Refused(error.to_owned())),
-            None if status.is_success() => Ok(answer),
+            None if status.is_success() => Ok(response),
             None => Err(BucketError::Refused(format!("{status}: {}", store_message(&body)))),
         }
     }
@@ -152,8 +152,8 @@ impl InfluxClient {
         missing: IfMissing,
     ) -> Result<(), BucketError> {
         let Some(org) = self.org_id().await.map_err(BucketError::Unavailable)? else {
-            let words = "it does not support buckets of InfluxDB 2.x";
-            return Err(BucketError::Refused(words.to_owned()));
+            let message = "it does not support buckets of InfluxDB 2.x";
+            return Err(BucketError::Refused(message.to_owned()));
         };
         let database = &self.settings.database;
         let name = own_bucket(database, policy);
@@ -262,13 +262,13 @@ struct Bucket {
 }
 
 fn check_response(status: reqwest::StatusCode, body: &str) -> Result<Value, BucketError> {
-    let words = || format!("{status}: {}", store_message(body));
+    let message = || format!("{status}: {}", store_message(body));
     if status.is_success() {
         Ok(serde_json::from_str(body).unwrap_or_default())
     } else if status.is_server_error() || status == reqwest::StatusCode::TOO_MANY_REQUESTS {
-        Err(BucketError::Unavailable(words()))
+        Err(BucketError::Unavailable(message()))
     } else {
-        Err(BucketError::Refused(words()))
+        Err(BucketError::Refused(message()))
     }
 }
 
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn retention_policies_are_parsed() {
-        let answer = json!({"results": [{"statement_id": 0, "series": [{
+        let response = json!({"results": [{"statement_id": 0, "series": [{
             "columns": ["name", "duration", "shardGroupDuration", "replicaN", "default"],
             "values": [["autogen", "0s", "168h0m0s", 1, true], ["week", "168h0m0s", "24h0m0s", 1, false]]
         }]}]});
@@ -355,7 +355,7 @@ mod tests {
             is_default,
         };
         assert_eq!(
-            parse_policies(&answer),
+            parse_policies(&response),
             [policy("autogen", 0, 7 * DAY, true), policy("week", 7 * DAY, DAY, false)]
         );
         assert_eq!(parse_policies(&json!({})), []);

@@ -83,25 +83,25 @@ impl MetricBuckets {
     /// Follows the log and creates buckets in the store until `stop`.
     #[must_use]
     pub fn follow(log: EventLog, client: Arc<InfluxClient>, stop: CancellationToken) -> Self {
-        let (known, receiver) = watch::channel(None);
-        let (wanted, asked) = mpsc::channel(REQUEST_QUEUE_CAPACITY);
+        let (cached, receiver) = watch::channel(None);
+        let (requests, requested) = mpsc::channel(REQUEST_QUEUE_CAPACITY);
         let follower = Follower::start(&log, stop.clone());
-        let keeper = RetentionManager {
+        let manager = RetentionManager {
             log,
             client,
             position: 0,
             retentions: BTreeMap::new(),
             states: BTreeMap::new(),
             compared_at: Instant::now(),
-            cached: known,
+            cached,
         };
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = keeper.run(follower, asked) => {}
+                () = manager.run(follower, requested) => {}
             }
         });
-        Self { cached: receiver, requests: Some(wanted) }
+        Self { cached: receiver, requests: Some(requests) }
     }
 
     /// Waits until the log was read once: no bucket is determined before.
@@ -113,19 +113,20 @@ impl MetricBuckets {
     /// The current bucket of a project. At the first call for a project it waits until the bucket
     /// was requested from the store.
     pub async fn get(&self, project: &ProjectId) -> MetricBucket {
-        let of =
-            |known: &Option<CachedBuckets>| known.as_ref().and_then(|it| it.get(project)).cloned();
-        if let Some(place) = of(&self.cached.borrow()) {
-            return place;
+        let of = |cached: &Option<CachedBuckets>| {
+            cached.as_ref().and_then(|it| it.get(project)).cloned()
+        };
+        if let Some(bucket) = of(&self.cached.borrow()) {
+            return bucket;
         }
-        let Some(wanted) = &self.requests else { return MetricBucket::Shared };
+        let Some(requests) = &self.requests else { return MetricBucket::Shared };
         if uses_shared_bucket(project, Retention::Default) {
             return MetricBucket::Shared;
         }
         // Both fail only when the task has ended, so the process is stopping.
-        let _ = wanted.send(project.clone()).await;
-        match self.cached.clone().wait_for(|known| of(known).is_some()).await {
-            Ok(known) => of(&known).unwrap_or_default(),
+        let _ = requests.send(project.clone()).await;
+        match self.cached.clone().wait_for(|cached| of(cached).is_some()).await {
+            Ok(cached) => of(&cached).unwrap_or_default(),
             Err(_) => MetricBucket::Shared,
         }
     }
@@ -158,12 +159,12 @@ struct RetentionManager {
 impl RetentionManager {
     async fn run(mut self, follower: Follower, mut requests: mpsc::Receiver<ProjectId>) {
         let system = ProjectId::system();
-        let mut is_told = false;
+        let mut is_reported = false;
         loop {
             match self.read_log().await {
-                Ok(()) => is_told = false,
+                Ok(()) => is_reported = false,
                 Err(error) => {
-                    if !std::mem::replace(&mut is_told, true) {
+                    if !std::mem::replace(&mut is_reported, true) {
                         tracing::warn!(
                             %error,
                             "failed to read the projects' retentions; trying again"
@@ -256,17 +257,17 @@ impl RetentionManager {
                     }
                     State::Applied(*retention)
                 }
-                Err(BucketError::Refused(words)) => {
-                    let state = State::Refused(*retention, words);
+                Err(BucketError::Refused(reason)) => {
+                    let state = State::Refused(*retention, reason);
                     if before != Some(&state) {
                         log_state(project, &state);
                     }
                     state
                 }
-                Err(BucketError::Unavailable(words)) => {
+                Err(BucketError::Unavailable(reason)) => {
                     is_away = true;
                     tracing::debug!(
-                        %project, reason = words,
+                        %project, reason,
                         "failed to set a project's retention in the metric store"
                     );
                     State::Pending
@@ -277,24 +278,24 @@ impl RetentionManager {
     }
 
     fn publish(&self) {
-        let place = |(project, retention): (&ProjectId, &Retention)| {
+        let bucket = |(project, retention): (&ProjectId, &Retention)| {
             // While the store is unavailable nothing is written; the next write creates the bucket.
-            let is_refused = matches!(self.states.get(project), Some(State::Refused(..)));
-            let place = if is_refused || uses_shared_bucket(project, *retention) {
+            let is_rejected = matches!(self.states.get(project), Some(State::Refused(..)));
+            let bucket = if is_rejected || uses_shared_bucket(project, *retention) {
                 MetricBucket::Shared
             } else {
                 MetricBucket::own(project, *retention)
             };
-            (project.clone(), place)
+            (project.clone(), bucket)
         };
-        let known: CachedBuckets = self.retentions.iter().map(place).collect();
+        let buckets: CachedBuckets = self.retentions.iter().map(bucket).collect();
         let count = |fits: fn(&State) -> bool| self.states.values().filter(|it| fits(it)).count();
         counters::project_retentions([
             ("kept", count(|state| matches!(state, State::Applied(_)))),
             ("refused", count(|state| matches!(state, State::Refused(..)))),
             ("awaited", count(|state| *state == State::Pending)),
         ]);
-        self.cached.send_replace(Some(known));
+        self.cached.send_replace(Some(buckets));
     }
 }
 
@@ -304,12 +305,12 @@ fn uses_shared_bucket(project: &ProjectId, retention: Retention) -> bool {
 }
 
 fn log_state(project: &ProjectId, state: &State) {
-    if let State::Refused(retention, words) = state {
+    if let State::Refused(retention, reason) = state {
         tracing::warn!(
             %project, %retention,
             "the metric store has no separate bucket for the project; its metrics are written to \
              the shared database, with its retention, and other projects see the names of its \
-             fields: {words}"
+             fields: {reason}"
         );
     }
 }

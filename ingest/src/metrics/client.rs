@@ -204,13 +204,13 @@ impl InfluxClient {
     pub async fn write_to(&self, bucket: &MetricBucket, body: Bytes) -> WriteResponse {
         let api = match self.api().await {
             Ok(api) => api,
-            Err(words) => return WriteResponse::Unavailable(words),
+            Err(reason) => return WriteResponse::Unavailable(reason),
         };
         let path = if api == Api::V1 { "write" } else { "api/v2/write" };
         let mut request = match self.request(reqwest::Method::POST, path, &self.query(api, bucket))
         {
             Ok(request) => request.header(CONTENT_TYPE, "text/plain; charset=utf-8"),
-            Err(words) => return WriteResponse::Misconfigured(words),
+            Err(reason) => return WriteResponse::Misconfigured(reason),
         };
         if self.settings.gzip {
             request = request.header(CONTENT_ENCODING, "gzip");
@@ -218,13 +218,13 @@ impl InfluxClient {
         match request.body(body).send().await {
             Ok(response) => match classify_response(api, response).await {
                 // 1.x responds to a missing retention policy with status 500.
-                WriteResponse::Unavailable(words)
+                WriteResponse::Unavailable(reason)
                     if *bucket != MetricBucket::Shared
-                        && words.contains("retention policy not found") =>
+                        && reason.contains("retention policy not found") =>
                 {
-                    WriteResponse::DatabaseMissing(words)
+                    WriteResponse::DatabaseMissing(reason)
                 }
-                answer => answer,
+                other => other,
             },
             Err(error) => WriteResponse::Unavailable(describe(&error)),
         }

@@ -248,9 +248,9 @@ impl DeviceGuard {
     ) -> bool {
         let used = self.usage(device, now);
         let bit = 1_u16 << (reason as u8);
-        let is_news = used.reported & bit == 0;
+        let is_new = used.reported & bit == 0;
         used.reported |= bit;
-        is_news
+        is_new
     }
 }
 

@@ -96,12 +96,12 @@ async fn serve(
         }
         for (project, devices) in by_project {
             let names = read(&log, &project, &devices).await;
-            let mut known = lock(&cached);
-            if known.len() + names.len() > MAX_CACHED_NAMES {
-                known.clear();
+            let mut cache = lock(&cached);
+            if cache.len() + names.len() > MAX_CACHED_NAMES {
+                cache.clear();
             }
             let read_at = Instant::now();
-            known.extend(names.into_iter().map(|(device, name)| {
+            cache.extend(names.into_iter().map(|(device, name)| {
                 ((project.clone(), device), Entry { name, read_at, is_refreshing: false })
             }));
         }
@@ -123,12 +123,12 @@ async fn read(
 ) -> HashMap<DeviceId, Option<DeviceName>> {
     let streams: Vec<StreamName> = devices.iter().copied().map(StreamName::Device).collect();
     let kinds = ["DeviceRegistered", "DeviceRenamed", "DeviceDeleted"];
-    let mut is_told = false;
+    let mut is_reported = false;
     let stored = loop {
         match log.read_streams(project, &streams, &kinds).await {
             Ok(stored) => break stored,
-            Err(error) if !is_told => {
-                is_told = true;
+            Err(error) if !is_reported => {
+                is_reported = true;
                 tracing::warn!(%error, "failed to read the names of devices; trying again");
             }
             Err(_) => {}

@@ -35,9 +35,9 @@ pub(super) async fn run(nats: async_nats::Client, stop: CancellationToken) {
 }
 
 async fn prune(jetstream: &jetstream::Context) -> Result<(), String> {
-    let words = |error: &dyn std::error::Error| error.to_string();
-    let stream = jetstream.get_stream(subjects::METRICS_STREAM).await.map_err(|e| words(&e))?;
-    let consumer = stream.consumer_info(CONSUMER).await.map_err(|e| words(&e))?;
+    let to_text = |error: &dyn std::error::Error| error.to_string();
+    let stream = jetstream.get_stream(subjects::METRICS_STREAM).await.map_err(|e| to_text(&e))?;
+    let consumer = stream.consumer_info(CONSUMER).await.map_err(|e| to_text(&e))?;
     let info = stream.cached_info();
     let fill = StreamFill {
         first: info.state.first_sequence,
@@ -55,7 +55,7 @@ async fn prune(jetstream: &jetstream::Context) -> Result<(), String> {
         end = end.max(end_of_expired(&stream, &fill).await);
     }
     if let Some(end) = end {
-        let purged = stream.purge().sequence(end).await.map_err(|e| words(&e))?;
+        let purged = stream.purge().sequence(end).await.map_err(|e| to_text(&e))?;
         tracing::debug!(purged = purged.purged, "consumed batches were deleted");
     }
     Ok(())

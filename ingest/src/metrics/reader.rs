@@ -68,7 +68,7 @@ async fn read(
         () = stop.cancelled() => return,
         () = buckets.wait_until_loaded() => {}
     }
-    let mut told = String::new();
+    let mut reported = String::new();
     let names = NameCache::start(log.clone());
     let series = Mutex::new(SeriesGuard::new(MAX_DEVICE_SERIES));
     let guard = Mutex::new(DeviceGuard::new(limits));
@@ -87,10 +87,10 @@ async fn read(
             ended = reader.run(&nats) => ended,
         };
         if let Err(problem) = ended
-            && problem != told
+            && problem != reported
         {
             tracing::warn!(error = %problem, "failed to read metrics; trying again");
-            told = problem;
+            reported = problem;
         }
         tokio::time::sleep(RETRY_DELAY).await;
     }
@@ -136,24 +136,24 @@ impl Reader<'_> {
             .map_err(|error| error.to_string())?;
         let mut naming = FuturesUnordered::new();
         let mut writing = FuturesUnordered::new();
-        let mut letters = DeadLetterQueue::default();
+        let mut dead_letters = DeadLetterQueue::default();
         // One statement at a time; messages that are refused meanwhile go into the next.
         let mut keeping = FuturesUnordered::new();
         loop {
-            if keeping.is_empty() && !letters.pending.is_empty() {
-                keeping.push(store_dead_letters(self.log, letters.take()));
+            if keeping.is_empty() && !dead_letters.pending.is_empty() {
+                keeping.push(store_dead_letters(self.log, dead_letters.take()));
             }
-            let has_room = writing.len() + letters.pending.len() < MAX_HELD_MESSAGES
+            let has_capacity = writing.len() + dead_letters.pending.len() < MAX_HELD_MESSAGES
                 && naming.len() < MAX_UNNAMED_MESSAGES
-                && letters.bytes < MAX_DEAD_LETTER_BYTES;
+                && dead_letters.bytes < MAX_DEAD_LETTER_BYTES;
             let (message, who, name) = tokio::select! {
                 Some(kept) = keeping.next() => {
                     let () = kept?;
                     continue;
                 }
                 Some((message, outcome)) = writing.next() => {
-                    if let Some(letter) = finish(message, outcome).await? {
-                        letters.push(letter);
+                    if let Some(dead_letter) = finish(message, outcome).await? {
+                        dead_letters.push(dead_letter);
                     }
                     continue;
                 }
@@ -161,12 +161,16 @@ impl Reader<'_> {
                     let (message, who, name): (Arc<jetstream::Message>, ProjectDevice, Result<_, _>) = named;
                     (message, who, name.map_err(|_| "device names are unavailable".to_owned())?)
                 }
-                next = messages.next(), if has_room => {
+                next = messages.next(), if has_capacity => {
                     let Some(message) = next else { return Err("the subscription ended".to_owned()) };
                     let message = Arc::new(message.map_err(|error| error.to_string())?);
                     let Some((project, device, _)) = subjects::parse_stored(&message.subject) else {
                         let detail = "not the subject of a device".to_owned();
-                        letters.push(PendingDeadLetter { message, cause: "foreign_subject", detail });
+                        dead_letters.push(PendingDeadLetter {
+                            message,
+                            cause: "foreign_subject",
+                            detail,
+                        });
                         continue;
                     };
                     let who = (project, device);
@@ -191,7 +195,7 @@ impl Reader<'_> {
                     writing.push(async move { (message, completion.await) });
                 }
                 Submission::Refused(cause, detail) => {
-                    letters.push(PendingDeadLetter { message, cause, detail })
+                    dead_letters.push(PendingDeadLetter { message, cause, detail })
                 }
                 Submission::Empty => acknowledge(&message).await?,
             }
@@ -204,8 +208,8 @@ impl Reader<'_> {
 
     /// Logs that metrics of a device are dropped: once a day for each device and cause.
     fn report(&self, who: &ProjectDevice, reason: DropReason) {
-        let is_news = self.guard().is_first_today(who, reason, SystemTime::now().into());
-        if is_news {
+        let is_new = self.guard().is_first_today(who, reason, SystemTime::now().into());
+        if is_new {
             let (project, device) = who;
             tracing::warn!(
                 %project, %device, cause = reason.as_str(),
@@ -246,9 +250,9 @@ impl Reader<'_> {
                 format!("every point has {reason}"),
             ));
         }
-        let place = self.buckets.get(project).await;
+        let bucket = self.buckets.get(project).await;
         let now = SystemTime::now().into();
-        let dropped = self.guard().enforce(who, &mut batch, place.retention(), now);
+        let dropped = self.guard().enforce(who, &mut batch, bucket.retention(), now);
         for (excess, points) in dropped {
             self.count_dropped(who, excess, points);
         }
@@ -263,7 +267,7 @@ impl Reader<'_> {
         }
         self.guard().charge(who, received_at(message), lines.bytes());
         let completion =
-            self.sink.submit_to(place, lines).await.map_err(|error| error.to_string())?;
+            self.sink.submit_to(bucket, lines).await.map_err(|error| error.to_string())?;
         Ok(Submission::Submitted(completion))
     }
 }
@@ -300,7 +304,8 @@ impl DeadLetterQueue {
     fn take(&mut self) -> Vec<PendingDeadLetter> {
         let some: Vec<PendingDeadLetter> =
             self.pending.drain(..self.pending.len().min(MAX_DEAD_LETTERS_PER_STATEMENT)).collect();
-        self.bytes -= some.iter().map(|letter| letter.message.payload.len()).sum::<usize>();
+        self.bytes -=
+            some.iter().map(|dead_letter| dead_letter.message.payload.len()).sum::<usize>();
         some
     }
 }

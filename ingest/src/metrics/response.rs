@@ -58,21 +58,25 @@ pub(super) async fn classify_response(api: Api, response: Response) -> WriteResp
         // No known store sends the other form, a date: the backoff is used for it.
         .and_then(|text| text.trim().parse().ok())
         .map(Duration::from_secs);
-    let words = store_message(&read_text(response).await);
+    let message = store_message(&read_text(response).await);
     match status {
-        StatusCode::PAYLOAD_TOO_LARGE => WriteResponse::TooLarge(words),
-        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY if is_settings_error(&words) => {
-            WriteResponse::Misconfigured(format!("{status}: {words}"))
+        StatusCode::PAYLOAD_TOO_LARGE => WriteResponse::TooLarge(message),
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY
+            if is_settings_error(&message) =>
+        {
+            WriteResponse::Misconfigured(format!("{status}: {message}"))
         }
-        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => WriteResponse::Refused(words),
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
+            WriteResponse::Refused(message)
+        }
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            WriteResponse::Busy { after, words }
+            WriteResponse::Busy { after, words: message }
         }
-        StatusCode::NOT_FOUND if is_database_missing(api, &words) => {
-            WriteResponse::DatabaseMissing(words)
+        StatusCode::NOT_FOUND if is_database_missing(api, &message) => {
+            WriteResponse::DatabaseMissing(message)
         }
-        _ if status.is_server_error() => WriteResponse::Unavailable(format!("{status}: {words}")),
-        _ => WriteResponse::Misconfigured(format!("{status}: {words}")),
+        _ if status.is_server_error() => WriteResponse::Unavailable(format!("{status}: {message}")),
+        _ => WriteResponse::Misconfigured(format!("{status}: {message}")),
     }
 }
 
@@ -87,10 +91,10 @@ fn is_database_missing(api: Api, message: &str) -> bool {
 
 /// Whether a 400 is caused by the settings and not by a line.
 fn is_settings_error(message: &str) -> bool {
-    let words = message.to_ascii_lowercase();
+    let text = message.to_ascii_lowercase();
     ["database is required", "authorization", "unauthorized", "please provide either org"]
         .iter()
-        .any(|sign| words.starts_with(sign))
+        .any(|sign| text.starts_with(sign))
 }
 
 pub(super) async fn read_text(mut response: Response) -> String {

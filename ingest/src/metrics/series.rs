@@ -48,18 +48,18 @@ impl SeriesGuard {
         now: Instant,
     ) -> usize {
         if !self.devices.contains_key(device) {
-            let known = DeviceSeries { since: now, series: HashSet::new() };
-            self.devices.insert(device.clone(), known);
+            let entry = DeviceSeries { since: now, series: HashSet::new() };
+            self.devices.insert(device.clone(), entry);
         }
-        let Some(known) = self.devices.get_mut(device) else { return 0 };
-        if now.duration_since(known.since) > SERIES_TTL {
-            self.total -= known.series.len();
-            *known = DeviceSeries { since: now, series: HashSet::new() };
+        let Some(entry) = self.devices.get_mut(device) else { return 0 };
+        if now.duration_since(entry.since) > SERIES_TTL {
+            self.total -= entry.series.len();
+            *entry = DeviceSeries { since: now, series: HashSet::new() };
         }
         let before = batch.points.len();
         batch.points.retain(|point| {
             let series = key(&self.hasher, point);
-            if known.series.contains(&series) {
+            if entry.series.contains(&series) {
                 return true;
             }
             let limit = if self.total < MAX_TOTAL_SERIES {
@@ -67,12 +67,12 @@ impl SeriesGuard {
             } else {
                 self.limit.min(GUARANTEED_SERIES)
             };
-            let has_room = known.series.len() < limit;
-            if has_room {
-                known.series.insert(series);
+            let has_capacity = entry.series.len() < limit;
+            if has_capacity {
+                entry.series.insert(series);
                 self.total += 1;
             }
-            has_room
+            has_capacity
         });
         before - batch.points.len()
     }

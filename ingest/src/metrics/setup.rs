@@ -80,7 +80,7 @@ impl InfluxClient {
         if !status.is_success() || state["allowed"] != true {
             return Ok(());
         }
-        let wanted = json!({
+        let request = json!({
             "username": USER,
             "password": password,
             "org": settings.org,
@@ -88,7 +88,7 @@ impl InfluxClient {
             "token": settings.token,
         });
         let (status, body) =
-            send(self.request(Method::POST, "api/v2/setup", NO_QUERY)?.json(&wanted)).await?;
+            send(self.request(Method::POST, "api/v2/setup", NO_QUERY)?.json(&request)).await?;
         if status == StatusCode::CREATED {
             Ok(())
         } else {

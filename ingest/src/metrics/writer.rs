@@ -118,7 +118,7 @@ impl Writer {
     pub(super) async fn write(&self, batch: Batch) {
         let _flight = InFlight::new(&self.counters);
         let parts = batch.by_bucket();
-        join_all(parts.into_iter().map(|(place, part)| self.write_part(place, part))).await;
+        join_all(parts.into_iter().map(|(bucket, part)| self.write_part(bucket, part))).await;
     }
 
     async fn write_part(&self, bucket: MetricBucket, batch: Batch) {
@@ -141,9 +141,12 @@ impl Writer {
     }
 
     fn finish(&self, entry: Entry, rejected: Vec<RejectedLine>) {
-        let refused = rejected.len();
-        add(&self.counters.lines_rejected, refused as u64);
-        add(&self.counters.lines_written, entry.lines.count().saturating_sub(refused) as u64);
+        let rejected_lines = rejected.len();
+        add(&self.counters.lines_rejected, rejected_lines as u64);
+        add(
+            &self.counters.lines_written,
+            entry.lines.count().saturating_sub(rejected_lines) as u64,
+        );
         let outcome = if rejected.is_empty() {
             add(&self.counters.messages_written, 1);
             Outcome::Written
@@ -183,11 +186,11 @@ impl Writer {
                 continue;
             }
             let is_coarse = requests > MAX_ISOLATION_REQUESTS;
-            let (words, halve) = match verdict {
+            let (detail, halve) = match verdict {
                 Verdict::Written => continue,
-                Verdict::TooLarge(words) => (words, true),
-                Verdict::Failing(words) => (words, !is_coarse),
-                Verdict::Refused(words) => (words, false),
+                Verdict::TooLarge(detail) => (detail, true),
+                Verdict::Failing(detail) => (detail, !is_coarse),
+                Verdict::Refused(detail) => (detail, false),
             };
             let mut reject = |line: &Line, reason: &str| {
                 let reason = reason.chars().take(MAX_REASON_CHARS).collect();
@@ -197,16 +200,16 @@ impl Writer {
             // All lines are bad if there is only one, or if the store reports that it dropped all.
             // Of a message that reached the limit of requests, the store has accepted the good
             // lines.
-            let are_all_bad = is_coarse || bad_lines::dropped(&words) == Some(lines.len());
+            let are_all_bad = is_coarse || bad_lines::dropped(&detail) == Some(lines.len());
             if lines.len() <= 1 || (!halve && are_all_bad) {
-                lines.iter().for_each(|line| reject(line, &words));
+                lines.iter().for_each(|line| reject(line, &detail));
                 continue;
             }
             add(&self.counters.splits, 1);
             let blamed = if halve {
                 BadLines::Unknown
             } else {
-                find_bad_lines_in(words, &text, &lines).await
+                find_bad_lines_in(detail, &text, &lines).await
             };
             let (left, right) = match blamed {
                 BadLines::Quoted(bad) => {
@@ -294,25 +297,25 @@ impl Writer {
         loop {
             add(&self.counters.requests, 1);
             add(&self.counters.bytes_sent, body.len() as u64);
-            let (asked, words) = match self.client.write_to(bucket, body.clone()).await {
+            let (retry_after, reason) = match self.client.write_to(bucket, body.clone()).await {
                 WriteResponse::Written => {
                     self.recovered();
                     return Verdict::Written;
                 }
-                WriteResponse::TooLarge(words) => return Verdict::TooLarge(words),
-                WriteResponse::Refused(words)
-                    if *bucket != MetricBucket::Shared && is_retention_error(&words) =>
+                WriteResponse::TooLarge(reason) => return Verdict::TooLarge(reason),
+                WriteResponse::Refused(reason)
+                    if *bucket != MetricBucket::Shared && is_retention_error(&reason) =>
                 {
                     points_dropped(
                         DropReason::PastRetention,
-                        bad_lines::dropped(&words).unwrap_or(0),
+                        bad_lines::dropped(&reason).unwrap_or(0),
                     );
                     self.recovered();
                     return Verdict::Written;
                 }
-                WriteResponse::Refused(words) => return Verdict::Refused(words),
-                WriteResponse::Busy { after, words } => (after, words),
-                WriteResponse::Unavailable(words) => {
+                WriteResponse::Refused(reason) => return Verdict::Refused(reason),
+                WriteResponse::Busy { after, words: reason } => (after, reason),
+                WriteResponse::Unavailable(reason) => {
                     failures += 1;
                     // Two probes with a failure between them: after one, the store may have
                     // recovered in the meantime, and would accept the body now.
@@ -320,15 +323,15 @@ impl Writer {
                     let took_probe = is_due && self.accepts_probe(bucket).await;
                     if took_probe && is_probed {
                         self.recovered();
-                        return Verdict::Failing(words);
+                        return Verdict::Failing(reason);
                     }
                     is_probed = took_probe;
                     if is_probed {
                         continue;
                     }
-                    (None, words)
+                    (None, reason)
                 }
-                WriteResponse::DatabaseMissing(words) => match self.create_bucket(bucket).await {
+                WriteResponse::DatabaseMissing(reason) => match self.create_bucket(bucket).await {
                     Ok(()) if !std::mem::replace(&mut is_made, true) => {
                         tracing::info!(
                             store = self.client.address(),
@@ -337,16 +340,16 @@ impl Writer {
                         );
                         continue;
                     }
-                    Ok(()) => (None, words),
-                    Err(why) => (None, format!("{words}; creating it failed: {why}")),
+                    Ok(()) => (None, reason),
+                    Err(why) => (None, format!("{reason}; creating it failed: {why}")),
                 },
-                WriteResponse::Misconfigured(words) => {
-                    (None, format!("{words}; check the settings of the metric store"))
+                WriteResponse::Misconfigured(reason) => {
+                    (None, format!("{reason}; check the settings of the metric store"))
                 }
             };
-            self.warn_unusable(&words);
+            self.warn_unusable(&reason);
             add(&self.counters.retries, 1);
-            tokio::time::sleep(backoff.next_delay(asked, rand::random())).await;
+            tokio::time::sleep(backoff.next_delay(retry_after, rand::random())).await;
         }
     }
 

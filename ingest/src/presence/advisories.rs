@@ -87,19 +87,19 @@ mod tests {
     #[test]
     fn a_device_is_identified_only_by_its_tags() {
         let device = uuid::Uuid::from_u128(7);
-        let told = |tags: &str| {
+        let advisory = |tags: &str| {
             format!(
                 r#"{{"server":{{"id":"S"}},"client":{{"id":3,"host":"10.0.0.1","name":"device:x","tags":[{tags}]}}}}"#
             )
         };
-        let ours = told(&format!(r#""project:default","device:{device}""#));
+        let ours = advisory(&format!(r#""project:default","device:{device}""#));
         let Some(Advisory::Opened(connection)) = parse("CONNECT", &ours) else {
             panic!("not opened")
         };
         assert_eq!((connection.id.as_str(), connection.server()), ("S/3", "S"));
         assert_eq!(connection.device.1.0, device);
         for foreign in ["", r#""project:default""#, r#""project:default","device:x""#] {
-            assert_eq!(parse("CONNECT", &told(foreign)), None);
+            assert_eq!(parse("CONNECT", &advisory(foreign)), None);
         }
         assert_eq!(parse("SOMETHING", &ours), None);
         assert!(Advisory::parse("$SYS.ACCOUNT.AB.CONNECT", b"{}").is_err());
@@ -107,16 +107,17 @@ mod tests {
 
     #[test]
     fn a_connection_closed_for_missing_pings_was_silent() {
-        for (words, expected) in [
+        for (text, expected) in [
             ("Stale Connection", DisconnectReason::Silent),
             ("Client Closed", DisconnectReason::Closed),
         ] {
-            let told =
-                format!(r#"{{"server":{{"id":"S"}},"client":{{"id":3}},"reason":"{words}"}}"#);
-            let Some(Advisory::Closed { id, reason, detail }) = parse("DISCONNECT", &told) else {
+            let advisory =
+                format!(r#"{{"server":{{"id":"S"}},"client":{{"id":3}},"reason":"{text}"}}"#);
+            let Some(Advisory::Closed { id, reason, detail }) = parse("DISCONNECT", &advisory)
+            else {
                 panic!("not closed")
             };
-            assert_eq!((id.as_str(), reason, detail.as_deref()), ("S/3", expected, Some(words)));
+            assert_eq!((id.as_str(), reason, detail.as_deref()), ("S/3", expected, Some(text)));
         }
     }
 }

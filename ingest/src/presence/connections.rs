@@ -136,8 +136,8 @@ impl ServerList {
         }
         self.is_complete = end >= data.total;
         // A page without new entries ends the list.
-        let is_news = !is_empty && after.is_none_or(|after| self.last_cid > after);
-        self.next_offset = (!self.is_complete && is_news).then_some(end);
+        let is_new = !is_empty && after.is_none_or(|after| self.last_cid > after);
+        self.next_offset = (!self.is_complete && is_new).then_some(end);
     }
 }
 

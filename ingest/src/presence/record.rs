@@ -43,8 +43,8 @@ impl Recorder {
         // Two changes of one device in one batch must follow each other.
         let mut ahead: HashMap<&ProjectDevice, (u64, Hash)> = HashMap::new();
         for Change { device: who, event } in changes {
-            let known = ahead.get(who).or_else(|| self.versions.get(who)).copied();
-            let (version, before) = known.unwrap_or((0, Hash::ZERO));
+            let current = ahead.get(who).or_else(|| self.versions.get(who)).copied();
+            let (version, before) = current.unwrap_or((0, Hash::ZERO));
             let tip = match event {
                 Event::DeviceConnected(connected) => Hash::of(connected.connection.as_bytes()),
                 _ => Hash::ZERO,
@@ -65,13 +65,13 @@ impl Recorder {
             by_project.entry(&who.0).or_default().push((who, append, version + 1, tip));
         }
         for (project, entries) in by_project {
-            let (news, appends): (Vec<_>, Vec<_>) = entries
+            let (updates, appends): (Vec<_>, Vec<_>) = entries
                 .into_iter()
                 .map(|(who, append, version, tip)| ((who, version, tip), append))
                 .unzip();
             let batch = Batch { appends, offset: None };
             let results = self.log.append_batch(project, batch).await?;
-            for ((who, version, tip), result) in news.into_iter().zip(results) {
+            for ((who, version, tip), result) in updates.into_iter().zip(results) {
                 match result {
                     Ok(_) => {
                         self.versions.insert(who.clone(), (version, tip));

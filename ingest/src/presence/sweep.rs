@@ -51,7 +51,7 @@ impl Servers {
         for (id, name) in &names {
             self.seen.insert(id.clone(), (name.clone(), now));
         }
-        let is_gone = |id: &str, name: &str, answered: Instant| {
+        let has_ended = |id: &str, name: &str, answered: Instant| {
             let is_replaced =
                 !name.is_empty() && names.iter().any(|(other, known)| other != id && known == name);
             !names.contains_key(id)
@@ -60,7 +60,7 @@ impl Servers {
         let lost: HashSet<String> = self
             .seen
             .iter()
-            .filter(|(id, (name, answered))| is_gone(id, name, *answered))
+            .filter(|(id, (name, answered))| has_ended(id, name, *answered))
             .map(|(id, _)| id.clone())
             .collect();
         self.seen.retain(|id, _| !lost.contains(id));
@@ -110,7 +110,7 @@ pub(super) async fn query_servers(
     };
     let inbox = system.new_inbox();
     let mut replies = system.subscribe(inbox.clone()).await.ok()?;
-    let began = tokio::time::Instant::now();
+    let started_at = tokio::time::Instant::now();
     system.publish_with_reply("$SYS.REQ.SERVER.PING.CONNZ", inbox, request(0).into()).await.ok()?;
     let servers = count_servers(system).await;
     let mut lists: Vec<ServerList> = Vec::new();
@@ -124,7 +124,7 @@ pub(super) async fn query_servers(
         let until = if may_be_all {
             tokio::time::Instant::now() + QUIET_TIME
         } else {
-            began + RESPONSE_TIMEOUT
+            started_at + RESPONSE_TIMEOUT
         };
         match tokio::time::timeout_at(until, replies.next()).await {
             Ok(Some(message)) => match ServerList::parse(&message.payload) {
@@ -142,8 +142,10 @@ pub(super) async fn query_servers(
         // Each further page is requested from that server alone.
         while let Some(offset) = list.next_page((page_size / 4).max(1)) {
             let subject = format!("$SYS.REQ.SERVER.{}.CONNZ", list.server);
-            let Some(answer) = request_once(system, subject, request(offset)).await else { break };
-            if let Err(error) = list.parse_page(&answer) {
+            let Some(response) = request_once(system, subject, request(offset)).await else {
+                break;
+            };
+            if let Err(error) = list.parse_page(&response) {
                 tracing::warn!(%error, "failed to read a page of the broker's list of connections");
                 break;
             }
@@ -154,19 +156,19 @@ pub(super) async fn query_servers(
 
 /// Returns the number of servers, by the first response; 0 when none responds.
 async fn count_servers(system: &Client) -> usize {
-    let answer =
+    let response =
         request_once(system, "$SYS.REQ.SERVER.PING.STATSZ".to_owned(), String::new()).await;
-    answer
-        .and_then(|answer| serde_json::from_slice::<Value>(&answer).ok())
-        .and_then(|answer| answer.pointer("/statsz/active_servers")?.as_u64())
+    response
+        .and_then(|response| serde_json::from_slice::<Value>(&response).ok())
+        .and_then(|response| response.pointer("/statsz/active_servers")?.as_u64())
         .and_then(|servers| usize::try_from(servers).ok())
         .unwrap_or(0)
 }
 
 async fn request_once(system: &Client, subject: String, request: String) -> Option<bytes::Bytes> {
-    let answer =
+    let response =
         tokio::time::timeout(RESPONSE_TIMEOUT, system.request(subject, request.into())).await;
-    Some(answer.ok()?.ok()?.payload)
+    Some(response.ok()?.ok()?.payload)
 }
 
 #[cfg(test)]
@@ -174,18 +176,18 @@ mod tests {
     use super::*;
 
     fn list(server: &str, name: &str, total: usize) -> ServerList {
-        let answer = json!({"server": {"id": server, "name": name},
+        let response = json!({"server": {"id": server, "name": name},
             "data": {"now": "2026-11-23T08:00:01Z", "total": total}});
-        ServerList::parse(answer.to_string().as_bytes()).unwrap()
+        ServerList::parse(response.to_string().as_bytes()).unwrap()
     }
 
     #[test]
     fn a_server_that_does_not_respond_makes_the_list_incomplete_until_it_counts_as_lost() {
         let mut servers = Servers::default();
-        let (start, patience) = (Instant::now(), Duration::from_secs(60));
-        let mut gather = |lists: Vec<ServerList>, servers_told, after| {
-            let answers = Responses { lists, servers: servers_told };
-            let sweep = servers.combine(answers, start + Duration::from_secs(after), patience);
+        let (start, timeout) = (Instant::now(), Duration::from_secs(60));
+        let mut gather = |lists: Vec<ServerList>, servers_reported, after| {
+            let responses = Responses { lists, servers: servers_reported };
+            let sweep = servers.combine(responses, start + Duration::from_secs(after), timeout);
             let mut lost: Vec<String> = sweep.lost_servers.into_iter().collect();
             lost.sort();
             (sweep.is_complete, lost)

@@ -107,7 +107,7 @@ impl Table {
 
     /// Whether the list must be queried again soon.
     pub(super) fn needs_requery(&self) -> bool {
-        !self.unexplained.is_empty() || self.connections.values().any(|known| known.missed > 0)
+        !self.unexplained.is_empty() || self.connections.values().any(|entry| entry.missed > 0)
     }
 
     /// Applies an advisory immediately.
@@ -183,7 +183,7 @@ impl Table {
         detail: Option<String>,
     ) -> Option<Change> {
         let ids = self.by_device.get(&device);
-        let speaks = |id: &String| self.connections.get(id).is_some_and(|known| !known.is_silent);
+        let speaks = |id: &String| self.connections.get(id).is_some_and(|entry| !entry.is_silent);
         if ids.is_some_and(|ids| ids.iter().any(speaks)) {
             return None;
         }
@@ -216,31 +216,31 @@ impl Table {
             }
         }
         for (id, quiet) in silent {
-            let Some(who) = self.connections.get(&id).map(|known| known.connection.device.clone())
+            let Some(who) = self.connections.get(&id).map(|entry| entry.connection.device.clone())
             else {
                 continue;
             };
             let detail = Some(format!("no message for {} s", quiet / 1_000_000));
             changes.extend(self.set_offline(who, &id, DisconnectReason::Silent, detail));
         }
-        let mut gone = Vec::new();
-        for (id, known) in &mut self.connections {
+        let mut ended = Vec::new();
+        for (id, entry) in &mut self.connections {
             if named.contains(id) || touched.contains(id) {
                 continue;
             }
-            let server = known.connection.server();
+            let server = entry.connection.server();
             if lost.contains(server) {
-                gone.push((id.clone(), Some("its broker is unreachable".to_owned())));
+                ended.push((id.clone(), Some("its broker is unreachable".to_owned())));
             } else if is_whole || whole.contains(server) {
                 // Of a server that responds, or of an unknown one: a broker that was killed before it was
                 // ever listed.
-                known.missed += 1;
-                if known.missed >= LISTS_TO_CONFIRM_CLOSE {
-                    gone.push((id.clone(), None));
+                entry.missed += 1;
+                if entry.missed >= LISTS_TO_CONFIRM_CLOSE {
+                    ended.push((id.clone(), None));
                 }
             }
         }
-        for (id, detail) in gone {
+        for (id, detail) in ended {
             changes.extend(self.closed(&id, DisconnectReason::Gone, detail));
         }
         if is_whole {
@@ -262,19 +262,19 @@ impl Table {
         let is_new = !self.connections.contains_key(&connection.id);
         // A connection that was silent before this process started has the state of the log.
         let is_silent = is_new && quiet > limit && !self.online.contains(&connection.device);
-        let known = self.insert(connection.clone(), is_silent);
-        known.missed = 0;
+        let entry = self.insert(connection.clone(), is_silent);
+        entry.missed = 0;
         // A device that is online in the log is observed from now on before it is called silent.
-        let is_sign_of_life = if is_new { !is_silent } else { rtt != known.rtt };
-        known.rtt = rtt;
+        let is_sign_of_life = if is_new { !is_silent } else { rtt != entry.rtt };
+        entry.rtt = rtt;
         if is_sign_of_life {
-            known.responded_at = Some(now);
+            entry.responded_at = Some(now);
         }
         let answered =
-            known.responded_at.map_or(i64::MAX, |answered| now.0.saturating_sub(answered.0));
+            entry.responded_at.map_or(i64::MAX, |answered| now.0.saturating_sub(answered.0));
         let quiet = quiet.min(answered);
-        let was_silent = std::mem::replace(&mut known.is_silent, quiet > limit);
-        if !known.is_silent {
+        let was_silent = std::mem::replace(&mut entry.is_silent, quiet > limit);
+        if !entry.is_silent {
             return self.set_online(&connection);
         }
         if !was_silent {
@@ -291,10 +291,11 @@ impl Table {
             .filter(|who| !self.by_device.contains_key(who))
             .map(|who| (who.clone(), self.unexplained.get(who).map_or(1, |seen| seen + 1)))
             .collect();
-        let (gone, doubted): (HashMap<_, _>, HashMap<_, _>) =
+        let (ended, doubted): (HashMap<_, _>, HashMap<_, _>) =
             unexplained.into_iter().partition(|(_, seen)| *seen >= LISTS_TO_CONFIRM_CLOSE);
         self.unexplained = doubted;
-        gone.into_keys()
+        ended
+            .into_keys()
             .filter_map(|who| self.set_offline(who, "", DisconnectReason::Gone, None))
             .collect()
     }

@@ -79,7 +79,7 @@ enum TrackerError {
 /// Tracks presence while this process holds the lease, until `stop`.
 pub async fn run(options: PresenceOptions, stop: CancellationToken) {
     let holder = Uuid::new_v4();
-    let mut told = String::new();
+    let mut reported = String::new();
     while !stop.is_cancelled() {
         let held = options.log.acquire_lease(LEASE, holder, LEASE_TTL).await;
         if let Ok(Some(_)) = held {
@@ -90,9 +90,9 @@ pub async fn run(options: PresenceOptions, stop: CancellationToken) {
             counters::online(0);
             if let Err(error) = kept {
                 let text = error.to_string();
-                if text != told {
+                if text != reported {
                     tracing::warn!(error = %text, "failed to track presence; trying again");
-                    told = text;
+                    reported = text;
                 }
             }
             if let Err(error) = options.log.release_lease(LEASE, holder).await {
@@ -121,12 +121,12 @@ async fn track(options: &PresenceOptions, holder: Uuid) -> Result<(), TrackerErr
     let (lists, mut swept) = mpsc::channel::<Option<Responses>>(1);
     let mut sweep_at = tokio::time::Instant::now();
     let mut is_sweeping = false;
-    let mut beat = tokio::time::interval(LEASE_RENEW_INTERVAL);
-    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut interval = tokio::time::interval(LEASE_RENEW_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let mut changes = Vec::new();
         tokio::select! {
-            _ = beat.tick() => {
+            _ = interval.tick() => {
                 let names = [LEASE.to_owned()];
                 if options.log.renew_leases(holder, &names, LEASE_TTL).await?.is_empty() {
                     return Err(TrackerError::LeaseLost);
@@ -138,19 +138,25 @@ async fn track(options: &PresenceOptions, holder: Uuid) -> Result<(), TrackerErr
                 // The next sweep, unless something else causes an earlier one.
                 sweep_at = tokio::time::Instant::now() + options.sweep_interval;
                 table.start_sweep();
-                let (options, known, lists) = (options.clone(), servers.ids(), lists.clone());
+                let (options, server_ids, lists) = (options.clone(), servers.ids(), lists.clone());
                 tokio::spawn(async move {
-                    let asked = sweep::query_servers(&options.system, &options.account, options.page_size, &known);
-                    let _ = lists.send(asked.await).await;
+                    let query = sweep::query_servers(
+                        &options.system,
+                        &options.account,
+                        options.page_size,
+                        &server_ids,
+                    );
+                    let _ = lists.send(query.await).await;
                 });
             }
-            Some(answers) = swept.recv() => {
+            Some(responses) = swept.recv() => {
                 is_sweeping = false;
-                let is_answered = answers.is_some();
-                match answers {
-                    Some(answers) => {
-                        let patience = options.offline_after;
-                        changes = table.finish_sweep(servers.combine(answers, Instant::now(), patience));
+                let is_answered = responses.is_some();
+                match responses {
+                    Some(responses) => {
+                        let timeout = options.offline_after;
+                        let sweep = servers.combine(responses, Instant::now(), timeout);
+                        changes = table.finish_sweep(sweep);
                     }
                     None => table.fail_sweep(),
                 }

@@ -73,8 +73,8 @@ async fn count(influx: &InfluxDb) -> u64 {
     }
     let url = reqwest::Url::parse_with_params(&format!("{}/query", influx.url()), query).unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let answer: serde_json::Value = client.get(url).send().await.unwrap().json().await.unwrap();
-    answer.pointer("/results/0/series/0/values/0/1").and_then(|n| n.as_u64()).unwrap_or(0)
+    let response: serde_json::Value = client.get(url).send().await.unwrap().json().await.unwrap();
+    response.pointer("/results/0/series/0/values/0/1").and_then(|n| n.as_u64()).unwrap_or(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,20 +151,24 @@ async fn a_full_stream_rejects_messages_and_loses_no_accepted_one() {
     assert!(info.state.bytes.cast_signed() > SMALL_STREAM_BYTES / 2, "{} bytes", info.state.bytes);
 
     influx.child().restart().await.unwrap();
-    let began = Instant::now();
+    let started_at = Instant::now();
     while next < 1_000 {
         match publish(next).await {
             Ok(()) => next += 1,
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
-        assert!(began.elapsed() < Duration::from_secs(60), "refused for ever, after {next}");
+        assert!(started_at.elapsed() < Duration::from_secs(60), "refused for ever, after {next}");
     }
     while count(&influx).await < next.unsigned_abs() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{} of {next}", count(&influx).await);
+        assert!(
+            started_at.elapsed() < Duration::from_secs(60),
+            "{} of {next}",
+            count(&influx).await
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert_eq!(count(&influx).await, next.unsigned_abs());
-    eprintln!("all {next} were there {:?} after the store was back", began.elapsed());
+    eprintln!("all {next} were there {:?} after the store was back", started_at.elapsed());
     // The newest batch of each device stays in the stream for the query role.
     let stream = jetstream.get_stream(METRICS_STREAM).await.unwrap();
     assert!(stream.cached_info().state.messages >= 2);

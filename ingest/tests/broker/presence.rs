@@ -49,7 +49,7 @@ async fn history(log: &EventLog) -> Vec<(DeviceId, Option<DisconnectReason>)> {
             };
             found.push(match stored.event().unwrap() {
                 Event::DeviceConnected(_) => (device, None),
-                Event::DeviceDisconnected(gone) => (device, Some(gone.reason)),
+                Event::DeviceDisconnected(disconnected) => (device, Some(disconnected.reason)),
                 other => panic!("{} among presence", other.kind()),
             });
         }
@@ -62,13 +62,16 @@ async fn wait_for_presence(
     device: DeviceId,
     expected: Option<DisconnectReason>,
 ) -> Duration {
-    let began = Instant::now();
+    let started_at = Instant::now();
     loop {
         let newest = history(log).await.into_iter().rev().find(|(who, _)| *who == device);
         if newest == Some((device, expected)) {
-            return began.elapsed();
+            return started_at.elapsed();
         }
-        assert!(began.elapsed() < Duration::from_secs(20), "{expected:?} never came: {newest:?}");
+        assert!(
+            started_at.elapsed() < Duration::from_secs(20),
+            "{expected:?} never came: {newest:?}"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -76,20 +79,20 @@ async fn wait_for_presence(
 #[tokio::test(flavor = "multi_thread")]
 async fn advisories_alone_report_connects_and_disconnects_in_time() {
     let backing = Backing::start(json!({})).await;
-    let _keeper = start_tracker(&backing, |options| options.sweep_interval = NEVER).await;
-    let badge = backing.device(1);
+    let _tracker = start_tracker(&backing, |options| options.sweep_interval = NEVER).await;
+    let credentials = backing.device(1);
     // The tracker runs when it has reported the first device.
-    let first = badge.connect(backing.nats.port()).await;
-    wait_for_presence(&backing.log, badge.device, None).await;
+    let first = credentials.connect(backing.nats.port()).await;
+    wait_for_presence(&backing.log, credentials.device, None).await;
     drop(first);
-    wait_for_presence(&backing.log, badge.device, Some(DisconnectReason::Closed)).await;
+    wait_for_presence(&backing.log, credentials.device, Some(DisconnectReason::Closed)).await;
     let (mut online, mut offline) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..10 {
-        let connection = badge.connect(backing.nats.port()).await;
-        online = online.max(wait_for_presence(&backing.log, badge.device, None).await);
+        let connection = credentials.connect(backing.nats.port()).await;
+        online = online.max(wait_for_presence(&backing.log, credentials.device, None).await);
         drop(connection);
         let closed = Some(DisconnectReason::Closed);
-        offline = offline.max(wait_for_presence(&backing.log, badge.device, closed).await);
+        offline = offline.max(wait_for_presence(&backing.log, credentials.device, closed).await);
     }
     eprintln!("of 10, the slowest: online after {online:?}, offline after {offline:?}");
     assert!(online < Duration::from_secs(1) && offline < Duration::from_secs(2));
@@ -98,18 +101,19 @@ async fn advisories_alone_report_connects_and_disconnects_in_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_answers_no_ping_ends_with_reason_silent() {
     let backing = Backing::start(json!({ "ping_interval": "1s", "ping_max": 1 })).await;
-    let _keeper = start_tracker(&backing, |options| options.sweep_interval = NEVER).await;
-    let badge = backing.device(1);
-    let _frozen = badge.connect(backing.nats.port()).await;
-    wait_for_presence(&backing.log, badge.device, None).await;
-    let took = wait_for_presence(&backing.log, badge.device, Some(DisconnectReason::Silent)).await;
+    let _tracker = start_tracker(&backing, |options| options.sweep_interval = NEVER).await;
+    let credentials = backing.device(1);
+    let _frozen = credentials.connect(backing.nats.port()).await;
+    wait_for_presence(&backing.log, credentials.device, None).await;
+    let took =
+        wait_for_presence(&backing.log, credentials.device, Some(DisconnectReason::Silent)).await;
     eprintln!("silent after {took:?} at a ping each second");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_is_offline_until_it_sends_something() {
     let backing = Backing::start(json!({ "ping_interval": "2m" })).await;
-    let _keeper = start_tracker(&backing, |options| {
+    let _tracker = start_tracker(&backing, |options| {
         options.offline_after = Duration::from_secs(2);
         options.sweep_interval = Duration::from_millis(200);
     })
@@ -145,8 +149,8 @@ async fn an_idle_connection_is_offline_until_it_sends_something() {
 async fn crowd(backing: &Backing, devices: u128, each: usize) -> Vec<BufReader<TcpStream>> {
     let mut connections = Vec::new();
     for n in 0..devices {
-        let badge = backing.device(n);
-        let made = (0..each).map(|_| badge.connect(backing.nats.port()));
+        let credentials = backing.device(n);
+        let made = (0..each).map(|_| credentials.connect(backing.nats.port()));
         connections.extend(futures::future::join_all(made).await);
     }
     connections
@@ -160,19 +164,20 @@ async fn a_large_number_of_connections_sets_no_device_offline() {
     let mut connections = crowd(&backing, DEVICES as u128, EACH).await;
     // One page, and five pages, while clients connect and disconnect.
     for page in [20_000, 1_000] {
-        let keeper = start_tracker(&backing, |options| {
+        let tracker = start_tracker(&backing, |options| {
             options.sweep_interval = Duration::from_millis(200);
             options.page_size = page;
         })
         .await;
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(4) {
-            let gone = connections.len() - 1 - (began.elapsed().as_millis() as usize * 7) % 4000;
-            drop(connections.swap_remove(gone));
-            let badge = backing.device((gone / EACH % DEVICES) as u128);
-            connections.push(badge.connect(backing.nats.port()).await);
+        let started_at = Instant::now();
+        while started_at.elapsed() < Duration::from_secs(4) {
+            let dropped =
+                connections.len() - 1 - (started_at.elapsed().as_millis() as usize * 7) % 4000;
+            drop(connections.swap_remove(dropped));
+            let credentials = backing.device((dropped / EACH % DEVICES) as u128);
+            connections.push(credentials.connect(backing.nats.port()).await);
         }
-        drop(keeper);
+        drop(tracker);
         // The tracker releases its lease.
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -189,7 +194,7 @@ async fn a_large_number_of_connections_sets_no_device_offline() {
 async fn devices_of_a_killed_broker_are_offline_unless_they_reconnect() {
     let backing = Backing::start(json!({})).await;
     let (stays, goes) = (backing.device(1), backing.device(2));
-    let _keeper =
+    let _tracker =
         start_tracker(&backing, |options| options.sweep_interval = Duration::from_millis(300))
             .await;
     let _first =

@@ -19,9 +19,9 @@ use crate::{fast_settings, lines, wait_for};
 async fn fake(
     responses: &'static [(u16, &'static str)],
 ) -> Result<(String, Arc<AtomicUsize>), Failure> {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
-    let answer = move |_: axum::body::Bytes| async move {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&requests);
+    let respond = move |_: axum::body::Bytes| async move {
         let (status, after) =
             responses.get(count.fetch_add(1, Ordering::SeqCst)).copied().unwrap_or((204, ""));
         let mut headers = HeaderMap::new();
@@ -30,11 +30,11 @@ async fn fake(
         }
         (StatusCode::from_u16(status).unwrap_or_default(), headers, "{\"message\":\"not now\"}")
     };
-    let app = Router::new().route("/api/v2/write", post(answer));
+    let app = Router::new().route("/api/v2/write", post(respond));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(async move { axum::serve(listener, app).await });
-    Ok((url, asked))
+    Ok((url, requests))
 }
 
 /// A store that fails on every body that contains one of these texts, and records the others.
@@ -43,14 +43,14 @@ async fn failing_on(
 ) -> Result<(String, Arc<Mutex<String>>), Failure> {
     let written = Arc::new(Mutex::new(String::new()));
     let kept = written.clone();
-    let answer = move |body: String| async move {
+    let respond = move |body: String| async move {
         if texts.iter().any(|word| body.contains(word)) {
             return StatusCode::INTERNAL_SERVER_ERROR;
         }
         kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push_str(&body);
         StatusCode::NO_CONTENT
     };
-    let app = Router::new().route("/api/v2/write", post(answer));
+    let app = Router::new().route("/api/v2/write", post(respond));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(async move { axum::serve(listener, app).await });
@@ -101,14 +101,14 @@ async fn nothing_is_dropped_while_the_store_requests_retries() -> Result<(), Fai
         (&[(500, ""), (502, ""), (504, "")], 30),
         (&[(401, ""), (403, ""), (404, "")], 30),
     ];
-    for (answers, at_least) in cases {
-        let (url, asked) = fake(answers).await?;
+    for (responses, at_least) in cases {
+        let (url, requests) = fake(responses).await?;
         let (sink, task) = v2_sink(&url, fast_settings())?;
         let start = Instant::now();
-        assert_eq!(sink.submit(lines(1, 1)).await?.await, Outcome::Written, "{answers:?}");
-        assert!(start.elapsed() >= Duration::from_millis(*at_least), "{answers:?}");
-        assert_eq!(asked.load(Ordering::SeqCst), answers.len() + 1);
-        assert_eq!(sink.counters().snapshot().retries, answers.len() as u64);
+        assert_eq!(sink.submit(lines(1, 1)).await?.await, Outcome::Written, "{responses:?}");
+        assert!(start.elapsed() >= Duration::from_millis(*at_least), "{responses:?}");
+        assert_eq!(requests.load(Ordering::SeqCst), responses.len() + 1);
+        assert_eq!(sink.counters().snapshot().retries, responses.len() as u64);
         assert!(task.drain(Duration::from_secs(1)).await);
     }
     Ok(())

@@ -284,8 +284,8 @@ async fn a_project_with_its_own_retention_has_its_own_bucket() -> Result<(), Fai
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
     let old = now - 40 * 86_400 * 1_000_000;
     let mixed = format!("m,id=a v=1 {old}\nm,id=a v=2 {now}\nm,id=a v=3i {now}\n");
-    let place = MetricBucket::own(&"a".parse::<ProjectId>()?, Retention::Days(30));
-    let first = sink.submit_to(place.clone(), Lines::from_text(mixed)).await?;
+    let bucket = MetricBucket::own(&"a".parse::<ProjectId>()?, Retention::Days(30));
+    let first = sink.submit_to(bucket.clone(), Lines::from_text(mixed)).await?;
     let other = sink.submit(lines(0, 2)).await?;
     let Outcome::Rejected(rejected) = first.await else { return Err("none is rejected".into()) };
     assert_eq!(other.await, Outcome::Written);
@@ -297,7 +297,7 @@ async fn a_project_with_its_own_retention_has_its_own_bucket() -> Result<(), Fai
     // The policy was dropped: it is created again, and nothing is lost.
     store.rows("DROP RETENTION POLICY \"project-a\" ON metrics").await?;
     let line = Lines::from_text(format!("m,id=a v=4 {now}\n"));
-    assert_eq!(sink.submit_to(place, line).await?.await, Outcome::Written);
+    assert_eq!(sink.submit_to(bucket, line).await?.await, Outcome::Written);
     assert_eq!(policies().await?, own("720h0m0s", "24h0m0s"));
 
     // Back to the shared retention: existing points are kept as long as those of the database.
@@ -327,8 +327,8 @@ async fn a_project_does_not_affect_the_types_or_names_of_another() -> Result<(),
         // Created at the first write.
         (own("c")?, "q,project=c size=7i 1\n"),
     ];
-    for (place, text) in writes {
-        assert_eq!(sink.submit_to(place, line(text)).await?.await, Outcome::Written, "{text}");
+    for (bucket, text) in writes {
+        assert_eq!(sink.submit_to(bucket, line(text)).await?.await, Outcome::Written, "{text}");
     }
     let fields =
         serde_json::to_value(store.rows("SHOW FIELD KEYS FROM \"project-b\".\"q\"").await?)?;

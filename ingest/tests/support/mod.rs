@@ -87,11 +87,11 @@ impl Influx {
             &format!("{}/query", self.url()),
             [("db", "metrics"), ("epoch", "u"), ("q", query)],
         )?;
-        let answer: serde_json::Value = self.http.get(url).send().await?.json().await?;
-        if let Some(error) = answer.pointer("/results/0/error") {
+        let response: serde_json::Value = self.http.get(url).send().await?.json().await?;
+        if let Some(error) = response.pointer("/results/0/error") {
             return Err(error.to_string().into());
         }
-        let rows = answer.pointer("/results/0/series/0/values").cloned();
+        let rows = response.pointer("/results/0/series/0/values").cloned();
         Ok(serde_json::from_value(rows.unwrap_or_else(|| serde_json::json!([])))?)
     }
 

@@ -63,16 +63,16 @@ fn outcome(
     access: &DeviceAccess,
     messages: &[Bytes],
 ) -> (usize, Option<(u64, bool)>, Vec<&'static str>) {
-    let (claims, mut refused) = group_by_device(messages.iter().map(inbound).collect());
+    let (attributed, mut rejected) = group_by_device(messages.iter().map(inbound).collect());
     let mut appended = 0;
     let mut ack = None;
-    for (key, claims) in claims {
-        if let Some(chain) = validate(key, claims, access, &mut refused) {
+    for (key, attributed) in attributed {
+        if let Some(chain) = validate(key, attributed, access, &mut rejected) {
             appended += chain.append.map_or(0, |append| append.streams[0].events.len());
             ack = Some((chain.ack.seq, chain.ack.resend));
         }
     }
-    (appended, ack, refused.iter().map(|refused| refused.cause.as_str()).collect())
+    (appended, ack, rejected.iter().map(|rejected| rejected.cause.as_str()).collect())
 }
 
 #[test]
@@ -146,9 +146,9 @@ fn any_event_that_a_device_signs_is_appended() {
         (early, "DeviceConfigApplied"),
     ] {
         let sealed: Bytes = odd.seal(&key(1)).into();
-        let (claims, mut refused) = group_by_device(vec![inbound(&sealed)]);
-        let (key, claims) = claims.into_iter().next().unwrap();
-        let chain = validate(key, claims, &access(0, Hash::ZERO), &mut refused).unwrap();
+        let (attributed, mut rejected) = group_by_device(vec![inbound(&sealed)]);
+        let (key, attributed) = attributed.into_iter().next().unwrap();
+        let chain = validate(key, attributed, &access(0, Hash::ZERO), &mut rejected).unwrap();
         let events = &chain.append.unwrap().streams[0].events;
         assert!(format!("{:?}", events[0]).contains(kind), "{:?}", events[0]);
     }

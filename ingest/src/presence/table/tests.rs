@@ -26,19 +26,19 @@ fn closed(id: &str) -> Advisory {
 fn changes_of(changes: impl IntoIterator<Item = Change>) -> Vec<(u128, &'static str)> {
     let word = |event: &Event| match event {
         Event::DeviceConnected(_) => "+",
-        Event::DeviceDisconnected(gone) => match gone.reason {
+        Event::DeviceDisconnected(disconnected) => match disconnected.reason {
             DisconnectReason::Closed => "closed",
             DisconnectReason::Silent => "silent",
             DisconnectReason::Gone => "gone",
         },
         _ => "?",
     };
-    let mut told: Vec<_> = changes
+    let mut reported: Vec<_> = changes
         .into_iter()
         .map(|change| (change.device.1.0.as_u128(), word(&change.event)))
         .collect();
-    told.sort_unstable();
-    told
+    reported.sort_unstable();
+    reported
 }
 
 fn at(seconds: i64) -> Timestamp {

@@ -41,9 +41,9 @@ impl AppendReports {
     fn apply(&self, report: AppendReport, now: Instant) {
         let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         reports.retain(|_, (_, at)| now.duration_since(*at) < REPORT_TTL);
-        let has_room = reports.len() < MAX_PROCESSES || reports.contains_key(&report.process);
+        let has_capacity = reports.len() < MAX_PROCESSES || reports.contains_key(&report.process);
         match report.failure {
-            Some(failure) if has_room => {
+            Some(failure) if has_capacity => {
                 reports.insert(report.process, (to_failure(failure), now));
             }
             Some(_) => {}

@@ -52,8 +52,8 @@ async fn serve(state: &QueryState, key: &SigningKey) -> Result<(), async_nats::S
                 Ok(question) => resolve(&state, &question).await,
                 Err(error) => Targets::Refused(error.to_string()),
             };
-            let answer = TargetsAnswer { question: Hash::of(&message.payload), targets };
-            let sealed = key.seal(Kind::Targets, codec::encode(&answer));
+            let response = TargetsAnswer { question: Hash::of(&message.payload), targets };
+            let sealed = key.seal(Kind::Targets, codec::encode(&response));
             if let Err(error) = state.nats.publish(reply, sealed.into()).await {
                 tracing::debug!(%error, "failed to send a selector's devices");
             }

@@ -105,9 +105,12 @@ pub(crate) async fn list_dead_letters(
     let project = (!query.everywhere).then_some(scope.project.as_str());
     let found = state.log().list_dead_letters(project, before, u32::from(limit) + 1).await?;
     let more = found.len() > usize::from(limit);
-    let items: Vec<DeadLetter> =
-        found.into_iter().take(limit.into()).map(|letter| DeadLetter::new(letter, false)).collect();
-    let next = items.last().filter(|_| more).map(|letter| Cursor::encode(&letter.id));
+    let items: Vec<DeadLetter> = found
+        .into_iter()
+        .take(limit.into())
+        .map(|dead_letter| DeadLetter::new(dead_letter, false))
+        .collect();
+    let next = items.last().filter(|_| more).map(|dead_letter| Cursor::encode(&dead_letter.id));
     Ok(Json(Page { items, next }))
 }
 
@@ -128,9 +131,11 @@ pub(crate) async fn get_dead_letter(
     Query(NoParams {}): Query<NoParams>,
 ) -> Result<Json<DeadLetter>, Problem> {
     let server_wide = scope.principal.project.is_none();
-    let letter = state.log().dead_letter(id).await?;
-    letter
-        .filter(|letter| server_wide || letter.project.as_deref() == Some(scope.project.as_str()))
-        .map(|letter| Json(DeadLetter::new(letter, true)))
+    let dead_letter = state.log().dead_letter(id).await?;
+    dead_letter
+        .filter(|dead_letter| {
+            server_wide || dead_letter.project.as_deref() == Some(scope.project.as_str())
+        })
+        .map(|dead_letter| Json(DeadLetter::new(dead_letter, true)))
         .ok_or_else(|| Problem::not_found(format!("there is no dead letter {id}")))
 }

@@ -167,8 +167,8 @@ pub(crate) async fn list_sessions(
     let mut sql = select();
     sql.push_bind(project.as_str().to_owned());
     sql.push(" AND s.created_position < ").push_bind(as_i64(before));
-    if let Some(wanted) = query.state {
-        sql.push(" AND s.status = ").push_bind(wanted.as_str());
+    if let Some(requested) = query.state {
+        sql.push(" AND s.status = ").push_bind(requested.as_str());
     }
     if let Some(device) = &query.device {
         let device = resolve(&state, project, device).await?;
@@ -306,9 +306,9 @@ async fn lines(
     (recording, chunk, hash): &Piece,
 ) -> Result<Bytes, Problem> {
     let damaged = |what: &str| {
-        let place = format!("piece {chunk} of recording {recording}");
-        let words = format!("{place} of session {id} {what}: the blob store was modified");
-        Problem::new(muster_api::problem::Kind::Gone, words)
+        let location = format!("piece {chunk} of recording {recording}");
+        let message = format!("{location} of session {id} {what}: the blob store was modified");
+        Problem::new(muster_api::problem::Kind::Gone, message)
     };
     let name = key::recording(project, id, *recording, *chunk);
     let found = blobs.get(&name).await.map_err(|error| blob_problem(&error))?;

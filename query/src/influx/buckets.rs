@@ -103,14 +103,14 @@ impl InfluxClient {
 
     async fn policies(&self) -> Result<Arc<Policies>, InfluxError> {
         let lock = || self.policies.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let heard = lock().clone();
-        if let Some((when, policies)) = heard
+        let cached = lock().clone();
+        if let Some((when, policies)) = cached
             && when.elapsed() < POLICIES_TTL
         {
             return Ok(policies);
         }
-        let asked = self.query_database(&self.options.database, "SHOW RETENTION POLICIES").await;
-        let policies = match asked {
+        let result = self.query_database(&self.options.database, "SHOW RETENTION POLICIES").await;
+        let policies = match result {
             Ok((rows, version)) => Policies {
                 names: rows
                     .iter()

@@ -193,14 +193,14 @@ impl InfluxClient {
             body.extend_from_slice(&chunk);
         }
         if !status.is_success() {
-            let said = serde_json::from_slice::<QueryResponse>(&body).unwrap_or_default();
-            let why = said.error.unwrap_or_else(|| status.to_string());
+            let reported = serde_json::from_slice::<QueryResponse>(&body).unwrap_or_default();
+            let why = reported.error.unwrap_or_else(|| status.to_string());
             return Err(InfluxError::Refused(why));
         }
-        let answer: QueryResponse =
+        let parsed: QueryResponse =
             serde_json::from_slice(&body).map_err(InfluxError::Malformed)?;
-        let statement = answer.results.into_iter().next().unwrap_or_default();
-        match answer.error.or(statement.error) {
+        let statement = parsed.results.into_iter().next().unwrap_or_default();
+        match parsed.error.or(statement.error) {
             Some(why) => Err(InfluxError::Refused(why)),
             None => Ok((statement.series, version)),
         }

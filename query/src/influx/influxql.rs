@@ -77,9 +77,9 @@ impl MetricQuery<'_> {
             self.buckets.sources(self.measurement),
             of_device(self.project, self.device),
         );
-        for (tag, wanted) in self.filters {
+        for (tag, expected) in self.filters {
             // Writing to a String cannot fail.
-            let _ = write!(text, " AND {} = {}", identifier(tag), string(wanted));
+            let _ = write!(text, " AND {} = {}", identifier(tag), string(expected));
         }
         let (from, to) = (self.from.micros(), self.to.micros());
         let _ = write!(text, " AND time >= {from}u AND time < {to}u GROUP BY time({}u)", self.step);

@@ -91,7 +91,7 @@ impl LatestMetrics {
         let latest = devices.entry((project.clone(), device)).or_default();
         latest.received_at = latest.received_at.max(received_at);
         let time = batch.time.min(received_at.plus_micros(MAX_AHEAD_MICROS));
-        let is_newest = latest.groups.get(group).is_none_or(|known| known.time <= time);
+        let is_newest = latest.groups.get(group).is_none_or(|existing| existing.time <= time);
         if is_newest && (latest.groups.len() < MAX_GROUPS || latest.groups.contains_key(group)) {
             let others = || latest.groups.iter().filter(|(name, _)| *name != group);
             let others_bytes: usize = others().map(|(_, group)| group.bytes).sum();

@@ -106,11 +106,11 @@ async fn the_error_for_a_bad_request_names_the_field_and_the_rule() {
         ("/alpha?nope=1", 400, "nope"),
         ("/alpha/metrics/latest?x=1", 400, "x"),
     ] {
-        let answer = world.get(&format!("/api/v1/devices{path}")).await;
-        assert_eq!(answer.status, status, "{path}: {}", answer.body);
-        assert_eq!(answer.headers["content-type"], "application/problem+json", "{path}");
+        let response = world.get(&format!("/api/v1/devices{path}")).await;
+        assert_eq!(response.status, status, "{path}: {}", response.body);
+        assert_eq!(response.headers["content-type"], "application/problem+json", "{path}");
         if status == 400 {
-            assert_eq!(answer.body["errors"][0]["field"], field, "{path}: {}", answer.body);
+            assert_eq!(response.body["errors"][0]["field"], field, "{path}: {}", response.body);
         }
     }
     let beyond = world.get("/api/v1/devices?position=999999").await.body;
@@ -142,10 +142,10 @@ async fn one_device_now_and_in_the_past() {
         DeviceConfigApplied { version: 1, errors: [("k".to_owned(), "unknown".to_owned())].into() };
     let last = world.report(id, 3, applied).await;
 
-    let answer = world.get("/api/v1/devices/walle").await;
-    assert_eq!(answer.headers["etag"], "\"4\"");
-    assert_eq!(answer.headers["muster-position"], last.to_string().as_str());
-    let now = answer.body;
+    let response = world.get("/api/v1/devices/walle").await;
+    assert_eq!(response.headers["etag"], "\"4\"");
+    assert_eq!(response.headers["muster-position"], last.to_string().as_str());
+    let now = response.body;
     assert_eq!(now, world.show(&format!("/api/v1/devices/{id}")).await);
     assert_eq!(now["status"], "online");
     assert_eq!(now["labels"]["env"], "test");

@@ -45,8 +45,9 @@ async fn devices_include_their_newest_metrics() {
     let robot = world.register("robot", &[]).await;
     publish(&jetstream, robot, 90.0).await;
     publish(&jetstream, robot, 75.0).await;
-    let cpu =
-        |wanted: f64| move |device: &serde_json::Value| device["metrics"]["cpu_percent"] == wanted;
+    let cpu = |expected: f64| {
+        move |device: &serde_json::Value| device["metrics"]["cpu_percent"] == expected
+    };
     let device = world.wait("/api/v1/devices/robot", cpu(25.0)).await;
     assert_eq!(device["metrics"]["memory_percent"], 41.5);
     assert!(device["last_seen"].is_string());

@@ -65,11 +65,11 @@ async fn a_field_can_be_queried_over_time() {
         ("sum", 435.0, 1335.0),
         ("count", 30.0, 30.0),
     ] {
-        let answer = world.show(&format!("{base}&fn={function}&tag.cpu=cpu0")).await;
-        let series = answer["series"].as_array().unwrap();
-        assert_eq!(series.len(), 1, "{function}: {answer}");
+        let response = world.show(&format!("{base}&fn={function}&tag.cpu=cpu0")).await;
+        let series = response["series"].as_array().unwrap();
+        assert_eq!(series.len(), 1, "{function}: {response}");
         let value = |n: usize| series[0]["points"][n]["value"].as_f64().unwrap();
-        assert_eq!((value(0), value(1)), (first, second), "{function}: {answer}");
+        assert_eq!((value(0), value(1)), (first, second), "{function}: {response}");
         assert_eq!(series[0]["points"][1]["time"], "2026-11-23T08:05:00Z");
     }
     let grouped = world.show(&format!("{base}&fn=max")).await;
@@ -110,9 +110,9 @@ async fn a_field_can_be_queried_over_time() {
         ("?field=cpu.state&from=2026-11-23T08:00:00Z&to=2026-11-23T08:10:00Z", 400, "fn"),
         ("?field=cpu.x&from=0001-01-01T00:00:00Z&step=500d", 400, "1678"),
     ] {
-        let answer = world.get(&format!("/api/v1/devices/robot/metrics{query}")).await;
-        assert_eq!(answer.status, status, "{query}: {}", answer.body);
-        let detail = answer.body["detail"].as_str().unwrap();
+        let response = world.get(&format!("/api/v1/devices/robot/metrics{query}")).await;
+        assert_eq!(response.status, status, "{query}: {}", response.body);
+        let detail = response.body["detail"].as_str().unwrap();
         assert!(detail.contains(named), "{query}: {detail}");
     }
 

@@ -40,11 +40,11 @@ async fn a_walk_lists_each_device_once_while_devices_report_and_are_renamed() {
             let path = format!("/api/v1/devices?sort={sort}&limit={PAGE}{cursor}");
             let header = position.to_string();
             let headers = [("muster-min-position", header.as_str())];
-            let answer = world.get_with(&path, &world.admin, &headers).await;
-            assert_eq!(answer.status, 200, "{path}: {}", answer.body);
-            let items = answer.body["items"].as_array().unwrap();
+            let response = world.get_with(&path, &world.admin, &headers).await;
+            assert_eq!(response.status, 200, "{path}: {}", response.body);
+            let items = response.body["items"].as_array().unwrap();
             listed.extend(items.iter().map(|one| one["id"].as_str().unwrap().to_owned()));
-            let Some(next) = answer.body["next"].as_str() else { break };
+            let Some(next) = response.body["next"].as_str() else { break };
             cursor = format!("&cursor={next}");
 
             // Every third device reports. Of the listed devices and of the others, the first is
@@ -152,8 +152,11 @@ async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_expires() {
 
     // A cursor is valid only for its order, and not for a point-in-time query.
     for foreign in ["?sort=-last_seen&limit=3", "?sort=last_seen&limit=3&position=3"] {
-        let answer = world.get(&format!("/api/v1/devices{foreign}&cursor={next}")).await;
-        assert_eq!((answer.status, &answer.body["errors"][0]["field"]), (400, &"cursor".into()));
+        let response = world.get(&format!("/api/v1/devices{foreign}&cursor={next}")).await;
+        assert_eq!(
+            (response.status, &response.body["errors"][0]["field"]),
+            (400, &"cursor".into())
+        );
     }
     // Eight newer walks of the same token displace it.
     for _ in 0..7 {
@@ -161,9 +164,9 @@ async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_expires() {
     }
     assert_eq!(world.get(&second).await.status, 200);
     world.show(path).await;
-    let answer = world.get(&second).await;
-    assert_eq!(answer.status, 400, "{}", answer.body);
-    assert_eq!(answer.body["errors"][0]["field"], "cursor", "{}", answer.body);
+    let response = world.get(&second).await;
+    assert_eq!(response.status, 400, "{}", response.body);
+    assert_eq!(response.body["errors"][0]["field"], "cursor", "{}", response.body);
 }
 
 /// A list by `last_seen` with further pages is stored. A token starts a limited number of them;
@@ -184,17 +187,17 @@ async fn the_number_of_stored_lists_that_a_token_starts_is_limited() {
     }
     let first = list("sort=last_seen&limit=1", &viewer).await;
     assert_eq!(first.status, 200);
-    let mut refused = None;
+    let mut rejected = None;
     for _ in 0..muster_query::DEFAULT_WALKS_PER_MINUTE.get() * 3 {
-        let answer = list("sort=-last_seen&limit=1", &viewer).await;
-        if answer.status != 200 {
-            refused = Some(answer);
+        let response = list("sort=-last_seen&limit=1", &viewer).await;
+        if response.status != 200 {
+            rejected = Some(response);
             break;
         }
     }
-    let refused = refused.expect("one is refused");
+    let rejected = rejected.expect("one is refused");
     assert_eq!(
-        (refused.status, &refused.body["type"]),
+        (rejected.status, &rejected.body["type"]),
         (429, &"/problems/too-many-requests".into())
     );
     let next = first.body["next"].as_str().unwrap();
@@ -204,7 +207,7 @@ async fn the_number_of_stored_lists_that_a_token_starts_is_limited() {
         ("sort=last_seen&limit=1".to_owned(), &world.admin),
     ] {
         // The order of the first list may have been deleted for newer ones: then 400, not 429.
-        let answer = list(&query, token).await;
-        assert!(matches!(answer.status, 200 | 400), "{query}: {}", answer.body);
+        let response = list(&query, token).await;
+        assert!(matches!(response.status, 200 | 400), "{query}: {}", response.body);
     }
 }

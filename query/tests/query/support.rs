@@ -199,9 +199,9 @@ impl World {
 
     /// Sends a request, and expects status 200.
     pub(crate) async fn show(&self, path: &str) -> Value {
-        let answer = self.get(path).await;
-        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
-        answer.body
+        let response = self.get(path).await;
+        assert_eq!(response.status, 200, "{path}: {}", response.body);
+        response.body
     }
 
     pub(crate) async fn get_with(
@@ -226,9 +226,9 @@ impl World {
     /// Repeats a request until the response is as expected.
     pub(crate) async fn wait(&self, path: &str, is_expected: impl Fn(&Value) -> bool) -> Value {
         for _ in 0..500 {
-            let answer = self.get(path).await;
-            if answer.status == 200 && is_expected(&answer.body) {
-                return answer.body;
+            let response = self.get(path).await;
+            if response.status == 200 && is_expected(&response.body) {
+                return response.body;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

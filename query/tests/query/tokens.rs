@@ -84,7 +84,7 @@ async fn the_server_reports_its_health() {
     let world = World::new(ExtraServers::default()).await;
     let auditor = world.token("default", Role::Auditor).await;
     world.register("robot", &[]).await;
-    let letter = |project: Option<&str>, subject: &str| NewDeadLetter {
+    let dead_letter = |project: Option<&str>, subject: &str| NewDeadLetter {
         source: DeadLetterSource::Events,
         subject: subject.into(),
         project: project.map(str::to_owned),
@@ -92,8 +92,12 @@ async fn the_server_reports_its_health() {
         detail: "no".into(),
         bytes: vec![1, 2, 3],
     };
-    let letters = [letter(Some("default"), "a"), letter(None, "b"), letter(Some("system"), "c")];
-    world.log.store_dead_letters(&letters).await.unwrap();
+    let dead_letters = [
+        dead_letter(Some("default"), "a"),
+        dead_letter(None, "b"),
+        dead_letter(Some("system"), "c"),
+    ];
+    world.log.store_dead_letters(&dead_letters).await.unwrap();
     let count = |page: &serde_json::Value| page["items"].as_array().unwrap().len();
     assert_eq!(count(&world.show("/api/v1/dead-letters").await), 1);
     assert_eq!(count(&world.show("/api/v1/dead-letters?everywhere=true").await), 3);
@@ -128,10 +132,10 @@ async fn the_server_reports_its_health() {
     }
     // A position beyond the end of the log is refused immediately.
     let far = [("muster-min-position", "999")];
-    let answer = world.get_with("/api/v1/devices", &world.admin, &far).await;
-    assert_eq!(answer.status, 412);
-    assert_eq!(answer.body["type"], "/problems/precondition-failed");
-    assert!(answer.body["detail"].as_str().unwrap().contains("999"));
+    let response = world.get_with("/api/v1/devices", &world.admin, &far).await;
+    assert_eq!(response.status, 412);
+    assert_eq!(response.body["type"], "/problems/precondition-failed");
+    assert!(response.body["detail"].as_str().unwrap().contains("999"));
     assert_eq!(world.get("/nowhere").await.status, 404);
     assert_eq!(world.get("/nowhere").await.body["type"], "/problems/not-found");
 }

@@ -55,8 +55,8 @@ pub(super) async fn devices(
 ) -> Result<Arc<BTreeMap<DeviceId, Device>>, Problem> {
     let _permit = state.point_in_time_permits.acquire().await;
     let last = state.last_snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let known = last.filter(|past| past.project == *project && past.position <= position);
-    let (after, devices) = match known {
+    let previous = last.filter(|past| past.project == *project && past.position <= position);
+    let (after, devices) = match previous {
         Some(past) if past.position == position => return Ok(past.devices),
         Some(past) => (past.position, Arc::unwrap_or_clone(past.devices)),
         None => (0, BTreeMap::new()),

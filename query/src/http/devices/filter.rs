@@ -81,8 +81,9 @@ impl Filter {
     pub(super) fn push(&self, query: &mut QueryBuilder<Postgres>) {
         query.push(" AND name IS NOT NULL");
         if !self.statuses.is_empty() {
-            let words: Vec<String> = self.statuses.iter().map(|one| one.as_str().into()).collect();
-            query.push(" AND status = ANY(").push_bind(words).push(")");
+            let statuses: Vec<String> =
+                self.statuses.iter().map(|one| one.as_str().into()).collect();
+            query.push(" AND status = ANY(").push_bind(statuses).push(")");
         }
         if let Some(text) = &self.search {
             query.push(" AND strpos(search, ").push_bind(text.clone()).push(") > 0");
@@ -136,7 +137,7 @@ fn push_requirement(query: &mut QueryBuilder<Postgres>, requirement: &Requiremen
         "id" => drop(query.push("device::text")),
         label => drop(query.push("labels ->> ").push_bind(label.to_owned())),
     };
-    let words = |values: &[muster_schemas::names::LabelValue]| -> Vec<String> {
+    let texts = |values: &[muster_schemas::names::LabelValue]| -> Vec<String> {
         values.iter().map(|value| value.as_str().to_owned()).collect()
     };
     match &requirement.test {
@@ -153,12 +154,12 @@ fn push_requirement(query: &mut QueryBuilder<Postgres>, requirement: &Requiremen
         Test::In(values) => {
             query.push("(");
             push_value(query);
-            query.push(") = ANY(").push_bind(words(values)).push(")");
+            query.push(") = ANY(").push_bind(texts(values)).push(")");
         }
         Test::NotIn(values) => {
             query.push("((");
             push_value(query);
-            query.push(") = ANY(").push_bind(words(values)).push(")) IS NOT TRUE");
+            query.push(") = ANY(").push_bind(texts(values)).push(")) IS NOT TRUE");
         }
         // Already evaluated in memory.
         Test::Measured(..) => drop(query.push("TRUE")),

@@ -96,7 +96,7 @@ pub(crate) async fn list_devices(
         filter.reject_metrics()?;
         let after = match start {
             None => None,
-            Some(PageStart::After(place)) => Some(SortKey { position: None, ..place }),
+            Some(PageStart::After(key)) => Some(SortKey { position: None, ..key }),
             Some(PageStart::Walk(_)) => return Err(foreign()),
         };
         let devices = at_position::devices(&state, project, position).await?;
@@ -135,8 +135,7 @@ pub(crate) async fn list_devices(
         };
         (position, found)
     };
-    let items =
-        items.into_iter().map(|(place, device)| live.summary(place.device, device)).collect();
+    let items = items.into_iter().map(|(key, device)| live.summary(key.device, device)).collect();
     Ok(([position_header(position)], Json(Page { items, next })))
 }
 
@@ -221,11 +220,11 @@ impl List<'_> {
             rows.extend(self.rows(query).await?);
         }
         let placed = rows.into_iter().map(|(id, device)| {
-            let mut place = sort_key(self.live, self.sort, id, &device);
+            let mut key = sort_key(self.live, self.sort, id, &device);
             if let Some(name) = renamed.get(&id) {
-                place.name.clone_from(name);
+                key.name.clone_from(name);
             }
-            (SortKey { position, ..place }, device)
+            (SortKey { position, ..key }, device)
         });
         Ok(page(placed.collect(), self.sort, after, self.limit))
     }
@@ -240,14 +239,14 @@ impl List<'_> {
             query.build_query_as().fetch_all(self.state.sql()).await.map_err(sql_problem)?;
         let placed = rows
             .into_iter()
-            .map(|(id, heard_at)| {
+            .map(|(id, received_at)| {
                 let id = DeviceId(id);
-                let last_seen = self.live.last_seen(id, heard_at.map(Timestamp));
+                let last_seen = self.live.last_seen(id, received_at.map(Timestamp));
                 (SortKey::of(self.sort, id, "", 0, last_seen), ())
             })
             .collect();
         let (places, _) = page(placed, self.sort, None, usize::MAX);
-        let order: Vec<DeviceId> = places.into_iter().map(|(place, ())| place.device).collect();
+        let order: Vec<DeviceId> = places.into_iter().map(|(key, ())| key.device).collect();
         let first = &order[..order.len().min(self.limit)];
         let items = self.by_ids(first).await?;
         if order.len() <= self.limit {

@@ -32,11 +32,11 @@ pub(super) async fn names_at(
             }
         }
         if names.len() > MAX_RENAMED {
-            let words = format!(
+            let message = format!(
                 "more than {MAX_RENAMED} devices were renamed since the first page: list again \
                  from there"
             );
-            return Err(Problem::new(Kind::TooMuch, words));
+            return Err(Problem::new(Kind::TooMuch, message));
         }
         if found.len() < MAX_EVENTS_PER_READ as usize {
             return Ok(names);

@@ -89,7 +89,7 @@ impl PageStart {
         let foreign = || Cursor::foreign(cursor.unwrap_or_default());
         match Cursor::decode::<(Sort, Self)>(cursor)? {
             Some((of, _)) if of != sort => Err(foreign()),
-            Some((_, Self::After(place))) if place.name.contains('\0') => Err(foreign()),
+            Some((_, Self::After(key))) if key.name.contains('\0') => Err(foreign()),
             start => Ok(start.map(|(_, start)| start)),
         }
     }
@@ -126,7 +126,7 @@ pub(super) fn page<T>(
     limit: usize,
 ) -> (Vec<(SortKey, T)>, Option<String>) {
     if let Some(after) = after {
-        items.retain(|(place, _)| place.is_after(after, sort));
+        items.retain(|(key, _)| key.is_after(after, sort));
     }
     items.sort_by(|(one, _), (other, _)| {
         let order = one.cmp(other);
@@ -134,9 +134,7 @@ pub(super) fn page<T>(
     });
     let more = items.len() > limit;
     items.truncate(limit);
-    let next = items
-        .last()
-        .filter(|_| more)
-        .map(|(place, _)| PageStart::After(place.clone()).cursor(sort));
+    let next =
+        items.last().filter(|_| more).map(|(key, _)| PageStart::After(key.clone()).cursor(sort));
     (items, next)
 }

@@ -82,9 +82,13 @@ pub(super) struct Live<'a> {
 }
 
 impl Live<'_> {
-    pub(super) fn last_seen(&self, id: DeviceId, heard_at: Option<Timestamp>) -> Option<Timestamp> {
+    pub(super) fn last_seen(
+        &self,
+        id: DeviceId,
+        received_at: Option<Timestamp>,
+    ) -> Option<Timestamp> {
         let measured = self.latest.and_then(|latest| latest.last_seen(self.project, id));
-        measured.max(heard_at)
+        measured.max(received_at)
     }
 
     pub(super) fn summary(&self, id: DeviceId, device: Device) -> DeviceSummary {

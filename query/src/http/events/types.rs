@@ -17,7 +17,7 @@ pub(super) fn requested_types(
     let Some(types) = types else {
         return Ok(if sees_all { Vec::new() } else { device_kinds() });
     };
-    let mut wanted = Vec::new();
+    let mut requested = Vec::new();
     for word in types.split(',').map(str::trim) {
         if !Event::TYPES.iter().any(|(kind, _)| *kind == word) {
             let rule = "is not a list of event types, such as DeviceConnected,DeviceDisconnected";
@@ -29,7 +29,7 @@ pub(super) fn requested_types(
                 format!("events of type {word} are for admins and auditors"),
             ));
         }
-        wanted.push(word.to_owned());
+        requested.push(word.to_owned());
     }
-    Ok(wanted)
+    Ok(requested)
 }

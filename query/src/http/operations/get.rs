@@ -162,9 +162,9 @@ async fn counts(state: &QueryState, project: &ProjectId, ids: &[Uuid]) -> Result
         .map_err(sql_problem)?;
     let mut counts = Counts::new();
     for (id, word, count) in rows {
-        let known = RunState::ALL.into_iter().find(|state| state.as_str() == word);
-        if let Some(known) = known {
-            counts.entry(id).or_default().insert(known, count.unsigned_abs());
+        let run_state = RunState::ALL.into_iter().find(|state| state.as_str() == word);
+        if let Some(run_state) = run_state {
+            counts.entry(id).or_default().insert(run_state, count.unsigned_abs());
         }
     }
     Ok(counts)

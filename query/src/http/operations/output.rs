@@ -149,7 +149,7 @@ pub(crate) async fn get_run_output(
     let device = resolve(&state, &project, &device).await?;
     find_run(&state, &project, operation, device).await?;
     let slot = state.streams.acquire(&scope.principal)?;
-    let told = match query.follow {
+    let notifications = match query.follow {
         true => {
             let subject = output_subject(&project, operation, device);
             state.nats.subscribe(subject).await.ok()
@@ -175,7 +175,7 @@ pub(crate) async fn get_run_output(
         end: query.from,
         ended_at: None,
         read_at: Instant::now(),
-        notifications: told,
+        notifications,
         checked_at: Instant::now(),
         listed_at: Instant::now(),
         progress: state.read_models.operations.subscribe(),
@@ -234,15 +234,15 @@ impl Reader {
     /// Returns the next bytes; `None` at the end. On an error the response is aborted, so that a
     /// client does not take it for complete, but continues from its offset.
     async fn next(&mut self) -> Result<Option<Bytes>, String> {
-        let (mut may_be_more, mut gone) = (true, 0);
+        let (mut may_be_more, mut missed) = (true, 0);
         loop {
             while let Some(piece) = self.ready.pop() {
                 match self.read(piece).await? {
                     Some(bytes) if bytes.is_empty() => {}
                     Some(bytes) => return Ok(Some(bytes)),
                     // Merged with the next piece meanwhile, or erased.
-                    None if gone < 5 => {
-                        gone += 1;
+                    None if missed < 5 => {
+                        missed += 1;
                         self.ready.clear();
                         may_be_more = true;
                     }
@@ -332,9 +332,9 @@ impl Reader {
 
     /// Waits until something may have changed. Returns whether it may be the output.
     async fn wait(&mut self) -> bool {
-        let told = async {
+        let notified = async {
             match &mut self.notifications {
-                Some(told) => drop(told.next().await),
+                Some(notified) => drop(notified.next().await),
                 None => std::future::pending().await,
             }
         };
@@ -346,7 +346,7 @@ impl Reader {
             tokio::time::sleep_until(looked + MIN_CHECK_INTERVAL).await;
         };
         tokio::select! {
-            () = told => true,
+            () = notified => true,
             () = moved => false,
             () = tokio::time::sleep_until(self.listed_at + LIST_INTERVAL) => true,
             () = self.state.stop.cancelled() => false,

@@ -71,8 +71,8 @@ pub(crate) async fn list_runs(
         sql.push(" AND r.device > ").push_bind(after);
     }
     if !states.is_empty() {
-        let words: Vec<String> = states.iter().map(|state| state.as_str().to_owned()).collect();
-        sql.push(" AND r.status = ANY(").push_bind(words).push(")");
+        let statuses: Vec<String> = states.iter().map(|state| state.as_str().to_owned()).collect();
+        sql.push(" AND r.status = ANY(").push_bind(statuses).push(")");
     }
     sql.push(" ORDER BY r.device LIMIT ");
     sql.push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
@@ -113,12 +113,12 @@ pub(crate) async fn get_run(
 ) -> Result<impl IntoResponse, Problem> {
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.operations, project).await?;
-    let asked = find(&state, project, operation).await?;
+    let requested = find(&state, project, operation).await?;
     let device = resolve(&state, project, &device).await?;
     let (name, status, run) = find_run(&state, project, operation, device).await?;
-    let words = explain(&asked, &run, status, SystemTime::now().into());
+    let explanation = explain(&requested, &run, status, SystemTime::now().into());
     let mut view = RunView::new((operation, device), name, run);
-    view.explanation = Some(words);
+    view.explanation = Some(explanation);
     Ok(([etag(view.version)], Json(view)))
 }
 

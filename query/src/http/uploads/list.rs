@@ -86,10 +86,10 @@ pub(super) struct UploadRow {
 
 impl UploadRow {
     fn new(row: Row) -> Result<Self, Problem> {
-        let (operation, device, _, name, word, asked, run) = row;
+        let (operation, device, _, name, word, requested, run) = row;
         let status = word.and_then(|word| Status::ALL.into_iter().find(|it| it.as_str() == word));
         let key = (OperationId(operation), DeviceId(device));
-        Ok(Self { key, operation: read(&asked)?, run: read(&run)?, name, status })
+        Ok(Self { key, operation: read(&requested)?, run: read(&run)?, name, status })
     }
 
     /// Returns the view; for a file in transfer, counts the received bytes.
@@ -193,9 +193,9 @@ pub(crate) async fn get_upload(
     min_position.wait(state.log(), &state.read_models.operations, project).await?;
     let device = resolve(&state, project, &device).await?;
     let found = find(&state, project, (operation, device)).await?;
-    let words = explain(&found.operation, &found.run, found.status, SystemTime::now().into());
+    let explanation = explain(&found.operation, &found.run, found.status, SystemTime::now().into());
     let mut view = found.view(&state, project).await?;
-    view.explanation = Some(words);
+    view.explanation = Some(explanation);
     Ok(([etag(view.version)], Json(view)))
 }
 

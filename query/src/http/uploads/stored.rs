@@ -54,19 +54,19 @@ pub(super) async fn respond(
             return Err(Problem::new(Kind::Gone, "the file was erased"));
         }
         other => {
-            let words = format!("the file is not stored; its upload is {}", other.as_str());
-            return Err(Problem::conflict(words));
+            let message = format!("the file is not stored; its upload is {}", other.as_str());
+            return Err(Problem::conflict(message));
         }
     }
     let file = upload.run.report.and_then(|report| report.file);
     let file = file.ok_or_else(|| Problem::not_found("the upload has no file"))?;
     let slot = state.streams.acquire(holder)?;
     let damaged = |what: String| {
-        let words = format!(
+        let message = format!(
             "{what} of upload {operation} of device {device} is missing: the blob store was \
              modified"
         );
-        Problem::new(Kind::Gone, words)
+        Problem::new(Kind::Gone, message)
     };
     let folder = key::output(project, operation, device, OutputStream::File);
     let names = state.blobs.list(&folder).await.map_err(|error| blob_problem(&error))?;
@@ -78,14 +78,14 @@ pub(super) async fn respond(
     let salt = state.blobs.get(&format!("{folder}/{}", key::SALT)).await;
     let salt = salt.map_err(|error| blob_problem(&error))?;
     let salt = salt.ok_or_else(|| damaged("the salt".to_owned()))?;
-    let asked = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
-    let asked = part(asked, file.bytes);
-    let part = asked.unwrap_or(Part { from: 0, to: file.bytes });
+    let requested = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    let requested = part(requested, file.bytes);
+    let part = requested.unwrap_or(Part { from: 0, to: file.bytes });
     if part.to < file.bytes {
         // The file is not read completely, so its hash cannot be verified.
         pieces.retain(|piece| piece.end() > part.from && piece.offset < part.to);
     }
-    let mut answer = response_without_body(&file, part, asked.is_some());
+    let mut response = response_without_body(&file, part, requested.is_some());
     let reader = Reader {
         blobs: state.blobs.clone(),
         folder,
@@ -96,11 +96,11 @@ pub(super) async fn respond(
         part,
         _slot: slot,
     };
-    *answer.body_mut() =
+    *response.body_mut() =
         Body::from_stream(futures::stream::try_unfold(reader, |mut reader| async move {
             Ok::<_, io::Error>(reader.next().await?.map(|bytes| (bytes, reader)))
         }));
-    Ok(answer)
+    Ok(response)
 }
 
 /// Creates the response without its body.
@@ -173,14 +173,15 @@ impl Reader {
             return Err(format!("{name} is {} bytes", bytes.len()));
         }
         // Bytes that the previous piece has, too.
-        let known = self.offset.saturating_sub(piece.offset).min(piece.bytes);
-        let bytes = bytes.slice(usize::try_from(known).unwrap_or(usize::MAX)..);
+        let skipped = self.offset.saturating_sub(piece.offset).min(piece.bytes);
+        let bytes = bytes.slice(usize::try_from(skipped).unwrap_or(usize::MAX)..);
         let length = bytes.len() as u64;
-        let place = |at: u64| {
+        let position_of = |at: u64| {
             let within = at.saturating_sub(self.offset).min(length);
             usize::try_from(within).unwrap_or(usize::MAX)
         };
-        let (ends, from, to) = (place(self.file.bytes), place(self.part.from), place(self.part.to));
+        let (ends, from, to) =
+            (position_of(self.file.bytes), position_of(self.part.from), position_of(self.part.to));
         let is_all = self.part.to == self.file.bytes;
         if is_all {
             self.hasher.update(bytes.get(..ends).unwrap_or_default());

@@ -61,9 +61,9 @@ impl Device {
                 self.events.reports += 1;
                 self.flags.odd_clock = has_implausible_time(stored);
                 self.flags.odd_times += u64::from(self.flags.odd_clock);
-                let known = self.epochs.iter_mut().rfind(|known| known.epoch == *epoch);
-                if let Some(known) = known {
-                    known.seq = stored.stream_version;
+                let existing = self.epochs.iter_mut().rfind(|existing| existing.epoch == *epoch);
+                if let Some(existing) = existing {
+                    existing.seq = stored.stream_version;
                 }
             }
             StreamName::Token(_)

@@ -10,14 +10,15 @@ use crate::projections::devices::Status;
 /// status.
 #[must_use]
 pub fn explain(operation: &Operation, run: &Run, device: Option<Status>, now: Timestamp) -> String {
-    let expires = operation.requested.as_ref().map_or(Timestamp(0), |asked| asked.expires_at);
+    let expires =
+        operation.requested.as_ref().map_or(Timestamp(0), |requested| requested.expires_at);
     let late = if run.late {
         " The device reported this after the server had stopped waiting for it."
     } else {
         ""
     };
     let is_upload = operation.upload().is_some();
-    let words = match run.state {
+    let text = match run.state {
         RunState::Requested => waits(operation, device, expires, now),
         RunState::Dispatched => match device {
             Some(Status::Online) => {
@@ -90,7 +91,7 @@ pub fn explain(operation: &Operation, run: &Run, device: Option<Status>, now: Ti
             None => closed(run),
         },
     };
-    words + late
+    text + late
 }
 
 fn waits(
@@ -141,7 +142,7 @@ fn waits(
 fn stored(run: &Run) -> String {
     let problem = run.report.as_ref().and_then(|report| report.problem.as_deref());
     let problem = problem.map(|problem| format!(" Problem: {problem}.")).unwrap_or_default();
-    let words = match run.erased.map(|erased| erased.cause) {
+    let text = match run.erased.map(|erased| erased.cause) {
         None => "The server has the file.",
         Some(EraseCause::Asked) => "The server had the file; it was erased on request.",
         Some(EraseCause::Kept) => {
@@ -151,7 +152,7 @@ fn stored(run: &Run) -> String {
             "The server had the file; a later upload of the same path has replaced it."
         }
     };
-    format!("{words}{problem}")
+    format!("{text}{problem}")
 }
 
 fn failed(run: &Run) -> String {

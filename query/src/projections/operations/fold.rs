@@ -292,7 +292,7 @@ impl Run {
         }
         let report = self.report.as_ref();
         let closed = self.closed.as_ref().filter(|_| report.is_none());
-        let words = match (&self.refused, report, closed) {
+        let text = match (&self.refused, report, closed) {
             (Some((_, reason)), _, _) => reason.clone(),
             (None, Some(RunReport { problem: Some(problem), .. }), _) => problem.clone(),
             (None, Some(RunReport { signal: Some(signal), .. }), _) => format!("signal {signal}"),
@@ -301,6 +301,6 @@ impl Run {
             _ => String::new(),
         };
         let state = self.state.as_str();
-        Some(if words.is_empty() { state.to_owned() } else { format!("{state}: {words}") })
+        Some(if text.is_empty() { state.to_owned() } else { format!("{state}: {text}") })
     }
 }

@@ -145,7 +145,7 @@ impl Operations {
         let durations: Vec<Option<i64>> = runs.values().map(Run::duration).collect();
         let failures: Vec<Option<String>> = runs
             .values()
-            .map(|run| run.failure().map(|words| storable(&truncate_reason(&words))))
+            .map(|run| run.failure().map(|reason| storable(&truncate_reason(&reason))))
             .collect();
         let states: Vec<String> = runs.values().map(json).collect::<Result<_, _>>()?;
         let parameters: [&(dyn ToSql + Sync); 7] =
@@ -255,31 +255,31 @@ impl Projection for Operations {
                 operations.entry(id).or_default().evolve(stored, event);
             } else if let Some(key) = run_of(stored, event) {
                 // A device may report a run that was never requested: it creates no row.
-                let is_asked = matches!(event, Event::RunRequested(_));
-                if is_asked || runs.contains_key(&key) {
+                let is_requested = matches!(event, Event::RunRequested(_));
+                if is_requested || runs.contains_key(&key) {
                     runs.entry(key).or_default().evolve(stored, event);
                 }
             }
         }
         self.write_operations(transaction, project, &operations).await?;
         self.write_runs(transaction, project, &runs).await?;
-        let mut begun: BTreeMap<OperationId, Vec<(DeviceId, u64)>> = BTreeMap::new();
+        let mut started: BTreeMap<OperationId, Vec<(DeviceId, u64)>> = BTreeMap::new();
         let mut erased: Vec<RunKey> = Vec::new();
         for (stored, event) in &read {
             if let StreamName::Run(operation, device) = stored.stream {
                 match event {
                     Event::RunRequested(_) => {
-                        begun.entry(operation).or_default().push((device, stored.position));
+                        started.entry(operation).or_default().push((device, stored.position));
                     }
                     Event::UploadErased(_) => erased.push((operation, device)),
                     _ => {}
                 }
             }
         }
-        let ids: Vec<Uuid> = begun.keys().map(|id| id.0).collect();
-        let asked = self.load_operations(transaction, project, &ids).await?;
-        for (id, runs) in begun {
-            if let Some(upload) = asked.get(&id).and_then(Operation::upload) {
+        let ids: Vec<Uuid> = started.keys().map(|id| id.0).collect();
+        let loaded = self.load_operations(transaction, project, &ids).await?;
+        for (id, runs) in started {
+            if let Some(upload) = loaded.get(&id).and_then(Operation::upload) {
                 uploads::add(&self.table, transaction, project, (id, &upload.path), &runs).await?;
             }
         }

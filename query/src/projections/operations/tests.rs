@@ -145,7 +145,7 @@ fn every_state_has_its_own_explanation() {
         }),
         ..Operation::default()
     };
-    let refused = |cause| {
+    let rejected = |cause| {
         let reason = "exec.allow of /etc/muster/policy.toml".to_owned();
         Event::from(RunRejected { operation: ids().0, cause, reason })
     };
@@ -164,8 +164,8 @@ fn every_state_has_its_own_explanation() {
         (vec![requested(), accepted()], None, "runs.at_once"),
         (vec![requested(), started()], None, ""),
         (vec![requested(), closed(ClosedState::Expired)], None, "no device took it in time"),
-        (vec![requested(), refused(RefusalCause::Policy)], None, "policy.toml"),
-        (vec![requested(), refused(RefusalCause::Busy)], None, "policy.toml"),
+        (vec![requested(), rejected(RefusalCause::Policy)], None, "policy.toml"),
+        (vec![requested(), rejected(RefusalCause::Busy)], None, "policy.toml"),
         (vec![requested(), RunFailed(report()).into()], None, "3"),
         (vec![requested(), RunInterrupted(interrupted).into()], None, "the agent was killed"),
     ] {

@@ -71,14 +71,14 @@ impl Session {
     /// Applies an event.
     pub fn evolve(&mut self, stored: &StoredEvent, event: Event) {
         match event {
-            Event::SessionRequested(asked) => {
-                self.session = Some(asked.session);
+            Event::SessionRequested(request) => {
+                self.session = Some(request.session);
                 self.actor.clone_from(&stored.actor);
-                self.address = asked.address;
+                self.address = request.address;
                 self.opened_at = stored.recorded_at;
                 self.created_position = stored.position;
-                self.recorded = asked.recorded;
-                self.input_recorded = asked.input_recorded;
+                self.recorded = request.recorded;
+                self.input_recorded = request.input_recorded;
                 self.attachments = 1;
             }
             Event::SessionAttached(_) => self.attachments += 1,
@@ -88,11 +88,11 @@ impl Session {
             }
             // The refusal of a further attachment does not end the session.
             Event::SessionRefused(_) if self.attachments > 1 => self.detachments += 1,
-            Event::SessionRefused(refused) => {
+            Event::SessionRefused(refusal) => {
                 self.detachments = self.attachments;
                 self.state = SessionState::Refused;
                 self.ended_at = Some(stored.recorded_at);
-                self.reason = Some(refused.reason);
+                self.reason = Some(refusal.reason);
             }
             Event::SessionRecorded(piece) => self.recording_bytes += piece.bytes,
             Event::SessionEnded(ended) => {

@@ -136,13 +136,15 @@ impl Projection for Sessions {
                 self.write_piece(transaction, project, id, piece).await?;
             }
             let is_devices_word = matches!(event, Event::ShellEnded(_));
-            let known = match sessions.entry(id) {
+            let existing = match sessions.entry(id) {
                 // A device's event changes only sessions of that device, and creates none.
                 Entry::Vacant(_) if is_devices_word => continue,
-                Entry::Occupied(known) if is_devices_word && known.get().0 != device => continue,
+                Entry::Occupied(existing) if is_devices_word && existing.get().0 != device => {
+                    continue;
+                }
                 entry => entry.or_insert_with(|| (device, Session::default())),
             };
-            known.1.evolve(stored, event);
+            existing.1.evolve(stored, event);
         }
         let sql = format!(
             "INSERT INTO {} (project, session, device, status, created_position, state)

@@ -306,7 +306,7 @@ mod tests {
             let proof = key.prove(&good).unwrap();
             assert_eq!(verifier.verify(&good, Some(&proof)), Ok(()));
             assert_eq!(verifier.verify(&good, None), Err(AuthorityError::Missing));
-            let bent = [
+            let changed = [
                 ProofContent { project: "other", ..good },
                 ProofContent { stream: if stream == own { &foreign } else { &own }, ..good },
                 ProofContent { stream_version: 2, ..good },
@@ -316,9 +316,9 @@ mod tests {
                 ProofContent { actor: "token:y", ..good },
                 ProofContent { record: b"Record", ..good },
             ];
-            for claim in bent {
-                let verified = verifier.verify(&claim, Some(&proof));
-                assert_eq!(verified, Err(AuthorityError::Invalid), "{claim:?}");
+            for content in changed {
+                let verified = verifier.verify(&content, Some(&proof));
+                assert_eq!(verified, Err(AuthorityError::Invalid), "{content:?}");
             }
             let foreign = other.prove(&good).unwrap();
             assert_eq!(verifier.verify(&good, Some(&foreign)), Err(AuthorityError::Invalid));

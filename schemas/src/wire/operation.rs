@@ -86,8 +86,8 @@ pub fn input_context(project: &ProjectId, device: DeviceId, operation: Operation
 pub fn output_context(project: &ProjectId, device: DeviceId, piece: &OutputPiece) -> Vec<u8> {
     let OutputPiece { operation, stream, offset, bytes, compressed, last, salt, total, .. } = piece;
     let salt = salt.as_deref().map(serde_bytes::Bytes::new);
-    let place = (operation, stream, offset, bytes, compressed, last, salt, total);
-    codec::encode(&("muster/run-output/v1", project, device, place))
+    let location = (operation, stream, offset, bytes, compressed, last, salt, total);
+    codec::encode(&("muster/run-output/v1", project, device, location))
 }
 
 /// The private part of an order. CBOR.

@@ -59,7 +59,7 @@ impl Message {
             Self::OutputTaken(taken) => encode(taken),
             Self::FileStored(stored) => encode(stored),
             Self::ChannelOpen(open) => encode(open),
-            Self::ChannelAnswer(answer) => encode(answer),
+            Self::ChannelAnswer(response) => encode(response),
             Self::Sealed(kind, message) => signer(*kind).seal(*kind, message.encode()),
         }
     }

@@ -190,7 +190,7 @@ pub(super) fn samples() -> Vec<Sample> {
         }),
         ..report()
     };
-    let refused =
+    let refusal =
         OutputTaken { next: 0, reader: None, refused: Some("it was erased".into()), receipt: None };
     let all = FileStored {
         project: ProjectId::default_project(),
@@ -236,7 +236,7 @@ pub(super) fn samples() -> Vec<Sample> {
         ("UploadReport", Message::Event(RunSucceeded(stored).into())),
         ("FilePiece", Message::OutputPiece(file)),
         ("SealedOutputPiece", Message::OutputPiece(piece_sealed)),
-        ("FileRefused", Message::OutputTaken(refused)),
+        ("FileRefused", Message::OutputTaken(refusal)),
         ("FileStored", Message::FileStored(all)),
         ("SealedFileStored", receipt),
         ("FileTaken", Message::OutputTaken(whole)),

@@ -67,7 +67,7 @@ pub(super) fn samples() -> Vec<Sample> {
             grace_seconds: 600,
         },
     };
-    let answer = ChannelAnswer {
+    let response = ChannelAnswer {
         channel: ChannelId(id(30)),
         open: digest("the sealed open"),
         key: Vec::new(),
@@ -78,12 +78,12 @@ pub(super) fn samples() -> Vec<Sample> {
         wide: false,
     };
     let open = Message::ChannelOpen(open);
-    let answer = Message::ChannelAnswer(answer);
+    let response = Message::ChannelAnswer(response);
     let messages = [
         ("SealedChannelOpen", Message::Sealed(Kind::Open, Box::new(open.clone()))),
         ("ChannelOpen", open),
-        ("SealedChannelAnswer", Message::Sealed(Kind::Opened, Box::new(answer.clone()))),
-        ("ChannelAnswer", answer),
+        ("SealedChannelAnswer", Message::Sealed(Kind::Opened, Box::new(response.clone()))),
+        ("ChannelAnswer", response),
     ];
     let messages = messages.into_iter().map(|(name, message)| Sample::newest(name, message));
     events().into_iter().chain(messages).collect()

@@ -96,12 +96,12 @@ impl ApiClient {
             macs: Vec::new(),
             previous: None,
         };
-        let (status, answer) = self.post(PATH, &asks.body()).await?;
+        let (status, response) = self.post(PATH, &asks.body()).await?;
         if status == 202 {
             return Err(ApiError::PendingApproval);
         }
-        let answer: EnrollResponse = read(PATH, answer)?;
-        Ok(Enrolled { key, nats_key: Arc::new(nats_key), response: answer })
+        let response: EnrollResponse = read(PATH, response)?;
+        Ok(Enrolled { key, nats_key: Arc::new(nats_key), response })
     }
 
     /// Fetches new broker credentials for a device.
@@ -116,11 +116,12 @@ impl ApiClient {
     ) -> Result<CredentialsResponse, ApiError> {
         const NONCE: &str = "/api/v1/device/nonce";
         const PATH: &str = "/api/v1/device/credentials";
-        let (_, answer) = self.post(NONCE, &json!({"project": project, "device": device})).await?;
-        let nonce: NonceResponse = read(NONCE, answer)?;
+        let (_, response) =
+            self.post(NONCE, &json!({"project": project, "device": device})).await?;
+        let nonce: NonceResponse = read(NONCE, response)?;
         let body = enrollment::credentials_body(key, project, device, nonce.nonce);
-        let (_, answer) = self.post(PATH, &body).await?;
-        read(PATH, answer)
+        let (_, response) = self.post(PATH, &body).await?;
+        read(PATH, response)
     }
 
     async fn post(&self, path: &'static str, body: &Value) -> Result<(u16, Value), ApiError> {
@@ -134,18 +135,18 @@ impl ApiClient {
                         .headers()
                         .get(reqwest::header::RETRY_AFTER)
                         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-                    let answer: Value = response.json().await.unwrap_or_default();
+                    let content: Value = response.json().await.unwrap_or_default();
                     if (200..300).contains(&status) {
-                        return Ok((status, answer));
+                        return Ok((status, content));
                     }
-                    let detail = answer["detail"].as_str().unwrap_or_default().to_owned();
-                    let refused = ApiError::Refused { path, status, detail };
+                    let detail = content["detail"].as_str().unwrap_or_default().to_owned();
+                    let rejection = ApiError::Refused { path, status, detail };
                     // Too many requests, or a part of the server is unavailable: retry, like
                     // agents.
                     if status != 429 && status < 500 {
-                        return Err(refused);
+                        return Err(rejection);
                     }
-                    last = Some(refused);
+                    last = Some(rejection);
                     pause(Duration::from_secs(wait.unwrap_or(1).min(10))).await;
                 }
                 Err(error) => {
@@ -175,11 +176,11 @@ fn read<T: serde::de::DeserializeOwned>(
 
 /// Returns the message of the innermost error, which describes the cause.
 fn cause(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
+    let mut message = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        words = error.to_string();
+        message = error.to_string();
         source = error.source();
     }
-    words
+    message
 }

@@ -25,8 +25,8 @@ pub(crate) struct Access<'a> {
 pub(crate) async fn connect(
     access: Access<'_>,
 ) -> Result<(Client, CancellationToken), async_nats::ConnectError> {
-    let gone = CancellationToken::new();
-    let seen = gone.clone();
+    let disconnected = CancellationToken::new();
+    let seen = disconnected.clone();
     let (key, jwt) = (Arc::clone(access.key), access.jwt.to_owned());
     let is_used = Arc::new(AtomicBool::new(false));
     let client = ConnectOptions::with_auth_callback(move |nonce| {
@@ -63,5 +63,5 @@ pub(crate) async fn connect(
     })
     .connect(access.servers)
     .await?;
-    Ok((client, gone))
+    Ok((client, disconnected))
 }

@@ -94,18 +94,18 @@ fn random_delay(mean: Option<Duration>) -> Duration {
 impl Device {
     /// `None` if the server's operation key is invalid.
     pub(crate) fn new(number: usize, enrolled: Enrolled, shared: Arc<Shared>) -> Option<Self> {
-        let answer = &enrolled.response;
-        let operation_key = BASE64URL_NOPAD.decode(answer.operation_key.as_bytes()).ok()?;
+        let response = &enrolled.response;
+        let operation_key = BASE64URL_NOPAD.decode(response.operation_key.as_bytes()).ok()?;
         let operation_key = PublicKey::from_cose_key(&operation_key).ok()?;
         Some(Self {
             number,
-            credentials: answer.credentials.clone(),
+            credentials: response.credentials.clone(),
             operation_key,
-            subjects: DeviceSubjects::new(&answer.project, answer.device),
+            subjects: DeviceSubjects::new(&response.project, response.device),
             outbox: Outbox::new(
-                answer.project.clone(),
-                answer.device,
-                answer.epoch,
+                response.project.clone(),
+                response.device,
+                response.epoch,
                 enrolled.key.clone(),
             ),
             enrolled,
@@ -130,8 +130,8 @@ impl Device {
             }
             storms.borrow_and_update();
             let left = match self.connect().await {
-                Ok((client, gone)) => {
-                    let left = self.work(&client, gone, &mut storms, &mut metrics_at).await;
+                Ok((client, disconnected)) => {
+                    let left = self.work(&client, disconnected, &mut storms, &mut metrics_at).await;
                     let welcomed = left.is_ok();
                     let left = left.unwrap_or_else(|error| {
                         self.shared.counters.error(&error);
@@ -170,9 +170,9 @@ impl Device {
     async fn connect(&mut self) -> Result<(Client, CancellationToken), String> {
         let left = self.credentials.expires_at.micros() - now().micros();
         if u128::try_from(left).unwrap_or(0) < RENEW_BEFORE.as_micros() {
-            let answer = &self.enrolled.response;
-            let (key, device) = (&self.enrolled.key, answer.device);
-            let renewed = self.shared.api.credentials(key, &answer.project, device).await;
+            let response = &self.enrolled.response;
+            let (key, device) = (&self.enrolled.key, response.device);
+            let renewed = self.shared.api.credentials(key, &response.project, device).await;
             self.credentials = renewed.map_err(|error| error.to_string())?;
         }
         let servers: Vec<String> = self
@@ -189,7 +189,7 @@ impl Device {
             tls: &self.shared.tls,
         };
         // Thousands of concurrent TLS handshakes would only slow each other down.
-        let _place = self.shared.connecting.acquire().await;
+        let _permit = self.shared.connecting.acquire().await;
         let made = connection::connect(access).await.map_err(|error| error.to_string())?;
         add(&self.shared.counters.connects, 1);
         Ok(made)
@@ -219,11 +219,11 @@ impl Device {
     }
 
     async fn send_hello(&mut self, publisher: &Publisher) -> Result<(), String> {
-        let answer = &self.enrolled.response;
+        let response = &self.enrolled.response;
         let hello = Hello {
-            project: answer.project.clone(),
-            device: answer.device,
-            epoch: answer.epoch,
+            project: response.project.clone(),
+            device: response.device,
+            epoch: response.epoch,
             nonce: Uuid::new_v4(),
             last_seq: self.outbox.last_seq(),
             time: now(),
@@ -234,8 +234,8 @@ impl Device {
         };
         let nonce = hello.nonce;
         let sealed = self.enrolled.key.seal(Kind::Hello, codec::encode(&hello));
-        let asked = publisher.client().request(self.subjects.request("hello"), sealed.into());
-        let message = tokio::time::timeout(RESPONSE_TIMEOUT, asked)
+        let request = publisher.client().request(self.subjects.request("hello"), sealed.into());
+        let message = tokio::time::timeout(RESPONSE_TIMEOUT, request)
             .await
             .map_err(|_| "no welcome arrived in time".to_owned())?
             .map_err(|error| format!("no welcome: {error}"))?;
@@ -363,8 +363,8 @@ impl Device {
         let Some(order) = opened.and_then(|bytes| codec::decode::<RunOrder>(&bytes).ok()) else {
             return false;
         };
-        let answer = &self.enrolled.response;
-        let is_ours = order.device == answer.device && order.epoch == answer.epoch;
+        let response = &self.enrolled.response;
+        let is_ours = order.device == response.device && order.epoch == response.epoch;
         if !is_ours || !self.operations.insert(order.operation) {
             return false;
         }

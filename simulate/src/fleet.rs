@@ -82,12 +82,12 @@ impl Fleet {
         options: &FleetOptions,
         counters: &Counters,
     ) -> Result<Vec<Enrolled>, FleetError> {
-        let door = ApiClient::new(&options.url, options.ca.as_deref())?;
+        let client = ApiClient::new(&options.url, options.ca.as_deref())?;
         let mut joining = stream::iter(0..options.devices)
             .map(|number| {
-                let (door, token) = (door.clone(), options.token.clone());
+                let (client, token) = (client.clone(), options.token.clone());
                 let name = format!("{}-{number}", options.prefix);
-                async move { door.enroll(&token, &name).await }
+                async move { client.enroll(&token, &name).await }
             })
             .buffer_unordered(MAX_CONCURRENT_ENROLLMENTS);
         let mut enrolled = Vec::with_capacity(options.devices);

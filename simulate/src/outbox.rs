@@ -77,7 +77,7 @@ impl Outbox {
     pub(crate) fn confirm(&mut self, seq: u64, hash: Hash) -> Confirmed {
         let Some(new) = seq.checked_sub(self.confirmed) else { return Confirmed::Behind };
         let count = usize::try_from(new).unwrap_or(usize::MAX);
-        let newest = count.checked_sub(1).map(|place| self.pending.get(place));
+        let newest = count.checked_sub(1).map(|index| self.pending.get(index));
         if newest.is_some_and(|newest| newest.is_none_or(|newest| newest.hash != hash)) {
             return Confirmed::Differs;
         }

@@ -217,11 +217,11 @@ proptest! {
         name in "[a-zA-Z][a-z0-9 ,=é]{0,20}[a-z]",
         tag in "[a-z ,=é]{1,20}[a-z]",
         number in any::<i64>(),
-        words in "[ -~é]{0,50}",
+        text in "[ -~é]{0,50}",
     ) {
         let escaped = |text: &str| text.replace(',', "\\,").replace(' ', "\\ ").replace('=', "\\=");
         let measurement = name.replace(',', "\\,").replace(' ', "\\ ");
-        let quoted = words.replace('\\', "\\\\").replace('"', "\\\"");
+        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
         let line = format!("{measurement},t={} n={number}i,w=\"{quoted}\"", escaped(&tag));
         let intake = intake(Quota::default());
         intake.accept(Format::Lines, line.as_bytes(), &at(5));
@@ -231,7 +231,7 @@ proptest! {
         prop_assert_eq!(points[0].measurement.as_str(), name);
         prop_assert_eq!(points[0].tags.values().next().map(String::as_str), Some(tag.as_str()));
         let fields: Vec<&FieldValue> = points[0].fields.values().collect();
-        prop_assert_eq!(fields, [&FieldValue::Int(number), &FieldValue::Text(words)]);
+        prop_assert_eq!(fields, [&FieldValue::Int(number), &FieldValue::Text(text)]);
     }
 }
 

@@ -187,16 +187,16 @@ proptest! {
         }
         let mut devices = [device];
         world.run_until_synced(&mut devices);
-        let told = world.server.event_numbers();
+        let reported = world.server.event_numbers();
         let recorded = &devices[0].recorded;
-        prop_assert!(is_subsequence(&told, recorded), "{:?} of {:?}", told, recorded);
+        prop_assert!(is_subsequence(&reported, recorded), "{:?} of {:?}", reported, recorded);
         if !world.has_restored {
-            prop_assert_eq!(&told, recorded);
+            prop_assert_eq!(&reported, recorded);
             let dropped = world.number - recorded.len() as u64;
             prop_assert_eq!(world.server.lost(LossCause::OutboxFull), dropped);
         } else {
             // Declarations of loss can be dropped, too, and are then counted.
-            let missing = (recorded.len() - told.len()) as u64;
+            let missing = (recorded.len() - reported.len()) as u64;
             prop_assert!(world.server.lost(LossCause::Pruned) >= missing);
         }
     }
@@ -238,17 +238,17 @@ proptest! {
             }
         }
         world.run_until_synced(&mut twins);
-        let told = world.server.event_numbers();
+        let reported = world.server.event_numbers();
         for twin in &twins {
             let own = &twin.recorded[common.len()..];
-            prop_assert!(is_subsequence(own, &told), "{:?} in {:?}", own, told);
+            prop_assert!(is_subsequence(own, &reported), "{:?} in {:?}", own, reported);
             for number in own {
-                prop_assert_eq!(told.iter().filter(|told| *told == number).count(), 1);
+                prop_assert_eq!(reported.iter().filter(|event| *event == number).count(), 1);
             }
         }
         // Both may report the events that were in flight when the disk was copied.
         for (index, number) in common.iter().enumerate() {
-            let times = told.iter().filter(|told| *told == number).count();
+            let times = reported.iter().filter(|event| *event == number).count();
             let is_certain = index as u64 + doubtful < common.len() as u64;
             prop_assert!(
                 times == 1 || (times == 2 && !is_certain),

@@ -118,8 +118,8 @@ mod tests {
             let mut waiting = 0;
             for (millis, part) in steps {
                 now += Duration::from_millis(millis);
-                let said = (f64::from(free) * part) as u32;
-                (free, waiting) = (free - said, waiting + said);
+                let sent = (f64::from(free) * part) as u32;
+                (free, waiting) = (free - sent, waiting + sent);
                 if waiting >= window.due() {
                     free += window.credit(waiting, now);
                     waiting = 0;

@@ -1,5 +1,5 @@
-//! (k) Running a program on a device, (l) a keystroke and its echo, (m) bulk data: through muster,
-//! and through OpenSSH on the same machine in the same run.
+//! (k) Running a program on a device and aborting it, (l) a keystroke and its echo, (m) bulk data:
+//! through muster, and through OpenSSH on the same machine in the same run.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -18,6 +18,9 @@ use crate::pairs::percentile;
 use crate::report::{Report, Row};
 
 const ROUNDS: usize = 100;
+const ABORTS: usize = 20;
+/// Maximum time from the request to abort an operation to the end of its run, in milliseconds.
+const MAX_ABORT_MS: f64 = 500.0;
 const KEYS: usize = 300;
 const BULK: usize = 100_000_000;
 
@@ -34,6 +37,7 @@ pub(crate) async fn measure(report: &mut Report) {
     .await;
     let ssh = Ssh::start(dir.path());
     programs(&fleet, ssh.as_ref(), report).await;
+    aborts(&fleet, report).await;
     keys(&fleet, ssh.as_ref(), report).await;
     bulk(&fleet, ssh.as_ref(), dir.path(), report).await;
     files(&fleet, ssh.as_ref(), dir.path(), report);
@@ -96,6 +100,41 @@ async fn programs(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
         target: "≤ 100 %".to_owned(),
         is_met: Some(is_faster),
     });
+}
+
+/// Aborts of runs that the dispatcher started.
+async fn aborts(fleet: &Fleet, report: &mut Report) {
+    // With variables, the dispatcher sends the order, instead of the request handler.
+    let body = json!({"target": {"devices": ["robot"]},
+        "action": {"kind": "exec", "argv": ["sleep", "60"], "env": {"A": "b"}}});
+    let mut taken = Vec::new();
+    for _ in 0..ABORTS {
+        let made = fleet.api.post("/api/v1/operations", &body).await;
+        let path = format!("/api/v1/operations/{}", made["id"].as_str().unwrap());
+        wait_for_runs(fleet, &path, "running").await;
+        let aborted_at = Instant::now();
+        fleet.api.post(&format!("{path}/abort"), &json!({})).await;
+        wait_for_runs(fleet, &path, "canceled").await;
+        taken.push(ms(aborted_at));
+    }
+    let is_met = percentile(taken.clone(), 0.99) <= MAX_ABORT_MS;
+    report.add(Row {
+        description: "(k) abort of a run, asked to ended".to_owned(),
+        value: both(&taken),
+        peer: String::new(),
+        ratio: None,
+        target: format!("p99 ≤ {MAX_ABORT_MS} ms"),
+        is_met: Some(is_met),
+    });
+}
+
+/// Waits until the operation's only run has this state.
+async fn wait_for_runs(fleet: &Fleet, path: &str, state: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fleet.api.get(path).await["runs"] != json!({state: 1}) {
+        assert!(Instant::now() < deadline, "{path} is not {state}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// A request and its response between two clients of the same broker.

@@ -94,7 +94,7 @@ impl AgentProcess {
     }
 
     fn start_by(&mut self, mut command: Command, args: &[&str]) {
-        let said = std::fs::OpenOptions::new()
+        let output = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.data.with_extension("said"))
@@ -106,8 +106,8 @@ impl AgentProcess {
             .arg("run")
             .args(args)
             .stdin(Stdio::null())
-            .stdout(said.try_clone().expect("a file"))
-            .stderr(said)
+            .stdout(output.try_clone().expect("a file"))
+            .stderr(output)
             .spawn()
             .expect("muster-agent starts");
         self.child = Some(child);
@@ -162,9 +162,9 @@ impl Drop for AgentProcess {
     fn drop(&mut self) {
         self.kill9();
         if std::thread::panicking() {
-            let said = std::fs::read_to_string(self.data.with_extension("said"));
-            let said = said.unwrap_or_default();
-            let tail: Vec<&str> = said.lines().rev().take(15).collect();
+            let output = std::fs::read_to_string(self.data.with_extension("said"));
+            let output = output.unwrap_or_default();
+            let tail: Vec<&str> = output.lines().rev().take(15).collect();
             eprintln!("the agent in {} said last:", self.data.display());
             for line in tail.into_iter().rev() {
                 eprintln!("  {line}");

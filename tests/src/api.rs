@@ -141,9 +141,9 @@ impl Api {
     /// # Panics
     /// When the status is not 2xx.
     pub async fn post(&self, path: &str, body: &Value) -> Value {
-        let (status, answer) = self.send(Method::POST, path, Some(body)).await;
-        assert!((200..300).contains(&status), "POST {path}: {status} {answer}");
-        answer
+        let (status, response) = self.send(Method::POST, path, Some(body)).await;
+        assert!((200..300).contains(&status), "POST {path}: {status} {response}");
+        response
     }
 
     /// Sends a PATCH request; returns the body.
@@ -151,9 +151,9 @@ impl Api {
     /// # Panics
     /// When the status is not 2xx.
     pub async fn patch(&self, path: &str, body: &Value) -> Value {
-        let (status, answer) = self.send(Method::PATCH, path, Some(body)).await;
-        assert!((200..300).contains(&status), "PATCH {path}: {status} {answer}");
-        answer
+        let (status, response) = self.send(Method::PATCH, path, Some(body)).await;
+        assert!((200..300).contains(&status), "PATCH {path}: {status} {response}");
+        response
     }
 
     /// Reads all pages of a list.

@@ -56,7 +56,7 @@ impl Bucket {
             return;
         }
         let ports = PORTS.iter().zip(&self.ports).map(|(name, port)| format!("-{name}={port}"));
-        let said = std::fs::File::create(self.dir.path().join("said")).expect("a file");
+        let output = std::fs::File::create(self.dir.path().join("said")).expect("a file");
         let child = Command::new("weed")
             .args(["mini", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-bucket=fleet"])
             .args(["-webdav=false", "-admin.ui=false", "-master.telemetry=false"])
@@ -67,17 +67,17 @@ impl Bucket {
             .env("AWS_ACCESS_KEY_ID", KEY)
             .env("AWS_SECRET_ACCESS_KEY", SECRET)
             .stdin(Stdio::null())
-            .stdout(said.try_clone().expect("a file"))
-            .stderr(said)
+            .stdout(output.try_clone().expect("a file"))
+            .stderr(output)
             .spawn()
             .expect("weed runs; `make test` brings it");
         self.child = Some(child);
         let s3 = self.url(0);
         wait::until("the bucket to answer", Duration::from_secs(60), || async {
             // Without a key it returns 403 as soon as the bucket exists.
-            let asked = reqwest::get(format!("{s3}/fleet/")).await.ok()?;
+            let response = reqwest::get(format!("{s3}/fleet/")).await.ok()?;
             let filer = self.names("").await;
-            (asked.status() == 403 && filer.is_some()).then_some(())
+            (response.status() == 403 && filer.is_some()).then_some(())
         })
         .await;
     }
@@ -112,11 +112,11 @@ impl Bucket {
     pub async fn names(&self, folder: &str) -> Option<Vec<String>> {
         let url = format!("{}/buckets/fleet/{folder}/?limit=1000", self.url(1));
         let client = reqwest::Client::new();
-        let asked = client.get(url).header("accept", "application/json").send().await.ok()?;
-        if asked.status() == 404 {
+        let response = client.get(url).header("accept", "application/json").send().await.ok()?;
+        if response.status() == 404 {
             return Some(Vec::new());
         }
-        let listed: serde_json::Value = serde_json::from_str(&asked.text().await.ok()?).ok()?;
+        let listed: serde_json::Value = serde_json::from_str(&response.text().await.ok()?).ok()?;
         let entries = listed["Entries"].as_array().cloned().unwrap_or_default();
         let name = |entry: &serde_json::Value| {
             let path = entry["FullPath"].as_str()?;
@@ -130,8 +130,8 @@ impl Drop for Bucket {
     fn drop(&mut self) {
         self.stop();
         if std::thread::panicking() {
-            let said = std::fs::read_to_string(self.dir.path().join("said")).unwrap_or_default();
-            let tail: Vec<&str> = said.lines().rev().take(10).collect();
+            let output = std::fs::read_to_string(self.dir.path().join("said")).unwrap_or_default();
+            let tail: Vec<&str> = output.lines().rev().take(10).collect();
             eprintln!("weed said last:");
             for line in tail.into_iter().rev() {
                 eprintln!("  {line}");

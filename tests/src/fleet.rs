@@ -38,7 +38,7 @@ impl RoleProcess {
     }
 
     fn start(&mut self) {
-        let said = std::fs::OpenOptions::new()
+        let output = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(&self.output)
@@ -48,8 +48,8 @@ impl RoleProcess {
             .env("RUST_LOG", "warn,muster=info")
             .envs(self.variables.iter().cloned())
             .stdin(Stdio::null())
-            .stdout(said.try_clone().expect("a file"))
-            .stderr(said)
+            .stdout(output.try_clone().expect("a file"))
+            .stderr(output)
             .spawn()
             .expect("muster serve starts");
         self.child = Some(child);
@@ -106,8 +106,8 @@ impl Drop for RoleProcess {
     fn drop(&mut self) {
         self.kill9();
         if std::thread::panicking() {
-            let said = self.output();
-            let tail: Vec<&str> = said.lines().rev().take(15).collect();
+            let output = self.output();
+            let tail: Vec<&str> = output.lines().rev().take(15).collect();
             eprintln!("{} said last:", self.role);
             for line in tail.into_iter().rev() {
                 eprintln!("  {line}");
@@ -218,7 +218,8 @@ impl Fleet {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let token = String::from_utf8_lossy(&output.stdout).trim().to_owned();
 
-        let (door, command_port) = (free_port().expect("a port"), free_port().expect("a port"));
+        let (query_port, command_port) =
+            (free_port().expect("a port"), free_port().expect("a port"));
         let command_url = format!("https://127.0.0.1:{command_port}");
         let broker_urls: Vec<String> =
             brokers.iter().map(|nats| format!("tls://127.0.0.1:{}", nats.port())).collect();
@@ -226,13 +227,16 @@ impl Fleet {
         let servers = (broker_urls.join(","), &influx);
         let mut ingest = role("ingest", path, &servers, free_port().expect("a port"), None);
         let mut command = role("command", path, &servers, command_port, None);
-        let mut query = role("query", path, &servers, door, Some(&command_url));
+        let mut query = role("query", path, &servers, query_port, Some(&command_url));
         for role in [&mut ingest, &mut command, &mut query] {
             role.variables.extend(to_owned_pairs(variables));
             role.start();
         }
-        let api =
-            Api::new(&format!("https://127.0.0.1:{door}"), &token, &keys.dir().join("ca.pem"));
+        let api = Api::new(
+            &format!("https://127.0.0.1:{query_port}"),
+            &token,
+            &keys.dir().join("ca.pem"),
+        );
         let more_brokers = brokers;
         let fleet =
             Self { ingest, command, query, nats, more_brokers, postgres, influx, api, keys, dir };
@@ -403,6 +407,6 @@ fn role(
     if let Some(url) = command_url {
         args.extend(["--command-url".to_owned(), url.to_owned()]);
     }
-    let said = dir.join(format!("{role}.said"));
-    RoleProcess { role, args, variables, port, output: said, child: None }
+    let output = dir.join(format!("{role}.said"));
+    RoleProcess { role, args, variables, port, output, child: None }
 }

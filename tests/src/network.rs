@@ -143,17 +143,18 @@ impl Proxy {
             connected_ports: Arc::default(),
             connection_count: Arc::default(),
         };
-        let (refused, through, asked) = (
+        let (refused_port, connected_ports, connection_count) = (
             Arc::clone(&proxy.refused_port),
             Arc::clone(&proxy.connected_ports),
             Arc::clone(&proxy.connection_count),
         );
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                asked.fetch_add(1, Ordering::Relaxed);
-                let (refused, through) = (Arc::clone(&refused), Arc::clone(&through));
+                connection_count.fetch_add(1, Ordering::Relaxed);
+                let (refused_port, connected_ports) =
+                    (Arc::clone(&refused_port), Arc::clone(&connected_ports));
                 tokio::spawn(async move {
-                    serve(stream, &refused, &through).await.unwrap_or_default();
+                    serve(stream, &refused_port, &connected_ports).await.unwrap_or_default();
                 });
             }
         });
@@ -192,28 +193,28 @@ impl Proxy {
 
 async fn serve(
     mut near: TcpStream,
-    refused: &Mutex<Option<u16>>,
-    through: &Mutex<Vec<u16>>,
+    refused_port: &Mutex<Option<u16>>,
+    connected_ports: &Mutex<Vec<u16>>,
 ) -> std::io::Result<()> {
-    let mut asked = Vec::new();
-    while !asked.ends_with(b"\r\n\r\n") {
-        asked.push(near.read_u8().await?);
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(near.read_u8().await?);
     }
-    let asked = String::from_utf8_lossy(&asked).into_owned();
-    let target = asked.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next());
+    let request = String::from_utf8_lossy(&request).into_owned();
+    let target = request.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next());
     let port = target.and_then(|target| target.rsplit(':').next()?.parse().ok());
     // base64 of "u:p", in lowercase.
-    if !asked.to_ascii_lowercase().contains("proxy-authorization: basic dtpw") {
+    if !request.to_ascii_lowercase().contains("proxy-authorization: basic dtpw") {
         return near.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
     }
     let (Some(target), Some(port)) = (target, port) else {
         return near.write_all(b"HTTP/1.1 405 Method Not Allowed\r\n\r\n").await;
     };
-    if *refused.lock().expect("no panic") == Some(port) {
+    if *refused_port.lock().expect("no panic") == Some(port) {
         return near.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").await;
     }
     let mut far = TcpStream::connect(target).await?;
-    through.lock().expect("no panic").push(port);
+    connected_ports.lock().expect("no panic").push(port);
     near.write_all(b"HTTP/1.1 200 Connection established\r\nVia: 1.1 test\r\n\r\n").await?;
     copy_bidirectional(&mut near, &mut far).await.map(drop)
 }

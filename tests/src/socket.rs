@@ -85,8 +85,8 @@ impl Socket {
         let next = tokio::time::timeout(WAIT_TIMEOUT, self.stream.next()).await;
         match next.expect("something in time") {
             Some(Ok(Message::Binary(bytes))) => self.output.extend_from_slice(&bytes),
-            Some(Ok(Message::Text(words))) => {
-                self.messages.push(serde_json::from_str(&words).expect("JSON"));
+            Some(Ok(Message::Text(text))) => {
+                self.messages.push(serde_json::from_str(&text).expect("JSON"));
             }
             Some(Ok(Message::Close(_)) | Err(_)) | None => return false,
             Some(Ok(_)) => {}
@@ -99,10 +99,10 @@ impl Socket {
     /// # Panics
     /// When that takes too long, or the websocket ends before.
     pub async fn wait_for_output(&mut self, text: &str) {
-        let began = std::time::Instant::now();
+        let started_at = std::time::Instant::now();
         while !String::from_utf8_lossy(&self.output).contains(text) {
             let shown = String::from_utf8_lossy(&self.output).into_owned();
-            assert!(began.elapsed() < WAIT_TIMEOUT, "waited for {text:?}: {shown}");
+            assert!(started_at.elapsed() < WAIT_TIMEOUT, "waited for {text:?}: {shown}");
             assert!(self.next().await, "it ended before {text:?}: {shown} {:?}", self.messages);
         }
     }
@@ -113,8 +113,8 @@ impl Socket {
     /// When that takes too long, or the websocket ends before.
     pub async fn wait_for_message(&mut self, kind: &str) -> Value {
         loop {
-            if let Some(told) = self.messages.iter().find(|told| told["type"] == kind) {
-                return told.clone();
+            if let Some(message) = self.messages.iter().find(|message| message["type"] == kind) {
+                return message.clone();
             }
             assert!(self.next().await, "it ended before it told {kind}: {:?}", self.messages);
         }

@@ -144,8 +144,8 @@ impl Drop for System {
             let _ = child.kill();
         }
         if std::thread::panicking() {
-            let said = self.output();
-            let tail: Vec<&str> = said.lines().rev().take(40).collect();
+            let output = self.output();
+            let tail: Vec<&str> = output.lines().rev().take(40).collect();
             eprintln!("muster up said last:");
             for line in tail.into_iter().rev() {
                 eprintln!("  {line}");
@@ -160,7 +160,7 @@ pub fn signal(pid: u32, name: &str) {
 }
 
 fn spawn(dir: &Path, port: u16, flags: &[String], files: Option<u32>) -> Child {
-    let said = std::fs::OpenOptions::new()
+    let output = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(dir.join("said"))
@@ -181,8 +181,8 @@ fn spawn(dir: &Path, port: u16, flags: &[String], files: Option<u32>) -> Child {
         .args(flags)
         .env("XDG_CONFIG_HOME", dir.join("config"))
         .stdin(Stdio::null())
-        .stdout(said.try_clone().expect("a file"))
-        .stderr(said)
+        .stdout(output.try_clone().expect("a file"))
+        .stderr(output)
         .spawn()
         .expect("muster up starts")
 }
@@ -191,8 +191,8 @@ async fn ready(dir: &Path, child: &mut Child) -> Api {
     let file = dir.join("data/ready.json");
     wait::until("muster up to be ready", Duration::from_secs(60), || {
         if let Ok(Some(status)) = child.try_wait() {
-            let said = std::fs::read_to_string(dir.join("said")).unwrap_or_default();
-            panic!("muster up ended with {status}:\n{said}");
+            let output = std::fs::read_to_string(dir.join("said")).unwrap_or_default();
+            panic!("muster up ended with {status}:\n{output}");
         }
         let found = std::fs::read(&file)
             .ok()

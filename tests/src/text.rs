@@ -22,10 +22,10 @@ pub fn has_date(text: &str) -> bool {
 /// Whether a log of JSON lines has a line with this level, from this module or one below it, with
 /// fields that the function accepts.
 #[must_use]
-pub fn has_line(log: &str, level: &str, module: &str, is_so: impl Fn(&Value) -> bool) -> bool {
+pub fn has_line(log: &str, level: &str, module: &str, accepts: impl Fn(&Value) -> bool) -> bool {
     log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).any(|line| {
         line["level"] == level
             && line["target"].as_str().is_some_and(|target| target.starts_with(module))
-            && is_so(&line["fields"])
+            && accepts(&line["fields"])
     })
 }

@@ -25,12 +25,12 @@ pub async fn until<T, F>(description: &str, timeout: Duration, mut check: impl F
 where
     F: Future<Output = Option<T>>,
 {
-    let began = Instant::now();
+    let started_at = Instant::now();
     loop {
-        if let Some(answer) = check().await {
-            return answer;
+        if let Some(result) = check().await {
+            return result;
         }
-        assert!(began.elapsed() < timeout, "waited {timeout:?} for {description}, in vain");
+        assert!(started_at.elapsed() < timeout, "waited {timeout:?} for {description}, in vain");
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
 }

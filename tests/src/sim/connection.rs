@@ -55,17 +55,17 @@ impl SimDevice {
     /// # Panics
     /// When the broker refuses the connection.
     pub async fn connect(enrolled: Enrolled, ca: &Path) -> Self {
-        let answer = &enrolled.response;
-        let subjects = DeviceSubjects::new(&answer.project, answer.device);
+        let response = &enrolled.response;
+        let subjects = DeviceSubjects::new(&response.project, response.device);
         let key: Arc<_> = enrolled.nats_key.clone();
-        let servers: Vec<String> = answer
+        let servers: Vec<String> = response
             .credentials
             .servers
             .iter()
             .map(|server| server.replace("0.0.0.0", "127.0.0.1"))
             .collect();
         let nats =
-            async_nats::ConnectOptions::with_jwt(answer.credentials.jwt.clone(), move |nonce| {
+            async_nats::ConnectOptions::with_jwt(response.credentials.jwt.clone(), move |nonce| {
                 let key = key.clone();
                 async move { key.sign(&nonce).map_err(async_nats::AuthError::new) }
             })
@@ -89,8 +89,12 @@ impl SimDevice {
                 }
             }
         });
-        let chain =
-            Chain::new(answer.project.clone(), answer.device, answer.epoch, enrolled.key.clone());
+        let chain = Chain::new(
+            response.project.clone(),
+            response.device,
+            response.epoch,
+            enrolled.key.clone(),
+        );
         Self { enrolled, chain, nats, subjects, publisher, acks }
     }
 
@@ -115,11 +119,11 @@ impl SimDevice {
     /// A hello of this device, without events.
     #[must_use]
     pub fn hello(&self) -> Hello {
-        let answer = &self.enrolled.response;
+        let response = &self.enrolled.response;
         Hello {
-            project: answer.project.clone(),
-            device: answer.device,
-            epoch: answer.epoch,
+            project: response.project.clone(),
+            device: response.device,
+            epoch: response.epoch,
             nonce: Uuid::new_v4(),
             last_seq: 0,
             time: SystemTime::now().into(),
@@ -179,10 +183,10 @@ impl SimDevice {
         let hash = self.chain.events.last().map(|event| event.hash);
         let done = || self.ack().is_some_and(|ack| ack.seq == last && Some(ack.hash) == hash);
         let mut acks = self.acks.clone();
-        let began = tokio::time::Instant::now();
+        let started_at = tokio::time::Instant::now();
         while !done() && last > 0 {
             assert!(
-                began.elapsed() < timeout,
+                started_at.elapsed() < timeout,
                 "device {} has {last} events, and the log {} after {timeout:?}",
                 self.id(),
                 self.committed()

@@ -33,9 +33,10 @@ pub async fn enroll(api: &Api, token: &str, name: &str) -> Enrolled {
     let key = SigningKey::from_seed(&rand::random());
     let nats_key = KeyPair::new_user();
     let body = enroll_body(&key, &nats_key, token, name);
-    let answer = api.with_token("").post("/api/v1/device/enroll", &body).await;
-    let answer: EnrollResponse = serde_json::from_value(answer).expect("an enrollment's answer");
-    Enrolled { key, nats_key: Arc::new(nats_key), response: answer }
+    let response = api.with_token("").post("/api/v1/device/enroll", &body).await;
+    let response: EnrollResponse =
+        serde_json::from_value(response).expect("an enrollment's answer");
+    Enrolled { key, nats_key: Arc::new(nats_key), response }
 }
 
 /// Requests new credentials by proof of the signing key; returns status and response.
@@ -46,9 +47,9 @@ pub async fn renew(
     device: DeviceId,
 ) -> (u16, Value) {
     let open = api.with_token("");
-    let asked =
+    let response =
         open.post("/api/v1/device/nonce", &json!({"project": project, "device": device})).await;
-    let nonce: NonceResponse = serde_json::from_value(asked).expect("a nonce");
+    let nonce: NonceResponse = serde_json::from_value(response).expect("a nonce");
     let body = credentials_body(key, project, device, nonce.nonce);
     open.send(reqwest::Method::POST, "/api/v1/device/credentials", Some(&body)).await
 }

@@ -55,19 +55,19 @@ fn scrape(connection: &mut TcpStream) -> std::io::Result<u64> {
     let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\
                    Accept: text/plain;version=0.0.4\r\nUser-Agent: Prometheus/2.42.0\r\n\r\n";
     connection.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let mut buffer = [0; 65536];
     // Chunked, or with a length; the connection stays open, so a read timeout ends the response.
     connection.set_read_timeout(Some(Duration::from_secs(2)))?;
     loop {
         match connection.read(&mut buffer) {
             Ok(0) => break,
-            Ok(count) => answer.extend_from_slice(&buffer[..count]),
+            Ok(count) => response.extend_from_slice(&buffer[..count]),
             Err(_) => break,
         }
         connection.set_read_timeout(Some(Duration::from_millis(300)))?;
     }
-    Ok((request.len() + answer.len()) as u64)
+    Ok((request.len() + response.len()) as u64)
 }
 
 /// Resources that a process used during the measurement.
@@ -101,9 +101,9 @@ pub(crate) async fn measure(report: &mut Report) {
     let cpu = |pid: u32| process::cpu_seconds(pid);
     let before = (cpu(pid), other.map(cpu), process::tcp_bytes(pid));
     let (start, mut scraped) = (Instant::now(), 0);
-    let mut beat = tokio::time::interval(INTERVAL);
+    let mut interval = tokio::time::interval(INTERVAL);
     while start.elapsed() < DURATION {
-        beat.tick().await;
+        interval.tick().await;
         if let Some(connection) = &mut connection
             && start.elapsed() < DURATION
         {

@@ -41,8 +41,8 @@ impl Field {
                 let (api, token) = (fleet.api.clone(), token.clone());
                 async move {
                     let enrolled = enroll(&api, &token, &format!("bench-{number}")).await;
-                    let answer = enrolled.response;
-                    Chain::new(answer.project, answer.device, answer.epoch, enrolled.key)
+                    let response = enrolled.response;
+                    Chain::new(response.project, response.device, response.epoch, enrolled.key)
                 }
             })
             .buffered(8)
@@ -154,13 +154,13 @@ impl Publisher {
 /// The rate at which work is processed: polls `done` until it is `total`. The measurement starts at
 /// the first progress, and excludes the work done by then.
 pub(crate) async fn drain_rate<F: Future<Output = u64>>(total: u64, done: impl Fn() -> F) -> f64 {
-    let patience = Instant::now();
-    let mut began: Option<(Instant, u64)> = None;
+    let started_at = Instant::now();
+    let mut measurement: Option<(Instant, u64)> = None;
     loop {
-        assert!(patience.elapsed() < Duration::from_secs(90), "it is not worked off");
+        assert!(started_at.elapsed() < Duration::from_secs(90), "it is not worked off");
         let now = done().await;
-        match began {
-            None if now > 0 => began = Some((Instant::now(), now)),
+        match measurement {
+            None if now > 0 => measurement = Some((Instant::now(), now)),
             Some((start, first)) if now >= total => {
                 return (total - first) as f64 / start.elapsed().as_secs_f64();
             }

@@ -71,8 +71,8 @@ impl Delays {
         probe.measure(&MetricBatch { time: now(), points }).await;
         let path = "/api/v1/devices/probe/metrics?field=probe.n&fn=last&since=10m&step=10m";
         loop {
-            let answer = system.api.try_send(Method::GET, path, None).await;
-            let points = answer.map(|(_, answer)| answer["series"][0]["points"].clone());
+            let response = system.api.try_send(Method::GET, path, None).await;
+            let points = response.map(|(_, body)| body["series"][0]["points"].clone());
             let newest = points.as_ref().and_then(|points| points.as_array()?.last());
             if newest.is_some_and(|point| point["value"].as_i64() >= Some(number)) {
                 self.points.push(sent.elapsed().as_secs_f64() * 1e3);
@@ -205,9 +205,9 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, print: &impl Fn(&
     let lasts = Duration::from_secs(60 * minutes);
     let (mut before, mut during) = (Delays::default(), Delays::default());
     let (stop, mut attacks, mut samples) = (CancellationToken::new(), None, Vec::new());
-    let (began, mut number, mut reported) = (Instant::now(), 0, 0);
-    while began.elapsed() < lasts {
-        let share = began.elapsed().as_secs_f64() / lasts.as_secs_f64();
+    let (started_at, mut number, mut reported) = (Instant::now(), 0, 0);
+    while started_at.elapsed() < lasts {
+        let share = started_at.elapsed().as_secs_f64() / lasts.as_secs_f64();
         if share > 0.2 && attacks.is_none() {
             let hostile = std::mem::take(&mut hostile);
             let stop = stop.clone();
@@ -233,10 +233,10 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, print: &impl Fn(&
         tokio::task::spawn_blocking(|| attacks.join().unwrap()).await.unwrap();
     }
     fleet.finish(Duration::from_secs(120)).await;
-    let figures = counters.snapshot();
-    let lost = figures.events - figures.committed
-        + figures.differing
-        + (figures.batches - figures.batches_stored)
+    let snapshot = counters.snapshot();
+    let lost = snapshot.events - snapshot.committed
+        + snapshot.differing
+        + (snapshot.batches - snapshot.batches_stored)
         + (before.lost + during.lost) as u64;
     report.add(Row {
         description: format!(
@@ -244,8 +244,8 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, print: &impl Fn(&
         ),
         value: format!(
             "{} events in the log, {} metric batches taken, {} probes; {lost} lost",
-            figures.committed,
-            figures.batches_stored,
+            snapshot.committed,
+            snapshot.batches_stored,
             before.points.len() + during.points.len()
         ),
         peer: String::new(),

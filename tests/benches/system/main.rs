@@ -39,7 +39,7 @@ use report::Report;
 #[tokio::main]
 async fn main() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let (mut is_markdown, mut wanted, mut minutes) = (false, String::new(), 0_u64);
+    let (mut is_markdown, mut requested, mut minutes) = (false, String::new(), 0_u64);
     let mut is_hostile = false;
     let mut outages: Option<outages::Options> = None;
     for argument in std::env::args().skip(1) {
@@ -58,15 +58,15 @@ async fn main() {
                 outages = Some(outages::Options::new(runs));
             }
             option if outages.as_mut().is_some_and(|outages| outages.take(option)) => {}
-            letters => wanted.push_str(letters),
+            parts => requested.push_str(parts),
         }
     }
     let wants = |part: char| {
-        minutes == 0 && outages.is_none() && (wanted.is_empty() || wanted.contains(part))
+        minutes == 0 && outages.is_none() && (requested.is_empty() || requested.contains(part))
     };
-    let began = Instant::now();
+    let started_at = Instant::now();
     let mut report = Report::default();
-    let say = |what: &str| eprintln!("{:>5.0} s  {what}", began.elapsed().as_secs_f64());
+    let say = |what: &str| eprintln!("{:>5.0} s  {what}", started_at.elapsed().as_secs_f64());
 
     if wants('a') {
         say("(a) appends to the log");

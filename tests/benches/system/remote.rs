@@ -43,8 +43,8 @@ pub(crate) async fn measure(report: &mut Report) {
     files(&fleet, ssh.as_ref(), dir.path(), report);
 }
 
-fn ms(began: Instant) -> f64 {
-    began.elapsed().as_secs_f64() * 1000.0
+fn ms(started_at: Instant) -> f64 {
+    started_at.elapsed().as_secs_f64() * 1000.0
 }
 
 fn both(taken: &[f64]) -> String {
@@ -57,7 +57,7 @@ async fn programs(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
         "action": {"kind": "exec", "argv": ["true"]}});
     let mut ours = Vec::new();
     for _ in 0..ROUNDS {
-        let began = Instant::now();
+        let started_at = Instant::now();
         let made = fleet.api.post("/api/v1/operations", &body).await;
         let id = made["id"].as_str().unwrap();
         let position = made["position"].to_string();
@@ -65,13 +65,13 @@ async fn programs(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
         let path = format!("/api/v1/operations/{id}/runs/robot/output?follow=true");
         let headers = [("muster-min-position", position.as_str())];
         fleet.api.send_with(Method::GET, &path, &json!({}), &headers).await;
-        ours.push(ms(began));
+        ours.push(ms(started_at));
     }
     let mut start = Vec::new();
     for _ in 0..ROUNDS {
-        let began = Instant::now();
+        let started_at = Instant::now();
         Command::new("true").status().unwrap();
-        start.push(ms(began));
+        start.push(ms(started_at));
     }
     let bare = bare_request(fleet).await;
     let limit = 2.5 * percentile(bare.clone(), 0.5) + percentile(start, 0.5);
@@ -87,9 +87,9 @@ async fn programs(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
     let Some(ssh) = ssh else { return };
     let mut theirs = Vec::new();
     for _ in 0..ROUNDS {
-        let began = Instant::now();
+        let started_at = Instant::now();
         assert!(ssh.command(&["true"]).status().unwrap().success());
-        theirs.push(ms(began));
+        theirs.push(ms(started_at));
     }
     let is_faster = p50 <= percentile(theirs.clone(), 0.5);
     report.add(Row {
@@ -142,7 +142,7 @@ async fn bare_request(fleet: &Fleet) -> Vec<f64> {
     let (asking, answering) = (fleet.broker().await, fleet.broker().await);
     let mut questions = answering.subscribe("svc.bench").await.unwrap();
     wait::flush(&answering).await;
-    let answers = tokio::spawn(async move {
+    let responder = tokio::spawn(async move {
         while let Some(question) = questions.next().await {
             let reply = question.reply.unwrap();
             answering.publish(reply, question.payload).await.unwrap();
@@ -150,11 +150,11 @@ async fn bare_request(fleet: &Fleet) -> Vec<f64> {
     });
     let mut taken = Vec::new();
     for _ in 0..ROUNDS {
-        let began = Instant::now();
+        let started_at = Instant::now();
         asking.request("svc.bench", "x".into()).await.unwrap();
-        taken.push(ms(began));
+        taken.push(ms(started_at));
     }
-    answers.abort();
+    responder.abort();
     taken
 }
 
@@ -168,12 +168,12 @@ async fn keys(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
     let mut ours = Vec::new();
     for _ in 0..KEYS {
         let before = shell.output.len();
-        let began = Instant::now();
+        let started_at = Instant::now();
         shell.send("x").await;
         while shell.output.len() == before {
             assert!(shell.next().await);
         }
-        ours.push(ms(began));
+        ours.push(ms(started_at));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let theirs = ssh.map(|ssh| {
@@ -182,10 +182,10 @@ async fn keys(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
         std::thread::sleep(Duration::from_millis(500));
         let mut taken = Vec::new();
         for _ in 0..KEYS {
-            let began = Instant::now();
+            let started_at = Instant::now();
             write.write_all(b"x").unwrap();
             read.read_exact(&mut [0]).unwrap();
-            taken.push(ms(began));
+            taken.push(ms(started_at));
             std::thread::sleep(Duration::from_millis(5));
         }
         let _ = child.kill();
@@ -228,18 +228,18 @@ async fn bulk(fleet: &Fleet, ssh: Option<&Ssh>, dir: &Path, report: &mut Report)
         std::fs::write(&file, &bytes).unwrap();
         let line = format!("cat {}", file.display());
         let path = format!("{SHELL}&record=false&command={}", line.replace(' ', "%20"));
-        let began = Instant::now();
+        let started_at = Instant::now();
         let mut shell = Socket::open(&fleet.api, &fleet.ca(), &path, &[]).await.unwrap();
         while shell.next().await {}
         assert!(shell.output.len() >= bytes.len(), "{} bytes came", shell.output.len());
-        let ours = bytes.len() as f64 / 1e6 / began.elapsed().as_secs_f64();
+        let ours = bytes.len() as f64 / 1e6 / started_at.elapsed().as_secs_f64();
         let theirs = ssh.map(|ssh| {
-            let began = Instant::now();
+            let started_at = Instant::now();
             let mut child = ssh.piped(&["-tt"], &line);
             let mut all = Vec::with_capacity(bytes.len());
             child.stdout.take().unwrap().read_to_end(&mut all).unwrap();
             let _ = child.wait();
-            bytes.len() as f64 / 1e6 / began.elapsed().as_secs_f64()
+            bytes.len() as f64 / 1e6 / started_at.elapsed().as_secs_f64()
         });
         let ratio = theirs.map(|theirs| ours / theirs);
         report.add(Row {
@@ -267,10 +267,10 @@ fn files(fleet: &Fleet, ssh: Option<&Ssh>, dir: &Path, report: &mut Report) {
     std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
     std::fs::write(&here, &bytes).unwrap();
     let rate = |command: &mut Command| {
-        let began = Instant::now();
+        let started_at = Instant::now();
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        BULK as f64 / 1e6 / began.elapsed().as_secs_f64()
+        BULK as f64 / 1e6 / started_at.elapsed().as_secs_f64()
     };
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let (there, back) = (text(&dir.join("there")), text(&dir.join("back")));
@@ -361,17 +361,17 @@ impl Ssh {
         ssh.command(&["true"]).status().ok()?.success().then_some(ssh)
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("ssh");
-        command.args(&self.options).arg("127.0.0.1").args(words).stdin(Stdio::null());
+        command.args(&self.options).arg("127.0.0.1").args(args).stdin(Stdio::null());
         command
     }
 
-    fn piped(&self, flags: &[&str], words: &str) -> Child {
+    fn piped(&self, flags: &[&str], command: &str) -> Child {
         Command::new("ssh")
             .args(&self.options)
             .args(flags)
-            .args(["127.0.0.1", words])
+            .args(["127.0.0.1", command])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

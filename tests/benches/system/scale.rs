@@ -46,9 +46,9 @@ pub(crate) async fn measure(report: &mut Report, say: &impl Fn(&str)) {
     let idle = options(&fleet, &token, "idle");
     let counters = Arc::new(Counters::default());
     say("(g) enrolling 10 000 devices");
-    let began = Instant::now();
+    let started_at = Instant::now();
     let enrolled = Devices::enroll(&idle, &counters).await.unwrap();
-    joined(report, began.elapsed());
+    joined(report, started_at.elapsed());
 
     let mut consumers = Vec::new();
     for size in SIZES {
@@ -96,14 +96,14 @@ async fn connected(options: &FleetOptions, devices: Vec<Enrolled>) -> (Devices, 
 }
 
 async fn all_online(counters: &Counters, count: u64) {
-    let began = Instant::now();
+    let started_at = Instant::now();
     while counters.snapshot().online < count {
-        let figures = counters.snapshot();
+        let snapshot = counters.snapshot();
         assert!(
-            began.elapsed() < WAIT_TIMEOUT,
+            started_at.elapsed() < WAIT_TIMEOUT,
             "{} of {count}: {:?}",
-            figures.online,
-            figures.errors
+            snapshot.online,
+            snapshot.errors
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -136,19 +136,19 @@ async fn measure_idle(report: &mut Report, fleet: &Fleet, size: usize) -> usize 
             .map(|(_, pids)| pids.iter().map(|pid| process::cpu_seconds(*pid)).sum())
             .collect()
     };
-    let (before, began) = (cpu(), Instant::now());
+    let (before, started_at) = (cpu(), Instant::now());
     tokio::time::sleep(IDLE).await;
-    let (after, seconds) = (cpu(), began.elapsed().as_secs_f64());
-    let mut words = Vec::new();
+    let (after, seconds) = (cpu(), started_at.elapsed().as_secs_f64());
+    let mut parts = Vec::new();
     let mut total = 0.0;
     for ((name, pids), (before, after)) in servers.iter().zip(before.iter().zip(after)) {
         let memory: f64 = pids.iter().map(|pid| process::proportional_mb(*pid)).sum();
         total += memory;
-        words.push(format!("{name} {memory:.0} MB, {:.1} %", 100.0 * (after - before) / seconds));
+        parts.push(format!("{name} {memory:.0} MB, {:.1} %", 100.0 * (after - before) / seconds));
     }
     report.add(Row {
         description: format!("(g) servers, {} silent devices", thousands(size as f64)),
-        value: format!("{total:.0} MB; CPU of a core: {}", words.join("; ")),
+        value: format!("{total:.0} MB; CPU of a core: {}", parts.join("; ")),
         peer: String::new(),
         ratio: None,
         target: String::new(),
@@ -165,22 +165,22 @@ async fn measure_idle(report: &mut Report, fleet: &Fleet, size: usize) -> usize 
 
 async fn storm(report: &mut Report, fleet: &Fleet, running: &Devices, counters: &Counters) {
     let before = counters.snapshot().connects;
-    let began = Instant::now();
+    let started_at = Instant::now();
     running.storm();
     let count = SIZES[1] as u64;
     while counters.snapshot().connects < before + count {
-        assert!(began.elapsed() < WAIT_TIMEOUT, "the storm does not end");
+        assert!(started_at.elapsed() < WAIT_TIMEOUT, "the storm does not end");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     all_online(counters, count).await;
-    let devices = began.elapsed();
+    let devices = started_at.elapsed();
     // The time until an operator sees all devices online.
     loop {
         let summary = fleet.api.get("/api/v1/fleet/summary").await;
         if summary["status"]["online"].as_u64() == Some(count) {
             break;
         }
-        assert!(began.elapsed() < WAIT_TIMEOUT, "{summary}");
+        assert!(started_at.elapsed() < WAIT_TIMEOUT, "{summary}");
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
     report.add(Row {
@@ -188,7 +188,7 @@ async fn storm(report: &mut Report, fleet: &Fleet, running: &Devices, counters: 
         value: format!(
             "all welcomed again after {:.1} s, all shown online after {:.1} s",
             devices.as_secs_f64(),
-            began.elapsed().as_secs_f64()
+            started_at.elapsed().as_secs_f64()
         ),
         peer: String::new(),
         ratio: None,
@@ -204,29 +204,29 @@ async fn command(report: &mut Report, fleet: &Fleet) {
         servers(fleet).iter().flat_map(|(_, pids)| pids.clone()).map(process::proportional_mb).sum()
     };
     let before = memory();
-    let began = Instant::now();
+    let started_at = Instant::now();
     let body = json!({"target": {"selector": "!none"}, "at_once": 1000,
         "action": {"kind": "exec", "argv": ["true"]}});
-    let asked = fleet.api.post("/api/v1/operations", &body).await;
-    let accepted = began.elapsed().as_secs_f64();
-    assert_eq!(asked["devices"].as_u64(), Some(count), "{asked}");
-    let path = format!("/api/v1/operations/{}", asked["id"].as_str().unwrap());
+    let operation = fleet.api.post("/api/v1/operations", &body).await;
+    let accepted = started_at.elapsed().as_secs_f64();
+    assert_eq!(operation["devices"].as_u64(), Some(count), "{operation}");
+    let path = format!("/api/v1/operations/{}", operation["id"].as_str().unwrap());
     let (mut most, mut half) = (before, None);
     loop {
         let (status, found) = fleet.api.send(reqwest::Method::GET, &path, None).await;
         let finished = found["finished"].as_u64().unwrap_or(0);
         if finished >= count / 2 {
-            half.get_or_insert(began.elapsed().as_secs_f64());
+            half.get_or_insert(started_at.elapsed().as_secs_f64());
         }
         most = most.max(memory());
         if status == 200 && found["status"] == "finished" {
             assert_eq!(found["runs"]["succeeded"].as_u64(), Some(count), "{found}");
             break;
         }
-        assert!(began.elapsed() < WAIT_TIMEOUT, "{found}");
+        assert!(started_at.elapsed() < WAIT_TIMEOUT, "{found}");
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
-    let took = began.elapsed().as_secs_f64();
+    let took = started_at.elapsed().as_secs_f64();
     report.add(Row {
         description: "(n) exec on those devices".to_owned(),
         value: format!(
@@ -249,9 +249,9 @@ async fn measure_busy(
     say: &impl Fn(&str),
 ) {
     let (running, counters) = connected(options, enrolled).await;
-    let (before, began) = (counters.snapshot(), Instant::now());
+    let (before, started_at) = (counters.snapshot(), Instant::now());
     tokio::time::sleep(BUSY).await;
-    let (after, seconds) = (counters.snapshot(), began.elapsed().as_secs_f64());
+    let (after, seconds) = (counters.snapshot(), started_at.elapsed().as_secs_f64());
     let memory: f64 = servers(fleet)
         .iter()
         .flat_map(|(_, pids)| pids.clone())

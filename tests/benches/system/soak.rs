@@ -37,8 +37,8 @@ struct Agent {
 
 fn ip(args: &[&str]) {
     let done = Command::new("ip").args(args).output().expect("ip, of iproute2");
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "ip {}: {said}(root is needed)", args.join(" "));
+    let message = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "ip {}: {message}(root is needed)", args.join(" "));
 }
 
 impl Agent {
@@ -72,12 +72,12 @@ impl Agent {
     }
 
     fn start(&mut self) {
-        let said = std::fs::OpenOptions::new()
+        let output = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.data.with_extension("said"))
             .expect("a file");
-        let child = self.command(&["run"]).stdout(Stdio::null()).stderr(said).spawn();
+        let child = self.command(&["run"]).stdout(Stdio::null()).stderr(output).spawn();
         self.child = Some(child.expect("the agent runs"));
     }
 
@@ -160,9 +160,9 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
     for (number, agent) in (1..).zip(&mut agents) {
         // Two agents of one machine have similar identity hints, unless the token is for one
         // device.
-        let known = system.api.post("/api/v1/devices", &json!({"name": agent.name})).await;
-        let asks = json!({"name": agent.name, "uses": 1, "device": known["id"]});
-        let token = system.api.post("/api/v1/enrollment-tokens", &asks).await;
+        let device = system.api.post("/api/v1/devices", &json!({"name": agent.name})).await;
+        let body = json!({"name": agent.name, "uses": 1, "device": device["id"]});
+        let token = system.api.post("/api/v1/enrollment-tokens", &body).await;
         let url = format!("https://10.200.{number}.1:{port}");
         agent.enroll(&url, token["token"].as_str().unwrap());
         agent.start();
@@ -179,12 +179,12 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
     let enrolled = Fleet::enroll(&options, &counters).await.unwrap();
     let fleet = Fleet::start(&options, enrolled, Arc::clone(&counters)).unwrap();
 
-    let (began, mut memory, mut set) = (Instant::now(), Memory::default(), 0_u64);
+    let (started_at, mut memory, mut set) = (Instant::now(), Memory::default(), 0_u64);
     let mut turn = 0_usize;
-    while began.elapsed() < lasts {
+    while started_at.elapsed() < lasts {
         tokio::time::sleep(FAULT_INTERVAL).await;
         turn += 1;
-        let share = began.elapsed().as_secs_f64() / lasts.as_secs_f64();
+        let share = started_at.elapsed().as_secs_f64() / lasts.as_secs_f64();
         memory.take(share, &system, &agents);
         for agent in &agents {
             set += 1;
@@ -199,12 +199,12 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
             _ => agent.start(),
         }
         if turn.is_multiple_of(15) {
-            let figures = counters.snapshot();
+            let snapshot = counters.snapshot();
             say(&format!(
                 "(s) {:.0} %: {} of {} events",
                 100.0 * share,
-                figures.committed,
-                figures.events
+                snapshot.committed,
+                snapshot.events
             ));
         }
     }
@@ -214,9 +214,9 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
         agent.start();
     }
     fleet.finish(Duration::from_secs(120)).await;
-    let figures = counters.snapshot();
+    let snapshot = counters.snapshot();
     let real = wait_until_complete(&system, &agents).await;
-    add_rows(report, minutes, &figures, real, &memory);
+    add_rows(report, minutes, &snapshot, real, &memory);
 }
 
 /// Waits until the log has all events of the agents; returns the number of their events in it,
@@ -224,25 +224,26 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
 async fn wait_until_complete(system: &System, agents: &[Agent]) -> (u64, u64) {
     let (mut events, mut lost) = (0, 0);
     for agent in agents {
-        let began = Instant::now();
+        let started_at = Instant::now();
         let outbox = loop {
             let outbox = agent.status()["outbox"].clone();
             let done = outbox["unconfirmed"] == 0 && outbox["last_seq"].as_u64() > Some(1);
-            if done || began.elapsed() > Duration::from_secs(120) {
+            if done || started_at.elapsed() > Duration::from_secs(120) {
                 break outbox;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         };
         let path = format!("/api/v1/devices/{}/events?order=asc", agent.name);
-        let told = system.api.list(&path).await;
-        let own: Vec<u64> = told
+        let logged = system.api.list(&path).await;
+        let versions: Vec<u64> = logged
             .iter()
             .filter(|event| event["stream"].to_string().contains("device-report/"))
             .map(|event| event["version"].as_u64().unwrap())
             .collect();
         let newest = outbox["last_seq"].as_u64().unwrap_or_default();
-        let missing = (1..=newest).filter(|seq| own.get((*seq - 1) as usize) != Some(seq)).count();
-        events += own.len() as u64;
+        let missing =
+            (1..=newest).filter(|seq| versions.get((*seq - 1) as usize) != Some(seq)).count();
+        events += versions.len() as u64;
         lost += missing as u64 + outbox["dropped"].as_u64().unwrap_or_default();
     }
     (events, lost)

@@ -109,8 +109,8 @@ impl Lane {
             // Agents of one machine look like each other, unless a token is made for each.
             let name = format!("robot-{number}");
             let body = serde_json::json!({"name": name});
-            let known = fleet.api.post("/api/v1/devices", &body).await;
-            let body = serde_json::json!({"name": name, "uses": 1, "device": known["id"]});
+            let device = fleet.api.post("/api/v1/devices", &body).await;
+            let body = serde_json::json!({"name": name, "uses": 1, "device": device["id"]});
             let token = fleet.api.post("/api/v1/enrollment-tokens", &body).await;
             let token = token["token"].as_str().unwrap();
             agents.push(InProcessAgent::join(fleet.dir(), &url, token, &name, limits).await);
@@ -137,8 +137,8 @@ impl Lane {
     }
 
     fn online(&self) -> usize {
-        let figures = self.background.as_ref().map(|(_, counters)| counters.snapshot());
-        usize::try_from(figures.map_or(0, |figures| figures.online)).unwrap()
+        let snapshot = self.background.as_ref().map(|(_, counters)| counters.snapshot());
+        usize::try_from(snapshot.map_or(0, |snapshot| snapshot.online)).unwrap()
     }
 
     /// Waits until nothing is left of an outage.
@@ -264,8 +264,8 @@ impl Lane {
         let mut ready = back;
         for role in roles {
             let api = Api::new(&role.url(), "", &self.fleet.ca());
-            let answer = || async { api.try_send(Method::GET, "/readyz", None).await };
-            while answer().await.is_none_or(|(status, _)| status != 200) {
+            let readiness = || async { api.try_send(Method::GET, "/readyz", None).await };
+            while readiness().await.is_none_or(|(status, _)| status != 200) {
                 if started.elapsed() > TIMEOUT {
                     break;
                 }

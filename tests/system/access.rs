@@ -190,9 +190,9 @@ async fn writes_check_if_match_and_repeated_writes_are_applied_once() {
     assert_eq!((status, &one["id"]), (201, &two["id"]), "{two}");
     // The order of fields and white space make no difference; a value does.
     let other = json!({"name": "other"});
-    let (status, refused) =
+    let (status, problem) =
         system.api.send_with(Method::POST, "/api/v1/devices", &other, &key).await;
-    assert_eq!((status, &refused["type"]), (422, &"/problems/idempotency-key-reused".into()));
+    assert_eq!((status, &problem["type"]), (422, &"/problems/idempotency-key-reused".into()));
     // Also for concurrent requests.
     let key = [("idempotency-key", "at-once")];
     let body = json!({"name": "third"});

@@ -42,8 +42,8 @@ async fn this_machine_is_the_first_device_and_reports_metrics() {
 
     let path = format!("{path}/metrics?field=mem.used_percent&since=5m");
     wait::until("metrics in the store", WAIT_TIMEOUT, || async {
-        let answer = system.api.get(&path).await;
-        let points = answer["series"][0]["points"].as_array().cloned().unwrap_or_default();
+        let response = system.api.get(&path).await;
+        let points = response["series"][0]["points"].as_array().cloned().unwrap_or_default();
         points.iter().any(|point| point["value"].is_number()).then_some(())
     })
     .await;
@@ -82,8 +82,8 @@ async fn no_event_is_lost_or_duplicated_when_an_agent_is_killed_repeatedly() {
         assert_eq!(*versions, (1..=versions.len() as u64).collect::<Vec<_>>());
     }
     assert_eq!(device["flags"]["unreadable"], 0, "{device}");
-    let letters: Vec<Value> = system.api.list("/api/v1/dead-letters").await;
-    assert!(letters.is_empty(), "{letters:?}");
+    let dead_letters: Vec<Value> = system.api.list("/api/v1/dead-letters").await;
+    assert!(dead_letters.is_empty(), "{dead_letters:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,8 +111,8 @@ async fn an_agent_killed_under_load_loses_only_the_current_metric_batch() {
     // Metrics of the last run are stored, so all earlier ones have had enough time.
     let newest = time::OffsetDateTime::now_utc().unix_timestamp();
     let seconds = wait::until("the newest metrics", WAIT_TIMEOUT, || async {
-        let answer = system.api.get(path).await;
-        let points = answer["series"][0]["points"].as_array().cloned().unwrap_or_default();
+        let response = system.api.get(path).await;
+        let points = response["series"][0]["points"].as_array().cloned().unwrap_or_default();
         let has_one = |point: &&Value| point["value"].as_f64().is_some_and(|count| count > 0.0);
         let at = |point: &Value| point["time"].as_str()?.parse::<Timestamp>().ok();
         let seconds: Vec<i64> = points
@@ -234,8 +234,8 @@ async fn a_device_with_a_clock_wrong_by_years_connects_and_is_flagged() {
         // Its samples have the server's time.
         let path = format!("{path}/metrics?field=mem.used_percent&since=5m");
         wait::until("metrics of now", WAIT_TIMEOUT, || async {
-            let answer = system.api.get(&path).await;
-            let points = answer["series"][0]["points"].as_array().cloned().unwrap_or_default();
+            let response = system.api.get(&path).await;
+            let points = response["series"][0]["points"].as_array().cloned().unwrap_or_default();
             points.iter().any(|point| point["value"].is_number()).then_some(())
         })
         .await;
@@ -284,9 +284,9 @@ async fn a_card_cloned_to_twenty_devices_is_detected_and_no_event_is_lost() {
         assert_eq!(*versions, (1..=versions.len() as u64).collect::<Vec<_>>());
     }
     let applied = system.api.list(&format!("{path}/events?type=DeviceConfigApplied")).await;
-    let mut told: Vec<u64> =
+    let mut versions: Vec<u64> =
         applied.iter().map(|event| event["data"]["version"].as_u64().unwrap()).collect();
-    told.sort_unstable();
-    told.dedup();
-    assert_eq!(told, (1..=CLONES).collect::<Vec<_>>());
+    versions.sort_unstable();
+    versions.dedup();
+    assert_eq!(versions, (1..=CLONES).collect::<Vec<_>>());
 }

@@ -43,10 +43,10 @@ async fn start(system: &System, dir: &tempfile::TempDir, name: &str) -> (AgentPr
 /// The newest value of each series of a field in the metric store.
 async fn stored(system: &System, name: &str, field: &str) -> Vec<(Value, f64)> {
     let path = format!("/api/v1/devices/{name}/metrics?field={field}&since=1h&step=1h&fn=max");
-    let Some((200, answer)) = system.api.try_send(reqwest::Method::GET, &path, None).await else {
+    let Some((200, response)) = system.api.try_send(reqwest::Method::GET, &path, None).await else {
         return Vec::new();
     };
-    let series = answer["series"].as_array().cloned().unwrap_or_default();
+    let series = response["series"].as_array().cloned().unwrap_or_default();
     let newest = |series: Value| {
         let values =
             series["points"].as_array()?.iter().filter_map(|point| point["value"].as_f64());
@@ -82,12 +82,12 @@ async fn applications_metrics_are_stored_under_their_device() {
     // The 33rd stream is refused with a message.
     let path = agent.data.join("sockets/metrics.sock");
     let mut streams: Vec<_> = (0..32).map(|_| UnixStream::connect(&path).unwrap()).collect();
-    let mut said = String::new();
+    let mut message = String::new();
     let mut last = streams.pop().unwrap();
     last.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
-    std::io::Read::read_to_string(&mut last, &mut said).unwrap();
+    std::io::Read::read_to_string(&mut last, &mut message).unwrap();
     drop(streams);
-    assert!(has_number(&said, 32) && said.ends_with('\n'), "{said}");
+    assert!(has_number(&message, 32) && message.ends_with('\n'), "{message}");
     assert_eq!(agent.status()["local"]["dropped"]["streams"], 1);
 
     wait_for_value(&system, "queue.length", json!({"name": "udp"}), 3.0).await;
@@ -122,7 +122,7 @@ async fn the_series_of_a_device_are_limited_and_dropped_ones_counted() {
     // A high rate limit, so that the series are limited and not the points.
     set(&system, "robot", json!({"metrics.series": 200, "metrics.rate": 10_000})).await;
     let path = agent.data.join("metrics.sock");
-    let began = Instant::now();
+    let started_at = Instant::now();
     let writing = std::thread::spawn(move || {
         let mut stream = std::io::BufWriter::new(UnixStream::connect(path).unwrap());
         for n in 0..1_000_000 {
@@ -136,7 +136,7 @@ async fn the_series_of_a_device_are_limited_and_dropped_ones_counted() {
     })
     .await;
     writing.join().unwrap();
-    eprintln!("a million points judged in {:?}: {local}", began.elapsed());
+    eprintln!("a million points judged in {:?}: {local}", started_at.elapsed());
     assert_eq!(local["series"], 200, "{local}");
     assert!(local["dropped"]["series"].as_u64() >= Some(50_000), "{local}");
     wait::until("the count in the metric store", WAIT_TIMEOUT, || async {
@@ -176,9 +176,9 @@ async fn an_interval_set_by_label_takes_effect_quickly_and_persists() {
         (found.len() == 2).then_some(())
     })
     .await;
-    let (code, said, problem) =
+    let (code, out, err) =
         system.muster(&["device", "config", "site=a", "metrics.interval.cpu=1s"]);
-    assert_eq!(code, 0, "{said}{problem}");
+    assert_eq!(code, 0, "{out}{err}");
     wait::until("it to work by that", CONFIG_TIMEOUT, || async {
         is_at_work(&config(&system, "one").await).then_some(())
     })
@@ -214,8 +214,8 @@ async fn an_interval_set_by_label_takes_effect_quickly_and_persists() {
     assert!(is_at_work(&config(&system, "one").await));
     let path = "/api/v1/devices/one/metrics?field=cpu.usage_idle&tag.cpu=cpu-total&since=10s&step=1s&fn=count";
     wait::until("a figure each second", WAIT_TIMEOUT, || async {
-        let answer = system.api.get(path).await;
-        let points = answer["series"][0]["points"].as_array().cloned().unwrap_or_default();
+        let response = system.api.get(path).await;
+        let points = response["series"][0]["points"].as_array().cloned().unwrap_or_default();
         let seconds = points.iter().filter(|point| point["value"].as_f64() >= Some(1.0)).count();
         (seconds >= 7).then_some(())
     })

@@ -98,13 +98,14 @@ fn quoted(text: &str) -> BTreeSet<&str> {
 fn crates_have_only_allowed_dependencies() {
     let allowed: BTreeMap<_, _> = DEPENDENCIES.iter().copied().collect();
     let crates = crates();
-    let ours: BTreeSet<_> = crates.iter().map(|known| known.name.clone()).collect();
+    let workspace: BTreeSet<_> = crates.iter().map(|package| package.name.clone()).collect();
     for Crate { name, dependencies, .. } in &crates {
-        let known: BTreeSet<_> = dependencies.intersection(&ours).map(String::as_str).collect();
+        let actual: BTreeSet<_> =
+            dependencies.intersection(&workspace).map(String::as_str).collect();
         match allowed.get(name.as_str()) {
             Some(allowed) => {
                 let allowed: BTreeSet<_> = allowed.iter().copied().collect();
-                assert_eq!(known, allowed, "the crates that {name} depends on");
+                assert_eq!(actual, allowed, "the crates that {name} depends on");
             }
             None => assert!(UNRESTRICTED.contains(&name.as_str()), "{name} is a new crate: add it"),
         }
@@ -114,7 +115,7 @@ fn crates_have_only_allowed_dependencies() {
 #[test]
 fn schemas_depends_on_no_runtime_broker_or_store() {
     let crates = crates();
-    let schemas = crates.iter().find(|known| known.name == "muster-schemas").unwrap();
+    let schemas = crates.iter().find(|package| package.name == "muster-schemas").unwrap();
     for banned in ["tokio", "sqlx", "tokio-postgres", "async-nats", "axum", "reqwest", "rand"] {
         assert!(!schemas.dependencies.contains(banned), "muster-schemas depends on {banned}");
     }

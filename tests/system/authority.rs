@@ -80,11 +80,11 @@ async fn a_forged_token_grants_no_access_and_the_doctor_reports_it() {
     let stream = StreamName::Token(token.id);
     forge(&log, &ProjectId::system(), stream.clone(), 0, created).await;
     let forged = fleet.api.with_token(&token.to_string());
-    let refused = |path: &'static str| {
+    let status = |path: &'static str| {
         let forged = forged.clone();
         async move { forged.send(Method::GET, path, None).await.0 }
     };
-    assert_eq!(refused("/api/v1/devices").await, 401);
+    assert_eq!(status("/api/v1/devices").await, 401);
     // A request that query forwards to command is refused, too.
     let body = json!({"name": "x", "role": "admin"});
     assert_eq!(forged.send(Method::POST, "/api/v1/tokens", Some(&body)).await.0, 401);
@@ -102,7 +102,7 @@ async fn a_forged_token_grants_no_access_and_the_doctor_reports_it() {
         .await
         .unwrap();
     assert_eq!(copied, 1);
-    assert_eq!(refused("/api/v1/devices?limit=1").await, 401);
+    assert_eq!(status("/api/v1/devices?limit=1").await, 401);
 
     // A genuine token with a changed row is invalid. It was not used before: a verified token
     // is cached.
@@ -265,7 +265,7 @@ async fn no_secret_of_a_token_is_in_the_database() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_user_has_exactly_the_rights_of_its_role() {
     let fleet = Fleet::start().await;
-    let refused = async |role: &str, statement: &str| {
+    let assert_denied = async |role: &str, statement: &str| {
         let client = sql(&fleet.database_url(role)).await;
         let error = client.batch_execute(statement).await.unwrap_err();
         let code = error.code().map(|code| code.code().to_owned());
@@ -283,7 +283,7 @@ async fn a_database_user_has_exactly_the_rights_of_its_role() {
         "UPDATE dispatch_v1_runs SET state = 'requested'",
         "SELECT muster_ensure_project('forged')",
     ] {
-        refused("query", statement).await;
+        assert_denied("query", statement).await;
     }
     for role in ["ingest", "command", "query"] {
         for statement in [
@@ -297,10 +297,10 @@ async fn a_database_user_has_exactly_the_rights_of_its_role() {
             "COPY events TO PROGRAM 'id'",
             "ALTER TABLE events ADD COLUMN x int",
         ] {
-            refused(role, statement).await;
+            assert_denied(role, statement).await;
         }
     }
-    refused("ingest", "UPDATE devices_v2 SET name = 'x'").await;
+    assert_denied("ingest", "UPDATE devices_v2 SET name = 'x'").await;
     let log = intruder(&fleet.database_url("query")).await;
     let (token, created) = admin_token();
     let append = Append::by_actor("system").stream(
@@ -368,7 +368,10 @@ async fn the_database_can_be_reached_by_a_unix_socket() {
         assert!(log.unwrap().head(&ProjectId::default_project()).await.unwrap().is_some());
     }
     // A user before an empty host is no URL; the error has the right form.
-    let refused = bootstrap(&format!("postgres://{user}@{database}?host={host}")).await.unwrap();
-    let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(!refused.status.success() && said.contains("postgresql:///database?host="), "{said}");
+    let output = bootstrap(&format!("postgres://{user}@{database}?host={host}")).await.unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && message.contains("postgresql:///database?host="),
+        "{message}"
+    );
 }

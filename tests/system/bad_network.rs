@@ -63,22 +63,22 @@ async fn a_shell_survives_delay_loss_and_disconnects() {
     let shown = String::from_utf8_lossy(&shell.output).into_owned();
     let mut rest = shown.as_str();
     for number in 1..=60 {
-        let words = format!("number {number}.");
-        let at = rest.find(&words).unwrap_or_else(|| panic!("{words} is missing in {shown}"));
-        rest = &rest[at + words.len()..];
-        assert_eq!(shown.matches(&words).count(), 1, "{words} in {shown}");
+        let text = format!("number {number}.");
+        let at = rest.find(&text).unwrap_or_else(|| panic!("{text} is missing in {shown}"));
+        rest = &rest[at + text.len()..];
+        assert_eq!(shown.matches(&text).count(), 1, "{text} in {shown}");
     }
-    let attached = shell.messages.iter().filter(|told| told["type"] == "attached").count();
+    let attached = shell.messages.iter().filter(|message| message["type"] == "attached").count();
     assert_eq!(attached, 1, "{:?}", shell.messages);
     // Ctrl-C takes effect before all output in flight.
     shell.send("yes\r").await;
     shell.wait_for_output("y\r\ny\r\n").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let began = Instant::now();
+    let started_at = Instant::now();
     shell.send("\x03").await;
     shell.send("echo qu''iet\r").await;
     shell.wait_for_output("quiet").await;
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(20), "{:?}", started_at.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,8 +104,8 @@ async fn a_file_copy_survives_delay_loss_and_disconnects() {
         way = Port::open_in(port, fleet.nats.port(), STORM).await;
     }
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{message}");
     assert!(std::fs::read(&to).unwrap() == content, "equal bytes");
     drop(way);
 }

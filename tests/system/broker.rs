@@ -154,9 +154,9 @@ async fn reply_subjects_and_headers_of_a_device_have_no_effect_on_others() {
     witness.chain.record_many(20);
     witness.sync(WAIT_TIMEOUT).await;
 
-    let heard: Vec<String> =
+    let received: Vec<String> =
         at_victim.lock().unwrap().iter().map(|message| format!("{message:?}")).collect();
-    assert!(heard.is_empty(), "{} of them: {:.2000}", heard.len(), heard.join("\n"));
+    assert!(received.is_empty(), "{} of them: {:.2000}", received.len(), received.join("\n"));
     // JetStream sends no acknowledgment, to any reply subject.
     for message in at_server.lock().unwrap().iter() {
         let payload = String::from_utf8_lossy(&message.payload);

@@ -59,8 +59,8 @@ async fn a_bucket_stores_and_erases_the_same_blobs_as_a_folder() {
             async move { has_ended.then_some(()) }
         })
         .await;
-        let said = role.output();
-        assert!(said.contains("--blobs") && said.contains(why), "{name}: {said}");
+        let log = role.output();
+        assert!(log.contains("--blobs") && log.contains(why), "{name}: {log}");
     }
 
     // Private input is stored until the operation has ended.

@@ -39,7 +39,7 @@ async fn a_revoked_device_is_disconnected_from_every_broker_within_five_seconds(
     for broker in fleet.broker_urls() {
         live.push(connect_to(&fleet, &device.enrolled, &broker).await.unwrap());
     }
-    let began = Instant::now();
+    let started_at = Instant::now();
     fleet.api.post("/api/v1/devices/robot/revoke", &json!({"reason": "stolen"})).await;
     wait::until("its connections to be closed", Duration::from_secs(5), || async {
         let closed = |nats: &async_nats::Client| {
@@ -52,7 +52,7 @@ async fn a_revoked_device_is_disconnected_from_every_broker_within_five_seconds(
         let again = connect_to(&fleet, &device.enrolled, &broker).await;
         assert!(again.is_err(), "{broker} lets it in again");
     }
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(5), "{:?}", started_at.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,8 +74,8 @@ async fn no_event_is_lost_when_one_of_three_brokers_fails() {
         device.sync(WAIT_TIMEOUT).await;
     }
     // Each broker stops in turn, the leader among them.
-    for gone in 0..3 {
-        let child = match gone {
+    for stopped in 0..3 {
+        let child = match stopped {
             0 => fleet.nats.child(),
             more => fleet.more_brokers[more - 1].child(),
         };
@@ -94,9 +94,9 @@ async fn no_event_is_lost_when_one_of_three_brokers_fails() {
     let before = fleet.ingest.output().len();
     fleet.ingest.kill9_and_restart();
     wait::until("ingest to find no leader", WAIT_TIMEOUT, || async {
-        let said = fleet.ingest.output();
-        let is_so = |fields: &Value| fields["error"].is_string();
-        has_line(&said[before..], "WARN", "muster", is_so).then_some(())
+        let output = fleet.ingest.output();
+        let has_error = |fields: &Value| fields["error"].is_string();
+        has_line(&output[before..], "WARN", "muster", has_error).then_some(())
     })
     .await;
     for broker in &fleet.more_brokers {

@@ -158,12 +158,12 @@ async fn each_command_sees_the_writes_of_the_previous_one() {
     let (code, _, err) = system.muster(&["--context", "other", "status"]);
     assert!(code == 5 && err.contains("127.0.0.1:1"), "{code} {err}");
     assert_eq!(json(&system, &["context", "remove", "other", "--yes", "--json"])["current"], false);
-    let letters = json(&system, &["dead-letter", "list", "--everywhere", "--json"]);
-    assert_eq!(letters.as_array().map(Vec::len), Some(0), "{letters}");
+    let dead_letters = json(&system, &["dead-letter", "list", "--everywhere", "--json"]);
+    assert_eq!(dead_letters.as_array().map(Vec::len), Some(0), "{dead_letters}");
 
     // All devices are processed, even if one fails.
-    let gone = json(&system, &["device", "delete", "-l", "retired", "--yes", "--json"]);
-    assert_eq!(gone.as_array().map(Vec::len), Some(5), "{gone}");
+    let deleted = json(&system, &["device", "delete", "-l", "retired", "--yes", "--json"]);
+    assert_eq!(deleted.as_array().map(Vec::len), Some(5), "{deleted}");
     let (code, _, err) = system.muster(&["device", "delete", "-l", "retired", "--yes"]);
     assert_eq!(code, 3, "{err}");
 }

@@ -70,8 +70,8 @@ async fn a_secret_config_variable_is_readable_only_by_its_device() {
             "/api/v1/events?type=DeviceConfigSet,EnrollmentTokenCreated".to_owned(),
             "/api/v1/enrollment-tokens".to_owned(),
         ] {
-            let (_, answer) = api.send(Method::GET, &path, None).await;
-            let text = answer.to_string();
+            let (_, response) = api.send(Method::GET, &path, None).await;
+            let text = response.to_string();
             assert!(!text.contains(SECRET) && !text.contains(SECOND), "{path}: {text}");
         }
     }
@@ -88,8 +88,8 @@ async fn a_secret_config_variable_is_readable_only_by_its_device() {
     // A sealed value cannot be set as a value, and a long one is refused.
     for (value, rule) in [("sealed:v1:AAAA", "sealed"), (&"x".repeat(3_001), "3000")] {
         let body = json!({"vars": {"secret.db": value}});
-        let (status, refused) =
+        let (status, problem) =
             system.api.send(Method::PATCH, &format!("{path}/config"), Some(&body)).await;
-        assert!(status == 400 && refused.to_string().contains(rule), "{refused}");
+        assert!(status == 400 && problem.to_string().contains(rule), "{problem}");
     }
 }

@@ -53,17 +53,17 @@ fn serve(mut device: File) {
     let head = &request[..count];
     assert_eq!(head[4..8], 26_u32.to_ne_bytes(), "FUSE_INIT is first");
     // fuse_out_header and fuse_init_out of protocol 7.31.
-    let mut answer = Vec::new();
-    answer.extend(80_u32.to_ne_bytes());
-    answer.extend(0_u32.to_ne_bytes());
-    answer.extend(&head[8..16]);
+    let mut response = Vec::new();
+    response.extend(80_u32.to_ne_bytes());
+    response.extend(0_u32.to_ne_bytes());
+    response.extend(&head[8..16]);
     for word in [7_u32, 31, 65536, 0] {
-        answer.extend(word.to_ne_bytes());
+        response.extend(word.to_ne_bytes());
     }
-    answer.extend([0; 4]);
-    answer.extend(4096_u32.to_ne_bytes());
-    answer.resize(80, 0);
-    device.write_all(&answer).unwrap();
+    response.extend([0; 4]);
+    response.extend(4096_u32.to_ne_bytes());
+    response.resize(80, 0);
+    device.write_all(&response).unwrap();
     while device.read(&mut request).is_ok() {}
 }
 
@@ -93,20 +93,20 @@ fn user_without_home() -> (String, PathBuf) {
 
 /// Runs a command that needs the unresponsive file system; returns its error output.
 fn fails(system: &System, args: &[&str]) -> String {
-    let began = Instant::now();
-    let (code, _, said) = system.muster(args);
-    assert!(code != 0 && has_no_answer(&said), "{args:?}: {code}: {said}");
-    assert!(began.elapsed() < REPORT_TIMEOUT, "{args:?} took {:?}", began.elapsed());
-    said
+    let started_at = Instant::now();
+    let (code, _, err) = system.muster(args);
+    assert!(code != 0 && has_no_answer(&err), "{args:?}: {code}: {err}");
+    assert!(started_at.elapsed() < REPORT_TIMEOUT, "{args:?} took {:?}", started_at.elapsed());
+    err
 }
 
 /// Asserts that the agent works while other actions wait for the file system.
 fn assert_agent_works(robot: &Robot) {
-    let began = Instant::now();
+    let started_at = Instant::now();
     let (code, out, err) = robot.system.muster(&["exec", "robot", "--", "echo", "alive"]);
     assert_eq!((code, out.as_str(), err.as_str()), (0, "alive\n", ""));
     assert!(robot.agent.status()["connected_since"].is_string());
-    assert!(began.elapsed() < Duration::from_secs(8), "it took {:?}", began.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(8), "it took {:?}", started_at.elapsed());
 }
 
 fn background(system: &System, args: &[&str]) -> Child {
@@ -161,14 +161,17 @@ async fn an_unresponsive_file_system_blocks_nothing_else() {
             assert_agent_works(&robot);
         }
         for (args, thread) in all.iter().zip(waiting) {
-            let said = thread.join().unwrap();
+            let err = thread.join().unwrap();
             let is_home = args.contains(&user.as_str());
-            let place = if is_home { &home } else { &dead.0 };
+            let location = if is_home { &home } else { &dead.0 };
             // For a folder above the mount, the message contains that folder.
             let is_above = args.contains(&above.as_str());
-            let place =
-                if is_above { above.trim_start_matches("robot:") } else { place.to_str().unwrap() };
-            assert!(said.contains(place), "{args:?}: {said}");
+            let location = if is_above {
+                above.trim_start_matches("robot:")
+            } else {
+                location.to_str().unwrap()
+            };
+            assert!(err.contains(location), "{args:?}: {err}");
         }
     });
 
@@ -212,20 +215,20 @@ async fn an_agent_restarts_despite_an_unresponsive_file_system() {
     });
     let id = robot.system.api.post("/api/v1/operations", &body).await["id"].clone();
     let path = format!("/api/v1/operations/{}/runs/robot", id.as_str().unwrap());
-    let state = |wanted: &'static [&'static str]| {
+    let state = |expected: &'static [&'static str]| {
         let (api, path) = (&robot.system.api, &path);
         wait::until("the run to come so far", WAIT_TIMEOUT, move || async move {
             let (_, run) = api.send(reqwest::Method::GET, path, None).await;
-            wanted.iter().any(|state| run["state"] == *state).then_some(run)
+            expected.iter().any(|state| run["state"] == *state).then_some(run)
         })
     };
     state(&["accepted"]).await;
 
     let pid = robot.agent.pid();
     signal(pid, "TERM");
-    let began = Instant::now();
+    let started_at = Instant::now();
     wait::until("the agent to end", WAIT_TIMEOUT, || async { is_over(pid).then_some(()) }).await;
-    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(5), "it took {:?}", started_at.elapsed());
 
     // The journal contains the run, and the next agent process ends it.
     robot.agent.start();

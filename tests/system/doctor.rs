@@ -34,8 +34,8 @@ fn command(args: &[String]) -> Command {
 /// Runs it with these arguments; returns the exit code and the checks.
 fn doctor(args: &[String]) -> (i32, Vec<Value>) {
     let output = command(args).arg("--json").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let checks = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    let checks = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{message}"));
     (output.status.code().unwrap(), checks)
 }
 
@@ -100,10 +100,10 @@ async fn the_doctor_reports_the_problems_of_a_server() {
     assert_eq!(failed_checks(&checks), ["PostgreSQL", "broker", "InfluxDB", "API"], "{checks:#?}");
     // As text.
     let output = command(&args).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("FAIL PostgreSQL"), "{said}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("FAIL PostgreSQL"), "{text}");
     for check in checks.iter().filter(|check| check["name"] == "PostgreSQL") {
-        assert!(said.contains(check["remedy"].as_str().unwrap()), "{check}: {said}");
+        assert!(text.contains(check["remedy"].as_str().unwrap()), "{check}: {text}");
     }
     assert_eq!(output.status.code(), Some(1));
 }

@@ -97,8 +97,8 @@ async fn a_deleted_device_is_disconnected_and_its_name_is_free() {
     device.chain.record_many(3);
     device.sync(WAIT_TIMEOUT).await;
     let path = format!("/api/v1/devices/{}", device.id());
-    let (status, answer) = system.api.send(Method::DELETE, &path, None).await;
-    assert_eq!(status, 200, "{answer}");
+    let (status, response) = system.api.send(Method::DELETE, &path, None).await;
+    assert_eq!(status, 200, "{response}");
 
     // The live connection is closed, and the device cannot reconnect.
     wait::until("the connection to be closed", WAIT_TIMEOUT, || async {
@@ -106,19 +106,20 @@ async fn a_deleted_device_is_disconnected_and_its_name_is_free() {
         (state != async_nats::connection::State::Connected).then_some(())
     })
     .await;
-    let answer = &device.enrolled.response;
+    let response = &device.enrolled.response;
     let key = &device.enrolled.key;
-    let renewed = muster_tests::sim::renew(&system.api, key, &answer.project, answer.device).await;
+    let renewed =
+        muster_tests::sim::renew(&system.api, key, &response.project, response.device).await;
     assert_eq!(renewed.0, 401, "{}", renewed.1);
 
     let again = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
     assert_eq!(again.enrolled.response.name.as_str(), "robot");
-    let gone = wait::until("the tombstone", WAIT_TIMEOUT, || async {
+    let deleted = wait::until("the tombstone", WAIT_TIMEOUT, || async {
         let found = system.api.get(&path).await;
         (found["status"] == "deleted").then_some(found)
     })
     .await;
-    assert!(gone["deleted_at"].is_string());
+    assert!(deleted["deleted_at"].is_string());
     assert!(system.api.list(&format!("{path}/events")).await.len() >= 6, "its history stays");
 }
 
@@ -127,15 +128,16 @@ async fn credentials_are_renewed_with_the_signing_key() {
     let system = System::start().await;
     let token = system.api.enrollment_token(1).await;
     let enrolled = muster_tests::sim::enroll(&system.api, &token, "robot").await;
-    let answer = &enrolled.response;
+    let response = &enrolled.response;
     let renewed =
-        muster_tests::sim::renew(&system.api, &enrolled.key, &answer.project, answer.device).await;
+        muster_tests::sim::renew(&system.api, &enrolled.key, &response.project, response.device)
+            .await;
     assert_eq!(renewed.0, 200, "{}", renewed.1);
     assert!(renewed.1["jwt"].as_str().is_some_and(|jwt| jwt.starts_with("eyJ")));
     let other = muster_schemas::SigningKey::from_seed(&[3; 32]);
-    let refused =
-        muster_tests::sim::renew(&system.api, &other, &answer.project, answer.device).await;
-    assert_eq!(refused.0, 401, "{}", refused.1);
+    let rejection =
+        muster_tests::sim::renew(&system.api, &other, &response.project, response.device).await;
+    assert_eq!(rejection.0, 401, "{}", rejection.1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,8 +181,9 @@ async fn a_rotated_key_signs_from_the_next_event_on() {
     device.chain.record_many(3);
     device.sync(WAIT_TIMEOUT).await;
 
-    let answer = &device.enrolled.response;
-    let renew = |key| muster_tests::sim::renew(&system.api, key, &answer.project, answer.device);
+    let response = &device.enrolled.response;
+    let renew =
+        |key| muster_tests::sim::renew(&system.api, key, &response.project, response.device);
     assert_eq!(renew(&new_key).await.0, 200);
     assert_eq!(renew(&old_key).await.0, 401);
     assert!(system.api.list("/api/v1/dead-letters").await.is_empty());

@@ -44,8 +44,8 @@ impl Machine {
 
     fn enrolled(&self, response: Value) -> Enrolled {
         let nats_key = KeyPair::from_seed(&self.nats_key.seed().unwrap()).unwrap();
-        let answer: EnrollResponse = serde_json::from_value(response).unwrap();
-        Enrolled { key: self.key.clone(), nats_key: Arc::new(nats_key), response: answer }
+        let response: EnrollResponse = serde_json::from_value(response).unwrap();
+        Enrolled { key: self.key.clone(), nats_key: Arc::new(nats_key), response }
     }
 }
 
@@ -94,8 +94,8 @@ async fn an_enrollment_is_pending_until_an_operator_decides() {
     let nonce = api.with_token("").post("/api/v1/device/nonce", &enrolled).await;
     assert!(nonce["nonce"].is_string());
     let device = waits["device"].as_str().unwrap().parse().unwrap();
-    let refused = renew(api, &good.key, &"default".parse().unwrap(), device).await;
-    assert_eq!(refused.0, 401, "{}", refused.1);
+    let rejection = renew(api, &good.key, &"default".parse().unwrap(), device).await;
+    assert_eq!(rejection.0, 401, "{}", rejection.1);
 
     api.post("/api/v1/devices/robot/accept", &json!({})).await;
     api.post("/api/v1/devices/robot-2/reject", &json!({"reason": "nobody ordered it"})).await;
@@ -104,9 +104,9 @@ async fn an_enrollment_is_pending_until_an_operator_decides() {
     let device = SimDevice::connect(good.enrolled(joined), &system.ca()).await;
     let online = status(api, "robot", "online").await;
     assert_eq!(online["labels"], json!({"site": "a"}));
-    let (code, refused) = post_enrollment(api, &bad_asks).await;
+    let (code, problem) = post_enrollment(api, &bad_asks).await;
     assert_eq!(code, 403);
-    assert!(refused["detail"].as_str().unwrap().contains("nobody ordered it"), "{refused}");
+    assert!(problem["detail"].as_str().unwrap().contains("nobody ordered it"), "{problem}");
     let again = api.send(Method::POST, "/api/v1/devices/robot/accept", Some(&json!({}))).await;
     assert_eq!(again.0, 409, "{}", again.1);
     drop(device);
@@ -206,9 +206,9 @@ async fn the_previous_key_or_a_device_token_or_a_registered_key_continues_the_sa
     assert_eq!((code, &joined["device"]), (201, &id), "{joined}");
     // The old key is valid only once: the new key has replaced it.
     let thief = Machine::new(Some("machine 8"));
-    let (code, refused) = post_enrollment(api, &thief.request_body(&any, Some(&before))).await;
-    assert_eq!(code, 401, "{refused}");
-    assert!(refused["detail"].as_str().unwrap().contains("previous:"), "{refused}");
+    let (code, problem) = post_enrollment(api, &thief.request_body(&any, Some(&before))).await;
+    assert_eq!(code, 401, "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("previous:"), "{problem}");
     // A proof for another request is refused.
     let mut stolen = fresh.request_body(&any, Some(&fresh.enrolled(joined)));
     stolen["request"] = thief.request_body(&any, None)["request"].clone();
@@ -225,9 +225,9 @@ async fn the_previous_key_or_a_device_token_or_a_registered_key_continues_the_sa
     let expected = Machine::new(None);
     let body = json!({"name": "gateway", "labels": {"site": "b"},
         "fingerprint": expected.key.thumbprint()});
-    let known = api.post("/api/v1/devices", &body).await;
+    let device = api.post("/api/v1/devices", &body).await;
     let (code, joined) = post_enrollment(api, &expected.request_body(&any, None)).await;
-    assert_eq!((code, &joined["device"], &joined["name"]), (201, &known["id"], &json!("gateway")));
+    assert_eq!((code, &joined["device"], &joined["name"]), (201, &device["id"], &json!("gateway")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,16 +242,16 @@ async fn a_revoked_device_is_disconnected_within_seconds_and_keeps_its_name_and_
     let device = SimDevice::connect(enrolled, &system.ca()).await;
     status(api, "robot", "online").await;
 
-    let began = Instant::now();
+    let started_at = Instant::now();
     api.post("/api/v1/devices/robot/revoke", &json!({"reason": "stolen from the van"})).await;
     wait::until("the connection to be closed", WAIT_TIMEOUT, || async {
         let state = device.nats.connection_state();
         (state != async_nats::connection::State::Connected).then_some(())
     })
     .await;
-    println!("the connection was closed {:?} after the revocation", began.elapsed());
-    let (key, answer) = (&device.enrolled.key, &device.enrolled.response);
-    assert_eq!(renew(api, key, &answer.project, answer.device).await.0, 401);
+    println!("the connection was closed {:?} after the revocation", started_at.elapsed());
+    let (key, response) = (&device.enrolled.key, &device.enrolled.response);
+    assert_eq!(renew(api, key, &response.project, response.device).await.0, 401);
     let shown = status(api, &id, "revoked").await;
     assert!(shown["revoked_at"].is_string());
     // Neither the old key nor the device's previous token allows it to enroll again.

@@ -65,9 +65,9 @@ pub(crate) async fn assert_complete(api: &Api, devices: &[SimDevice]) {
     let mut logged: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
     for event in api.list("/api/v1/events?order=asc&type=DeviceConfigApplied").await {
         let stream = event["stream"].as_str().unwrap_or_default().to_owned();
-        let place =
+        let versions =
             (event["version"].as_u64().unwrap(), event["data"]["version"].as_u64().unwrap());
-        logged.entry(stream).or_default().push(place);
+        logged.entry(stream).or_default().push(versions);
     }
     for device in devices {
         let stream = format!("device-report/{}/{}", device.id(), device.chain.epoch);
@@ -133,8 +133,8 @@ pub(crate) async fn assert_metrics_complete(api: &Api, device: &SimDevice, times
         device.id()
     );
     wait::until("the metrics to be complete", WAIT_TIMEOUT, || async {
-        let answer = api.get(&path).await;
-        let count: f64 = answer["series"]
+        let response = api.get(&path).await;
+        let count: f64 = response["series"]
             .as_array()
             .into_iter()
             .flatten()
@@ -293,8 +293,8 @@ async fn all_metrics_are_stored_after_an_outage_of_the_metric_store() {
     go_on.store(false, Ordering::Relaxed);
     let (device, times) = load.await.unwrap();
     assert_metrics_complete(&fleet.api, &device, &times).await;
-    let letters: Vec<Value> = fleet.api.list("/api/v1/dead-letters").await;
-    assert!(letters.is_empty(), "{letters:?}");
+    let dead_letters: Vec<Value> = fleet.api.list("/api/v1/dead-letters").await;
+    assert!(dead_letters.is_empty(), "{dead_letters:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

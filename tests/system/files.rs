@@ -153,9 +153,9 @@ async fn wait_for_size(path: &Path, to: u64) {
 }
 
 /// The transferred MiB, from the last line of a copy's output.
-fn moved(said: &str) -> f64 {
-    let words = said.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
-    assert_eq!((words[1], words[3]), ("file,", "MiB"), "{said}");
+fn moved(output: &str) -> f64 {
+    let words = output.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
+    assert_eq!((words[1], words[3]), ("file,", "MiB"), "{output}");
     words[2].parse().unwrap()
 }
 
@@ -245,12 +245,12 @@ async fn files_outside_the_policy_are_not_accessible() {
     let here = text(&at("here")).to_owned();
     robot.policy(&format!("[files]\nroots = ['{}']\n", at("data").display()));
     let system = &robot.system;
-    let refused = |path: String, rule: &str| fails(system, &[&path, &here], rule);
-    refused(format!("robot:{}", at("secret").display()), "[files] roots");
-    refused("robot:/etc/shadow".to_owned(), "[files] roots");
-    refused(format!("{data}/out"), "[files] roots");
-    refused(format!("{data}/root/etc/shadow"), "[files] roots");
-    refused(format!("{data}/../secret"), "[files] roots");
+    let assert_denied = |path: String, rule: &str| fails(system, &[&path, &here], rule);
+    assert_denied(format!("robot:{}", at("secret").display()), "[files] roots");
+    assert_denied("robot:/etc/shadow".to_owned(), "[files] roots");
+    assert_denied(format!("{data}/out"), "[files] roots");
+    assert_denied(format!("{data}/root/etc/shadow"), "[files] roots");
+    assert_denied(format!("{data}/../secret"), "[files] roots");
     let (code, _, err) = system.muster(&["cp", &format!("{data}/none"), &here]);
     assert!(code != 0 && err.contains("/data/none") && !err.contains("[files]"), "{code}: {err}");
     fails(system, &["/etc/hostname", &format!("robot:{}", at("new").display())], "[files] roots");
@@ -397,15 +397,15 @@ async fn openssh_sftp_works_with_a_device() {
             .unwrap()
     };
     let output = run("");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("-rw-r-----"), "{said}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(stdout.contains("-rw-r-----"), "{stdout}");
     assert!(std::fs::read(at("back")).unwrap() == bytes(5_000_000, 5), "equal bytes");
     assert_eq!(std::fs::read_link(at("there/sub/l")).unwrap(), Path::new("b"));
     assert!(!at("there/c").exists());
     let output = run("--read-only");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("ermission denied"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("ermission denied"), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -420,13 +420,15 @@ async fn an_interrupted_folder_copy_is_resumed() {
     let (url, token, ca) = (system.api.url.clone(), system.api.token.clone(), system.ca());
     let there = format!("robot:{}", at("there").display());
     let back = text(&at("back")).to_owned();
-    for (source, target, place) in
+    for (source, target, destination) in
         [(text(&from), there.as_str(), at("there")), (&there, &back, at("back"))]
     {
         let args = ["--limit", "1MiB", "--jobs", "1", source, target];
         let mut copy = copying(&url, &token, &ca, &args);
         wait::until("a few files to be there", WAIT_TIMEOUT, || async {
-            std::fs::read_dir(place.join("inner")).is_ok_and(|all| all.count() > 2).then_some(())
+            std::fs::read_dir(destination.join("inner"))
+                .is_ok_and(|all| all.count() > 2)
+                .then_some(())
         })
         .await;
         copy.kill().unwrap();
@@ -435,7 +437,7 @@ async fn an_interrupted_folder_copy_is_resumed() {
         assert_eq!(code, 0, "{err}");
         let result: Value = serde_json::from_str(&out).unwrap();
         assert!(result["same"].as_u64() > Some(0), "{result}");
-        assert_eq!(all_of(&place), all_of(&from), "and nothing else is in it");
+        assert_eq!(all_of(&destination), all_of(&from), "and nothing else is in it");
         // After a complete copy the target is an ordinary folder: the next copy goes into it, like
         // cp.
     }
@@ -453,13 +455,13 @@ async fn unusual_files_are_copied_unchanged_or_reported() {
     std::os::unix::fs::FileExt::write_all_at(&file, &bytes(1_000_000, 1), 150_000_000).unwrap();
     drop(file);
     let there = format!("robot:{}", at("there").display());
-    for (from, to, place) in
+    for (from, to, destination) in
         [(text(&sparse), there.as_str(), at("there")), (&there, text(&at("back")), at("back"))]
     {
         let (code, _, err) = system.muster(&["cp", from, to]);
         assert_eq!(code, 0, "{err}");
-        assert!(place.metadata().unwrap().blocks() * 512 < 5_000_000, "it is not sparse");
-        let same = Command::new("cmp").arg(&sparse).arg(&place).status().unwrap();
+        assert!(destination.metadata().unwrap().blocks() * 512 < 5_000_000, "it is not sparse");
+        let same = Command::new("cmp").arg(&sparse).arg(&destination).status().unwrap();
         assert!(same.success());
     }
     // Files that report a size of one page and contain less.
@@ -475,11 +477,11 @@ async fn unusual_files_are_copied_unchanged_or_reported() {
     std::fs::write(at("odd").join(std::ffi::OsStr::from_bytes(b"bad-\xff")), "x").unwrap();
     let odd = format!("robot:{}", at("odd").display());
     let up = format!("robot:{}", at("up").display());
-    for (from, to, place) in
+    for (from, to, destination) in
         [(text(&at("odd")), up.as_str(), at("up")), (&odd, text(&at("down")), at("down"))]
     {
         let (code, _, err) = system.muster(&["cp", from, to]);
         assert!(code == 1 && err.contains("bad-") && has_number(&err, 2), "{err}");
-        assert_eq!(std::fs::read_to_string(place.join("good")).unwrap(), "good");
+        assert_eq!(std::fs::read_to_string(destination.join("good")).unwrap(), "good");
     }
 }

@@ -84,17 +84,23 @@ async fn a_full_database_disk_is_reported_and_reads_continue() {
 
     // Free pages still allow some writes.
     let mut number = 0;
-    let refused = loop {
+    let rejection = loop {
         number += 1;
         let body =
             json!({"name": format!("device-{number}"), "labels": {"filler": "x".repeat(128)}});
-        let (status, said) = system.api.send(Method::POST, "/api/v1/devices", Some(&body)).await;
+        let (status, response) =
+            system.api.send(Method::POST, "/api/v1/devices", Some(&body)).await;
         if status != 201 {
-            break (status, said["type"].clone(), said["detail"].to_string());
+            break (status, response["type"].clone(), response["detail"].to_string());
         }
         assert!(number < 5_000, "the disk is not full");
     };
-    assert_eq!((refused.0, &refused.1), (507, &"/problems/storage-full".into()), "{}", refused.2);
+    assert_eq!(
+        (rejection.0, &rejection.1),
+        (507, &"/problems/storage-full".into()),
+        "{}",
+        rejection.2
+    );
     let (status, headers, _) = system.api.raw("/api/v1/devices/before", &[]).await;
     let degraded = headers["muster-degraded"].to_str().unwrap();
     assert!(status == 200 && has_date(degraded), "{degraded}");
@@ -161,8 +167,8 @@ async fn a_stopped_read_model_is_reported_also_by_exec() {
     })
     .await;
     let list = muster(&["operation", "list"]).wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&list.stderr);
-    assert!(said.contains("warning:") && said.contains(&disk_full()), "{said}");
+    let message = String::from_utf8_lossy(&list.stderr);
+    assert!(message.contains("warning:") && message.contains(&disk_full()), "{message}");
     let (status, ready) = fleet.api.send(Method::GET, "/readyz", None).await;
     assert_eq!((status, &ready["status"]), (200, &"degraded".into()), "{ready}");
     assert!(ready["degraded"].to_string().contains("operations"), "{ready}");
@@ -192,8 +198,8 @@ async fn query_reports_that_the_log_cannot_be_written() {
          FOR EACH STATEMENT EXECUTE FUNCTION full_disk()";
     owner.batch_execute(full).await.unwrap();
     let body = json!({"name": "refused"});
-    let (status, said) = fleet.api.send(Method::POST, "/api/v1/devices", Some(&body)).await;
-    assert_eq!(status, 507, "{said}");
+    let (status, problem) = fleet.api.send(Method::POST, "/api/v1/devices", Some(&body)).await;
+    assert_eq!(status, 507, "{problem}");
     wait::until("query to mark its answers", WAIT_TIMEOUT, || async {
         let (status, headers, _) = fleet.api.raw("/api/v1/devices", &[]).await;
         let text = headers.get("muster-degraded")?.to_str().ok()?.to_owned();

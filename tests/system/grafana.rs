@@ -52,8 +52,9 @@ impl Scene {
             assert_eq!(code, 0, "{err}");
             // Wait, so that all metrics measured below go to the project's own bucket.
             wait::until("the store to follow", WAIT_TIMEOUT, || async {
-                let is_so = |fields: &Value| fields["retention"].is_string();
-                has_line(&system.output(), "INFO", "muster_ingest::metrics", is_so).then_some(())
+                let has_retention = |fields: &Value| fields["retention"].is_string();
+                has_line(&system.output(), "INFO", "muster_ingest::metrics", has_retention)
+                    .then_some(())
             })
             .await;
         }
@@ -214,7 +215,7 @@ async fn every_query_finds_rows(retention: Option<&str>) {
     assert!(open.len() > 70, "only {} queries were found", open.len());
 
     // Some queries need time (a rate needs two points) and are repeated.
-    let began = std::time::Instant::now();
+    let started_at = std::time::Instant::now();
     let mut round = 0;
     while !open.is_empty() {
         round += 1;
@@ -228,7 +229,7 @@ async fn every_query_finds_rows(retention: Option<&str>) {
         open = left;
         let places: Vec<_> =
             open.iter().map(|(it, _)| format!("{}: {}", it.location, it.text)).collect();
-        assert!(began.elapsed() < WAIT_TIMEOUT, "no rows for:\n{}", places.join("\n"));
+        assert!(started_at.elapsed() < WAIT_TIMEOUT, "no rows for:\n{}", places.join("\n"));
         if !open.is_empty() {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
@@ -290,12 +291,12 @@ async fn finds_rows(
 async fn the_lists_offer_what_there_is(scene: &Scene, stores: &Stores, dashboard: &Dashboard) {
     for variable in dashboard.variables() {
         let name = variable["name"].as_str().unwrap();
-        let place = format!("{}: variable {name}", dashboard.name);
+        let location = format!("{}: variable {name}", dashboard.name);
         let question = PanelQuery {
-            store: queries::store(&variable["datasource"], &place),
+            store: queries::store(&variable["datasource"], &location),
             text: variable["query"].as_str().unwrap().to_owned(),
             span: 900,
-            location: place.clone(),
+            location: location.clone(),
         };
         let choice = scene.choice(true, &["robot", "cart", "gone"]);
         let expected = match name {
@@ -304,10 +305,10 @@ async fn the_lists_offer_what_there_is(scene: &Scene, stores: &Stores, dashboard
             "device" | "measurement" | "field" | "by" => {
                 choice.plain.get(name).map_or("robot", |it| it)
             }
-            other => panic!("{place}: what is {other}?"),
+            other => panic!("{location}: what is {other}?"),
         };
         let mut n = 0;
-        wait::until(&place, WAIT_TIMEOUT, || {
+        wait::until(&location, WAIT_TIMEOUT, || {
             n += 1;
             scene.application_writes(n);
             let query = choice.fill(&question, now());
@@ -420,12 +421,16 @@ fn dashboards_are_well_formed() {
             assert!(uids.contains(uid), "{name} links to {uid}");
         }
         // Each variable in a query exists.
-        let known: BTreeSet<_> =
+        let variables: BTreeSet<_> =
             dashboard.variables().iter().map(|it| it["name"].as_str().unwrap()).collect();
         for question in dashboard.queries() {
             for variable in ["project", "label", "device", "measurement", "field", "by"] {
                 let is_used = question.text.contains(&format!("${variable}"));
-                assert!(!is_used || known.contains(variable), "{}: ${variable}", question.location);
+                assert!(
+                    !is_used || variables.contains(variable),
+                    "{}: ${variable}",
+                    question.location
+                );
             }
         }
     }
@@ -483,10 +488,10 @@ fn a_rule_file_with_an_error_is_reported() {
             .unwrap()
     };
     let checked = check(dir.path());
-    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
-    assert_eq!(checked.status.code(), Some(1), "{said}");
+    let message = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert_eq!(checked.status.code(), Some(1), "{message}");
     for part in ["mine.yaml", "'Device offline'", "condition", "'Z'"] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(message.contains(part), "{part}: {message}");
     }
     assert!(check(&folder()).status.success());
 }

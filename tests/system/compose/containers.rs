@@ -123,21 +123,21 @@ async fn a_container_takes_over(engine: &Engine, file: &File) {
     device.chain.record_many(20);
     device.sync(WAIT_TIMEOUT).await;
     crate::faults::assert_complete(&fleet.api, &[device]).await;
-    let said = engine.succeeds(&["stop", "--time", "10", "ingest"]);
-    assert!(said.contains("ingest"), "{said}");
+    let output = engine.succeeds(&["stop", "--time", "10", "ingest"]);
+    assert!(output.contains("ingest"), "{output}");
     let code = engine.succeeds(&["inspect", "--format", "{{.State.ExitCode}}", "ingest"]);
     assert_eq!(code.trim(), "0", "{}", engine.succeeds(&["logs", "ingest"]));
 }
 
 #[test]
 fn compose_accepts_the_file() {
-    let known = [("docker-compose", &[][..]), ("/usr/bin/docker", &["compose"][..])]
+    let found = [("docker-compose", &[][..]), ("/usr/bin/docker", &["compose"][..])]
         .into_iter()
         .find(|(program, args)| {
             let version = Command::new(program).args(*args).arg("version").output();
             version.is_ok_and(|output| output.status.success())
         });
-    let Some((program, args)) = known else {
+    let Some((program, args)) = found else {
         eprintln!("skipped: there is no docker compose; as root: scripts/deps test");
         return;
     };

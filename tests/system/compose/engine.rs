@@ -39,7 +39,7 @@ impl Engine {
     pub(super) async fn start(has_networks: bool) -> Result<Self, String> {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        let said = std::fs::File::create(at("said")).unwrap();
+        let output = std::fs::File::create(at("said")).unwrap();
         // Ends together with this test, even if the test is killed.
         let mut dockerd = Command::new("setpriv");
         dockerd.args(["--pdeathsig", "TERM", "--"]);
@@ -55,8 +55,8 @@ impl Engine {
             .arg(format!("--exec-root={}", at("exec").display()))
             .arg(format!("--pidfile={}", at("pid").display()))
             .stdin(Stdio::null())
-            .stdout(said.try_clone().unwrap())
-            .stderr(said)
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
             .spawn()
             .map_err(|error| format!("dockerd does not start: {error}"))?;
         let mut engine = Self { dockerd, dir };
@@ -69,8 +69,8 @@ impl Engine {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        let said = std::fs::read_to_string(engine.dir.path().join("said")).unwrap_or_default();
-        let last = said.lines().last().unwrap_or("it says nothing").to_owned();
+        let output = std::fs::read_to_string(engine.dir.path().join("said")).unwrap_or_default();
+        let last = output.lines().last().unwrap_or("it says nothing").to_owned();
         Err(format!("dockerd cannot run here: {last}"))
     }
 

@@ -70,9 +70,11 @@ pub(super) fn with_defaults(text: &str) -> String {
 
 impl Service {
     /// The same, with paths and names of containers replaced.
-    pub(super) fn translated(&self, words: &[(String, String)]) -> Self {
+    pub(super) fn translated(&self, replacements: &[(String, String)]) -> Self {
         let translate = |text: &String| {
-            words.iter().fold(text.clone(), |text, (from, to)| text.replace(from.as_str(), to))
+            replacements
+                .iter()
+                .fold(text.clone(), |text, (from, to)| text.replace(from.as_str(), to))
         };
         Self {
             command: self.command.iter().map(translate).collect(),

@@ -66,7 +66,7 @@ impl Container {
             "sh" => "sh".into(),
             own => binary(own),
         };
-        let said = OpenOptions::new().create(true).append(true).open(&self.output).unwrap();
+        let output = OpenOptions::new().create(true).append(true).open(&self.output).unwrap();
         let mut path = binary("muster").parent().unwrap().as_os_str().to_owned();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
@@ -77,8 +77,8 @@ impl Container {
             .envs(&self.service.environment)
             .env("RUST_LOG", "warn,muster=info")
             .stdin(Stdio::null())
-            .stdout(said.try_clone().unwrap())
-            .stderr(said);
+            .stdout(output.try_clone().unwrap())
+            .stderr(output);
         command
     }
 
@@ -110,8 +110,8 @@ impl Container {
     pub(super) fn doctor_problem(&self) -> Option<String> {
         let mut doctor = Command::new(binary("muster"));
         let output = doctor.arg("doctor").envs(&self.service.environment).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        (!output.status.success()).then_some(said)
+        let report = String::from_utf8_lossy(&output.stdout).into_owned();
+        (!output.status.success()).then_some(report)
     }
 
     pub(super) fn output(&self) -> String {
@@ -123,8 +123,8 @@ impl Drop for Container {
     fn drop(&mut self) {
         self.kill9();
         if std::thread::panicking() {
-            let said = self.output();
-            let tail: Vec<&str> = said.lines().rev().take(10).collect();
+            let output = self.output();
+            let tail: Vec<&str> = output.lines().rev().take(10).collect();
             let _ = writeln!(std::io::stderr(), "{} said last:", self.name);
             for line in tail.into_iter().rev() {
                 let _ = writeln!(std::io::stderr(), "  {line}");
@@ -157,7 +157,7 @@ impl Composition {
         let command_name = Name::start(command.to_vec()).await;
         let query_name = Name::start(query.to_vec()).await;
         let at = |port: u16| format!("127.0.0.1:{port}");
-        let words = [
+        let replacements = [
             ("/var/lib/muster", dir.path().display().to_string()),
             ("0.0.0.0:4222", at(nats_port)),
             ("nats:4222", at(nats_port)),
@@ -171,7 +171,7 @@ impl Composition {
         ]
         .map(|(from, to)| (from.to_owned(), to));
         let container = |name: &str, more: &[(&str, &str)], credentials: Option<&Credentials>| {
-            let mut service = file.service(name).translated(&words);
+            let mut service = file.service(name).translated(&replacements);
             for (from, to) in more {
                 service = service.translated(&[((*from).to_owned(), (*to).to_owned())]);
             }
@@ -186,8 +186,8 @@ impl Composition {
                 service.environment.insert("MUSTER_INFLUX_USER".into(), user.clone());
                 service.environment.insert("MUSTER_INFLUX_PASSWORD".into(), password.clone());
             }
-            let said = dir.path().join(format!("{name}-{}.said", free_port().unwrap()));
-            Container { name: name.to_owned(), service, output: said, child: None }
+            let output = dir.path().join(format!("{name}-{}.said", free_port().unwrap()));
+            Container { name: name.to_owned(), service, output, child: None }
         };
         container("prepare", &[], None).complete();
         // Reads the password that `prepare` has created.

@@ -90,19 +90,20 @@ pub(super) async fn becomes_healthy(
         let logs = compose(&["logs", "--tail", "5"]).map(|logs| text(&logs));
         panic!("{}{states:#?}{}", text(&up), logs.unwrap_or_default());
     }
-    let wanted = |name: &str, service: &serde_norway::Value| match service["restart"].as_str() {
-        Some("no") => (name.to_owned(), "exited 0"),
-        _ => (name.to_owned(), "running 0 healthy"),
-    };
-    let wanted: BTreeMap<_, _> =
-        file.services().map(|(name, service)| wanted(name, service)).collect();
-    let began = Instant::now();
+    let expected_state =
+        |name: &str, service: &serde_norway::Value| match service["restart"].as_str() {
+            Some("no") => (name.to_owned(), "exited 0"),
+            _ => (name.to_owned(), "running 0 healthy"),
+        };
+    let expected: BTreeMap<_, _> =
+        file.services().map(|(name, service)| expected_state(name, service)).collect();
+    let started_at = Instant::now();
     loop {
         let states = states(engine, file);
-        if wanted.iter().all(|(name, wanted)| states[name] == *wanted) {
+        if expected.iter().all(|(name, state)| states[name] == *state) {
             break;
         }
-        assert!(began.elapsed() < WAIT_TIMEOUT, "not every service is healthy: {states:#?}");
+        assert!(started_at.elapsed() < WAIT_TIMEOUT, "not every service is healthy: {states:#?}");
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     // As in docs/compose.md: with the admin's token, the demo agent is a device of the fleet.

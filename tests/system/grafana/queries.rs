@@ -61,20 +61,20 @@ impl Dashboard {
     pub(super) fn queries(&self) -> Vec<PanelQuery> {
         let mut found = Vec::new();
         for panel in self.panels() {
-            let place = format!("{}: panel '{}'", self.name, panel["title"].as_str().unwrap());
+            let location = format!("{}: panel '{}'", self.name, panel["title"].as_str().unwrap());
             let targets = panel["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
             if targets.is_empty() {
                 let kind = panel["type"].as_str().unwrap();
-                assert!(["row", "alertlist", "text"].contains(&kind), "{place} asks nothing");
+                assert!(["row", "alertlist", "text"].contains(&kind), "{location} asks nothing");
             }
-            found.extend(targets.iter().map(|target| panel_query(&place, target, SPAN)));
+            found.extend(targets.iter().map(|target| panel_query(&location, target, SPAN)));
         }
         for annotation in self.json["annotations"]["list"].as_array().unwrap() {
             if annotation["builtIn"] == 1 {
                 continue;
             }
-            let place = format!("{}: annotation {}", self.name, annotation["name"]);
-            found.push(panel_query(&place, &annotation["target"], SPAN));
+            let location = format!("{}: annotation {}", self.name, annotation["name"]);
+            found.push(panel_query(&location, &annotation["target"], SPAN));
         }
         found
     }
@@ -171,8 +171,8 @@ impl Choice {
     pub(super) fn fill(&self, question: &PanelQuery, now: u64) -> String {
         let from = now - question.span * 1000;
         let mut text = question.text.clone();
-        let quoted = |words: &[String]| {
-            words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(",")
+        let quoted = |values: &[String]| {
+            values.iter().map(|value| format!("'{value}'")).collect::<Vec<_>>().join(",")
         };
         let (devices, labels) = match question.store {
             Store::Postgres if self.is_multiple => (quoted(&self.devices), String::new()),
@@ -194,8 +194,8 @@ impl Choice {
                     let at = |ms: u64| format!("to_timestamp({}.{:03})", ms / 1000, ms % 1000);
                     format!("{column} BETWEEN {} AND {}", at(from), at(now))
                 });
-                text = replace_call(&text, "$__timeGroupAlias(", |words| {
-                    let column = words.strip_suffix(", $__interval").unwrap();
+                text = replace_call(&text, "$__timeGroupAlias(", |arguments| {
+                    let column = arguments.strip_suffix(", $__interval").unwrap();
                     format!("floor(extract(epoch from {column})/10)*10 AS \"time\"")
                 });
             }

@@ -77,9 +77,9 @@ impl Stores {
             .send()
             .await
             .map_err(|error| error.to_string())?;
-        let answer: Value = response.json().await.map_err(|error| error.to_string())?;
-        let result = &answer["results"][0];
-        if let Some(error) = result["error"].as_str().or_else(|| answer["error"].as_str()) {
+        let body: Value = response.json().await.map_err(|error| error.to_string())?;
+        let result = &body["results"][0];
+        if let Some(error) = result["error"].as_str().or_else(|| body["error"].as_str()) {
             return Err(error.to_owned());
         }
         let series = result["series"].as_array().cloned().unwrap_or_default();

@@ -34,10 +34,10 @@ async fn an_unattributable_message_becomes_a_dead_letter_and_blocks_no_other() {
     device.chain.record_many(5);
     device.sync(WAIT_TIMEOUT).await;
     let causes = wait::until("the dead letters", WAIT_TIMEOUT, || async {
-        let letters = system.api.list("/api/v1/dead-letters").await;
-        let mut causes: Vec<String> = letters
+        let dead_letters = system.api.list("/api/v1/dead-letters").await;
+        let mut causes: Vec<String> = dead_letters
             .iter()
-            .map(|letter| letter["cause"].as_str().unwrap_or_default().to_owned())
+            .map(|dead_letter| dead_letter["cause"].as_str().unwrap_or_default().to_owned())
             .collect();
         causes.sort();
         (causes.len() >= 5).then_some(causes)
@@ -119,20 +119,20 @@ async fn connect_unrestricted(
     device: &SimDevice,
 ) -> (async_nats::Client, Refusals) {
     let refusals = Refusals::default();
-    let heard = refusals.clone();
+    let received = refusals.clone();
     let key = device.enrolled.nats_key.clone();
-    let answer = &device.enrolled.response.credentials;
+    let credentials = &device.enrolled.response.credentials;
     let servers: Vec<String> =
-        answer.servers.iter().map(|server| server.replace("0.0.0.0", "127.0.0.1")).collect();
-    let client = async_nats::ConnectOptions::with_jwt(answer.jwt.clone(), move |nonce| {
+        credentials.servers.iter().map(|server| server.replace("0.0.0.0", "127.0.0.1")).collect();
+    let client = async_nats::ConnectOptions::with_jwt(credentials.jwt.clone(), move |nonce| {
         let key = key.clone();
         async move { key.sign(&nonce).map_err(async_nats::AuthError::new) }
     })
     .add_root_certificates(system.ca())
     .require_tls(true)
     .event_callback(move |event| {
-        let heard = heard.clone();
-        async move { heard.lock().unwrap().push(event.to_string()) }
+        let received = received.clone();
+        async move { received.lock().unwrap().push(event.to_string()) }
     })
     .connect(servers)
     .await
@@ -182,7 +182,7 @@ async fn a_device_can_use_only_its_own_subjects() {
     {
         published.push(format!("muster.default.{victim}.{what}"));
     }
-    let mut heard = vec![
+    let mut subscribed = vec![
         ">".to_owned(),
         "*".to_owned(),
         "muster.>".to_owned(),
@@ -199,14 +199,14 @@ async fn a_device_can_use_only_its_own_subjects() {
         "$SYS.>".to_owned(),
     ];
     for what in ["cmd", "ack", "ch.*.down", "evt", ">"] {
-        heard.push(format!("muster.default.{victim}.{what}"));
+        subscribed.push(format!("muster.default.{victim}.{what}"));
     }
     let before = system.api.get("/api/v1/log/head").await["position"].as_u64();
     for subject in &published {
         client.publish(subject.clone(), forged.events[0].bytes.clone()).await.unwrap();
     }
     let mut subscriptions = Vec::new();
-    for subject in &heard {
+    for subject in &subscribed {
         subscriptions.push(client.subscribe(subject.clone()).await.unwrap());
         let queue = client.queue_subscribe(subject.clone(), "command".to_owned()).await;
         subscriptions.push(queue.unwrap());
@@ -219,8 +219,8 @@ async fn a_device_can_use_only_its_own_subjects() {
             !refusals.contains(&format!("{kind} to \"{}\"", subject.to_lowercase()))
         };
         let publish = published.iter().filter(|subject| missing("publish", subject));
-        let hear = heard.iter().filter(|subject| missing("subscription", subject));
-        let open: Vec<&String> = publish.chain(hear).collect();
+        let subscribe = subscribed.iter().filter(|subject| missing("subscription", subject));
+        let open: Vec<&String> = publish.chain(subscribe).collect();
         if !open.is_empty() && refusals.len() > 10_000 {
             eprintln!("not refused yet: {open:?}");
         }

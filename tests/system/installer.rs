@@ -152,8 +152,8 @@ async fn installer_errors_have_a_code_and_a_remedy() {
     let pin = line.split('\'').nth(1).unwrap();
     let other = format!("sha256//{}=", "A".repeat(43));
     let machine = Machine::new();
-    let refused = machine.run(&line.replace(pin, &other));
-    assert!(!machine.path("data").exists(), "{}", output_text(&refused));
+    let output = machine.run(&line.replace(pin, &other));
+    assert!(!machine.path("data").exists(), "{}", output_text(&output));
 
     let token = token_of(&line);
     fails(&line.replace(token, "nonsense"), "M09");
@@ -169,7 +169,7 @@ async fn installer_errors_have_a_code_and_a_remedy() {
     assert_eq!(code, 0, "{err}");
     fails(&line, "M09");
 
-    let (status, answer) = system.api.send(reqwest::Method::GET, "/agent/vax", None).await;
+    let (status, problem) = system.api.send(reqwest::Method::GET, "/agent/vax", None).await;
     assert_eq!(status, 404);
-    assert!(answer["detail"].as_str().unwrap().contains(std::env::consts::ARCH), "{answer}");
+    assert!(problem["detail"].as_str().unwrap().contains(std::env::consts::ARCH), "{problem}");
 }

@@ -82,7 +82,7 @@ async fn the_log_contains_the_client_address_of_proxied_requests() {
     // One route is handled by query, the other one is forwarded to command.
     let routes =
         ["/api/v1/devices", "/api/v1/operations/0198c0de-7000-7abc-8def-0123456789ab/pause"];
-    for (at, (said, client)) in [
+    for (at, (forwarded_for, client)) in [
         ("", "127.0.0.1"),
         ("203.0.113.9", "203.0.113.9"),
         ("203.0.113.66, 203.0.113.9, 10.1.2.3", "203.0.113.9"),
@@ -94,17 +94,17 @@ async fn the_log_contains_the_client_address_of_proxied_requests() {
             let body = json!({"name": format!("{method} {at}"), "role": "operator"});
             let made = fleet.api.post("/api/v1/tokens", &body).await;
             let user = fleet.api.with_token(made["token"].as_str().unwrap());
-            let headers = [("x-forwarded-for", said)];
-            let sent = if said.is_empty() { &headers[..0] } else { &headers[..] };
-            let (status, answer) = user.send_with(method.clone(), route, &json!({}), sent).await;
-            assert!(matches!(status, 200 | 404), "{answer}");
+            let headers = [("x-forwarded-for", forwarded_for)];
+            let sent = if forwarded_for.is_empty() { &headers[..0] } else { &headers[..] };
+            let (status, response) = user.send_with(method.clone(), route, &json!({}), sent).await;
+            assert!(matches!(status, 200 | 404), "{response}");
             let id = made["id"].as_str().unwrap();
             let used = wait::until("the use to be in the log", Duration::from_secs(30), || async {
                 let used: Vec<Value> = fleet.api.list("/api/v1/events?type=ApiTokenUsed").await;
                 used.into_iter().find(|event| event["stream"].as_str().unwrap().contains(id))
             })
             .await;
-            assert_eq!(used["data"]["address"], client, "{method} {route} of '{said}'");
+            assert_eq!(used["data"]["address"], client, "{method} {route} of '{forwarded_for}'");
         }
     }
 }

@@ -69,22 +69,22 @@ async fn idle_connections_do_not_keep_an_operator_from_revoking_a_key() {
             idle.extend(join_all(hosts.map(|host| connect(&system, host))).await);
         }
         assert_eq!(idle.len(), 1_100);
-        let began = Instant::now();
+        let started_at = Instant::now();
         // An operator with a new connection, also from the hostile address.
         for host in [1, 2] {
             let operator = client(&system, host);
             let url = format!("{}/api/v1/devices", system.api.url);
-            let answer = operator.get(&url).bearer_auth(&system.api.token).send().await.unwrap();
-            assert_eq!(answer.status(), 200);
+            let response = operator.get(&url).bearer_auth(&system.api.token).send().await.unwrap();
+            assert_eq!(response.status(), 200);
         }
         let path = format!("/api/v1/tokens/{}", stolen["id"].as_str().unwrap());
-        let (status, answer) = system.api.send(Method::DELETE, &path, None).await;
-        assert_eq!(status, 200, "{answer}");
+        let (status, response) = system.api.send(Method::DELETE, &path, None).await;
+        assert_eq!(status, 200, "{response}");
         wait::until("the token to be refused", WAIT_TIMEOUT, || async {
             (thief.status("/api/v1/devices").await == 401).then_some(())
         })
         .await;
-        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+        assert!(started_at.elapsed() < Duration::from_secs(8), "{:?}", started_at.elapsed());
         let open = idle.iter().filter(|connection| !is_closed(connection)).count();
         assert!(open <= if round == 0 { 384 } else { 768 }, "{open}");
         assert!(open > 100, "the rest is let be until its timeout: {open}");
@@ -116,10 +116,11 @@ async fn the_connection_limit_applies_per_address() {
     }
     assert_eq!(streams.len(), 10);
     assert_eq!(client(&system, 3).get(&url).send().await.unwrap().status(), 200);
-    let refused = metric(&system.api, "muster_connections_refused_total{limit=\"address\"} ").await;
-    assert!(refused >= 5, "{refused}");
-    let is_so = |fields: &Value| fields["limit"] == "address";
-    assert!(has_line(&system.output(), "WARN", "muster::serve::connections", is_so));
+    let rejected =
+        metric(&system.api, "muster_connections_refused_total{limit=\"address\"} ").await;
+    assert!(rejected >= 5, "{rejected}");
+    let is_address_limit = |fields: &Value| fields["limit"] == "address";
+    assert!(has_line(&system.output(), "WARN", "muster::serve::connections", is_address_limit));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,17 +138,17 @@ async fn a_client_that_sends_headers_too_slowly_is_disconnected() {
     let ended = tokio::task::spawn_blocking(move || {
         use std::io::Write;
         let mut stream = rustls::StreamOwned::new(tls, tcp);
-        let began = Instant::now();
+        let started_at = Instant::now();
         let head = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-slow: ";
         let slow = head.iter().copied().chain(std::iter::repeat(b'a'));
         for byte in slow {
             let sent = stream.write_all(&[byte]).and_then(|()| stream.flush());
-            if sent.is_err() || began.elapsed() > Duration::from_secs(40) {
+            if sent.is_err() || started_at.elapsed() > Duration::from_secs(40) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(200));
         }
-        began.elapsed()
+        started_at.elapsed()
     });
     let ended = ended.await.unwrap();
     assert!(ended < Duration::from_secs(25), "{ended:?}");
@@ -180,15 +181,15 @@ async fn one_viewer_cannot_take_the_live_streams_of_others() {
         taken.push(stream);
     }
     for _ in 0..50 {
-        let refused = open(&hostile).await;
-        assert_eq!(refused.status(), 429);
-        assert!(refused.headers().contains_key("retry-after"));
-        let problem: Value = serde_json::from_slice(&refused.bytes().await.unwrap()).unwrap();
+        let response = open(&hostile).await;
+        assert_eq!(response.status(), 429);
+        assert!(response.headers().contains_key("retry-after"));
+        let problem: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
         assert_eq!(problem["type"], "/problems/too-many-streams");
     }
     assert_eq!(open(&other).await.status(), 200);
-    let refused = "muster_live_streams_refused_total{limit=\"token\"} ";
-    assert_eq!(metric(&system.api, refused).await, 50);
+    let name = "muster_live_streams_refused_total{limit=\"token\"} ";
+    assert_eq!(metric(&system.api, name).await, 50);
     // The end of a stream allows another one.
     drop(taken.pop());
     wait::until("a free stream", WAIT_TIMEOUT, || async {

@@ -68,8 +68,8 @@ async fn a_follower_gets_all_output_and_a_slow_follower_delays_the_program() {
     let late = late.join().unwrap();
     assert_eq!((exec.stdout.len(), exec.status.code()), (bytes, Some(0)), "{exec:.2000?}");
     assert!(late.stdout.len() >= STORED_BYTES, "{}", late.stdout.len());
-    let said = String::from_utf8_lossy(&late.stderr);
-    assert_eq!(late.stdout.len() < bytes, has_number(&said, bytes as u64), "{said}");
+    let message = String::from_utf8_lossy(&late.stderr);
+    assert_eq!(late.stdout.len() < bytes, has_number(&message, bytes as u64), "{message}");
 
     let json = ["exec", "robot", "--json", "--shell", &writes(20_000_000)];
     let (code, out, _) = system.muster(&json);

@@ -32,8 +32,8 @@ async fn newest(api: &Api, device: &str, project: &str, field: &str) -> Option<V
     let path = format!(
         "/api/v1/devices/{device}/metrics?project={project}&field={field}&fn=last&since=1h&step=1h"
     );
-    let (_, answer) = api.try_send(Method::GET, &path, None).await?;
-    answer["series"][0]["points"].as_array()?.last().map(|point| point["value"].clone())
+    let (_, response) = api.try_send(Method::GET, &path, None).await?;
+    response["series"][0]["points"].as_array()?.last().map(|point| point["value"].clone())
 }
 
 /// The value of a counter of the server.
@@ -133,10 +133,10 @@ async fn a_flood_of_one_device_does_not_delay_others() {
     is_read(1).await;
 
     bad.flood_metrics(20_000).await;
-    let began = std::time::Instant::now();
+    let started_at = std::time::Instant::now();
     measure(&good, vec![Point::new("app").field("n", 2_i64)]).await;
     is_read(2).await;
-    let took = began.elapsed();
+    let took = started_at.elapsed();
     eprintln!("a point took {took:?} beside 20,000 junk messages");
     assert!(took < Duration::from_secs(4), "{took:?}");
     let dropped = "muster_ingest_metric_messages_dropped_total{cause=\"message_rate\"}";
@@ -145,8 +145,12 @@ async fn a_flood_of_one_device_does_not_delay_others() {
     })
     .await;
     // The number of stored dead letters is limited, and all refused messages are counted.
-    let letters = api.list("/api/v1/dead-letters").await;
-    assert!(!letters.is_empty() && letters.len() <= 25, "{} dead letters", letters.len());
+    let dead_letters = api.list("/api/v1/dead-letters").await;
+    assert!(
+        !dead_letters.is_empty() && dead_letters.len() <= 25,
+        "{} dead letters",
+        dead_letters.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,6 +181,6 @@ async fn an_influxdb_outage_affects_only_metrics() {
         (newest(&system.api, "robot", "default", "app.n").await? == 2).then_some(())
     })
     .await;
-    let said = system.output();
-    assert!(said.rsplit("!! InfluxDB").next().unwrap().contains("ok InfluxDB"), "{said}");
+    let output = system.output();
+    assert!(output.rsplit("!! InfluxDB").next().unwrap().contains("ok InfluxDB"), "{output}");
 }

@@ -41,14 +41,14 @@ async fn muster_up_listens_on_the_given_address() {
 
 /// `muster up` with a port that it chooses.
 fn up(dir: &Path, config: &Path) -> Child {
-    let said = std::fs::File::create(dir.join("said")).unwrap();
+    let output = std::fs::File::create(dir.join("said")).unwrap();
     Command::new(binary("muster"))
         .args(["up", "--no-agent", "--port", "0", "--data"])
         .arg(dir.join("data"))
         .env("XDG_CONFIG_HOME", config)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(said)
+        .stderr(output)
         .spawn()
         .unwrap()
 }
@@ -66,7 +66,7 @@ async fn ends_well(mut child: Child) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn muster_up_stops_during_startup_and_runs_without_a_home() {
     let dir = tempfile::tempdir().unwrap();
-    let words = || std::fs::read_to_string(dir.path().join("said")).unwrap_or_default();
+    let output = || std::fs::read_to_string(dir.path().join("said")).unwrap_or_default();
     let wait_for = |file: &'static str| {
         let path = dir.path().join("data").join(file);
         wait::until(file, WAIT_TIMEOUT, move || {
@@ -79,8 +79,8 @@ async fn muster_up_stops_during_startup_and_runs_without_a_home() {
         let _ = std::fs::remove_dir_all(dir.path().join("data"));
         let child = up(dir.path(), dir.path());
         wait_for(file).await;
-        assert!(ends_well(child).await, "{}", words());
-        assert!(!dir.path().join("data/ready.json").exists(), "{}", words());
+        assert!(ends_well(child).await, "{}", output());
+        assert!(!dir.path().join("data/ready.json").exists(), "{}", output());
     }
     // The next start continues, although no context can be stored, and the chosen port is kept.
     let mut ports = Vec::new();
@@ -92,8 +92,8 @@ async fn muster_up_stops_during_startup_and_runs_without_a_home() {
         let url = ready["url"].as_str().unwrap().to_owned();
         assert!(!url.ends_with(":0"), "{url}");
         ports.push(url);
-        assert!(ends_well(child).await, "{}", words());
-        assert!(words().contains("!!") && words().contains("MUSTER_TOKEN"), "{}", words());
+        assert!(ends_well(child).await, "{}", output());
+        assert!(output().contains("!!") && output().contains("MUSTER_TOKEN"), "{}", output());
     }
     assert_eq!(ports[0], ports[1]);
 }
@@ -109,8 +109,8 @@ async fn the_local_agent_is_reported_and_re_enrolls_when_necessary() {
     signal(pid.split_whitespace().next().unwrap().parse().unwrap(), "KILL");
     wait_for_output(&system, "!! muster-agent").await;
     wait::until("the agent to be restarted", WAIT_TIMEOUT, || async {
-        let said = system.output();
-        said.rsplit("!! muster-agent").next()?.contains("ok muster-agent").then_some(())
+        let output = system.output();
+        output.rsplit("!! muster-agent").next()?.contains("ok muster-agent").then_some(())
     })
     .await;
 
@@ -138,12 +138,12 @@ async fn a_device_is_offline_after_the_configured_silence() {
     let token = system.api.enrollment_token(1).await;
     let mut agent = AgentProcess::enroll(dir.path(), &system.api.url, &token, "robot");
     agent.start();
-    let status = |wanted: &'static str, within: u64| {
+    let status = |expected: &'static str, within: u64| {
         let api = system.api.clone();
         async move {
-            wait::until(wanted, Duration::from_secs(within), || async {
+            wait::until(expected, Duration::from_secs(within), || async {
                 let device = api.get("/api/v1/devices/robot").await;
-                (device["status"] == wanted).then_some(())
+                (device["status"] == expected).then_some(())
             })
             .await;
         }
@@ -223,9 +223,9 @@ async fn the_watchdog_is_notified_only_while_the_main_loop_runs() {
             fed_within(ALLOWED).ok_or("fed too late")?;
         }
         reader.pause(true);
-        let began = std::time::Instant::now();
+        let started_at = std::time::Instant::now();
         while fed_within(ALLOWED * 2).is_some() {
-            if began.elapsed() > WAIT_TIMEOUT {
+            if started_at.elapsed() > WAIT_TIMEOUT {
                 return Err("fed although the loop stands still");
             }
         }

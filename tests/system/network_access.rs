@@ -28,10 +28,10 @@ async fn applied(fleet: &Fleet, n: u64) {
     .await;
 }
 
-async fn connected(agent: &AgentProcess, is_so: impl Fn(&str) -> bool) {
+async fn connected(agent: &AgentProcess, is_expected: impl Fn(&str) -> bool) {
     wait::until("the agent to be connected this way", WAIT_TIMEOUT, || async {
         let status = agent.status();
-        status["broker"].as_str().filter(|broker| is_so(broker)).map(drop)
+        status["broker"].as_str().filter(|broker| is_expected(broker)).map(drop)
     })
     .await;
 }
@@ -47,8 +47,8 @@ async fn the_https_port_suffices_and_the_broker_s_port_is_used_once_it_opens() {
     agent.start();
     connected(&agent, |broker| broker.contains("https://")).await;
     applied(&fleet, 1).await;
-    let (is_well, said) = agent.doctor();
-    assert!(is_well, "{said}");
+    let (is_well, report) = agent.doctor();
+    assert!(is_well, "{report}");
 
     // A request without a websocket upgrade is refused, and does not reach the broker.
     let (status, _) = fleet.api.send(reqwest::Method::GET, "/nats", None).await;
@@ -67,7 +67,7 @@ async fn the_https_port_suffices_and_the_broker_s_port_is_used_once_it_opens() {
 #[tokio::test(flavor = "multi_thread")]
 async fn https_and_broker_connections_go_through_a_proxy() {
     let fleet = Fleet::start().await;
-    let (door, broker) = (port_of(&fleet.api.url), fleet.nats.port());
+    let (https_port, broker) = (port_of(&fleet.api.url), fleet.nats.port());
     let proxy = Proxy::start().await;
     // The proxy refuses the broker's port.
     proxy.refuse(Some(broker));
@@ -76,12 +76,12 @@ async fn https_and_broker_connections_go_through_a_proxy() {
     let env = [("HTTPS_PROXY", proxy.url()), ("NO_PROXY", String::new())];
     let env = env.each_ref().map(|(name, value)| (*name, value.as_str()));
     let mut agent = AgentProcess::enroll_with(dir.path(), &fleet.api.url, &token, "robot", &env);
-    assert_eq!(proxy.connected_ports(), [door], "it enrolled through the proxy");
+    assert_eq!(proxy.connected_ports(), [https_port], "it enrolled through the proxy");
     agent.start();
     connected(&agent, |broker| broker.contains("https://")).await;
     applied(&fleet, 1).await;
     assert!(
-        proxy.connected_ports().iter().all(|port| *port == door),
+        proxy.connected_ports().iter().all(|port| *port == https_port),
         "{:?}",
         proxy.connected_ports()
     );
@@ -98,8 +98,8 @@ async fn https_and_broker_connections_go_through_a_proxy() {
     assert!(!shown.contains("u:p"), "the proxy's password is nobody's business: {shown}");
 
     // A proxy that refuses every connection is reported.
-    proxy.refuse(Some(door));
-    let (is_well, said) = agent.doctor();
-    assert!(!is_well && said.contains(address), "{said}");
+    proxy.refuse(Some(https_port));
+    let (is_well, report) = agent.doctor();
+    assert!(!is_well && report.contains(address), "{report}");
     assert!(proxy.connection_count() > 3);
 }

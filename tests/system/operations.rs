@@ -185,8 +185,8 @@ async fn a_run_of_an_offline_device_waits_expires_and_is_explained() {
     let path = format!("{OPERATIONS}/{id}/runs/away");
     wait::until("it to wait for the device", WAIT_TIMEOUT, || async {
         let run = system.api.send(Method::GET, &path, None).await.1;
-        let words = run["explanation"].to_string();
-        (run["state"] == "requested" && words.contains("offline")).then_some(())
+        let explanation = run["explanation"].to_string();
+        (run["state"] == "requested" && explanation.contains("offline")).then_some(())
     })
     .await;
     let done =
@@ -211,8 +211,8 @@ async fn a_run_of_an_offline_device_waits_expires_and_is_explained() {
     let before = system.api.list("/api/v1/events?order=asc").await.len();
     for verb in ["abort", "pause", "runs/away/cancel"] {
         let path = format!("{OPERATIONS}/{id}/{verb}");
-        let (status, refused) = system.api.send(Method::POST, &path, Some(&json!({}))).await;
-        assert_eq!(status, 409, "{verb}: {refused}");
+        let (status, problem) = system.api.send(Method::POST, &path, Some(&json!({}))).await;
+        assert_eq!(status, 409, "{verb}: {problem}");
     }
     assert_eq!(system.api.list("/api/v1/events?order=asc").await.len(), before);
 
@@ -228,8 +228,8 @@ async fn a_run_of_an_offline_device_waits_expires_and_is_explained() {
     system.api.post("/api/v1/devices", &json!({"name": "new"})).await;
     for device in ["away", "new"] {
         let body = exec(json!({"devices": [device]}));
-        let (status, refused) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
-        assert_eq!(status, 409, "{device}: {refused}");
+        let (status, problem) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
+        assert_eq!(status, 409, "{device}: {problem}");
         let (code, _, err) = system.muster(&["exec", device, "--", "true"]);
         assert!(code == 6 && err.contains(device), "{device}: {err}");
     }
@@ -286,8 +286,8 @@ async fn an_operation_is_paused_resumed_and_aborted() {
     })
     .await;
     assert_eq!((&aborting["status"], &aborting["aborted"]), (&"aborting".into(), &"asked".into()));
-    let (status, said) = system.api.send(Method::POST, &change("pause"), Some(&json!({}))).await;
-    assert_eq!(status, 409, "{said}");
+    let (status, problem) = system.api.send(Method::POST, &change("pause"), Some(&json!({}))).await;
+    assert_eq!(status, 409, "{problem}");
     let nowhere = format!("{OPERATIONS}/0198c0de-7000-7abc-8def-0123456789ab/pause");
     assert_eq!(system.api.send(Method::POST, &nowhere, Some(&json!({}))).await.0, 404);
     drop(devices);
@@ -333,9 +333,9 @@ async fn invalid_operations_are_rejected_with_the_field() {
             "action.level",
         ),
     ] {
-        let (status, said) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
-        assert_eq!(status, 400, "{body}: {said}");
-        assert_eq!(said["errors"][0]["field"], field, "{said}");
+        let (status, problem) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
+        assert_eq!(status, 400, "{body}: {problem}");
+        assert_eq!(problem["errors"][0]["field"], field, "{problem}");
     }
     let body = json!({"target": robot, "action": {"kind": "dance"}});
     assert_eq!(system.api.send(Method::POST, OPERATIONS, Some(&body)).await.0, 400);
@@ -371,8 +371,8 @@ async fn operations_of_a_revoked_token_continue_until_they_are_canceled() {
         ids.push(made["id"].as_str().unwrap().to_owned());
     }
     let path = format!("/api/v1/tokens/{}", made["id"].as_str().unwrap());
-    let (status, said) = system.api.send(Method::DELETE, &path, None).await;
-    assert!((200..300).contains(&status), "{said}");
+    let (status, response) = system.api.send(Method::DELETE, &path, None).await;
+    assert!((200..300).contains(&status), "{response}");
     assert_eq!(operator.status(OPERATIONS).await, 401);
     let cancel = format!("{OPERATIONS}/{}/runs/robot/cancel", ids[1]);
     system.api.post(&cancel, &json!({})).await;

@@ -34,16 +34,16 @@ async fn join(fleet: &Fleet, limits: Limits) -> InProcessAgent {
 
 /// Reads them, and checks that no version of an epoch is missing or duplicated.
 async fn logged_reports(fleet: &Fleet) -> LoggedReports {
-    let mut told = LoggedReports::new();
+    let mut reports = LoggedReports::new();
     for event in fleet.api.list("/api/v1/devices/robot/events?order=asc").await {
         let stream = event["stream"].as_str().unwrap_or_default().parse();
         let Ok(StreamName::DeviceReport(_, epoch)) = stream else { continue };
-        let place = event["version"].as_u64();
-        let said = told.entry(epoch).or_default();
-        said.push(event);
-        assert_eq!(place, Some(said.len() as u64), "{:?}", said.last());
+        let version = event["version"].as_u64();
+        let events = reports.entry(epoch).or_default();
+        events.push(event);
+        assert_eq!(version, Some(events.len() as u64), "{:?}", events.last());
     }
-    told
+    reports
 }
 
 /// The numbers of the numbered events, in the order of the log.
@@ -99,19 +99,19 @@ async fn a_full_outbox_keeps_its_events_and_reports_dropped_ones() {
     agent.start();
     fleet.nats.child().restart().await.unwrap();
     wait_until_logged(&fleet, &agent).await;
-    let said = wait::until("the loss to be declared", WAIT_TIMEOUT, || async {
-        let said = logged_reports(&fleet).await;
-        (!losses(&said).is_empty()).then_some(said)
+    let reports = wait::until("the loss to be declared", WAIT_TIMEOUT, || async {
+        let reports = logged_reports(&fleet).await;
+        (!losses(&reports).is_empty()).then_some(reports)
     })
     .await;
-    assert_eq!(said.len(), 1, "no new epoch is needed for it");
-    let lost = losses(&said);
+    assert_eq!(reports.len(), 1, "no new epoch is needed for it");
+    let lost = losses(&reports);
     assert_eq!(lost.len(), 1, "{lost:?}");
     assert_eq!(lost[0]["cause"], "outbox_full");
     assert_eq!(lost[0]["count"], dropped);
     agent.record_many(5);
-    let said = wait_until_logged(&fleet, &agent).await;
-    assert_eq!(numbers(&said), all(agent.recorded()));
+    let reports = wait_until_logged(&fleet, &agent).await;
+    assert_eq!(numbers(&reports), all(agent.recorded()));
     let device = fleet.api.get("/api/v1/devices/robot").await;
     assert_eq!(device["flags"]["losses"], 1, "{device}");
     assert_rebuild_equals_live(&fleet).await;
@@ -130,9 +130,9 @@ async fn events_are_resent_after_the_stream_is_lost() {
     delete_events_stream(&fleet).await;
     fleet.postgres.child().restart().await.unwrap();
     agent.record_many(50);
-    let said = wait_until_logged(&fleet, &agent).await;
-    assert_eq!((said.len(), numbers(&said)), (1, all(150)));
-    assert_eq!(losses(&said), Vec::<Value>::new());
+    let reports = wait_until_logged(&fleet, &agent).await;
+    assert_eq!((reports.len(), numbers(&reports)), (1, all(150)));
+    assert_eq!(losses(&reports), Vec::<Value>::new());
     assert_rebuild_equals_live(&fleet).await;
 }
 
@@ -147,9 +147,9 @@ async fn events_are_resent_after_the_log_is_restored_from_a_backup() {
     wait_until_logged(&fleet, &agent).await;
     restore(&mut fleet, &dump).await;
     agent.record_many(40);
-    let said = wait_until_logged(&fleet, &agent).await;
-    assert_eq!((said.len(), numbers(&said)), (1, all(120)));
-    assert_eq!(losses(&said), Vec::<Value>::new());
+    let reports = wait_until_logged(&fleet, &agent).await;
+    assert_eq!((reports.len(), numbers(&reports)), (1, all(120)));
+    assert_eq!(losses(&reports), Vec::<Value>::new());
     // New config reaches the device, although the restored version of its config is lower.
     let vars = serde_json::json!({"vars": {"n": 1}});
     fleet.api.patch("/api/v1/devices/robot/config", &vars).await;
@@ -177,12 +177,12 @@ async fn events_lost_by_the_log_and_pruned_by_the_device_are_declared() {
     delete_events_stream(&fleet).await;
     restore(&mut fleet, &dump).await;
     agent.record_many(10);
-    let said = wait_until_logged(&fleet, &agent).await;
-    assert_eq!(said.len(), 2, "a new epoch");
-    let lost = losses(&said);
+    let reports = wait_until_logged(&fleet, &agent).await;
+    assert_eq!(reports.len(), 2, "a new epoch");
+    let lost = losses(&reports);
     assert_eq!(lost.len(), 1, "{lost:?}");
     assert_eq!(lost[0]["cause"], "pruned");
-    let numbers = numbers(&said);
+    let numbers = numbers(&reports);
     let gap = lost[0]["count"].as_u64().unwrap();
     assert!(gap > 50, "{lost:?}");
     let first = numbers[10];
@@ -233,9 +233,9 @@ async fn a_restored_log_that_has_not_read_its_stream_yet_has_lost_nothing() {
     fleet.query.restart();
     fleet.wait_until_ready().await;
     agent.record_many(10);
-    let said = wait_until_logged(&fleet, &agent).await;
-    assert_eq!((said.len(), numbers(&said)), (1, all(120)));
-    assert_eq!(losses(&said), Vec::<Value>::new());
+    let reports = wait_until_logged(&fleet, &agent).await;
+    assert_eq!((reports.len(), numbers(&reports)), (1, all(120)));
+    assert_eq!(losses(&reports), Vec::<Value>::new());
     assert_rebuild_equals_live(&fleet).await;
 }
 
@@ -302,9 +302,9 @@ async fn events_resume_quickly_after_a_long_outage_of_all_servers() {
     }
     fleet.wait_until_ready().await;
     let back = std::time::Instant::now();
-    let said = wait_until_logged(&fleet, &agent).await;
+    let reports = wait_until_logged(&fleet, &agent).await;
     let took = back.elapsed();
     eprintln!("the events were in the log {took:.1?} after the servers were back");
-    assert_eq!(numbers(&said), all(10));
+    assert_eq!(numbers(&reports), all(10));
     assert!(took < RESUME_TIMEOUT, "{took:?}");
 }

@@ -65,10 +65,10 @@ impl Sshd {
             system.ca().display(),
             self.port
         );
-        let known = format!("UserKnownHostsFile={}", self.dir.join("known").display());
+        let known_hosts = format!("UserKnownHostsFile={}", self.dir.join("known").display());
         let key = format!("IdentityFile={}", self.dir.join("client").display());
         let others = ["StrictHostKeyChecking=accept-new", "IdentitiesOnly=yes", "BatchMode=yes"];
-        [proxy, known, key]
+        [proxy, known_hosts, key]
             .into_iter()
             .chain(others.map(str::to_owned))
             .flat_map(|option| ["-o".to_owned(), option])
@@ -90,8 +90,8 @@ fn which(program: &str) -> Option<PathBuf> {
 }
 
 fn ran(output: &Output) -> String {
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{message}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -196,16 +196,16 @@ async fn a_device_s_port_is_forwarded_to_a_local_port() {
         TcpStream::connect(("127.0.0.1", here)).ok()
     })
     .await;
-    let mut said = vec![b'x'; 1_000_000];
-    said.push(b'!');
+    let mut sent = vec![b'x'; 1_000_000];
+    sent.push(b'!');
     let (mut write, mut read) = (stream.try_clone().unwrap(), stream);
     read.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
-    write.write_all(&said).unwrap();
+    write.write_all(&sent).unwrap();
     write.shutdown(std::net::Shutdown::Write).unwrap();
-    let mut heard = Vec::new();
-    read.read_to_end(&mut heard).unwrap();
-    said.reverse();
-    assert!(heard == said, "{} bytes came back", heard.len());
+    let mut received = Vec::new();
+    read.read_to_end(&mut received).unwrap();
+    sent.reverse();
+    assert!(received == sent, "{} bytes came back", received.len());
     let _ = forward.kill();
     let _ = forward.wait();
     // A closed port is reported as an error.
@@ -246,9 +246,9 @@ async fn connect_ends_when_the_remote_side_closes() {
     stream.write_all(b"bye").unwrap();
     drop(stream);
     let _input = child.stdin.take();
-    let mut said = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(said, "bye");
+    let mut output = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    assert_eq!(output, "bye");
     assert_eq!(ended(child).await, Some(0));
 
     // Reset: the data sent to the device was not read.
@@ -298,14 +298,14 @@ async fn a_device_accepts_its_maximum_number_of_connections_and_rejects_one_more
         stream.write_all(b"x").unwrap();
         stream.read_exact(&mut [0]).expect("an echo");
     }
-    let began = std::time::Instant::now();
+    let started_at = std::time::Instant::now();
     let mut more = TcpStream::connect(("127.0.0.1", here)).unwrap();
     more.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
     assert!(matches!(more.read(&mut [0]), Ok(0) | Err(_)), "it is refused");
-    assert!(began.elapsed() < Duration::from_secs(8), "it took {:?}", began.elapsed());
+    assert!(started_at.elapsed() < Duration::from_secs(8), "it took {:?}", started_at.elapsed());
     let _ = forward.kill();
-    let mut said = String::new();
-    forward.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let mut message = String::new();
+    forward.stderr.take().unwrap().read_to_string(&mut message).unwrap();
     let _ = forward.wait();
-    assert!(has_number(&said, MAX_CHANNELS as u64), "{said}");
+    assert!(has_number(&message, MAX_CHANNELS as u64), "{message}");
 }

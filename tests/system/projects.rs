@@ -67,8 +67,9 @@ async fn projects_are_isolated_even_with_equal_device_names() {
     let key = muster_schemas::SigningKey::from_seed(&[5; 32]);
     let body =
         muster_tests::sim::enroll_body(&key, &nkeys::KeyPair::new_user(), &token, "intruder");
-    let refused = api.with_token("").send(Method::POST, "/api/v1/device/enroll", Some(&body)).await;
-    assert!(matches!(refused.0, 401 | 403), "{refused:?}");
+    let rejection =
+        api.with_token("").send(Method::POST, "/api/v1/device/enroll", Some(&body)).await;
+    assert!(matches!(rejection.0, 401 | 403), "{rejection:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,12 +84,13 @@ async fn an_archived_project_is_read_only() {
     api.patch("/api/v1/projects/old", &json!({"title": "Older plant", "archived": true})).await;
 
     let change = json!({"name": "another"});
-    let refused = api.send(Method::POST, "/api/v1/devices?project=old", Some(&change)).await;
-    assert_eq!(refused.0, 409, "{refused:?}");
+    let rejection = api.send(Method::POST, "/api/v1/devices?project=old", Some(&change)).await;
+    assert_eq!(rejection.0, 409, "{rejection:?}");
     let key = muster_schemas::SigningKey::from_seed(&[6; 32]);
     let body = muster_tests::sim::enroll_body(&key, &nkeys::KeyPair::new_user(), &token, "late");
-    let refused = api.with_token("").send(Method::POST, "/api/v1/device/enroll", Some(&body)).await;
-    assert_eq!(refused.0, 409, "{refused:?}");
+    let rejection =
+        api.with_token("").send(Method::POST, "/api/v1/device/enroll", Some(&body)).await;
+    assert_eq!(rejection.0, 409, "{rejection:?}");
     let shown = wait::until("the archived project", WAIT_TIMEOUT, || async {
         let shown = api.get("/api/v1/projects/old").await;
         (shown["status"] == "archived").then_some(shown)
@@ -101,8 +103,8 @@ async fn an_archived_project_is_read_only() {
     api.post("/api/v1/devices?project=old", &change).await;
     for wrong in ["", "Plant", "system", "a".repeat(41).as_str()] {
         let body = json!({"id": wrong});
-        let (status, answer) = api.send(Method::POST, "/api/v1/projects", Some(&body)).await;
-        assert_eq!(status, 400, "{wrong:?}: {answer}");
+        let (status, problem) = api.send(Method::POST, "/api/v1/projects", Some(&body)).await;
+        assert_eq!(status, 400, "{wrong:?}: {problem}");
     }
     assert_eq!(api.send(Method::GET, "/api/v1/devices?project=nowhere", None).await.0, 404);
 }

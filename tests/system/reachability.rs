@@ -19,9 +19,13 @@ const OPEN: [&str; 3] = ["shell?cols=80&rows=24", "tcp?port=22", "files?path=%2F
 
 /// Runs `muster`, and asserts that it ends immediately.
 fn run_immediately(system: &System, args: &[&str]) -> (i32, String) {
-    let began = Instant::now();
+    let started_at = Instant::now();
     let (code, _, err) = system.muster(args);
-    assert!(began.elapsed() < MAX_IMMEDIATE_TIME, "{args:?} took {:?}: {err}", began.elapsed());
+    assert!(
+        started_at.elapsed() < MAX_IMMEDIATE_TIME,
+        "{args:?} took {:?}: {err}",
+        started_at.elapsed()
+    );
     (code, err)
 }
 
@@ -90,9 +94,9 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
     assert!(code == 6 && !has_date(&err), "{code}: {err}");
     // No session was recorded.
     assert!(system.api.list("/api/v1/sessions").await.is_empty());
-    let began = Instant::now();
+    let started_at = Instant::now();
     let (code, _, err) = system.muster(&["shell", "robot", "--wait=2s", "--", "true"]);
-    assert!(code == 5 && began.elapsed() >= Duration::from_secs(2), "{code}: {err}");
+    assert!(code == 5 && started_at.elapsed() >= Duration::from_secs(2), "{code}: {err}");
 
     let muster = |args: &[&str]| {
         Command::new(binary("muster"))
@@ -110,10 +114,10 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
     let copy = muster(&["cp", "--wait=5m", "robot:/etc/hostname", here]);
     let mut listening = muster(&["forward", "--wait", "robot", &forward]);
     // Until forward has reported that it waits.
-    let mut said = Vec::new();
+    let mut reported = Vec::new();
     let mut lines = BufReader::new(listening.stderr.take().unwrap()).lines();
-    said.extend(lines.next());
-    assert!(said[0].as_ref().unwrap().contains("robot"), "{said:?}");
+    reported.extend(lines.next());
+    assert!(reported[0].as_ref().unwrap().contains("robot"), "{reported:?}");
     agent.start();
     let output = shell.wait_with_output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("it-is-42"), "{output:?}");
@@ -151,8 +155,8 @@ async fn an_incomplete_list_is_reported_as_incomplete() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let closed = format!("/api/v1/devices/robot/tcp?port={}", free_port().unwrap());
     for _ in 0..130 {
-        let refused = Socket::open(&system.api, &system.ca(), &closed, &[]).await;
-        assert!(refused.is_err());
+        let result = Socket::open(&system.api, &system.ca(), &closed, &[]).await;
+        assert!(result.is_err());
     }
     wait::until("all sessions to be listed", Duration::from_secs(60), || async {
         (system.api.list("/api/v1/sessions").await.len() == 130).then_some(())

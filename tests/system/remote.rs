@@ -91,13 +91,13 @@ async fn exec_returns_the_output_and_exit_code_of_the_program() {
     let (code, _, _) = system.muster(&["exec", "robot", "--timeout", "1s", "--", "sleep", "60"]);
     assert_eq!(code, 124);
     let (code, out, _) = system.muster(&["exec", "robot", "--json", "--", "echo", "x"]);
-    let told: Value = serde_json::from_str(&out).unwrap();
+    let result: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(
-        (code, &told["stdout"], &told["run"]["state"]),
+        (code, &result["stdout"], &result["run"]["state"]),
         (0, &"x\n".into(), &"succeeded".into())
     );
     for (name, least) in [("peak_memory", 1000), ("user_us", 0), ("system_us", 0)] {
-        assert!(told["run"][name].as_u64() >= Some(least), "{told}");
+        assert!(result["run"][name].as_u64() >= Some(least), "{result}");
     }
 
     // The log does not contain standard input.
@@ -202,9 +202,9 @@ async fn the_device_s_policy_overrides_orders_and_is_named_in_the_reason() {
         assert_eq!(code, 125, "{args:?}: {err}");
         assert!(err.contains("rejected") && err.contains(file.to_str().unwrap()), "{err}");
     }
-    let refused = system.api.list("/api/v1/events?type=RunRejected").await;
-    assert_eq!(refused.len(), 3);
-    assert_eq!(refused[0]["data"]["cause"], "policy", "{refused:?}");
+    let rejected = system.api.list("/api/v1/events?type=RunRejected").await;
+    assert_eq!(rejected.len(), 3);
+    assert_eq!(rejected[0]["data"]["cause"], "policy", "{rejected:?}");
     // An invalid policy allows nothing.
     std::fs::write(&file, "[exec\n").unwrap();
     let (code, _, err) = system.muster(&["exec", "robot", "--", "echo", "allowed"]);
@@ -214,11 +214,11 @@ async fn the_device_s_policy_overrides_orders_and_is_named_in_the_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_agent_reports_interrupted_runs_and_repeats_none() {
     let Robot { system, mut agent, dir } = Robot::start("").await;
-    let mark = dir.path().join("mark");
-    let line = format!("echo once >> {}; sleep 60", mark.display());
+    let marker = dir.path().join("mark");
+    let line = format!("echo once >> {}; sleep 60", marker.display());
     let id = request_operation(&system, &shell(&line)).await;
     run(&system, &id, "it to run", |run| run["state"] == "running").await;
-    wait::until("it to begin", WAIT_TIMEOUT, || async { mark.exists().then_some(()) }).await;
+    wait::until("it to begin", WAIT_TIMEOUT, || async { marker.exists().then_some(()) }).await;
     agent.kill9();
     // An operation on an offline device waits.
     let later = dir.path().join("later");
@@ -228,7 +228,7 @@ async fn a_killed_agent_reports_interrupted_runs_and_repeats_none() {
     let ended = run(&system, &id, "the end to be told", |run| run["state"] == "unknown").await;
     assert!(ended["explanation"].to_string().contains(INTERRUPTED), "{ended}");
     run(&system, &next, "what waited to be done", |run| run["state"] == "succeeded").await;
-    assert_eq!(std::fs::read_to_string(&mark).unwrap(), "once\n");
+    assert_eq!(std::fs::read_to_string(&marker).unwrap(), "once\n");
     assert_eq!(std::fs::read_to_string(&later).unwrap(), "done\n");
 }
 
@@ -333,6 +333,6 @@ async fn operations_keep_their_order_while_the_work_queue_lags() {
     client.batch_execute("ROLLBACK").await.unwrap();
     finished(&fleet, &ids).await;
     let ordered = fleet.api.list("/api/v1/events?order=asc&type=RunDispatched").await;
-    let is_of = |at: usize, id: &str| ordered[at]["stream"].as_str().unwrap().contains(id);
-    assert!(ordered.len() == 3 && is_of(1, &ids[0]) && is_of(2, &ids[1]), "{ordered:?}");
+    let belongs_to = |at: usize, id: &str| ordered[at]["stream"].as_str().unwrap().contains(id);
+    assert!(ordered.len() == 3 && belongs_to(1, &ids[0]) && belongs_to(2, &ids[1]), "{ordered:?}");
 }

@@ -34,14 +34,14 @@ impl Store {
     /// The values of all series.
     async fn query(&self, query: &str) -> Vec<Value> {
         // It may be restarting.
-        let answer: Value = wait::until("InfluxDB", WAIT_TIMEOUT, || async {
+        let body: Value = wait::until("InfluxDB", WAIT_TIMEOUT, || async {
             let request = self.http.post(&self.url).query(&[("db", "muster"), ("q", query)]);
             let request = request.basic_auth("muster", Some(&self.password));
             let response = request.send().await.ok()?;
             if response.status().is_success() { response.json().await.ok() } else { None }
         })
         .await;
-        let series = answer["results"][0]["series"].as_array().cloned().unwrap_or_default();
+        let series = body["results"][0]["series"].as_array().cloned().unwrap_or_default();
         series.iter().flat_map(|it| it["values"].as_array().unwrap().clone()).collect()
     }
 
@@ -55,8 +55,9 @@ impl Store {
     async fn wait_for_policy(&self, policy: &str, duration: &str) {
         wait::until(&format!("{policy} of {duration}"), WAIT_TIMEOUT, || async {
             let policies = self.query("SHOW RETENTION POLICIES").await;
-            let is_so = |row: &&Value| row[0] == policy && row[1] == duration && row[4] == false;
-            policies.iter().find(is_so).map(drop)
+            let is_expected =
+                |row: &&Value| row[0] == policy && row[1] == duration && row[4] == false;
+            policies.iter().find(is_expected).map(drop)
         })
         .await;
     }
@@ -92,8 +93,8 @@ impl<'a> Robot<'a> {
             "/api/v1/devices/robot/metrics?project={}&field=sim.n&fn=sum&since=1h&step=1h",
             self.project
         );
-        let answer = api.try_send(Method::GET, &path, None).await.unwrap_or_default().1;
-        let mut found: Vec<(String, i64)> = answer["series"]
+        let response = api.try_send(Method::GET, &path, None).await.unwrap_or_default().1;
+        let mut found: Vec<(String, i64)> = response["series"]
             .as_array()
             .into_iter()
             .flatten()

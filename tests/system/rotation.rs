@@ -14,8 +14,8 @@ async fn fingerprint(system: &System) -> String {
 }
 
 fn request_rotation(system: &System) {
-    let (code, said, problem) = system.muster(&["device", "rotate-key", "robot"]);
-    assert_eq!(code, 0, "{said}{problem}");
+    let (code, out, err) = system.muster(&["device", "rotate-key", "robot"]);
+    assert_eq!(code, 0, "{out}{err}");
 }
 
 async fn wait_for_change(system: &System, before: &str) -> String {
@@ -79,8 +79,8 @@ async fn a_key_is_rotated_once_per_request_whenever_the_agent_is_killed() {
     let device = system.api.get("/api/v1/devices/robot").await;
     assert_eq!(device["flags"]["unreadable"], 0, "{device}");
     assert_eq!(device["flags"]["forks"], 0, "{device}");
-    let letters = system.api.list("/api/v1/dead-letters").await;
-    assert!(letters.is_empty(), "{letters:?}");
+    let dead_letters = system.api.list("/api/v1/dead-letters").await;
+    assert!(dead_letters.is_empty(), "{dead_letters:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,17 +119,17 @@ async fn an_unauthorized_shell_is_rejected_and_recorded() {
     let Robot { system, agent: _agent, dir: _dir } =
         Robot::start("[shell]\nenabled = false\n[ports]\nallow = []\n").await;
     let ca = system.ca();
-    let refused = Socket::open(&system.api, &ca, SHELL, &[]).await.unwrap_err();
-    assert_eq!(refused.0, 403);
-    assert!(refused.1["detail"].to_string().contains("policy.toml"), "{refused:?}");
-    let told = system.api.list("/api/v1/events?type=SessionRefused").await;
-    assert_eq!(told.len(), 1, "{told:?}");
+    let rejection = Socket::open(&system.api, &ca, SHELL, &[]).await.unwrap_err();
+    assert_eq!(rejection.0, 403);
+    assert!(rejection.1["detail"].to_string().contains("policy.toml"), "{rejection:?}");
+    let events = system.api.list("/api/v1/events?type=SessionRefused").await;
+    assert_eq!(events.len(), 1, "{events:?}");
     let tcp = "/api/v1/devices/robot/tcp?port=22";
     assert_eq!(Socket::open(&system.api, &ca, tcp, &[]).await.unwrap_err().0, 403);
 
     let origin = [("origin", "https://evil.example")];
-    let refused = Socket::open(&system.api, &ca, SHELL, &origin).await.unwrap_err();
-    assert!(refused.1["detail"].to_string().contains("evil.example"), "{refused:?}");
+    let rejection = Socket::open(&system.api, &ca, SHELL, &origin).await.unwrap_err();
+    assert!(rejection.1["detail"].to_string().contains("evil.example"), "{rejection:?}");
     let nobody = system.api.with_token("");
     assert_eq!(Socket::open(&nobody, &ca, SHELL, &[]).await.unwrap_err().0, 401);
     let made = system.api.post("/api/v1/tokens", &json!({"name": "v", "role": "viewer"})).await;
@@ -138,15 +138,19 @@ async fn an_unauthorized_shell_is_rejected_and_recorded() {
     let made = system.api.post("/api/v1/tokens", &json!({"name": "o", "role": "operator"})).await;
     let operator = system.api.with_token(made["token"].as_str().unwrap());
     let unrecorded = format!("{SHELL}&record=false");
-    let refused = Socket::open(&operator, &ca, &unrecorded, &[]).await.unwrap_err();
-    assert!(refused.1["detail"].to_string().contains("record=false"), "{refused:?}");
+    let rejection = Socket::open(&operator, &ca, &unrecorded, &[]).await.unwrap_err();
+    assert!(rejection.1["detail"].to_string().contains("record=false"), "{rejection:?}");
     for (path, field) in [
         ("/api/v1/devices/robot/shell?cols=0", "cols"),
         ("/api/v1/devices/robot/shell?grace=0", "grace"),
         ("/api/v1/devices/robot/tcp?port=0", "port"),
     ] {
-        let refused = Socket::open(&system.api, &ca, path, &[]).await.unwrap_err();
-        assert_eq!((refused.0, &refused.1["errors"][0]["field"]), (400, &field.into()), "{path}");
+        let rejection = Socket::open(&system.api, &ca, path, &[]).await.unwrap_err();
+        assert_eq!(
+            (rejection.0, &rejection.1["errors"][0]["field"]),
+            (400, &field.into()),
+            "{path}"
+        );
     }
     let id = "0198c0de-7003-7abc-8def-0123456789ab";
     let nowhere = format!("/api/v1/devices/robot/sessions/{id}/attach");
@@ -162,7 +166,7 @@ async fn the_broker_sees_no_plaintext_of_a_shell_and_it_survives_a_role_s_kill()
     let _agent = fleet.robot(dir.path()).await;
     // An intruder on the broker receives all messages.
     let spy = fleet.broker().await;
-    let mut heard = spy.subscribe("muster.>").await.unwrap();
+    let mut received = spy.subscribe("muster.>").await.unwrap();
     wait::flush(&spy).await;
     let ca = fleet.ca();
     // With this setting even an admin's shell is recorded.
@@ -175,7 +179,7 @@ async fn the_broker_sees_no_plaintext_of_a_shell_and_it_survives_a_role_s_kill()
     shell.wait_for_output("very-0-secret").await;
     let mut messages = 0;
     while let Ok(Some(message)) =
-        tokio::time::timeout(Duration::from_millis(500), heard.next()).await
+        tokio::time::timeout(Duration::from_millis(500), received.next()).await
     {
         messages += usize::from(message.subject.contains(".ch."));
         let text = String::from_utf8_lossy(&message.payload).into_owned();
@@ -196,18 +200,19 @@ async fn the_broker_sees_no_plaintext_of_a_shell_and_it_survives_a_role_s_kill()
     again.wait_for_output("still-1-here").await;
 
     // The sessions of the killed process are recorded as ended or detached.
-    let known = async |id: &str, what: &str, is_so: fn(&Value) -> bool| {
+    let wait_for_session = async |id: &str, what: &str, is_expected: fn(&Value) -> bool| {
         let path = format!("/api/v1/sessions/{id}");
         wait::until(what, WAIT_TIMEOUT, || async {
             let one = fleet.api.get(&path).await;
-            is_so(&one).then_some(one)
+            is_expected(&one).then_some(one)
         })
         .await
     };
-    let files = known(&files, "the files to be closed", |one| one["state"] == "ended").await;
+    let files =
+        wait_for_session(&files, "the files to be closed", |one| one["state"] == "ended").await;
     assert!(files["reason"].is_string(), "{files}");
     drop(again);
-    let shell = known(&id, "nobody to be attached", |one| one["attached"] == 0).await;
+    let shell = wait_for_session(&id, "nobody to be attached", |one| one["attached"] == 0).await;
     assert_eq!((&shell["state"], &shell["attachments"]), (&"open".into(), &2.into()), "{shell}");
 }
 
@@ -216,8 +221,8 @@ async fn a_command_line_shell_survives_a_role_restart_and_a_log_outage() {
     let mut fleet = Fleet::start().await;
     let dir = tempfile::tempdir().unwrap();
     let _agent = fleet.robot(dir.path()).await;
-    let said = dir.path().join("said");
-    let file = std::fs::File::create(&said).unwrap();
+    let output = dir.path().join("said");
+    let file = std::fs::File::create(&output).unwrap();
     let mut shell = Command::new(binary("muster"))
         .args(["shell", "robot"])
         .env("MUSTER_URL", &fleet.api.url)
@@ -231,10 +236,10 @@ async fn a_command_line_shell_survives_a_role_restart_and_a_log_outage() {
         .unwrap();
     let mut keys = shell.stdin.take().unwrap();
     let mut types = |line: &str| keys.write_all(line.as_bytes()).unwrap();
-    let shows = async |words: &str| {
-        wait::until(words, WAIT_TIMEOUT, || async {
-            let said = String::from_utf8_lossy(&std::fs::read(&said).unwrap()).into_owned();
-            said.contains(words).then_some(())
+    let shows = async |expected: &str| {
+        wait::until(expected, WAIT_TIMEOUT, || async {
+            let text = String::from_utf8_lossy(&std::fs::read(&output).unwrap()).into_owned();
+            text.contains(expected).then_some(())
         })
         .await;
     };
@@ -324,8 +329,8 @@ async fn input_is_recorded_on_request() {
         assert_eq!(cast.contains("geheim"), is_there, "{cast}");
     }
     let path = format!("{SHELL}&record=false&record_input=true");
-    let refused = Socket::open(&system.api, &system.ca(), &path, &[]).await.unwrap_err();
-    assert_eq!(refused.0, 400, "{refused:?}");
+    let rejection = Socket::open(&system.api, &system.ca(), &path, &[]).await.unwrap_err();
+    assert_eq!(rejection.0, 400, "{rejection:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -347,8 +352,8 @@ async fn a_revoked_token_ends_its_open_sessions() {
     wait::until("the program to run", WAIT_TIMEOUT, || async { (size() > 0).then_some(()) }).await;
     // The token also follows a run that takes longer than this test.
     let action = json!({"kind": "exec", "argv": ["sleep", "120"]});
-    let asked = json!({"target": {"devices": ["robot"]}, "action": action});
-    let operation = operator.post("/api/v1/operations", &asked).await["id"].clone();
+    let request = json!({"target": {"devices": ["robot"]}, "action": action});
+    let operation = operator.post("/api/v1/operations", &request).await["id"].clone();
     let run = format!("/api/v1/operations/{}/runs/robot", operation.as_str().unwrap());
     wait::until("the run to be shown", WAIT_TIMEOUT, || async {
         (operator.send(Method::GET, &run, None).await.0 == 200).then_some(())
@@ -413,7 +418,7 @@ async fn a_revoked_token_ends_its_detached_shells() {
     let token = made["id"].as_str().unwrap();
     let revoked = system.api.send(Method::DELETE, &format!("/api/v1/tokens/{token}"), None).await;
     assert!((200..300).contains(&revoked.0), "{revoked:?}");
-    let began = std::time::Instant::now();
+    let started_at = std::time::Instant::now();
     let size = |file: &std::path::Path| std::fs::metadata(file).unwrap().len();
     for (id, ticks) in &shells[..2] {
         wait::until("the program to be gone", WAIT_TIMEOUT, || async {
@@ -424,7 +429,10 @@ async fn a_revoked_token_ends_its_detached_shells() {
         .await;
         session(&system, id, "it to be ended", |one| one["state"] == "ended").await;
     }
-    println!("ended within {:?} (with a second to see that nothing is written)", began.elapsed());
+    println!(
+        "ended within {:?} (with a second to see that nothing is written)",
+        started_at.elapsed()
+    );
     while other.next().await {}
     // The shell of a token that is valid continues.
     let before = size(&shells[2].1);

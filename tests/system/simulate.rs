@@ -24,14 +24,14 @@ async fn a_simulated_fleet_runs_and_its_devices_are_deleted() {
         &system,
         &["--devices", "20", "--profile", "busy", "--for", "12s", "--prefix", "ghost", "--json"],
     );
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&told["joined"], &told["differing"]), (&20.into(), &0.into()), "{told}");
-    assert_eq!(told["errors"], serde_json::json!({}), "{told}");
-    let events = told["events"].as_u64().unwrap();
-    assert!(events >= 10 && told["committed"] == events, "{told}");
-    assert!(told["points"].as_u64() >= Some(20 * 12), "{told}");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{message}");
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&summary["joined"], &summary["differing"]), (&20.into(), &0.into()), "{summary}");
+    assert_eq!(summary["errors"], serde_json::json!({}), "{summary}");
+    let events = summary["events"].as_u64().unwrap();
+    assert!(events >= 10 && summary["committed"] == events, "{summary}");
+    assert!(summary["points"].as_u64() >= Some(20 * 12), "{summary}");
 
     let logged = system.api.list("/api/v1/events?type=DeviceConfigApplied").await;
     assert_eq!(logged.len() as u64, events);
@@ -49,8 +49,8 @@ async fn invalid_simulations_are_reported() {
         (&["--profile", "lazy"], 2, Profile::ALL.iter().map(|profile| profile.name).collect()),
     ] {
         let output = simulate(&system, args);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
-        assert!(named.iter().all(|name| said.contains(name)), "{args:?}: {said}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {message}");
+        assert!(named.iter().all(|name| message.contains(name)), "{args:?}: {message}");
     }
 }

@@ -116,22 +116,22 @@ async fn a_revoked_device_cannot_re_enroll_with_its_key_and_a_generic_token() {
     let (expected, plain) =
         (SigningKey::from_seed(&rand::random()), SigningKey::from_seed(&rand::random()));
     let body = json!({"name": "gateway", "fingerprint": expected.thumbprint()});
-    let known = api.post("/api/v1/devices", &body).await;
+    let device = api.post("/api/v1/devices", &body).await;
     for key in [&expected, &plain] {
         let (code, joined) = request_enrollment(api, key, &any, &[]).await;
         assert_eq!(code, 201, "{joined}");
         let id = joined["device"].as_str().unwrap().to_owned();
         api.post(&format!("/api/v1/devices/{id}/revoke"), &json!({})).await;
-        let (code, refused) = request_enrollment(api, key, &any, &[]).await;
-        assert_eq!(code, 403, "{refused}");
-        assert!(refused["detail"].as_str().unwrap().contains("revoked"), "{refused}");
+        let (code, problem) = request_enrollment(api, key, &any, &[]).await;
+        assert_eq!(code, 403, "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("revoked"), "{problem}");
         status(api, &id, "revoked").await;
         // A token for this device reverts the revocation.
         let only = create_token(api, json!({"device": id})).await;
         let (code, joined) = request_enrollment(api, key, &only, &[]).await;
         assert_eq!((code, joined["device"].as_str()), (201, Some(id.as_str())), "{joined}");
     }
-    assert!(known["id"].is_string());
+    assert!(device["id"].is_string());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,8 +149,8 @@ async fn a_revoked_device_cannot_replay_its_enrollment_request() {
     assert_eq!(enroll().await.1["device"], joined["device"]);
     let id = joined["device"].as_str().unwrap();
     api.post(&format!("/api/v1/devices/{id}/revoke"), &json!({})).await;
-    let (code, refused) = enroll().await;
-    assert_eq!(code, 403, "{refused}");
+    let (code, problem) = enroll().await;
+    assert_eq!(code, 403, "{problem}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,8 +193,8 @@ async fn only_server_wide_tokens_can_be_created_in_the_system_project() {
         ("/api/v1/operations", &target),
     ] {
         let path = format!("{path}?project=system");
-        let (code, refused) = api.send(Method::POST, &path, Some(body)).await;
-        assert_eq!(code, 400, "{path}: {refused}");
+        let (code, problem) = api.send(Method::POST, &path, Some(body)).await;
+        assert_eq!(code, 400, "{path}: {problem}");
     }
     let body = json!({"name": "all", "role": "admin", "server_wide": true});
     let made = api.post("/api/v1/tokens", &body).await;
@@ -218,6 +218,6 @@ fn a_response_without_dropped_labels_has_no_additional_field() {
         "operation_key": "", "credentials": {"jwt": "", "expires_at": "2026-11-23T09:00:00Z",
             "servers": [], "server_time": "2026-11-23T08:00:00Z"}
     });
-    let answer: EnrollResponse = serde_json::from_value(text.clone()).unwrap();
-    assert_eq!(serde_json::to_value(answer).unwrap(), text);
+    let response: EnrollResponse = serde_json::from_value(text.clone()).unwrap();
+    assert_eq!(serde_json::to_value(response).unwrap(), text);
 }

@@ -55,7 +55,7 @@ async fn an_event_is_traced_from_a_device_to_the_read_models() {
     let stream = StreamName::DeviceReport(id, device.chain.epoch);
     for version in 1..=3 {
         let trace = trace_id(&ProjectId::default_project(), &stream, version);
-        let wanted = [
+        let expected = [
             "event".to_owned(),
             "append".to_owned(),
             "ingest".to_owned(),
@@ -68,13 +68,13 @@ async fn an_event_is_traced_from_a_device_to_the_read_models() {
             let found: BTreeMap<String, Value> = of_trace
                 .map(|span| (span["name"].as_str().unwrap().to_owned(), span.clone()))
                 .collect();
-            wanted.iter().all(|name| found.contains_key(name)).then_some(found)
+            expected.iter().all(|name| found.contains_key(name)).then_some(found)
         })
         .await;
         let root = &found["event"];
         assert_eq!(root["parentSpanId"], "");
         let at = |span: &Value, name: &str| span[name].as_str().unwrap().parse::<u64>().unwrap();
-        for name in &wanted {
+        for name in &expected {
             let span = &found[name];
             assert!(at(span, "startTimeUnixNano") <= at(span, "endTimeUnixNano"), "{span}");
             if name != "event" {
@@ -98,8 +98,8 @@ async fn an_unreachable_collector_affects_nothing() {
     device.chain.record_many(100);
     device.sync(WAIT_TIMEOUT).await;
     wait::until("ingest to say so", WAIT_TIMEOUT, || async {
-        let is_so = |fields: &Value| fields["error"].is_string();
-        has_line(&fleet.ingest.output(), "WARN", "muster::otlp", is_so).then_some(())
+        let has_error = |fields: &Value| fields["error"].is_string();
+        has_line(&fleet.ingest.output(), "WARN", "muster::otlp", has_error).then_some(())
     })
     .await;
 }

@@ -227,8 +227,8 @@ async fn stored_files_are_replaced_expire_and_are_deleted() {
     assert_eq!(blobs(&system, &second), 0);
     let erased = until(api, &second, "it to be erased", |it| it["state"] == "erased").await;
     assert_eq!(erased["erased"], "asked");
-    let gone = request_upload(api, &path, json!({"remove_source": true})).await;
-    stored(api, &gone).await;
+    let removed = request_upload(api, &path, json!({"remove_source": true})).await;
+    stored(api, &removed).await;
     assert!(!path.exists());
     // An unknown operation is not found, nor is one that is not an upload.
     let nowhere = format!("{UPLOADS}/0198c0de-7000-7abc-8def-0123456789ab/robot");
@@ -246,8 +246,8 @@ async fn stored_files_are_replaced_expire_and_are_deleted() {
         (json!({"kind": "upload", "path": "/x", "bytes_per_second": 1}), "action.bytes_per_second"),
     ] {
         let body = json!({"target": {"devices": ["robot"]}, "action": action});
-        let (status, said) = api.send(Method::POST, "/api/v1/operations", Some(&body)).await;
-        assert_eq!((status, &said["errors"][0]["field"]), (400, &field.into()), "{said}");
+        let (status, problem) = api.send(Method::POST, "/api/v1/operations", Some(&body)).await;
+        assert_eq!((status, &problem["errors"][0]["field"]), (400, &field.into()), "{problem}");
     }
 }
 

@@ -122,7 +122,7 @@ impl Language {
 
 /// Waits until each of these rules was matched; panics on a violation.
 async fn wait_for_matches(language: &Language, rules: &[&str]) {
-    let began = Instant::now();
+    let started_at = Instant::now();
     loop {
         assert_eq!(*lock(&language.broken), Vec::<String>::new());
         let mut missing = rules.to_vec();
@@ -130,7 +130,7 @@ async fn wait_for_matches(language: &Language, rules: &[&str]) {
         if missing.is_empty() {
             return;
         }
-        assert!(began.elapsed() < WAIT_TIMEOUT, "never on the wire: {missing:?}");
+        assert!(started_at.elapsed() < WAIT_TIMEOUT, "never on the wire: {missing:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -151,10 +151,10 @@ async fn forward(State(listener): State<CheckingProxy>, request: Request) -> imp
     let body: Bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
     listener.language.check_request(parts.uri.path(), &body);
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    let answer =
+    let response =
         listener.listener.try_send(parts.method, &parts.uri.to_string(), Some(&body)).await;
-    let (status, answer) = answer.unwrap_or((502, serde_json::Value::Null));
-    (StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), axum::Json(answer))
+    let (status, response) = response.unwrap_or((502, serde_json::Value::Null));
+    (StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), axum::Json(response))
 }
 
 /// Starts a proxy in front of the listener; returns its port.

@@ -42,8 +42,8 @@ fn patterns() -> Vec<Pattern> {
         .lines()
         .filter(|line| !line.starts_with('#'))
         .map(|line| {
-            let (words, instead) = line.split_once('\t').unwrap();
-            let mut regex = RegexBuilder::new(&format!(r"\b(?:{words})\b"));
+            let (pattern, instead) = line.split_once('\t').unwrap();
+            let mut regex = RegexBuilder::new(&format!(r"\b(?:{pattern})\b"));
             Pattern { regex: regex.case_insensitive(true).build().unwrap(), replacement: instead }
         })
         .collect()
@@ -76,8 +76,8 @@ fn prose(text: &str) -> String {
         if line.trim_start().starts_with("```") {
             is_code = !is_code;
         } else if !is_code {
-            let words = line.split('`').step_by(2);
-            writeln!(prose, "{}", words.collect::<Vec<_>>().join("`")).unwrap();
+            let parts = line.split('`').step_by(2);
+            writeln!(prose, "{}", parts.collect::<Vec<_>>().join("`")).unwrap();
         }
     }
     prose
@@ -108,8 +108,8 @@ fn documentation_is_in_plain_language() {
     for path in markdown() {
         let text = prose(&fs::read_to_string(&path).unwrap());
         for (number, line) in text.lines().enumerate() {
-            let place = format!("{} (line of prose {})", relative(&path), number + 1);
-            all.extend(findings(&patterns, &place, line));
+            let location = format!("{} (line of prose {})", relative(&path), number + 1);
+            all.extend(findings(&patterns, &location, line));
         }
     }
     assert_none(&all);
@@ -177,10 +177,10 @@ fn the_help_is_in_plain_language() {
         help(&binaries::binary(name), &[], &mut found);
         assert!(found.len() >= least, "only {} commands of {name} were found", found.len());
         for (command, text) in found {
-            let place = format!("{name} {command} --help");
+            let location = format!("{name} {command} --help");
             // The width of the terminal decides where lines end.
             let text: Vec<&str> = text.split_whitespace().collect();
-            all.extend(findings(&patterns, &place, &text.join(" ")));
+            all.extend(findings(&patterns, &location, &text.join(" ")));
         }
     }
     assert_none(&all);

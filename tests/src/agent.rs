@@ -165,7 +165,7 @@ impl Drop for AgentProcess {
             let output = std::fs::read_to_string(self.data.with_extension("said"));
             let output = output.unwrap_or_default();
             let tail: Vec<&str> = output.lines().rev().take(15).collect();
-            eprintln!("the agent in {} said last:", self.data.display());
+            eprintln!("last output of the agent in {}:", self.data.display());
             for line in tail.into_iter().rev() {
                 eprintln!("  {line}");
             }

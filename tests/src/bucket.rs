@@ -132,7 +132,7 @@ impl Drop for Bucket {
         if std::thread::panicking() {
             let output = std::fs::read_to_string(self.dir.path().join("said")).unwrap_or_default();
             let tail: Vec<&str> = output.lines().rev().take(10).collect();
-            eprintln!("weed said last:");
+            eprintln!("last output of weed:");
             for line in tail.into_iter().rev() {
                 eprintln!("  {line}");
             }

@@ -108,7 +108,7 @@ impl Drop for RoleProcess {
         if std::thread::panicking() {
             let output = self.output();
             let tail: Vec<&str> = output.lines().rev().take(15).collect();
-            eprintln!("{} said last:", self.role);
+            eprintln!("last output of {}:", self.role);
             for line in tail.into_iter().rev() {
                 eprintln!("  {line}");
             }
@@ -247,7 +247,7 @@ impl Fleet {
     /// Waits until the listeners of query and command respond.
     pub async fn wait_until_ready(&self) {
         let token = self.api.with_token("");
-        wait::until("the doors to answer", Duration::from_secs(60), || async {
+        wait::until("the listeners to respond", Duration::from_secs(60), || async {
             let ready = self.api.try_send(reqwest::Method::GET, "/readyz", None).await?.0 == 200;
             let body = serde_json::json!({"project": "default",
                 "device": "0198c0de-7000-7abc-8def-0123456789ab"});

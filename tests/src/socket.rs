@@ -116,7 +116,7 @@ impl Socket {
             if let Some(message) = self.messages.iter().find(|message| message["type"] == kind) {
                 return message.clone();
             }
-            assert!(self.next().await, "it ended before it told {kind}: {:?}", self.messages);
+            assert!(self.next().await, "the session ended before a message {kind}: {:?}", self.messages);
         }
     }
 }

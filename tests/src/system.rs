@@ -146,7 +146,7 @@ impl Drop for System {
         if std::thread::panicking() {
             let output = self.output();
             let tail: Vec<&str> = output.lines().rev().take(40).collect();
-            eprintln!("muster up said last:");
+            eprintln!("last output of muster up:");
             for line in tail.into_iter().rev() {
                 eprintln!("  {line}");
             }

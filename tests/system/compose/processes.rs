@@ -125,7 +125,7 @@ impl Drop for Container {
         if std::thread::panicking() {
             let output = self.output();
             let tail: Vec<&str> = output.lines().rev().take(10).collect();
-            let _ = writeln!(std::io::stderr(), "{} said last:", self.name);
+            let _ = writeln!(std::io::stderr(), "last output of {}:", self.name);
             for line in tail.into_iter().rev() {
                 let _ = writeln!(std::io::stderr(), "  {line}");
             }

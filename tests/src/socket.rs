@@ -116,7 +116,11 @@ impl Socket {
             if let Some(message) = self.messages.iter().find(|message| message["type"] == kind) {
                 return message.clone();
             }
-            assert!(self.next().await, "the session ended before a message {kind}: {:?}", self.messages);
+            assert!(
+                self.next().await,
+                "the session ended before a message {kind}: {:?}",
+                self.messages
+            );
         }
     }
 }

@@ -3,13 +3,13 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `take` | received opens: validated, each once (`opened`), allowed by the policy |
-//! | `answer` | the response: a refusal, or the keys and the channel |
+//! | `open_order` | received opens: validated, each once (`open_record`), allowed by the policy |
+//! | `opening` | the response: a refusal, or the keys and the channel |
 //! | `tcp` | a TCP connection from the device |
 //! | `files` | the device's files, by SFTP |
 //! | `shell` | opens of sessions: create, attach, end |
 //! | `session`, `member` | a session, which outlives its channels; the attached clients |
-//! | `ends` | the ends of sessions, recorded in the log |
+//! | `session_ends` | the ends of sessions, recorded in the log |
 //! | `terminal`, `screen` | a program with a pseudo-terminal; the contents of its terminal |
 //! | `registry`, `options` | the open channels, and their limits |
 //!

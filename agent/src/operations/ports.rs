@@ -20,7 +20,7 @@ pub(super) struct PortRule {
 #[serde(untagged, expecting = "neither a port nor text such as \"localhost:22\"")]
 enum RuleText {
     Port(u16),
-    Place(String),
+    Endpoint(String),
 }
 
 impl TryFrom<RuleText> for PortRule {
@@ -29,7 +29,7 @@ impl TryFrom<RuleText> for PortRule {
     fn try_from(written: RuleText) -> Result<Self, String> {
         let text = match written {
             RuleText::Port(port) => format!("localhost:{port}"),
-            RuleText::Place(text) => text,
+            RuleText::Endpoint(text) => text,
         };
         let wrong = || format!("'{text}' is not HOST:PORT, such as localhost:22, *:80 or [::1]:*");
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
@@ -79,7 +79,8 @@ mod tests {
 
     #[test]
     fn rules_match_the_requested_host_and_port() {
-        let port_rule = |text: &str| PortRule::try_from(RuleText::Place(text.to_owned())).unwrap();
+        let port_rule =
+            |text: &str| PortRule::try_from(RuleText::Endpoint(text.to_owned())).unwrap();
         for (rule, host, port, expected) in [
             ("localhost:22", "localhost", 22, true),
             ("localhost:22", "127.0.0.1", 22, true),
@@ -103,7 +104,7 @@ mod tests {
         for bad in
             ["", "localhost", ":22", "localhost:", "localhost:0", "a:70000", "::1:22", "a b:1"]
         {
-            assert!(PortRule::try_from(RuleText::Place(bad.to_owned())).is_err(), "{bad:?}");
+            assert!(PortRule::try_from(RuleText::Endpoint(bad.to_owned())).is_err(), "{bad:?}");
         }
         assert!(PortRule::try_from(RuleText::Port(0)).is_err());
     }

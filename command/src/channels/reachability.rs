@@ -15,7 +15,7 @@ pub enum Unreachable {
     #[error(transparent)]
     Service(#[from] ServiceError),
     /// The device is not connected.
-    #[error("{name} is offline{}", suffix(*.since))]
+    #[error("{name} {}", offline(*.since))]
     Offline {
         /// Name of the device.
         name: DeviceName,
@@ -46,8 +46,8 @@ pub enum Unreachable {
     },
 }
 
-fn suffix(time: Option<Timestamp>) -> String {
-    time.map(|time| format!(" since {time}")).unwrap_or_default()
+fn offline(since: Option<Timestamp>) -> String {
+    since.map_or("is offline".to_owned(), |since| format!("has been offline since {since}"))
 }
 
 impl Service {

@@ -3,7 +3,7 @@
 //!
 //! `queue_projection` is the work queue, a projection of the log. `rules` decides what to do, as pure
 //! functions; `dispatcher` does it, in one process at a time; `authentic` verifies the queue
-//! against the log before anything is signed; `begin` dispatches immediately, with the request;
+//! against the log before anything is signed; `immediate` dispatches immediately, with the request;
 //! `send` signs and sends orders, in any process; `private` reads their private input.
 //!
 //! Invariant: an order is sent only after the event that contains it is in the log, and that event

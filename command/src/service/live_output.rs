@@ -385,10 +385,7 @@ mod tests {
     fn followers_of_short_outputs_do_not_use_up_the_limit() {
         let live = LiveOutputs::default();
         let start = Instant::now();
-        let id = |number| OutputId {
-            operation: OperationId(Uuid::from_u128(number)),
-            ..output()
-        };
+        let id = |number| OutputId { operation: OperationId(Uuid::from_u128(number)), ..output() };
         for number in 0..3 * MAX_FOLLOWED_OUTPUTS as u128 {
             let now = start + Duration::from_millis(number as u64);
             live.report(id(number), Uuid::from_u128(1), 0, now);

@@ -12,7 +12,7 @@ use muster_tests::fleet::Fleet;
 use muster_tests::socket::Socket;
 use muster_tests::wait;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::pairs::percentile;
 use crate::report::{Report, Row};
@@ -111,10 +111,10 @@ async fn aborts(fleet: &Fleet, report: &mut Report) {
     for _ in 0..ABORTS {
         let made = fleet.api.post("/api/v1/operations", &body).await;
         let path = format!("/api/v1/operations/{}", made["id"].as_str().unwrap());
-        wait_for_runs(fleet, &path, "running").await;
+        wait_for_run(fleet, &path, &made["position"], "running").await;
         let aborted_at = Instant::now();
-        fleet.api.post(&format!("{path}/abort"), &json!({})).await;
-        wait_for_runs(fleet, &path, "canceled").await;
+        let abort = fleet.api.post(&format!("{path}/abort"), &json!({})).await;
+        wait_for_run(fleet, &path, &abort["position"], "canceled").await;
         taken.push(ms(aborted_at));
     }
     let is_met = percentile(taken.clone(), 0.99) <= MAX_ABORT_MS;
@@ -128,11 +128,17 @@ async fn aborts(fleet: &Fleet, report: &mut Report) {
     });
 }
 
-/// Waits until the operation's only run has this state.
-async fn wait_for_runs(fleet: &Fleet, path: &str, state: &str) {
+/// Waits until the operation's only run has this state, in the read model from `position`.
+async fn wait_for_run(fleet: &Fleet, path: &str, position: &Value, state: &str) {
+    let position = position.to_string();
+    let headers = [("muster-min-position", position.as_str())];
     let deadline = Instant::now() + Duration::from_secs(60);
-    while fleet.api.get(path).await["runs"] != json!({state: 1}) {
-        assert!(Instant::now() < deadline, "{path} is not {state}");
+    loop {
+        let (_, operation) = fleet.api.send_with(Method::GET, path, &json!({}), &headers).await;
+        if operation["runs"] == json!({state: 1}) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{path}: {operation}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -1,6 +1,8 @@
 //! Architecture rules, checked in the source: dependencies between crates, the completeness of the
 //! architecture document, the format of files. No server is started.
 
+mod cycles;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,25 +65,27 @@ fn crates() -> Vec<Crate> {
     metadata["packages"].as_array().unwrap().iter().map(read).collect()
 }
 
-/// muster's Rust files, as paths relative to the root.
+/// muster's Rust files.
 pub(crate) fn rust_files() -> Vec<PathBuf> {
-    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            if path.is_dir() {
-                let skipped = ["target", "node_modules", "corpus"].contains(&name.as_str());
-                if !skipped && !name.starts_with('.') {
-                    walk(&path, found);
-                }
-            } else if path.extension().is_some_and(|ending| ending == "rs") {
-                found.push(path);
+    let found = rust_files_in(&root());
+    assert!(found.len() > 100, "only {} files were found", found.len());
+    found
+}
+
+fn rust_files_in(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() {
+            let is_skipped = ["target", "node_modules", "corpus"].contains(&name);
+            if !is_skipped && !name.starts_with('.') {
+                found.extend(rust_files_in(&path));
             }
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(path);
         }
     }
-    let mut found = Vec::new();
-    walk(&root(), &mut found);
-    assert!(found.len() > 100, "only {} files were found", found.len());
     found
 }
 

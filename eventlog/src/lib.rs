@@ -26,6 +26,7 @@ pub mod projection;
 mod read;
 mod relays;
 mod revocations;
+pub mod tiles;
 mod token_uses;
 pub mod traces;
 

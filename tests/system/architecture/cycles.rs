@@ -45,7 +45,8 @@ impl Names {
     /// Adds the paths in the arguments of a macro, which are not parsed.
     fn add_tokens(&mut self, tokens: &str) {
         let part = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
-        for path in tokens.replace(" :: ", "::").split(|c| !part(c)).filter(|it| it.contains("::")) {
+        for path in tokens.replace(" :: ", "::").split(|c| !part(c)).filter(|it| it.contains("::"))
+        {
             let parts = path.split("::").map(str::to_owned);
             self.paths.push((parts.filter(|part| !part.is_empty()).collect(), false));
         }
@@ -123,7 +124,11 @@ impl Files {
             let mut found = Names::default();
             found.visit_file(&syn::parse_file(&fs::read_to_string(&path).unwrap()).unwrap());
             // A crate's binary belongs to its library.
-            names.entry(parts[..end].to_vec()).or_insert_with(Names::default).paths.extend(found.paths);
+            names
+                .entry(parts[..end].to_vec())
+                .or_insert_with(Names::default)
+                .paths
+                .extend(found.paths);
         }
         let mut files = Self { names, reexports: BTreeMap::new() };
         for (module, found) in &files.names {
@@ -223,8 +228,10 @@ fn cycles(folder: &Path) -> BTreeSet<String> {
         false => module.join("/"),
     };
     let cycle = |module: &&Module| -> Option<String> {
-        let is_mutual = |other: &&&Module| reachable.get(**other).is_some_and(|it| it.contains(*module));
-        let members: Vec<_> = reachable[*module].iter().filter(is_mutual).map(|it| name(it)).collect();
+        let is_mutual =
+            |other: &&&Module| reachable.get(**other).is_some_and(|it| it.contains(*module));
+        let members: Vec<_> =
+            reachable[*module].iter().filter(is_mutual).map(|it| name(it)).collect();
         (!members.is_empty()).then(|| members.join(" "))
     };
     dependencies.keys().filter_map(cycle).collect()

@@ -49,6 +49,14 @@ impl Database {
         client.batch_execute(sql).await.unwrap();
     }
 
+    /// Returns the first column of a query's rows.
+    pub(crate) async fn texts(&self, sql: &str) -> Vec<String> {
+        let (client, connection) =
+            tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    }
+
     /// Terminates every connection to the server except this one.
     pub(crate) async fn kill_connections(&self) {
         self.execute(

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
 
 mod support;
+mod tiles;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

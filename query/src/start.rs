@@ -5,6 +5,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use muster_api::ApiState;
 use muster_api::blobs::Blobs;
 use muster_eventlog::projection::{Progress, Projection, Runner};
+use muster_eventlog::tiles::{TREE_TILES, TreeTiles};
 use muster_eventlog::{EventLog, Follower, StoreError};
 use muster_schemas::SigningKey;
 use tokio::task::JoinSet;
@@ -106,6 +107,7 @@ impl Query {
             operations: work.project(Operations::new(operations::TABLE)).await?,
             sessions: work.project(Sessions::new(sessions::TABLE)).await?,
         };
+        work.project(TreeTiles::default()).await?;
         // A failure concerns only Grafana, so the query role starts anyway.
         if let Err(error) = grafana::publish(&log).await
             // Without the privilege, the views are those that `muster bootstrap` has created.
@@ -147,18 +149,20 @@ pub async fn create_tables(log: &EventLog) -> Result<(), StoreError> {
     Runner::open(log.clone(), Projects::new(projects::TABLE)).await?;
     Runner::open(log.clone(), Operations::new(operations::TABLE)).await?;
     Runner::open(log.clone(), Sessions::new(sessions::TABLE)).await?;
+    Runner::open(log.clone(), TreeTiles::default()).await?;
     let failed = |source| StoreError::Sqlx { attempted: "create Grafana's views", source };
     grafana::publish(log).await.map_err(failed)
 }
 
 /// Projections whose tables the query role writes.
-pub const PROJECTIONS: [&str; 6] = [
+pub const PROJECTIONS: [&str; 7] = [
     devices::TABLE,
     tokens::TABLE,
     timeline::TABLE,
     projects::TABLE,
     operations::TABLE,
     sessions::TABLE,
+    TREE_TILES,
 ];
 
 struct ProjectionTasks {

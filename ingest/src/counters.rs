@@ -7,9 +7,6 @@ use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use muster_eventlog::DeadLetterSource;
-use tokio_util::sync::CancellationToken;
-
-use crate::metrics::{DropReason, MetricSink, SinkSnapshot};
 
 const EVENTS_WAITING: &str = "muster_ingest_events_waiting";
 const EVENT_BATCH: &str = "muster_ingest_event_batch_messages";
@@ -25,9 +22,6 @@ const RETRIES: &str = "muster_ingest_store_retries_total";
 const RETENTIONS: &str = "muster_ingest_project_retentions";
 const POINTS_HELD: &str = "muster_ingest_points_held_bytes";
 const ONLINE: &str = "muster_ingest_devices_online";
-
-/// Interval at which the sink's own counters are exported.
-const EXPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Registers the descriptions of the metrics; call it after the recorder was installed.
 pub(crate) fn describe() {
@@ -80,13 +74,13 @@ pub(crate) fn dead_letter(source: DeadLetterSource, cause: &'static str) {
 }
 
 /// Counts points dropped because of a limit on their device.
-pub(crate) fn points_dropped(reason: DropReason, points: usize) {
-    counter!(POINTS, "outcome" => reason.as_str()).increment(points as u64);
+pub(crate) fn points_dropped(reason: &'static str, points: usize) {
+    counter!(POINTS, "outcome" => reason).increment(points as u64);
 }
 
 /// Counts a metric message dropped because of a limit on its device.
-pub(crate) fn metric_messages_dropped(reason: DropReason) {
-    counter!(MESSAGES_DROPPED, "cause" => reason.as_str()).increment(1);
+pub(crate) fn metric_messages_dropped(reason: &'static str) {
+    counter!(MESSAGES_DROPPED, "cause" => reason).increment(1);
 }
 
 /// Records the number of projects with their own retention, by state in the metric store.
@@ -107,21 +101,21 @@ pub(crate) fn online(devices: usize) {
     gauge!(ONLINE).set(float(devices as u64));
 }
 
-/// Exports the sink's counters until `stop`.
-pub(crate) async fn export_sink_counters(sink: MetricSink, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(EXPORT_INTERVAL) => {}
-        }
-        let SinkSnapshot { lines_written, lines_rejected, requests, retries, bytes_held, .. } =
-            sink.counters().snapshot();
-        counter!(POINTS, "outcome" => "written").absolute(lines_written);
-        counter!(POINTS, "outcome" => "refused").absolute(lines_rejected);
-        counter!(REQUESTS).absolute(requests);
-        counter!(RETRIES).absolute(retries);
-        gauge!(POINTS_HELD).set(float(bytes_held));
-    }
+/// Records the points that the metric store has accepted and refused since the start.
+pub(crate) fn points_stored(written: u64, refused: u64) {
+    counter!(POINTS, "outcome" => "written").absolute(written);
+    counter!(POINTS, "outcome" => "refused").absolute(refused);
+}
+
+/// Records the requests to the metric store since the start, and how many of them were retries.
+pub(crate) fn store_requests(requests: u64, retries: u64) {
+    counter!(REQUESTS).absolute(requests);
+    counter!(RETRIES).absolute(retries);
+}
+
+/// Records the bytes of points without an outcome.
+pub(crate) fn points_held(bytes: u64) {
+    gauge!(POINTS_HELD).set(float(bytes));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure to look at")]

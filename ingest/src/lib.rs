@@ -51,7 +51,7 @@ pub async fn run(
     let places = metrics::MetricBuckets::follow(log.clone(), client.clone(), stop.clone());
     let (sink, sink_task) = metrics::MetricSink::start(client, metrics::SinkSettings::default());
     let mut parts = JoinSet::new();
-    parts.spawn(counters::export_sink_counters(sink.clone(), stop.clone()));
+    parts.spawn(metrics::export_counters(sink.counters().clone(), stop.clone()));
     parts.spawn(events::run(log.clone(), nats.clone(), copies, stop.clone()));
     let settings = (copies, limits);
     parts.spawn(metrics::reader::run(log.clone(), nats, (sink, places), settings, stop.clone()));

@@ -33,6 +33,9 @@ const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
 /// Size allowed for the headers of a device's message, in bytes.
 const MAX_HEADER_BYTES: usize = 1024;
 
+/// Name of the durable consumer of METRICS, which all readers share.
+pub(crate) const METRICS_CONSUMER: &str = "metrics";
+
 /// Opens EVENTS; returns it with its incarnation, which changes after it was lost.
 ///
 /// # Errors

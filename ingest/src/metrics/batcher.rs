@@ -5,67 +5,14 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::buckets::MetricBucket;
-use super::line_protocol::Lines;
-use super::sink::{HeldBytes, Outcome, SinkSettings};
+use super::batch::{Batch, Entry};
+use super::sink_settings::SinkSettings;
 use super::writer::Writer;
-
-/// The lines of one message, and the channel for their outcome.
-pub(super) struct Entry {
-    pub(super) bucket: MetricBucket,
-    pub(super) lines: Lines,
-    pub(super) outcome: oneshot::Sender<Outcome>,
-    /// Released when the outcome is decided.
-    pub(super) held_bytes: HeldBytes,
-}
-
-#[derive(Default)]
-pub(super) struct Batch {
-    pub(super) entries: Vec<Entry>,
-    pub(super) lines: usize,
-    pub(super) bytes: usize,
-}
-
-impl Batch {
-    fn push(&mut self, entry: Entry) {
-        self.lines += entry.lines.count();
-        self.bytes += entry.lines.bytes();
-        self.entries.push(entry);
-    }
-
-    /// Splits the batch by bucket, because a request writes to one bucket. Nearly always there is
-    /// one.
-    pub(super) fn by_bucket(self) -> Vec<(MetricBucket, Self)> {
-        let mut parts: Vec<(MetricBucket, Self)> = Vec::with_capacity(1);
-        for entry in self.entries {
-            match parts.iter_mut().find(|(bucket, _)| *bucket == entry.bucket) {
-                Some((_, part)) => part.push(entry),
-                None => {
-                    let mut part = Self::default();
-                    let bucket = entry.bucket.clone();
-                    part.push(entry);
-                    parts.push((bucket, part));
-                }
-            }
-        }
-        parts
-    }
-
-    fn is_full(&self, settings: &SinkSettings) -> bool {
-        self.lines >= settings.max_lines || self.bytes >= settings.max_bytes
-    }
-
-    fn fits(&self, entry: &Entry, settings: &SinkSettings) -> bool {
-        self.entries.is_empty()
-            || (self.lines + entry.lines.count() <= settings.max_lines
-                && self.bytes + entry.lines.bytes() <= settings.max_bytes)
-    }
-}
 
 /// Runs until `close` is canceled or every [`super::MetricSink`] is dropped, and all submitted
 /// messages have an outcome; or until `abandon` is canceled.

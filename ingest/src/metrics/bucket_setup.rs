@@ -11,9 +11,10 @@ use muster_schemas::retention::{OWN_POLICY, own_bucket};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::client::{Api, InfluxClient, NO_QUERY};
+use super::client::{InfluxClient, NO_QUERY};
 use super::response::store_message;
 use super::setup::send;
+use super::store_settings::Api;
 
 /// Delay before a refused request is repeated.
 const RETRY_DELAY: Duration = Duration::from_millis(200);

@@ -16,6 +16,7 @@ use muster_schemas::{Event, ProjectId, Retention, StreamName};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::bucket::MetricBucket;
 use super::bucket_setup::BucketError;
 use super::client::InfluxClient;
 use crate::counters;
@@ -30,38 +31,6 @@ const COMPARE_INTERVAL: Duration = Duration::from_secs(600);
 const MAX_EVENTS_PER_QUERY: u32 = 1_000;
 /// Capacity of the queue of projects that request a bucket.
 const REQUEST_QUEUE_CAPACITY: usize = 64;
-
-/// The bucket that lines are written to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub enum MetricBucket {
-    /// The database itself: the bucket of the project `default`.
-    #[default]
-    Shared,
-    /// A project's own bucket.
-    Own {
-        /// The name of its retention policy, by [`own_policy`].
-        policy: Arc<str>,
-        /// The time after which the store deletes points.
-        retention: Retention,
-    },
-}
-
-impl MetricBucket {
-    /// A project's own bucket.
-    #[must_use]
-    pub fn own(project: &ProjectId, retention: Retention) -> Self {
-        Self::Own { policy: own_policy(project).into(), retention }
-    }
-
-    /// The retention; the store's own if the project has none.
-    #[must_use]
-    pub const fn retention(&self) -> Retention {
-        match self {
-            Self::Shared => Retention::Default,
-            Self::Own { retention, .. } => *retention,
-        }
-    }
-}
 
 type CachedBuckets = HashMap<ProjectId, MetricBucket>;
 

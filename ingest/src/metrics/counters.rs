@@ -1,8 +1,17 @@
 //! Counters of the sink, for `/metrics` and for benchmarks.
 //!
-//! The exporter decides names and formats.
+//! [`crate::counters`] decides the names under which they are exported.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::counters;
+
+/// Interval at which the counters are exported.
+const EXPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Counters since the start of the process; except for the two gauges they only grow.
 #[derive(Debug, Default)]
@@ -69,5 +78,20 @@ impl SinkCounters {
             bytes_held: get(&self.bytes_held),
             requests_in_flight: get(&self.requests_in_flight),
         }
+    }
+}
+
+/// Exports the sink's counters until `stop`.
+pub(crate) async fn export_counters(sink: Arc<SinkCounters>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(EXPORT_INTERVAL) => {}
+        }
+        let SinkSnapshot { lines_written, lines_rejected, requests, retries, bytes_held, .. } =
+            sink.snapshot();
+        counters::points_stored(lines_written, lines_rejected);
+        counters::store_requests(requests, retries);
+        counters::points_held(bytes_held);
     }
 }

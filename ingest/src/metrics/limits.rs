@@ -10,6 +10,7 @@ use muster_schemas::metrics::MetricBatch;
 use muster_schemas::{Retention, Timestamp};
 
 use super::bucket_setup::shard_seconds;
+use super::drop_reason::DropReason;
 use super::names::ProjectDevice;
 
 const SECOND_MICROS: i64 = 1_000_000;
@@ -42,47 +43,6 @@ impl Default for DeviceLimits {
             max_shards: 64,
             messages_per_second: 100,
             bytes_per_second: 4 << 20,
-        }
-    }
-}
-
-/// Why points or a message were dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum DropReason {
-    /// A name or value that no store accepts.
-    Invalid,
-    /// A field of a built-in measurement with another type than the fixed one.
-    WrongType,
-    /// Older than the project's retention.
-    PastRetention,
-    /// Older than the maximum age of a point.
-    TooOld,
-    /// Further in the future than the maximum.
-    TooNew,
-    /// In a further shard than a device may write to in a day.
-    TooManyShards,
-    /// In a further series than a device may have.
-    TooManySeries,
-    /// More messages per second than a device may send.
-    MessageRate,
-    /// More bytes per second than a device may send.
-    ByteRate,
-}
-
-impl DropReason {
-    /// The label of the counter.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Invalid => "invalid",
-            Self::WrongType => "wrong_type",
-            Self::PastRetention => "past_retention",
-            Self::TooOld => "too_old",
-            Self::TooNew => "too_new",
-            Self::TooManyShards => "too_many_shards",
-            Self::TooManySeries => "too_many_series",
-            Self::MessageRate => "message_rate",
-            Self::ByteRate => "byte_rate",
         }
     }
 }

@@ -10,8 +10,7 @@ use async_nats::jetstream::{self, stream};
 use muster_schemas::subjects;
 use tokio_util::sync::CancellationToken;
 
-use super::reader::CONSUMER;
-use crate::counters;
+use crate::{counters, streams};
 
 /// Interval between checks.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -37,7 +36,8 @@ pub(super) async fn run(nats: async_nats::Client, stop: CancellationToken) {
 async fn prune(jetstream: &jetstream::Context) -> Result<(), String> {
     let to_text = |error: &dyn std::error::Error| error.to_string();
     let stream = jetstream.get_stream(subjects::METRICS_STREAM).await.map_err(|e| to_text(&e))?;
-    let consumer = stream.consumer_info(CONSUMER).await.map_err(|e| to_text(&e))?;
+    let consumer =
+        stream.consumer_info(streams::METRICS_CONSUMER).await.map_err(|e| to_text(&e))?;
     let info = stream.cached_info();
     let fill = StreamFill {
         first: info.state.first_sequence,

@@ -17,13 +17,15 @@ use muster_schemas::names::DeviceName;
 use muster_schemas::{Timestamp, subjects};
 use tokio_util::sync::CancellationToken;
 
+use super::batch::Outcome;
 use super::buckets::MetricBuckets;
-use super::limits::{DeviceGuard, DeviceLimits, DropReason};
+use super::drop_reason::DropReason;
+use super::limits::{DeviceGuard, DeviceLimits};
 use super::line_protocol::{Origin, encode};
 use super::names::{NameCache, NameLookup, ProjectDevice};
 use super::pruning;
 use super::series::SeriesGuard;
-use super::sink::{Completion, MetricSink, Outcome};
+use super::sink::{Completion, MetricSink};
 use crate::{counters, streams};
 
 /// Maximum number of messages that are read and not acknowledged, of all readers together.
@@ -41,8 +43,6 @@ const MAX_DEAD_LETTERS_PER_STATEMENT: usize = 128;
 /// Maximum size of the messages that wait to be stored as dead letters, in bytes; above it no
 /// message is read.
 const MAX_DEAD_LETTER_BYTES: usize = 16 << 20;
-/// Name of the durable consumer, which all readers share.
-pub(super) const CONSUMER: &str = "metrics";
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Reads metric batches until `stop`, and deletes consumed ones from the stream.
@@ -114,9 +114,9 @@ impl Reader<'_> {
             .map_err(|error| error.to_string())?;
         let consumer = stream
             .get_or_create_consumer(
-                CONSUMER,
+                streams::METRICS_CONSUMER,
                 consumer::pull::Config {
-                    durable_name: Some(CONSUMER.to_owned()),
+                    durable_name: Some(streams::METRICS_CONSUMER.to_owned()),
                     ack_policy: consumer::AckPolicy::Explicit,
                     ack_wait: Duration::from_secs(60),
                     max_ack_pending: MAX_PENDING,
@@ -176,7 +176,7 @@ impl Reader<'_> {
                     let who = (project, device);
                     let admitted = self.guard().admit(&who, received_at(&message));
                     if let Err(excess) = admitted {
-                        counters::metric_messages_dropped(excess);
+                        counters::metric_messages_dropped(excess.as_str());
                         self.report(&who, excess);
                         acknowledge(&message).await?;
                         continue;
@@ -220,7 +220,7 @@ impl Reader<'_> {
 
     fn count_dropped(&self, who: &ProjectDevice, reason: DropReason, points: usize) {
         if points > 0 {
-            counters::points_dropped(reason, points);
+            counters::points_dropped(reason.as_str(), points);
             self.report(who, reason);
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Response, StatusCode};
 
-use super::client::Api;
+use super::store_settings::Api;
 
 /// Maximum size of a response, in bytes: enough to identify the lines that a store refuses.
 const MAX_RESPONSE_BYTES: usize = 256 * 1024;

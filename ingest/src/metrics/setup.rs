@@ -6,8 +6,9 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::client::{Api, InfluxClient, NO_QUERY};
+use super::client::{InfluxClient, NO_QUERY};
 use super::response::{describe, read_text, store_message};
+use super::store_settings::Api;
 
 /// The administrator of a store that muster sets up.
 const USER: &str = "muster";

@@ -9,78 +9,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::batcher::{self, Entry};
-use super::buckets::MetricBucket;
+use super::batch::{Entry, HeldBytes, Outcome};
+use super::batcher;
+use super::bucket::MetricBucket;
 use super::client::InfluxClient;
-use super::counters::{SinkCounters, add, sub};
+use super::counters::SinkCounters;
 use super::line_protocol::Lines;
+use super::sink_settings::SinkSettings;
 use super::writer::Writer;
 
 /// Capacity of the batcher's queue, in messages; their bytes are bounded separately.
 const QUEUE_CAPACITY: usize = 4096;
 /// Overhead of a message besides its lines, in bytes, so that tiny messages are bounded, too.
 const MESSAGE_OVERHEAD_BYTES: usize = 256;
-
-/// How lines are gathered, and how much is held.
-#[derive(Clone, Debug)]
-pub struct SinkSettings {
-    /// Maximum number of lines in a request (a message is only split if the store refuses it).
-    pub max_lines: usize,
-    /// Maximum size of a request before compression, in bytes; a larger message is not split
-    /// either.
-    pub max_bytes: usize,
-    /// Maximum time for which a line waits for others.
-    pub linger: Duration,
-    /// Maximum number of requests in flight.
-    pub requests: usize,
-    /// Maximum size of the lines that are held, waiting or in flight, in bytes. The body of each
-    /// request in flight, uncompressed and compressed, is added to that.
-    pub max_held_bytes: usize,
-    /// First delay before a request is sent again; it doubles.
-    pub first_delay: Duration,
-    /// Maximum delay.
-    pub max_delay: Duration,
-}
-
-impl Default for SinkSettings {
-    fn default() -> Self {
-        Self {
-            max_lines: 5000,
-            max_bytes: 1024 * 1024,
-            linger: Duration::from_millis(100),
-            requests: 3,
-            max_held_bytes: 32 * 1024 * 1024,
-            first_delay: Duration::from_millis(100),
-            max_delay: Duration::from_secs(10),
-        }
-    }
-}
-
-/// A line that the store refused because of its content.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RejectedLine {
-    /// The line, without its line end.
-    pub line: String,
-    /// The store's reason, at most 500 characters.
-    pub reason: String,
-}
-
-/// The outcome of the lines of one message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// All of them are in the store: acknowledge the message.
-    Written,
-    /// These are permanently refused, the others are in the store: store the message as a dead
-    /// letter, then acknowledge it.
-    Rejected(Vec<RejectedLine>),
-    /// The sink stopped first; some lines may be in the store. Do not acknowledge: writing a point
-    /// twice changes nothing.
-    Abandoned,
-}
 
 /// The sink is stopping and accepts no lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -96,19 +41,6 @@ impl Future for Completion {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
         Pin::new(&mut self.0).poll(context).map(|outcome| outcome.unwrap_or(Outcome::Abandoned))
-    }
-}
-
-/// Bytes that count against [`SinkSettings::max_held`] until dropped.
-pub(super) struct HeldBytes {
-    _permit: OwnedSemaphorePermit,
-    bytes: u64,
-    counters: Arc<SinkCounters>,
-}
-
-impl Drop for HeldBytes {
-    fn drop(&mut self) {
-        sub(&self.counters.bytes_held, self.bytes);
     }
 }
 
@@ -183,8 +115,7 @@ impl MetricSink {
             () = self.queue.closed() => return Err(SinkClosed),
         };
         let bytes = u64::from(permits);
-        add(&self.counters.bytes_held, bytes);
-        let held = HeldBytes { _permit: permit, bytes, counters: Arc::clone(&self.counters) };
+        let held = HeldBytes::new(permit, bytes, Arc::clone(&self.counters));
         self.queue
             .send(Entry { bucket, lines, outcome: done, held_bytes: held })
             .await

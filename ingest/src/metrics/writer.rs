@@ -29,13 +29,13 @@ use muster_schemas::Timestamp;
 
 use super::backoff::Backoff;
 use super::bad_lines::{self, BadLines};
-use super::batcher::{Batch, Entry};
-use super::buckets::MetricBucket;
+use super::batch::{Batch, Entry, Outcome, RejectedLine};
+use super::bucket::MetricBucket;
 use super::client::InfluxClient;
 use super::counters::{SinkCounters, add, sub};
-use super::limits::DropReason;
+use super::drop_reason::DropReason;
 use super::response::WriteResponse;
-use super::sink::{Outcome, RejectedLine, SinkSettings};
+use super::sink_settings::SinkSettings;
 use crate::counters::points_dropped;
 
 /// Minimum interval between warnings about an unusable store, of all writers together.
@@ -307,7 +307,7 @@ impl Writer {
                     if *bucket != MetricBucket::Shared && is_retention_error(&reason) =>
                 {
                     points_dropped(
-                        DropReason::PastRetention,
+                        DropReason::PastRetention.as_str(),
                         bad_lines::dropped(&reason).unwrap_or(0),
                     );
                     self.recovered();

@@ -5,7 +5,7 @@
 use muster_schemas::events::DisconnectReason;
 use serde::Deserialize;
 
-use super::table::Connection;
+use super::connection::Connection;
 
 /// A parsed advisory.
 #[derive(Clone, Debug, PartialEq, Eq)]

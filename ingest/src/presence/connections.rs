@@ -7,7 +7,7 @@
 use muster_schemas::Timestamp;
 use serde::Deserialize;
 
-use super::table::Connection;
+use super::connection::Connection;
 
 /// One server's connections.
 #[derive(Clone, Debug, PartialEq, Eq)]

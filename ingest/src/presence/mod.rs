@@ -6,6 +6,7 @@
 //! the list shows silent devices. Only a change is an event.
 
 mod advisories;
+mod connection;
 mod connections;
 mod record;
 mod sweep;
@@ -13,6 +14,6 @@ mod table;
 mod tracker;
 
 pub use advisories::Advisory;
+pub use connection::Connection;
 pub use connections::ServerList;
-pub use table::Connection;
 pub use tracker::{PresenceOptions, run};

@@ -7,7 +7,8 @@ use muster_eventlog::{
 };
 use muster_schemas::{Event, Hash, ProjectId, StreamName, Timestamp};
 
-use super::table::{Change, ProjectDevice};
+use super::connection::ProjectDevice;
+use super::table::Change;
 
 /// The version of each device's presence stream.
 #[derive(Debug)]

@@ -7,50 +7,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use muster_schemas::events::{DeviceConnected, DeviceDisconnected, DisconnectReason};
-use muster_schemas::{DeviceId, Event, ProjectId, Timestamp};
+use muster_schemas::{Event, Timestamp};
 
 use super::advisories::Advisory;
+use super::connection::{Connection, ProjectDevice};
 use super::connections::ListedConnection;
 use super::sweep::Sweep;
 
-/// A device in its project.
-pub(super) type ProjectDevice = (ProjectId, DeviceId);
-
 /// Number of consecutive lists that must agree that a connection has closed.
 const LISTS_TO_CONFIRM_CLOSE: u8 = 2;
-
-/// A connection of a device, as named by the broker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connection {
-    /// `<server id>/<client id>`.
-    pub(super) id: String,
-    pub(super) device: ProjectDevice,
-    pub(super) address: Option<String>,
-}
-
-impl Connection {
-    /// Returns a connection whose JWT has a device's tags.
-    pub(super) fn from_tags(
-        server: &str,
-        client: u64,
-        address: Option<String>,
-        tags: &[String],
-    ) -> Option<Self> {
-        let tag =
-            |name: &str| tags.iter().find_map(|tag| tag.strip_prefix(name)?.strip_prefix(':'));
-        let who = (tag("project")?.parse().ok()?, tag("device")?.parse().ok()?);
-        Some(Self { id: Self::id_of(server, client), device: who, address })
-    }
-
-    pub(super) fn id_of(server: &str, client: u64) -> String {
-        format!("{server}/{client}")
-    }
-
-    /// Returns the id of its server.
-    pub(super) fn server(&self) -> &str {
-        self.id.split_once('/').map_or("", |(server, _)| server)
-    }
-}
 
 /// A change of a device's presence.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,5 +1,6 @@
 //! Tests of presence by advisories, by complete and incomplete lists, and by silence.
 
+use muster_schemas::{DeviceId, ProjectId};
 use uuid::Uuid;
 
 use super::*;

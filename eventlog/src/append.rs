@@ -6,6 +6,7 @@ use muster_schemas::{Event, Hash, StreamName, Timestamp};
 use sha2::Sha256;
 use uuid::Uuid;
 
+use crate::device_effects;
 use crate::error::StoreError;
 
 /// An event to append.
@@ -39,7 +40,7 @@ impl NewEvent {
 
     fn new(event: &Event, occurred_at: Timestamp, record: Bytes) -> Self {
         let salt: [u8; 32] = rand::random();
-        let effect = crate::device_keys::has_effect(event).then(|| Box::new(event.clone()));
+        let effect = device_effects::has_effect(event).then(|| Box::new(event.clone()));
         Self {
             kind: event.kind(),
             schema_version: event.version(),

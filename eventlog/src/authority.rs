@@ -1,9 +1,7 @@
 //! Authority of events in the log: proved when command appends, verified where a role acts on an
 //! event (docs/decisions/0020). Events are never refused or removed here; readers skip them.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_schemas::ProjectId;
@@ -11,33 +9,17 @@ use muster_schemas::authority::{
     AuthorityError, AuthorityKey, AuthorityVerifier, Proof, ProofContent,
 };
 
-use crate::append::{Batch, Expected};
+use crate::authority_keys::AuthorityKeys;
 use crate::connect::{ConnectOptions, Stores};
-use crate::device_keys::as_i64;
 use crate::error::{ErrorContext, StoreError};
+use crate::integers::as_i64;
 use crate::log::EventLog;
-use crate::read::{COLUMNS, StoredEvent};
+use crate::stored_event::{COLUMNS, StoredEvent};
 
-/// Maximum number of refused events that are remembered as logged.
-const MAX_LOGGED_REFUSALS: usize = 1_000;
 /// Number of events that are verified before the task yields.
 const EVENTS_PER_YIELD: usize = 64;
 /// Number of events that adoption and audit read in one query.
 const PAGE_SIZE: i64 = 2_000;
-
-/// Authority keys of one user of the log.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct AuthorityKeys {
-    signer: Option<Arc<AuthorityKey>>,
-    verifier: Option<Arc<AuthorityVerifier>>,
-}
-
-/// Events that were refused because they have no valid proof.
-#[derive(Debug, Default)]
-pub(crate) struct RefusedEvents {
-    count: AtomicU64,
-    logged: Mutex<HashSet<(ProjectId, u64)>>,
-}
 
 impl StoredEvent {
     /// Returns the content that a proof of this event covers.
@@ -88,7 +70,7 @@ impl EventLog {
         match event.verify(project, verifier) {
             Ok(()) => true,
             Err(problem) => {
-                self.refuse(project, event, problem);
+                self.inner.refused.add(project, event, &problem);
                 false
             }
         }
@@ -112,7 +94,7 @@ impl EventLog {
             }
             match event.verify(project, verifier) {
                 Ok(()) => kept.push(event),
-                Err(problem) => self.refuse(project, &event, problem),
+                Err(problem) => self.inner.refused.add(project, &event, &problem),
             }
         }
         kept
@@ -121,44 +103,7 @@ impl EventLog {
     /// Returns how many events this process skipped because their authority was not proved.
     #[must_use]
     pub fn refused_events(&self) -> u64 {
-        self.inner.refused.count.load(Ordering::Relaxed)
-    }
-
-    fn refuse(&self, project: &ProjectId, event: &StoredEvent, problem: AuthorityError) {
-        let rejections = &self.inner.refused;
-        rejections.count.fetch_add(1, Ordering::Relaxed);
-        let mut logged = rejections.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.len() < MAX_LOGGED_REFUSALS && logged.insert((project.clone(), event.position)) {
-            tracing::error!(
-                %project, position = event.position, kind = event.kind, stream = %event.stream,
-                "an event in the log is ignored: {problem}; was the database modified manually?"
-            );
-        }
-    }
-
-    /// Adds a proof to each event of a batch, if this log has the key.
-    pub(crate) fn prove(&self, project: &ProjectId, batch: &mut Batch) {
-        let Some(signer) = &self.authority_keys.signer else { return };
-        for append in &mut batch.appends {
-            for part in &mut append.streams {
-                // A proof contains the version; without a version nothing can be proved.
-                let Expected::Version(mut version) = part.expected else { continue };
-                for event in &mut part.events {
-                    version += 1;
-                    let content = ProofContent {
-                        project: project.as_str(),
-                        stream: &part.stream,
-                        stream_version: version,
-                        kind: event.kind,
-                        schema_version: event.schema_version,
-                        occurred_at: event.occurred_at,
-                        actor: &append.actor,
-                        record: &event.record,
-                    };
-                    event.authority = signer.prove(&content).map(Into::into);
-                }
-            }
-        }
+        self.inner.refused.count()
     }
 
     /// Adds a proof to every event that needs one and has none, in all projects; returns their

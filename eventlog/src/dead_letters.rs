@@ -1,12 +1,12 @@
 //! Dead letters: messages that could not be attributed or written, stored with their cause.
 //!
-//! A repeated dead letter is counted, not stored again. A payload is truncated to 64 KiB; at most
-//! [`MAX_PER_MINUTE`] dead letters per device and minute are stored and the others only counted; the
-//! oldest are deleted when there are more than [`MAX_DEAD_LETTERS`]. So a hostile sender cannot fill the
-//! disk.
+//! A repeated dead letter is counted, not stored again. A payload is truncated to 64 KiB; a limited
+//! number of dead letters per device and minute is stored (`dead_letter_quota`) and the others are
+//! only counted; the oldest are deleted when there are more than [`MAX_DEAD_LETTERS`]. So a hostile
+//! sender cannot fill the disk.
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 use muster_schemas::{Hash, Timestamp, subjects};
 use serde::Serialize;
@@ -19,44 +19,8 @@ use crate::log::EventLog;
 pub(crate) const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
 /// Maximum number of stored dead letters.
 pub(crate) const MAX_DEAD_LETTERS: i64 = 100_000;
-
-/// Maximum number of dead letters of one device that one process stores per minute.
-pub(crate) const MAX_PER_MINUTE: u32 = 20;
 /// Maximum number of dead letters in one statement: 8 MiB.
 const MAX_ROWS_PER_STATEMENT: usize = 128;
-/// Number of new dead letters after which the oldest are pruned.
-const PRUNE_INTERVAL: usize = 1_000;
-/// Maximum number of senders in memory.
-const MAX_SENDERS: usize = 50_000;
-
-/// Remaining number of dead letters to store for each sender in the current minute.
-#[derive(Debug, Default)]
-pub(crate) struct DeadLetterQuota {
-    senders: HashMap<(DeadLetterSource, String), (Instant, u32)>,
-    /// Number of dead letters since the last pruning.
-    since_pruned: usize,
-}
-
-impl DeadLetterQuota {
-    /// Whether another dead letter of this sender may be stored.
-    fn take(&mut self, source: DeadLetterSource, sender: &str, now: Instant) -> bool {
-        const MINUTE: Duration = Duration::from_secs(60);
-        let is_over = |started_at: Instant| now.saturating_duration_since(started_at) >= MINUTE;
-        if self.senders.len() >= MAX_SENDERS {
-            self.senders.retain(|_, (started_at, _)| !is_over(*started_at));
-        }
-        if self.senders.len() >= MAX_SENDERS {
-            return false;
-        }
-        let (started_at, kept) =
-            self.senders.entry((source, sender.to_owned())).or_insert((now, 0));
-        if is_over(*started_at) {
-            (*started_at, *kept) = (now, 0);
-        }
-        *kept += 1;
-        *kept <= MAX_PER_MINUTE
-    }
-}
 
 /// Returns the sender: the device in the subject, which the broker has verified.
 fn sender(subject: &str) -> String {
@@ -182,15 +146,7 @@ impl EventLog {
         for some in dead_letters.chunks(MAX_ROWS_PER_STATEMENT) {
             self.store_batch(some).await?;
         }
-        let is_due = {
-            let mut allowance = self.dead_letter_quota();
-            allowance.since_pruned += dead_letters.len();
-            let is_due = allowance.since_pruned >= PRUNE_INTERVAL;
-            if is_due {
-                allowance.since_pruned = 0;
-            }
-            is_due
-        };
+        let is_due = self.dead_letter_quota().is_pruning_due(dead_letters.len());
         if is_due {
             self.prune_dead_letters().await?;
         }
@@ -203,7 +159,7 @@ impl EventLog {
         let now = Instant::now();
         for dead_letter in dead_letters {
             let sender = sender(&dead_letter.subject);
-            let is_kept = self.dead_letter_quota().take(dead_letter.source, &sender, now);
+            let is_kept = self.dead_letter_quota().take(dead_letter.source.as_str(), &sender, now);
             let (subject, bytes, detail) = if is_kept {
                 let kept = dead_letter.bytes.get(..MAX_PAYLOAD_BYTES).unwrap_or(&dead_letter.bytes);
                 (&dead_letter.subject, kept, dead_letter.detail.as_str())
@@ -324,7 +280,10 @@ impl EventLog {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::dead_letter_quota::{DeadLetterQuota, MAX_PER_MINUTE};
 
     #[test]
     fn a_device_has_one_quota_across_all_its_subjects() {
@@ -335,11 +294,11 @@ mod tests {
         assert_eq!(sender("something.else"), "something.else");
 
         let (mut allowance, now) = (DeadLetterQuota::default(), Instant::now());
-        let source = DeadLetterSource::Metrics;
+        let source = DeadLetterSource::Metrics.as_str();
         let kept = (0..100).filter(|_| allowance.take(source, &live, now)).count();
         assert_eq!(kept, MAX_PER_MINUTE as usize);
         assert!(allowance.take(source, "another", now));
-        assert!(allowance.take(DeadLetterSource::Events, &live, now));
+        assert!(allowance.take(DeadLetterSource::Events.as_str(), &live, now));
         assert!(!allowance.take(source, &live, now + Duration::from_secs(59)));
         assert!(allowance.take(source, &live, now + Duration::from_secs(60)));
     }

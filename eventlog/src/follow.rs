@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::appender::NOTIFY_CHANNEL;
 use crate::connect::Stores;
-use crate::error::StoreError;
+use crate::error::{StoreError, describe};
 use crate::log::EventLog;
 
 /// Poll interval, after which a lost notification is noticed.
@@ -103,7 +103,7 @@ async fn follow(stores: &Stores, cached: &watch::Sender<CachedHeads>) {
         if !failing {
             failing = true;
             tracing::warn!(
-                error = %crate::appender::describe(&error),
+                error = %describe(&error),
                 "failed to follow the log; trying again"
             );
         }

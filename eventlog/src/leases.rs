@@ -7,8 +7,8 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::append::{AppendError, OffsetMove};
-use crate::device_keys::as_i64;
 use crate::error::{ErrorContext, StoreError};
+use crate::integers::as_i64;
 use crate::log::EventLog;
 
 /// A time-limited right to do a piece of work.

@@ -8,11 +8,12 @@ use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Appended, Batch};
 use crate::appender::AppenderHandle;
-use crate::authority::{AuthorityKeys, RefusedEvents};
+use crate::authority_keys::{AuthorityKeys, RefusedEvents};
 use crate::connect::{ConnectOptions, Stores};
-use crate::dead_letters::DeadLetterQuota;
+use crate::dead_letter_quota::DeadLetterQuota;
 use crate::error::{ErrorContext, StoreError};
 use crate::failure::{Failure, FailureWatch};
+use crate::log_options::LogOptions;
 use crate::merkle::Frontier;
 use crate::partitions;
 use crate::traces;
@@ -39,21 +40,6 @@ async fn migrate(pool: &sqlx::PgPool) -> Result<(), StoreError> {
     match migrations.iter().filter(|migration| !applied.contains(&migration.version)).count() {
         0 => Ok(()),
         missing => Err(StoreError::NotMigrated(missing)),
-    }
-}
-
-/// Options of a log.
-#[derive(Clone, Debug)]
-pub struct LogOptions {
-    /// Number of positions in one partition.
-    pub partition_rows: u64,
-    /// Maximum number of events in one transaction.
-    pub max_batch: usize,
-}
-
-impl Default for LogOptions {
-    fn default() -> Self {
-        Self { partition_rows: 5_000_000, max_batch: 2_000 }
     }
 }
 
@@ -266,7 +252,7 @@ impl EventLog {
         project: &ProjectId,
         mut batch: Batch,
     ) -> Result<Vec<Result<Appended, AppendError>>, AppendError> {
-        self.prove(project, &mut batch);
+        self.authority_keys.prove(project, &mut batch);
         let appender = {
             let mut appenders = self.inner.appenders.lock().unwrap_or_else(PoisonError::into_inner);
             appenders

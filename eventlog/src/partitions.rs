@@ -7,8 +7,8 @@
 use muster_schemas::ProjectId;
 use tokio_postgres::Client;
 
-use crate::device_keys::as_i64;
 use crate::error::{ErrorContext, StoreError};
+use crate::integers::as_i64;
 
 /// Returns the range that a position is in, from 0.
 pub(crate) const fn range_of(position: u64, rows: u64) -> u64 {

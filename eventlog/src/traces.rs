@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tracing::Level;
 
 use crate::append::{AppendError, Appended, Batch, Expected};
-use crate::read::StoredEvent;
+use crate::stored_event::StoredEvent;
 
 /// Target of the `tracing` events that are spans.
 pub const TARGET: &str = "muster_traces";

@@ -6,6 +6,7 @@
 //! its events.
 
 mod plan;
+mod queues;
 mod session;
 mod statements;
 
@@ -14,38 +15,18 @@ use std::sync::Arc;
 use muster_schemas::ProjectId;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::append::{Append, AppendError, Appended, Batch};
+use crate::append::{AppendError, Batch};
 use crate::connect::Dialer;
-use crate::error::StoreError;
+use crate::error::{StoreError, describe};
 use crate::failure::{Cause, FailureWatch};
-use crate::log::LogOptions;
+use crate::log_options::LogOptions;
+use queues::{BatchResult, QueuedBatch, Queues};
 use session::Session;
 
 pub(crate) use session::NOTIFY_CHANNEL;
 
-/// Maximum number of events of a small append, which precedes larger ones.
-const MAX_SMALL_APPEND_EVENTS: usize = 16;
 /// Maximum number of queued batches; further callers wait in their own tasks.
 const MAX_QUEUED_BATCHES: usize = 256;
-
-pub(crate) type BatchResult = Result<Vec<Result<Appended, AppendError>>, AppendError>;
-
-/// A batch, and the channel for its result.
-#[derive(Debug)]
-pub(crate) struct QueuedBatch {
-    pub(crate) batch: Batch,
-    pub(crate) reply: oneshot::Sender<BatchResult>,
-}
-
-impl QueuedBatch {
-    fn events(&self) -> usize {
-        self.batch.appends.iter().map(Append::events).sum()
-    }
-
-    fn is_small(&self) -> bool {
-        self.batch.offset.is_none() && self.events() <= MAX_SMALL_APPEND_EVENTS
-    }
-}
 
 /// Handle of a project's appender.
 #[derive(Clone, Debug)]
@@ -64,12 +45,7 @@ impl AppenderHandle {
     ) -> Self {
         let (small, small_queue) = mpsc::channel(MAX_QUEUED_BATCHES);
         let (large, large_queue) = mpsc::channel(MAX_QUEUED_BATCHES);
-        let queues = Queues {
-            small: small_queue,
-            large: large_queue,
-            carried_over: None,
-            was_last_small: false,
-        };
+        let queues = Queues::new(small_queue, large_queue);
         tokio::spawn(run(project, dialer, options, failure, queues));
         Self { small, large }
     }
@@ -81,69 +57,6 @@ impl AppenderHandle {
         let shutting_down = || AppendError::Store(StoreError::ShuttingDown);
         queue.send(work).await.map_err(|_| shutting_down())?;
         receive.await.map_err(|_| shutting_down())?
-    }
-}
-
-#[derive(Debug)]
-struct Queues {
-    small: mpsc::Receiver<QueuedBatch>,
-    large: mpsc::Receiver<QueuedBatch>,
-    /// Work that did not fit into the previous group.
-    carried_over: Option<QueuedBatch>,
-    /// Whether the previous group had only small appends.
-    was_last_small: bool,
-}
-
-impl Queues {
-    /// Waits for work, then takes all pending work: small appends first, up to `max` events.
-    async fn gather(&mut self, max: usize) -> Option<Vec<QueuedBatch>> {
-        let mut group = Vec::new();
-        let mut events = 0;
-        if self.was_last_small && self.carried_over.is_none() {
-            self.carried_over = self.large.try_recv().ok();
-        }
-        let turn = self.was_last_small && self.carried_over.is_some();
-        if let Some(work) = (!turn).then(|| self.small.try_recv().ok()).flatten() {
-            events += work.events();
-            group.push(work);
-        } else if let Some(work) = self.carried_over.take() {
-            events += work.events();
-            group.push(work);
-        } else {
-            let work = tokio::select! {
-                biased;
-                Some(work) = self.small.recv() => work,
-                Some(work) = self.large.recv() => work,
-                else => return None,
-            };
-            events += work.events();
-            group.push(work);
-        }
-        while let Ok(work) = self.small.try_recv() {
-            events += work.events();
-            group.push(work);
-            if events >= max {
-                return Some(group);
-            }
-        }
-        // A group that starts with a small append stays small, so that it does not wait for a large
-        // COPY.
-        self.was_last_small = group.first().is_some_and(QueuedBatch::is_small);
-        if self.was_last_small {
-            return Some(group);
-        }
-        while events < max {
-            let Ok(work) = self.large.try_recv() else {
-                break;
-            };
-            if events + work.events() > max {
-                self.carried_over = Some(work);
-                break;
-            }
-            events += work.events();
-            group.push(work);
-        }
-        Some(group)
     }
 }
 
@@ -187,19 +100,4 @@ fn fail_all(group: Vec<QueuedBatch>, error: StoreError) {
     for work in group {
         let _ = work.reply.send(Err(AppendError::Store(StoreError::Shared(error.clone()))));
     }
-}
-
-/// Formats an error with its sources, for the callers that share it.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

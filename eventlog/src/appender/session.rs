@@ -15,13 +15,14 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::plan::{HeadState, Named, Plan, StreamState, Streams, plan};
+use super::queues::{BatchResult, QueuedBatch};
 use super::statements::{COPY_TYPES, SETTINGS, Statements};
-use super::{QueuedBatch, describe};
-use crate::append::{AppendError, Appended, OffsetMove};
+use crate::append::{AppendError, Appended, Batch, OffsetMove};
 use crate::connect::Dialer;
-use crate::device_keys::{self, as_i64};
-use crate::error::{ErrorContext, StoreError};
-use crate::log::LogOptions;
+use crate::device_effects;
+use crate::error::{ErrorContext, StoreError, describe};
+use crate::integers::as_i64;
+use crate::log_options::LogOptions;
 use crate::merkle::Frontier;
 use crate::partitions;
 
@@ -121,10 +122,7 @@ impl Session {
 
     /// Runs the transaction in three round trips: `BEGIN` and reads, start of the COPY, everything
     /// else.
-    async fn transact(
-        &mut self,
-        batches: &[crate::Batch],
-    ) -> Result<Vec<super::BatchResult>, StoreError> {
+    async fn transact(&mut self, batches: &[Batch]) -> Result<Vec<BatchResult>, StoreError> {
         let project = self.project.clone();
         let Some((head, fenced)) = self.begin(batches).await? else {
             self.client.batch_execute("ROLLBACK").await.while_trying("roll back an append")?;
@@ -180,7 +178,7 @@ impl Session {
     /// exist.
     async fn begin(
         &mut self,
-        batches: &[crate::Batch],
+        batches: &[Batch],
     ) -> Result<Option<(HeadState, Vec<bool>)>, StoreError> {
         let (client, statements) = (&self.client, &self.statements);
         let project = self.project.as_str();
@@ -227,7 +225,7 @@ impl Session {
 async fn is_fenced(
     client: &Client,
     statements: &Statements,
-    batch: &crate::Batch,
+    batch: &Batch,
 ) -> Result<bool, tokio_postgres::Error> {
     let Some(OffsetMove { name, incarnation, sequence, fence }) = &batch.offset else {
         return Ok(false);
@@ -355,7 +353,7 @@ async fn commit(
             let stream = row.stream.parse().map_err(|error| {
                 StoreError::Corrupt(format!("the stream of an effect: {error}"))
             })?;
-            device_keys::apply(client, project.as_str(), &stream, event).await?;
+            device_effects::apply(client, project.as_str(), &stream, event).await?;
         }
     }
     let (position, nodes) = (as_i64(plan.position), frontier.to_bytes());

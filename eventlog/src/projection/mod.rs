@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use muster_schemas::ProjectId;
 
 use crate::error::StoreError;
-use crate::read::StoredEvent;
+use crate::stored_event::StoredEvent;
 
 pub use runner::{Progress, Runner, compare_tables};
 pub use transaction::Transaction;

@@ -11,13 +11,13 @@ use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
 use super::{Projection, ProjectionError, Transaction};
-use crate::appender::describe;
-use crate::device_keys::as_i64;
-use crate::error::{ErrorContext, StoreError};
+use crate::error::{ErrorContext, StoreError, describe};
 use crate::failure::{Cause, Failure, FailureWatch};
 use crate::follow::Follower;
+use crate::integers::as_i64;
 use crate::log::EventLog;
-use crate::read::{ReadFilter, StoredEvent};
+use crate::read::ReadFilter;
+use crate::stored_event::StoredEvent;
 use crate::traces;
 
 /// Maximum number of events in one transaction.

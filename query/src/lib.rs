@@ -24,6 +24,6 @@ mod walk_rate;
 pub use append_reports::AppendReports;
 pub use http::{openapi, openapi_info, router};
 pub use live_streams::{DEFAULT_STREAMS_PER_TOKEN, LiveStreams};
-pub use start::{PROJECTIONS, Query, QueryOptions, StartError, create_tables};
-pub use state::{QueryState, ReadModels};
+pub use start::{Query, QueryOptions, StartError, create_tables};
+pub use state::{PROJECTIONS, QueryState, ReadModels};
 pub use walk_rate::{DEFAULT_WALKS_PER_MINUTE, WalkRate};

@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use muster_api::ApiState;
 use muster_api::blobs::Blobs;
 use muster_eventlog::projection::{Progress, Projection, Runner};
-use muster_eventlog::tiles::{TREE_TILES, TreeTiles};
+use muster_eventlog::tiles::TreeTiles;
 use muster_eventlog::{EventLog, Follower, StoreError};
 use muster_schemas::SigningKey;
 use tokio::task::JoinSet;
@@ -153,17 +153,6 @@ pub async fn create_tables(log: &EventLog) -> Result<(), StoreError> {
     let failed = |source| StoreError::Sqlx { attempted: "create Grafana's views", source };
     grafana::publish(log).await.map_err(failed)
 }
-
-/// Projections whose tables the query role writes.
-pub const PROJECTIONS: [&str; 7] = [
-    devices::TABLE,
-    tokens::TABLE,
-    timeline::TABLE,
-    projects::TABLE,
-    operations::TABLE,
-    sessions::TABLE,
-    TREE_TILES,
-];
 
 struct ProjectionTasks {
     log: EventLog,

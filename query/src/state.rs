@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use axum::extract::FromRef;
 use muster_api::blobs::Blobs;
 use muster_api::{ApiState, Problem};
+use muster_eventlog::tiles::TREE_TILES;
 use muster_eventlog::projection::Progress;
 use muster_eventlog::{EventLog, Failure, Follower};
 use muster_schemas::{DeviceId, ProjectId};
@@ -16,7 +17,8 @@ use crate::append_reports::AppendReports;
 use crate::influx::InfluxClient;
 use crate::latest::LatestMetrics;
 use crate::live_streams::LiveStreams;
-use crate::projections::devices::Device;
+use crate::projections::devices::{self, Device};
+use crate::projections::{operations, projects, sessions, timeline, tokens};
 use crate::walk_rate::WalkRate;
 
 /// Maximum number of concurrent point-in-time queries.
@@ -32,6 +34,17 @@ pub struct DeviceSnapshot {
     /// The devices.
     pub devices: Arc<BTreeMap<DeviceId, Device>>,
 }
+
+/// Projections whose tables the query role writes.
+pub const PROJECTIONS: [&str; 7] = [
+    devices::TABLE,
+    tokens::TABLE,
+    timeline::TABLE,
+    projects::TABLE,
+    operations::TABLE,
+    sessions::TABLE,
+    TREE_TILES,
+];
 
 /// Progress of the read models.
 #[derive(Clone, Debug, Default)]

@@ -9,8 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::degraded;
-use crate::start::PROJECTIONS;
-use crate::state::{QueryState, sql_problem};
+use crate::state::{PROJECTIONS, QueryState, sql_problem};
 
 /// Maximum lag of a read model that is ready, in events.
 const MAX_READY_LAG: i64 = 10_000;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::buckets::{MetricBuckets, PolicyCache};
+use super::metric_buckets::MetricBuckets;
+use super::policy_cache::PolicyCache;
 
 /// Timeout of a query.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(15);

@@ -8,7 +8,8 @@ use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::buckets::MetricBuckets;
+use super::metric_buckets::MetricBuckets;
+use super::quoting::{identifier, string};
 
 /// Function that aggregates the values of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -125,32 +126,4 @@ fn of_device(project: &ProjectId, device: DeviceId) -> String {
         string(project.as_str()),
         string(&device.to_string())
     )
-}
-
-/// Quotes a name with double quotes.
-pub(super) fn identifier(name: &str) -> String {
-    quoted(name, '"')
-}
-
-/// Quotes a value with single quotes.
-pub(super) fn string(value: &str) -> String {
-    quoted(value, '\'')
-}
-
-fn quoted(text: &str, quote: char) -> String {
-    let mut quoted = String::with_capacity(text.len() + 2);
-    quoted.push(quote);
-    for c in text.chars() {
-        match c {
-            '\\' => quoted.push_str("\\\\"),
-            '\n' => quoted.push_str("\\n"),
-            c if c == quote => {
-                quoted.push('\\');
-                quoted.push(c);
-            }
-            c => quoted.push(c),
-        }
-    }
-    quoted.push(quote);
-    quoted
 }

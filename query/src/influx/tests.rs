@@ -4,8 +4,8 @@
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use uuid::Uuid;
 
-use super::influxql::string;
 use super::plan::{MAX_POINTS, Range, parse_duration, show_duration, too_many_points};
+use super::quoting::string;
 use super::{Function, MetricBuckets, MetricQuery, field_keys};
 
 fn metric_query<'a>(

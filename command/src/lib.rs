@@ -4,16 +4,25 @@
 //! nor reads a read model: it folds the state for a decision from the streams that it appends to.
 
 pub mod channels;
+mod clock;
 pub mod dispatch;
 pub mod domain;
+mod error;
+mod executor;
+pub mod hello;
 pub mod http;
 pub mod keys;
 pub mod link;
+pub mod outputs;
+mod request;
 pub mod service;
 pub mod uploads;
 
 use muster_eventlog::projection::Runner;
 use muster_eventlog::{EventLog, StoreError};
+
+pub use error::CommandError;
+pub use request::{Request, Written};
 
 /// Projections whose tables the write side writes.
 pub const PROJECTIONS: [&str; 2] = [dispatch::queue_projection::NAME, uploads::NAME];

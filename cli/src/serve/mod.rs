@@ -194,7 +194,7 @@ pub(crate) async fn run(
         let ensured = startup::retry_until_ready(LOG_NAME, &stop, |_| false, ensure).await;
         ensured.context("failed to create the project 'default'")?;
         listener.command(muster_command::http::router(api.clone(), service.clone()));
-        let dispatch = || muster_command::dispatch::start(service.clone(), stop.clone());
+        let dispatch = || service.dispatch.clone().start(stop.clone());
         let dispatching = startup::retry_until_ready(LOG_NAME, &stop, |_| false, dispatch).await;
         let dispatching = dispatching.context("failed to create the list of open runs")?;
         let keep = || muster_command::uploads::start(service.clone(), stop.clone());
@@ -204,10 +204,10 @@ pub(crate) async fn run(
         parts.spawn(async move {
             let revocations = service.maintain_revocations(reconnected, stop.clone());
             let link = muster_command::link::run(service.clone(), stop.clone());
-            let relays = service.maintain_relays(stop.clone());
-            let shells = service.end_shells_of_ended_tokens(stop.clone());
+            let relays = service.channels.maintain_relays(stop.clone());
+            let shells = service.channels.end_shells_of_ended_tokens(stop.clone());
             let uses = service.record_token_uses(stop.clone());
-            let reports = service.receive_output_reports(stop.clone());
+            let reports = service.outputs.receive_reports(stop.clone());
             tokio::join!(link, revocations, dispatching, keeping, relays, shells, uses, reports);
             Ok(())
         });

@@ -11,9 +11,11 @@ use muster_schemas::wire::{ChannelAnswer, ChannelOpen, ChannelRefusalCause, KIND
 use muster_schemas::{ChannelId, DeviceId, Hash, ProjectId, StreamName, codec};
 use uuid::Uuid;
 
+use super::ports::Channels;
+use crate::clock::now;
 use crate::domain::Rejection;
 use crate::domain::device::Device;
-use crate::service::{Service, ServiceError, now};
+use crate::error::CommandError;
 
 /// Timeout of a device's response; its own connection to another host may take as long.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -30,7 +32,7 @@ const ORDER_TTL_MICROS: i64 = 45 * 1_000_000;
 pub enum OpenError {
     /// The log, the keys or the broker failed.
     #[error(transparent)]
-    Service(#[from] ServiceError),
+    Command(#[from] CommandError),
     /// The device refused.
     #[error("the device refuses: {0}")]
     Refused(String),
@@ -48,7 +50,7 @@ pub enum OpenError {
     Seal(#[from] SealError),
 }
 
-impl Service {
+impl Channels {
     /// Opens a channel to a device.
     ///
     /// # Errors
@@ -61,13 +63,13 @@ impl Service {
         purpose: Purpose,
     ) -> Result<Channel, OpenError> {
         let stream = StreamName::Device(device);
-        let state = self.load::<Device>(project, &stream).await?.state;
+        let state = self.executor.load::<Device>(project, &stream).await?.state;
         if !state.exists() {
-            return Err(ServiceError::from(Rejection::NotFound("device")).into());
+            return Err(CommandError::from(Rejection::NotFound("device")).into());
         }
         let subjects = DeviceSubjects::new(project, device);
         let channel = ChannelId(Uuid::new_v4());
-        let away = |error: String| OpenError::from(ServiceError::Broker(error));
+        let away = |error: String| OpenError::from(CommandError::Broker(error));
         let half = KeyExchange::new()?;
         let is_there = matches!(purpose, Purpose::Attach { .. } | Purpose::End { .. });
         let issued_at = now();
@@ -82,7 +84,7 @@ impl Service {
             key: half.public().to_vec(),
             purpose,
         };
-        let key = self.keys.operation_key(project).map_err(ServiceError::from)?;
+        let key = self.keys.operation_key(project).map_err(CommandError::from)?;
         let sealed = key.seal(Kind::Open, codec::encode(&open));
         let hash = Hash::of(&sealed);
         let subject = subjects.channel_up(channel);
@@ -125,8 +127,12 @@ impl Service {
     ) -> Result<ChannelAnswer, OpenError> {
         let wrong = |what: &dyn std::fmt::Display| OpenError::InvalidResponse(what.to_string());
         let message = Unverified::parse(sealed).map_err(|error| wrong(&error))?;
-        let access =
-            self.log.device_access(project, &[device]).await.map_err(ServiceError::from)?;
+        let access = self
+            .executor
+            .log
+            .device_access(project, &[device])
+            .await
+            .map_err(CommandError::from)?;
         let key = access.get(&device).and_then(|access| access.key(&message.kid()));
         let key =
             key.ok_or_else(|| wrong(&"it is signed by a key that the device does not have"))?;

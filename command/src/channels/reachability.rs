@@ -4,16 +4,18 @@
 use muster_schemas::names::DeviceName;
 use muster_schemas::{DeviceId, ProjectId, StreamName, Timestamp};
 
+use super::ports::Channels;
+use crate::dispatch::WorkQueue;
 use crate::domain::Rejection;
 use crate::domain::device::Device;
-use crate::service::{Service, ServiceError};
+use crate::error::CommandError;
 
 /// Why no session with a device can be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreachable {
     /// The device does not exist, or the log could not be read.
     #[error(transparent)]
-    Service(#[from] ServiceError),
+    Command(#[from] CommandError),
     /// The device is not connected.
     #[error("{name} {}", offline(*.since))]
     Offline {
@@ -50,7 +52,7 @@ fn offline(since: Option<Timestamp>) -> String {
     since.map_or("is offline".to_owned(), |since| format!("has been offline since {since}"))
 }
 
-impl Service {
+impl Channels {
     /// Checks that a session with a device can be opened now.
     ///
     /// # Errors
@@ -61,12 +63,12 @@ impl Service {
         device: DeviceId,
     ) -> Result<(), Unreachable> {
         let stream = StreamName::Device(device);
-        let presence = async { Ok(self.log.is_known_offline(project, device).await?) };
+        let presence = async { Ok(self.executor.log.is_known_offline(project, device).await?) };
         let (loaded, is_offline) =
-            tokio::try_join!(self.load::<Device>(project, &stream), presence)?;
+            tokio::try_join!(self.executor.load::<Device>(project, &stream), presence)?;
         let state = loaded.state;
         let Some(name) = state.name.filter(|_| !state.is_deleted) else {
-            return Err(ServiceError::from(Rejection::NotFound("device")).into());
+            return Err(CommandError::from(Rejection::NotFound("device")).into());
         };
         if state.pending_enrollment.is_some() {
             return Err(Unreachable::Pending { name });
@@ -78,7 +80,8 @@ impl Service {
             return Err(Unreachable::NotEnrolled { name });
         }
         if is_offline {
-            let since = self.offline_since(project, device).await.map_err(ServiceError::from)?;
+            let queue = WorkQueue::new(self.executor.log.clone());
+            let since = queue.offline_since(project, device).await.map_err(CommandError::from)?;
             return Err(Unreachable::Offline { name, since });
         }
         Ok(())

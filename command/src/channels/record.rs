@@ -8,14 +8,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use muster_api::blobs::key;
-use muster_schemas::events::SessionRecorded;
+use muster_schemas::Event;
+use muster_schemas::events::{SessionKind, SessionRecorded};
 use muster_schemas::wire::{TerminalSize, output_hash};
 use serde_json::json;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::audit::Session;
-use crate::service::ServiceError;
+use super::session::Session;
+use crate::clock::now;
+use crate::domain::Rejection;
+use crate::error::CommandError;
 
 /// Size at which a chunk is written, in bytes.
 const MAX_CHUNK_BYTES: usize = 64 * 1024;
@@ -38,6 +41,25 @@ pub struct RecordedStreams {
 }
 
 impl RecordedStreams {
+    /// Reads from the log what of a session is recorded.
+    ///
+    /// # Errors
+    /// When the session does not exist, or is not a shell.
+    pub(crate) async fn read(session: &Session) -> Result<Self, CommandError> {
+        let log = &session.channels().executor.log;
+        let stored = log.read_stream(&session.project, &session.stream()).await?;
+        let stored = log.authentic(&session.project, stored).await;
+        let first = stored.first().ok_or(Rejection::NotFound("session"))?;
+        match first.event()? {
+            Event::SessionRequested(request)
+                if matches!(request.session, SessionKind::Shell { .. }) =>
+            {
+                Ok(Self { output: request.recorded, input: request.input_recorded })
+            }
+            _ => Err(Rejection::NotFound("session").into()),
+        }
+    }
+
     /// Starts a recording, if one is required.
     #[must_use]
     pub fn recorder(
@@ -62,7 +84,7 @@ pub struct Recorder {
     oldest_at: Option<Instant>,
     chunk: u32,
     /// A chunk that is being written.
-    writing: Option<JoinHandle<Result<(), ServiceError>>>,
+    writing: Option<JoinHandle<Result<(), CommandError>>>,
     /// Output, and input if it is recorded.
     output_text: TextDecoder,
     input_text: Option<TextDecoder>,
@@ -97,7 +119,7 @@ impl Recorder {
             "version": 2,
             "width": size.cols,
             "height": size.rows,
-            "timestamp": crate::service::now().micros().div_euclid(1_000_000),
+            "timestamp": now().micros().div_euclid(1_000_000),
             "env": {"TERM": term},
         });
         let mut lines = header.to_string().into_bytes();
@@ -129,7 +151,7 @@ impl Recorder {
     ///
     /// # Errors
     /// When a chunk is full and cannot be written.
-    pub async fn output(&mut self, bytes: &[u8]) -> Result<(), ServiceError> {
+    pub async fn output(&mut self, bytes: &[u8]) -> Result<(), CommandError> {
         let text = self.output_text.decode(bytes);
         if !text.is_empty() {
             self.line("o", &text);
@@ -147,7 +169,7 @@ impl Recorder {
     ///
     /// # Errors
     /// When a chunk is full and cannot be written.
-    pub async fn input(&mut self, bytes: &[u8]) -> Result<(), ServiceError> {
+    pub async fn input(&mut self, bytes: &[u8]) -> Result<(), CommandError> {
         let text = self.input_text.as_mut().map(|typed| typed.decode(bytes)).unwrap_or_default();
         if !text.is_empty() {
             self.line("i", &text);
@@ -171,7 +193,7 @@ impl Recorder {
     ///
     /// # Errors
     /// When the chunk cannot be written.
-    pub async fn write(&mut self) -> Result<(), ServiceError> {
+    pub async fn write(&mut self) -> Result<(), CommandError> {
         self.wait_until_written().await?;
         if self.lines.is_empty() {
             return Ok(());
@@ -185,7 +207,7 @@ impl Recorder {
     }
 
     /// Waits for the chunk that is being written.
-    async fn wait_until_written(&mut self) -> Result<(), ServiceError> {
+    async fn wait_until_written(&mut self) -> Result<(), CommandError> {
         let Some(writing) = &mut self.writing else { return Ok(()) };
         let written = writing.await;
         self.writing = None;
@@ -200,7 +222,7 @@ async fn write(
     recording: u32,
     chunk: u32,
     lines: Vec<u8>,
-) -> Result<(), ServiceError> {
+) -> Result<(), CommandError> {
     let salt: [u8; 16] = rand::random();
     let hash = output_hash(&salt, &lines);
     let event = SessionRecorded { recording, chunk, bytes: lines.len() as u64, hash };
@@ -210,7 +232,7 @@ async fn write(
     let stop = &session.relays().stop;
     loop {
         let written = async {
-            session.service().blobs.put(&name, blob.clone()).await?;
+            session.channels().blobs.put(&name, blob.clone()).await?;
             session.record_once(append_id, event.clone()).await
         };
         let error = match written.await {
@@ -218,7 +240,7 @@ async fn write(
             Err(error) => error,
         };
         let is_brief = chunk == 0 || stop.is_cancelled();
-        let is_final = matches!(error, ServiceError::Rejected(_));
+        let is_final = matches!(error, CommandError::Rejected(_));
         if is_final
             || started_at.elapsed() > if is_brief { SHORT_RETRY_BUDGET } else { RETRY_BUDGET }
         {

@@ -15,11 +15,11 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::audit::Session;
 use super::open::OpenError;
 use super::record::Recorder;
+use super::session::Session;
 use super::token;
-use crate::service::ServiceError;
+use crate::error::CommandError;
 
 /// Interval between pings to a client.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
@@ -139,7 +139,7 @@ async fn end(session: &Session) {
     let started_at = Instant::now();
     loop {
         let end = Purpose::End { session: session.id };
-        match session.service().open_channel(project, *device, actor, end).await {
+        match session.channels().open_channel(project, *device, actor, end).await {
             Ok(_) | Err(OpenError::SessionEnded(_)) => return,
             Err(error) if started_at.elapsed() > END_TIMEOUT => {
                 tracing::warn!(
@@ -222,7 +222,7 @@ async fn relay(
 }
 
 /// Adds a note to a recording.
-async fn record_input(recorder: &mut Recorder, note: RecordedInput) -> Result<(), ServiceError> {
+async fn record_input(recorder: &mut Recorder, note: RecordedInput) -> Result<(), CommandError> {
     match note {
         RecordedInput::Resized(size) => recorder.resized(size),
         RecordedInput::Typed(bytes) => recorder.input(&bytes).await?,
@@ -234,7 +234,7 @@ async fn record_input(recorder: &mut Recorder, note: RecordedInput) -> Result<()
 async fn flush_recording(
     recorder: &mut Recorder,
     recorded_input: &mut mpsc::Receiver<RecordedInput>,
-) -> Result<(), ServiceError> {
+) -> Result<(), CommandError> {
     while let Ok(left) = recorded_input.try_recv() {
         record_input(recorder, left).await?;
     }

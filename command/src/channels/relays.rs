@@ -1,45 +1,25 @@
-//! All relays of this process: when the process stops, it ends them and records how they ended. For
-//! a process that was killed, another process records it.
-//!
-//! PostgreSQL has a row with a lease for each relay, which its process renews. An expired lease
-//! means that the process has ended, or could not record how the relay ended.
+//! The open relays of this process, which renews a lease in PostgreSQL for each of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use muster_eventlog::{Relay, StoredEvent};
-use muster_schemas::Event;
-use muster_schemas::events::{SessionDetached, SessionEnded};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::audit::Session;
-use crate::service::{Service, ServiceError};
-
-/// Time that relays have to record how they ended when the process stops.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval between renewals of leases.
-const LEASE_RENEW_INTERVAL: Duration = Duration::from_secs(3);
 /// Duration of a relay's lease. An expired lease is observed for the same time before it is reaped:
 /// its process may have been without PostgreSQL, like this one.
-const LEASE_TTL: Duration = Duration::from_secs(10);
-/// Maximum number of expired leases that are checked together.
-const MAX_LEASES_PER_CHECK: u32 = 200;
-/// Name of the lease that allows a process to reap the relays of other processes.
-const REAPER_LEASE: &str = "reap-bridges";
-/// Reason of the end of a relay whose process has ended.
-const PROCESS_ENDED: &str = "the server that relayed it has ended";
+pub(super) const LEASE_TTL: Duration = Duration::from_secs(10);
 
 /// The open relays.
 #[derive(Debug)]
 pub struct Relays {
     /// Cancelled when the process stops.
     pub(super) stop: CancellationToken,
-    tasks: TaskTracker,
-    process: Uuid,
+    pub(super) tasks: TaskTracker,
+    pub(super) process: Uuid,
+    /// Relays whose leases this process renews.
     leased: Mutex<BTreeSet<Uuid>>,
 }
 
@@ -60,221 +40,7 @@ impl Relays {
         self.tasks.track_future(work)
     }
 
-    fn leased(&self) -> MutexGuard<'_, BTreeSet<Uuid>> {
+    pub(super) fn leased(&self) -> MutexGuard<'_, BTreeSet<Uuid>> {
         self.leased.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Service {
-    /// Renews the leases of this process's relays and reaps expired ones until `stop`; then ends
-    /// all relays: recordings are written completely, and the log records the detached clients.
-    pub async fn maintain_relays(&self, stop: CancellationToken) {
-        let mut expired = ExpiredLeases::default();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = tokio::time::sleep(LEASE_RENEW_INTERVAL) => {}
-            }
-            if let Err(error) = self.renew_and_reap(&mut expired).await {
-                tracing::debug!(%error, "failed to renew the leases of relays; trying again");
-            }
-        }
-        self.relays.stop.cancel();
-        self.relays.tasks.close();
-        if timeout(SHUTDOWN_TIMEOUT, self.relays.tasks.wait()).await.is_err() {
-            tracing::warn!(open = self.relays.tasks.len(), "some relays have not ended");
-        }
-    }
-
-    async fn renew_and_reap(&self, expired: &mut ExpiredLeases) -> Result<(), ServiceError> {
-        let held: Vec<Uuid> = self.relays.leased().iter().copied().collect();
-        if !held.is_empty() {
-            self.log.renew_relays(&held, LEASE_TTL).await?;
-        }
-        let stale = self.log.expired_relays(MAX_LEASES_PER_CHECK).await?;
-        let due = expired.due(&stale, Instant::now());
-        if due.is_empty() {
-            return Ok(());
-        }
-        let process = self.relays.process;
-        if self.log.acquire_lease(REAPER_LEASE, process, LEASE_TTL * 3).await?.is_some() {
-            let spoken = self.reap_all(&due).await;
-            self.log.release_lease(REAPER_LEASE, process).await?;
-            spoken?;
-        }
-        Ok(())
-    }
-
-    async fn reap_all(&self, due: &BTreeSet<Uuid>) -> Result<(), ServiceError> {
-        // Another process may have reaped some of them meanwhile.
-        for relay in self.log.expired_relays(MAX_LEASES_PER_CHECK).await? {
-            if !due.contains(&relay.id) {
-                continue;
-            }
-            let id = relay.id;
-            match self.reap(relay).await {
-                Ok(()) => self.log.drop_relay(id).await?,
-                Err(error) => {
-                    tracing::warn!(
-                        relay = %id, %error,
-                        "failed to record the end of a relay; trying again"
-                    );
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Records the end of a relay, unless the log has it already.
-    async fn reap(&self, relay: Relay) -> Result<(), ServiceError> {
-        let Relay { project, device, session, is_shell, actor, .. } = relay;
-        let session = Session::new(self.clone(), project, device, session, actor);
-        let stored = self.log.read_stream(&session.project, &session.stream()).await?;
-        // Each attached client has a relay. If the stream has more attached clients than relays
-        // exist, this relay's end is missing.
-        if attached(&stored) < self.log.count_relays(session.id).await? {
-            return Ok(());
-        }
-        tracing::info!(session = %session.id, "a session's server has ended; its relay is reaped");
-        let reason = PROCESS_ENDED.to_owned();
-        let event: Event = if is_shell {
-            SessionDetached { reason }.into()
-        } else {
-            SessionEnded { exit_code: None, reason, bytes_in: 0, bytes_out: 0 }.into()
-        };
-        match session.record(event).await {
-            // For example an archived project: nothing more will be written there.
-            Ok(_) | Err(ServiceError::Rejected(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// The number of attached clients, according to the session's stream.
-fn attached(stored: &[StoredEvent]) -> u64 {
-    let (mut all, mut left) = (0_u64, 0);
-    for event in stored {
-        match event.kind.as_str() {
-            "SessionRequested" | "SessionAttached" => all += 1,
-            "SessionDetached" | "SessionRefused" => left += 1,
-            "SessionEnded" => left = all,
-            _ => {}
-        }
-    }
-    all.saturating_sub(left)
-}
-
-/// The times at which leases were first seen as expired.
-#[derive(Debug, Default)]
-struct ExpiredLeases(HashMap<Uuid, Instant>);
-
-impl ExpiredLeases {
-    /// Returns the relays whose processes had enough time to renew their leases.
-    fn due(&mut self, expired: &[Relay], now: Instant) -> BTreeSet<Uuid> {
-        self.0.retain(|id, _| expired.iter().any(|relay| relay.id == *id));
-        for relay in expired {
-            self.0.entry(relay.id).or_insert(now);
-        }
-        let is_due = |since: &Instant| now.duration_since(*since) >= LEASE_TTL;
-        self.0.iter().filter(|(_, since)| is_due(since)).map(|(id, _)| *id).collect()
-    }
-}
-
-/// A requested session; later, its relay. If the client disconnects before the relay starts,
-/// dropping this records it.
-#[derive(Debug)]
-pub struct Opening {
-    session: Session,
-    /// Event to record when the relay does not start.
-    abort_event: Option<Event>,
-    /// Id of the relay, while its lease is renewed.
-    relay: Option<Uuid>,
-}
-
-impl Opening {
-    /// Records that a session is requested, or attached to; returns the version of that event in
-    /// the session's stream. `left` is the event to record when the relay does not start.
-    ///
-    /// # Errors
-    /// When the event was not appended.
-    pub async fn record_request(
-        session: &Session,
-        requested: impl Into<Event> + Send,
-        abort_event: impl Into<Event> + Send,
-    ) -> Result<(Self, u64), ServiceError> {
-        let left = abort_event.into();
-        let relay = Relay {
-            id: Uuid::new_v4(),
-            project: session.project.clone(),
-            device: session.device,
-            session: session.id,
-            is_shell: matches!(left, Event::SessionDetached(_)),
-            actor: session.actor.clone(),
-        };
-        let (relays, log) = (session.relays(), &session.service().log);
-        log.put_relay(&relay, LEASE_TTL).await?;
-        relays.leased().insert(relay.id);
-        let relay = Some(relay.id);
-        let mut opening = Self { session: session.clone(), abort_event: None, relay };
-        let version = session.record(requested).await?;
-        opening.abort_event = Some(left);
-        Ok((opening, version))
-    }
-
-    /// Ends the relay, or an opening whose failure is known. `is_known`: whether its end is in the
-    /// log.
-    pub async fn end(mut self, is_known: bool) {
-        self.abort_event = None;
-        if let Some(relay) = self.relay.take() {
-            release(&self.session, relay, is_known).await;
-        }
-    }
-}
-
-/// Stops renewing a lease. If the end is not in the log, it is recorded when the lease has expired.
-async fn release(session: &Session, relay: Uuid, is_known: bool) {
-    session.relays().leased().remove(&relay);
-    if is_known && let Err(error) = session.service().log.drop_relay(relay).await {
-        tracing::debug!(%error, "failed to delete a relay; it expires");
-    }
-}
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        let Some(relay) = self.relay.take() else { return };
-        let (session, left) = (self.session.clone(), self.abort_event.take());
-        tokio::spawn(async move {
-            let is_known = match left {
-                Some(left) => session.record_best_effort(left).await,
-                None => false,
-            };
-            release(&session, relay, is_known).await;
-        });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use muster_schemas::{DeviceId, ProjectId, SessionId};
-
-    use super::*;
-
-    #[test]
-    fn an_expired_relay_gets_another_lease_period_before_it_is_reaped() {
-        let (mut expired, now) = (ExpiredLeases::default(), Instant::now());
-        let relay = |id| Relay {
-            id: Uuid::from_u128(id),
-            project: ProjectId::default_project(),
-            device: DeviceId(Uuid::nil()),
-            session: SessionId(Uuid::nil()),
-            is_shell: true,
-            actor: "token:x".to_owned(),
-        };
-        let (one, two) = (relay(1), relay(2));
-        assert!(expired.due(&[one.clone(), two.clone()], now).is_empty());
-        let later = now + LEASE_TTL / 2;
-        assert!(expired.due(std::slice::from_ref(&two), later).is_empty(), "the other was kept");
-        assert_eq!(expired.due(&[one, two.clone()], now + LEASE_TTL), BTreeSet::from([two.id]));
-        assert!(expired.due(&[], now + LEASE_TTL * 2).is_empty());
     }
 }

@@ -12,10 +12,11 @@ use muster_schemas::wire::Purpose;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::audit::Session;
 use super::open::OpenError;
+use super::ports::Channels;
+use super::session::Session;
 use super::token::{CHECK_INTERVAL, Token};
-use crate::service::{Service, ServiceError};
+use crate::error::CommandError;
 
 /// Maximum number of openers whose tokens are checked.
 const MAX_OPENERS: u32 = 10_000;
@@ -31,20 +32,20 @@ const ACTOR: &str = "role:command";
 
 type Tokens = HashMap<(ProjectId, String), Token>;
 
-impl Service {
+impl Channels {
     /// Stores a shell that is about to be opened, so that it can be ended with its token.
     pub(crate) async fn register_shell(
         &self,
         session: &Session,
         grace: u32,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<(), CommandError> {
         let shell = OpenShell {
             session: session.id,
             project: session.project.clone(),
             device: session.device,
             actor: session.actor.clone(),
         };
-        Ok(self.log.put_open_shell(&shell, grace).await?)
+        Ok(self.executor.log.put_open_shell(&shell, grace).await?)
     }
 
     /// Ends the shells of tokens that have ended, until `stop`.
@@ -66,9 +67,9 @@ impl Service {
         &self,
         tokens: &mut Tokens,
         ending: &mut JoinSet<()>,
-    ) -> Result<(), ServiceError> {
-        self.log.renew_open_shells().await?;
-        let openers = self.log.shell_openers(MAX_OPENERS).await?;
+    ) -> Result<(), CommandError> {
+        self.executor.log.renew_open_shells().await?;
+        let openers = self.executor.log.shell_openers(MAX_OPENERS).await?;
         let openers: HashSet<_> = openers.into_iter().collect();
         tokens.retain(|opener, _| openers.contains(opener));
         for opener in openers {
@@ -77,7 +78,7 @@ impl Service {
                 tokens.insert(opener.clone(), token);
             }
             let Some(token) = tokens.get_mut(&opener) else { continue };
-            let reason = match token.check(&self.log).await {
+            let reason = match token.check(&self.executor.log).await {
                 Ok(Some(reason)) => reason,
                 Ok(None) => continue,
                 Err(error) => {
@@ -87,9 +88,9 @@ impl Service {
             };
             let free = MAX_ENDING.saturating_sub(ending.len());
             let free = u32::try_from(free).unwrap_or(u32::MAX);
-            for shell in self.log.claim_open_shells(&opener, CLAIM_TTL, free).await? {
-                let (service, reason) = (self.clone(), reason.clone());
-                ending.spawn(async move { service.end_claimed_shell(shell, reason).await });
+            for shell in self.executor.log.claim_open_shells(&opener, CLAIM_TTL, free).await? {
+                let (channels, reason) = (self.clone(), reason.clone());
+                ending.spawn(async move { channels.end_claimed_shell(shell, reason).await });
             }
         }
         Ok(())
@@ -98,10 +99,10 @@ impl Service {
     async fn end_claimed_shell(&self, shell: OpenShell, reason: String) {
         let id = shell.session;
         let done = match self.end_shell(shell, reason).await {
-            Ok(()) => self.log.drop_open_shell(id).await,
+            Ok(()) => self.executor.log.drop_open_shell(id).await,
             Err(reason) => {
                 tracing::debug!(session = %id, reason, "failed to end a shell; trying again");
-                self.log.release_open_shell(id, RETRY_INTERVAL).await
+                self.executor.log.release_open_shell(id, RETRY_INTERVAL).await
             }
         };
         if let Err(error) = done {

@@ -7,8 +7,9 @@ use muster_api::auth::{ApiTokenState, Permission};
 use muster_eventlog::EventLog;
 use muster_schemas::{ProjectId, StreamName, TokenId};
 
-use super::audit::Session;
-use crate::service::{ServiceError, now};
+use super::session::Session;
+use crate::clock::now;
+use crate::error::CommandError;
 
 /// Interval between checks of a session's token.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -21,7 +22,7 @@ pub(super) async fn wait_until_ended(session: &Session) -> String {
     };
     loop {
         tokio::time::sleep(CHECK_INTERVAL).await;
-        match token.check(&session.service().log).await {
+        match token.check(&session.channels().executor.log).await {
             Ok(None) => {}
             Ok(Some(reason)) => return reason,
             Err(error) => {
@@ -48,7 +49,7 @@ impl Token {
     }
 
     /// Returns why what was opened with the token must end; `None` while it may stay open.
-    pub(super) async fn check(&mut self, log: &EventLog) -> Result<Option<String>, ServiceError> {
+    pub(super) async fn check(&mut self, log: &EventLog) -> Result<Option<String>, CommandError> {
         self.refresh(log).await?;
         let Some((_, _, state)) = &self.cached else {
             return Ok(Some(format!("the token {} is unknown", self.id)));
@@ -61,7 +62,7 @@ impl Token {
     }
 
     /// Reads the token's stream if its version has changed.
-    async fn refresh(&mut self, log: &EventLog) -> Result<(), ServiceError> {
+    async fn refresh(&mut self, log: &EventLog) -> Result<(), CommandError> {
         let places = match &self.cached {
             Some((project, _, _)) => vec![project.clone()],
             // A server-wide token is in the log `system`.

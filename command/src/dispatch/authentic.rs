@@ -8,7 +8,7 @@ use muster_eventlog::EventLog;
 use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName};
 
 use super::work_queue::{OpenOperation, OpenRun};
-use crate::service::ServiceError;
+use crate::error::CommandError;
 
 /// Operations whose request was found in the log, as the work queue has it.
 #[derive(Default)]
@@ -37,7 +37,7 @@ impl AuthenticOperations {
         project: &ProjectId,
         operation: &OpenOperation,
         runs: &[OpenRun],
-    ) -> Result<HashSet<DeviceId>, ServiceError> {
+    ) -> Result<HashSet<DeviceId>, CommandError> {
         if runs.is_empty() || !self.is_requested(log, project, operation).await? {
             return Ok(HashSet::new());
         }
@@ -65,7 +65,7 @@ impl AuthenticOperations {
         log: &EventLog,
         project: &ProjectId,
         operation: &OpenOperation,
-    ) -> Result<bool, ServiceError> {
+    ) -> Result<bool, CommandError> {
         let same = |cached: &OpenOperation| {
             cached.requested == operation.requested && cached.actor == operation.actor
         };

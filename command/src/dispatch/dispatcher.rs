@@ -12,13 +12,17 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::authentic::AuthenticOperations;
+use super::orders::Orders;
 use super::private::{PrivateParts, SignedOrder};
 use super::rules::{self, Step};
 use super::work_queue::{OpenOperation, OpenRun, RunSelection, WorkQueue};
+use crate::clock::now;
 use crate::domain::Decider;
-use crate::domain::operation::OperationCommand;
+use crate::domain::operation::{Operation, OperationCommand};
 use crate::domain::run::{Run, RunCommand};
-use crate::service::{Service, ServiceError, now};
+use crate::error::CommandError;
+use crate::executor::Executor;
+use crate::request::Request;
 
 /// Actor of the events that are decided here.
 const ACTOR: &str = "role:command";
@@ -40,11 +44,17 @@ const MAX_RUNS_PER_BATCH: u32 = 500;
 
 /// Dispatches while this process holds the lease, until `stop`. `progress` is that of the work
 /// queue's projection.
-pub(super) async fn run(service: Service, progress: Progress, stop: CancellationToken) {
+pub(super) async fn run(
+    executor: Executor,
+    orders: Orders,
+    progress: Progress,
+    stop: CancellationToken,
+) {
     let holder = Uuid::new_v4();
     let mut dispatcher = Dispatcher {
-        queue: WorkQueue::new(service.log.clone()),
-        service,
+        queue: WorkQueue::new(executor.log.clone()),
+        executor,
+        orders,
         sent: SentMessages::default(),
         private: PrivateParts::default(),
         open: HashMap::new(),
@@ -74,8 +84,8 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
             () = stop.cancelled() => break,
             () = tokio::time::sleep(LEASE_RENEW_INTERVAL) => {}
             read = dispatcher.private.read() => {
-                let Dispatcher { private, service, .. } = &mut dispatcher;
-                private.handle_read(service, read);
+                let Dispatcher { private, orders, .. } = &mut dispatcher;
+                private.handle_read(orders, read);
             }
             result = changed.changed(), if has_lease => {
                 // The queue's projection has ended, and this process ends, too.
@@ -85,13 +95,14 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
             }
         }
     }
-    if let Err(error) = dispatcher.service.log.release_lease(LEASE, holder).await {
+    if let Err(error) = dispatcher.executor.log.release_lease(LEASE, holder).await {
         tracing::debug!(%error, "failed to release the lease on dispatching");
     }
 }
 
 struct Dispatcher {
-    service: Service,
+    executor: Executor,
+    orders: Orders,
     queue: WorkQueue,
     sent: SentMessages,
     private: PrivateParts,
@@ -139,7 +150,7 @@ struct PlannedAppend {
 
 impl Dispatcher {
     async fn acquire_or_renew_lease(&self, holder: Uuid, has_lease: bool) -> bool {
-        let log = &self.service.log;
+        let log = &self.executor.log;
         let held = if has_lease {
             log.renew_leases(holder, &[LEASE.to_owned()], LEASE_TTL)
                 .await
@@ -153,7 +164,7 @@ impl Dispatcher {
         })
     }
 
-    async fn round(&mut self) -> Result<(), ServiceError> {
+    async fn round(&mut self) -> Result<(), CommandError> {
         let operations = self.queue.operations().await?;
         let open: HashMap<(ProjectId, OperationId), bool> = operations
             .iter()
@@ -162,10 +173,10 @@ impl Dispatcher {
         let before = std::mem::replace(&mut self.open, open);
         for ((project, operation), has_private) in before {
             if has_private && !self.open.contains_key(&(project.clone(), operation)) {
-                let service = self.service.clone();
+                let orders = self.orders.clone();
                 // Concurrent with the rounds, because the store may be slow. A failure is left to
                 // the sweep.
-                tokio::spawn(async move { service.erase_private(&project, operation).await });
+                tokio::spawn(async move { orders.erase_private(&project, operation).await });
             }
         }
         let open: HashSet<OperationId> =
@@ -177,7 +188,7 @@ impl Dispatcher {
         if is_due && self.sweep_task.as_ref().is_none_or(JoinHandle::is_finished) {
             self.swept_at = Some(Instant::now());
             let open = self.open.keys().cloned().collect();
-            self.sweep_task = Some(tokio::spawn(sweep(self.service.clone(), open)));
+            self.sweep_task = Some(tokio::spawn(sweep(self.orders.clone(), open)));
         }
         // Aborted operations first: their cancels do not wait for orders of others.
         let (aborted, others): (Vec<_>, Vec<_>) =
@@ -197,14 +208,13 @@ impl Dispatcher {
         &mut self,
         project: &ProjectId,
         operation: &OpenOperation,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<(), CommandError> {
         let now = now();
         if let Some(cause) = rules::abort(operation) {
-            return self
-                .service
-                .change_operation(project, operation.id, ACTOR, OperationCommand::Abort(cause))
-                .await
-                .map(drop);
+            let request = Request::unconditional(project.clone(), ACTOR.to_owned(), Uuid::new_v4());
+            let stream = StreamName::Operation(operation.id);
+            let command = OperationCommand::Abort(cause);
+            return self.executor.execute::<Operation>(&request, &stream, command).await.map(drop);
         }
         let mut planned = Vec::new();
         if operation.is_aborted {
@@ -250,7 +260,7 @@ impl Dispatcher {
                     if self.sent.is_due(run.operation, run.device, Message::Cancel) =>
                 {
                     self.private.cancel(run.operation, run.device);
-                    self.service.send_cancel(project, &run).await?;
+                    self.orders.send_cancel(project, &run).await?;
                 }
                 Some(Step::SendCancel) => {}
                 Some(Step::SendOrder) => {
@@ -275,7 +285,7 @@ impl Dispatcher {
         project: &ProjectId,
         operation: &OpenOperation,
         selection: RunSelection,
-    ) -> Result<Vec<OpenRun>, ServiceError> {
+    ) -> Result<Vec<OpenRun>, CommandError> {
         Ok(self.queue.runs(project, operation.id, selection, MAX_RUNS_PER_BATCH).await?)
     }
 
@@ -285,8 +295,8 @@ impl Dispatcher {
         project: &ProjectId,
         operation: &OpenOperation,
         runs: &[OpenRun],
-    ) -> Result<HashSet<DeviceId>, ServiceError> {
-        self.authentic_operations.devices(&self.service.log, project, operation, runs).await
+    ) -> Result<HashSet<DeviceId>, CommandError> {
+        self.authentic_operations.devices(&self.executor.log, project, operation, runs).await
     }
 
     fn dispatch(
@@ -294,8 +304,8 @@ impl Dispatcher {
         project: &ProjectId,
         operation: &OpenOperation,
         run: &OpenRun,
-    ) -> Result<Option<PlannedAppend>, ServiceError> {
-        let order = self.service.seal_order(project, operation, run.device, run.device_epoch)?;
+    ) -> Result<Option<PlannedAppend>, CommandError> {
+        let order = self.orders.seal_order(project, operation, run.device, run.device_epoch)?;
         let command = RunCommand::Dispatch { epoch: run.device_epoch, order: order.clone() };
         let planned = plan(run, command);
         Ok(planned.map(|planned| PlannedAppend { order: Some((run.device, order)), ..planned }))
@@ -311,9 +321,9 @@ impl Dispatcher {
     ) {
         let sealed = SignedOrder { project: project.clone(), device, order };
         if operation.requested.private.is_none() {
-            return self.private.send_plain(&self.service, operation.id, sealed).await;
+            return self.private.send_plain(&self.orders, operation.id, sealed).await;
         }
-        self.private.send(&self.service, operation.id, sealed).await;
+        self.private.send(&self.orders, operation.id, sealed).await;
     }
 
     /// Appends the planned events, each run separately, and sends the orders whose append
@@ -323,14 +333,14 @@ impl Dispatcher {
         project: &ProjectId,
         operation: &OpenOperation,
         planned: Vec<PlannedAppend>,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<(), CommandError> {
         if planned.is_empty() {
             return Ok(());
         }
         let (appends, sends): (Vec<Append>, Vec<_>) =
             planned.into_iter().map(|planned| (planned.append, planned.order)).unzip();
         let results =
-            self.service.log.append_batch(project, Batch { appends, offset: None }).await?;
+            self.executor.log.append_batch(project, Batch { appends, offset: None }).await?;
         for (result, send) in results.into_iter().zip(sends) {
             match (result, send) {
                 (Ok(_), Some((device, order))) => {
@@ -347,19 +357,19 @@ impl Dispatcher {
 }
 
 /// Erases private input of operations that are not open.
-async fn sweep(service: Service, open: HashSet<(ProjectId, OperationId)>) {
+async fn sweep(orders: Orders, open: HashSet<(ProjectId, OperationId)>) {
     let swept = async {
         let now = now().micros().unsigned_abs() / 1000;
-        for project in service.log.projects().await? {
-            for name in service.blobs.folders(&key::operations(&project)).await? {
+        for project in orders.log.projects().await? {
+            for name in orders.blobs.folders(&key::operations(&project)).await? {
                 let Ok(operation) = name.parse::<OperationId>() else { continue };
                 let is_young = requested_at(operation).is_none_or(|at| now < at + MIN_SWEEP_AGE_MS);
                 if !is_young && !open.contains(&(project.clone(), operation)) {
-                    service.erase_private(&project, operation).await;
+                    orders.erase_private(&project, operation).await;
                 }
             }
         }
-        Ok::<_, ServiceError>(())
+        Ok::<_, CommandError>(())
     };
     if let Err(error) = swept.await {
         tracing::warn!(%error, "failed to erase the private input of ended operations");

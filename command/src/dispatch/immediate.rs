@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use muster_eventlog::{ReadFilter, StoreError};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 
+use super::orders::Orders;
 use super::rules;
 use super::work_queue::{OpenOperation, WorkQueue};
-use crate::service::Service;
 
 /// Maximum number of devices of an operation that is dispatched immediately.
 const MAX_IMMEDIATE_DEVICES: usize = 32;
@@ -27,16 +27,7 @@ pub(crate) struct ImmediateOrder {
     pub(crate) order: Vec<u8>,
 }
 
-impl Service {
-    /// Returns since when a device is offline; `None` when that is not known.
-    pub(crate) async fn offline_since(
-        &self,
-        project: &ProjectId,
-        device: DeviceId,
-    ) -> Result<Option<Timestamp>, StoreError> {
-        WorkQueue::new(self.log.clone()).offline_since(project, device).await
-    }
-
+impl Orders {
     /// Returns the orders of a new operation that can be sent immediately. Other runs wait for the
     /// dispatcher, so no failure is an error.
     pub(crate) async fn immediate_orders(

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::deliveries::Deliveries;
-use crate::service::Service;
+use super::orders::Orders;
 
 /// Time for which a round waits for a private part.
 const READ_TIMEOUT: Duration = Duration::from_millis(250);
@@ -62,29 +62,29 @@ impl PrivateParts {
     /// Sends an order without a private part, after the device's orders in progress.
     pub(super) async fn send_plain(
         &mut self,
-        service: &Service,
+        orders: &Orders,
         operation: OperationId,
         order: SignedOrder,
     ) {
         if self.deliveries.is_in_progress(order.device) {
-            self.deliver(service, operation, order, None);
+            self.deliver(orders, operation, order, None);
             return;
         }
         let SignedOrder { project, device, order } = order;
-        service.send_order(&project, device, operation, order, None).await;
+        orders.send_order(&project, device, operation, order, None).await;
     }
 
     /// Sends an order with its private part: now, or when the part has been read.
     pub(super) async fn send(
         &mut self,
-        service: &Service,
+        orders: &Orders,
         operation: OperationId,
         order: SignedOrder,
     ) {
         match self.parts.get_mut(&operation) {
             Some(Part::Read(private)) => {
                 let private = private.clone();
-                self.deliver(service, operation, order, private);
+                self.deliver(orders, operation, order, private);
             }
             // An order that waits for long is sent again, but is queued once.
             Some(Part::Reading(waiting)) => {
@@ -93,14 +93,13 @@ impl PrivateParts {
                 }
             }
             None => {
-                let (blobs, name) =
-                    (service.blobs.clone(), key::private(&order.project, operation));
+                let (blobs, name) = (orders.blobs.clone(), key::private(&order.project, operation));
                 self.reads.spawn(async move { (operation, blobs.get(&name).await) });
                 self.parts.insert(operation, Part::Reading(vec![order]));
                 // Orders stay in their sequence as long as the store is available.
                 if self.can_wait {
                     match timeout(READ_TIMEOUT, self.read()).await {
-                        Ok(result) => self.handle_read(service, result),
+                        Ok(result) => self.handle_read(orders, result),
                         Err(_) => self.can_wait = false,
                     }
                 }
@@ -126,12 +125,12 @@ impl PrivateParts {
 
     /// Sends the orders that waited for a part. If the part cannot be read, they are sent again
     /// later, like lost ones.
-    pub(super) fn handle_read(&mut self, service: &Service, (operation, part): PartRead) {
+    pub(super) fn handle_read(&mut self, orders: &Orders, (operation, part): PartRead) {
         let Some(Part::Reading(waiting)) = self.parts.remove(&operation) else { return };
         match part {
             Ok(private) => {
                 for order in waiting {
-                    self.deliver(service, operation, order, private.clone());
+                    self.deliver(orders, operation, order, private.clone());
                 }
                 self.parts.insert(operation, Part::Read(private));
             }
@@ -146,15 +145,15 @@ impl PrivateParts {
 
     fn deliver(
         &mut self,
-        service: &Service,
+        orders: &Orders,
         operation: OperationId,
         order: SignedOrder,
         private: Option<Bytes>,
     ) {
         let SignedOrder { project, device, order } = order;
-        let service = service.clone();
+        let orders = orders.clone();
         self.deliveries.start(operation, device, async move {
-            service.send_order(&project, device, operation, order, private.as_ref()).await;
+            orders.send_order(&project, device, operation, order, private.as_ref()).await;
         });
     }
 }

@@ -11,7 +11,8 @@ use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{CommandState, WriteResult, headers, request};
+use super::state::CommandState;
+use super::write::{WriteResult, headers, request};
 
 /// Maximum length of a reason, in characters.
 const MAX_REASON_CHARS: usize = 500;

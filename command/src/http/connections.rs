@@ -15,11 +15,11 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::CommandState;
 use super::sessions::{
     CLIENT_LEFT, ClientAddress, accept, check_length, check_origin, ended, not_a_websocket, open,
     reachable,
 };
+use super::state::CommandState;
 use crate::channels::{Opening, Session, relay_bytes};
 
 /// The event of a requested session that is not recorded.
@@ -80,7 +80,7 @@ pub(super) async fn open_tcp(
     let upgrade = upgrade.map_err(not_a_websocket)?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
-    let session = Session::new(state.service, project, device, id, actor);
+    let session = Session::new(state.service.channels, project, device, id, actor);
     let kind = SessionKind::Tcp { host: query.host.clone(), port: query.port };
     let requested = unrecorded(kind, address);
     let (opening, _) =
@@ -136,7 +136,7 @@ pub(super) async fn open_files(
     let upgrade = upgrade.map_err(not_a_websocket)?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
-    let session = Session::new(state.service, project, device, id, actor);
+    let session = Session::new(state.service.channels, project, device, id, actor);
     let kind = SessionKind::Files { path: path.clone(), write };
     let requested = unrecorded(kind, address);
     let (opening, _) =

@@ -8,7 +8,7 @@ use muster_api::{PathParam, Problem, Query};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::CommandState;
+use super::state::CommandState;
 
 /// A dead letter that was published again.
 #[derive(Debug, Serialize, ToSchema)]

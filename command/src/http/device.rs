@@ -12,7 +12,7 @@ use muster_schemas::wire::{
     NonceRequest, NonceResponse,
 };
 
-use super::CommandState;
+use super::state::CommandState;
 use crate::service::EnrollOutcome;
 
 /// Enroll a device

@@ -15,7 +15,8 @@ use muster_schemas::{DeviceId, Hash};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{CommandState, WriteResult, headers, request};
+use super::state::CommandState;
+use super::write::{WriteResult, headers, request};
 use crate::service::DeviceChanges;
 
 /// A request to register a device.

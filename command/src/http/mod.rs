@@ -10,78 +10,21 @@ mod operations;
 mod problems;
 mod projects;
 mod sessions;
+mod state;
 mod tokens;
 mod uploads;
+mod write;
 
-use axum::extract::FromRef;
-use axum::http::HeaderMap;
 use axum::middleware::{from_fn, from_fn_with_state};
-use muster_api::auth::{Principal, end_with_token};
+use muster_api::ApiState;
+use muster_api::auth::end_with_token;
 use muster_api::idempotency::repeatable;
-use muster_api::{ApiState, IdempotencyKey, IfMatch, etag, position_header};
-use muster_schemas::ProjectId;
-use serde::Serialize;
-use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::service::{Request, Service, Written};
+use crate::service::Service;
 
-/// State that the handlers share.
-#[derive(Clone, Debug)]
-pub struct CommandState {
-    api: ApiState,
-    service: Service,
-}
-
-impl FromRef<CommandState> for ApiState {
-    fn from_ref(state: &CommandState) -> Self {
-        state.api.clone()
-    }
-}
-
-/// Result of a write.
-#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
-pub struct WriteResult {
-    /// Version of the resource; also the `ETag`.
-    #[schema(example = 3)]
-    pub version: u64,
-    /// Position of the write in the project's log. Send it as `Muster-Min-Position` with a read
-    /// that must include the write.
-    #[schema(example = 42)]
-    pub position: u64,
-}
-
-impl From<Written> for WriteResult {
-    fn from(Written { version, position }: Written) -> Self {
-        Self { version, position }
-    }
-}
-
-/// The headers of the response to a write.
-fn headers(written: Written) -> HeaderMap {
-    HeaderMap::from_iter([etag(written.version), position_header(written.position)])
-}
-
-/// The service's representation of a request.
-fn request(
-    principal: &Principal,
-    project: ProjectId,
-    key: &IdempotencyKey,
-    if_match: &IfMatch,
-) -> Request {
-    let versions = match if_match {
-        IfMatch::Absent | IfMatch::Any => None,
-        IfMatch::Versions(versions) => Some(versions.clone()),
-    };
-    Request {
-        project,
-        actor: principal.actor(),
-        append_id: key.append_id(principal),
-        request_hash: key.request_hash(),
-        versions,
-    }
-}
+use state::CommandState;
 
 /// All routes of the write side, with their OpenAPI description.
 pub fn router(api: ApiState, service: Service) -> OpenApiRouter {

@@ -15,7 +15,8 @@ use muster_schemas::events::{AbortCause, Action, Exec, Program, Upload};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{CommandState, WriteResult, headers, request};
+use super::state::CommandState;
+use super::write::{WriteResult, headers, request};
 use crate::domain::operation::OperationCommand;
 use crate::service::{NewOperation, Target};
 
@@ -239,7 +240,7 @@ fn parse(body: RequestOperation) -> Result<NewOperation, Problem> {
         env,
         stdin,
         timeout_ms: u64::from(timeout_seconds) * 1_000,
-        expires_at: crate::service::now().plus_micros(expires),
+        expires_at: crate::clock::now().plus_micros(expires),
         max_concurrent: body.at_once,
         stop_after: body.stop_after,
     })

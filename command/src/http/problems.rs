@@ -5,39 +5,39 @@ use muster_api::problem::Kind;
 
 use crate::channels::Unreachable;
 use crate::domain::Rejection;
-use crate::service::ServiceError;
+use crate::error::CommandError;
 
-impl From<ServiceError> for Problem {
-    fn from(error: ServiceError) -> Self {
+impl From<CommandError> for Problem {
+    fn from(error: CommandError) -> Self {
         match error {
-            ServiceError::Rejected(rejection) => rejection.into(),
-            ServiceError::VersionMismatch(version) => Self::new(
+            CommandError::Rejected(rejection) => rejection.into(),
+            CommandError::VersionMismatch(version) => Self::new(
                 Kind::PreconditionFailed,
                 format!(
                     "the resource is at version \"{version}\", not at the version in If-Match; \
                      read it again, then retry"
                 ),
             ),
-            ServiceError::IdentityNotProven(what) => Self::new(Kind::Unauthorized, what),
-            ServiceError::Store(error) => error.into(),
-            ServiceError::Append(error) => error.into(),
-            ServiceError::Stored(error) => Self::internal(&error),
-            ServiceError::Blob(error) if error.is_disk_full() => {
+            CommandError::IdentityNotProven(what) => Self::new(Kind::Unauthorized, what),
+            CommandError::Store(error) => error.into(),
+            CommandError::Append(error) => error.into(),
+            CommandError::Stored(error) => Self::internal(&error),
+            CommandError::Blob(error) if error.is_disk_full() => {
                 tracing::warn!(error = %muster_api::problem::describe(&error), "the blob store's disk is full");
                 Self::new(
                     Kind::StorageFull,
                     "nothing was written: the disk of the blob store is full; free space on it",
                 )
             }
-            ServiceError::Blob(error) => {
+            CommandError::Blob(error) => {
                 tracing::warn!(
                     error = %muster_api::problem::describe(&error),
                     "the blob store failed"
                 );
                 Self::unavailable("the blob store is unavailable; see the server's log", 10)
             }
-            ServiceError::Key(error) => Self::internal(&error),
-            ServiceError::Broker(_) | ServiceError::Query(_) => {
+            CommandError::Key(error) => Self::internal(&error),
+            CommandError::Broker(_) | CommandError::Query(_) => {
                 Self::unavailable(format!("{error}; try again"), 2)
             }
         }
@@ -47,7 +47,7 @@ impl From<ServiceError> for Problem {
 impl From<Unreachable> for Problem {
     fn from(error: Unreachable) -> Self {
         let kind = match error {
-            Unreachable::Service(error) => return error.into(),
+            Unreachable::Command(error) => return error.into(),
             Unreachable::Offline { .. } => Kind::DeviceOffline,
             Unreachable::NotEnrolled { .. } | Unreachable::Pending { .. } => {
                 Kind::DeviceNotEnrolled

@@ -14,7 +14,8 @@ use muster_schemas::{ProjectId, Retention};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{CommandState, WriteResult, headers, request};
+use super::state::CommandState;
+use super::write::{WriteResult, headers, request};
 
 /// A request to create a project.
 #[derive(Debug, Deserialize, ToSchema)]

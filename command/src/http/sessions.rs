@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::CommandState;
+use super::state::CommandState;
 use crate::channels::{OpenError, Opening, RecordedStreams, Recorder, Session, relay_shell};
 
 /// Websocket subprotocol that clients name; browsers append their token to it, since they cannot
@@ -55,7 +55,7 @@ pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
 impl From<OpenError> for Problem {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::Service(error) => error.into(),
+            OpenError::Command(error) => error.into(),
             OpenError::Refused(_) => Self::new(Kind::Forbidden, error.to_string()),
             OpenError::SessionEnded(_) => Self::new(Kind::Gone, error.to_string()),
             OpenError::NoResponse => Self::new(Kind::NotYet, error.to_string()).retry_after(5),
@@ -75,7 +75,7 @@ pub(super) async fn reachable(
     device: &str,
 ) -> Result<DeviceId, Problem> {
     let device = state.service.resolve_device(&scope.project, device).await?;
-    state.service.check_reachable(&scope.project, device).await?;
+    state.service.channels.check_reachable(&scope.project, device).await?;
     Ok(device)
 }
 
@@ -194,7 +194,7 @@ pub(super) async fn open_shell(
         let rule = format!("must be from 1 to {MAX_GRACE_SECS}");
         return Err(Problem::field("grace", rule, Some(query.grace.into())));
     }
-    if !query.record && state.service.recording.is_required_for(scope.principal.role) {
+    if !query.record && state.service.channels.recording.is_required_for(scope.principal.role) {
         let message = "shells of this token's role are recorded; leave out --no-record (in the API: record=false)";
         return Err(Problem::new(Kind::Forbidden, message));
     }
@@ -206,7 +206,7 @@ pub(super) async fn open_shell(
     let upgrade = upgrade.map_err(not_a_websocket)?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
-    let session = Session::new(state.service, project, device, id, actor);
+    let session = Session::new(state.service.channels, project, device, id, actor);
     let kind = SessionKind::Shell { user: query.user.clone(), command: query.command.clone() };
     let requested = SessionRequested {
         session: kind,
@@ -215,7 +215,7 @@ pub(super) async fn open_shell(
         input_recorded: query.record_input,
     };
     let (opening, version) = Opening::record_request(&session, requested, detached()).await?;
-    session.service().register_shell(&session, query.grace).await?;
+    session.channels().register_shell(&session, query.grace).await?;
     let purpose = Purpose::Shell {
         session: id,
         user: query.user,
@@ -261,7 +261,7 @@ pub(super) async fn open(
     purpose: Purpose,
 ) -> Result<(muster_channel::Channel, Opening), Problem> {
     let Session { project, device, actor, .. } = session;
-    let opened = session.service().open_channel(project, *device, actor, purpose).await;
+    let opened = session.channels().open_channel(project, *device, actor, purpose).await;
     let error = match opened {
         Ok(channel) => return Ok((channel, opening)),
         Err(error) => error,
@@ -361,9 +361,9 @@ pub(super) async fn attach_session(
     let device = reachable(&state, &scope, &device).await?;
     let upgrade = upgrade.map_err(not_a_websocket)?;
     let (project, actor) = (scope.project, scope.principal.actor());
-    let session = Session::new(state.service, project, device, id, actor);
-    let streams = session.service().recorded_streams(&session).await?;
-    let is_required = session.service().recording.is_required_for(scope.principal.role);
+    let session = Session::new(state.service.channels, project, device, id, actor);
+    let streams = RecordedStreams::read(&session).await?;
+    let is_required = session.channels().recording.is_required_for(scope.principal.role);
     if !query.watch && !streams.output && is_required {
         let message =
             "this shell is not recorded, but shells of this token's role must be; watch it instead";
@@ -412,12 +412,12 @@ pub(super) async fn end_session(
 ) -> Result<axum::Json<SessionEndedResult>, Problem> {
     let device = state.service.resolve_device(&scope.project, &device).await?;
     let (project, actor) = (scope.project, scope.principal.actor());
-    let session = Session::new(state.service, project, device, id, actor);
-    session.service().recorded_streams(&session).await?;
-    session.service().check_reachable(&session.project, session.device).await?;
+    let session = Session::new(state.service.channels, project, device, id, actor);
+    RecordedStreams::read(&session).await?;
+    session.channels().check_reachable(&session.project, session.device).await?;
     let Session { project, device, actor, .. } = &session;
     let purpose = Purpose::End { session: id };
-    match session.service().open_channel(project, *device, actor, purpose).await {
+    match session.channels().open_channel(project, *device, actor, purpose).await {
         Ok(channel) => channel.sender.close("the session was ended").await,
         // The session had already ended; its end is recorded below.
         Err(OpenError::SessionEnded(_)) => {}

@@ -15,7 +15,8 @@ use muster_schemas::{DeviceId, ProjectId, Timestamp, TokenId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{CommandState, WriteResult, headers, request};
+use super::state::CommandState;
+use super::write::{WriteResult, headers, request};
 use crate::service::{CreatedToken, NewApiToken, NewEnrollmentToken};
 
 /// Maximum lifetime of an enrollment token, in seconds: a year.
@@ -112,7 +113,7 @@ pub(super) async fn create_enrollment_token(
         return Err(Problem::field("ttl_seconds", rule, Some(body.ttl_seconds.into())));
     }
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
-    let expires_at = crate::service::now().plus_micros(i64::from(body.ttl_seconds) * 1_000_000);
+    let expires_at = crate::clock::now().plus_micros(i64::from(body.ttl_seconds) * 1_000_000);
     let new = NewEnrollmentToken {
         name: body.name,
         expires_at,

@@ -13,7 +13,8 @@ use muster_schemas::{OperationId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{CommandState, WriteResult, headers, request};
+use super::state::CommandState;
+use super::write::{WriteResult, headers, request};
 
 /// Maximum lifetime of a download link, in seconds: 7 days.
 const MAX_LINK_TTL_SECS: u32 = 7 * 24 * 3600;
@@ -102,7 +103,7 @@ pub(super) async fn create_download_link(
     }
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
     let device = state.service.requested_device(&request, &device).await?;
-    let expires_at = crate::service::now().plus_micros(i64::from(body.expires_in) * 1_000_000);
+    let expires_at = crate::clock::now().plus_micros(i64::from(body.expires_in) * 1_000_000);
     let made = state.service.create_link(&request, operation, device, expires_at).await?;
     let link = DownloadLinkCreated {
         url: format!("/api/v1/downloads/{}", made.text),

@@ -12,7 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::service::{Service, ServiceError};
+use crate::error::CommandError;
+use crate::service::Service;
 
 const HELLO_SUBJECT: &str = "req.hello";
 const OUTPUT_SUBJECT: &str = "req.output";
@@ -128,7 +129,7 @@ async fn serve(service: &Service) -> Result<(), async_nats::SubscribeError> {
             // The device is subscribed now, and knows the time.
             if let Some((project, device)) = greeted
                 && let Ok(_permit) = deliveries.acquire().await
-                && let Err(error) = service.deliver_due(&project, device).await
+                && let Err(error) = service.dispatch.orders.deliver_due(&project, device).await
             {
                 tracing::warn!(
                     %project, %device, %error,
@@ -156,8 +157,8 @@ async fn respond(service: &Service, message: async_nats::Message) -> Option<(Pro
         return None;
     }
     let answered = match what {
-        HELLO_SUBJECT => service.welcome(&project, device, &message.payload).await,
-        OUTPUT_SUBJECT => service.accept_output(&project, device, &message.payload).await,
+        HELLO_SUBJECT => service.hellos.welcome(&project, device, &message.payload).await,
+        OUTPUT_SUBJECT => service.outputs.accept(&project, device, &message.payload).await,
         other => {
             tracing::debug!(%device, request = other, "an unknown request was ignored");
             return None;
@@ -170,13 +171,13 @@ async fn respond(service: &Service, message: async_nats::Message) -> Option<(Pro
             }
             return (what == HELLO_SUBJECT).then_some((project, device));
         }
-        Err(ServiceError::IdentityNotProven(problem)) => {
+        Err(CommandError::IdentityNotProven(problem)) => {
             tracing::warn!(%project, %device, %problem, "a device's request was rejected");
         }
         Err(error) => {
             tracing::warn!(%project, %device, %error, "a device's request failed");
             // Its timeout for a response is longer than its backoff.
-            if what == HELLO_SUBJECT && !matches!(error, ServiceError::Rejected(_)) {
+            if what == HELLO_SUBJECT && !matches!(error, CommandError::Rejected(_)) {
                 let sent = service.nats.publish(reply, bytes::Bytes::new()).await;
                 sent.unwrap_or_else(
                     |error| tracing::debug!(%device, %error, "failed to report this to the device"),

@@ -2,10 +2,13 @@
 
 use muster_schemas::{DeviceId, StreamName};
 
-use super::{Request, Service, ServiceError, Written, until_appended};
+use super::Service;
 use crate::domain::device::{Device, DeviceCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
+use crate::error::CommandError;
+use crate::executor::until_appended;
+use crate::request::{Request, Written};
 
 impl Service {
     /// Accepts a pending enrollment: as a new device, or as a known device, which keeps its name,
@@ -18,16 +21,16 @@ impl Service {
         request: &Request,
         device: DeviceId,
         replaces: Option<DeviceId>,
-    ) -> Result<Written, ServiceError> {
+    ) -> Result<Written, CommandError> {
         let stream = StreamName::Device(device);
-        if let Some(written) = self.previous_result(request, &stream).await? {
+        if let Some(written) = self.executor.previous_result(request, &stream).await? {
             return Ok(written);
         }
         if replaces == Some(device) {
             return Err(Rejection::Conflict("a device cannot replace itself".to_owned()).into());
         }
-        let done = until_appended!({
-            let loaded = self.load::<Device>(&request.project, &stream).await?;
+        let done = until_appended(|| async {
+            let loaded = self.executor.load::<Device>(&request.project, &stream).await?;
             let events = loaded.state.decide(DeviceCommand::Accept { replaces })?;
             request.check_version(loaded.version)?;
             let version = loaded.version + events.len() as u64;
@@ -37,12 +40,14 @@ impl Service {
             {
                 parts.extend(self.released_name(request, device, &loaded.state).await?);
                 let stream = StreamName::Device(other);
-                let other = self.load::<Device>(&request.project, &stream).await?;
+                let other = self.executor.load::<Device>(&request.project, &stream).await?;
                 let enrolled = other.state.decide(DeviceCommand::Enroll(Box::new(waiting)))?;
                 parts.push((stream, other.version, enrolled));
             }
-            self.try_append(request, parts).await?.map(|position| Written { version, position })
-        });
+            let position = self.executor.try_append(request, parts).await?;
+            Ok(position.map(|position| Written { version, position }))
+        })
+        .await;
         // The append has revoked the keys of the replaced device.
         self.keys_revoked.notify_one();
         done
@@ -57,20 +62,22 @@ impl Service {
         request: &Request,
         device: DeviceId,
         reason: Option<String>,
-    ) -> Result<Written, ServiceError> {
+    ) -> Result<Written, CommandError> {
         let stream = StreamName::Device(device);
-        if let Some(written) = self.previous_result(request, &stream).await? {
+        if let Some(written) = self.executor.previous_result(request, &stream).await? {
             return Ok(written);
         }
-        until_appended!({
-            let loaded = self.load::<Device>(&request.project, &stream).await?;
+        until_appended(|| async {
+            let loaded = self.executor.load::<Device>(&request.project, &stream).await?;
             let events = loaded.state.decide(DeviceCommand::Reject { reason: reason.clone() })?;
             request.check_version(loaded.version)?;
             let version = loaded.version + events.len() as u64;
             let mut parts = vec![(stream.clone(), loaded.version, events)];
             parts.extend(self.released_name(request, device, &loaded.state).await?);
-            self.try_append(request, parts).await?.map(|position| Written { version, position })
+            let position = self.executor.try_append(request, parts).await?;
+            Ok(position.map(|position| Written { version, position }))
         })
+        .await
     }
 
     /// Revokes a device's keys: it is disconnected and cannot reconnect until it enrolls again with
@@ -83,19 +90,21 @@ impl Service {
         request: &Request,
         device: DeviceId,
         reason: Option<String>,
-    ) -> Result<Written, ServiceError> {
+    ) -> Result<Written, CommandError> {
         let stream = StreamName::Device(device);
-        if let Some(written) = self.previous_result(request, &stream).await? {
+        if let Some(written) = self.executor.previous_result(request, &stream).await? {
             return Ok(written);
         }
-        let done = until_appended!({
-            let loaded = self.load::<Device>(&request.project, &stream).await?;
+        let done = until_appended(|| async {
+            let loaded = self.executor.load::<Device>(&request.project, &stream).await?;
             let events = loaded.state.decide(DeviceCommand::Revoke { reason: reason.clone() })?;
             request.check_version(loaded.version)?;
             let version = loaded.version + events.len() as u64;
             let parts = vec![(stream.clone(), loaded.version, events)];
-            self.try_append(request, parts).await?.map(|position| Written { version, position })
-        });
+            let position = self.executor.try_append(request, parts).await?;
+            Ok(position.map(|position| Written { version, position }))
+        })
+        .await;
         self.keys_revoked.notify_one();
         done
     }
@@ -106,10 +115,10 @@ impl Service {
         request: &Request,
         device: DeviceId,
         state: &Device,
-    ) -> Result<Option<(StreamName, u64, Vec<muster_schemas::Event>)>, ServiceError> {
+    ) -> Result<Option<(StreamName, u64, Vec<muster_schemas::Event>)>, CommandError> {
         let Some(name) = &state.name else { return Ok(None) };
         let stream = StreamName::Name(name.clone());
-        let held = self.load::<Name>(&request.project, &stream).await?;
+        let held = self.executor.load::<Name>(&request.project, &stream).await?;
         let released = held.state.decide(NameCommand::Release(device))?;
         Ok(Some((stream, held.version, released)))
     }

@@ -10,8 +10,10 @@ use muster_schemas::wire::{
 use muster_schemas::{DeviceId, ProjectId, StreamName, Timestamp, codec};
 use sha2::Sha256;
 
-use super::{Service, ServiceError, now};
+use super::Service;
+use crate::clock::now;
 use crate::domain::device::Device;
+use crate::error::CommandError;
 
 /// Validity of a nonce, in microseconds.
 const NONCE_TTL_MICROS: i64 = 120_000_000;
@@ -74,8 +76,8 @@ impl Service {
     pub async fn renew_credentials(
         &self,
         request: &CredentialsRequest,
-    ) -> Result<CredentialsResponse, ServiceError> {
-        let unproved = |what: String| ServiceError::IdentityNotProven(what);
+    ) -> Result<CredentialsResponse, CommandError> {
+        let unproved = |what: String| CommandError::IdentityNotProven(what);
         let sealed = BASE64URL_NOPAD
             .decode(request.request.as_bytes())
             .map_err(|_| unproved("request is not unpadded base64url".into()))?;
@@ -91,7 +93,8 @@ impl Service {
         let unknown = || unproved("the device is unknown or was deleted; enroll it again".into());
         let key = access.get(&device).and_then(|access| access.key(&kid)).ok_or_else(unknown)?;
         message.verify(Kind::Credentials, key).map_err(|error| unproved(error.to_string()))?;
-        let state = self.load::<Device>(&project, &StreamName::Device(device)).await?.state;
+        let state =
+            self.executor.load::<Device>(&project, &StreamName::Device(device)).await?.state;
         let nats_key = state.nats_key.filter(|_| !state.is_deleted).ok_or_else(unknown)?;
         self.issue_credentials(&project, device, &nats_key)
     }
@@ -101,7 +104,7 @@ impl Service {
         project: &ProjectId,
         device: DeviceId,
         nats_key: &str,
-    ) -> Result<CredentialsResponse, ServiceError> {
+    ) -> Result<CredentialsResponse, CommandError> {
         let now = now();
         let life = i64::try_from(self.broker.jwt_ttl.as_micros()).unwrap_or(i64::MAX);
         let expires_at = now.plus_micros(life);

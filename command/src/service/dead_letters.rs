@@ -5,8 +5,9 @@ use std::time::Duration;
 use muster_channel::Publisher;
 use muster_schemas::subjects::{self, DeviceSubjects};
 
-use super::{Service, ServiceError};
+use super::Service;
 use crate::domain::Rejection;
+use crate::error::CommandError;
 
 /// Timeout for the broker's confirmation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,7 +28,7 @@ impl Service {
     /// # Errors
     /// When it does not exist, was truncated, or its subject is not a device's, or when the broker
     /// is unavailable.
-    pub async fn retry_dead_letter(&self, id: i64) -> Result<(), ServiceError> {
+    pub async fn retry_dead_letter(&self, id: i64) -> Result<(), CommandError> {
         let dead_letter =
             self.log.dead_letter(id).await?.ok_or(Rejection::NotFound("dead letter"))?;
         if dead_letter.size != dead_letter.bytes.len() as u64 {
@@ -39,7 +40,7 @@ impl Service {
         let subject = device_subject(&dead_letter.subject).ok_or_else(|| {
             Rejection::Conflict("the dead letter's subject is not a device's".to_owned())
         })?;
-        let broker = |error: String| ServiceError::Broker(error);
+        let broker = |error: String| CommandError::Broker(error);
         let (project, device, _) = subjects::parse(&subject).ok_or_else(|| {
             Rejection::Conflict("the dead letter's subject is not a device's".to_owned())
         })?;

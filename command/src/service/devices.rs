@@ -6,10 +6,13 @@ use muster_schemas::wire::ConfigUpdate;
 use muster_schemas::{DeviceId, Hash, ProjectId, StreamName, codec, cose};
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, Written, until_appended};
+use super::Service;
 use crate::domain::device::{Changes, Device, DeviceCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
+use crate::error::CommandError;
+use crate::executor::until_appended;
+use crate::request::{Request, Written};
 
 /// A change of a device.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +32,7 @@ impl Service {
         &self,
         project: &ProjectId,
         name_or_id: &str,
-    ) -> Result<DeviceId, ServiceError> {
+    ) -> Result<DeviceId, CommandError> {
         if let Ok(id) = name_or_id.parse() {
             return Ok(id);
         }
@@ -39,7 +42,7 @@ impl Service {
             Rejection::NameNotFound { what: "device", name }
         };
         let name: DeviceName = name_or_id.parse().map_err(|_| unnamed())?;
-        let name = self.load::<Name>(project, &StreamName::Name(name)).await?;
+        let name = self.executor.load::<Name>(project, &StreamName::Name(name)).await?;
         Ok(name.state.holder.ok_or_else(unnamed)?)
     }
 
@@ -52,12 +55,12 @@ impl Service {
         &self,
         request: &Request,
         name_or_id: &str,
-    ) -> Result<DeviceId, ServiceError> {
+    ) -> Result<DeviceId, CommandError> {
         if let Ok(id) = name_or_id.parse() {
             return Ok(id);
         }
         if request.request_hash.is_some()
-            && let Some((_, events)) = self.first_result(request).await?
+            && let Some((_, events)) = self.executor.first_result(request).await?
             && let Some(device) = events.iter().find_map(|event| event.stream.device())
         {
             return Ok(device);
@@ -75,16 +78,16 @@ impl Service {
         name: DeviceName,
         labels: Labels,
         fingerprint: Option<Hash>,
-    ) -> Result<(DeviceId, Written), ServiceError> {
-        if let Some((appended, events)) = self.first_result(request).await? {
+    ) -> Result<(DeviceId, Written), CommandError> {
+        if let Some((appended, events)) = self.executor.first_result(request).await? {
             let device = events.iter().find_map(|event| event.stream.device());
             let device = device.ok_or(Rejection::NotFound("device"))?;
             return Ok((device, Written { version: 1, position: appended.last }));
         }
         let fresh = DeviceId(Uuid::now_v7());
         let name_stream = StreamName::Name(name.clone());
-        let position: Result<u64, ServiceError> = until_appended!({
-            let held = self.load::<Name>(&request.project, &name_stream).await?;
+        let position = until_appended(|| async {
+            let held = self.executor.load::<Name>(&request.project, &name_stream).await?;
             let reserved = held.state.decide(NameCommand::Reserve(fresh))?;
             let registered = Device::default().decide(DeviceCommand::Register {
                 name: name.clone(),
@@ -95,11 +98,11 @@ impl Service {
                 (StreamName::Device(fresh), 0, registered),
                 (name_stream.clone(), held.version, reserved),
             ];
-            self.try_append(request, parts).await?
-        });
-        let position = position?;
+            self.executor.try_append(request, parts).await
+        })
+        .await?;
         // Another process may have completed the same request first: its result is returned then.
-        let made = self.first_result(request).await?;
+        let made = self.executor.first_result(request).await?;
         let made =
             made.and_then(|(_, events)| events.iter().find_map(|event| event.stream.device()));
         Ok((made.unwrap_or(fresh), Written { version: 1, position }))
@@ -115,13 +118,13 @@ impl Service {
         request: &Request,
         device: DeviceId,
         changes: DeviceChanges,
-    ) -> Result<Written, ServiceError> {
+    ) -> Result<Written, CommandError> {
         let stream = StreamName::Device(device);
-        if let Some(written) = self.previous_result(request, &stream).await? {
+        if let Some(written) = self.executor.previous_result(request, &stream).await? {
             return Ok(written);
         }
-        until_appended!({
-            let loaded = self.load::<Device>(&request.project, &stream).await?;
+        until_appended(|| async {
+            let loaded = self.executor.load::<Device>(&request.project, &stream).await?;
             check_exists(&loaded.state)?;
             request.check_version(loaded.version)?;
             let mut events =
@@ -136,8 +139,10 @@ impl Service {
             }
             let version = loaded.version + events.len() as u64;
             parts.insert(0, (stream.clone(), loaded.version, events));
-            self.try_append(request, parts).await?.map(|position| Written { version, position })
+            let position = self.executor.try_append(request, parts).await?;
+            Ok(position.map(|position| Written { version, position }))
         })
+        .await
     }
 
     async fn move_name(
@@ -146,14 +151,14 @@ impl Service {
         device: DeviceId,
         state: &Device,
         name: &DeviceName,
-    ) -> Result<Vec<(StreamName, u64, Vec<muster_schemas::Event>)>, ServiceError> {
+    ) -> Result<Vec<(StreamName, u64, Vec<muster_schemas::Event>)>, CommandError> {
         let stream = StreamName::Name(name.clone());
-        let new = self.load::<Name>(&request.project, &stream).await?;
+        let new = self.executor.load::<Name>(&request.project, &stream).await?;
         let mut parts =
             vec![(stream, new.version, new.state.decide(NameCommand::Reserve(device))?)];
         if let Some(old) = &state.name {
             let stream = StreamName::Name(old.clone());
-            let old = self.load::<Name>(&request.project, &stream).await?;
+            let old = self.executor.load::<Name>(&request.project, &stream).await?;
             parts.push((stream, old.version, old.state.decide(NameCommand::Release(device))?));
         }
         Ok(parts)
@@ -168,10 +173,10 @@ impl Service {
         request: &Request,
         device: DeviceId,
         changes: Changes<ConfigKey, ConfigValue>,
-    ) -> Result<Written, ServiceError> {
+    ) -> Result<Written, CommandError> {
         let seal = |(name, value): (ConfigKey, Option<ConfigValue>)| {
             let value = value.map(|value| self.seal_config("vars", &request.project, &name, value));
-            Ok::<_, ServiceError>((name, value.transpose()?))
+            Ok::<_, CommandError>((name, value.transpose()?))
         };
         let changes = changes.into_iter().map(seal).collect::<Result<_, _>>()?;
         self.change_config(request, device, DeviceCommand::SetConfig(changes)).await
@@ -184,7 +189,7 @@ impl Service {
         project: &ProjectId,
         name: &ConfigKey,
         value: ConfigValue,
-    ) -> Result<ConfigValue, ServiceError> {
+    ) -> Result<ConfigValue, CommandError> {
         let sealed = self.keys.seal_config(project, name, value);
         sealed.map_err(|error| {
             let rule = format!("the value of {name} {error}");
@@ -197,21 +202,22 @@ impl Service {
         request: &Request,
         device: DeviceId,
         command: DeviceCommand,
-    ) -> Result<Written, ServiceError> {
+    ) -> Result<Written, CommandError> {
         let stream = StreamName::Device(device);
-        if let Some(written) = self.previous_result(request, &stream).await? {
+        if let Some(written) = self.executor.previous_result(request, &stream).await? {
             return Ok(written);
         }
-        let written: Result<Written, ServiceError> = until_appended!({
-            let loaded = self.load::<Device>(&request.project, &stream).await?;
+        let written = until_appended(|| async {
+            let loaded = self.executor.load::<Device>(&request.project, &stream).await?;
             check_exists(&loaded.state)?;
             request.check_version(loaded.version)?;
             let events = loaded.state.decide(command.clone())?;
             let version = loaded.version + events.len() as u64;
             let parts = vec![(stream.clone(), loaded.version, events)];
-            self.try_append(request, parts).await?.map(|position| Written { version, position })
-        });
-        let written = written?;
+            let position = self.executor.try_append(request, parts).await?;
+            Ok(position.map(|position| Written { version, position }))
+        })
+        .await?;
         self.send_config(&request.project, device).await?;
         Ok(written)
     }
@@ -225,7 +231,7 @@ impl Service {
         &self,
         request: &Request,
         device: DeviceId,
-    ) -> Result<Written, ServiceError> {
+    ) -> Result<Written, CommandError> {
         self.change_config(request, device, DeviceCommand::RotateKey).await
     }
 
@@ -234,8 +240,8 @@ impl Service {
         &self,
         project: &ProjectId,
         device: DeviceId,
-    ) -> Result<(), ServiceError> {
-        let state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
+    ) -> Result<(), CommandError> {
+        let state = self.executor.load::<Device>(project, &StreamName::Device(device)).await?.state;
         let update = ConfigUpdate {
             project: project.clone(),
             device,
@@ -263,39 +269,25 @@ impl Service {
         &self,
         request: &Request,
         device: DeviceId,
-    ) -> Result<Written, ServiceError> {
+    ) -> Result<Written, CommandError> {
         let stream = StreamName::Device(device);
-        if let Some(written) = self.previous_result(request, &stream).await? {
+        if let Some(written) = self.executor.previous_result(request, &stream).await? {
             return Ok(written);
         }
-        let done: Result<Written, ServiceError> = until_appended!({
-            let loaded = self.load::<Device>(&request.project, &stream).await?;
+        let done = until_appended(|| async {
+            let loaded = self.executor.load::<Device>(&request.project, &stream).await?;
             check_exists(&loaded.state)?;
             request.check_version(loaded.version)?;
             let events = loaded.state.decide(DeviceCommand::Delete)?;
             let version = loaded.version + events.len() as u64;
             let mut parts = vec![(stream.clone(), loaded.version, events)];
             parts.extend(self.released_name(request, device, &loaded.state).await?);
-            self.try_append(request, parts).await?.map(|position| Written { version, position })
-        });
+            let position = self.executor.try_append(request, parts).await?;
+            Ok(position.map(|position| Written { version, position }))
+        })
+        .await;
         self.keys_revoked.notify_one();
         done
-    }
-
-    /// Returns the result of the request's first attempt.
-    pub(crate) async fn previous_result(
-        &self,
-        request: &Request,
-        stream: &StreamName,
-    ) -> Result<Option<Written>, ServiceError> {
-        let Some((appended, events)) = self.first_result(request).await? else { return Ok(None) };
-        let version = events
-            .iter()
-            .filter(|event| event.stream == *stream)
-            .map(|event| event.stream_version)
-            .max()
-            .unwrap_or(0);
-        Ok(Some(Written { version, position: appended.last }))
     }
 }
 

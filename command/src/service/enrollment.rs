@@ -13,11 +13,15 @@ use nkeys::{KeyPair, KeyPairType};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Loaded, Request, Service, ServiceError, now, until_appended};
+use super::Service;
+use crate::clock::now;
 use crate::domain::device::{Device, DeviceCommand, Enrollment, Verdict};
 use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
+use crate::error::CommandError;
+use crate::executor::{Loaded, until_appended};
+use crate::request::Request;
 
 /// Number of names that are tried when a host's own name is in use: `robot`, `robot-2` … `robot-9`;
 /// then `robot-` and the end of the device's id.
@@ -57,23 +61,23 @@ enum EnrollTarget {
 }
 
 /// Verifies both proofs: the signing key and the NATS key have signed the request.
-fn verify_proofs(request: &EnrollRequest) -> Result<VerifiedEnrollment, ServiceError> {
-    let unproved = |what: &str| ServiceError::IdentityNotProven(what.to_owned());
+fn verify_proofs(request: &EnrollRequest) -> Result<VerifiedEnrollment, CommandError> {
+    let unproved = |what: &str| CommandError::IdentityNotProven(what.to_owned());
     let decode = |field: &str, text: &str| {
         BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| {
-            ServiceError::IdentityNotProven(format!("{field} is not unpadded base64url"))
+            CommandError::IdentityNotProven(format!("{field} is not unpadded base64url"))
         })
     };
     let sealed = decode("request", &request.request)?;
     let message = Unverified::parse(&sealed)
-        .map_err(|error| ServiceError::IdentityNotProven(error.to_string()))?;
+        .map_err(|error| CommandError::IdentityNotProven(error.to_string()))?;
     let proof: EnrollProof = codec::decode(message.payload())
-        .map_err(|error| ServiceError::IdentityNotProven(format!("request: {error}")))?;
+        .map_err(|error| CommandError::IdentityNotProven(format!("request: {error}")))?;
     let key = PublicKey::from_cose_key(&proof.signing_key)
-        .map_err(|error| ServiceError::IdentityNotProven(format!("signing_key: {error}")))?;
+        .map_err(|error| CommandError::IdentityNotProven(format!("signing_key: {error}")))?;
     message
         .verify(Kind::Enroll, &key)
-        .map_err(|error| ServiceError::IdentityNotProven(format!("request: {error}")))?;
+        .map_err(|error| CommandError::IdentityNotProven(format!("request: {error}")))?;
     let nats_key = KeyPair::from_public_key(&proof.nats_key)
         .ok()
         .filter(|key| key.key_pair_type() == KeyPairType::User)
@@ -131,19 +135,17 @@ impl Service {
     pub async fn enroll_device(
         &self,
         enroll: &EnrollRequest,
-    ) -> Result<EnrollOutcome, ServiceError> {
+    ) -> Result<EnrollOutcome, CommandError> {
         let proved = verify_proofs(enroll)?;
         if proved.token.project.is_system() {
             return Err(Rejection::TokenRefused("the project system has no devices").into());
         }
-        let request = Request {
-            project: proved.token.project.clone(),
-            actor: format!("token:{}", proved.token.id),
-            append_id: append_id(&proved),
-            request_hash: None,
-            versions: None,
-        };
-        let device = match self.first_result(&request).await? {
+        let request = Request::unconditional(
+            proved.token.project.clone(),
+            format!("token:{}", proved.token.id),
+            append_id(&proved),
+        );
+        let device = match self.executor.first_result(&request).await? {
             Some((_, events)) => events
                 .iter()
                 .find_map(|event| event.stream.device())
@@ -157,7 +159,7 @@ impl Service {
         &self,
         request: &Request,
         verified: &VerifiedEnrollment,
-    ) -> Result<DeviceId, ServiceError> {
+    ) -> Result<DeviceId, CommandError> {
         let token_stream = StreamName::Token(verified.token.id);
         let fresh = DeviceId(Uuid::now_v7());
         let slot = usize::from(verified.token.id.0.as_bytes()[15]) % self.enrollment_locks.len();
@@ -165,7 +167,7 @@ impl Service {
             Some(slot) => Some(slot.lock().await),
             None => None,
         };
-        let done: Result<DeviceId, ServiceError> = until_appended!({
+        let done = until_appended(|| async {
             let token = self.load_token(&request.project, &token_stream).await?;
             let secret = Hash::of(&verified.token.secret);
             token.state.check_secret(secret)?;
@@ -178,7 +180,7 @@ impl Service {
             let labels = labels.unwrap_or_default();
             let config = created.map(|created| created.config.clone()).unwrap_or_default();
             let stream = StreamName::Device(device);
-            let loaded = self.load::<Device>(&request.project, &stream).await?;
+            let loaded = self.executor.load::<Device>(&request.project, &stream).await?;
             let mut parts = vec![(token_stream.clone(), token.version, used)];
             let (mut state, mut events) = (loaded.state, Vec::new());
             if !state.exists() && state.name.is_none() {
@@ -198,8 +200,10 @@ impl Service {
                 EnrollTarget::Existing(_) | EnrollTarget::New => DeviceCommand::Enroll(enrollment),
             })?);
             parts.push((stream, loaded.version, events));
-            self.try_append(request, parts).await?.map(|_| device)
-        });
+            let appended = self.executor.try_append(request, parts).await?;
+            Ok(appended.map(|_| device))
+        })
+        .await;
         // The append has revoked the previous keys, if any.
         self.keys_revoked.notify_one();
         done
@@ -214,7 +218,7 @@ impl Service {
         &self,
         token: &EnrollmentToken,
         verified: &VerifiedEnrollment,
-    ) -> Result<EnrollTarget, ServiceError> {
+    ) -> Result<EnrollTarget, CommandError> {
         let project = &verified.token.project;
         let created = token.created.as_ref();
         if let Some(device) = created.and_then(|created| created.device) {
@@ -226,7 +230,7 @@ impl Service {
         let expecting = self.log.device_registered_with_key(project, verified.fingerprint).await?;
         let holders = self.log.devices_with_key(project, verified.fingerprint).await?;
         for device in expecting.into_iter().chain(holders) {
-            let loaded = self.load::<Device>(project, &StreamName::Device(device)).await?;
+            let loaded = self.executor.load::<Device>(project, &StreamName::Device(device)).await?;
             if loaded.state.is_revoked {
                 return Err(Rejection::TokenRefused(REVOKED).into());
             }
@@ -243,7 +247,7 @@ impl Service {
     async fn similar_device(
         &self,
         verified: &VerifiedEnrollment,
-    ) -> Result<Option<DeviceId>, ServiceError> {
+    ) -> Result<Option<DeviceId>, CommandError> {
         let EnrollProof { machine, macs, .. } = &verified.proof;
         let macs = macs.get(..MAX_MACS).unwrap_or(macs);
         Ok(self.log.similar_device(&verified.token.project, *machine, macs).await?)
@@ -254,8 +258,8 @@ impl Service {
         &self,
         verified: &VerifiedEnrollment,
         sealed: &[u8],
-    ) -> Result<DeviceId, ServiceError> {
-        let unproved = |what: String| ServiceError::IdentityNotProven(format!("previous: {what}"));
+    ) -> Result<DeviceId, CommandError> {
+        let unproved = |what: String| CommandError::IdentityNotProven(format!("previous: {what}"));
         let message = Unverified::parse(sealed).map_err(|error| unproved(error.to_string()))?;
         let claimed: ContinueProof =
             codec::decode(message.payload()).map_err(|error| unproved(error.to_string()))?;
@@ -279,13 +283,13 @@ impl Service {
         &self,
         project: &ProjectId,
         stream: &StreamName,
-    ) -> Result<Loaded<EnrollmentToken>, ServiceError> {
+    ) -> Result<Loaded<EnrollmentToken>, CommandError> {
         let Some((first, newest)) = self.log.read_stream_ends(project, stream).await? else {
             return Ok(Loaded { state: EnrollmentToken::default(), version: 0 });
         };
         // An event without authority would hide the last authentic one: read all of them.
         if !(self.log.is_authentic(project, &first) && self.log.is_authentic(project, &newest)) {
-            return self.load(project, stream).await;
+            return self.executor.load(project, stream).await;
         }
         let version = newest.stream_version;
         let state = EnrollmentToken::from_ends(&first.event()?, &newest.event()?, version);
@@ -298,7 +302,7 @@ impl Service {
         project: &ProjectId,
         device: DeviceId,
         verified: &VerifiedEnrollment,
-    ) -> Result<(DeviceName, Vec<(StreamName, u64, Vec<Event>)>), ServiceError> {
+    ) -> Result<(DeviceName, Vec<(StreamName, u64, Vec<Event>)>), CommandError> {
         let wished = verified.proof.name.clone();
         let tries = if wished.is_some() { 1 } else { MAX_NAME_ATTEMPTS };
         let base = wished.unwrap_or_else(|| {
@@ -307,7 +311,7 @@ impl Service {
         for n in 1..=tries {
             let name = nth_name(&base, n, device);
             let stream = StreamName::Name(name.clone());
-            let held = self.load::<Name>(project, &stream).await?;
+            let held = self.executor.load::<Name>(project, &stream).await?;
             if let Ok(reserved) = held.state.decide(NameCommand::Reserve(device)) {
                 return Ok((name, vec![(stream, held.version, reserved)]));
             }
@@ -321,9 +325,10 @@ impl Service {
         project: &ProjectId,
         device: DeviceId,
         verified: &VerifiedEnrollment,
-    ) -> Result<EnrollOutcome, ServiceError> {
+    ) -> Result<EnrollOutcome, CommandError> {
         let mut device = device;
-        let mut state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
+        let mut state =
+            self.executor.load::<Device>(project, &StreamName::Device(device)).await?.state;
         if state.pending_enrollment.is_some() {
             return pending_response(project, device, state).map(EnrollOutcome::Pending);
         }
@@ -335,7 +340,8 @@ impl Service {
             }
             Some(Verdict::Replaces(other)) => {
                 device = *other;
-                state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
+                state =
+                    self.executor.load::<Device>(project, &StreamName::Device(device)).await?.state;
             }
             None => {}
         }
@@ -369,7 +375,7 @@ impl Service {
         project: &ProjectId,
         device: DeviceId,
         verified: &VerifiedEnrollment,
-    ) -> Result<Vec<LabelKey>, ServiceError> {
+    ) -> Result<Vec<LabelKey>, CommandError> {
         if verified.proof.labels.is_empty() {
             return Ok(Vec::new());
         }
@@ -394,7 +400,7 @@ fn pending_response(
     project: &ProjectId,
     device: DeviceId,
     state: Device,
-) -> Result<EnrollWaiting, ServiceError> {
+) -> Result<EnrollWaiting, CommandError> {
     let name = state.name.ok_or(Rejection::NotFound("device"))?;
     let project = project.clone();
     Ok(EnrollWaiting { project, device, name, retry_after: RETRY_AFTER_SECS })

@@ -12,12 +12,16 @@ use muster_schemas::wire::{MAX_PRIVATE_BYTES, PrivateInput};
 use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, codec};
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, Written, now, until_appended};
+use super::Service;
+use crate::clock::now;
 use crate::dispatch::{ImmediateOrder, OpenOperation, WorkQueue};
 use crate::domain::device::Device;
 use crate::domain::operation::{Operation, OperationCommand};
 use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Decider, Rejection};
+use crate::error::CommandError;
+use crate::executor::until_appended;
+use crate::request::{Request, Written};
 
 /// Time that a request waits for the work queue to catch up with the log.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(200);
@@ -87,7 +91,7 @@ impl Service {
         &self,
         request: &Request,
         new: NewOperation,
-    ) -> Result<CreatedOperation, ServiceError> {
+    ) -> Result<CreatedOperation, CommandError> {
         if let Some(made) = self.previous_operation(request).await? {
             return Ok(made);
         }
@@ -124,17 +128,18 @@ impl Service {
             failures: 0,
             active: 0,
         };
-        let started = self.immediate_orders(&request.project, &open, &devices, now()).await;
+        let started =
+            self.dispatch.orders.immediate_orders(&request.project, &open, &devices, now()).await;
         let appended = self.append_operation(request, id, &events, &devices, &started).await;
         if appended.is_err() {
-            self.erase_private(&request.project, id).await;
+            self.dispatch.orders.erase_private(&request.project, id).await;
         }
         // When the same request is processed concurrently, the other operation may be the one in
         // the log.
         let made = self.created_operation(&request.project, appended?).await?;
         if made.id == id {
             for ImmediateOrder { device, order, .. } in started {
-                self.send_order(&request.project, device, id, order, None).await;
+                self.dispatch.orders.send_order(&request.project, device, id, order, None).await;
             }
         }
         Ok(made)
@@ -147,14 +152,14 @@ impl Service {
         requested: &[Event],
         devices: &BTreeSet<DeviceId>,
         immediate_orders: &[ImmediateOrder],
-    ) -> Result<Appended, ServiceError> {
-        self.check_not_archived(&request.project).await?;
+    ) -> Result<Appended, CommandError> {
+        self.executor.check_not_archived(&request.project).await?;
         let at = now();
         let facts =
             |events: &[Event]| events.iter().map(|event| NewEvent::server(event, at)).collect();
         let mut append = Append {
             append_id: Some(request.append_id),
-            request_hash: self.stored_hash(request),
+            request_hash: self.executor.stored_hash(request),
             correlation: Some(id.0),
             ..Append::by_actor(request.actor.clone())
         };
@@ -183,8 +188,8 @@ impl Service {
     async fn previous_operation(
         &self,
         request: &Request,
-    ) -> Result<Option<CreatedOperation>, ServiceError> {
-        match self.appended(request).await? {
+    ) -> Result<Option<CreatedOperation>, CommandError> {
+        match self.executor.appended(request).await? {
             Some(appended) => self.created_operation(&request.project, appended).await.map(Some),
             None => Ok(None),
         }
@@ -195,7 +200,7 @@ impl Service {
         &self,
         project: &ProjectId,
         appended: Appended,
-    ) -> Result<CreatedOperation, ServiceError> {
+    ) -> Result<CreatedOperation, CommandError> {
         let first = self.log.read_positions(project, &[appended.first]).await?;
         let made = first.first().map(|stored| (stored.stream.clone(), stored.event()));
         match made {
@@ -215,7 +220,7 @@ impl Service {
         &self,
         project: &ProjectId,
         target: &Target,
-    ) -> Result<BTreeSet<DeviceId>, ServiceError> {
+    ) -> Result<BTreeSet<DeviceId>, CommandError> {
         match target {
             Target::Selector(selector) => self.resolve_selector(project, selector).await,
             Target::Devices(names) => {
@@ -230,14 +235,15 @@ impl Service {
                         value: name.chars().take(80).collect(),
                     };
                     let device = match self.resolve_device(project, name).await {
-                        Err(ServiceError::Rejected(
+                        Err(CommandError::Rejected(
                             Rejection::NotFound(_) | Rejection::NameNotFound { .. },
                         )) => {
                             return Err(no_such().into());
                         }
                         device => device?,
                     };
-                    let state = self.load::<Device>(project, &StreamName::Device(device)).await?;
+                    let state =
+                        self.executor.load::<Device>(project, &StreamName::Device(device)).await?;
                     if !state.state.exists() {
                         return Err(no_such().into());
                     }
@@ -254,7 +260,7 @@ impl Service {
         &self,
         project: &ProjectId,
         selector: &str,
-    ) -> Result<BTreeSet<DeviceId>, ServiceError> {
+    ) -> Result<BTreeSet<DeviceId>, CommandError> {
         let mut devices = BTreeSet::new();
         loop {
             let question = FindTargets {
@@ -267,10 +273,10 @@ impl Service {
             let hash = Hash::of(&question);
             let response = self.nats.request(TARGETS_SUBJECT, question.into()).await;
             let response = response.map_err(|error| {
-                ServiceError::Query(format!("the query role does not respond: {error}"))
+                CommandError::Query(format!("the query role does not respond: {error}"))
             })?;
             let not_its_own = |problem: &dyn std::fmt::Display| {
-                ServiceError::Query(format!(
+                CommandError::Query(format!(
                     "the response is not from the query role ({problem}); does it run this \
                      release, with keys of this `muster bootstrap`?"
                 ))
@@ -290,7 +296,7 @@ impl Service {
             };
             match response.targets {
                 Targets::Refused(why) => return Err(invalid(why).into()),
-                Targets::Unavailable(why) => return Err(ServiceError::Query(why)),
+                Targets::Unavailable(why) => return Err(CommandError::Query(why)),
                 Targets::Found { devices: found, more } => {
                     let is_more = more && !found.is_empty();
                     devices.extend(found);
@@ -316,13 +322,15 @@ impl Service {
         operation: OperationId,
         actor: &str,
         command: OperationCommand,
-    ) -> Result<Written, ServiceError> {
-        let loaded = self.load::<Operation>(project, &StreamName::Operation(operation)).await?;
+    ) -> Result<Written, CommandError> {
+        let stream = StreamName::Operation(operation);
+        let loaded = self.executor.load::<Operation>(project, &stream).await?;
         // A command without effect is not a conflict: a repeated abort gets the same response.
         if !loaded.state.decide(command.clone())?.is_empty() {
             self.check_open(project, operation, None).await?;
         }
-        self.change_operation(project, operation, actor, command).await
+        let request = Request::unconditional(project.clone(), actor.to_owned(), Uuid::new_v4());
+        self.executor.execute::<Operation>(&request, &stream, command).await
     }
 
     /// Rejects a change of an operation, or of one of its runs, that has ended.
@@ -334,9 +342,9 @@ impl Service {
         project: &ProjectId,
         operation: OperationId,
         device: Option<DeviceId>,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<(), CommandError> {
         let head = self.log.head(project).await?.map_or(0, |head| head.position);
-        if !self.dispatch_progress.wait_for(project, head, QUEUE_TIMEOUT).await {
+        if !self.dispatch.progress.wait_for(project, head, QUEUE_TIMEOUT).await {
             tracing::warn!(%project, "the list of open runs is behind the log");
             return Ok(());
         }
@@ -350,34 +358,6 @@ impl Service {
         Err(Rejection::Conflict(format!("{what}; there is nothing left to change")).into())
     }
 
-    /// Pauses, resumes or aborts an operation.
-    ///
-    /// # Errors
-    /// When the operation does not exist, or the log cannot be used.
-    pub(crate) async fn change_operation(
-        &self,
-        project: &ProjectId,
-        operation: OperationId,
-        actor: &str,
-        command: OperationCommand,
-    ) -> Result<Written, ServiceError> {
-        let request = Request {
-            project: project.clone(),
-            actor: actor.to_owned(),
-            append_id: Uuid::new_v4(),
-            request_hash: None,
-            versions: None,
-        };
-        let stream = StreamName::Operation(operation);
-        until_appended!({
-            let loaded = self.load::<Operation>(project, &stream).await?;
-            let events = loaded.state.decide(command.clone())?;
-            let version = loaded.version + events.len() as u64;
-            let parts = vec![(stream.clone(), loaded.version, events)];
-            self.try_append(&request, parts).await?.map(|position| Written { version, position })
-        })
-    }
-
     /// Cancels one run.
     ///
     /// # Errors
@@ -387,31 +367,23 @@ impl Service {
         request: &Request,
         operation: OperationId,
         device: DeviceId,
-    ) -> Result<Written, ServiceError> {
+    ) -> Result<Written, CommandError> {
         let stream = StreamName::Run(operation, device);
-        if let Some(written) = self.previous_result(request, &stream).await? {
+        if let Some(written) = self.executor.previous_result(request, &stream).await? {
             return Ok(written);
         }
-        until_appended!({
-            let loaded = self.load::<Run>(&request.project, &stream).await?;
+        until_appended(|| async {
+            let loaded = self.executor.load::<Run>(&request.project, &stream).await?;
             let events = loaded.state.decide(RunCommand::Cancel)?;
             if loaded.state.is_closed || !events.is_empty() {
                 self.check_open(&request.project, operation, Some(device)).await?;
             }
             let version = loaded.version + events.len() as u64;
             let parts = vec![(stream.clone(), loaded.version, events)];
-            self.try_append(request, parts).await?.map(|position| Written { version, position })
+            let position = self.executor.try_append(request, parts).await?;
+            Ok(position.map(|position| Written { version, position }))
         })
-    }
-
-    /// Erases the private input of an operation that is no longer sent to any device.
-    pub(crate) async fn erase_private(&self, project: &ProjectId, operation: OperationId) {
-        if let Err(error) = self.blobs.erase(&key::private(project, operation)).await {
-            tracing::warn!(
-                %project, %operation, %error,
-                "failed to erase the private input of an operation"
-            );
-        }
+        .await
     }
 }
 

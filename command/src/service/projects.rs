@@ -4,9 +4,12 @@ use muster_schemas::names::ProjectTitle;
 use muster_schemas::{ProjectId, Retention, StreamName};
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, Written, until_appended};
+use super::Service;
 use crate::domain::project::{Project, ProjectCommand};
 use crate::domain::{Decider, Rejection};
+use crate::error::CommandError;
+use crate::executor::until_appended;
+use crate::request::{Request, Written};
 
 /// Maximum number of projects of a server: each has its own partitions.
 const MAX_PROJECTS: usize = 1_000;
@@ -22,9 +25,9 @@ impl Service {
         project: ProjectId,
         title: ProjectTitle,
         retention: Retention,
-    ) -> Result<Written, ServiceError> {
+    ) -> Result<Written, CommandError> {
         let stream = StreamName::Project(project.clone());
-        if let Some(written) = self.previous_result(request, &stream).await? {
+        if let Some(written) = self.executor.previous_result(request, &stream).await? {
             return Ok(written);
         }
         if project.is_system() {
@@ -39,16 +42,18 @@ impl Service {
             let rule = format!("the server has {MAX_PROJECTS} projects, which is the maximum");
             return Err(Rejection::Conflict(rule).into());
         }
-        until_appended!({
-            let loaded = self.load::<Project>(&request.project, &stream).await?;
+        until_appended(|| async {
+            let loaded = self.executor.load::<Project>(&request.project, &stream).await?;
             let command = ProjectCommand::Create { title: title.clone(), retention };
             let events = loaded.state.decide(command)?;
             // The log first: a project that the log `system` names must accept appends.
             self.log.ensure_project(&project).await?;
             let version = loaded.version + events.len() as u64;
             let parts = vec![(stream.clone(), loaded.version, events)];
-            self.try_append(request, parts).await?.map(|position| Written { version, position })
+            let position = self.executor.try_append(request, parts).await?;
+            Ok(position.map(|position| Written { version, position }))
         })
+        .await
     }
 
     /// Renames, archives or restores a project, or changes its metrics' retention.
@@ -62,55 +67,36 @@ impl Service {
         title: Option<ProjectTitle>,
         archived: Option<bool>,
         retention: Option<Retention>,
-    ) -> Result<Written, ServiceError> {
+    ) -> Result<Written, CommandError> {
         let stream = StreamName::Project(project.clone());
-        if let Some(written) = self.previous_result(request, &stream).await? {
+        if let Some(written) = self.executor.previous_result(request, &stream).await? {
             return Ok(written);
         }
-        until_appended!({
-            let loaded = self.load::<Project>(&request.project, &stream).await?;
+        until_appended(|| async {
+            let loaded = self.executor.load::<Project>(&request.project, &stream).await?;
             let command = ProjectCommand::Change { title: title.clone(), archived, retention };
             let events = loaded.state.decide(command)?;
             request.check_version(loaded.version)?;
             let version = loaded.version + events.len() as u64;
             let parts = vec![(stream.clone(), loaded.version, events)];
-            self.try_append(request, parts).await?.map(|position| Written { version, position })
+            let position = self.executor.try_append(request, parts).await?;
+            Ok(position.map(|position| Written { version, position }))
         })
+        .await
     }
 
     /// Records the project `default`, which exists from the start.
     ///
     /// # Errors
     /// When the log cannot be used.
-    pub async fn ensure_default_project(&self) -> Result<(), ServiceError> {
-        let request = Request {
-            project: ProjectId::system(),
-            actor: "system".to_owned(),
-            append_id: Uuid::now_v7(),
-            request_hash: None,
-            versions: None,
-        };
+    pub async fn ensure_default_project(&self) -> Result<(), CommandError> {
+        let request =
+            Request::unconditional(ProjectId::system(), "system".to_owned(), Uuid::now_v7());
         let title = "Default".parse().map_err(|_| Rejection::NotFound("title"))?;
         let (project, retention) = (ProjectId::default_project(), Retention::Default);
         match self.create_project(&request, project, title, retention).await {
-            Ok(_) | Err(ServiceError::Rejected(Rejection::Conflict(_))) => Ok(()),
+            Ok(_) | Err(CommandError::Rejected(Rejection::Conflict(_))) => Ok(()),
             Err(error) => Err(error),
         }
-    }
-
-    /// Rejects changes in an archived project.
-    pub(crate) async fn check_not_archived(&self, project: &ProjectId) -> Result<(), ServiceError> {
-        if project.is_system() {
-            return Ok(());
-        }
-        let stream = StreamName::Project(project.clone());
-        let existing = self.load::<Project>(&ProjectId::system(), &stream).await?;
-        if existing.state.is_archived {
-            let message = format!(
-                "project {project} is archived; `muster project restore {project}` restores it"
-            );
-            return Err(Rejection::Conflict(message).into());
-        }
-        Ok(())
     }
 }

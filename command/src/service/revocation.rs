@@ -12,7 +12,9 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Service, ServiceError, now};
+use super::Service;
+use crate::clock::now;
+use crate::error::CommandError;
 use crate::keys::nats_jwt;
 
 /// Interval of periodic updates: they cover what another process revoked and could not send.
@@ -73,7 +75,7 @@ impl Service {
     ///
     /// # Errors
     /// When the store cannot be read, or the broker did not accept the claims.
-    pub async fn push_account(&self) -> Result<(), ServiceError> {
+    pub async fn push_account(&self) -> Result<(), CommandError> {
         let life = self.broker.jwt_ttl + Duration::from_secs(120);
         let turn = self.log.lock_claim(&self.keys.device_account(), life).await?;
         self.push_claims(self.keys.device_account_jwt(&turn.revoked, turn.issued_at)?).await?;
@@ -81,13 +83,13 @@ impl Service {
         self.update_server_account().await
     }
 
-    async fn update_server_account(&self) -> Result<(), ServiceError> {
+    async fn update_server_account(&self) -> Result<(), CommandError> {
         let account = self.keys.server_account();
         let found = self
             .system
             .request(format!("$SYS.REQ.ACCOUNT.{account}.CLAIMS.LOOKUP"), Bytes::new())
             .await
-            .map_err(|error| ServiceError::Broker(error.to_string()))?;
+            .map_err(|error| CommandError::Broker(error.to_string()))?;
         let found = std::str::from_utf8(&found.payload).ok().and_then(nats_jwt::claims_of);
         let expected = nats_jwt::server_account_claims(&self.keys.device_account());
         if found.as_ref() == Some(&expected) {
@@ -97,20 +99,20 @@ impl Service {
         self.push_claims(self.keys.server_account_jwt(now())?).await
     }
 
-    async fn push_claims(&self, jwt: String) -> Result<(), ServiceError> {
+    async fn push_claims(&self, jwt: String) -> Result<(), CommandError> {
         let response = self
             .system
             .request("$SYS.REQ.CLAIMS.UPDATE", jwt.into())
             .await
-            .map_err(|error| ServiceError::Broker(error.to_string()))?;
+            .map_err(|error| CommandError::Broker(error.to_string()))?;
         let response: ClaimResponse =
             serde_json::from_slice(&response.payload).map_err(|error| {
-                ServiceError::Broker(format!("its response to a claim is invalid: {error}"))
+                CommandError::Broker(format!("its response to a claim is invalid: {error}"))
             })?;
         match response.error {
             None => Ok(()),
             Some(error) => {
-                Err(ServiceError::Broker(format!("it rejected a claim: {}", error.description)))
+                Err(CommandError::Broker(format!("it rejected a claim: {}", error.description)))
             }
         }
     }

@@ -9,7 +9,8 @@ use muster_schemas::StreamName;
 use muster_schemas::events::ApiTokenUsed;
 use tokio_util::sync::CancellationToken;
 
-use super::{Service, ServiceError};
+use super::Service;
+use crate::error::CommandError;
 
 /// Interval between searches for noted uses.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,7 +37,7 @@ impl Service {
         }
     }
 
-    async fn record_stored_uses(&self) -> Result<(), ServiceError> {
+    async fn record_stored_uses(&self) -> Result<(), CommandError> {
         for noted in self.log.token_uses().await? {
             self.record_token_use(&noted).await?;
             self.log.delete_token_use(&noted).await?;
@@ -45,7 +46,7 @@ impl Service {
     }
 
     /// Records one use, when the token exists and no recent use is recorded.
-    async fn record_token_use(&self, token_use: &TokenUse) -> Result<(), ServiceError> {
+    async fn record_token_use(&self, token_use: &TokenUse) -> Result<(), CommandError> {
         let stream = StreamName::Token(token_use.token);
         let stored = self.log.read_stream(&token_use.project, &stream).await?;
         let version = stored.last().map_or(0, |event| event.stream_version);

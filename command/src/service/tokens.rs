@@ -11,10 +11,13 @@ use muster_schemas::{DeviceId, Event, Hash, StreamName, Timestamp, TokenId};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, Written, now, until_appended};
+use super::Service;
+use crate::clock::now;
 use crate::domain::api_token::{ApiToken, ApiTokenCommand};
 use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::{Decider, Rejection};
+use crate::error::CommandError;
+use crate::request::{Request, Written};
 
 /// A new enrollment token.
 #[derive(Clone, Debug)]
@@ -98,7 +101,7 @@ impl Service {
     ///
     /// # Errors
     /// When the key cannot be read.
-    pub fn server_pin(&self) -> Result<String, ServiceError> {
+    pub fn server_pin(&self) -> Result<String, CommandError> {
         Ok(self.keys.server_pin()?)
     }
 
@@ -107,8 +110,8 @@ impl Service {
     async fn token_id(
         &self,
         request: &Request,
-    ) -> Result<(TokenId, Option<FirstResult>), ServiceError> {
-        let first = self.first_result(request).await?;
+    ) -> Result<(TokenId, Option<FirstResult>), CommandError> {
+        let first = self.executor.first_result(request).await?;
         let made = first.and_then(|(appended, events)| {
             let (id, stored) = events.iter().find_map(|event| match event.stream {
                 StreamName::Token(id) => Some((id, event)),
@@ -133,7 +136,7 @@ impl Service {
         &self,
         request: &Request,
         new: NewEnrollmentToken,
-    ) -> Result<CreatedToken<EnrollmentTokenText>, ServiceError> {
+    ) -> Result<CreatedToken<EnrollmentTokenText>, CommandError> {
         let (id, before) = self.token_id(request).await?;
         let text = EnrollmentTokenText {
             project: request.project.clone(),
@@ -156,7 +159,7 @@ impl Service {
         } = new;
         let seal = |(name, value)| {
             let value = self.seal_config("config", &request.project, &name, value)?;
-            Ok::<_, ServiceError>((name, value))
+            Ok::<_, CommandError>((name, value))
         };
         let config = config.into_iter().map(seal).collect::<Result<_, _>>()?;
         let secret = Hash::of(&text.secret);
@@ -190,7 +193,7 @@ impl Service {
         &self,
         request: &Request,
         new: NewApiToken,
-    ) -> Result<CreatedToken<ApiTokenText>, ServiceError> {
+    ) -> Result<CreatedToken<ApiTokenText>, CommandError> {
         let (id, before) = self.token_id(request).await?;
         let text = ApiTokenText {
             project: request.project.clone(),
@@ -217,9 +220,9 @@ impl Service {
         request: &Request,
         id: TokenId,
         created: Vec<Event>,
-    ) -> Result<Written, ServiceError> {
+    ) -> Result<Written, CommandError> {
         let parts = vec![(StreamName::Token(id), 0, created)];
-        let position = self.try_append(request, parts).await?;
+        let position = self.executor.try_append(request, parts).await?;
         let taken = || Rejection::Conflict("the token exists already".to_owned());
         Ok(Written { version: 1, position: position.ok_or_else(taken)? })
     }
@@ -232,8 +235,8 @@ impl Service {
         &self,
         request: &Request,
         id: TokenId,
-    ) -> Result<Written, ServiceError> {
-        self.change_token::<EnrollmentToken>(request, id, || EnrollmentTokenCommand::Revoke).await
+    ) -> Result<Written, CommandError> {
+        self.change_token::<EnrollmentToken>(request, id, EnrollmentTokenCommand::Revoke).await
     }
 
     /// Revokes an API token.
@@ -244,27 +247,24 @@ impl Service {
         &self,
         request: &Request,
         id: TokenId,
-    ) -> Result<Written, ServiceError> {
-        self.change_token::<ApiToken>(request, id, || ApiTokenCommand::Revoke).await
+    ) -> Result<Written, CommandError> {
+        self.change_token::<ApiToken>(request, id, ApiTokenCommand::Revoke).await
     }
 
-    async fn change_token<D: Decider>(
+    async fn change_token<D>(
         &self,
         request: &Request,
         id: TokenId,
-        command: impl Fn() -> D::Command,
-    ) -> Result<Written, ServiceError> {
+        command: D::Command,
+    ) -> Result<Written, CommandError>
+    where
+        D: Decider<Command: Clone>,
+    {
         let stream = StreamName::Token(id);
-        if let Some(written) = self.previous_result(request, &stream).await? {
+        if let Some(written) = self.executor.previous_result(request, &stream).await? {
             return Ok(written);
         }
-        until_appended!({
-            let loaded = self.load::<D>(&request.project, &stream).await?;
-            let events = loaded.state.decide(command())?;
-            let version = loaded.version + events.len() as u64;
-            let parts = vec![(stream.clone(), loaded.version, events)];
-            self.try_append(request, parts).await?.map(|position| Written { version, position })
-        })
+        self.executor.execute::<D>(request, &stream, command).await
     }
 }
 

@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::list::{File, FileSelection, files};
-use crate::service::{Service, ServiceError, now};
+use crate::clock::now;
+use crate::error::CommandError;
+use crate::service::Service;
 
 /// Name of the lease that allows a process to erase.
 const LEASE: &str = "files";
@@ -47,7 +49,7 @@ pub(super) async fn run(service: Service, stop: CancellationToken) {
 
 /// Erases files that are due. A failure is retried in the next round, and does not delay other
 /// files.
-async fn round(service: &Service, erased: &mut BTreeSet<File>) -> Result<(), ServiceError> {
+async fn round(service: &Service, erased: &mut BTreeSet<File>) -> Result<(), CommandError> {
     let mut failed = None;
     for (which, cause) in [
         (FileSelection::Expired, EraseCause::Kept),

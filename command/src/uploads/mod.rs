@@ -1,11 +1,11 @@
 //! Uploaded files until they are erased: because they expired, a later upload of the same path
 //! replaces them, or their run did not succeed.
 //!
-//! `list` is a projection of the log: which files may exist. `keeper` reads it and erases, in one
+//! `list` is a projection of the log: which files may exist. `eraser` reads it and erases, in one
 //! process at a time.
 //!
 //! Invariant: the erasure of a stored file is in the log before its data is erased. After a crash
-//! between the two, `keeper` repeats the erasure.
+//! between the two, `eraser` repeats the erasure.
 
 mod eraser;
 pub mod list;

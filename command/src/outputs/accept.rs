@@ -1,26 +1,28 @@
 //! Output of programs, and files of uploads: accepted from devices in pieces, and stored as blobs.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use muster_api::blobs::key::Piece;
-use muster_api::blobs::{BlobError, key};
+use muster_api::blobs::{BlobError, Blobs, key};
 use muster_channel::open_by;
+use muster_eventlog::EventLog;
 use muster_schemas::wire::internal::output_subject;
 use muster_schemas::wire::{
     MAX_FILE_PIECE_BYTES, MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputPiece, OutputStream,
     OutputTaken, output_context,
 };
 use muster_schemas::{DeviceId, OperationId, ProjectId, StreamName, codec, compress};
+use tokio_util::sync::CancellationToken;
 
-use super::{Service, ServiceError};
-
-/// Maximum number of outputs in the cache; beyond it, the cache is cleared.
-const MAX_CACHED_OUTPUTS: usize = 20_000;
-/// Lifetime of a file's cached state: another process may have erased the file.
-const CACHE_TTL: Duration = Duration::from_secs(60);
+use super::cache::{CachedOutput, OutputCache};
+use super::files::RequestedFiles;
+use super::id::OutputId;
+use super::live::LiveOutputs;
+use crate::error::CommandError;
+use crate::executor::Executor;
+use crate::keys::KeyStore;
 
 /// Sizes, in bytes: a piece smaller than the first is merged with the previous one, while that is
 /// smaller than the second. A program that prints a word each second, or a malicious device, then
@@ -28,85 +30,71 @@ const CACHE_TTL: Duration = Duration::from_secs(60);
 const SMALL_PIECE_BYTES: u64 = 16 * 1024;
 const FULL_PIECE_BYTES: u64 = 64 * 1024;
 
-/// One output of one run.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct OutputId {
-    pub(super) project: ProjectId,
-    pub(super) operation: OperationId,
-    pub(super) device: DeviceId,
-    pub(super) stream: OutputStream,
+/// Accepts output and files of devices; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    log: EventLog,
+    keys: Arc<KeyStore>,
+    /// Connection to the devices' account.
+    nats: async_nats::Client,
+    blobs: Blobs,
+    /// How much of each output is stored.
+    cache: Arc<OutputCache>,
+    /// Outputs that are followed.
+    live: LiveOutputs,
+    files: RequestedFiles,
 }
 
-impl OutputId {
-    pub(super) fn folder(&self) -> String {
-        key::output(&self.project, self.operation, self.device, self.stream)
-    }
-
-    /// Returns the folder of output that is passed on and not stored permanently.
-    pub(super) fn live_folder(&self) -> String {
-        key::live_output(&self.project, self.operation, self.device, self.stream)
-    }
-}
-
-/// The cached state of an output.
-#[derive(Clone, Copy, Debug)]
-struct CachedOutput {
-    /// The last stored piece.
-    tail: Option<Piece>,
-    /// Maximum size of the output.
-    limit: u64,
-    /// Time at which it was read.
-    read_at: Instant,
-}
-
-impl CachedOutput {
-    /// Returns the offset of the next piece.
-    fn next(self) -> u64 {
-        self.tail.map_or(0, Piece::end)
-    }
-}
-
-/// Cached states of outputs: how much of each is stored, as far as this process knows.
-#[derive(Debug, Default)]
-pub(crate) struct OutputCache(Mutex<HashMap<OutputId, CachedOutput>>);
-
-impl OutputCache {
-    fn get(&self, output: &OutputId) -> Option<CachedOutput> {
-        let cached = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(output).copied();
-        cached.filter(|cached| {
-            output.stream != OutputStream::File || cached.read_at.elapsed() < CACHE_TTL
-        })
-    }
-
-    fn set(&self, output: OutputId, value: CachedOutput) {
-        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if cached.len() >= MAX_CACHED_OUTPUTS {
-            cached.clear();
+impl Outputs {
+    pub(crate) fn new(
+        executor: Executor,
+        keys: Arc<KeyStore>,
+        nats: async_nats::Client,
+        blobs: Blobs,
+    ) -> Self {
+        Self {
+            log: executor.log.clone(),
+            live: LiveOutputs::new(nats.clone(), blobs.clone()),
+            files: RequestedFiles::new(executor, keys.clone()),
+            cache: Arc::default(),
+            keys,
+            nats,
+            blobs,
         }
-        cached.insert(output, value);
     }
 
-    /// Removes a run's file from the cache.
-    pub(super) fn remove(&self, project: &ProjectId, operation: OperationId, device: DeviceId) {
-        let stream = OutputStream::File;
-        let output = OutputId { project: project.clone(), operation, device, stream };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&output);
+    /// Returns the files that operations request.
+    pub(crate) const fn files(&self) -> &RequestedFiles {
+        &self.files
     }
-}
 
-impl Service {
+    /// Forgets how much of a run's file is stored: it is erased.
+    pub(crate) fn forget_file(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        device: DeviceId,
+    ) {
+        self.cache.remove(project, operation, device);
+    }
+
+    /// Receives the reports of followers until `stop`.
+    pub async fn receive_reports(&self, stop: CancellationToken) {
+        self.live.receive_reports(stop).await;
+    }
+
     /// Accepts a piece of a run's output, or of its file; returns the offset of the next one.
     ///
     /// # Errors
     /// When the piece is invalid, or the log or the blob store cannot be used: the device sends it
     /// again.
-    pub(crate) async fn accept_output(
+    pub(crate) async fn accept(
         &self,
         project: &ProjectId,
         device: DeviceId,
         payload: &[u8],
-    ) -> Result<Vec<u8>, ServiceError> {
-        let not_proven = |what: String| ServiceError::IdentityNotProven(what);
+    ) -> Result<Vec<u8>, CommandError> {
+        let not_proven = |what: String| CommandError::IdentityNotProven(what);
         let mut piece: OutputPiece =
             codec::decode(payload).map_err(|error| not_proven(error.to_string()))?;
         let is_file = piece.stream == OutputStream::File;
@@ -140,7 +128,7 @@ impl Service {
             stream: piece.stream,
         };
         let folder = output.folder();
-        let cached = match self.outputs.get(&output) {
+        let cached = match self.cache.get(&output) {
             Some(cached) => cached,
             None => match self.requested_limit(project, device, &piece).await? {
                 Ok(limit) => {
@@ -149,16 +137,16 @@ impl Service {
                 Err(why) => return refuse(&piece, why.to_owned()),
             },
         };
-        self.outputs.set(output.clone(), cached);
+        self.cache.set(output.clone(), cached);
         if !is_file && piece.offset >= cached.limit {
             if piece.bytes > 0 {
-                return Ok(codec::encode(&self.accept_live_piece(&output, &piece).await?));
+                return Ok(codec::encode(&self.live.accept(&output, &piece).await?));
             }
             if piece.last {
-                self.end_live(&output).await?;
+                self.live.end(&output).await?;
             }
         }
-        let reader = (!is_file).then(|| self.live_outputs.is_followed(&output, Instant::now()));
+        let reader = (!is_file).then(|| self.live.is_followed(&output));
         if piece.offset.saturating_add(u64::from(piece.bytes)) > cached.limit
             || piece.total.is_some_and(|total| total > cached.limit)
         {
@@ -171,7 +159,7 @@ impl Service {
         let next = cached.next();
         let is_end = is_file && piece.last && piece.bytes == 0;
         if piece.offset != next || (piece.bytes == 0 && !is_end) {
-            self.outputs.set(output, cached);
+            self.cache.set(output, cached);
             return Ok(codec::encode(&OutputTaken {
                 next,
                 reader: None,
@@ -183,20 +171,20 @@ impl Service {
             Ok(tail) => tail,
             Err(error) => {
                 if is_file {
-                    self.record_stall(project, piece.operation, device, next, &error).await;
+                    self.files.record_stall(project, piece.operation, device, next, &error).await;
                 }
                 return Err(error.into());
             }
         };
         let cached = CachedOutput { tail, ..cached };
         let next = cached.next();
-        self.outputs.set(output, cached);
+        self.cache.set(output, cached);
         let subject = output_subject(project, piece.operation, device);
         if let Err(error) = self.nats.publish(subject, Bytes::new()).await {
             tracing::debug!(%error, "failed to notify followers of output; they poll");
         }
         let receipt = match is_end {
-            true => Some(self.file_receipt(project, piece.operation, device, next)?),
+            true => Some(self.files.receipt(project, piece.operation, device, next)?),
             false => None,
         };
         Ok(codec::encode(&OutputTaken { next, reader, refused: None, receipt }))
@@ -209,9 +197,9 @@ impl Service {
         project: &ProjectId,
         device: DeviceId,
         piece: &OutputPiece,
-    ) -> Result<Result<u64, &'static str>, ServiceError> {
+    ) -> Result<Result<u64, &'static str>, CommandError> {
         if piece.stream == OutputStream::File {
-            return self.requested_file_limit(project, piece.operation, device).await;
+            return self.files.requested_limit(project, piece.operation, device).await;
         }
         let stream = StreamName::Run(piece.operation, device);
         Ok(match self.log.stream_version(project, &stream).await? {
@@ -290,7 +278,7 @@ impl Service {
     }
 
     /// Returns the last of the pieces that are stored without a gap.
-    async fn tail(&self, folder: &str) -> Result<Option<Piece>, ServiceError> {
+    async fn tail(&self, folder: &str) -> Result<Option<Piece>, CommandError> {
         let found = self.blobs.list(folder).await?;
         Ok(key::contiguous(&found).last().copied())
     }

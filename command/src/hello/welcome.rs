@@ -1,10 +1,8 @@
 //! Hello and welcome: a device reports its position and receives that of the log; on request it
 //! continues in a new epoch.
 
-use std::num::NonZeroU32;
-use std::time::Duration;
+use std::sync::Arc;
 
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use muster_eventlog::DeviceAccess;
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::events::Cause;
@@ -12,43 +10,35 @@ use muster_schemas::wire::{Hello, NewEpoch, Welcome};
 use muster_schemas::{DeviceId, Event, Hash, ProjectId, StreamName, codec};
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, now, until_appended};
+use super::catch_up::is_caught_up;
+use super::epoch_limit::EpochLimit;
+use crate::clock::now;
 use crate::domain::device::{Device, DeviceCommand, ForkPoint};
 use crate::domain::{Decider, Rejection};
+use crate::error::CommandError;
+use crate::executor::{Executor, until_appended};
+use crate::keys::KeyStore;
+use crate::request::Request;
 
 /// Maximum number by which a device's epoch may be ahead of the known ones: epochs that were
 /// granted after the backup from which this log was restored.
 const MAX_EPOCHS_AHEAD: u64 = 1_000_000;
-/// Maximum burst of new epochs of a device.
-const MAX_GRANT_BURST: NonZeroU32 = NonZeroU32::new(20).unwrap();
-/// Interval at which a device may request one more.
-const GRANT_INTERVAL: Duration = Duration::from_secs(60);
-/// Number of devices in the rate limiter at which idle ones are removed.
-const MAX_TRACKED_DEVICES: usize = 10_000;
 
-/// Rate limit of new epochs: each is two events and a stream.
-#[derive(Debug)]
-pub(crate) struct EpochLimit(DefaultKeyedRateLimiter<DeviceId>);
-
-impl Default for EpochLimit {
-    fn default() -> Self {
-        let quota =
-            Quota::with_period(GRANT_INTERVAL).unwrap_or(Quota::per_minute(MAX_GRANT_BURST));
-        Self(RateLimiter::keyed(quota.allow_burst(MAX_GRANT_BURST)))
-    }
+/// Responds to the hellos of devices.
+#[derive(Clone, Debug)]
+pub struct Hellos {
+    executor: Executor,
+    keys: Arc<KeyStore>,
+    /// Connection to the devices' account.
+    nats: async_nats::Client,
+    epoch_limit: Arc<EpochLimit>,
 }
 
-impl EpochLimit {
-    /// Whether this device may have another epoch now; counts the request.
-    fn try_acquire(&self, device: DeviceId) -> bool {
-        if self.0.len() > MAX_TRACKED_DEVICES {
-            self.0.retain_recent();
-        }
-        self.0.check_key(&device).is_ok()
+impl Hellos {
+    pub(crate) fn new(executor: Executor, keys: Arc<KeyStore>, nats: async_nats::Client) -> Self {
+        Self { executor, keys, nats, epoch_limit: Arc::default() }
     }
-}
 
-impl Service {
     /// Returns the signed welcome for a hello.
     ///
     /// # Errors
@@ -58,10 +48,10 @@ impl Service {
         project: &ProjectId,
         device: DeviceId,
         sealed: &[u8],
-    ) -> Result<Vec<u8>, ServiceError> {
-        let unproved = |what: String| ServiceError::IdentityNotProven(what);
+    ) -> Result<Vec<u8>, CommandError> {
+        let unproved = |what: String| CommandError::IdentityNotProven(what);
         let message = Unverified::parse(sealed).map_err(|error| unproved(error.to_string()))?;
-        let access = self.log.device_access(project, &[device]).await?;
+        let access = self.executor.log.device_access(project, &[device]).await?;
         let access = access.get(&device).ok_or(Rejection::NotFound("device"))?;
         let Some(key) = access.key(&message.kid()) else {
             return Err(self.unknown_key_error(project, device, message, access).await?);
@@ -76,14 +66,14 @@ impl Service {
         let is_behind = access
             .epoch(hello.epoch)
             .is_none_or(|epoch| hello.confirmed_seq.is_some_and(|seq| seq > epoch.seq));
-        let (is_caught_up, newer);
+        let (has_caught_up, newer);
         let access = if is_behind {
-            is_caught_up = self.is_caught_up(project, device).await;
+            has_caught_up = is_caught_up(&self.executor.log, &self.nats, project, device).await;
             // Read after the broker's state, so that it contains all that was caught up with.
-            newer = self.log.device_access(project, &[device]).await?;
+            newer = self.executor.log.device_access(project, &[device]).await?;
             newer.get(&device).ok_or(Rejection::NotFound("device"))?
         } else {
-            is_caught_up = None;
+            has_caught_up = None;
             access
         };
         let newest = access.epochs.last().map_or(0, |epoch| epoch.epoch);
@@ -103,7 +93,7 @@ impl Service {
                 let logged = (wish.seq == position.seq).then_some(position.tip);
                 let epoch = self.grant_epoch(project, device, hello.epoch, wish, logged).await?;
                 // The request may be a repeated one: report the current position of that epoch.
-                let access = self.log.device_access(project, &[device]).await?;
+                let access = self.executor.log.device_access(project, &[device]).await?;
                 let position = access.get(&device).and_then(|access| access.epoch(epoch)).copied();
                 (
                     epoch,
@@ -112,7 +102,7 @@ impl Service {
                 )
             }
         };
-        let state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
+        let state = self.executor.load::<Device>(project, &StreamName::Device(device)).await?.state;
         let welcome = Welcome {
             project: project.clone(),
             device,
@@ -123,7 +113,7 @@ impl Service {
             committed_hash: hash,
             config_version: state.config_version,
             config: self.keys.open_config(project, state.config),
-            is_caught_up,
+            is_caught_up: has_caught_up,
         };
         let key = self.keys.operation_key(project)?;
         Ok(key.seal(Kind::Welcome, codec::encode(&welcome)))
@@ -138,10 +128,10 @@ impl Service {
         device: DeviceId,
         message: Unverified,
         access: &DeviceAccess,
-    ) -> Result<ServiceError, ServiceError> {
+    ) -> Result<CommandError, CommandError> {
         let kid = message.kid();
-        let unproved = ServiceError::IdentityNotProven("the device has no such key".into());
-        let Some(key) = self.log.previous_key(project, device, kid).await? else {
+        let unproved = CommandError::IdentityNotProven("the device has no such key".into());
+        let Some(key) = self.executor.log.previous_key(project, device, kid).await? else {
             return Ok(unproved);
         };
         let hello = message.verify(Kind::Hello, &key).ok();
@@ -156,26 +146,24 @@ impl Service {
         if (&hello.project, hello.device) != (project, device) || !is_behind {
             return Ok(unproved);
         }
-        let request = Request {
-            project: project.clone(),
-            actor: format!("device:{device}"),
-            append_id: copy_id(device, kid),
-            request_hash: None,
-            versions: None,
-        };
-        if self.first_result(&request).await?.is_none() {
+        let request = Request::unconditional(
+            project.clone(),
+            format!("device:{device}"),
+            copy_id(device, kid),
+        );
+        if self.executor.first_result(&request).await?.is_none() {
             let stream = StreamName::Device(device);
-            let appended: Result<u64, ServiceError> = until_appended!({
-                let loaded = self.load::<Device>(project, &stream).await?;
+            until_appended(|| async {
+                let loaded = self.executor.load::<Device>(project, &stream).await?;
                 let command =
                     DeviceCommand::RecordCopy { epoch: hello.epoch, seq: hello.last_seq + 1 };
                 let events = loaded.state.decide(command)?;
                 let parts = vec![(stream.clone(), loaded.version, events)];
-                self.try_append(&request, parts).await?
-            });
-            appended?;
+                self.executor.try_append(&request, parts).await
+            })
+            .await?;
         }
-        Ok(ServiceError::IdentityNotProven(format!(
+        Ok(CommandError::IdentityNotProven(format!(
             "it sent a hello with a previous key of the device, {kid}; is an old copy of its data \
              folder in use?"
         )))
@@ -189,21 +177,19 @@ impl Service {
         current: u64,
         new_epoch: &NewEpoch,
         logged_hash: Option<Hash>,
-    ) -> Result<u64, ServiceError> {
-        let request = Request {
-            project: project.clone(),
-            actor: format!("device:{device}"),
-            append_id: new_epoch_id(project, device, new_epoch.request),
-            request_hash: None,
-            versions: None,
-        };
+    ) -> Result<u64, CommandError> {
+        let request = Request::unconditional(
+            project.clone(),
+            format!("device:{device}"),
+            new_epoch_id(project, device, new_epoch.request),
+        );
         let granted = |events: &[Event]| {
             events.iter().find_map(|event| match event {
                 Event::DeviceEpochGranted(granted) => Some(granted.epoch),
                 _ => None,
             })
         };
-        if let Some((_, stored)) = self.first_result(&request).await? {
+        if let Some((_, stored)) = self.executor.first_result(&request).await? {
             let own: Vec<_> =
                 stored.iter().filter(|event| event.stream.device() == Some(device)).collect();
             let events: Vec<Event> =
@@ -213,7 +199,7 @@ impl Service {
             });
         }
         if !self.epoch_limit.try_acquire(device) {
-            return Err(ServiceError::IdentityNotProven(
+            return Err(CommandError::IdentityNotProven(
                 "it requests new epochs too often; is its data folder or its disk image used by \
                  several devices?"
                     .into(),
@@ -225,14 +211,16 @@ impl Service {
             other_hash: new_epoch.hash,
         });
         let stream = StreamName::Device(device);
-        until_appended!({
-            let loaded = self.load::<Device>(project, &stream).await?;
+        until_appended(|| async {
+            let loaded = self.executor.load::<Device>(project, &stream).await?;
             let command = DeviceCommand::GrantEpoch { current, cause: new_epoch.cause, fork };
             let events = loaded.state.decide(command)?;
             let epoch = granted(&events).unwrap_or_default();
             let parts = vec![(stream.clone(), loaded.version, events)];
-            self.try_append(&request, parts).await?.map(|_| epoch)
+            let appended = self.executor.try_append(&request, parts).await?;
+            Ok(appended.map(|_| epoch))
         })
+        .await
     }
 }
 
@@ -267,14 +255,5 @@ mod tests {
         assert_ne!(id, chosen);
         assert_ne!(id, new_epoch_id(&project, other, chosen));
         assert_ne!(id, new_epoch_id(&ProjectId::system(), one, chosen));
-    }
-
-    #[test]
-    fn the_rate_of_new_epochs_is_limited_per_device() {
-        let limit = EpochLimit::default();
-        let (one, other) = (DeviceId(uuid::Uuid::from_u128(1)), DeviceId(uuid::Uuid::from_u128(2)));
-        let granted = (0..100).filter(|_| limit.try_acquire(one)).count();
-        assert!((20..=21).contains(&granted), "{granted}");
-        assert!(limit.try_acquire(other));
     }
 }

@@ -1,38 +1,21 @@
-//! Output of programs beyond the stored part: passed on to its followers through the blob store.
-//!
-//! A follower, in the query role, reports how far it has read. The device may be one window ahead
-//! of the slowest follower; pieces that all have read are erased. Without a follower no output is
-//! accepted.
+//! The outputs that are followed: how far their followers have read, which pieces are stored, and
+//! which outputs are abandoned. Nothing is stored or sent here.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures::StreamExt;
-use muster_api::blobs::BlobError;
-use muster_api::blobs::key::{self, Piece};
-use muster_schemas::codec;
-use muster_schemas::wire::internal::{OUTPUT_READ_SUBJECT, OutputRead, output_subject};
-use muster_schemas::wire::{MAX_OUTPUT_BYTES, OutputPiece, OutputTaken};
-use tokio_util::sync::CancellationToken;
+use muster_api::blobs::key::Piece;
 use uuid::Uuid;
 
-use super::Service;
-use super::output::OutputId;
+use super::id::OutputId;
 
-/// Maximum number of bytes by which a device may be ahead of the slowest follower.
-const MAX_AHEAD_BYTES: u64 = 8 << 20;
 /// Number of bytes that are kept behind the slowest follower, which may have to reconnect.
 const KEPT_BEHIND_BYTES: u64 = 8 << 20;
 /// Time without a report after which a follower is removed.
 const FOLLOWER_TTL: Duration = Duration::from_secs(5);
 /// Time without progress after which a follower no longer delays those that read.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Interval between checks whether an ended output still has a follower.
-const END_CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// Maximum number of those checks.
-const MAX_END_CHECKS: u32 = 360;
 /// Time without a follower after which an output is removed and its pieces are erased. An output
 /// without pieces is removed with its last follower.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(300);
@@ -40,12 +23,10 @@ const ABANDON_TIMEOUT: Duration = Duration::from_secs(300);
 const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of outputs that are followed concurrently; more are refused.
 const MAX_FOLLOWED_OUTPUTS: usize = 10_000;
-/// Delay before a subscription that ended is renewed.
-const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Outputs that are followed.
 #[derive(Debug)]
-pub(crate) struct LiveOutputs {
+pub(super) struct FollowedOutputs {
     all: Mutex<HashMap<OutputId, FollowedOutput>>,
     /// Time of the last search for abandoned outputs.
     searched_at: Mutex<Instant>,
@@ -54,6 +35,7 @@ pub(crate) struct LiveOutputs {
     listening_since: Mutex<Instant>,
 }
 
+/// The state of an output that is followed.
 #[derive(Debug)]
 struct FollowedOutput {
     followers: HashMap<Uuid, Follower>,
@@ -86,7 +68,7 @@ struct Follower {
     advanced_at: Instant,
 }
 
-impl Default for LiveOutputs {
+impl Default for FollowedOutputs {
     fn default() -> Self {
         let now = Instant::now();
         Self {
@@ -97,17 +79,17 @@ impl Default for LiveOutputs {
     }
 }
 
-impl LiveOutputs {
+impl FollowedOutputs {
     fn all(&self) -> MutexGuard<'_, HashMap<OutputId, FollowedOutput>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reset_listening_since(&self, now: Instant) {
+    pub(super) fn reset_listening_since(&self, now: Instant) {
         *self.listening_since.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
     /// Removes the outputs without a follower; returns those of which pieces may be stored.
-    fn remove_abandoned(&self, now: Instant) -> Vec<OutputId> {
+    pub(super) fn remove_abandoned(&self, now: Instant) -> Vec<OutputId> {
         let mut searched_at = self.searched_at.lock().unwrap_or_else(PoisonError::into_inner);
         if now.duration_since(*searched_at) < SEARCH_INTERVAL {
             return Vec::new();
@@ -118,7 +100,7 @@ impl LiveOutputs {
     }
 
     /// Records the position of a follower.
-    fn report(&self, output: OutputId, follower: Uuid, position: u64, now: Instant) {
+    pub(super) fn report(&self, output: OutputId, follower: Uuid, position: u64, now: Instant) {
         let mut all = self.all();
         if all.len() >= MAX_FOLLOWED_OUTPUTS && !all.contains_key(&output) {
             return;
@@ -141,7 +123,7 @@ impl LiveOutputs {
 
     /// Returns the position of the slowest follower that can still be served; `None` without one. A
     /// stalled follower does not delay those that read.
-    fn slowest(&self, output: &OutputId, now: Instant) -> Option<u64> {
+    pub(super) fn slowest(&self, output: &OutputId, now: Instant) -> Option<u64> {
         let all = self.all();
         let followed = all.get(output)?;
         let served = || {
@@ -162,7 +144,7 @@ impl LiveOutputs {
     }
 
     /// Records a stored piece; returns the pieces that no follower needs.
-    fn add_piece(&self, output: &OutputId, piece: Piece, read: u64) -> Vec<Piece> {
+    pub(super) fn add_piece(&self, output: &OutputId, piece: Piece, read: u64) -> Vec<Piece> {
         let mut all = self.all();
         let Some(followed) = all.get_mut(output) else { return Vec::new() };
         followed.pieces.push(piece);
@@ -174,141 +156,21 @@ impl LiveOutputs {
     }
 
     /// Returns the offset of the next piece, as far as this process knows.
-    fn end(&self, output: &OutputId) -> Option<u64> {
+    pub(super) fn end(&self, output: &OutputId) -> Option<u64> {
         self.all().get(output)?.pieces.last().map(|piece| piece.end())
     }
 
     /// Records that the device has sent all of it; false when that was known.
-    fn has_ended(&self, output: &OutputId) -> bool {
+    pub(super) fn has_ended(&self, output: &OutputId) -> bool {
         match self.all().get_mut(output) {
             Some(followed) => !std::mem::replace(&mut followed.has_ended, true),
             None => false,
         }
     }
 
-    fn remove(&self, output: &OutputId) {
+    pub(super) fn remove(&self, output: &OutputId) {
         self.all().remove(output);
     }
-}
-
-impl Service {
-    /// Accepts a piece of output that is not stored permanently, if a follower has room for it.
-    pub(super) async fn accept_live_piece(
-        &self,
-        output: &OutputId,
-        piece: &OutputPiece,
-    ) -> Result<OutputTaken, BlobError> {
-        let response =
-            |next, reader| OutputTaken { next, reader: Some(reader), refused: None, receipt: None };
-        let now = Instant::now();
-        let Some(read) = self.live_outputs.slowest(output, now) else {
-            return Ok(response(piece.offset, self.live_outputs.is_followed(output, now)));
-        };
-        let folder = output.live_folder();
-        let mut end = self.live_outputs.end(output);
-        if end != Some(piece.offset) {
-            // Another process may have accepted the pieces before it.
-            end = self
-                .blobs
-                .list(&folder)
-                .await?
-                .iter()
-                .filter_map(|found| Piece::parse(&found.name))
-                .map(Piece::end)
-                .max();
-        }
-        let end = end.unwrap_or(0).max(read.max(MAX_OUTPUT_BYTES));
-        if piece.offset != end {
-            return Ok(response(end, true));
-        }
-        let stored = Piece {
-            offset: piece.offset,
-            bytes: u64::from(piece.bytes),
-            is_compressed: piece.compressed,
-        };
-        if stored.end() > read + MAX_AHEAD_BYTES {
-            return Ok(response(piece.offset, true));
-        }
-        let name = format!("{folder}/{}", stored.name());
-        self.blobs.put(&name, Bytes::from(piece.data.clone())).await?;
-        for done in self.live_outputs.add_piece(output, stored, read) {
-            if let Err(error) = self.blobs.erase(&format!("{folder}/{}", done.name())).await {
-                tracing::debug!(
-                    folder, %error,
-                    "failed to erase a piece that was read; it is erased at the end"
-                );
-            }
-        }
-        let OutputId { project, operation, device, .. } = output;
-        let subject = output_subject(project, *operation, *device);
-        if let Err(error) = self.nats.publish(subject, Bytes::new()).await {
-            tracing::debug!(%error, "failed to notify followers; they poll");
-        }
-        Ok(response(stored.end(), true))
-    }
-
-    /// Records that the device has sent all of an output. The rest is erased once its followers
-    /// have read it, or have disconnected.
-    pub(super) async fn end_live(&self, output: &OutputId) -> Result<(), BlobError> {
-        let marker = format!("{}/{}", output.folder(), key::ENDED);
-        self.blobs.put(&marker, Bytes::new()).await?;
-        if self.live_outputs.has_ended(output) {
-            let (service, output) = (self.clone(), output.clone());
-            tokio::spawn(async move {
-                for _ in 0..MAX_END_CHECKS {
-                    tokio::time::sleep(END_CHECK_INTERVAL).await;
-                    if service.live_outputs.slowest(&output, Instant::now()).is_none() {
-                        break;
-                    }
-                }
-                service.erase_live(&output).await;
-            });
-        }
-        Ok(())
-    }
-
-    async fn erase_live(&self, output: &OutputId) {
-        self.live_outputs.remove(output);
-        if let Err(error) = self.blobs.erase_all(&output.live_folder()).await {
-            tracing::warn!(%error, "failed to erase live output from the blob store");
-        }
-    }
-}
-
-impl Service {
-    /// Receives the reports of followers until `stop`.
-    pub async fn receive_output_reports(&self, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                ended = listen_once(self) => {
-                    if let Err(error) = ended {
-                        tracing::warn!(
-                            %error,
-                            "failed to receive the reports of followers; trying again"
-                        );
-                    }
-                    tokio::time::sleep(RETRY_DELAY).await;
-                }
-            }
-        }
-    }
-}
-
-async fn listen_once(service: &Service) -> Result<(), async_nats::SubscribeError> {
-    let mut reports = service.nats.subscribe(OUTPUT_READ_SUBJECT).await?;
-    service.live_outputs.reset_listening_since(Instant::now());
-    while let Some(message) = reports.next().await {
-        let Ok(read) = codec::decode::<OutputRead>(&message.payload) else { continue };
-        let OutputRead { project, operation, device, stream, follower, position } = read;
-        let output = OutputId { project, operation, device, stream };
-        let now = Instant::now();
-        service.live_outputs.report(output, follower, position, now);
-        for abandoned in service.live_outputs.remove_abandoned(now) {
-            service.erase_live(&abandoned).await;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -331,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_slowest_follower_limits_the_device_until_it_disconnects() {
-        let (live, output, now) = (LiveOutputs::default(), output(), Instant::now());
+        let (live, output, now) = (FollowedOutputs::default(), output(), Instant::now());
         let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         assert_eq!(live.slowest(&output, now), None);
         live.report(output.clone(), one, 30 * MIB, now);
@@ -352,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_stalled_follower_does_not_delay_others() {
-        let (live, output, now) = (LiveOutputs::default(), output(), Instant::now());
+        let (live, output, now) = (FollowedOutputs::default(), output(), Instant::now());
         let (paused, reading) = (Uuid::from_u128(1), Uuid::from_u128(2));
         for second in 0..=60 {
             let now = now + Duration::from_secs(second);
@@ -366,7 +228,7 @@ mod tests {
 
     #[test]
     fn an_output_without_followers_is_removed_and_its_end_recorded_once() {
-        let (live, now) = (LiveOutputs::default(), Instant::now());
+        let (live, now) = (FollowedOutputs::default(), Instant::now());
         let (one, other) = (output(), OutputId { stream: OutputStream::Stderr, ..output() });
         assert!(live.is_followed(&one, now), "it has just begun to listen");
         assert!(!live.is_followed(&one, now + FOLLOWER_TTL * 2));
@@ -383,7 +245,7 @@ mod tests {
 
     #[test]
     fn followers_of_short_outputs_do_not_use_up_the_limit() {
-        let live = LiveOutputs::default();
+        let live = FollowedOutputs::default();
         let start = Instant::now();
         let id = |number| OutputId { operation: OperationId(Uuid::from_u128(number)), ..output() };
         for number in 0..3 * MAX_FOLLOWED_OUTPUTS as u128 {

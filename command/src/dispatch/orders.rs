@@ -1,24 +1,48 @@
 //! Orders: created, signed, sent, and sent again after a hello.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use muster_api::blobs::key;
+use muster_api::blobs::{Blobs, key};
 use muster_channel::seal_to;
+use muster_eventlog::EventLog;
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{CancelOrder, KIND_HEADER, RunDelivery, RunOrder, input_context};
 use muster_schemas::{DeviceId, OperationId, ProjectId, codec};
 use tokio::time::timeout;
 
-use super::work_queue::{OpenOperation, OpenRun, WorkQueue};
+use super::work_queue::{OpenOperation, OpenRun, RunState, WorkQueue};
+use crate::clock::now;
 use crate::domain::Rejection;
-use crate::service::{Service, ServiceError, now};
+use crate::error::CommandError;
+use crate::keys::KeyStore;
 
 /// Time to wait for a private part; then the order is left to the dispatcher.
 const PRIVATE_PART_TIMEOUT: Duration = Duration::from_secs(2);
 
-impl Service {
+/// Signs orders and sends them to devices; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Orders {
+    pub(super) log: EventLog,
+    keys: Arc<KeyStore>,
+    /// Connection to the devices' account.
+    nats: async_nats::Client,
+    /// Private input of operations.
+    pub(super) blobs: Blobs,
+}
+
+impl Orders {
+    pub(super) const fn new(
+        log: EventLog,
+        keys: Arc<KeyStore>,
+        nats: async_nats::Client,
+        blobs: Blobs,
+    ) -> Self {
+        Self { log, keys, nats, blobs }
+    }
+
     /// Signs a run's order for an epoch of its device.
     pub(super) fn seal_order(
         &self,
@@ -26,7 +50,7 @@ impl Service {
         operation: &OpenOperation,
         device: DeviceId,
         epoch: u64,
-    ) -> Result<Vec<u8>, ServiceError> {
+    ) -> Result<Vec<u8>, CommandError> {
         let requested = &operation.requested;
         let order = RunOrder {
             project: project.clone(),
@@ -96,13 +120,13 @@ impl Service {
         device: DeviceId,
         operation: OperationId,
         private: &[u8],
-    ) -> Result<Vec<u8>, ServiceError> {
+    ) -> Result<Vec<u8>, CommandError> {
         let access = self.log.device_access(project, &[device]).await?;
         let key = access.get(&device).and_then(|access| access.keys.first());
         let (_, key) = key.ok_or(Rejection::NotFound("key of the device"))?;
         let context = input_context(project, device, operation);
         seal_to(key, &context, private)
-            .map_err(|error| ServiceError::IdentityNotProven(error.to_string()))
+            .map_err(|error| CommandError::IdentityNotProven(error.to_string()))
     }
 
     /// Sends a device the order to cancel a run.
@@ -110,7 +134,7 @@ impl Service {
         &self,
         project: &ProjectId,
         run: &OpenRun,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<(), CommandError> {
         let order = CancelOrder {
             project: project.clone(),
             device: run.device,
@@ -133,7 +157,7 @@ impl Service {
         &self,
         project: &ProjectId,
         device: DeviceId,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<(), CommandError> {
         for run in WorkQueue::new(self.log.clone()).dispatched_runs(project, device).await? {
             if run.is_canceled {
                 self.send_cancel(project, &run).await?;
@@ -153,6 +177,16 @@ impl Service {
         }
         Ok(())
     }
+
+    /// Erases the private input of an operation that is no longer sent to any device.
+    pub(crate) async fn erase_private(&self, project: &ProjectId, operation: OperationId) {
+        if let Err(error) = self.blobs.erase(&key::private(project, operation)).await {
+            tracing::warn!(
+                %project, %operation, %error,
+                "failed to erase the private input of an operation"
+            );
+        }
+    }
 }
 
 fn has_private(order: &[u8]) -> bool {
@@ -162,5 +196,5 @@ fn has_private(order: &[u8]) -> bool {
 }
 
 fn is_unanswered(run: &OpenRun) -> bool {
-    run.state == super::RunState::Dispatched && run.epoch == run.device_epoch
+    run.state == RunState::Dispatched && run.epoch == run.device_epoch
 }

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use muster_eventlog::{Append, AppendError, Expected, NewEvent};
-use muster_schemas::events::SessionKind;
 use muster_schemas::{DeviceId, Event, ProjectId, SessionId, StreamName};
 use uuid::Uuid;
 
-use super::record::RecordedStreams;
+use super::ports::Channels;
 use super::relays::Relays;
-use crate::domain::Rejection;
-use crate::service::{Service, ServiceError, now, until_appended};
+use crate::clock::now;
+use crate::error::CommandError;
+use crate::executor::until_appended;
 
 /// One session's stream, as written by one actor.
 #[derive(Clone, Debug)]
 pub struct Session {
-    service: Service,
+    channels: Channels,
     /// Project of the session.
     pub project: ProjectId,
     /// Device of the session.
@@ -26,52 +26,29 @@ pub struct Session {
     pub actor: String,
 }
 
-impl Service {
-    /// Returns what of a session is recorded.
-    ///
-    /// # Errors
-    /// When the session does not exist, or is not a shell.
-    pub(crate) async fn recorded_streams(
-        &self,
-        session: &Session,
-    ) -> Result<RecordedStreams, ServiceError> {
-        let stored = self.log.read_stream(&session.project, &session.stream()).await?;
-        let stored = self.log.authentic(&session.project, stored).await;
-        let first = stored.first().ok_or(Rejection::NotFound("session"))?;
-        match first.event()? {
-            Event::SessionRequested(request)
-                if matches!(request.session, SessionKind::Shell { .. }) =>
-            {
-                Ok(RecordedStreams { output: request.recorded, input: request.input_recorded })
-            }
-            _ => Err(Rejection::NotFound("session").into()),
-        }
-    }
-}
-
 impl Session {
     /// Creates a session on a device.
     #[must_use]
     pub const fn new(
-        service: Service,
+        channels: Channels,
         project: ProjectId,
         device: DeviceId,
         id: SessionId,
         actor: String,
     ) -> Self {
-        Self { service, project, device, id, actor }
+        Self { channels, project, device, id, actor }
     }
 
-    /// The write side.
+    /// The ports of the session.
     #[must_use]
-    pub const fn service(&self) -> &Service {
-        &self.service
+    pub const fn channels(&self) -> &Channels {
+        &self.channels
     }
 
     /// The relays of this process.
     #[must_use]
     pub fn relays(&self) -> Arc<Relays> {
-        Arc::clone(&self.service.relays)
+        Arc::clone(&self.channels.relays)
     }
 
     /// The name of the session's stream.
@@ -83,9 +60,9 @@ impl Session {
     /// Whether this session's actor opened it, rather than attached to it. Also true when the log
     /// cannot be read: the caller then ends the session, which is the safe choice.
     pub(super) async fn was_opened_by_its_actor(&self) -> bool {
-        match self.service.log.read_stream(&self.project, &self.stream()).await {
+        match self.channels.executor.log.read_stream(&self.project, &self.stream()).await {
             Ok(stored) => {
-                let stored = self.service.log.authentic(&self.project, stored).await;
+                let stored = self.channels.executor.log.authentic(&self.project, stored).await;
                 stored.first().is_none_or(|first| first.actor == self.actor)
             }
             Err(error) => {
@@ -99,7 +76,7 @@ impl Session {
     ///
     /// # Errors
     /// When the event was not appended.
-    pub async fn record(&self, event: impl Into<Event> + Send) -> Result<u64, ServiceError> {
+    pub async fn record(&self, event: impl Into<Event> + Send) -> Result<u64, CommandError> {
         self.record_once(Uuid::new_v4(), event).await
     }
 
@@ -111,12 +88,12 @@ impl Session {
         &self,
         append_id: Uuid,
         event: impl Into<Event> + Send,
-    ) -> Result<u64, ServiceError> {
+    ) -> Result<u64, CommandError> {
         let event: Event = event.into();
-        self.service.check_not_archived(&self.project).await?;
-        let (service, stream) = (&self.service, self.stream());
-        until_appended!({
-            let version = service.log.stream_version(&self.project, &stream).await?;
+        let (executor, stream) = (&self.channels.executor, self.stream());
+        executor.check_not_archived(&self.project).await?;
+        until_appended(|| async {
+            let version = executor.log.stream_version(&self.project, &stream).await?;
             let append = Append {
                 append_id: Some(append_id),
                 correlation: Some(self.id.0),
@@ -124,12 +101,13 @@ impl Session {
             };
             let events = vec![NewEvent::server(&event, now())];
             let append = append.stream(stream.clone(), Expected::Version(version), events);
-            match service.log.append(&self.project, append).await {
-                Ok(_) => Some(version + 1),
-                Err(AppendError::Conflict { .. }) => None,
-                Err(error) => return Err(error.into()),
+            match executor.log.append(&self.project, append).await {
+                Ok(_) => Ok(Some(version + 1)),
+                Err(AppendError::Conflict { .. }) => Ok(None),
+                Err(error) => Err(error.into()),
             }
         })
+        .await
     }
 
     /// Appends an event whose failure does not affect the caller: a failure is logged. Returns

@@ -1,0 +1,196 @@
+//! The executor of decisions: loads the streams that a request concerns, appends what was decided,
+//! and repeats the decision when another append has changed the streams meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hmac::{Hmac, Mac};
+use muster_eventlog::{Append, AppendError, Appended, EventLog, Expected, NewEvent, StoredEvent};
+use muster_schemas::{Event, Hash, ProjectId, StreamName};
+use sha2::Sha256;
+
+use crate::clock::now;
+use crate::domain::project::Project;
+use crate::domain::{Decider, Rejection};
+use crate::error::CommandError;
+use crate::keys::KeyStore;
+use crate::request::{Request, Written};
+
+/// Maximum number of attempts of a decision whose streams change concurrently.
+const MAX_ATTEMPTS: u32 = 12;
+
+/// The state of an aggregate, and its stream's version.
+pub(crate) struct Loaded<D> {
+    pub(crate) state: D,
+    pub(crate) version: u64,
+}
+
+/// Loads, appends and repeats; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Executor {
+    pub(crate) log: EventLog,
+    keys: Arc<KeyStore>,
+}
+
+impl Executor {
+    /// Creates an executor on a log that proves the authority of its appends.
+    pub(crate) const fn new(log: EventLog, keys: Arc<KeyStore>) -> Self {
+        Self { log, keys }
+    }
+
+    /// Decides a command on one stream, and appends the events.
+    pub(crate) async fn execute<D>(
+        &self,
+        request: &Request,
+        stream: &StreamName,
+        command: D::Command,
+    ) -> Result<Written, CommandError>
+    where
+        D: Decider<Command: Clone>,
+    {
+        until_appended(|| async {
+            let loaded = self.load::<D>(&request.project, stream).await?;
+            let events = loaded.state.decide(command.clone())?;
+            let version = loaded.version + events.len() as u64;
+            let parts = vec![(stream.clone(), loaded.version, events)];
+            let position = self.try_append(request, parts).await?;
+            Ok(position.map(|position| Written { version, position }))
+        })
+        .await
+    }
+
+    /// Folds a stream into the state of its aggregate.
+    pub(crate) async fn load<D: Decider>(
+        &self,
+        project: &ProjectId,
+        stream: &StreamName,
+    ) -> Result<Loaded<D>, CommandError> {
+        let stored = self.log.read_stream(project, stream).await?;
+        let version = stored.last().map_or(0, |event| event.stream_version);
+        let stored = self.log.authentic(project, stored).await;
+        let events: Vec<Event> = stored.iter().map(StoredEvent::event).collect::<Result<_, _>>()?;
+        Ok(Loaded { state: D::fold(&events), version })
+    }
+
+    /// Returns the hash of a request that is stored with its append id. It is keyed, because the
+    /// body may contain a secret that can be guessed.
+    pub(crate) fn stored_hash(&self, request: &Request) -> Option<Hash> {
+        let hash = request.request_hash?;
+        #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.keys.token_key()).expect("any length");
+        mac.update(b"muster/request-hash/v1");
+        mac.update(&hash.0);
+        Some(Hash(mac.finalize().into_bytes().into()))
+    }
+
+    /// Returns the positions of the events of the request's first attempt, if there was one.
+    pub(crate) async fn appended(
+        &self,
+        request: &Request,
+    ) -> Result<Option<Appended>, CommandError> {
+        let appended = self.log.appended(&request.project, request.append_id).await?;
+        match appended {
+            Some(appended) if !appended.belongs_to(self.stored_hash(request)) => {
+                Err(AppendError::IdReused.into())
+            }
+            appended => Ok(appended),
+        }
+    }
+
+    /// Returns the events of the request's first attempt, if there was one.
+    pub(crate) async fn first_result(
+        &self,
+        request: &Request,
+    ) -> Result<Option<(Appended, Vec<StoredEvent>)>, CommandError> {
+        let Some(appended) = self.appended(request).await? else { return Ok(None) };
+        let positions: Vec<u64> = (appended.first..=appended.last).collect();
+        let events = self.log.read_positions(&request.project, &positions).await?;
+        Ok(Some((appended, events)))
+    }
+
+    /// Returns the result of the request's first attempt.
+    pub(crate) async fn previous_result(
+        &self,
+        request: &Request,
+        stream: &StreamName,
+    ) -> Result<Option<Written>, CommandError> {
+        let Some((appended, events)) = self.first_result(request).await? else { return Ok(None) };
+        let version = events
+            .iter()
+            .filter(|event| event.stream == *stream)
+            .map(|event| event.stream_version)
+            .max()
+            .unwrap_or(0);
+        Ok(Some(Written { version, position: appended.last }))
+    }
+
+    /// Appends decided events; `None` when a stream has changed and the decision must be repeated.
+    pub(crate) async fn try_append(
+        &self,
+        request: &Request,
+        parts: Vec<(StreamName, u64, Vec<Event>)>,
+    ) -> Result<Option<u64>, CommandError> {
+        let now = now();
+        let mut append = Append {
+            append_id: Some(request.append_id),
+            request_hash: self.stored_hash(request),
+            correlation: Some(request.append_id),
+            ..Append::by_actor(request.actor.clone())
+        };
+        for (stream, version, events) in parts {
+            if !events.is_empty() {
+                let events = events.iter().map(|event| NewEvent::server(event, now)).collect();
+                append = append.stream(stream, Expected::Version(version), events);
+            }
+        }
+        if append.streams.is_empty() {
+            let head = self.log.head(&request.project).await?;
+            return Ok(Some(head.map_or(0, |head| head.position)));
+        }
+        self.check_not_archived(&request.project).await?;
+        match self.log.append(&request.project, append).await {
+            Ok(appended) => Ok(Some(appended.last)),
+            Err(AppendError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Rejects changes in an archived project.
+    pub(crate) async fn check_not_archived(&self, project: &ProjectId) -> Result<(), CommandError> {
+        if project.is_system() {
+            return Ok(());
+        }
+        let stream = StreamName::Project(project.clone());
+        let existing = self.load::<Project>(&ProjectId::system(), &stream).await?;
+        if existing.state.is_archived {
+            let message = format!(
+                "project {project} is archived; `muster project restore {project}` restores it"
+            );
+            return Err(Rejection::Conflict(message).into());
+        }
+        Ok(())
+    }
+}
+
+/// Repeats a decision until its append succeeds, or fails for another reason than a conflict; at
+/// most [`MAX_ATTEMPTS`] times. `decide` returns `None` when a stream has changed.
+pub(crate) async fn until_appended<T, F>(mut decide: impl FnMut() -> F) -> Result<T, CommandError>
+where
+    F: Future<Output = Result<Option<T>, CommandError>>,
+{
+    for attempt in 1..=MAX_ATTEMPTS {
+        if let Some(done) = decide().await? {
+            return Ok(done);
+        }
+        back_off(attempt).await;
+    }
+    let message = "it is being changed by many requests concurrently; try again".to_owned();
+    Err(Rejection::Conflict(message).into())
+}
+
+/// Waits for a random time that grows with each attempt, so that conflicting requests do not meet
+/// again.
+async fn back_off(attempts: u32) {
+    let most = 5_u64 << attempts.min(6);
+    tokio::time::sleep(Duration::from_millis(rand::random_range(0..most))).await;
+}

@@ -1,0 +1,47 @@
+//! A request to change something, and the result of the write.
+
+use muster_schemas::{Hash, ProjectId};
+use uuid::Uuid;
+
+use crate::error::CommandError;
+
+/// The actor, the project and the preconditions of a request.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Project of the request.
+    pub project: ProjectId,
+    /// Actor of the request: `token:<id>`, `device:<id>` …
+    pub actor: String,
+    /// Append id: the same for each retry.
+    pub append_id: Uuid,
+    /// Hash of the body, when the client sent an `Idempotency-Key`.
+    pub request_hash: Option<Hash>,
+    /// Versions of the resource that the client expects; any when `None`.
+    pub versions: Option<Vec<u64>>,
+}
+
+impl Request {
+    /// Creates a request without preconditions.
+    pub(crate) const fn unconditional(project: ProjectId, actor: String, append_id: Uuid) -> Self {
+        Self { project, actor, append_id, request_hash: None, versions: None }
+    }
+
+    /// Compares the version that the client expects with the resource's.
+    pub(crate) fn check_version(&self, version: u64) -> Result<(), CommandError> {
+        match &self.versions {
+            Some(versions) if !versions.contains(&version) => {
+                Err(CommandError::VersionMismatch(version))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The result of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Newest version of the resource's own stream.
+    pub version: u64,
+    /// Position of the newest event; the end of the log when nothing had to change.
+    pub position: u64,
+}

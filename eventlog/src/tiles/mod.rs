@@ -14,8 +14,8 @@ use std::collections::BTreeSet;
 use muster_schemas::{Hash, ProjectId};
 
 use self::proof::{Claim, HASH_BYTES, TILE_HASHES, TILE_HEIGHT, TileId, TileNodes, Tiles};
-use crate::device_keys::as_i64;
 use crate::error::{ErrorContext, StoreError};
+use crate::integers::as_i64;
 use crate::log::EventLog;
 use crate::read::ReadFilter;
 

@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use muster_schemas::ProjectId;
 
 use super::proof::{HASH_BYTES, TILE_HASHES, TILE_HEIGHT, root};
-use crate::device_keys::as_i64;
 use crate::error::{ErrorContext, StoreError};
+use crate::integers::as_i64;
 use crate::projection::{Projection, ProjectionError, Transaction};
-use crate::read::StoredEvent;
+use crate::stored_event::{COLUMNS, StoredEvent};
 
 /// Name of the projection and of its table.
 pub const TREE_TILES: &str = "tree_tiles_v1";
@@ -36,9 +36,9 @@ impl TreeTiles {
         }
         let start = newest - newest % TILE_HASHES;
         let sql = format!(
-            "SELECT {} FROM events WHERE project = $1 AND position > $2 AND position <= $3
-             ORDER BY position",
-            crate::read::COLUMNS
+            "SELECT {COLUMNS} FROM events
+             WHERE project = $1 AND position > $2 AND position <= $3
+             ORDER BY position"
         );
         let rows = transaction
             .query(&sql, &[&project.as_str(), &as_i64(start), &as_i64(newest)])

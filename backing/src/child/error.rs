@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::process::Exit;
+use super::exit::Exit;
 
 /// The reason why a child process could not be started, signaled or stopped.
 #[derive(Debug, Error)]

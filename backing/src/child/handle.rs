@@ -9,35 +9,12 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::error::ChildError;
+use super::exit::Exit;
 use super::folder_lock::FolderLock;
 use super::log::Log;
-use super::process::{Exit, Process};
+use super::process::Process;
 use super::spec::ChildSpec;
-use super::supervisor::{Current, Request, Supervisor, first_delay};
-
-/// An event of a server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ChildEvent {
-    /// Its process ended.
-    Exited {
-        /// How it ended.
-        exit: Exit,
-        /// Whether its end was requested.
-        asked: bool,
-    },
-    /// It is running again, and ready.
-    Restarted {
-        /// Its new process.
-        pid: u32,
-        /// Time from the end of the old process until it was ready.
-        down: Duration,
-    },
-    /// Restarting it failed; an unrequested restart is retried soon.
-    RestartFailed {
-        /// The error, as text.
-        reason: String,
-    },
-}
+use super::supervisor::{ChildEvent, Current, Request, Supervisor, first_delay};
 
 /// A server that was started and is supervised.
 ///

@@ -3,15 +3,16 @@
 //! | module | contents |
 //! |---|---|
 //! | `spec` | the specification of a process and of its supervision, independent of the server |
-//! | `process` | one operating system process, from spawn to reaping |
-//! | `supervisor` | the task that owns the current process and the restart policy |
+//! | `process`, `exit` | one operating system process, from spawn to reaping |
+//! | `supervisor` | the task that owns the process and the restart policy; its events |
 //! | `handle` | [`Child`], the handle for callers |
-//! | `claim` | one owner per folder; ends a process that an earlier, killed owner left running |
+//! | `folder_lock` | one owner per folder; ends the process that an earlier, killed owner left |
 //! | `one_shot` | a program that runs to its end |
 //! | `log` | the server's own output: rotation, and its last lines for error messages |
-//! | `family` | the descendants of a process, for fault injection |
+//! | `process_tree` | the descendants of a process, for fault injection |
 
 mod error;
+mod exit;
 mod folder_lock;
 mod handle;
 mod log;
@@ -22,9 +23,10 @@ mod spec;
 mod supervisor;
 
 pub use error::ChildError;
-pub use handle::{Child, ChildEvent};
+pub use exit::Exit;
+pub use handle::Child;
 pub(crate) use one_shot::OneShot;
 pub use one_shot::OneShotError;
-pub use process::Exit;
 pub(crate) use spec::Check;
 pub use spec::{ChildSpec, NotReady, Progress, Restart};
+pub use supervisor::ChildEvent;

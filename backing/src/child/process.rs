@@ -5,12 +5,11 @@
 //! spawned, is sent only when the whole parent process has ended.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child as OsChild, Command, ExitStatus, Stdio};
+use std::process::{Child as OsChild, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use nix::unistd::Pid;
 use tokio::sync::watch;
 
 use super::error::ChildError;
+use super::exit::Exit;
 use super::process_tree;
 use super::spec::ChildSpec;
 use crate::run_as::RunAs;
@@ -29,31 +29,6 @@ use crate::run_as::RunAs;
 /// Variables that a server inherits. All others are removed: `PGPORT`, `INFLUXDB_*` and similar
 /// ones would silently override the configuration.
 const INHERITED_VARIABLES: [&str; 4] = ["PATH", "TZ", "TMPDIR", "LD_LIBRARY_PATH"];
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exit(Option<ExitStatus>);
-
-impl Exit {
-    /// Returns the signal that ended it, if one did.
-    pub fn signal(&self) -> Option<i32> {
-        self.0.and_then(|status| status.signal())
-    }
-
-    /// Returns the exit code, unless a signal ended it.
-    pub fn code(&self) -> Option<i32> {
-        self.0.and_then(|status| status.code())
-    }
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(status) => write!(f, "{status}"),
-            None => write!(f, "exit status unknown"),
-        }
-    }
-}
 
 /// A running process. Dropping it requests its end without waiting.
 #[derive(Debug)]

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::error::ChildError;
+use super::exit::Exit;
 use super::folder_lock::FolderLock;
-use super::handle::ChildEvent;
 use super::log::Log;
-use super::process::{Exit, Process};
+use super::process::Process;
 use super::spec::{ChildSpec, NotReady, Progress, Restart};
 use crate::ports;
 
@@ -24,6 +24,30 @@ const TRANSIENT_RETRY_TIMEOUT: Duration = Duration::from_secs(20);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between checks of the log's size.
 const LOG_TRIM_INTERVAL: Duration = Duration::from_secs(60);
+
+/// An event of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChildEvent {
+    /// Its process ended.
+    Exited {
+        /// How it ended.
+        exit: Exit,
+        /// Whether its end was requested.
+        asked: bool,
+    },
+    /// It is running again, and ready.
+    Restarted {
+        /// Its new process.
+        pid: u32,
+        /// Time from the end of the old process until it was ready.
+        down: Duration,
+    },
+    /// Restarting it failed; an unrequested restart is retried soon.
+    RestartFailed {
+        /// The error, as text.
+        reason: String,
+    },
+}
 
 /// A request of a handle.
 pub(super) enum Request {

@@ -7,14 +7,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::credentials::{Credentials, USER, secret};
+use super::error::InfluxError;
 use super::flavor::Flavor;
 use super::http::{Request, Response};
-use super::options::{Auth, InfluxOptions};
-use super::server::{Credentials, InfluxError};
-use crate::files;
-
-/// The administrator.
-const USER: &str = "muster";
+use super::options::InfluxOptions;
 
 pub(super) async fn bootstrap(
     options: &InfluxOptions,
@@ -22,50 +19,18 @@ pub(super) async fn bootstrap(
     flavor: Flavor,
     address: SocketAddr,
 ) -> Result<Credentials, InfluxError> {
-    match (flavor, options.auth) {
-        (Flavor::V1, Auth::Open) => {
-            create_database(address, &options.database, None).await?;
-            Ok(Credentials::Open)
+    let credentials = Credentials::read_or_create(options, dir, flavor)?;
+    match &credentials {
+        Credentials::Open => create_database(address, &options.database, None).await?,
+        Credentials::Password { user, password } => {
+            create_user(address, password).await?;
+            create_database(address, &options.database, Some((user, password))).await?;
         }
-        (Flavor::V1, Auth::Password) => {
-            let password = secret(dir, "password")?;
-            create_user(address, &password).await?;
-            create_database(address, &options.database, Some((USER, &password))).await?;
-            Ok(Credentials::Password { user: USER.into(), password })
-        }
-        (Flavor::V2 | Flavor::V3, _) => {
-            let token = secret(dir, "token")?;
-            set_up_v2(address, &options.database, &secret(dir, "password")?, &token).await?;
-            Ok(Credentials::Token { organization: options.database.clone(), token })
+        Credentials::Token { token, .. } => {
+            set_up_v2(address, &options.database, &secret(dir, "password")?, token).await?;
         }
     }
-}
-
-/// Returns the credentials, after [`bootstrap`] has run.
-pub(super) fn credentials(
-    options: &InfluxOptions,
-    dir: &Path,
-    flavor: Flavor,
-) -> Result<Credentials, InfluxError> {
-    Ok(match (flavor, options.auth) {
-        (Flavor::V1, Auth::Open) => Credentials::Open,
-        (Flavor::V1, Auth::Password) => {
-            Credentials::Password { user: USER.into(), password: secret(dir, "password")? }
-        }
-        (Flavor::V2 | Flavor::V3, _) => Credentials::Token {
-            organization: options.database.clone(),
-            token: secret(dir, "token")?,
-        },
-    })
-}
-
-fn secret(dir: &Path, name: &str) -> Result<String, InfluxError> {
-    let path = dir.join(name);
-    files::read_or_create_secret(&path).map_err(|source| InfluxError::File {
-        attempt: "read or create the secret",
-        path,
-        source,
-    })
+    Ok(credentials)
 }
 
 /// Creates the first user, which a server with authentication but without users allows any client.

@@ -5,11 +5,15 @@
 
 mod bootstrap;
 mod config;
+mod credentials;
+mod error;
 mod flavor;
 mod http;
 mod options;
 mod server;
 
+pub use credentials::Credentials;
+pub use error::InfluxError;
 pub use flavor::Flavor;
 pub use options::{Auth, InfluxOptions};
-pub use server::{Credentials, InfluxDb, InfluxError, credentials};
+pub use server::{InfluxDb, credentials};

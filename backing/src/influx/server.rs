@@ -1,117 +1,21 @@
 //! A running InfluxDB.
 
-use std::fmt;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf, absolute};
+use std::path::{Path, absolute};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use thiserror::Error;
 
 use super::bootstrap::bootstrap;
 use super::config;
+use super::credentials::Credentials;
+use super::error::InfluxError;
 use super::flavor::Flavor;
 use super::http::Request;
 use super::options::InfluxOptions;
-use crate::child::{Check, Child, ChildError, ChildSpec, NotReady, OneShot, OneShotError};
+use crate::child::{Check, Child, ChildError, ChildSpec, NotReady, OneShot};
 use crate::files;
-use crate::find::FindError;
-use crate::ports::{self, NoFreePort};
-
-/// The reason why InfluxDB could not be started.
-#[derive(Debug, Error)]
-pub enum InfluxError {
-    /// The binary was not found.
-    #[error(transparent)]
-    Find(#[from] FindError),
-    /// No port is free.
-    #[error(transparent)]
-    Port(#[from] NoFreePort),
-    /// The process did not start, or is not running.
-    #[error(transparent)]
-    Child(#[from] ChildError),
-    /// The binary does not print its version.
-    #[error("failed to read the version of {}; run `make deps`, or set MUSTER_INFLUXD", program.display())]
-    Version {
-        /// The binary.
-        program: PathBuf,
-        /// The cause.
-        source: OneShotError,
-    },
-    /// The binary is of an unsupported generation.
-    #[error("{} printed the version {printed:?}, and only InfluxDB 1.x and 2.x are supported; set MUSTER_INFLUXD to one of these, or run InfluxDB separately and give muster its address", program.display())]
-    Unsupported {
-        /// The binary.
-        program: PathBuf,
-        /// The version that it printed.
-        printed: String,
-    },
-    /// A file could not be created or read.
-    #[error("failed to {attempt} {}", path.display())]
-    File {
-        /// The attempted action.
-        attempt: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// InfluxDB runs, and a request to it failed.
-    #[error("failed to send InfluxDB the request to {attempt}")]
-    Http {
-        /// The attempted action.
-        attempt: &'static str,
-        /// The cause.
-        source: io::Error,
-    },
-    /// InfluxDB runs, and refused a request.
-    #[error("InfluxDB rejected the request to {attempt}: {}", .answer)]
-    Refused {
-        /// The attempted action.
-        attempt: &'static str,
-        /// Its response.
-        answer: String,
-    },
-    /// The administrator in its data has another password.
-    #[error(
-        "InfluxDB rejects the password that is stored with its data folder; restore both from the \
-         same backup, or choose another folder"
-    )]
-    ForeignData,
-}
-
-/// Credentials for InfluxDB.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Credentials {
-    /// No authentication.
-    Open,
-    /// 1.x: user and password.
-    Password {
-        /// The administrator.
-        user: String,
-        /// Its password.
-        password: String,
-    },
-    /// 2.x: an all-access token.
-    Token {
-        /// The organization of the bucket.
-        organization: String,
-        /// The token.
-        token: String,
-    },
-}
-
-impl fmt::Debug for Credentials {
-    /// Omits the secret: `Debug` output of credentials may be logged.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Open => "Open",
-            Self::Password { .. } => "Password(..)",
-            Self::Token { .. } => "Token(..)",
-        })
-    }
-}
+use crate::ports;
 
 /// Returns the credentials of the server that these options start, whether or not it is running:
 /// its secrets are in its folder, and created if they are missing.
@@ -129,7 +33,7 @@ pub async fn credentials(options: &InfluxOptions) -> Result<Credentials, InfluxE
         Ok(program) => flavor(&program).await.unwrap_or(Flavor::V1),
         Err(_) => Flavor::V1,
     };
-    super::bootstrap::credentials(options, &options.dir, flavor)
+    Credentials::read_or_create(options, &options.dir, flavor)
 }
 
 /// An InfluxDB with its database.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use nix::unistd::Uid;
 
+use super::error::PostgresError;
 use super::options::Tuning;
-use super::server::PostgresError;
 use crate::child::OneShot;
 use crate::files;
 use crate::run_as::RunAs;

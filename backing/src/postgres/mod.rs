@@ -5,8 +5,10 @@
 //! path to its folder: see `server`.
 
 mod cluster;
+mod error;
 mod options;
 mod server;
 
+pub use error::PostgresError;
 pub use options::{PostgresOptions, Tuning};
-pub use server::{Postgres, PostgresError};
+pub use server::Postgres;

@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use muster_api::Problem;
 use muster_api::problem::Kind;
 
-use super::https_listener::MAX_BODY_BYTES;
-
+/// Maximum size of a body, in bytes.
+pub(super) const MAX_BODY_BYTES: usize = 256 * 1024;
 /// Timeout of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 

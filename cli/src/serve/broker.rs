@@ -9,7 +9,8 @@ use muster_command::keys::{RoleCredentials, RoleKeys};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{ServeOptions, startup};
+use super::options::ServeOptions;
+use super::startup;
 
 /// Opens a role's connection to the servers' account.
 pub(super) async fn connect(

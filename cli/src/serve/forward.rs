@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use hyper_util::rt::TokioIo;
 use muster_api::Problem;
 
-use super::https_listener::MAX_BODY_BYTES;
+use super::body::MAX_BODY_BYTES;
 use super::proxies::FORWARDED_FOR;
 
 /// Hop-by-hop headers (RFC 9110 §7.6.1), and headers that are generated again.

@@ -21,7 +21,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::body;
+use super::body::{self, MAX_BODY_BYTES};
 use super::connections::{self, Connections};
 use super::forward::Forward;
 use super::health::{self, Dependencies};
@@ -31,9 +31,6 @@ use super::paths;
 use super::prometheus::{self, ProcessMetrics};
 use super::proxies::{self, TrustedProxies};
 use super::tunnel::Tunnel;
-
-/// Maximum size of a request body, in bytes.
-pub(super) const MAX_BODY_BYTES: usize = 256 * 1024;
 
 /// Timeout of a request's head, and of inactivity on a connection in use.
 const INACTIVITY_TIMEOUT: Duration = Duration::from_secs(15);

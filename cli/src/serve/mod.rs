@@ -20,7 +20,7 @@ mod proxies;
 mod startup;
 mod tunnel;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -45,9 +45,6 @@ pub(crate) use options::{
     TokenLimits, parse_offline_after,
 };
 pub(crate) use proxies::TrustedProxies;
-
-/// Default address of the API.
-const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
 
 /// Lifetime of a device's JWT.
 const JWT_TTL: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -241,7 +238,9 @@ pub(crate) async fn run(
             Ok(())
         });
     }
-    if let Some(listen) = options.listen.or(listener.has_services().then_some(DEFAULT_ADDRESS)) {
+    if let Some(listen) =
+        options.listen.or(listener.has_services().then_some(options::DEFAULT_ADDRESS))
+    {
         let certificates = match &store {
             Some(store) => options.certificates(store)?,
             None => keys_of(if roles.has(Role::Query) { "query" } else { "ingest" })?

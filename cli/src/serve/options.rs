@@ -1,7 +1,7 @@
 //! Options of a server: from flags, from `MUSTER_*` variables, or set by `muster up`.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -172,6 +172,10 @@ pub(crate) struct TokenLimits {
 
 /// Default port of the API.
 pub(crate) const DEFAULT_PORT: u16 = 8443;
+
+/// Default address of the API.
+pub(super) const DEFAULT_ADDRESS: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT);
 
 /// An address to listen on, with an optional port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -359,7 +363,7 @@ impl TryFrom<ServeArgs> for ServeOptions {
             }),
             blobs: args.blobs.unwrap_or_else(|| default_blob_location(&args.keys)),
             keys: args.keys,
-            names: certificate_names(listen.unwrap_or(super::DEFAULT_ADDRESS), args.name),
+            names: certificate_names(listen.unwrap_or(DEFAULT_ADDRESS), args.name),
             listen,
             device_servers,
             command_url: args.command_url,

@@ -11,10 +11,10 @@ use russh_sftp::protocol::{FileAttributes, OpenFlags};
 use rustix::fs::OFlags;
 
 use super::blocks::{CountedBytes, Direction, FilePair};
+use super::job::CopyJob;
 use super::link::{CopyError, Session};
-use super::progress::Copied;
+use super::progress::{Copied, CopyResult};
 use super::tree::{Entry, FileMetadata, INCOMPLETE, Kind, is_part, list_remote};
-use super::{CopyJob, CopyResult};
 
 /// Set-user-id, set-group-id and sticky bits.
 const SPECIAL_BITS: u32 = 0o7000;

@@ -12,9 +12,8 @@ use russh_sftp::protocol::{Packet, StatusCode};
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::files;
 use super::progress::Progress;
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::commands::connect::transfer;
 use crate::exit::RequestError;
 
@@ -29,6 +28,11 @@ const MAX_RECONNECTS: u32 = 30;
 
 /// Extension that renames over an existing file.
 const RENAME: &str = "posix-rename@openssh.com";
+
+/// Returns the API path of a device's files.
+pub(super) fn files(device: &str) -> String {
+    format!("/api/v1/devices/{}/files", segment(device))
+}
 
 /// Error of a file operation.
 #[derive(Debug, thiserror::Error)]

@@ -3,15 +3,17 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `place` | source and target arguments |
+//! | `location` | source and target arguments |
 //! | `link` | session for a device's files, which reconnects when it is lost |
 //! | `tree` | list of the files to copy, on either side |
 //! | `blocks` | copying and comparing a file block by block; resuming a partial copy |
 //! | `fetch`, `send` | one file or folder: from the device, to the device |
-//! | `pace`, `progress` | rate limit; progress |
+//! | `job` | options and state of a copy, shared by its files |
+//! | `rate_limit`, `progress` | rate limit; progress and result of a file |
 
 mod blocks;
 mod fetch;
+mod job;
 mod link;
 mod location;
 mod progress;
@@ -23,15 +25,15 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use futures::{StreamExt, TryStreamExt};
 
-use self::link::Link;
+use self::job::CopyJob;
+use self::link::{Link, files};
 use self::location::Location;
 use self::progress::Progress;
 use self::rate_limit::RateLimit;
 use super::bytes;
 use super::connect::transfer;
-use crate::client::{Client, Connection, segment};
+use crate::client::{Client, Connection};
 use crate::commands::wait::Wait;
 use crate::exit::{PartialFailure, UsageError};
 use crate::output::note;
@@ -90,22 +92,6 @@ pub(crate) struct SftpArgs {
     read_only: bool,
     #[command(flatten)]
     wait: Wait,
-}
-
-/// Options and state of a copy.
-#[derive(Debug)]
-struct CopyJob {
-    link: Arc<Link>,
-    rate_limit: RateLimit,
-    progress: Progress,
-    jobs: usize,
-    again: bool,
-    preserve_special: bool,
-}
-
-/// Returns the API path of a device's files.
-fn files(device: &str) -> String {
-    format!("/api/v1/devices/{}/files", segment(device))
 }
 
 pub(crate) async fn sftp(connection: Connection, args: SftpArgs) -> Result<()> {
@@ -191,22 +177,5 @@ async fn copy(
     match failed {
         0 => Ok(()),
         failed => Err(PartialFailure { failed, total: done.len(), code: 1 }.into()),
-    }
-}
-
-/// Result of copying one file.
-type CopyResult = Result<progress::Copied>;
-
-impl CopyJob {
-    /// Copies each item, several concurrently. A failure does not stop the others.
-    async fn copy_each<T, F>(&self, all: Vec<T>, one: impl Fn(T) -> F) -> Result<Vec<CopyResult>>
-    where
-        F: Future<Output = CopyResult>,
-    {
-        let one = &one;
-        let copied = futures::stream::iter(all)
-            .map(|what| async move { Ok::<_, anyhow::Error>(one(what).await) })
-            .buffer_unordered(self.jobs);
-        copied.try_collect().await
     }
 }

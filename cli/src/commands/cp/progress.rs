@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 
-use super::CopyResult;
 use crate::output::{self, note};
 
 /// Result of a file.
@@ -22,6 +21,9 @@ pub(super) enum Copied {
     /// The target was already equal.
     Unchanged,
 }
+
+/// Result of a file, or why it was not copied.
+pub(super) type CopyResult = Result<Copied>;
 
 /// The progress line.
 #[derive(Clone, Debug)]

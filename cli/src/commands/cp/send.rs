@@ -8,12 +8,12 @@ use muster_schemas::wire::FILE_PART_SUFFIX;
 use russh_sftp::protocol::{FileAttributes, OpenFlags};
 
 use super::blocks::{CountedBytes, Direction, FilePair};
+use super::job::CopyJob;
 use super::link::{CopyError, Session};
-use super::progress::Copied;
+use super::progress::{Copied, CopyResult};
 use super::tree::{
     Entry, FileMetadata, INCOMPLETE, Kind, Skipped, is_part, list_local, remote_metadata,
 };
-use super::{CopyJob, CopyResult};
 
 /// Copies all `sources` to `target`, or into it if it is a folder.
 pub(super) async fn send_all(

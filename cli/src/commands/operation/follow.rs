@@ -9,8 +9,9 @@ use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use super::api::{device_of, path};
+use super::requested::RequestedOperation;
 use super::show::{states, summary};
-use super::{RequestedOperation, device_of, path};
 use crate::client::{Client, segment};
 use crate::exit::{Exited, UsageError};
 use crate::output::{self, line, note, text};

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{OPERATIONS, device_of, path};
+use super::api::{OPERATIONS, device_of, path};
 use crate::client::{Client, segment};
 use crate::output::{self, ago, facts, line, note, table, text};
 

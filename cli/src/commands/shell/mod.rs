@@ -2,21 +2,21 @@
 
 mod play;
 mod session;
+mod sessions;
 mod terminal;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::confirm::Confirm;
 use super::wait::Wait;
-use crate::client::{Client, Connection, segment};
-use crate::exit::{NotFound, UsageError};
-use crate::output::{self, ago, line, table, text};
+use crate::client::{Connection, segment};
+use crate::exit::UsageError;
+use crate::output::{line, text};
 
+use sessions::{device_name, find};
 use terminal::EscapeCharacter;
-
-const SESSIONS: &str = "/api/v1/sessions";
 
 /// Open a shell on a device
 ///
@@ -112,7 +112,9 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
     let (client, json) = (connection.client()?, connection.json);
     match args.command {
         None => {}
-        Some(ShellCommand::List { all, device }) => return list(&client, all, device, json).await,
+        Some(ShellCommand::List { all, device }) => {
+            return sessions::list(&client, all, device, json).await;
+        }
         Some(ShellCommand::Attach { id, watch, escape, wait }) => {
             let session = find(&client, &id).await?;
             let target = session::SessionTarget {
@@ -151,61 +153,4 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
     let target =
         session::SessionTarget { device, session: None, is_read_only: false, escape: args.escape };
     session::run_shell(&client, target, query, args.wait).await
-}
-
-async fn find(client: &Client, id: &str) -> Result<Value> {
-    client.get(&format!("{SESSIONS}/{}", segment(id)), &[]).await
-}
-
-/// Returns the name of a session's device, or its id.
-fn device_name(session: &Value) -> String {
-    let name = &session["name"];
-    if name.is_string() { text(name) } else { text(&session["device"]) }
-}
-
-async fn list(client: &Client, all: bool, device: Option<String>, json: bool) -> Result<()> {
-    let mut query = Vec::new();
-    query.extend((!all).then(|| ("state", "open".to_owned())));
-    query.extend(device.map(|device| ("device", device)));
-    let items = client.list(SESSIONS, &query).await?;
-    if json {
-        return output::json(&items);
-    }
-    let rows = items.iter().map(|one| {
-        let what = match one["session"]["kind"].as_str() {
-            Some("tcp") => {
-                format!("tcp {}:{}", text(&one["session"]["host"]), text(&one["session"]["port"]))
-            }
-            Some("files") => {
-                let way = if one["session"]["write"] == true { "write" } else { "read" };
-                format!("files: {way} {}", text(&one["session"]["path"]))
-            }
-            _ => match one["session"]["command"].as_str() {
-                Some(command) => format!("shell: {command}"),
-                None => "shell".to_owned(),
-            },
-        };
-        vec![
-            text(&one["id"]),
-            device_name(one),
-            text(&one["state"]),
-            what,
-            ago(&one["opened_at"]),
-            text(&one["attached"]),
-            match (one["recorded"] == true, one["input_recorded"] == true) {
-                (true, true) => "with input".to_owned(),
-                (true, false) => "yes".to_owned(),
-                _ => String::new(),
-            },
-            text(&one["actor"]),
-        ]
-    });
-    let header = ["id", "device", "state", "what", "opened", "attached", "recorded", "by"];
-    table(&header, rows.collect(), "no session is open");
-    Ok(())
-}
-
-/// Returns the error for a session without a recording.
-fn no_recording(id: &str) -> anyhow::Error {
-    NotFound(format!("session {id} has no recording")).into()
 }

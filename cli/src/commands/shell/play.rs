@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use super::{SESSIONS, no_recording};
+use super::sessions::SESSIONS;
 use crate::client::{Client, segment};
-use crate::exit::{Exited, PartialFailure};
+use crate::exit::{Exited, NotFound, PartialFailure};
 use crate::output::{self, line, note, table, text};
 use crate::terminal_modes::Contained;
 
@@ -44,6 +44,11 @@ fn events(recording: File) -> impl Iterator<Item = io::Result<(f64, String, Stri
 fn event(line: &str) -> Option<(f64, String, String)> {
     let event: Value = serde_json::from_str(line).ok()?;
     Some((event[0].as_f64()?, event[1].as_str()?.to_owned(), event[2].as_str()?.to_owned()))
+}
+
+/// Returns the error for a session without a recording.
+fn no_recording(id: &str) -> anyhow::Error {
+    NotFound(format!("session {id} has no recording")).into()
 }
 
 pub(super) async fn play(

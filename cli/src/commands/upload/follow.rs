@@ -6,8 +6,7 @@ use anyhow::Result;
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::UPLOADS;
-use super::show::device_of;
+use super::api::{UPLOADS, device_of};
 use crate::client::{Client, segment};
 use crate::commands::operation::{RequestedOperation, get_with_retry, wait_or_abort};
 use crate::exit::Exited;

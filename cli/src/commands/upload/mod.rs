@@ -1,5 +1,6 @@
 //! `muster upload`: uploads files from devices to the server, which stores them.
 
+mod api;
 mod follow;
 mod get;
 mod show;
@@ -18,7 +19,7 @@ use crate::commands::confirm::Confirm;
 use crate::exit::{NotFound, UsageError};
 use crate::output::{self, line, text};
 
-const UPLOADS: &str = "/api/v1/uploads";
+use api::UPLOADS;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum UploadCommand {

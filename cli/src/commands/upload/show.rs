@@ -4,15 +4,9 @@ use anyhow::Result;
 use indicatif::BinaryBytes;
 use serde_json::Value;
 
-use super::UPLOADS;
+use super::api::{UPLOADS, device_of};
 use crate::client::Client;
 use crate::output::{self, ago, facts, table, text};
-
-/// Returns the name of an upload's device, or its id.
-pub(super) fn device_of(upload: &Value) -> String {
-    let name = &upload["device_name"];
-    if name.is_string() { text(name) } else { text(&upload["device"]) }
-}
 
 /// Formats `12.0 MiB of 50.0 MiB`, or the total size when complete.
 fn size(upload: &Value) -> String {

@@ -6,13 +6,13 @@
 //! limit is reached, the connection that has been without a request in flight for the longest time
 //! is closed in favor of the new one; if there is none, the new one is refused.
 //!
-//! Timeouts of handshakes and requests are set in `door.rs`.
+//! Timeouts of handshakes and requests are set in `https_listener.rs`.
 
 mod options;
 mod registry;
+mod slot;
 mod stream;
 
-use std::future::{Ready, ready};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -24,15 +24,13 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
-use axum_server::accept::Accept;
 use http_body::{Frame, SizeHint};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
-use tokio::net::TcpStream;
 
 pub(crate) use options::ConnectionLimits;
 pub(super) use registry::Refused;
 use registry::Registry;
-use stream::{CountedStream, Slot};
+use slot::Slot;
 
 use super::proxies::TrustedProxies;
 
@@ -141,25 +139,6 @@ fn set_open(registry: &Registry) {
 fn refuse(address: IpAddr, refusal: Refused) {
     counter!(REFUSED, "limit" => refusal.as_str()).increment(1);
     tracing::warn!(%address, limit = refusal.as_str(), "a connection was refused");
-}
-
-impl<S> Accept<TcpStream, S> for Connections {
-    type Stream = CountedStream;
-    type Service = S;
-    type Future = Ready<io::Result<(CountedStream, S)>>;
-
-    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        ready(self.admit(stream).map(|stream| (stream, service)))
-    }
-}
-
-impl Connections {
-    fn admit(&self, stream: TcpStream) -> io::Result<CountedStream> {
-        // Without it, small messages would wait 40 ms for an acknowledgement.
-        stream.set_nodelay(true)?;
-        let slot = self.admit_peer(stream.peer_addr()?).map_err(|_| stream::closed())?;
-        Ok(CountedStream::new(stream, slot, self.clone()))
-    }
 }
 
 /// A request in flight, until its response was sent completely.

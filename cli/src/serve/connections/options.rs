@@ -32,7 +32,7 @@ impl ConnectionLimits {
     /// Returns the limits under this limit of open files. A front listener is one that clients
     /// connect to directly; one that forwards to another process needs a second file for each
     /// connection.
-    pub(in super::super) fn with_files(self, files: u64, is_front: bool, forwards: bool) -> Limits {
+    pub(crate) fn with_files(self, files: u64, is_front: bool, forwards: bool) -> Limits {
         let files = usize::try_from(files).unwrap_or(usize::MAX);
         // At least half of the open files, if their limit is very low.
         let left = files.saturating_sub(self.reserved_files).max(files / 2);

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::stream::Slot;
+use super::slot::Slot;
 
 /// Maximum numbers of connections and tunnels.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Limits {
+pub(crate) struct Limits {
     /// Maximum number of connections to the listener and to the broker together.
     pub(super) total: usize,
     /// Maximum number of connections, and of tunnels, from one address; `None` without a limit.
@@ -22,7 +22,7 @@ pub(in super::super) struct Limits {
 
 /// The limit that refuses a connection or a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Refused {
+pub(crate) enum Refused {
     Total,
     Address,
     Tunnels,

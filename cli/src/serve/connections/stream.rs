@@ -1,43 +1,17 @@
-//! A connection that the registry counts while it is open, and that its listener can close.
+//! Accepts connections; the registry counts each one while it is open, and can close it.
 
+use std::future::{Ready, ready};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use futures::task::AtomicWaker;
+use axum_server::accept::Accept;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::Connections;
-
-/// A connection's entry in the registry.
-#[derive(Debug)]
-pub(super) struct Slot {
-    /// Id, greater than that of each older connection.
-    pub(super) id: u64,
-    pub(super) peer: SocketAddr,
-    is_closed: AtomicBool,
-    reader: AtomicWaker,
-}
-
-impl Slot {
-    pub(super) fn new(id: u64, peer: SocketAddr) -> Self {
-        Self { id, peer, is_closed: AtomicBool::new(false), reader: AtomicWaker::new() }
-    }
-
-    /// Makes the connection's pending or next read fail.
-    pub(super) fn close(&self) {
-        self.is_closed.store(true, Ordering::Release);
-        self.reader.wake();
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.is_closed.load(Ordering::Acquire)
-    }
-}
+use super::slot::Slot;
 
 /// A TCP connection with its slot.
 #[derive(Debug)]
@@ -48,13 +22,26 @@ pub(crate) struct CountedStream {
 }
 
 /// Returns the error of a connection that was closed because of a limit.
-pub(super) fn closed() -> io::Error {
+fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "a limit on connections is reached")
 }
 
-impl CountedStream {
-    pub(super) fn new(inner: TcpStream, slot: Arc<Slot>, connections: Connections) -> Self {
-        Self { inner, slot, connections }
+impl<S> Accept<TcpStream, S> for Connections {
+    type Stream = CountedStream;
+    type Service = S;
+    type Future = Ready<io::Result<(CountedStream, S)>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        ready(self.admit(stream).map(|stream| (stream, service)))
+    }
+}
+
+impl Connections {
+    fn admit(&self, stream: TcpStream) -> io::Result<CountedStream> {
+        // Without it, small messages would wait 40 ms for an acknowledgement.
+        stream.set_nodelay(true)?;
+        let slot = self.admit_peer(stream.peer_addr()?).map_err(|_| closed())?;
+        Ok(CountedStream { inner: stream, slot, connections: self.clone() })
     }
 }
 
@@ -75,7 +62,7 @@ impl AsyncRead for CountedStream {
         }
         let read = Pin::new(&mut self.inner).poll_read(context, buffer);
         if read.is_pending() {
-            self.slot.reader.register(context.waker());
+            self.slot.register_reader(context.waker());
             // Closed between the check above and the registration of the waker.
             if self.slot.is_closed() {
                 return Poll::Ready(Err(closed()));

@@ -1,0 +1,19 @@
+//! Operations in the API: their paths, and the device of a run.
+
+use serde_json::Value;
+
+use crate::client::segment;
+use crate::output::text;
+
+/// Path of the operations in the API.
+pub(super) const OPERATIONS: &str = "/api/v1/operations";
+
+/// Returns the path of an operation.
+pub(super) fn path(id: &str) -> String {
+    format!("{OPERATIONS}/{}", segment(id))
+}
+
+/// Returns the name of a run's device, or its id.
+pub(super) fn device_of(run: &Value) -> String {
+    if run["name"].is_string() { text(&run["name"]) } else { text(&run["device"]) }
+}

@@ -1,12 +1,9 @@
-//! Rules for metric points that agents and servers apply: the fixed field types of the agent's own
-//! measurements, and the characters allowed in names and tag values.
+//! Fixed field types of the agent's own measurements, which agents and servers apply.
 //!
 //! A time-series store fixes the type of a field by its first point. Without a rule, one device that
 //! writes text into `cpu.usage_user` would cause the numbers of all others to be refused.
 
-use std::borrow::Cow;
-
-use crate::metrics::{FieldValue, MAX_TEXT_BYTES, Point};
+use crate::metrics::{FieldValue, Point};
 
 /// The type of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,18 +97,6 @@ fn is_whole(number: f64) -> bool {
     number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0
 }
 
-/// Replaces each control character (including line ends, tabs and escapes) by `_`, and truncates to
-/// [`MAX_TEXT_BYTES`] bytes: stores refuse other names and tag values.
-#[must_use]
-pub fn clean_text(text: &str) -> Cow<'_, str> {
-    let cut = text.get(..text.floor_char_boundary(MAX_TEXT_BYTES)).unwrap_or_default();
-    if cut.chars().any(char::is_control) {
-        Cow::Owned(cut.chars().map(|c| if c.is_control() { '_' } else { c }).collect())
-    } else {
-        Cow::Borrowed(cut)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,13 +131,5 @@ mod tests {
         assert_eq!(point, Point::new("mem").field("total", 8_000_000_000_i64));
         assert_eq!(Point::new("net").field("speed", 1.5).fix_types(), Err(WrongType));
         assert_eq!(Point::new("queue").field("usage_user", text).fix_types(), Ok(()));
-    }
-
-    #[test]
-    fn control_characters_are_replaced() {
-        assert_eq!(clean_text("/mnt/a\nb\u{1b}[2J\u{85}"), "/mnt/a_b_[2J_");
-        assert!(matches!(clean_text("/mnt/ä"), Cow::Borrowed("/mnt/ä")));
-        assert_eq!(clean_text(&"ä".repeat(600)).len(), MAX_TEXT_BYTES);
-        assert_eq!(clean_text(&format!("x{}", "ä".repeat(600))).len(), MAX_TEXT_BYTES - 1);
     }
 }

@@ -18,11 +18,12 @@ use crate::Timestamp;
 use crate::codec::{self, DecodeError};
 use crate::compress;
 use crate::metric_names;
-use crate::metric_rules::clean_text;
 
 mod messages;
+mod text;
 
 pub use messages::MAX_BATCH_BYTES;
+pub use text::{MAX_TEXT_BYTES, clean_text};
 
 /// The version of the batch's shape that this code writes.
 pub const BATCH_VERSION: u8 = 1;
@@ -32,8 +33,6 @@ pub const MAX_POINTS: usize = 10_000;
 pub const MAX_ENTRIES: usize = 256;
 /// Maximum size of a compressed batch when it is decompressed, in bytes.
 pub const MAX_DECOMPRESSED_BYTES: usize = 4 << 20;
-/// Maximum length of a name or a text value, in bytes.
-pub const MAX_TEXT_BYTES: usize = 1024;
 
 /// A measurement's, tag's or field's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,8 +1,7 @@
 //! Limits of an application's point: sizes, names, and reserved tags.
 
 use muster_schemas::Timestamp;
-use muster_schemas::metric_rules::clean_text;
-use muster_schemas::metrics::{FieldValue, MAX_TEXT_BYTES, Point};
+use muster_schemas::metrics::{FieldValue, MAX_TEXT_BYTES, Point, clean_text};
 
 use super::parse::{WrittenPoint, intern_name};
 

@@ -65,10 +65,13 @@ pub struct Upload {
 }
 
 impl Upload {
+    /// Default maximum size, in bytes: 1 GiB.
+    const DEFAULT_MAX_BYTES: u64 = 1 << 30;
+
     /// Maximum size, in bytes.
     #[must_use]
     pub fn limit(&self) -> u64 {
-        self.max_bytes.unwrap_or(crate::wire::DEFAULT_MAX_UPLOAD_BYTES)
+        self.max_bytes.unwrap_or(Self::DEFAULT_MAX_BYTES)
     }
 }
 

@@ -21,10 +21,9 @@ pub use enrollment::{
     EnrollRequest, EnrollResponse, EnrollWaiting, NonceRequest, NonceResponse,
 };
 pub use operation::{
-    CancelOrder, DEFAULT_MAX_UPLOAD_BYTES, FileStored, KIND_HEADER, MAX_FILE_PIECE_BYTES,
-    MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, MAX_PRIVATE_BYTES, MAX_UPLOAD_BYTES, MESSAGE_ID_HEADER,
-    OutputPiece, OutputStream, OutputTaken, PrivateInput, RunDelivery, RunOrder, input_context,
-    output_context, output_hash,
+    CancelOrder, FileStored, KIND_HEADER, MAX_FILE_PIECE_BYTES, MAX_OUTPUT_BYTES, MAX_PIECE_BYTES,
+    MAX_PRIVATE_BYTES, MAX_UPLOAD_BYTES, MESSAGE_ID_HEADER, OutputPiece, OutputStream, OutputTaken,
+    PrivateInput, RunDelivery, RunOrder, input_context, output_context, output_hash,
 };
 pub use session::{Ack, ConfigUpdate, Hello, NewEpoch, Welcome};
 pub use token_text::{ApiTokenText, DownloadText, EnrollmentTokenText, InvalidToken};

@@ -30,8 +30,6 @@ pub const MAX_PIECE_BYTES: usize = 128 * 1024;
 /// Maximum size of a part of a file in one message, before compression, in bytes: with its envelope
 /// it is below a device's largest message (512 KiB).
 pub const MAX_FILE_PIECE_BYTES: usize = 384 * 1024;
-/// Default maximum size of an upload: 1 GiB.
-pub const DEFAULT_MAX_UPLOAD_BYTES: u64 = 1 << 30;
 /// Maximum size that an upload can allow: 64 GiB.
 pub const MAX_UPLOAD_BYTES: u64 = 64 << 30;
 

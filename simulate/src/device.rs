@@ -27,7 +27,7 @@ use uuid::Uuid;
 use crate::connection::{self, Access};
 use crate::counters::add;
 use crate::enrollment::Enrolled;
-use crate::fleet::Shared;
+use crate::fleet_context::FleetContext;
 use crate::outbox::{Confirmed, Outbox};
 use crate::samples;
 
@@ -79,7 +79,7 @@ pub(crate) struct Device {
     operations: HashSet<OperationId>,
     round: usize,
     started_at: Instant,
-    shared: Arc<Shared>,
+    fleet: Arc<FleetContext>,
 }
 
 fn now() -> Timestamp {
@@ -93,7 +93,7 @@ fn random_delay(mean: Option<Duration>) -> Duration {
 
 impl Device {
     /// `None` if the server's operation key is invalid.
-    pub(crate) fn new(number: usize, enrolled: Enrolled, shared: Arc<Shared>) -> Option<Self> {
+    pub(crate) fn new(number: usize, enrolled: Enrolled, fleet: Arc<FleetContext>) -> Option<Self> {
         let response = &enrolled.response;
         let operation_key = BASE64URL_NOPAD.decode(response.operation_key.as_bytes()).ok()?;
         let operation_key = PublicKey::from_cose_key(&operation_key).ok()?;
@@ -113,19 +113,19 @@ impl Device {
             operations: HashSet::new(),
             round: 0,
             started_at: Instant::now(),
-            shared,
+            fleet,
         })
     }
 
     /// Runs until the simulation ends and the log has everything, or it is stopped.
     pub(crate) async fn run(mut self) {
         let mut wait = RECONNECT_DELAY.0;
-        let mut storms = self.shared.storms.subscribe();
-        let first = self.shared.profile.metrics_interval.unwrap_or_default();
+        let mut storms = self.fleet.storms.subscribe();
+        let first = self.fleet.profile.metrics_interval.unwrap_or_default();
         // The devices of a fleet do not sample at the same time.
         let mut metrics_at = Instant::now() + first.mul_f64(rand::random());
         loop {
-            if self.shared.ending.is_cancelled() && self.outbox.is_empty() {
+            if self.fleet.ending.is_cancelled() && self.outbox.is_empty() {
                 return;
             }
             storms.borrow_and_update();
@@ -134,7 +134,7 @@ impl Device {
                     let left = self.work(&client, disconnected, &mut storms, &mut metrics_at).await;
                     let welcomed = left.is_ok();
                     let left = left.unwrap_or_else(|error| {
-                        self.shared.counters.error(&error);
+                        self.fleet.counters.error(&error);
                         Disconnect::Lost
                     });
                     if welcomed {
@@ -145,7 +145,7 @@ impl Device {
                     left
                 }
                 Err(error) => {
-                    self.shared.counters.error(&error);
+                    self.fleet.counters.error(&error);
                     Disconnect::Lost
                 }
             };
@@ -153,10 +153,10 @@ impl Device {
                 Disconnect::Done => return,
                 Disconnect::Storm => {}
                 Disconnect::Scheduled => {
-                    let away = self.shared.profile.max_offline_time.mul_f64(rand::random());
+                    let away = self.fleet.profile.max_offline_time.mul_f64(rand::random());
                     tokio::select! {
                         () = sleep(away) => {}
-                        () = self.shared.ending.cancelled() => {}
+                        () = self.fleet.ending.cancelled() => {}
                     }
                 }
                 Disconnect::Lost => {
@@ -172,26 +172,26 @@ impl Device {
         if u128::try_from(left).unwrap_or(0) < RENEW_BEFORE.as_micros() {
             let response = &self.enrolled.response;
             let (key, device) = (&self.enrolled.key, response.device);
-            let renewed = self.shared.api.credentials(key, &response.project, device).await;
+            let renewed = self.fleet.api.credentials(key, &response.project, device).await;
             self.credentials = renewed.map_err(|error| error.to_string())?;
         }
         let servers: Vec<String> = self
             .credentials
             .servers
             .iter()
-            .map(|server| server.replace("0.0.0.0", &self.shared.host))
+            .map(|server| server.replace("0.0.0.0", &self.fleet.host))
             .collect();
         let access = Access {
             servers: &servers,
             jwt: &self.credentials.jwt,
             key: &self.enrolled.nats_key,
             subjects: &self.subjects,
-            tls: &self.shared.tls,
+            tls: &self.fleet.tls,
         };
         // Thousands of concurrent TLS handshakes would only slow each other down.
-        let _permit = self.shared.connecting.acquire().await;
+        let _permit = self.fleet.connecting.acquire().await;
         let made = connection::connect(access).await.map_err(|error| error.to_string())?;
-        add(&self.shared.counters.connects, 1);
+        add(&self.fleet.counters.connects, 1);
         Ok(made)
     }
 
@@ -212,9 +212,9 @@ impl Device {
             .await
             .map_err(|error| error.to_string())?;
         self.send_hello(&publisher).await?;
-        add(&self.shared.counters.online, 1);
+        add(&self.fleet.counters.online, 1);
         let left = self.report(&publisher, (acks, commands), &closed, storms, metrics_at).await;
-        self.shared.counters.online.fetch_sub(1, Ordering::Relaxed);
+        self.fleet.counters.online.fetch_sub(1, Ordering::Relaxed);
         left
     }
 
@@ -260,8 +260,8 @@ impl Device {
         storms: &mut watch::Receiver<u64>,
         metrics_at: &mut Instant,
     ) -> Result<Disconnect, String> {
-        let shared = Arc::clone(&self.shared);
-        let profile = shared.profile;
+        let fleet = Arc::clone(&self.fleet);
+        let profile = fleet.profile;
         let start = Instant::now();
         let mut plan = Schedule {
             event: start + random_delay(profile.event_interval),
@@ -272,13 +272,13 @@ impl Device {
             is_probing: false,
         };
         loop {
-            let is_ending = shared.ending.is_cancelled();
+            let is_ending = fleet.ending.is_cancelled();
             if is_ending && self.outbox.is_empty() {
                 return Ok(Disconnect::Done);
             }
             tokio::select! {
                 () = closed.cancelled() => return Ok(Disconnect::Lost),
-                () = shared.ending.cancelled(), if !is_ending => {}
+                () = fleet.ending.cancelled(), if !is_ending => {}
                 _ = storms.changed(), if !is_ending => return Ok(Disconnect::Storm),
                 () = sleep_until(plan.disconnect), if !is_ending => return Ok(Disconnect::Scheduled),
                 message = acks.next() => {
@@ -315,7 +315,7 @@ impl Device {
                     plan.resend = Instant::now() + plan.resend_delay;
                     plan.resend_delay = (plan.resend_delay * 2).min(RESEND_DELAY.1);
                     if let Some(first) = self.outbox.pending().next() {
-                        add(&shared.counters.resent, 1);
+                        add(&fleet.counters.resent, 1);
                         self.send(publisher, first).await?;
                         plan.is_probing = true;
                     }
@@ -328,10 +328,10 @@ impl Device {
     fn confirm(&mut self, seq: u64, hash: muster_schemas::Hash) -> bool {
         match self.outbox.confirm(seq, hash) {
             Confirmed::New(count) => {
-                add(&self.shared.counters.committed, count);
+                add(&self.fleet.counters.committed, count);
                 return count > 0;
             }
-            Confirmed::Differs => add(&self.shared.counters.differing, 1),
+            Confirmed::Differs => add(&self.fleet.counters.differing, 1),
             // A welcome has overtaken the ack, or the log was restored.
             Confirmed::Behind => {}
         }
@@ -392,7 +392,7 @@ impl Device {
         self.record_event(&RunAccepted { operation, order: Hash::of(sealed) }.into());
         self.record_event(&RunStarted { operation, pid: None, user: None }.into());
         self.record_event(&RunSucceeded(report).into());
-        add(&self.shared.counters.runs, 1);
+        add(&self.fleet.counters.runs, 1);
         true
     }
 
@@ -415,7 +415,7 @@ impl Device {
     fn record_event(&mut self, event: &Event) {
         let mono = u64::try_from(self.started_at.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.outbox.record(event, now(), mono);
-        add(&self.shared.counters.events, 1);
+        add(&self.fleet.counters.events, 1);
     }
 
     async fn send_newest(&self, publisher: &Publisher) -> Result<(), String> {
@@ -441,7 +441,7 @@ impl Device {
     async fn measure(&mut self, publisher: &Publisher) -> Result<(), String> {
         self.round += 1;
         let batch = samples::batch(self.number, self.round, now());
-        let counters = &self.shared.counters;
+        let counters = &self.fleet.counters;
         add(&counters.batches, 1);
         let subject = self.subjects.live_metrics("host");
         let sent = publisher.publish(subject, batch.encode().into()).await;

@@ -14,6 +14,7 @@ use crate::api_client::{ApiClient, ApiError};
 use crate::counters::{Counters, add};
 use crate::device::Device;
 use crate::enrollment::Enrolled;
+use crate::fleet_context::FleetContext;
 use crate::profile::Profile;
 
 /// Maximum number of concurrent enrollments.
@@ -52,23 +53,9 @@ pub enum FleetError {
     OperationKey,
 }
 
-/// State that all devices share.
-pub(crate) struct Shared {
-    pub(crate) api: ApiClient,
-    pub(crate) host: String,
-    pub(crate) tls: rustls::ClientConfig,
-    pub(crate) profile: Profile,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) connecting: Semaphore,
-    pub(crate) storms: watch::Sender<u64>,
-    /// Canceled when no new events must be recorded; events that the log does not have are still
-    /// sent.
-    pub(crate) ending: CancellationToken,
-}
-
 /// A running fleet.
 pub struct Fleet {
-    shared: Arc<Shared>,
+    context: Arc<FleetContext>,
     devices: Vec<JoinHandle<()>>,
     storms: Option<JoinHandle<()>>,
 }
@@ -109,7 +96,7 @@ impl Fleet {
     ) -> Result<Self, FleetError> {
         let host = reqwest::Url::parse(&options.url).ok();
         let host = host.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
-        let shared = Arc::new(Shared {
+        let context = Arc::new(FleetContext {
             api: ApiClient::new(&options.url, options.ca.as_deref())?,
             host,
             tls: tls(options)?,
@@ -121,25 +108,25 @@ impl Fleet {
         });
         let mut devices = Vec::with_capacity(enrolled.len());
         for (number, enrolled) in enrolled.into_iter().enumerate() {
-            let device = Device::new(number, enrolled, Arc::clone(&shared))
+            let device = Device::new(number, enrolled, Arc::clone(&context))
                 .ok_or(FleetError::OperationKey)?;
             devices.push(tokio::spawn(device.run()));
         }
         let storms = options.profile.storm_interval.map(|every| {
-            let shared = Arc::clone(&shared);
+            let context = Arc::clone(&context);
             tokio::spawn(async move {
                 loop {
                     tokio::time::sleep(every).await;
-                    shared.storms.send_modify(|storm| *storm += 1);
+                    context.storms.send_modify(|storm| *storm += 1);
                 }
             })
         });
-        Ok(Self { shared, devices, storms })
+        Ok(Self { context, devices, storms })
     }
 
     /// Makes all devices disconnect now and reconnect immediately.
     pub fn storm(&self) {
-        self.shared.storms.send_modify(|storm| *storm += 1);
+        self.context.storms.send_modify(|storm| *storm += 1);
     }
 
     /// Ends the fleet: no new events are recorded, and the log has this long to receive the rest.
@@ -147,7 +134,7 @@ impl Fleet {
         if let Some(storms) = &self.storms {
             storms.abort();
         }
-        self.shared.ending.cancel();
+        self.context.ending.cancel();
         let stops: Vec<_> = self.devices.iter().map(JoinHandle::abort_handle).collect();
         let mut left: FuturesUnordered<_> = self.devices.into_iter().collect();
         let all = async { while left.next().await.is_some() {} };

@@ -13,6 +13,7 @@ mod counters;
 mod device;
 mod enrollment;
 mod fleet;
+mod fleet_context;
 mod outbox;
 mod profile;
 pub mod samples;

@@ -18,15 +18,18 @@ pub mod link;
 mod listen;
 mod pack;
 pub mod publish;
+mod receive_queue;
 pub mod seal;
 pub mod sealed;
+mod state;
 mod window;
 
 pub use frame::Frame;
-pub use link::{Channel, ChannelEnded, Receiver, Sender};
+pub use link::{Channel, Receiver, Sender};
 pub use publish::{PublishError, Publisher};
 pub use seal::{KeyExchange, Keys, SealError, Side};
 pub use sealed::{SEALED_OVERHEAD, SealedError, open_by, seal_to};
+pub use state::ChannelEnded;
 
 /// Protocol version of a channel; in the device's response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

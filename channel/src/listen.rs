@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::MAX_WINDOW;
 use crate::frame::Frame;
-use crate::link::{Inner, lock};
 use crate::seal::{Opener, SealError};
+use crate::state::{ChannelState, lock};
 use crate::window::Window;
 
 /// Keep-alive interval of a side that sends nothing else.
@@ -43,14 +43,14 @@ async fn next(subscriber: &mut Option<Subscriber>) -> Option<async_nats::Message
 
 /// Receives until the channel ends.
 pub(crate) async fn listen(
-    inner: Arc<Inner>,
+    state: Arc<ChannelState>,
     subscriber: Subscriber,
     mut new_connections: mpsc::UnboundedReceiver<(Client, Subscriber)>,
     opener: Opener,
     mut window: Window,
 ) {
     let mut subscriber = Some(subscriber);
-    let mut ear = ReceiveState {
+    let mut received = ReceiveState {
         opener,
         acked_before: 0,
         bytes: 0,
@@ -64,11 +64,11 @@ pub(crate) async fn listen(
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let result = tokio::select! {
-            () = inner.ended.cancelled() => break,
+            () = state.ended.cancelled() => break,
             message = next(&mut subscriber) => match message {
                 Some(message) => {
                     last = Instant::now();
-                    ear.receive(&inner, &message.payload).await
+                    received.receive(&state, &message.payload).await
                 }
                 // This connection has ended; another one may follow.
                 None => {
@@ -77,23 +77,23 @@ pub(crate) async fn listen(
                 }
             },
             Some((client, other)) = new_connections.recv() => {
-                inner.outgoing.lock().await.client = client;
+                state.outgoing.lock().await.client = client;
                 subscriber = Some(other);
                 // Messages that the other side has sent meanwhile may be lost.
-                (ear.has_missing, ear.requested_at) = (true, None);
-                ear.request_missing(&inner).await;
+                (received.has_missing, received.requested_at) = (true, None);
+                received.request_missing(&state).await;
                 Ok(())
             }
-            () = sleep_until(ear.next_request_at()), if ear.has_missing => {
-                ear.request_missing(&inner).await;
+            () = sleep_until(received.next_request_at()), if received.has_missing => {
+                received.request_missing(&state).await;
                 Ok(())
             }
-            () = inner.credit_due.notified() => {
-                let count = inner.consumed.swap(0, Ordering::Relaxed);
+            () = state.credit_due.notified() => {
+                let count = state.consumed.swap(0, Ordering::Relaxed);
                 let credit = window.credit(count, Instant::now().into_std());
-                inner.credit_threshold.store(window.due(), Ordering::Relaxed);
+                state.credit_threshold.store(window.due(), Ordering::Relaxed);
                 if credit > 0 {
-                    let _ = inner.send(&Frame::Credit(credit)).await;
+                    let _ = state.send(&Frame::Credit(credit)).await;
                 }
                 Ok(())
             }
@@ -101,24 +101,24 @@ pub(crate) async fn listen(
                 if last.elapsed() > SILENCE_TIMEOUT {
                     Err(SILENT.to_owned())
                 } else {
-                    let quiet = lock(&inner.last_sent).elapsed();
-                    let is_probe_due = inner.has_unacked() && quiet >= PROBE_DELAY;
-                    if ear.is_ack_due || is_probe_due || quiet >= KEEP_ALIVE_INTERVAL {
-                        ear.acknowledge(&inner).await;
+                    let quiet = lock(&state.last_sent).elapsed();
+                    let is_probe_due = state.has_unacked() && quiet >= PROBE_DELAY;
+                    if received.is_ack_due || is_probe_due || quiet >= KEEP_ALIVE_INTERVAL {
+                        received.acknowledge(&state).await;
                     }
                     Ok(())
                 }
             }
         };
         if let Err(reason) = result {
-            inner.end(&reason);
+            state.end(&reason);
             break;
         }
     }
-    if inner.is_closed.load(Ordering::Relaxed) {
+    if state.is_closed.load(Ordering::Relaxed) {
         let _ = timeout(
             SILENCE_TIMEOUT,
-            wait_for_final_acks(&inner, &mut subscriber, &mut new_connections, &mut ear),
+            wait_for_final_acks(&state, &mut subscriber, &mut new_connections, &mut received),
         )
         .await;
     }
@@ -129,30 +129,32 @@ pub(crate) async fn listen(
 
 /// Repeats the last messages until the other side has received them.
 async fn wait_for_final_acks(
-    inner: &Inner,
+    state: &ChannelState,
     subscriber: &mut Option<Subscriber>,
     new_connections: &mut mpsc::UnboundedReceiver<(Client, Subscriber)>,
-    state: &mut ReceiveState,
+    received: &mut ReceiveState,
 ) {
     let mut interval = tokio::time::interval(PROBE_DELAY);
     interval.reset();
-    while !inner.outgoing.lock().await.sent.is_empty() {
+    while !state.outgoing.lock().await.sent.is_empty() {
         tokio::select! {
             // No later message would show that the last one was lost.
-            _ = interval.tick() => inner.retransmit(0).await,
+            _ = interval.tick() => state.retransmit(0).await,
             message = next(subscriber) => match message {
-                Some(message) => match state.opener.open_any(&message.payload).map(Frame::decode) {
-                    Ok(Ok(Frame::Received(next))) => inner.confirm(next).await,
-                    Ok(Ok(Frame::Retransmit(next))) => inner.retransmit(next).await,
-                    Ok(Ok(Frame::Close(_))) => return,
-                    _ => {}
-                },
+                Some(message) => {
+                    match received.opener.open_any(&message.payload).map(Frame::decode) {
+                        Ok(Ok(Frame::Received(next))) => state.confirm(next).await,
+                        Ok(Ok(Frame::Retransmit(next))) => state.retransmit(next).await,
+                        Ok(Ok(Frame::Close(_))) => return,
+                        _ => {}
+                    }
+                }
                 None => *subscriber = None,
             },
             Some((client, other)) = new_connections.recv() => {
-                inner.outgoing.lock().await.client = client;
+                state.outgoing.lock().await.client = client;
                 *subscriber = Some(other);
-                inner.retransmit(0).await;
+                state.retransmit(0).await;
             }
         }
     }
@@ -177,9 +179,9 @@ struct ReceiveState {
 
 impl ReceiveState {
     /// Acknowledges the received messages.
-    async fn acknowledge(&mut self, inner: &Inner) {
+    async fn acknowledge(&mut self, state: &ChannelState) {
         (self.acked_before, self.bytes, self.is_ack_due) = (self.opener.next(), 0, false);
-        let _ = inner.send(&Frame::Received(self.acked_before)).await;
+        let _ = state.send(&Frame::Received(self.acked_before)).await;
     }
 
     /// When to request missing messages.
@@ -189,21 +191,25 @@ impl ReceiveState {
     }
 
     /// Requests missing messages.
-    async fn request_missing(&mut self, inner: &Inner) {
+    async fn request_missing(&mut self, state: &ChannelState) {
         if self.requested_at.is_some() {
             self.request_delay = (self.request_delay * 2).min(RETRANSMIT_REQUEST_DELAY.1);
         }
         self.requested_at = Some(Instant::now());
-        let _ = inner.send(&Frame::Retransmit(self.opener.next())).await;
+        let _ = state.send(&Frame::Retransmit(self.opener.next())).await;
     }
 
     /// A message before this one is missing. Acknowledgments and requests in it take effect immediately,
     /// because both sides may miss messages.
-    async fn receive_out_of_order(&mut self, inner: &Inner, message: &[u8]) -> Result<(), String> {
+    async fn receive_out_of_order(
+        &mut self,
+        state: &ChannelState,
+        message: &[u8],
+    ) -> Result<(), String> {
         let plain = self.opener.open_ahead(message).map_err(|error| error.to_string())?;
         match Frame::decode(plain) {
-            Ok(Frame::Received(next)) => inner.confirm(next).await,
-            Ok(Frame::Retransmit(next)) => inner.retransmit(next).await,
+            Ok(Frame::Received(next)) => state.confirm(next).await,
+            Ok(Frame::Retransmit(next)) => state.retransmit(next).await,
             Ok(_) => {}
             Err(error) => return Err(error.to_string()),
         }
@@ -212,45 +218,45 @@ impl ReceiveState {
     }
 
     /// Processes one message; an error ends the channel.
-    async fn receive(&mut self, inner: &Inner, message: &[u8]) -> Result<(), String> {
+    async fn receive(&mut self, state: &ChannelState, message: &[u8]) -> Result<(), String> {
         let plain = match self.opener.open(message) {
             Ok(plain) => plain,
             // A retransmission that is not needed.
             Err(SealError::Order { expected, found }) if found < expected => return Ok(()),
-            Err(SealError::Order { .. }) => return self.receive_out_of_order(inner, message).await,
+            Err(SealError::Order { .. }) => return self.receive_out_of_order(state, message).await,
             Err(error) => return Err(error.to_string()),
         };
         (self.has_missing, self.request_delay) = (false, RETRANSMIT_REQUEST_DELAY.0);
         let frame = Frame::decode(plain).map_err(|error| error.to_string())?;
         self.is_ack_due |= !frame.is_delivery_control();
         match frame {
-            Frame::Received(next) => inner.confirm(next).await,
-            Frame::Retransmit(next) => inner.retransmit(next).await,
+            Frame::Received(next) => state.confirm(next).await,
+            Frame::Retransmit(next) => state.retransmit(next).await,
             Frame::Close(reason) => {
                 // The sender retransmits it until it is acknowledged.
-                self.acknowledge(inner).await;
+                self.acknowledge(state).await;
                 return Err(reason);
             }
-            frame => handle_frame(inner, frame)?,
+            frame => handle_frame(state, frame)?,
         }
         self.bytes += message.len();
         if self.opener.next() - self.acked_before >= ACK_AFTER.0 || self.bytes >= ACK_AFTER.1 {
-            self.acknowledge(inner).await;
+            self.acknowledge(state).await;
         }
         Ok(())
     }
 }
 
 /// Processes a frame that is not about messages; an error ends the channel.
-fn handle_frame(inner: &Inner, frame: Frame) -> Result<(), String> {
+fn handle_frame(state: &ChannelState, frame: Frame) -> Result<(), String> {
     match frame {
         Frame::Credit(count) => {
-            let most = (MAX_WINDOW as usize).saturating_sub(inner.credit.available_permits());
-            inner.credit.add_permits((count as usize).min(most));
+            let most = (MAX_WINDOW as usize).saturating_sub(state.credit.available_permits());
+            state.credit.add_permits((count as usize).min(most));
         }
         frame => {
-            lock(&inner.received).push(frame)?;
-            inner.received_notify.notify_one();
+            lock(&state.received).push(frame)?;
+            state.received_notify.notify_one();
         }
     }
     Ok(())

@@ -11,10 +11,13 @@ mod database_users;
 mod environment;
 mod exit;
 mod log_limit;
+mod log_setup;
 mod otlp;
 mod output;
+mod private_file;
 mod serve;
 mod terminal_modes;
+mod units;
 mod up;
 
 use std::io::IsTerminal;

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::NotFound;
+use crate::private_file::write_private;
 
 /// Name of the context that `muster up` creates.
 pub(crate) const LOCAL: &str = "local";
@@ -55,7 +56,7 @@ pub(crate) fn save(contexts: &Contexts) -> Result<()> {
         std::fs::create_dir_all(dir)
             .with_context(|| format!("failed to create {}", dir.display()))?;
     }
-    crate::up::write_private(&path, toml::to_string_pretty(contexts)?.as_bytes())
+    write_private(&path, toml::to_string_pretty(contexts)?.as_bytes())
 }
 
 impl Contexts {

@@ -5,9 +5,9 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::confirm::Confirm;
-use super::seconds;
 use crate::client::{Connection, segment};
 use crate::output::{self, line, note, table, text};
+use crate::units::seconds;
 
 const TOKENS: &str = "/api/v1/tokens";
 

@@ -69,8 +69,8 @@ pub(crate) async fn run(connection: &Connection, args: BootstrapArgs) -> Result<
     keys.write_role_folders(&names, std::time::SystemTime::now().into())?;
     let file = args.keys.join("admin-token");
     prepare_store(&args).await?;
-    let log = crate::up::open_as_owner(&args.postgres_url, &keys).await?;
-    let token = crate::up::admin_token(&log, &keys, &file, args.adopt_events).await?;
+    let log = crate::log_setup::open_as_owner(&args.postgres_url, &keys).await?;
+    let token = crate::log_setup::admin_token(&log, &keys, &file, args.adopt_events).await?;
     if !database_users::create(&log, &args.postgres_url, &keys).await? {
         note(
             "this PostgreSQL user may not create users: the roles have no database users of their \

@@ -9,10 +9,10 @@ use serde_json::{Map, Value, json};
 
 use super::confirm::Confirm;
 use super::operation::{self, RequestedOperation};
-use super::seconds;
 use super::target::{Selected, Target};
 use crate::client::Connection;
 use crate::exit::UsageError;
+use crate::units::seconds;
 
 /// Run a program on devices
 ///

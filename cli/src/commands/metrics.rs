@@ -5,11 +5,11 @@ use clap::Args;
 use muster_schemas::Timestamp;
 use serde_json::{Value, json};
 
-use super::seconds;
 use super::target::{NamedDevice, Selected, Target};
 use crate::client::{Client, Connection};
 use crate::exit::UsageError;
 use crate::output::{self, line, pairs, sparkline, table, text};
+use crate::units::seconds;
 
 /// Maximum width of a sparkline.
 const MAX_WIDTH: usize = 120;

@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use crate::database_users;
 use crate::exit::UsageError;
+use crate::private_file::write_private;
 use crate::serve::parse_offline_after;
-use crate::up::write_private;
 
 #[derive(Args, Debug)]
 pub(crate) struct PrepareArgs {

@@ -13,9 +13,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::seconds;
 use crate::client::{Client, Connection};
 use crate::output::{self, facts, note};
+use crate::units::seconds;
 
 /// Timeout for the log to receive the events in flight.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(120);

@@ -6,9 +6,10 @@ use serde_json::json;
 
 use super::confirm::Confirm;
 use super::target::Target;
-use super::{changes, config_changes, seconds};
+use super::{changes, config_changes};
 use crate::client::{Connection, segment};
 use crate::output::{self, facts, line, note, pairs, table, text};
+use crate::units::seconds;
 
 const TOKENS: &str = "/api/v1/enrollment-tokens";
 

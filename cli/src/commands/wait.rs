@@ -8,9 +8,9 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep};
 
-use super::seconds;
 use crate::exit::{RequestError, is_offline};
 use crate::output::{note, safe_value};
+use crate::units::seconds;
 
 /// Interval between two attempts to reach a device that is offline.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use muster_ingest::metrics::DeviceLimits;
 
-use crate::commands::{bytes, seconds};
+use crate::units::{bytes, seconds};
 
 /// Limits on the metrics of one device.
 #[derive(Args, Clone, Copy, Debug)]

@@ -133,7 +133,7 @@ pub(crate) async fn run(
         ensured.context("failed to create a project's log")?;
     }
     if let Some(store) = &store {
-        crate::up::adopt_events(&log, store, false).await?;
+        crate::log_setup::adopt_events(&log, store, false).await?;
     }
     let api = ApiState::new(log.clone());
     let mut parts: JoinSet<Result<()>> = JoinSet::new();

@@ -21,9 +21,9 @@ use super::limits::UnauthenticatedRate;
 use super::metric_limits::MetricLimits;
 use super::names::certificate_names;
 use super::proxies::TrustedProxies;
-use crate::commands::seconds;
 use crate::exit::UsageError;
 use crate::otlp::OtlpArgs;
+use crate::units::seconds;
 
 /// Roles that a process can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

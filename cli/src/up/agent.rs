@@ -16,10 +16,11 @@ use muster_backing::child::Child;
 use serde_json::{Value, json};
 
 use super::console::Console;
-use super::folder::{Folder, write_private};
+use super::folder::Folder;
 use super::servers::report_child;
 use crate::client::{Client, segment};
 use crate::exit::RequestError;
+use crate::private_file::write_private;
 
 /// Interval between checks of this machine's device.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);

@@ -1,13 +1,14 @@
 //! The data folder of `muster up`: one process at a time, stable ports, and `ready.json`.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use muster_command::keys::make_private_dir;
 use serde::{Deserialize, Serialize};
+
+use crate::private_file::write_private;
 
 /// Ports of the servers; selected once and stored, so that URLs and configurations stay valid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,21 +80,4 @@ impl Folder {
     pub(super) fn remove_ready(&self) {
         let _ = fs::remove_file(self.path.join("ready.json"));
     }
-}
-
-/// Writes a file atomically, readable only by its owner.
-pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("new");
-    let attempt = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    attempt().with_context(|| format!("failed to write {}", path.display()))
 }

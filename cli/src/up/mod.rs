@@ -2,7 +2,6 @@
 //! device. All data is in one folder; Ctrl-C stops the system.
 
 mod agent;
-mod bootstrap;
 mod console;
 mod folder;
 mod servers;
@@ -27,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::Client;
 use crate::client::contexts::{self, StoredContext};
 use crate::database_users;
+use crate::log_setup::{admin_token, open_as_owner};
 use crate::otlp::OtlpArgs;
 use crate::serve::{
     self, ConnectionLimits, DEFAULT_PORT, Listen, MetricLimits, RecordShells, Role, Roles,
@@ -38,8 +38,6 @@ use folder::{Folder, Ports};
 use servers::{ServerOptions, Servers};
 use shutdown::ShutdownSignals;
 
-pub(crate) use bootstrap::{admin_token, adopt_events, open_as_owner};
-pub(crate) use folder::write_private;
 pub(crate) use stored::{ports_in, servers_in};
 
 /// Timeout for servers that still start when shutdown is requested; servers that are up are stopped

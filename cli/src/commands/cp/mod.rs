@@ -31,12 +31,12 @@ use self::link::{Link, files};
 use self::location::Location;
 use self::progress::Progress;
 use self::rate_limit::RateLimit;
-use super::bytes;
 use super::connect::transfer;
 use crate::client::{Client, Connection};
 use crate::commands::wait::Wait;
 use crate::exit::{PartialFailure, UsageError};
 use crate::output::note;
+use crate::units::bytes;
 
 /// Copy files and folders to or from a device
 ///

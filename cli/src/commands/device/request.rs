@@ -35,7 +35,7 @@ pub(crate) enum RequestCommand {
         #[command(flatten)]
         common: Common,
         /// Duration, after which the previous level is restored; default: permanent
-        #[arg(long = "for", value_name = "TIME", value_parser = crate::commands::seconds)]
+        #[arg(long = "for", value_name = "TIME", value_parser = crate::units::seconds)]
         seconds: Option<u32>,
     },
 }

@@ -14,6 +14,7 @@ use super::wait::Wait;
 use crate::client::{Connection, segment};
 use crate::exit::UsageError;
 use crate::output::{line, text};
+use crate::units::seconds;
 
 use sessions::{device_name, find};
 use terminal::EscapeCharacter;
@@ -35,7 +36,7 @@ pub(crate) struct ShellArgs {
     #[arg(short, long)]
     user: Option<String>,
     /// Grace time for which a detached session is kept
-    #[arg(long, default_value = "10m", value_parser = super::seconds)]
+    #[arg(long, default_value = "10m", value_parser = seconds)]
     grace: u32,
     /// Do not record the output (for admins)
     #[arg(long)]

@@ -13,11 +13,11 @@ use serde_json::{Map, Value, json};
 
 use super::operation::RequestedOperation;
 use super::target::{Selected, Target};
-use super::{bytes, seconds};
 use crate::client::{Client, Connection, segment};
 use crate::commands::confirm::Confirm;
 use crate::exit::{NotFound, UsageError};
 use crate::output::{self, line, text};
+use crate::units::{bytes, seconds};
 
 use api::UPLOADS;
 

@@ -1,4 +1,5 @@
-//! The first admin token: created once and stored in a file, as the initial access to the API.
+//! Setup of the event log: the authority of earlier events, and the first admin token, which is
+//! created once and stored in a file, as the initial access to the API.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +16,7 @@ use muster_schemas::wire::ApiTokenText;
 use muster_schemas::{Event, Hash, ProjectId, StreamName, Timestamp, TokenId};
 use uuid::Uuid;
 
-use super::folder::write_private;
+use crate::private_file::write_private;
 
 /// Opens the log with the rights of the database's owner and with the authority key.
 pub(crate) async fn open_as_owner(postgres_url: &str, keys: &KeyStore) -> Result<EventLog> {

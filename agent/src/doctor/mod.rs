@@ -3,48 +3,21 @@
 //!
 //! The doctor changes nothing; each failed check suggests a fix.
 
-mod checks;
+mod check;
+mod device;
 mod network;
 #[cfg(test)]
 mod tests;
 
 use std::path::Path;
 
-use serde::Serialize;
-
+pub use self::check::Check;
 use crate::run::Status;
-
-/// The result of a check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// Name of the check.
-    pub name: &'static str,
-    /// Finding of the check.
-    pub found: String,
-    /// Suggested fix, if the check failed.
-    pub remedy: Option<String>,
-}
-
-impl Check {
-    fn good(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, found: found.into(), remedy: None }
-    }
-
-    fn bad(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name, found: found.into(), remedy: Some(remedy.into()) }
-    }
-
-    /// Whether the check was successful.
-    #[must_use]
-    pub const fn is_ok(&self) -> bool {
-        self.remedy.is_none()
-    }
-}
 
 /// Checks a data folder and everything that its device depends on. `status` is from the agent or
 /// its folder.
 pub async fn examine(data: &Path, status: Result<Status, String>) -> Vec<Check> {
-    let mut checks = vec![checks::folder(data), checks::disk(data)];
+    let mut checks = vec![device::folder(data), device::disk(data)];
     let status = match status {
         Ok(status) => status,
         Err(problem) => {
@@ -57,10 +30,10 @@ pub async fn examine(data: &Path, status: Result<Status, String>) -> Vec<Check> 
             return checks;
         }
     };
-    checks.push(checks::running(&status));
+    checks.push(device::running(&status));
     checks.extend(network::server(&status).await);
     checks.extend(network::brokers(&status).await);
-    checks.push(checks::credentials(&status));
-    checks.push(checks::outbox(&status));
+    checks.push(device::credentials(&status));
+    checks.push(device::outbox(&status));
     checks
 }

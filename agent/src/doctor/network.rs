@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
 
-use super::Check;
+use super::check::Check;
 use crate::clock::Moment;
 use crate::identity::{Http, HttpError};
 use crate::link::{broker_addresses, open_listener_tunnel, open_proxy, proxy_for, shown_proxy};

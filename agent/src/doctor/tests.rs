@@ -82,9 +82,9 @@ fn the_reason_of_a_rejected_connection_is_reported() {
         problem: "Not proved".into(),
     };
     rejected.last_error = Some((Timestamp(0), error(401).to_string()));
-    let remedy = checks::running(&rejected).remedy.unwrap();
+    let remedy = device::running(&rejected).remedy.unwrap();
     assert!(remedy.contains("muster device show"), "{remedy}");
     rejected.last_error = Some((Timestamp(0), error(503).to_string()));
-    let remedy = checks::running(&rejected).remedy.unwrap();
+    let remedy = device::running(&rejected).remedy.unwrap();
     assert!(!remedy.contains("muster device show"), "{remedy}");
 }

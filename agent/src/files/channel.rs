@@ -5,7 +5,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use muster_schemas::wire::ChannelRefusalCause;
 use nix::sys::stat::{Mode, umask};
@@ -13,9 +12,9 @@ use russh_sftp::server::{Config, run_with_config};
 use serde::{Deserialize, Serialize};
 use tokio::io::copy_bidirectional;
 use tokio::net::UnixStream;
-use tokio::time;
 
 use super::bounds::{Bounds, Failure};
+use super::deadline::run_in_thread;
 use super::server::{MAX_PACKET, Server};
 use crate::operations::Policy;
 use crate::subprocess::{HELPER_TIMEOUT, Port, path_bytes};
@@ -27,9 +26,6 @@ const STACK_BYTES: usize = 256 * 1024;
 /// Size of the buffer between the socket and the server, per direction, in bytes: room for one
 /// response and the next.
 const BUFFER_BYTES: usize = 256 * 1024;
-/// Timeout of a request that moves data, for a slow disk.
-pub(super) const DATA_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// The job of a helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct FilesJob {
@@ -75,22 +71,6 @@ impl From<Failure> for Refusal {
             Failure::Unresponsive(_) | Failure::Io(_) => ChannelRefusalCause::Failed,
         };
         Self { cause, reason: failure.to_string() }
-    }
-}
-
-/// Runs work on the file system at `path` in another thread.
-///
-/// # Errors
-/// The error of the work, or a timeout.
-pub(super) async fn run_in_thread<T: Send + 'static>(
-    path: &str,
-    timeout: Duration,
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    match time::timeout(timeout, tokio::task::spawn_blocking(work)).await {
-        Ok(Ok(done)) => done,
-        Ok(Err(error)) => Err(io::Error::other(error).into()),
-        Err(_) => Err(Failure::Unresponsive(path.to_owned())),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `channel` | the helper process that serves one channel, and the deadlines of its requests |
+//! | `channel` | the helper process that serves one channel |
+//! | `deadline` | the timeouts of its requests |
 //! | `bounds` | the paths that one order may access, and how a path becomes an open file |
 //! | `server`, `extended`, `status` | SFTP (version 3) within these bounds; fields of extended requests; status codes |
 //!
@@ -11,6 +12,7 @@
 
 mod bounds;
 mod channel;
+mod deadline;
 mod extended;
 mod server;
 mod status;

@@ -20,7 +20,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
 use sha2::{Digest, Sha256};
 
 use super::bounds::{Bounds, Failure, FileResult, is_virtual};
-use super::channel::{DATA_TIMEOUT, run_in_thread};
+use super::deadline::{DATA_TIMEOUT, run_in_thread};
 use super::extended::RequestFields;
 use crate::subprocess::HELPER_TIMEOUT;
 

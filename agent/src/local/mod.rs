@@ -18,8 +18,8 @@ mod sockets;
 mod tests;
 
 pub(crate) use listen::listen_locally;
-pub use parse::{Format, WrittenPoint, read};
-pub use point::Cause;
+pub use parse::{Format, read};
+pub use point::{Cause, WrittenPoint};
 pub use queue::{Counts, PointQueue};
 pub use quota::Quota;
 pub(crate) use sockets::{ListenerSettings, Listeners};

@@ -10,10 +10,10 @@
 
 use influxdb_line_protocol::{FieldValue as LineValue, ParsedLine, parse_lines, split_lines};
 use muster_schemas::Timestamp;
-use muster_schemas::metrics::{FieldValue, MetricName, Point};
+use muster_schemas::metrics::FieldValue;
 use serde_json::{Map, Value};
 
-use super::point::{self, Cause, MAX_LINE_BYTES};
+use super::point::{self, Cause, MAX_LINE_BYTES, WrittenPoint};
 
 /// Format of an application's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,17 +22,6 @@ pub enum Format {
     Lines,
     /// JSON.
     Json,
-}
-
-/// A point as it was written.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WrittenPoint {
-    /// The point, within the limits on sizes and names.
-    pub point: Point,
-    /// Time of the measurement, by the device's clock; `None` means now.
-    pub time: Option<Timestamp>,
-    /// Number of tags and fields that were removed because the servers set them.
-    pub removed_entries: u64,
 }
 
 /// Parses one piece of data. `may_read` is called before each point is parsed, with its bytes;
@@ -204,12 +193,4 @@ fn from_fraction(number: f64, unit: Option<&str>) -> Result<Timestamp, Cause> {
     // The conversion saturates; an absurd time is rejected later.
     let micros = number * nanos_of(number.abs() as u128, unit)? as f64 / 1000.0;
     if micros.abs() < 9e18 { Ok(Timestamp(micros as i64)) } else { Err(Cause::Time) }
-}
-
-/// Returns a name that may be long-lived: names of the vocabulary are not allocated again.
-pub(super) fn intern_name(text: &str) -> MetricName {
-    match muster_schemas::metric_names::well_known(text) {
-        Some(existing) => existing.into(),
-        None => text.to_owned().into(),
-    }
 }

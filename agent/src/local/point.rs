@@ -1,9 +1,7 @@
-//! Limits of an application's point: sizes, names, and reserved tags.
+//! An application's point, and its limits: sizes, names, and reserved tags.
 
 use muster_schemas::Timestamp;
-use muster_schemas::metrics::{FieldValue, MAX_TEXT_BYTES, Point, clean_text};
-
-use super::parse::{WrittenPoint, intern_name};
+use muster_schemas::metrics::{FieldValue, MAX_TEXT_BYTES, MetricName, Point, clean_text};
 
 /// Maximum length of a line, in bytes.
 pub(super) const MAX_LINE_BYTES: usize = 8 * 1024;
@@ -94,6 +92,17 @@ impl Cause {
     }
 }
 
+/// A point as it was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WrittenPoint {
+    /// The point, within the limits on sizes and names.
+    pub point: Point,
+    /// Time of the measurement, by the device's clock; `None` means now.
+    pub time: Option<Timestamp>,
+    /// Number of tags and fields that were removed because the servers set them.
+    pub removed_entries: u64,
+}
+
 /// A point that is being parsed.
 pub(super) struct PointBuilder {
     point: Point,
@@ -147,6 +156,14 @@ impl PointBuilder {
         }
         point.fix_types().map_err(|_| Cause::Type)?;
         Ok(WrittenPoint { point, time, removed_entries: left_out })
+    }
+}
+
+/// Returns a name that may be long-lived: names of the vocabulary are not allocated again.
+fn intern_name(text: &str) -> MetricName {
+    match muster_schemas::metric_names::well_known(text) {
+        Some(existing) => existing.into(),
+        None => text.to_owned().into(),
     }
 }
 

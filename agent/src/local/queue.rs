@@ -8,8 +8,8 @@ use muster_schemas::Timestamp;
 use muster_schemas::metrics::Point;
 use tokio::sync::Notify;
 
-use super::parse::{Format, WrittenPoint, read};
-use super::point::{Cause, size_of};
+use super::parse::{Format, read};
+use super::point::{Cause, WrittenPoint, size_of};
 use super::quota::{Quota, QuotaLimiter};
 use crate::clock::Moment;
 use crate::metrics::{Group, GroupSet};

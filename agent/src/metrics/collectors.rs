@@ -8,16 +8,11 @@ use std::time::Instant;
 
 use muster_schemas::metrics::Point;
 
+use super::collect::Collect;
 use super::group::{Group, GroupSet};
 use super::own::{AgentCounters, Own};
 use super::source::{CollectError, Files};
 use super::{battery, cpu, disk, diskio, mem, net, processes, swap, system, temp, wireless};
-
-/// A collector of one group.
-pub(super) trait Collect: Send {
-    /// Adds this round's points. On an error its points are removed again.
-    fn collect(&mut self, files: &mut Files, points: &mut Vec<Point>) -> Result<(), CollectError>;
-}
 
 /// The collectors of one machine, with their state between rounds.
 pub struct Collectors {

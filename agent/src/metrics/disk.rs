@@ -13,7 +13,7 @@ use std::path::Path;
 use muster_schemas::metrics::Point;
 use nix::sys::statvfs::{Statvfs, statvfs};
 
-use super::collectors::Collect;
+use super::collect::Collect;
 use super::source::{CollectError, Files};
 use super::value::percent;
 

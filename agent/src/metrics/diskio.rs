@@ -6,7 +6,7 @@
 use muster_schemas::metrics::Point;
 use procfs::DiskStat;
 
-use super::collectors::Collect;
+use super::collect::Collect;
 use super::source::{CollectError, Files};
 
 const DISKSTATS: &str = "proc/diskstats";

@@ -13,6 +13,7 @@
 //! panic.
 
 mod battery;
+mod collect;
 mod collectors;
 mod cpu;
 mod disk;

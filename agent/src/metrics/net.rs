@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use muster_schemas::metrics::Point;
 
-use super::collectors::Collect;
+use super::collect::Collect;
 use super::source::{CollectError, Files};
 
 const DEV: &str = "proc/net/dev";

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use muster_schemas::metrics::Point;
 
-use super::collectors::Collect;
+use super::collect::Collect;
 use super::source::{CollectError, Files};
 
 /// Number of processes up to which every round counts them; with n times as many, every (n+1)th

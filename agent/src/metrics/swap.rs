@@ -5,7 +5,7 @@
 use muster_schemas::metrics::Point;
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::collectors::Collect;
+use super::collect::Collect;
 use super::mem::{MEMINFO, Meminfo};
 use super::source::{CollectError, Files};
 use super::value::percent;

@@ -6,7 +6,7 @@
 use muster_schemas::metrics::Point;
 use procfs::{FromRead, LoadAverage, Uptime};
 
-use super::collectors::Collect;
+use super::collect::Collect;
 use super::source::{CollectError, Files};
 use super::value::hundredths;
 

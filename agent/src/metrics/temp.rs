@@ -5,7 +5,7 @@
 
 use muster_schemas::metrics::Point;
 
-use super::collectors::Collect;
+use super::collect::Collect;
 use super::source::{CollectError, Files};
 use super::value::hundredths;
 

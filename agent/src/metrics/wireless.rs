@@ -4,7 +4,7 @@
 
 use muster_schemas::metrics::Point;
 
-use super::collectors::Collect;
+use super::collect::Collect;
 use super::source::{CollectError, Files};
 
 const WIRELESS: &str = "proc/net/wireless";

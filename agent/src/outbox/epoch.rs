@@ -13,8 +13,10 @@ use muster_schemas::{Hash, Timestamp};
 use redb::{ReadableTable, WriteTransaction};
 use uuid::Uuid;
 
-use super::keys::{Prover, ROTATED};
-use super::record::{self, Content};
+use super::envelope::{self, Content};
+use super::keys::Prover;
+use super::record;
+use super::rotation::ROTATED;
 use super::state::{Pending, State};
 use super::{Outbox, confirm};
 use crate::clock::Moment;
@@ -140,7 +142,7 @@ impl Outbox {
             if !is_intact {
                 continue;
             }
-            let envelope = record::open(&bytes)?;
+            let envelope = envelope::open(&bytes)?;
             // The log has the rotation, or the new epoch started with another one.
             if envelope.kind == ROTATED {
                 continue;

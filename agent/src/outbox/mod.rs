@@ -9,10 +9,12 @@
 //! requests again is declared lost in a signed event.
 
 mod confirm;
+mod envelope;
 mod epoch;
 mod head;
 mod keys;
 mod record;
+mod rotation;
 #[cfg(test)]
 mod rotation_tests;
 mod state;
@@ -148,7 +150,7 @@ impl Outbox {
             }
         }
         let next = self.stored(epoch, seq + 1)?;
-        Ok(next.and_then(|bytes| record::open(&bytes).ok()).map(|envelope| envelope.prev))
+        Ok(next.and_then(|bytes| envelope::open(&bytes).ok()).map(|envelope| envelope.prev))
     }
 
     fn stored(&self, epoch: u64, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
@@ -180,7 +182,7 @@ impl Outbox {
         }
         // Pruned or damaged; but its successor names its hash.
         let next = self.intact(epoch, seq + 1)?;
-        next.map(|bytes| record::open(&bytes).map(|envelope| envelope.prev)).transpose()
+        next.map(|bytes| envelope::open(&bytes).map(|envelope| envelope.prev)).transpose()
     }
 
     /// Whether this event of the current epoch can still be sent again.

@@ -7,6 +7,7 @@ use redb::WriteTransaction;
 use serde::Serialize;
 
 use super::Outbox;
+use super::envelope::Content;
 use super::state::{Dropped, State};
 use crate::clock::Moment;
 use crate::store::{self, EVENTS, StoreError, key};
@@ -41,26 +42,6 @@ pub enum RecordError {
         /// Error of the store.
         source: StoreError,
     },
-}
-
-/// The content of an envelope before it gets its sequence number.
-pub(super) struct Content<'a> {
-    pub(super) kind: &'a str,
-    pub(super) version: u16,
-    pub(super) data: Vec<u8>,
-    pub(super) at: Moment,
-}
-
-impl<'a> Content<'a> {
-    pub(super) fn from_event(event: &'a Event, at: Moment) -> Self {
-        Self { kind: event.kind(), version: event.version(), data: event.encode(), at }
-    }
-}
-
-/// Parses an event that this device has sealed and stored itself.
-pub(super) fn open(bytes: &[u8]) -> Result<DeviceEnvelope, StoreError> {
-    DeviceEnvelope::from_sealed(bytes)
-        .map_err(|error| StoreError::Damaged { what: "an event", problem: error.to_string() })
 }
 
 impl Outbox {

@@ -56,7 +56,7 @@ fn verify_events(outbox: &Outbox, mut key: PublicKey) -> PublicKey {
         prev = Hash::of(&bytes);
         let event = Event::decode(&envelope.kind, envelope.version, &envelope.data).unwrap();
         if let Event::DeviceKeyRotated(DeviceKeyRotated { signing_key, proof }) = event {
-            assert_eq!(envelope.kind, keys::ROTATED);
+            assert_eq!(envelope.kind, rotation::ROTATED);
             let new = PublicKey::from_cose_key(&signing_key).unwrap();
             let agreed = cose::open(&proof, Kind::Rotation, &new).unwrap();
             assert_eq!(agreed, codec::encode(&(envelope.device, envelope.epoch, signed_by)));

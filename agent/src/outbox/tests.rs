@@ -121,7 +121,7 @@ fn a_full_outbox_counts_dropped_events_and_records_them_when_there_is_room() {
     assert_eq!(outbox.view().last_seq, recorded, "there is no room yet");
     outbox.confirm(recorded, Timestamp(0)).unwrap();
     outbox.record_dropped(at(50)).unwrap();
-    let envelope = record::open(&outbox.sealed(recorded + 1).unwrap().unwrap()).unwrap();
+    let envelope = envelope::open(&outbox.sealed(recorded + 1).unwrap().unwrap()).unwrap();
     let decoded = Event::decode(&envelope.kind, envelope.version, &envelope.data).unwrap();
     let Event::DeviceHistoryLost(lost) = decoded else { panic!("{decoded:?}") };
     assert_eq!((lost.cause, lost.count), (LossCause::OutboxFull, Some(20 - recorded)));

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use super::Check;
+use super::check::Check;
 use crate::clock::Moment;
 use crate::run::Status;
 use crate::store::free_bytes;

@@ -6,12 +6,12 @@ mod cli;
 use std::io::Write;
 use std::process::ExitCode;
 
-use muster_agent::subprocess;
+use muster_agent::{run_helper, subprocess};
 
 fn main() -> ExitCode {
     subprocess::close_inherited();
     if std::env::args_os().nth(1).is_some_and(|word| word == subprocess::HELPER_ARGUMENT) {
-        return subprocess::run_helper();
+        return run_helper();
     }
     run().unwrap_or_else(|error| {
         // The chain of causes on one line; a backtrace does not help those who operate devices. If

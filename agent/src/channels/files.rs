@@ -13,7 +13,7 @@ use super::reason;
 use super::registry::Channels;
 use super::tcp::{connection_error, flush, forward_to_device};
 use crate::files::{FilesJob, FilesReply, Refusal};
-use crate::subprocess::{HELPER_TIMEOUT, Helper, Job, unresponsive_message};
+use crate::subprocess::{HELPER_TIMEOUT, Helper, unresponsive_message};
 
 /// Starts a helper that serves the files.
 ///
@@ -24,7 +24,7 @@ async fn start(channels: &Channels, path: &str, write: bool) -> Result<Helper, R
     let failed = |error: std::io::Error| {
         Refusal::failed(format!("failed to start the file helper: {error}"))
     };
-    let mut helper = Helper::start(&Job::Files(job), Vec::new()).await.map_err(failed)?;
+    let mut helper = Helper::start(&job, Vec::new()).await.map_err(failed)?;
     // The helper has its own timeout; this one is for a helper that hangs.
     match timeout(HELPER_TIMEOUT * 2, helper.receive::<FilesReply>()).await {
         Ok(Ok(Some(FilesReply::Ready))) => Ok(helper),

@@ -29,6 +29,7 @@ mod registry;
 mod screen;
 mod session;
 mod session_ends;
+mod session_request;
 mod shell;
 mod tcp;
 mod terminal;

@@ -13,8 +13,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::opening::Opening;
 use super::options::MAX_CHANNELS;
 use super::{files, open_record, shell, tcp};
-use crate::operations::{CurrentIdentity, Ignored, is_expired, is_for};
-use crate::run::{Shared, error_chain};
+use crate::error_chain::error_chain;
+use crate::identity::{CurrentIdentity, Ignored, is_expired, is_for};
+use crate::run::Shared;
 
 /// The fields that all opens have, of any kind: so an open with a kind that is unknown to this
 /// agent can be refused by its id.

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::options::{ChannelOptions, MAX_CHANNELS, MAX_SESSIONS};
-use super::session::SessionRequest;
 use super::session_ends::Ends;
-use crate::operations::Policy;
+use super::session_request::SessionRequest;
+use crate::policy::Policy;
 
 /// Timeout for ending all sessions when the agent stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(1500);

@@ -10,20 +10,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use muster_channel::Frame;
 use muster_channel::frame::{Attached, Exit};
-use muster_channel::{Channel, Frame};
 use muster_schemas::wire::TerminalSize;
 use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::member::{Member, OutgoingQueue, SessionInbox, run_member};
 use super::reason;
 use super::registry::{Channels, SessionSlot};
 use super::screen::Screen;
+use super::session_request::{Attach, SessionRequest};
 use super::terminal::Terminal;
-use crate::operations::{has_ended, wait_for_end};
+use crate::subprocess::{has_ended, wait_for_end};
 
 /// Maximum size of input that waits for the program, in bytes.
 const MAX_QUEUED_INPUT_BYTES: usize = 64 * 1024;
@@ -42,33 +43,6 @@ const STOP_KILL_DELAY: Duration = Duration::from_millis(500);
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(2);
 /// End of input, as typed in a terminal.
 const EOT: &[u8] = b"\x04";
-
-/// A request to a session.
-#[derive(Debug)]
-pub(super) enum SessionRequest {
-    /// Attaches another channel.
-    Attach(Attach),
-    /// Ends the session; the sender is notified when it has ended.
-    End(oneshot::Sender<()>),
-}
-
-/// A channel that attaches.
-#[derive(Debug)]
-pub(super) struct Attach {
-    pub(super) channel: Channel,
-    pub(super) permit: OwnedSemaphorePermit,
-    pub(super) is_read_only: bool,
-    pub(super) size: TerminalSize,
-}
-
-impl SessionRequest {
-    /// Declines a request because the session has ended.
-    pub(super) async fn decline(self) {
-        if let Self::Attach(attach) = self {
-            attach.channel.sender.close(reason::SESSION_ENDED).await;
-        }
-    }
-}
 
 /// The state of a session that is being ended.
 struct Ending {

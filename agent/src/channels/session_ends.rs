@@ -10,7 +10,8 @@ use redb::ReadableTable;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::run::{Shared, error_chain};
+use crate::error_chain::error_chain;
+use crate::run::Shared;
 use crate::store::{SESSIONS, Store, StoreError};
 
 /// Ends that are not recorded yet.

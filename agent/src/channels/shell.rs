@@ -13,9 +13,10 @@ use super::options::MAX_SESSIONS;
 use super::reason;
 use super::registry::{Channels, ReserveError};
 use super::screen::clamp_size;
-use super::session::{Attach, Session, SessionRequest};
+use super::session::Session;
+use super::session_request::{Attach, SessionRequest};
 use super::terminal::Terminal;
-use crate::operations::run_as;
+use crate::run_as::run_as;
 
 /// Time after SIGKILL at which a session that has not ended is abandoned.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);

@@ -22,8 +22,8 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep};
 
-use crate::operations::{PATH, RunAs, has_ended, pid_of};
-use crate::subprocess::{Launch, Program, launch, reap_later};
+use crate::run_as::RunAs;
+use crate::subprocess::{Launch, PATH, Program, has_ended, launch, pid_of, reap_later};
 
 /// Maximum number of bytes of one read.
 const MAX_READ_BYTES: usize = 32 * 1024;

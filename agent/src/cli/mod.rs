@@ -68,7 +68,7 @@ enum Command {
         #[arg(
             long,
             env = "MUSTER_AGENT_POLICY",
-            default_value = muster_agent::operations::POLICY_FILE,
+            default_value = muster_agent::policy::POLICY_FILE,
             value_name = "FILE"
         )]
         policy: PathBuf,

@@ -16,7 +16,8 @@ use std::path::{Component, Path, PathBuf};
 use muster_schemas::wire::FILE_PART_SUFFIX;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
-use crate::operations::{Policy, run_as};
+use crate::policy::Policy;
+use crate::run_as::run_as;
 use crate::subprocess::unresponsive_message;
 
 /// Maximum length of a path, in bytes.

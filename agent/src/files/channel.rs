@@ -4,6 +4,7 @@
 //! is refused after its timeout; its thread remains until the process is killed.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use muster_schemas::wire::ChannelRefusalCause;
@@ -16,8 +17,8 @@ use tokio::net::UnixStream;
 use super::bounds::{Bounds, Failure};
 use super::deadline::run_in_thread;
 use super::server::{MAX_PACKET, Server};
-use crate::operations::Policy;
-use crate::subprocess::{HELPER_TIMEOUT, Port, path_bytes};
+use crate::policy::Policy;
+use crate::subprocess::{HELPER_TIMEOUT, HelperJob, Port, path_bytes};
 
 /// Maximum number of threads that an unresponsive file system can block.
 const MAX_THREADS: usize = 8;
@@ -74,22 +75,26 @@ impl From<Failure> for Refusal {
     }
 }
 
-/// Serves until the agent closes the socket.
-pub(crate) fn serve(port: Port, job: FilesJob) -> io::Result<()> {
-    // As for a user's programs: without an explicit mode, files are readable by others.
-    umask(Mode::from_bits_truncate(0o022));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(MAX_THREADS)
-        .thread_stack_size(STACK_BYTES)
-        .build()?;
-    let served = runtime.block_on(serve_job(port, job));
-    // A thread that hangs must not delay the exit.
-    runtime.shutdown_background();
-    served
+impl HelperJob for FilesJob {
+    const NAME: &'static str = "files";
+
+    /// Serves until the agent closes the socket.
+    fn perform(self, port: Port, _descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        // As for a user's programs: without an explicit mode, files are readable by others.
+        umask(Mode::from_bits_truncate(0o022));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(MAX_THREADS)
+            .thread_stack_size(STACK_BYTES)
+            .build()?;
+        let served = runtime.block_on(serve(port, self));
+        // A thread that hangs must not delay the exit.
+        runtime.shutdown_background();
+        served
+    }
 }
 
-async fn serve_job(mut port: Port, job: FilesJob) -> io::Result<()> {
+async fn serve(mut port: Port, job: FilesJob) -> io::Result<()> {
     let path = job.path.clone();
     let bounds = run_in_thread(&path, HELPER_TIMEOUT, move || {
         let policy = Policy::load(&job.policy).map_err(Failure::Denied)?;

@@ -18,4 +18,4 @@ mod server;
 mod status;
 
 pub(crate) use bounds::{Bounds, Failure, is_virtual};
-pub(crate) use channel::{FilesJob, FilesReply, Refusal, serve};
+pub(crate) use channel::{FilesJob, FilesReply, Refusal};

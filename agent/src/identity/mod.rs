@@ -3,10 +3,12 @@
 //! Private keys are created here and never leave the data folder. `crate::enroll` makes the
 //! requests to the server.
 
+mod addressee;
 mod http;
 mod keys;
 mod stored;
 
+pub(crate) use addressee::{CurrentIdentity, Ignored, is_expired, is_for};
 pub use http::{Http, HttpError};
 pub use keys::DeviceKeys;
 pub use stored::{Credentials, Identity, to_pem};

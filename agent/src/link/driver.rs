@@ -20,9 +20,10 @@ use super::connect::is_denial;
 use super::reconnect::renew;
 use crate::channels::handle_open;
 use crate::clock::{Anchor, Moment};
+use crate::error_chain::error_chain;
 use crate::identity::Credentials;
 use crate::operations::{handle_cancel, handle_order};
-use crate::run::{Shared, error_chain};
+use crate::run::Shared;
 use crate::session::{Effect, Outgoing, Session};
 use crate::store::StoreError;
 

@@ -7,11 +7,11 @@ use muster_schemas::events::RunReport;
 use muster_schemas::{Event, OperationId};
 use tokio::time::{sleep, timeout};
 
-use super::capture::run;
 use super::journal::Entry;
 use super::record::{self, Outcome, empty_report, truncate};
 use crate::clock::Moment;
 use crate::run::Shared;
+use crate::subprocess::run_command;
 
 /// Maximum time that the log gets to confirm the recorded events before the agent or the machine
 /// restarts.
@@ -73,7 +73,7 @@ pub(super) async fn reboot(shared: &Shared, id: OperationId, entry: Entry) {
     let mut problems = Vec::new();
     let mut is_under_way = false;
     for argv in &shared.operations.options.reboot {
-        match run(argv, REBOOT_COMMAND_TIMEOUT).await {
+        match run_command(argv, REBOOT_COMMAND_TIMEOUT).await {
             Ok(()) => {
                 is_under_way = true;
                 break;

@@ -8,6 +8,8 @@ use muster_schemas::wire::PrivateInput;
 use muster_schemas::{DeviceId, Hash, OperationId, ProjectId, Timestamp, codec};
 use serde::Deserialize;
 
+use crate::identity::{CurrentIdentity, Ignored, is_for};
+
 /// The fields that all orders have, of any action: so an order with an action that is unknown to
 /// this agent can be refused by its id.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -21,64 +23,12 @@ pub(super) struct Address {
     pub(super) expires_at: Option<Timestamp>,
 }
 
-/// The device's current identity.
-#[derive(Clone, Debug)]
-pub(crate) struct CurrentIdentity<'a> {
-    pub(crate) project: &'a ProjectId,
-    pub(crate) device: DeviceId,
-    pub(crate) epoch: u64,
-}
-
-/// The reason why an order is ignored: it is not for this device, or cannot be checked now. The
-/// server sends it again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Ignored {
-    #[error("the message is for another project")]
-    Project,
-    #[error("the message is for another device")]
-    Device,
-    #[error("the message is for epoch {requested}, and the device is in epoch {current}")]
-    Epoch { requested: u64, current: u64 },
-    #[error(
-        "the device has not received a welcome yet, so it cannot determine whether the message \
-         has expired"
-    )]
-    NoHello,
-}
-
 /// Checks that the order is addressed to this device in its current epoch.
 pub(super) fn check_address(
     order: &Address,
     identity: &CurrentIdentity<'_>,
 ) -> Result<(), Ignored> {
     is_for(identity, &order.project, order.device, order.epoch)
-}
-
-/// Checks that these fields name this device in its current state.
-pub(crate) fn is_for(
-    identity: &CurrentIdentity<'_>,
-    project: &ProjectId,
-    device: DeviceId,
-    epoch: u64,
-) -> Result<(), Ignored> {
-    if project != identity.project {
-        return Err(Ignored::Project);
-    }
-    if device != identity.device {
-        return Err(Ignored::Device);
-    }
-    if epoch != identity.epoch {
-        return Err(Ignored::Epoch { requested: epoch, current: identity.epoch });
-    }
-    Ok(())
-}
-
-/// Whether the order has expired, by the server's time of the newest hello.
-pub(crate) fn is_expired(
-    expires_at: Timestamp,
-    server_time: Option<Timestamp>,
-) -> Result<bool, Ignored> {
-    server_time.map(|now| now > expires_at).ok_or(Ignored::NoHello)
 }
 
 /// Parses the private part and compares it with what was signed. The error message reveals nothing
@@ -144,14 +94,6 @@ mod tests {
             let ignored = Ignored::Epoch { requested: epoch, current: 3 };
             assert_eq!(check_address(&other, &me), Err(ignored));
         }
-    }
-
-    #[test]
-    fn an_order_expires_only_by_the_server_time() {
-        let expires = Timestamp(100);
-        assert_eq!(is_expired(expires, None), Err(Ignored::NoHello));
-        assert_eq!(is_expired(expires, Some(Timestamp(100))), Ok(false));
-        assert_eq!(is_expired(expires, Some(Timestamp(101))), Ok(true));
     }
 
     #[test]

@@ -19,13 +19,13 @@ use tar::{Builder, Header};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::capture::output_of;
 use super::journal::Entry;
 use super::record::{self, Outcome, empty_report};
 use crate::clock::Moment;
 use crate::doctor::examine;
 use crate::inventory;
 use crate::run::{Shared, Status};
+use crate::subprocess::output_of;
 
 /// Maximum size of a file in the archive, in bytes.
 const MAX_FILE_BYTES: usize = 256 * 1024;

@@ -21,20 +21,19 @@ use uuid::Uuid;
 use wait4::Wait4;
 
 use super::journal::{self, Entry};
+use super::prepare;
 use super::record::{self, Outcome, RunStarting, empty_report, truncate};
 use super::spool::{ReadPace, Spool};
-use super::{group, prepare};
 use crate::clock::Moment;
 use crate::run::Shared;
-use crate::subprocess::{LaunchError, launch, reap_later};
+use crate::run_as::run_as;
+use crate::subprocess::{LaunchError, group, has_ended, launch, pid_of, reap_later, wait_for_end};
 
 /// Maximum number of bytes of one read from an output.
 const MAX_READ_BYTES: usize = 32 * 1024;
 /// Delay between reads while a program's output is dropped, so that reading it does not starve the
 /// rest of the agent.
 const DROPPED_READ_DELAY: Duration = Duration::from_millis(1);
-/// Interval between checks whether the child has ended, in case its signal was lost.
-const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Timeout for reading the rest of the outputs after all processes were ended.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum duration of a program whose start and end are recorded in a single commit.
@@ -121,7 +120,7 @@ pub(super) async fn run(
     let signals = signal(SignalKind::child());
     let limit = Duration::from_millis(order.timeout_ms).min(Duration::from_secs(u32::MAX.into()));
     let deadline = Instant::now() + limit;
-    let prepared = prepare::run_as(exec.user.as_deref()).and_then(|user| {
+    let prepared = run_as(exec.user.as_deref()).and_then(|user| {
         let launch = prepare::launch(exec, &user, env, id, run_tag);
         let (pipes, stdio) = if exec.background {
             let stdio = in_background(shared, id, &stdin).map_err(|error| {
@@ -157,7 +156,7 @@ pub(super) async fn run(
         Err(event) => return record::record_end(shared, id, entry, event),
     };
     let process = child.id();
-    let pid = group::pid_of(process);
+    let pid = pid_of(process);
     let mut leader = Leader { child: Some(child), pid, run_tag, is_armed: !exec.background };
     let started_at = now();
     entry.process = group::identify(process);
@@ -290,7 +289,7 @@ async fn supervise(
     }
     leader.is_armed = false;
     let report = RunReport { problem, ..empty_report(operation) };
-    if !group::has_ended(pid) {
+    if !has_ended(pid) {
         // Stuck in the kernel, for example because of a failed disk.
         return (outcome(why, false), report);
     }
@@ -321,21 +320,6 @@ const fn outcome(cause: EndCause, is_success: bool) -> Outcome {
         EndCause::Exited => Outcome::Failed,
         EndCause::TimedOut => Outcome::TimedOut,
         EndCause::Canceled => Outcome::Canceled,
-    }
-}
-
-/// Returns when the child has ended; the child is not reaped.
-pub(crate) async fn wait_for_end(pid: Pid, signals: &mut Option<Signal>) {
-    while !group::has_ended(pid) {
-        match signals {
-            Some(signals) => {
-                tokio::select! {
-                    _ = signals.recv() => {}
-                    () = sleep(CHECK_INTERVAL) => {}
-                }
-            }
-            None => sleep(CHECK_INTERVAL / 50).await,
-        }
     }
 }
 

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
 use uuid::Uuid;
 
-use super::upload::Sent;
+use super::sent_file::Sent;
 use crate::store::{RUN_INPUTS, RUNS, Store, StoreError};
+use crate::subprocess::Process;
 
 /// Retention of an entry after its order has expired, in microseconds.
 const ENTRY_TTL_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
@@ -30,16 +31,6 @@ pub(super) enum Phase {
     Begun,
     /// Its end is recorded.
     Ended,
-}
-
-/// A process that was started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Process {
-    /// Id of the process, and of its group.
-    pub(super) pid: u32,
-    /// Start time according to the kernel, which distinguishes the process from a later one with
-    /// the same id.
-    pub(super) ticks: u64,
 }
 
 /// Salts of a run's two outputs.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::policy::POLICY_FILE;
+use crate::policy::POLICY_FILE;
 
 /// Options of operations.
 #[derive(Clone, Debug)]

@@ -10,15 +10,18 @@ use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder, inp
 use muster_schemas::{Event, Hash, OperationId, Timestamp, codec};
 use tokio::time::sleep;
 
-use super::check::{Address, CurrentIdentity, Ignored, check_address, check_private, is_expired};
+use super::check::{Address, check_address, check_private};
 use super::exec::MAX_MERGED_RUN_TIME;
 use super::journal::{self, Entry, Phase};
-use super::policy::Policy;
 use super::prepare;
 use super::queue::{Lane, MAX_WAITING_RUNS, RunStatus};
 use super::record::{Outcome, empty_report, expired, record_with_entry, rejected, started_entry};
 use crate::clock::Moment;
-use crate::run::{Shared, error_chain};
+use crate::error_chain::error_chain;
+use crate::identity::{CurrentIdentity, Ignored, is_expired};
+use crate::policy::check_policy;
+use crate::run::Shared;
+use crate::run_as::{requested_user, run_as};
 
 /// Retention of a cancel whose order has not arrived, in microseconds: longer than the lifetime of
 /// any order.
@@ -97,27 +100,6 @@ fn address(shared: &Shared, opened: &[u8]) -> Result<Address, String> {
     Ok(address)
 }
 
-/// Checks whether the device's current policy allows the action.
-///
-/// # Errors
-/// The rule that forbids it, as a message.
-pub(super) fn check_policy(shared: &Shared, action: &Action) -> Result<(), String> {
-    let policy = Policy::load(&shared.operations.options.policy)?;
-    let requested = requested_user(action);
-    // A missing user is reported later, and only to those whom the policy allows the action.
-    match prepare::run_as(requested) {
-        Ok(user) => policy.allows(action, &user.name),
-        Err(_) => policy.allows(action, requested.unwrap_or_default()),
-    }
-}
-
-fn requested_user(action: &Action) -> Option<&str> {
-    match action {
-        Action::Exec(exec) => exec.user.as_deref(),
-        _ => None,
-    }
-}
-
 /// Returns the private part of an order, decrypted. A device whose key was just rotated may get it
 /// sealed to the previous key.
 ///
@@ -144,12 +126,13 @@ fn validate(
     private: Option<&[u8]>,
 ) -> Result<(), (RefusalCause, String)> {
     let invalid = |reason| (RefusalCause::Invalid, reason);
-    check_policy(shared, &order.action).map_err(|reason| (RefusalCause::Policy, reason))?;
+    check_policy(&shared.operations.options.policy, &order.action)
+        .map_err(|reason| (RefusalCause::Policy, reason))?;
     let input = check_private(&order.action, order.private.as_ref(), private)
         .map_err(|reason| (RefusalCause::PrivatePart, reason))?;
     if let Action::Exec(exec) = &order.action {
         let env = input.map(|input: PrivateInput| input.env).unwrap_or_default();
-        prepare::run_as(requested_user(&order.action)).map_err(invalid)?;
+        run_as(requested_user(&order.action)).map_err(invalid)?;
         prepare::check(exec, &env).map_err(invalid)?;
     }
     if shared.operations.is_busy(Lane::of(&order.action)) {

@@ -16,6 +16,7 @@ use super::options::OperationOptions;
 use super::spool::Spools;
 use crate::clock::{Anchor, Moment};
 use crate::store::{Store, StoreError};
+use crate::subprocess::reap;
 
 /// Maximum number of accepted runs that wait.
 pub(super) const MAX_WAITING_RUNS: usize = 100;
@@ -275,7 +276,7 @@ impl Operations {
 
     /// Reaps background programs that have ended.
     pub(super) fn reap(&self) {
-        self.state().background.retain(|pid| !super::group::reap(*pid));
+        self.state().background.retain(|pid| !reap(*pid));
     }
 
     /// Time until which the log level differs from the config's.

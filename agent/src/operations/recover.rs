@@ -6,11 +6,11 @@ use muster_schemas::{Event, OperationId};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::group;
 use super::journal::{self, Entry, Phase};
 use super::record::{self, Outcome, empty_report};
 use crate::clock::Moment;
 use crate::run::Shared;
+use crate::subprocess::group;
 
 /// Reads the journal when the agent starts. Returns the runs that continue, with the tokens that
 /// cancel them: uploads, and a machine restart that has not happened yet.

@@ -15,10 +15,10 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{self, Entry, Phase};
-use super::orders::check_policy;
 use super::queue::RETRY_DELAY;
 use super::record::{expired, record_held_ends, record_with_entry, rejected};
 use super::{builtins, diagnostics, exec, recover, upload};
+use crate::policy::check_policy;
 use crate::run::Shared;
 
 type Run<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
@@ -89,7 +89,7 @@ async fn start_run(shared: &Shared, id: OperationId, cancel: CancellationToken) 
     };
     let Some(order) = entry.order.clone() else { return operations.close(id) };
     // The owner may have changed the policy since the order was accepted.
-    if let Err(reason) = check_policy(shared, &order.action) {
+    if let Err(reason) = check_policy(&operations.options.policy, &order.action) {
         let event = rejected(id, RefusalCause::Policy, &reason);
         return match record_with_entry(shared, id, &entry.ended(), &event) {
             Ok(_) => operations.close(id),

@@ -5,7 +5,7 @@
 
 mod agent;
 mod counters;
-mod error_chain;
+mod helper;
 mod inventory;
 mod pruning;
 mod settings;
@@ -14,7 +14,7 @@ mod status;
 mod watchdog;
 
 pub use agent::{Agent, AgentError, AgentOptions, Recorder, run};
-pub(crate) use error_chain::error_chain;
+pub use helper::run_helper;
 pub use settings::Settings;
 #[cfg(test)]
 pub(crate) use settings::read as read_settings;

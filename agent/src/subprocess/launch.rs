@@ -21,9 +21,13 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
+use super::job::HelperJob;
+use super::process::Helper;
 use super::wire::{DESCRIPTORS, Port};
-use super::{HELPER_TIMEOUT, Helper, Job, unresponsive_message};
+use super::{HELPER_TIMEOUT, unresponsive_message};
 
+/// Search path of programs, unless an order sets another one.
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The shell for lines, and for users without a configured shell.
 const SHELL: &str = "/bin/sh";
 /// File mode creation mask of programs.
@@ -92,7 +96,7 @@ pub(crate) async fn launch(
 ) -> Result<Child, LaunchError> {
     let failed =
         |error: io::Error| LaunchError::Failed(format!("failed to start the program: {error}"));
-    let mut helper = Helper::start(&Job::Launch(launch), stdio.into()).await.map_err(failed)?;
+    let mut helper = Helper::start(&launch, stdio.into()).await.map_err(failed)?;
     let mut step = "/".to_owned();
     loop {
         match timeout(HELPER_TIMEOUT, helper.receive::<Report>()).await {
@@ -107,18 +111,18 @@ pub(crate) async fn launch(
     }
 }
 
-/// Becomes the program; returns only on failure, after reporting it.
-pub(super) fn become_program(
-    port: &mut Port,
-    launch: Launch,
-    descriptors: Vec<OwnedFd>,
-) -> io::Result<()> {
-    let report = match try_become(port, launch, descriptors) {
-        Ok(never) => match never {},
-        Err(LaunchError::Invalid(reason)) => Report::Invalid(reason),
-        Err(LaunchError::Failed(reason)) => Report::Failed(reason),
-    };
-    port.send(&report)
+impl HelperJob for Launch {
+    const NAME: &'static str = "launch";
+
+    /// Becomes the program; returns only on failure, after reporting it.
+    fn perform(self, mut port: Port, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let report = match try_become(&mut port, self, descriptors) {
+            Ok(never) => match never {},
+            Err(LaunchError::Invalid(reason)) => Report::Invalid(reason),
+            Err(LaunchError::Failed(reason)) => Report::Failed(reason),
+        };
+        port.send(&report)
+    }
 }
 
 fn start_failed(error: impl ToString) -> LaunchError {

@@ -7,16 +7,19 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use super::entry::HELPER_ARGUMENT;
-use super::{HELPER_TIMEOUT, Job, wire};
+use super::child::reap_later;
+use super::job::HelperJob;
+use super::{HELPER_TIMEOUT, wire};
+
+/// The only argument of a helper process.
+pub const HELPER_ARGUMENT: &str = "__helper";
 
 /// The agent's own program, also after its file was replaced.
 const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -28,10 +31,6 @@ static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 pub fn set_program(program: PathBuf) {
     PROGRAM.get_or_init(|| program);
 }
-/// Initial and maximum interval between checks whether a killed helper has ended.
-const REAP_INTERVAL: Duration = Duration::from_millis(20);
-const MAX_REAP_INTERVAL: Duration = Duration::from_secs(10);
-
 /// A helper process. It is killed when it is dropped; one that is blocked by an unresponsive file
 /// system is abandoned.
 #[derive(Debug)]
@@ -45,7 +44,7 @@ impl Helper {
     ///
     /// # Errors
     /// When no process can be started, or the helper does not accept the job.
-    pub(crate) async fn start(job: &Job, fds: Vec<OwnedFd>) -> io::Result<Self> {
+    pub(crate) async fn start<J: HelperJob>(job: &J, fds: Vec<OwnedFd>) -> io::Result<Self> {
         let (ours, theirs) = StdStream::pair()?;
         let child = Command::new(PROGRAM.get().map_or(Path::new(OWN_PROGRAM), PathBuf::as_path))
             .arg0("muster-agent")
@@ -62,8 +61,9 @@ impl Helper {
         drop(fds);
         let socket = sent.inspect_err(|_| kill(child.take()))?;
         let mut helper = Self { child, socket };
-        let job = wire::encode(job)?;
-        timeout(HELPER_TIMEOUT, helper.socket.write_all(&job))
+        let mut message = wire::encode(&J::NAME)?;
+        message.extend(wire::encode(job)?);
+        timeout(HELPER_TIMEOUT, helper.socket.write_all(&message))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(helper)
@@ -123,21 +123,4 @@ fn kill(child: Option<Child>) {
         let _ = child.kill();
         reap_later(child);
     }
-}
-
-/// Waits for a child in the background, even if an unresponsive file system blocks it for a long
-/// time.
-pub(crate) fn reap_later(mut child: Child) {
-    if !matches!(child.try_wait(), Ok(None)) {
-        return;
-    }
-    // Without a runtime the agent is ending, and its children are reparented.
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-    runtime.spawn(async move {
-        let mut interval = REAP_INTERVAL;
-        while matches!(child.try_wait(), Ok(None)) {
-            sleep(interval).await;
-            interval = (interval * 2).min(MAX_REAP_INTERVAL);
-        }
-    });
 }

@@ -12,7 +12,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tar::{Builder, EntryType, Header};
 
-use super::worker::Progress;
+use super::progress::Progress;
 use crate::files::Bounds;
 use crate::store::free_bytes;
 

@@ -3,6 +3,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `reader`, `worker` | the two sides of the helper process that accesses the file |
+//! | `messages`, `progress` | what they send to each other |
 //! | `source` | the file: opened within the policy's bounds, and checked for changes |
 //! | `archive` | a packed folder |
 //! | `send` | its pieces, until the server has all of them |
@@ -13,12 +14,13 @@
 //! every byte and the journal has recorded that.
 
 mod archive;
+mod messages;
+mod progress;
 mod reader;
 mod send;
 mod source;
 mod worker;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use muster_schemas::OperationId;
@@ -27,14 +29,13 @@ use muster_schemas::wire::RunOrder;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::messages::UploadJob;
 use self::reader::{Reader, UploadError};
 use super::journal::{self, Entry, RunStart};
 use super::record::{self, Outcome, empty_report, truncate};
+use super::sent_file::Sent;
 use crate::clock::Moment;
 use crate::run::Shared;
-
-pub(super) use self::source::Sent;
-pub(crate) use self::worker::{UploadJob, serve_upload};
 
 /// Starts an upload and follows it until its end.
 pub(super) async fn run(
@@ -199,11 +200,4 @@ async fn remove(
     removed.await.map_err(|UploadError { reason, .. }| {
         format!("the server has the file, but the source was not removed: {reason}")
     })
-}
-
-/// Returns the last component of a path, for display.
-fn name_of(path: &str, home: &str) -> String {
-    let last = PathBuf::from(path);
-    let last = last.file_name().map(|name| name.to_string_lossy().into_owned());
-    last.unwrap_or_else(|| home.to_owned())
 }

@@ -7,10 +7,10 @@ use muster_schemas::events::{RefusalCause, Upload};
 use muster_schemas::wire::OutputStream;
 use tokio::time::{Duration, timeout};
 
-use super::source::Sent;
-use super::worker::{Packed, Piece, Reply, Request, UploadJob, Value};
+use super::messages::{Packed, Piece, Reply, Request, UploadJob, Value};
+use crate::operations::sent_file::Sent;
 use crate::run::Shared;
-use crate::subprocess::{HELPER_TIMEOUT, Helper, Job, unresponsive_message};
+use crate::subprocess::{HELPER_TIMEOUT, Helper, unresponsive_message};
 
 /// The reason of a failure; with a cause if the order is refused.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Reader {
             archive: shared.operations.spools.path(id, OutputStream::File),
             disk: shared.store.folder().path().to_owned(),
         };
-        let helper = Helper::start(&Job::Upload(job), Vec::new()).await;
+        let helper = Helper::start(&job, Vec::new()).await;
         Ok(Self {
             helper: helper.map_err(|error| helper_error(&error))?,
             path: upload.path.clone(),

@@ -11,8 +11,8 @@ use muster_schemas::wire::{FileStored, MAX_FILE_PIECE_BYTES};
 use muster_schemas::{Hash, OperationId, codec};
 use tokio::time::{sleep, sleep_until};
 
+use super::messages::Piece;
 use super::reader::Reader;
-use super::worker::Piece;
 use crate::backoff::Backoff;
 use crate::operations::send::{connected, request, seal};
 use crate::run::Shared;

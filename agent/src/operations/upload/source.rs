@@ -1,55 +1,16 @@
 //! The source of an upload: a file, opened within the policy's bounds, or the archive of a folder.
 
-use std::fs::{File, Metadata};
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use muster_schemas::events::Upload;
-use serde::{Deserialize, Serialize};
 
 use super::archive::{self, Limits};
-use super::name_of;
-use super::worker::Progress;
+use super::progress::Progress;
 use crate::files::{Bounds, is_virtual};
-
-/// Identity of a file at the start of its upload; in the journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::operations) struct Sent {
-    device: u64,
-    inode: u64,
-    /// Time of the last modification, in seconds and nanoseconds.
-    changed: (i64, i64),
-    pub(super) bytes: u64,
-    /// Name of the file on the server.
-    pub(super) name: String,
-    /// Whether it is the archive of a folder.
-    pub(super) is_folder: bool,
-    /// Whether it is a copy of a file that the kernel generates on reading, such as those of
-    /// `/proc`.
-    #[serde(default)]
-    is_copy: bool,
-}
-
-impl Sent {
-    fn new(found: &Metadata, name: String, is_folder: bool) -> Self {
-        Self {
-            device: found.dev(),
-            inode: found.ino(),
-            changed: (found.mtime(), found.mtime_nsec()),
-            bytes: found.len(),
-            name,
-            is_folder,
-            is_copy: false,
-        }
-    }
-
-    /// Whether this is the same, unchanged file.
-    pub(super) fn is_same(&self, found: &Metadata) -> bool {
-        let found = Self::new(found, self.name.clone(), self.is_folder);
-        *self == Self { is_copy: self.is_copy, ..found }
-    }
-}
+use crate::operations::sent_file::Sent;
 
 /// An open file, with its identity.
 #[derive(Clone, Debug)]
@@ -165,4 +126,11 @@ impl Source {
             Err(error) => Err(format!("failed to read it: {error}")),
         }
     }
+}
+
+/// Returns the last component of a path, for display.
+fn name_of(path: &str, home: &str) -> String {
+    let last = PathBuf::from(path);
+    let last = last.file_name().map(|name| name.to_string_lossy().into_owned());
+    last.unwrap_or_else(|| home.to_owned())
 }

@@ -1,141 +1,20 @@
 //! The helper process that accesses the source: opens, packs, reads and deletes it.
 
-use std::cell::RefCell;
 use std::io;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::os::fd::OwnedFd;
 
-use muster_schemas::events::{RefusalCause, Upload};
+use muster_schemas::compress;
+use muster_schemas::events::RefusalCause;
 use muster_schemas::wire::{MAX_FILE_PIECE_BYTES, OutputPiece, OutputStream};
-use muster_schemas::{OperationId, compress};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::archive::Limits;
-use super::source::{Sent, Source};
+use super::messages::{Packed, Piece, Reply, Request, UploadJob, Value};
+use super::progress::Progress;
+use super::source::Source;
 use crate::files::{Bounds, Failure};
-use crate::operations::Policy;
-use crate::subprocess::{HELPER_TIMEOUT, Port, path_bytes};
-
-/// Minimum interval between progress reports.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// Timeout for storing a whole archive on disk, in seconds.
-const SYNC_SECONDS: u32 = 900;
-
-/// The job of a helper.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct UploadJob {
-    #[serde(with = "path_bytes")]
-    pub(super) policy: PathBuf,
-    pub(super) upload: Upload,
-    /// Path of the archive of a folder.
-    #[serde(with = "path_bytes")]
-    pub(super) archive: PathBuf,
-    /// Path on the disk whose free space limits the archive.
-    #[serde(with = "path_bytes")]
-    pub(super) disk: PathBuf,
-}
-
-/// A request of the agent.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Request {
-    Examine,
-    Open { sent: Option<Sent> },
-    Pack(Piece),
-    Hash,
-    Remove { sent: Sent },
-}
-
-/// A reply of the helper.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Reply {
-    /// The helper works at this path; the next message follows within this number of seconds.
-    Progress {
-        path: String,
-        seconds: u32,
-    },
-    Done(Value),
-    Refused {
-        cause: Option<RefusalCause>,
-        reason: String,
-    },
-}
-
-/// Value of a reply.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Value {
-    Nothing,
-    Sent(Sent),
-    Packed(Packed),
-    Hash([u8; 32]),
-}
-
-/// The next piece to send.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Piece {
-    pub(super) id: OperationId,
-    pub(super) salt: [u8; 16],
-    pub(super) at: u64,
-    pub(super) length: usize,
-    /// Whether the request only queries the server's offset.
-    pub(super) is_asking: bool,
-    pub(super) compresses: bool,
-}
-
-/// A piece, ready to be sealed and sent.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Packed {
-    pub(super) bytes: u64,
-    pub(super) piece: OutputPiece,
-    pub(super) is_smaller: bool,
-}
-
-/// Reports that the helper is still working.
-pub(super) struct Progress<'a> {
-    state: RefCell<State<'a>>,
-}
-
-struct State<'a> {
-    port: &'a mut Port,
-    path: String,
-    sent_at: Instant,
-}
-
-impl<'a> Progress<'a> {
-    fn new(port: &'a mut Port, path: &str) -> Self {
-        let path = path.to_owned();
-        Self { state: RefCell::new(State { port, path, sent_at: Instant::now() }) }
-    }
-
-    fn send(&self, path: &str, seconds: u32) -> io::Result<()> {
-        let mut state = self.state.borrow_mut();
-        state.sent_at = Instant::now();
-        path.clone_into(&mut state.path);
-        state.port.send(&Reply::Progress { path: path.to_owned(), seconds })
-    }
-
-    /// Reports that a path will be accessed next.
-    pub(super) fn report_path(&self, path: &str) -> io::Result<()> {
-        let seconds = u32::try_from(HELPER_TIMEOUT.as_secs()).unwrap_or(u32::MAX);
-        self.send(path, seconds)
-    }
-
-    /// Reports progress at the path that was reported last.
-    pub(super) fn report_progress(&self) -> io::Result<()> {
-        let state = self.state.borrow();
-        if state.sent_at.elapsed() < PROGRESS_INTERVAL {
-            return Ok(());
-        }
-        let path = state.path.clone();
-        drop(state);
-        self.report_path(&path)
-    }
-
-    /// Reports that a whole archive will be synced to the agent's own disk.
-    pub(super) fn report_syncing(&self, path: &str) -> io::Result<()> {
-        self.send(path, SYNC_SECONDS)
-    }
-}
+use crate::policy::Policy;
+use crate::subprocess::{HelperJob, Port};
 
 /// The hash of the packed data, as far as it was read.
 struct HashState {
@@ -155,17 +34,22 @@ fn failed(reason: String) -> (Option<RefusalCause>, String) {
     (None, reason)
 }
 
-/// Serves the agent's requests until it closes the socket.
-pub(crate) fn serve_upload(mut port: Port, job: &UploadJob) -> io::Result<()> {
-    let mut worker = Worker { job, source: None, hashed: None };
-    while let Some(request) = port.receive::<Request>()? {
-        let reply = match worker.handle(request, &Progress::new(&mut port, &job.upload.path)) {
-            Ok(value) => Reply::Done(value),
-            Err((cause, reason)) => Reply::Refused { cause, reason },
-        };
-        port.send(&reply)?;
+impl HelperJob for UploadJob {
+    const NAME: &'static str = "upload";
+
+    /// Serves the agent's requests until it closes the socket.
+    fn perform(self, mut port: Port, _descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let mut worker = Worker { job: &self, source: None, hashed: None };
+        while let Some(request) = port.receive::<Request>()? {
+            let progress = Progress::new(&mut port, &self.upload.path);
+            let reply = match worker.handle(request, &progress) {
+                Ok(value) => Reply::Done(value),
+                Err((cause, reason)) => Reply::Refused { cause, reason },
+            };
+            port.send(&reply)?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 impl Worker<'_> {

@@ -11,6 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::time::{self, sleep};
 
+use super::child::{has_ended, pid_of};
 use super::group;
 
 /// Interval between checks whether a command has ended: these commands are short.
@@ -23,8 +24,8 @@ struct KillOnDrop(std::process::Child);
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        let pid = group::pid_of(self.0.id());
-        if !group::has_ended(pid) {
+        let pid = pid_of(self.0.id());
+        if !has_ended(pid) {
             group::kill_group(pid);
         }
         // A killed process ends immediately, unless it is blocked by a failed disk.
@@ -72,7 +73,7 @@ async fn capture(argv: &[String], max_bytes: usize) -> io::Result<(Vec<u8>, bool
 }
 
 /// Runs a command; returns its output as the error if it fails.
-pub(super) async fn run(argv: &[String], timeout: Duration) -> Result<(), String> {
+pub(crate) async fn run_command(argv: &[String], timeout: Duration) -> Result<(), String> {
     match time::timeout(timeout, capture(argv, MAX_ERROR_BYTES)).await {
         Ok(Ok((_, true))) => Ok(()),
         Ok(Ok((output, false))) => match String::from_utf8_lossy(&output).trim() {
@@ -85,7 +86,7 @@ pub(super) async fn run(argv: &[String], timeout: Duration) -> Result<(), String
 }
 
 /// Returns the output of a command if it exists, succeeds, and ends within the limit.
-pub(super) async fn output_of(
+pub(crate) async fn output_of(
     argv: &[String],
     max_bytes: usize,
     timeout: Duration,
@@ -105,12 +106,12 @@ mod tests {
     #[tokio::test]
     async fn commands_succeed_fail_or_time_out() {
         let second = Duration::from_secs(5);
-        assert_eq!(run(&line("true"), second).await, Ok(()));
-        assert_eq!(run(&line("echo no >&2; false"), second).await, Err("no".to_owned()));
-        assert!(run(&line("exit 1"), second).await.is_err_and(|text| !text.is_empty()));
-        let hung = run(&line("sleep 60"), Duration::from_millis(50)).await;
+        assert_eq!(run_command(&line("true"), second).await, Ok(()));
+        assert_eq!(run_command(&line("echo no >&2; false"), second).await, Err("no".to_owned()));
+        assert!(run_command(&line("exit 1"), second).await.is_err_and(|text| !text.is_empty()));
+        let hung = run_command(&line("sleep 60"), Duration::from_millis(50)).await;
         assert!(hung.is_err());
-        assert!(run(&["/no/such".to_owned()], second).await.is_err());
+        assert!(run_command(&["/no/such".to_owned()], second).await.is_err());
         assert_eq!(output_of(&line("echo 12345"), 3, second).await.as_deref(), Some(&b"123"[..]));
         assert_eq!(output_of(&line("echo 12345; false"), 3, second).await, None);
     }

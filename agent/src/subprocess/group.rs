@@ -6,49 +6,40 @@
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::journal::Process;
+use super::child::pid_of;
 
 /// Environment variable with the run tag; it identifies processes that left the group.
-pub(super) const RUN_TAG_VARIABLE: &str = "MUSTER_RUN";
+pub(crate) const RUN_TAG_VARIABLE: &str = "MUSTER_RUN";
 
 /// Interval between checks whether processes have ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum time until killed processes disappear.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(crate) fn pid_of(pid: u32) -> Pid {
-    Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX))
+/// A process that was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Process {
+    /// Id of the process, and of its group.
+    pub(crate) pid: u32,
+    /// Start time according to the kernel, which distinguishes the process from a later one with
+    /// the same id.
+    pub(crate) ticks: u64,
 }
 
 /// Returns the process with its start time, which distinguishes it from a later one with the same
 /// id.
-pub(super) fn identify(pid: u32) -> Option<Process> {
+pub(crate) fn identify(pid: u32) -> Option<Process> {
     let stat = stat(i32::try_from(pid).ok()?)?;
     Some(Process { pid, ticks: stat.starttime })
 }
 
 fn stat(pid: i32) -> Option<procfs::process::Stat> {
     procfs::process::Process::new(pid).ok()?.stat().ok()
-}
-
-/// Whether the child has ended; the child is not reaped.
-pub(crate) fn has_ended(pid: Pid) -> bool {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    match waitid(Id::Pid(pid), flags) {
-        Ok(WaitStatus::StillAlive) => false,
-        // No longer a child: other code has reaped it.
-        Ok(_) | Err(_) => true,
-    }
-}
-
-/// Reaps the child if it has ended; true if there is nothing left to reap.
-pub(super) fn reap(pid: u32) -> bool {
-    !matches!(waitpid(pid_of(pid), Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
 }
 
 fn is_alive(stat: &procfs::process::Stat) -> bool {
@@ -88,23 +79,23 @@ fn signal_all(group: Option<Pid>, members: &[Pid], signal: Signal) {
 }
 
 /// Whether a process of a run is alive, or that cannot be determined.
-pub(super) fn has_members(run_tag: Uuid, group: Option<Pid>) -> bool {
+pub(crate) fn has_members(run_tag: Uuid, group: Option<Pid>) -> bool {
     members(run_tag, group, true).is_none_or(|left| !left.is_empty())
 }
 
 /// Kills a group immediately.
-pub(super) fn kill_group(group: Pid) {
+pub(crate) fn kill_group(group: Pid) {
     let _ = killpg(group, Signal::SIGKILL);
 }
 
 /// Kills all processes of a run immediately.
-pub(super) fn kill_run(run_tag: Uuid, group: Pid) {
+pub(crate) fn kill_run(run_tag: Uuid, group: Pid) {
     signal_all(Some(group), &members(run_tag, None, true).unwrap_or_default(), Signal::SIGKILL);
 }
 
 /// Ends all processes of a run: SIGTERM, and SIGKILL for the remaining ones after `patience`. True
 /// if none is left. Requires that `group` belongs to the run.
-pub(super) async fn end(
+pub(crate) async fn end(
     run_tag: Uuid,
     group: Option<Pid>,
     with_strays: bool,
@@ -143,7 +134,7 @@ async fn wait_until_gone(list_members: &impl Fn() -> Option<Vec<Pid>>, timeout: 
 }
 
 /// Ends the processes of a run that an earlier agent process left behind; true if there were any.
-pub(super) async fn end_leftovers(
+pub(crate) async fn end_leftovers(
     run_tag: Uuid,
     process: Option<Process>,
     kill_after: Duration,

@@ -4,14 +4,20 @@
 //! A missing file allows everything; a file that cannot be read or parsed allows nothing.
 //! Everything that the file does not mention is allowed.
 
+mod pattern;
+mod ports;
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
 use muster_schemas::events::{Action, Exec, Program};
 use serde::Deserialize;
 
-use super::pattern::{matches, matches_argv};
-use super::ports::PortRule;
+use self::pattern::{matches, matches_argv};
+use self::ports::PortRule;
+use crate::run_as::{requested_user, run_as};
 
 /// Default path of the policy file.
 pub const POLICY_FILE: &str = "/etc/muster/policy.toml";
@@ -24,7 +30,7 @@ const MAX_POLICY_BYTES: u64 = 256 * 1024;
 pub struct Policy {
     /// Path of the file; empty if there is none.
     #[serde(skip)]
-    pub(super) file: PathBuf,
+    file: PathBuf,
     exec: ExecRules,
     shell: ShellRules,
     files: FileRules,
@@ -293,6 +299,20 @@ impl Policy {
     }
 }
 
+/// Checks whether the device's current policy allows the action.
+///
+/// # Errors
+/// The rule that forbids it, as a message.
+pub(crate) fn check_policy(file: &Path, action: &Action) -> Result<(), String> {
+    let policy = Policy::load(file)?;
+    let requested = requested_user(action);
+    // A missing user is reported later, and only to those whom the policy allows the action.
+    match run_as(requested) {
+        Ok(user) => policy.allows(action, &user.name),
+        Err(_) => policy.allows(action, requested.unwrap_or_default()),
+    }
+}
+
 /// Returns the command, truncated for an event.
 fn display_command(argv: &[String]) -> String {
     let text = argv.join(" ");
@@ -316,7 +336,3 @@ fn read(file: &Path) -> io::Result<String> {
     }
     Ok(text)
 }
-
-#[cfg(test)]
-#[path = "policy_tests.rs"]
-mod tests;

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use muster_agent::enroll::enroll;
-use muster_agent::run::query_status;
+use muster_agent::status::query_status;
 
 fn status(pid: u32, name: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

@@ -3,13 +3,13 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `open_order` | received opens: validated, each once (`open_record`), allowed by the policy |
+//! | `open_order` | received opens: validated, each once (`open_record`) |
 //! | `opening` | the response: a refusal, or the keys and the channel |
 //! | `tcp` | a TCP connection from the device |
 //! | `files` | the device's files, by SFTP |
 //! | `shell` | opens of sessions: create, attach, end |
 //! | `session`, `member` | a session, which outlives its channels; the attached clients |
-//! | `session_ends` | the ends of sessions, recorded in the log |
+//! | `session_request`, `session_ends` | requests to a session; its end, recorded in the log |
 //! | `terminal`, `screen` | a program with a pseudo-terminal; the contents of its terminal |
 //! | `registry`, `options` | the open channels, and their limits |
 //!
@@ -34,8 +34,7 @@ mod shell;
 mod tcp;
 mod terminal;
 
-pub(crate) use open_order::handle_open;
+pub(crate) use open_order::ChannelOpener;
 pub use options::ChannelOptions;
 pub(crate) use registry::Channels;
 pub use session_ends::UNKNOWN_END;
-pub(crate) use session_ends::{end_lost_sessions, record_ends, record_ends_now};

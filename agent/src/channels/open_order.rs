@@ -12,10 +12,14 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::opening::Opening;
 use super::options::MAX_CHANNELS;
+use super::registry::Channels;
 use super::{files, open_record, shell, tcp};
+use crate::clock::ServerClock;
+use crate::connection::Connection;
 use crate::error_chain::error_chain;
-use crate::identity::{CurrentIdentity, Ignored, is_expired, is_for};
-use crate::run::Shared;
+use crate::identity::{CurrentIdentity, Identity, Ignored, is_expired, is_for};
+use crate::outbox::Outbox;
+use crate::store::Store;
 
 /// The fields that all opens have, of any kind: so an open with a kind that is unknown to this
 /// agent can be refused by its id.
@@ -30,66 +34,84 @@ struct Address {
     key: Vec<u8>,
 }
 
-/// Handles an open of a channel; `key` seals the response. `is_greeted`: whether a hello of this
-/// connection got its welcome.
-///
-/// # Errors
-/// The reason why the open was ignored, as a message.
-pub(crate) fn handle_open(
-    shared: &Shared,
-    client: &Client,
-    key: SigningKey,
-    message: &[u8],
-    is_greeted: bool,
-) -> Result<(), String> {
-    let operation_key = shared.identity.operation_key().map_err(|error| error.to_string())?;
-    let plain = cose::open(message, Kind::Open, &operation_key).map_err(|e| e.to_string())?;
-    let address: Address = codec::decode(&plain).map_err(|error| error.to_string())?;
-    let identity = &shared.identity;
-    let epoch = shared.outbox.view().epoch;
-    let me = CurrentIdentity { project: &identity.project, device: identity.device, epoch };
-    let ignored = |ignored: Ignored| ignored.to_string();
-    is_for(&me, &address.project, address.device, address.epoch).map_err(ignored)?;
-    let now = shared.operations.server_time().filter(|_| is_greeted);
-    let now = now.ok_or_else(|| Ignored::NoHello.to_string())?;
-    if is_expired(address.expires_at, Some(now)).map_err(ignored)? {
-        return Err("it has expired".to_owned());
+/// Opens the channels that the servers request.
+pub(crate) struct ChannelOpener {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) clock: Arc<ServerClock>,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) channels: Arc<Channels>,
+}
+
+impl ChannelOpener {
+    /// Handles an open of a channel; `key` seals the response. `is_greeted`: whether a hello of
+    /// this connection got its welcome.
+    ///
+    /// # Errors
+    /// The reason why the open was ignored, as a message.
+    pub(crate) fn handle(
+        &self,
+        client: &Client,
+        key: SigningKey,
+        message: &[u8],
+        is_greeted: bool,
+    ) -> Result<(), String> {
+        let operation_key = self.identity.operation_key().map_err(|error| error.to_string())?;
+        let plain = cose::open(message, Kind::Open, &operation_key).map_err(|e| e.to_string())?;
+        let address: Address = codec::decode(&plain).map_err(|error| error.to_string())?;
+        let identity = &self.identity;
+        let epoch = self.outbox.view().epoch;
+        let me = CurrentIdentity { project: &identity.project, device: identity.device, epoch };
+        let ignored = |ignored: Ignored| ignored.to_string();
+        is_for(&me, &address.project, address.device, address.epoch).map_err(ignored)?;
+        let now = self.clock.confirmed_time().filter(|_| is_greeted);
+        let now = now.ok_or_else(|| Ignored::NoHello.to_string())?;
+        if is_expired(address.expires_at, Some(now)).map_err(ignored)? {
+            return Err("it has expired".to_owned());
+        }
+        let open = codec::decode::<ChannelOpen>(&plain);
+        // A shell's effects must not happen twice; a second TCP connection without data is
+        // harmless.
+        let session = match &open {
+            Ok(ChannelOpen { purpose: Purpose::Shell { session, .. }, .. }) => Some(*session),
+            _ => None,
+        };
+        // A shell without a free slot was never started, and is not recorded as an open session.
+        let permit = self.channels.acquire_permit();
+        let session = session.filter(|_| permit.is_some());
+        let noted = open_record::record_open(
+            &self.store,
+            address.channel,
+            address.expires_at,
+            now,
+            session,
+        );
+        if !noted.map_err(|error| error_chain(&error))? {
+            return Err("its channel was opened before".to_owned());
+        }
+        let opening = Opening {
+            client: client.clone(),
+            link: self.connection.subscribe(),
+            subjects: DeviceSubjects::new(&identity.project, identity.device),
+            key,
+            channel: address.channel,
+            open: Hash::of(message),
+            server_key: address.key,
+        };
+        start(&self.channels, opening, open.map_err(|error| error.to_string()), permit);
+        Ok(())
     }
-    let open = codec::decode::<ChannelOpen>(&plain);
-    // A shell's effects must not happen twice; a second TCP connection without data is harmless.
-    let session = match &open {
-        Ok(ChannelOpen { purpose: Purpose::Shell { session, .. }, .. }) => Some(*session),
-        _ => None,
-    };
-    // A shell without a free slot was never started, and is not recorded as an open session.
-    let permit = shared.channels.acquire_permit();
-    let session = session.filter(|_| permit.is_some());
-    let noted =
-        open_record::record_open(&shared.store, address.channel, address.expires_at, now, session);
-    if !noted.map_err(|error| error_chain(&error))? {
-        return Err("its channel was opened before".to_owned());
-    }
-    let opening = Opening {
-        client: client.clone(),
-        link: shared.link.subscribe(),
-        subjects: DeviceSubjects::new(&identity.project, identity.device),
-        key,
-        channel: address.channel,
-        open: Hash::of(message),
-        server_key: address.key,
-    };
-    start(shared, opening, open.map_err(|error| error.to_string()), permit);
-    Ok(())
 }
 
 /// Processes an open that gets a response.
 fn start(
-    shared: &Shared,
+    channels: &Arc<Channels>,
     opening: Opening,
     open: Result<ChannelOpen, String>,
     permit: Option<OwnedSemaphorePermit>,
 ) {
-    let channels = Arc::clone(&shared.channels);
+    let channels = Arc::clone(channels);
     let tasks = channels.tasks.clone();
     let no = |opening: Opening, cause, reason| {
         tasks.spawn(opening.refuse(cause, reason));

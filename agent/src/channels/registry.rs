@@ -12,9 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::options::{ChannelOptions, MAX_CHANNELS, MAX_SESSIONS};
-use super::session_ends::Ends;
+use super::session_ends::SessionEnds;
 use super::session_request::SessionRequest;
+use crate::outbox::Recorder;
 use crate::policy::Policy;
+use crate::store::Store;
 
 /// Timeout for ending all sessions when the agent stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -29,8 +31,7 @@ pub(crate) struct Channels {
     policy: PathBuf,
     pub(super) options: ChannelOptions,
     sessions: Mutex<BTreeMap<SessionId, SessionHandle>>,
-    /// Ends that are to be recorded.
-    pub(super) ends: Ends,
+    pub(crate) ends: SessionEnds,
     permits: Arc<Semaphore>,
     pub(super) tasks: TaskTracker,
     /// Canceled when the agent stops.
@@ -55,12 +56,17 @@ pub(super) enum ReserveError {
 }
 
 impl Channels {
-    pub(crate) fn new(policy: PathBuf, options: ChannelOptions) -> Arc<Self> {
+    pub(crate) fn new(
+        policy: PathBuf,
+        options: ChannelOptions,
+        store: Arc<Store>,
+        recorder: Recorder,
+    ) -> Arc<Self> {
         Arc::new(Self {
             policy,
             options,
             sessions: Mutex::default(),
-            ends: Ends::default(),
+            ends: SessionEnds::new(store, recorder),
             permits: Arc::new(Semaphore::new(MAX_CHANNELS)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use muster_agent::run::query_status;
+use muster_agent::status::query_status;
 use muster_agent::{Agent, AgentOptions, Status};
 
 /// Returns the status from the running agent, or from the data folder.
@@ -84,7 +84,7 @@ fn format_status(status: &Status) -> String {
     .collect()
 }
 
-fn applications(local: &muster_agent::run::LocalStatus) -> String {
+fn applications(local: &muster_agent::status::LocalStatus) -> String {
     let mut parts = vec![format!("{} points of {} series", local.points, local.series)];
     parts.extend(local.dropped.iter().map(|(cause, count)| format!("{count} dropped ({cause})")));
     if local.tags_left_out > 0 {

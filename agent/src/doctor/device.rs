@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::check::Check;
 use crate::clock::Moment;
-use crate::run::Status;
+use crate::status::Status;
 use crate::store::free_bytes;
 
 /// Minimum free disk space, in bytes: the size of a full outbox and a full backlog.

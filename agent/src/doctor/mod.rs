@@ -12,7 +12,7 @@ mod tests;
 use std::path::Path;
 
 pub use self::check::Check;
-use crate::run::Status;
+use crate::status::Status;
 
 /// Checks a data folder and everything that its device depends on. `status` is from the agent or
 /// its folder.

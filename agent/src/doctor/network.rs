@@ -15,7 +15,7 @@ use super::check::Check;
 use crate::clock::Moment;
 use crate::identity::{Http, HttpError};
 use crate::link::{broker_addresses, open_listener_tunnel, open_proxy, proxy_for, shown_proxy};
-use crate::run::Status;
+use crate::status::Status;
 use crate::trust::{PinnedCa, Verifier};
 
 /// Maximum clock skew, in microseconds: a larger one makes local logs hard to compare with

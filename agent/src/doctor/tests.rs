@@ -6,7 +6,7 @@ use muster_schemas::Timestamp;
 
 use super::*;
 use crate::identity::HttpError;
-use crate::run::{BacklogStatus, OutboxStatus};
+use crate::status::{BacklogStatus, OutboxStatus};
 
 fn status(url: &str) -> Status {
     Status {

@@ -5,11 +5,13 @@
 
 mod docker;
 mod interfaces;
+mod report;
 mod system;
 #[cfg(test)]
 mod tests;
 
 pub use interfaces::{interfaces, network_cards};
+pub(crate) use report::report_inventory;
 
 use std::path::Path;
 

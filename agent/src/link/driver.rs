@@ -16,14 +16,11 @@ use muster_schemas::wire::{Ack, ConfigUpdate, KIND_HEADER, Welcome};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::Link;
 use super::connect::is_denial;
-use super::reconnect::renew;
-use crate::channels::handle_open;
 use crate::clock::{Anchor, Moment};
 use crate::error_chain::error_chain;
 use crate::identity::Credentials;
-use crate::operations::{handle_cancel, handle_order};
-use crate::run::Shared;
 use crate::session::{Effect, Outgoing, Session};
 use crate::store::StoreError;
 
@@ -56,7 +53,7 @@ type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 type HelloReply = (Moment, Instant, Result<Message, String>);
 
 struct Driver<'a> {
-    shared: &'a Shared,
+    link: &'a Link,
     session: &'a mut Session,
     client: Client,
     publisher: Publisher,
@@ -88,7 +85,7 @@ impl IgnoredMessages {
 
 /// Drives a connection until it ends.
 pub(super) async fn drive(
-    shared: &Shared,
+    link: &Link,
     session: &mut Session,
     publisher: Publisher,
     events: mpsc::Receiver<Event>,
@@ -96,10 +93,10 @@ pub(super) async fn drive(
 ) -> End {
     let lost = |problem: String| End::Lost { is_denied: is_denial(&problem), problem };
     let client = publisher.client().clone();
-    let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
+    let subjects = DeviceSubjects::new(&link.identity.project, link.identity.device);
     session.connected(Instant::now());
     let driver = Driver {
-        shared,
+        link,
         session,
         client,
         publisher,
@@ -127,7 +124,7 @@ impl Driver<'_> {
         let mut renewal: Option<Boxed<'_, Result<Credentials, String>>> = None;
         let mut sign_of_life = tokio::time::interval(KEEP_ALIVE_INTERVAL);
         sign_of_life.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let shared = self.shared;
+        let link = self.link;
         loop {
             let now = Instant::now();
             self.session.tick(now, rand::random());
@@ -163,21 +160,21 @@ impl Driver<'_> {
                     hello = None;
                     self.on_hello_reply(reply);
                 }
-                () = shared.recorded.notified() => {}
+                () = link.recorder.recorded() => {}
                 _ = sign_of_life.tick() => {
                     // A subscription that is dropped immediately has no lasting cost.
                     drop(self.client.subscribe(self.client.new_inbox()).await.map_err(to_text)?);
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
                 () = tokio::time::sleep_until(renewal_at), if renewal.is_none() => {
-                    renewal = Some(Box::pin(renew(shared)));
+                    renewal = Some(Box::pin(link.credentials.renew()));
                 }
                 outcome = wait_for(&mut renewal) => {
                     renewal = None;
                     match outcome {
                         Ok(new) => return Ok(End::Renewed(new)),
                         Err(problem) => {
-                            shared.set_last_error(&problem);
+                            link.connection.set_last_error(&problem);
                             tracing::warn!(problem, "failed to renew the broker credentials");
                             renewal_at = tokio::time::Instant::now() + RENEW_RETRY_DELAY;
                         }
@@ -198,7 +195,7 @@ impl Driver<'_> {
             Some(Event::ServerError(error)) => {
                 let message = error.to_string();
                 tracing::warn!(error = message, "the broker reported an error");
-                self.shared.set_last_error(&message);
+                self.link.connection.set_last_error(&message);
                 self.close_reason = Some(message);
                 None
             }
@@ -217,7 +214,7 @@ impl Driver<'_> {
 
     fn send_hello(&mut self, now: Instant) -> Option<Boxed<'static, HelloReply>> {
         let at = Moment::now();
-        let version = self.shared.config_version();
+        let version = self.link.config.version();
         let hello = self.session.next_hello(now, &at, version, Uuid::new_v4())?;
         let sealed = self.session.proving_key().seal(Kind::Hello, codec::encode(&hello));
         let (client, subject) = (self.client.clone(), self.subjects.request("hello"));
@@ -255,18 +252,15 @@ impl Driver<'_> {
             }
         }
         // The server read its clock at about half of the round trip.
-        let rtt = u64::try_from((now - sent).as_micros()).unwrap_or(u64::MAX);
-        self.shared.counters.rtt(rtt);
         let mono = requested_at.mono.saturating_add(at.mono.saturating_sub(requested_at.mono) / 2);
         let anchor = Anchor { boot: at.boot, mono, server: welcome.time };
-        self.shared.set_anchor(anchor);
-        self.shared.operations.on_hello(anchor);
+        self.link.clock.confirm(anchor);
         self.is_greeted = true;
-        self.shared.with_link_state(|state| state.last_hello = Some(at.wall));
-        if let Err(error) = self.shared.apply_config(welcome.config_version, &welcome.config) {
+        self.link.connection.on_hello(now - sent, at.wall);
+        if let Err(error) = self.link.config.apply(welcome.config_version, &welcome.config) {
             tracing::warn!(error = error_chain(&error), "failed to apply the config");
         }
-        self.shared.rotate_if_requested();
+        self.link.config.rotate_key_if_requested();
     }
 
     fn on_ack(&mut self, payload: &[u8]) -> Result<(), StoreError> {
@@ -278,7 +272,7 @@ impl Driver<'_> {
             }
         };
         let at = Moment::now();
-        let effect = self.session.on_ack(&ack, Instant::now(), self.shared.time(&at))?;
+        let effect = self.session.on_ack(&ack, Instant::now(), self.link.clock.time(&at))?;
         self.apply_effect(effect);
         Ok(())
     }
@@ -288,16 +282,15 @@ impl Driver<'_> {
         match effect {
             Effect::Nothing => {}
             Effect::Confirmed(count) => {
-                self.shared.counters.events_acked(count);
-                self.shared.with_link_state(|state| state.last_ack = Some(at.wall));
-                if let Err(error) = self.shared.outbox.record_dropped(at) {
+                self.link.connection.on_ack(count, at.wall);
+                if let Err(error) = self.link.recorder.outbox().record_dropped(at) {
                     tracing::warn!(
                         error = error_chain(&error),
                         "failed to record the number of dropped events"
                     );
                 }
                 // A rotation may have waited for the previous one.
-                self.shared.rotate_if_requested();
+                self.link.config.rotate_key_if_requested();
             }
             Effect::Inconsistent => {
                 tracing::info!("the log is at an unexpected position; sending another hello");
@@ -324,11 +317,11 @@ impl Driver<'_> {
         let kind = headers.and_then(|headers| headers.get(KIND_HEADER)).map(|kind| kind.as_str());
         let outcome = match kind {
             None | Some("config") => self.on_config(&message.payload),
-            Some("run") => handle_order(self.shared, &message.payload, self.is_greeted),
-            Some("cancel") => handle_cancel(self.shared, &message.payload),
+            Some("run") => self.link.orders.handle_order(&message.payload, self.is_greeted),
+            Some("cancel") => self.link.orders.handle_cancel(&message.payload),
             Some("open") => {
                 let key = self.session.proving_key();
-                handle_open(self.shared, &self.client, key, &message.payload, self.is_greeted)
+                self.link.channels.handle(&self.client, key, &message.payload, self.is_greeted)
             }
             Some(_) => Err("this agent does not know the kind of the message".to_owned()),
         };
@@ -338,16 +331,16 @@ impl Driver<'_> {
     }
 
     fn on_config(&self, payload: &[u8]) -> Result<(), String> {
-        let identity = &self.shared.identity;
+        let identity = &self.link.identity;
         let update = self.open::<ConfigUpdate>(payload, Kind::Config)?;
-        let epoch = self.shared.outbox.view().epoch;
+        let epoch = self.link.recorder.outbox().view().epoch;
         let is_ours = update.project == identity.project
             && update.device == identity.device
             && update.epoch == epoch;
         if !is_ours {
             return Err("the message is for another device or epoch".to_owned());
         }
-        self.shared.apply_config(update.version, &update.vars).map_err(|error| error_chain(&error))
+        self.link.config.apply(update.version, &update.vars).map_err(|error| error_chain(&error))
     }
 
     /// Decrypts and verifies a message that was sealed with the project's operation key.
@@ -356,7 +349,7 @@ impl Driver<'_> {
         payload: &[u8],
         kind: Kind,
     ) -> Result<T, String> {
-        let key = self.shared.identity.operation_key().map_err(|error| error.to_string())?;
+        let key = self.link.identity.operation_key().map_err(|error| error.to_string())?;
         let opened = cose::open(payload, kind, &key).map_err(|error| error.to_string())?;
         codec::decode(&opened).map_err(|error| error.to_string())
     }

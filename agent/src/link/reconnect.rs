@@ -1,5 +1,6 @@
 //! Keeps the device connected: credentials, connection, session, and a retry after each failure.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
@@ -8,15 +9,14 @@ use muster_schemas::subjects::DeviceSubjects;
 use rand::seq::SliceRandom;
 use tokio::time::sleep;
 
+use super::Link;
 use super::connect::{ConnectError, Route, broker_addresses, connect};
 use super::driver::{End, drive};
 use crate::backoff::Backoff;
-use crate::clock::{Anchor, Moment};
-use crate::enroll::fetch_credentials;
-use crate::identity::Credentials;
-use crate::run::Shared;
+use crate::clock::Moment;
+use crate::connection::Connection;
+use crate::identity::{Credentials, Identity};
 use crate::session::Session;
-use crate::store::key;
 
 /// Minimum duration of a connection that resets the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
@@ -27,11 +27,10 @@ const ATTEMPTS_BEFORE_REFRESH: u32 = 4;
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connects, and reconnects indefinitely.
-pub(crate) async fn keep_connected(shared: &Shared) {
-    let (project, device) = (shared.identity.project.clone(), shared.identity.device);
-    let mut session = Session::new(std::sync::Arc::clone(&shared.outbox), project, device);
-    let mut credentials: Option<Credentials> =
-        shared.store.get(key::CREDENTIALS).unwrap_or_default();
+pub(crate) async fn keep_connected(link: &Link) {
+    let (project, device) = (link.identity.project.clone(), link.identity.device);
+    let mut session = Session::new(Arc::clone(link.recorder.outbox()), project, device);
+    let mut credentials = link.credentials.stored();
     let mut backoff = Backoff::reconnect();
     // Consecutive failed attempts: the broker may have moved, and new credentials name its address.
     let mut missed = 0_u32;
@@ -44,7 +43,7 @@ pub(crate) async fn keep_connected(shared: &Shared) {
         let has_moved = missed > 0 && missed.is_multiple_of(ATTEMPTS_BEFORE_REFRESH);
         let current = match usable {
             Some(cached) if !has_moved => cached,
-            cached => match (renew(shared).await, cached) {
+            cached => match (link.credentials.renew().await, cached) {
                 (Ok(new), _) => new,
                 // The broker may return before the server that gives credentials.
                 (Err(problem), Some(cached)) => {
@@ -55,12 +54,13 @@ pub(crate) async fn keep_connected(shared: &Shared) {
                     cached
                 }
                 (Err(problem), None) => {
-                    record_failure(shared, &problem, backoff.next_delay(rand::random())).await;
+                    record_failure(&link.connection, &problem, backoff.next_delay(rand::random()))
+                        .await;
                     continue;
                 }
             },
         };
-        let made = connect_to_any(shared, &current).await;
+        let made = connect_to_any(&link.identity, &current).await;
         drop(before.take());
         let (client, broker, events) = match made {
             Ok(made) => made,
@@ -70,20 +70,22 @@ pub(crate) async fn keep_connected(shared: &Shared) {
                 if !is_denied {
                     credentials = Some(current);
                 }
-                record_failure(shared, &error.to_string(), backoff.next_delay(rand::random()))
-                    .await;
+                record_failure(
+                    &link.connection,
+                    &error.to_string(),
+                    backoff.next_delay(rand::random()),
+                )
+                .await;
                 continue;
             }
         };
         missed = 0;
         let started = Instant::now();
-        let end = match set_up(shared, &client, &broker).await {
-            Ok(publisher) => drive(shared, &mut session, publisher, events, &current).await,
+        let end = match set_up(link, &client, &broker).await {
+            Ok(publisher) => drive(link, &mut session, publisher, events, &current).await,
             Err(error) => End::Lost { problem: error.to_string(), is_denied: false },
         };
-        shared.link.send_replace(None);
-        shared.with_link_state(|state| state.connected = None);
-        shared.counters.disconnected(&client);
+        link.connection.set_disconnected(&client);
         if started.elapsed() > STABLE_AFTER {
             backoff.reset();
         }
@@ -97,17 +99,17 @@ pub(crate) async fn keep_connected(shared: &Shared) {
                     credentials = Some(current);
                 }
                 drop(client);
-                record_failure(shared, &problem, backoff.next_delay(rand::random())).await;
+                record_failure(&link.connection, &problem, backoff.next_delay(rand::random()))
+                    .await;
             }
         }
     }
 }
 
 async fn connect_to_any(
-    shared: &Shared,
+    identity: &Identity,
     credentials: &Credentials,
 ) -> Result<(Client, String, tokio::sync::mpsc::Receiver<async_nats::Event>), ConnectError> {
-    let identity = &shared.identity;
     let mut addresses = broker_addresses(&credentials.response.servers, &identity.url)?;
     addresses.shuffle(&mut rand::rng());
     let mut last = ConnectError::NoAddress;
@@ -134,40 +136,19 @@ async fn connect_to_any(
 }
 
 async fn set_up(
-    shared: &Shared,
+    link: &Link,
     client: &Client,
     broker: &str,
 ) -> Result<Publisher, async_nats::SubscribeError> {
-    let stored = DeviceSubjects::new(&shared.identity.project, shared.identity.device).stored();
+    let stored = DeviceSubjects::new(&link.identity.project, link.identity.device).stored();
     let publisher = Publisher::new(client.clone(), stored, CONFIRM_TIMEOUT).await?;
-    shared.counters.connected();
-    let now = Moment::now().wall;
-    shared.with_link_state(|state| {
-        state.connected = Some((Instant::now(), now, broker.to_owned()));
-    });
-    shared.link.send_replace(Some(publisher.clone()));
+    link.connection.set_connected(publisher.clone(), broker);
     tracing::info!(broker, "connected");
     Ok(publisher)
 }
 
-/// Fetches new credentials and stores them.
-pub(super) async fn renew(shared: &Shared) -> Result<Credentials, String> {
-    let new = fetch_credentials(&shared.identity, &shared.outbox.proving_keys())
-        .await
-        .map_err(|error| format!("{error}: {}", error.source))?;
-    let server = new.response.server_time;
-    if shared.server_time(&Moment::now()).is_none() {
-        shared.set_anchor(Anchor { boot: new.boot, mono: new.mono, server });
-    }
-    if let Err(error) = shared.store.put(key::CREDENTIALS, &new) {
-        tracing::warn!(%error, "failed to store the broker credentials");
-    }
-    tracing::info!(until = %new.response.expires_at, "received new broker credentials");
-    Ok(new)
-}
-
-async fn record_failure(shared: &Shared, problem: &str, delay: Duration) {
-    shared.set_last_error(problem);
+async fn record_failure(connection: &Connection, problem: &str, delay: Duration) {
+    connection.set_last_error(problem);
     tracing::warn!(problem, wait_ms = delay.as_millis(), "not connected; retrying");
     sleep(delay).await;
 }

@@ -1,7 +1,9 @@
 //! Reads from the listeners: datagrams and streams, indefinitely, at a rate that a flood does not
 //! increase.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -14,9 +16,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::parse::Format;
 use super::point::{Cause, MAX_LINE_BYTES};
 use super::queue::{Counts, PointQueue};
-use super::sockets::Listener;
+use super::quota::Quota;
+use super::sockets::{Listener, ListenerSettings, Listeners};
 use crate::clock::Moment;
-use crate::run::Shared;
+use crate::metrics::GroupSet;
 
 /// Size of the receive buffer: the maximum size of a datagram plus one byte.
 const DATAGRAM_BUFFER_BYTES: usize = 64 * 1024 + 1;
@@ -33,32 +36,82 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// listener.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Processes the data of applications, until it is dropped.
-pub(crate) async fn listen_locally(shared: &Shared) {
-    let folder = shared.store.folder().path();
-    let requested = || shared.settings.borrow().listeners;
-    for (variable, problem) in shared.listeners.set(requested(), folder) {
-        tracing::warn!(variable, problem, "failed to open a metric socket for applications");
+/// Metrics of applications: the listeners, and the points that wait for the next batch.
+#[derive(Debug)]
+pub(crate) struct LocalMetrics {
+    /// The data folder.
+    data: PathBuf,
+    points: PointQueue,
+    listeners: Listeners,
+    requested: Mutex<ListenerSettings>,
+}
+
+impl LocalMetrics {
+    pub(crate) fn new(data: &Path) -> Self {
+        Self {
+            data: data.to_owned(),
+            points: PointQueue::default(),
+            listeners: Listeners::default(),
+            requested: Mutex::default(),
+        }
     }
-    let mut reported = (Counts::default(), Instant::now() - LOG_INTERVAL);
-    let mut tried = Instant::now();
-    loop {
-        let mut readers: FuturesUnordered<BoxFuture<'_, ()>> = shared
-            .listeners
-            .open()
-            .into_iter()
-            .map(|listener| serve(&shared.local_points, listener))
-            .collect();
+
+    pub(crate) const fn points(&self) -> &PointQueue {
+        &self.points
+    }
+
+    pub(crate) const fn listeners(&self) -> &Listeners {
+        &self.listeners
+    }
+
+    /// Sets the quota, the agent's own groups, and the listeners that must be open.
+    pub(crate) fn configure(
+        &self,
+        quota: Quota,
+        agent_groups: GroupSet,
+        listeners: ListenerSettings,
+    ) {
+        self.points.set(quota, agent_groups);
+        *self.requested.lock().unwrap_or_else(PoisonError::into_inner) = listeners;
+    }
+
+    /// Opens and closes listeners as requested. Returns those that could not be opened, by config
+    /// variable.
+    pub(crate) fn open_listeners(&self) -> BTreeMap<String, String> {
+        let requested = *self.requested.lock().unwrap_or_else(PoisonError::into_inner);
+        self.listeners.set(requested, &self.data)
+    }
+
+    /// Closes all listeners.
+    pub(crate) fn close(&self) {
+        self.listeners.close(&self.data);
+    }
+
+    /// Processes the data of applications, until it is dropped.
+    pub(crate) async fn listen(&self) {
+        for (variable, problem) in self.open_listeners() {
+            tracing::warn!(variable, problem, "failed to open a metric socket for applications");
+        }
+        let mut reported = (Counts::default(), Instant::now() - LOG_INTERVAL);
+        let mut tried = Instant::now();
         loop {
-            tokio::select! {
-                // Readers never end.
-                Some(()) = readers.next() => {}
-                () = shared.listeners.changed() => break,
-                () = sleep(CHECK_INTERVAL) => {
-                    log_dropped(&shared.local_points, &mut reported);
-                    if tried.elapsed() >= LOG_INTERVAL {
-                        tried = Instant::now();
-                        shared.listeners.set(requested(), folder);
+            let mut readers: FuturesUnordered<BoxFuture<'_, ()>> = self
+                .listeners
+                .open()
+                .into_iter()
+                .map(|listener| serve(&self.points, listener))
+                .collect();
+            loop {
+                tokio::select! {
+                    // Readers never end.
+                    Some(()) = readers.next() => {}
+                    () = self.listeners.changed() => break,
+                    () = sleep(CHECK_INTERVAL) => {
+                        log_dropped(&self.points, &mut reported);
+                        if tried.elapsed() >= LOG_INTERVAL {
+                            tried = Instant::now();
+                            self.open_listeners();
+                        }
                     }
                 }
             }

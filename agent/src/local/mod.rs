@@ -17,9 +17,9 @@ mod sockets;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use listen::listen_locally;
+pub(crate) use listen::LocalMetrics;
 pub use parse::{Format, read};
 pub use point::{Cause, WrittenPoint};
 pub use queue::{Counts, PointQueue};
 pub use quota::Quota;
-pub(crate) use sockets::{ListenerSettings, Listeners};
+pub(crate) use sockets::ListenerSettings;

@@ -76,7 +76,7 @@ impl Cause {
     }
 
     /// Returns the name of the field that counts it.
-    pub(crate) const fn as_field(self) -> &'static str {
+    pub(super) const fn as_field(self) -> &'static str {
         match self {
             Self::Malformed => "dropped_malformed",
             Self::TooLong => "dropped_too_long",

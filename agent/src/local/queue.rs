@@ -49,6 +49,23 @@ impl Counts {
     pub fn total_dropped(&self) -> u64 {
         self.dropped.iter().sum()
     }
+
+    /// Builds `muster_agent_local`: the accepted points of applications, and the dropped ones by
+    /// cause; `None` until an application has written.
+    pub(crate) fn point(&self) -> Option<Point> {
+        if self.accepted == 0 && self.total_dropped() == 0 {
+            return None;
+        }
+        let point = Point::new("muster_agent_local")
+            .field("points", self.accepted)
+            .field("series", self.series)
+            .field("tags_left_out", self.removed_entries);
+        let causes = Cause::ALL.into_iter();
+        Some(
+            causes
+                .fold(point, |point, cause| point.field(cause.as_field(), self.dropped_for(cause))),
+        )
+    }
 }
 
 #[derive(Debug, Default)]

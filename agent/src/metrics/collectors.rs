@@ -75,7 +75,6 @@ impl Collectors {
                 .collect(&mut self.files, agent, self.sample_us)
                 .map(|point| points.push(point));
             record_outcome(&mut self.failing, Group::MusterAgent, outcome);
-            points.extend(super::own::local(&agent.local));
         }
         self.sample_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         points

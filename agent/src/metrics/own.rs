@@ -11,7 +11,6 @@ use nix::sys::time::TimeValLike;
 use super::source::{CollectError, Files};
 use super::swap::page_size;
 use super::value::hundredths;
-use crate::local::{Cause, Counts};
 
 const STATM: &str = "proc/self/statm";
 
@@ -46,8 +45,6 @@ pub struct AgentCounters {
     pub bytes_in: u64,
     /// The last round-trip time to the broker, in microseconds; 0 while unknown.
     pub rtt_us: u64,
-    /// Counters of applications' metrics.
-    pub local: Counts,
 }
 
 /// Stateless.
@@ -104,21 +101,4 @@ impl Own {
         }
         Ok(point)
     }
-}
-
-/// Builds `muster_agent_local`: the accepted points of applications, and the dropped ones by cause;
-/// `None` until an application has written.
-pub(super) fn local(counts: &Counts) -> Option<Point> {
-    if counts.accepted == 0 && counts.total_dropped() == 0 {
-        return None;
-    }
-    let point = Point::new("muster_agent_local")
-        .field("points", counts.accepted)
-        .field("series", counts.series)
-        .field("tags_left_out", counts.removed_entries);
-    Some(
-        Cause::ALL
-            .into_iter()
-            .fold(point, |point, cause| point.field(cause.as_field(), counts.dropped_for(cause))),
-    )
 }

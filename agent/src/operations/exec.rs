@@ -21,11 +21,11 @@ use uuid::Uuid;
 use wait4::Wait4;
 
 use super::journal::{self, Entry};
+use super::options::OperationOptions;
 use super::prepare;
-use super::record::{self, Outcome, RunStarting, empty_report, truncate};
-use super::spool::{ReadPace, Spool};
+use super::record::{self, Outcome, RunStarting, Runs, empty_report, truncate};
+use super::spool::{ReadPace, Spool, Spools};
 use crate::clock::Moment;
-use crate::run::Shared;
 use crate::run_as::run_as;
 use crate::subprocess::{LaunchError, group, has_ended, launch, pid_of, reap_later, wait_for_end};
 
@@ -93,25 +93,26 @@ enum EndCause {
 
 /// Runs a program and records its start and end.
 pub(super) async fn run(
-    shared: &Shared,
+    runs: &Runs,
+    options: &OperationOptions,
     id: OperationId,
     entry: Entry,
     order: &RunOrder,
     exec: &Exec,
     cancel: &CancellationToken,
 ) {
-    let input = match journal::read_input(&shared.store, id) {
+    let input = match journal::read_input(&runs.store, id) {
         Ok(bytes) => bytes,
         Err(error) => {
             tracing::warn!(%error, operation = %id, "failed to start a run; retrying");
-            return shared.operations.requeue(id);
+            return runs.queue.requeue(id);
         }
     };
-    let mut entry = match record::journal_start(shared, id, entry) {
+    let mut entry = match runs.journal_start(id, entry) {
         Ok(entry) => entry,
         Err(error) => {
             tracing::warn!(%error, operation = %id, "failed to start a run; retrying");
-            return shared.operations.requeue(id);
+            return runs.queue.requeue(id);
         }
     };
     let input = input.and_then(|bytes| codec::decode::<PrivateInput>(&bytes).ok());
@@ -123,7 +124,7 @@ pub(super) async fn run(
     let prepared = run_as(exec.user.as_deref()).and_then(|user| {
         let launch = prepare::launch(exec, &user, env, id, run_tag);
         let (pipes, stdio) = if exec.background {
-            let stdio = in_background(shared, id, &stdin).map_err(|error| {
+            let stdio = in_background(&runs.spools, id, &stdin).map_err(|error| {
                 format!("failed to write the standard input to the disk: {error}")
             })?;
             (Pipes::default(), stdio)
@@ -140,7 +141,7 @@ pub(super) async fn run(
                 ended_at: now(),
                 ..empty_report(id)
             };
-            return record::record_end(shared, id, entry, Outcome::Failed.event(report));
+            return runs.record_end(id, entry, Outcome::Failed.event(report));
         }
     };
     let launched = tokio::select! {
@@ -153,7 +154,7 @@ pub(super) async fn run(
     };
     let child = match launched {
         Ok(child) => child,
-        Err(event) => return record::record_end(shared, id, entry, event),
+        Err(event) => return runs.record_end(id, entry, event),
     };
     let process = child.id();
     let pid = pid_of(process);
@@ -162,28 +163,37 @@ pub(super) async fn run(
     entry.process = group::identify(process);
     let started = RunStarting::now(id, &entry, Some(user));
     if exec.background {
-        record::record_started(shared, id, &entry, &started);
+        runs.record_started(id, &entry, &started);
         let report = RunReport { started_at, ended_at: now(), ..empty_report(id) };
-        record::record_end(shared, id, entry, Outcome::Succeeded.event(report));
+        runs.record_end(id, entry, Outcome::Succeeded.event(report));
         leader.child = None;
-        shared.operations.watch(process);
+        runs.queue.watch(process);
         return;
     }
     let Some(salts) = entry.salts else { return };
-    let spool = shared.operations.spools.create(id, &salts);
-    let attended =
-        supervise(shared, &spool, &mut leader, pipes, stdin, deadline, cancel, signals.ok());
+    let spool = runs.spools.create(id, &salts);
+    let attended = supervise(
+        &runs.spools,
+        options,
+        &spool,
+        &mut leader,
+        pipes,
+        stdin,
+        deadline,
+        cancel,
+        signals.ok(),
+    );
     tokio::pin!(attended);
     let (started, (outcome, report)) = match timeout(MAX_MERGED_RUN_TIME, &mut attended).await {
         Ok(over) => (Some(started), over),
         Err(_) => {
-            record::record_started(shared, id, &entry, &started);
+            runs.record_started(id, &entry, &started);
             (None, attended.await)
         }
     };
     let [stdout, stderr] = spool.summaries();
     let report = RunReport { started_at, ended_at: now(), stdout, stderr, ..report };
-    record::record_end_with_start(shared, id, entry, started.as_ref(), outcome.event(report));
+    runs.record_end_with_start(id, entry, started.as_ref(), outcome.event(report));
 }
 
 fn now() -> Option<muster_schemas::Timestamp> {
@@ -197,15 +207,15 @@ fn not_started(id: OperationId, outcome: Outcome, problem: &str) -> Event {
 }
 
 /// Creates standard input, output and error of a program in the background.
-fn in_background(shared: &Shared, id: OperationId, stdin: &[u8]) -> io::Result<[OwnedFd; 3]> {
+fn in_background(spools: &Spools, id: OperationId, stdin: &[u8]) -> io::Result<[OwnedFd; 3]> {
     let null = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
-    let stdin = if stdin.is_empty() { null()? } else { file_with(shared, id, stdin)? };
+    let stdin = if stdin.is_empty() { null()? } else { file_with(spools, id, stdin)? };
     Ok([stdin.into(), null()?.into(), null()?.into()])
 }
 
 /// Creates a file without a name, which only the program that gets it can read.
-fn file_with(shared: &Shared, id: OperationId, bytes: &[u8]) -> io::Result<std::fs::File> {
-    let path = shared.operations.spools.folder()?.join(format!("{id}.stdin"));
+fn file_with(spools: &Spools, id: OperationId, bytes: &[u8]) -> io::Result<std::fs::File> {
+    let path = spools.folder()?.join(format!("{id}.stdin"));
     crate::store::write_private(&path, bytes).map_err(io::Error::other)?;
     let file = std::fs::File::open(&path);
     std::fs::remove_file(&path)?;
@@ -215,7 +225,8 @@ fn file_with(shared: &Shared, id: OperationId, bytes: &[u8]) -> io::Result<std::
 /// Writes a program's input and reads its outputs until all of its processes have ended.
 #[expect(clippy::too_many_arguments, reason = "one caller, and each is another thing")]
 async fn supervise(
-    shared: &Shared,
+    spools: &Spools,
+    options: &OperationOptions,
     spool: &Spool,
     leader: &mut Leader,
     pipes: Pipes,
@@ -225,12 +236,11 @@ async fn supervise(
     mut signals: Option<Signal>,
 ) -> (Outcome, RunReport) {
     let (operation, pid) = (spool.operation, leader.pid);
-    let options = &shared.operations.options;
     let feed = write_input(pipes.stdin, stdin);
     let listen = async {
         tokio::join!(
-            store_output(shared, spool, OutputStream::Stdout, pipes.stdout),
-            store_output(shared, spool, OutputStream::Stderr, pipes.stderr),
+            store_output(spools, spool, OutputStream::Stdout, pipes.stdout),
+            store_output(spools, spool, OutputStream::Stderr, pipes.stderr),
         )
     };
     tokio::pin!(feed, listen);
@@ -330,7 +340,7 @@ async fn write_input(pipe: Option<OwnedFd>, bytes: Vec<u8>) {
 }
 
 /// Stores the data from a pipe until its end.
-async fn store_output(shared: &Shared, spool: &Spool, stream: OutputStream, pipe: Option<OwnedFd>) {
+async fn store_output(spools: &Spools, spool: &Spool, stream: OutputStream, pipe: Option<OwnedFd>) {
     let Some(pipe) = pipe.and_then(|fd| pipe::Receiver::from_owned_fd(fd).ok()) else { return };
     while pipe.readable().await.is_ok() {
         // Allocated only while there is data: a silent program needs no memory.
@@ -338,7 +348,7 @@ async fn store_output(shared: &Shared, spool: &Spool, stream: OutputStream, pipe
         match pipe.try_read(&mut buffer) {
             Ok(0) => return,
             Ok(count) => {
-                let pace = shared.operations.spools.write(spool, stream, &buffer[..count]);
+                let pace = spools.write(spool, stream, &buffer[..count]);
                 drop(buffer);
                 match pace {
                     ReadPace::Wait => spool.wait_for_room(stream).await,

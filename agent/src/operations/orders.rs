@@ -1,6 +1,7 @@
 //! Received orders: to run something, and to cancel it. The decision is in the journal when these
 //! functions return.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use muster_channel::{SealedError, open_by};
@@ -8,235 +9,238 @@ use muster_schemas::cose::{self, Kind};
 use muster_schemas::events::{Action, RefusalCause, RunAccepted};
 use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder, input_context};
 use muster_schemas::{Event, Hash, OperationId, Timestamp, codec};
-use tokio::time::sleep;
+use tokio::sync::watch;
 
 use super::check::{Address, check_address, check_private};
 use super::exec::MAX_MERGED_RUN_TIME;
 use super::journal::{self, Entry, Phase};
 use super::prepare;
 use super::queue::{Lane, MAX_WAITING_RUNS, RunStatus};
-use super::record::{Outcome, empty_report, expired, record_with_entry, rejected, started_entry};
-use crate::clock::Moment;
+use super::record::{Outcome, Runs, empty_report, expired, rejected, started_entry};
+use crate::clock::{Moment, ServerClock};
 use crate::error_chain::error_chain;
-use crate::identity::{CurrentIdentity, Ignored, is_expired};
+use crate::identity::{CurrentIdentity, Identity, Ignored, is_expired};
+use crate::outbox::Outbox;
 use crate::policy::check_policy;
-use crate::run::Shared;
 use crate::run_as::{requested_user, run_as};
 
 /// Retention of a cancel whose order has not arrived, in microseconds: longer than the lifetime of
 /// any order.
 const EARLY_CANCEL_TTL_MICROS: i64 = 90 * 24 * 3600 * 1_000_000;
 
-/// Handles an order to run something. `is_greeted`: whether a hello of this connection got its
-/// welcome.
-///
-/// # Errors
-/// The reason why the order was ignored, as a message. The server sends an order again until an
-/// event reports its receipt.
-pub(crate) fn handle_order(
-    shared: &Shared,
-    message: &[u8],
-    is_greeted: bool,
-) -> Result<(), String> {
-    let delivery: RunDelivery = codec::decode(message).map_err(|error| error.to_string())?;
-    let opened = open(shared, &delivery.order, Kind::Run)?;
-    let address = address(shared, &opened)?;
-    let id = address.operation;
-    match journal::read(&shared.store, id).map_err(|error| error_chain(&error))? {
-        Some(entry) if entry.phase == Phase::Barred => {
-            let report = empty_report(id);
-            return refuse(shared, id, entry.expires_at, &Outcome::Canceled.event(report));
+/// The receiver of orders.
+pub(crate) struct Orders {
+    pub(super) identity: Arc<Identity>,
+    pub(super) runs: Arc<Runs>,
+    pub(super) clock: Arc<ServerClock>,
+    /// Policy file of the device's owner.
+    pub(super) policy: PathBuf,
+    pub(super) max_concurrent_runs: watch::Receiver<usize>,
+}
+
+impl Orders {
+    /// Handles an order to run something. `is_greeted`: whether a hello of this connection got its
+    /// welcome.
+    ///
+    /// # Errors
+    /// The reason why the order was ignored, as a message. The server sends an order again until an
+    /// event reports its receipt.
+    pub(crate) fn handle_order(&self, message: &[u8], is_greeted: bool) -> Result<(), String> {
+        let delivery: RunDelivery = codec::decode(message).map_err(|error| error.to_string())?;
+        let opened = self.open(&delivery.order, Kind::Run)?;
+        let address = self.address(&opened)?;
+        let id = address.operation;
+        match self.runs.read(id).map_err(|error| error_chain(&error))? {
+            Some(entry) if entry.phase == Phase::Barred => {
+                let report = empty_report(id);
+                return self.refuse(id, entry.expires_at, &Outcome::Canceled.event(report));
+            }
+            Some(_) => {
+                tracing::debug!(operation = %id, "received a known order again");
+                return Ok(());
+            }
+            None => {}
         }
-        Some(_) => {
-            tracing::debug!(operation = %id, "received a known order again");
-            return Ok(());
+        if !is_greeted {
+            return Err(Ignored::NoHello.to_string());
         }
-        None => {}
+        let expires_at = address.expires_at.ok_or("its expiry time is missing")?;
+        let server_time = self.clock.confirmed_time();
+        if is_expired(expires_at, server_time).map_err(|error| error.to_string())? {
+            return self.refuse(id, expires_at, &expired(id));
+        }
+        let order: RunOrder = match codec::decode(&opened) {
+            Ok(order) => order,
+            Err(error) => {
+                let reason = format!(
+                    "muster-agent {} does not support this request: {error}",
+                    env!("CARGO_PKG_VERSION")
+                );
+                let event = rejected(id, RefusalCause::Unsupported, &reason);
+                return self.refuse(id, expires_at, &event);
+            }
+        };
+        let private = self.private_part(&order, delivery.private, delivery.sealed.as_deref())?;
+        match self.validate(&order, private.as_deref()) {
+            Ok(()) => self.accept(order, &delivery.order, private.as_deref()),
+            Err((cause, reason)) => {
+                tracing::info!(operation = %id, ?cause, reason, "an order was refused");
+                self.refuse(id, expires_at, &rejected(id, cause, &reason))
+            }
+        }
     }
-    if !is_greeted {
-        return Err(Ignored::NoHello.to_string());
+
+    /// Verifies and opens a message that was sealed with the project's operation key.
+    fn open(&self, sealed: &[u8], kind: Kind) -> Result<Vec<u8>, String> {
+        let key = self.identity.operation_key().map_err(|error| error.to_string())?;
+        cose::open(sealed, kind, &key).map_err(|error| error.to_string())
     }
-    let expires_at = address.expires_at.ok_or("its expiry time is missing")?;
-    let server_time = shared.operations.server_time();
-    if is_expired(expires_at, server_time).map_err(|error| error.to_string())? {
-        return refuse(shared, id, expires_at, &expired(id));
+
+    /// Reads the address of an order; an error if it is not for this device in its current state.
+    fn address(&self, opened: &[u8]) -> Result<Address, String> {
+        let address: Address = codec::decode(opened).map_err(|error| error.to_string())?;
+        let me = CurrentIdentity {
+            project: &self.identity.project,
+            device: self.identity.device,
+            epoch: self.outbox().view().epoch,
+        };
+        check_address(&address, &me).map_err(|error| error.to_string())?;
+        Ok(address)
     }
-    let order: RunOrder = match codec::decode(&opened) {
-        Ok(order) => order,
-        Err(error) => {
+
+    /// Returns the private part of an order, decrypted. A device whose key was just rotated may get
+    /// it sealed to the previous key.
+    ///
+    /// # Errors
+    /// When it is sealed to none of the device's keys: the server sends it again, sealed to the key
+    /// that it then knows.
+    fn private_part(
+        &self,
+        order: &RunOrder,
+        private: Option<Vec<u8>>,
+        sealed: Option<&[u8]>,
+    ) -> Result<Option<Vec<u8>>, String> {
+        let Some(sealed) = sealed else { return Ok(private) };
+        let context = input_context(&order.project, order.device, order.operation);
+        let mut keys = self.outbox().proving_keys().into_iter();
+        let opened = keys.find_map(|key| open_by(&key, &context, sealed).ok());
+        opened.map(Some).ok_or_else(|| SealedError::Open.to_string())
+    }
+
+    /// Checks whether the order is allowed and possible.
+    fn validate(
+        &self,
+        order: &RunOrder,
+        private: Option<&[u8]>,
+    ) -> Result<(), (RefusalCause, String)> {
+        let invalid = |reason| (RefusalCause::Invalid, reason);
+        check_policy(&self.policy, &order.action)
+            .map_err(|reason| (RefusalCause::Policy, reason))?;
+        let input = check_private(&order.action, order.private.as_ref(), private)
+            .map_err(|reason| (RefusalCause::PrivatePart, reason))?;
+        if let Action::Exec(exec) = &order.action {
+            let env = input.map(|input: PrivateInput| input.env).unwrap_or_default();
+            run_as(requested_user(&order.action)).map_err(invalid)?;
+            prepare::check(exec, &env).map_err(invalid)?;
+        }
+        if self.runs.queue.is_busy(Lane::of(&order.action)) {
             let reason = format!(
-                "muster-agent {} does not support this request: {error}",
-                env!("CARGO_PKG_VERSION")
+                "the limit of {MAX_WAITING_RUNS} waiting runs on this device is reached; \
+                 runs.at_once in its config sets the number of concurrent programs"
             );
-            let event = rejected(id, RefusalCause::Unsupported, &reason);
-            return refuse(shared, id, expires_at, &event);
+            return Err((RefusalCause::Busy, reason));
         }
-    };
-    let private = private_part(shared, &order, delivery.private, delivery.sealed.as_deref())?;
-    match validate(shared, &order, private.as_deref()) {
-        Ok(()) => accept(shared, order, &delivery.order, private.as_deref()),
-        Err((cause, reason)) => {
-            tracing::info!(operation = %id, ?cause, reason, "an order was refused");
-            refuse(shared, id, expires_at, &rejected(id, cause, &reason))
+        Ok(())
+    }
+
+    fn accept(&self, order: RunOrder, signed: &[u8], private: Option<&[u8]>) -> Result<(), String> {
+        let (id, action) = (order.operation, order.action.clone());
+        // There must also be room for the events of its start and its end.
+        if !self.outbox().has_room() {
+            return Err(
+                "the outbox is full; the order is accepted when space is available".to_owned()
+            );
         }
-    }
-}
-
-/// Verifies and opens a message that was sealed with the project's operation key.
-fn open(shared: &Shared, sealed: &[u8], kind: Kind) -> Result<Vec<u8>, String> {
-    let key = shared.identity.operation_key().map_err(|error| error.to_string())?;
-    cose::open(sealed, kind, &key).map_err(|error| error.to_string())
-}
-
-/// Reads the address of an order; an error if it is not for this device in its current state.
-fn address(shared: &Shared, opened: &[u8]) -> Result<Address, String> {
-    let address: Address = codec::decode(opened).map_err(|error| error.to_string())?;
-    let me = CurrentIdentity {
-        project: &shared.identity.project,
-        device: shared.identity.device,
-        epoch: shared.outbox.view().epoch,
-    };
-    check_address(&address, &me).map_err(|error| error.to_string())?;
-    Ok(address)
-}
-
-/// Returns the private part of an order, decrypted. A device whose key was just rotated may get it
-/// sealed to the previous key.
-///
-/// # Errors
-/// When it is sealed to none of the device's keys: the server sends it again, sealed to the key
-/// that it then knows.
-fn private_part(
-    shared: &Shared,
-    order: &RunOrder,
-    private: Option<Vec<u8>>,
-    sealed: Option<&[u8]>,
-) -> Result<Option<Vec<u8>>, String> {
-    let Some(sealed) = sealed else { return Ok(private) };
-    let context = input_context(&order.project, order.device, order.operation);
-    let mut keys = shared.outbox.proving_keys().into_iter();
-    let opened = keys.find_map(|key| open_by(&key, &context, sealed).ok());
-    opened.map(Some).ok_or_else(|| SealedError::Open.to_string())
-}
-
-/// Checks whether the order is allowed and possible.
-fn validate(
-    shared: &Shared,
-    order: &RunOrder,
-    private: Option<&[u8]>,
-) -> Result<(), (RefusalCause, String)> {
-    let invalid = |reason| (RefusalCause::Invalid, reason);
-    check_policy(&shared.operations.options.policy, &order.action)
-        .map_err(|reason| (RefusalCause::Policy, reason))?;
-    let input = check_private(&order.action, order.private.as_ref(), private)
-        .map_err(|reason| (RefusalCause::PrivatePart, reason))?;
-    if let Action::Exec(exec) = &order.action {
-        let env = input.map(|input: PrivateInput| input.env).unwrap_or_default();
-        run_as(requested_user(&order.action)).map_err(invalid)?;
-        prepare::check(exec, &env).map_err(invalid)?;
-    }
-    if shared.operations.is_busy(Lane::of(&order.action)) {
-        let reason = format!(
-            "the limit of {MAX_WAITING_RUNS} waiting runs on this device is reached; runs.at_once in \
-             its config sets the number of concurrent programs"
-        );
-        return Err((RefusalCause::Busy, reason));
-    }
-    Ok(())
-}
-
-fn accept(
-    shared: &Shared,
-    order: RunOrder,
-    signed: &[u8],
-    private: Option<&[u8]>,
-) -> Result<(), String> {
-    let (id, action) = (order.operation, order.action.clone());
-    // There must also be room for the events of its start and its end.
-    if !shared.outbox.has_room() {
-        return Err("the outbox is full; the order is accepted when space is available".to_owned());
-    }
-    let event: Event = RunAccepted { operation: id, order: Hash::of(signed) }.into();
-    let ticket = shared.operations.next_ticket();
-    let input = private.filter(|_| order.private.is_some());
-    let entry = Entry::new(ticket, Phase::Accepted, order.expires_at);
-    let entry = Entry { order: Some(Box::new(order)), ..entry };
-    // If the run starts now, the journal records its start together with its acceptance. The
-    // private part is kept until the start is recorded.
-    let begins = matches!(action, Action::Exec(_) | Action::Diagnostics)
-        && input.is_none()
-        && shared.operations.would_start(&action, shared.settings.borrow().max_concurrent_runs);
-    let entry = if begins { started_entry(entry) } else { entry };
-    let recorded = shared.outbox.record_in_transaction(&event, Moment::now(), |transaction| {
-        journal::put(transaction, id, &entry)?;
-        input.map_or(Ok(()), |input| journal::put_input(transaction, id, input))
-    });
-    recorded.map_err(|error| error_chain(&error))?;
-    if begins {
-        // The events of a short run are sent together: the log appends them in one transaction.
-        let recorded = Arc::clone(&shared.recorded);
-        tokio::spawn(async move {
-            sleep(MAX_MERGED_RUN_TIME).await;
-            recorded.notify_one();
+        let event: Event = RunAccepted { operation: id, order: Hash::of(signed) }.into();
+        let ticket = self.runs.queue.next_ticket();
+        let input = private.filter(|_| order.private.is_some());
+        let entry = Entry::new(ticket, Phase::Accepted, order.expires_at);
+        let entry = Entry { order: Some(Box::new(order)), ..entry };
+        // If the run starts now, the journal records its start together with its acceptance. The
+        // private part is kept until the start is recorded.
+        let begins = matches!(action, Action::Exec(_) | Action::Diagnostics)
+            && input.is_none()
+            && self.runs.queue.would_start(&action, *self.max_concurrent_runs.borrow());
+        let entry = if begins { started_entry(entry) } else { entry };
+        let events = [(&event, Moment::now())];
+        let recorded = self.outbox().record_all_in_transaction(&events, |transaction| {
+            journal::put(transaction, id, &entry)?;
+            input.map_or(Ok(()), |input| journal::put_input(transaction, id, input))
         });
-    } else {
-        shared.recorded.notify_one();
+        recorded.map_err(|error| error_chain(&error))?;
+        if begins {
+            // The events of a short run are sent together: the log appends them in one transaction.
+            self.runs.recorder.notify_after(MAX_MERGED_RUN_TIME);
+        } else {
+            self.runs.recorder.notify();
+        }
+        tracing::info!(operation = %id, action = action.name(), "an order was accepted");
+        self.runs.queue.enqueue(id, ticket, &action);
+        Ok(())
     }
-    tracing::info!(operation = %id, action = action.name(), "an order was accepted");
-    shared.operations.enqueue(id, ticket, &action);
-    Ok(())
-}
 
-/// Refuses an operation, once: it is then in the journal, and never accepted again.
-fn refuse(
-    shared: &Shared,
-    id: OperationId,
-    expires_at: Timestamp,
-    event: &Event,
-) -> Result<(), String> {
-    let entry = Entry::new(shared.operations.next_ticket(), Phase::Ended, expires_at);
-    record_with_entry(shared, id, &entry, event).map(drop).map_err(|error| error_chain(&error))
-}
+    /// Refuses an operation, once: it is then in the journal, and never accepted again.
+    fn refuse(&self, id: OperationId, expires_at: Timestamp, event: &Event) -> Result<(), String> {
+        let entry = Entry::new(self.runs.queue.next_ticket(), Phase::Ended, expires_at);
+        self.runs
+            .record_with_entry(id, &entry, event)
+            .map(drop)
+            .map_err(|error| error_chain(&error))
+    }
 
-/// Handles an order to cancel.
-///
-/// # Errors
-/// The reason why the order was ignored, as a message.
-pub(crate) fn handle_cancel(shared: &Shared, message: &[u8]) -> Result<(), String> {
-    let opened = open(shared, message, Kind::Cancel)?;
-    let id = address(shared, &opened)?.operation;
-    let order: CancelOrder = codec::decode(&opened).map_err(|error| error.to_string())?;
-    match shared.operations.cancel(id) {
-        RunStatus::Running => {
-            tracing::info!(operation = %id, "a run was canceled");
+    /// Handles an order to cancel.
+    ///
+    /// # Errors
+    /// The reason why the order was ignored, as a message.
+    pub(crate) fn handle_cancel(&self, message: &[u8]) -> Result<(), String> {
+        let opened = self.open(message, Kind::Cancel)?;
+        let id = self.address(&opened)?.operation;
+        let order: CancelOrder = codec::decode(&opened).map_err(|error| error.to_string())?;
+        match self.runs.queue.cancel(id) {
+            RunStatus::Running => {
+                tracing::info!(operation = %id, "a run was canceled");
+                return Ok(());
+            }
+            RunStatus::Waiting => return self.cancel_waiting(id),
+            RunStatus::NotOpen => {}
+        }
+        let found = self.runs.read(id).map_err(|error| error.to_string())?;
+        if found.is_some() {
             return Ok(());
         }
-        RunStatus::Waiting => return cancel_waiting(shared, id),
-        RunStatus::NotOpen => {}
+        let expires_at = order.issued_at.plus_micros(EARLY_CANCEL_TTL_MICROS);
+        let entry = Entry::new(self.runs.queue.next_ticket(), Phase::Barred, expires_at);
+        tracing::info!(
+            operation = %id,
+            "a run was canceled before its order arrived; it will not start"
+        );
+        self.runs.put(id, &entry).map_err(|error| error_chain(&error))
     }
-    let found = journal::read(&shared.store, id).map_err(|error| error.to_string())?;
-    if found.is_some() {
-        return Ok(());
-    }
-    let expires_at = order.issued_at.plus_micros(EARLY_CANCEL_TTL_MICROS);
-    let entry = Entry::new(shared.operations.next_ticket(), Phase::Barred, expires_at);
-    tracing::info!(
-        operation = %id,
-        "a run was canceled before its order arrived; it will not start"
-    );
-    shared
-        .store
-        .write(|transaction| journal::put(transaction, id, &entry))
-        .map_err(|error| error_chain(&error))
-}
 
-fn cancel_waiting(shared: &Shared, id: OperationId) -> Result<(), String> {
-    let found = journal::read(&shared.store, id).map_err(|error| error.to_string())?;
-    let Some(entry) = found else { return Ok(()) };
-    let event = Outcome::Canceled.event(empty_report(id));
-    // If this fails, the run still waits, and the server sends the cancel again.
-    record_with_entry(shared, id, &entry.ended(), &event).map_err(|error| error_chain(&error))?;
-    shared.operations.close(id);
-    tracing::info!(operation = %id, "a waiting run was canceled");
-    Ok(())
+    fn cancel_waiting(&self, id: OperationId) -> Result<(), String> {
+        let found = self.runs.read(id).map_err(|error| error.to_string())?;
+        let Some(entry) = found else { return Ok(()) };
+        let event = Outcome::Canceled.event(empty_report(id));
+        // If this fails, the run still waits, and the server sends the cancel again.
+        self.runs
+            .record_with_entry(id, &entry.ended(), &event)
+            .map_err(|error| error_chain(&error))?;
+        self.runs.queue.close(id);
+        tracing::info!(operation = %id, "a waiting run was canceled");
+        Ok(())
+    }
+
+    fn outbox(&self) -> &Outbox {
+        self.runs.recorder.outbox()
+    }
 }

@@ -3,18 +3,16 @@
 //! The queue is in memory; the journal outlives the agent.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use muster_schemas::events::Action;
-use muster_schemas::{Event, OperationId, Timestamp};
+use muster_schemas::{Event, OperationId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{self, Phase};
-use super::options::OperationOptions;
-use super::spool::Spools;
-use crate::clock::{Anchor, Moment};
+use crate::clock::ServerClock;
 use crate::store::{Store, StoreError};
 use crate::subprocess::reap;
 
@@ -40,7 +38,6 @@ struct OpenRun {
 struct QueueState {
     open: BTreeMap<OperationId, OpenRun>,
     next_ticket: u64,
-    hello: Option<Anchor>,
     /// Ends whose events do not fit into the outbox yet.
     pending_ends: BTreeMap<OperationId, Event>,
     paused_until: Option<Instant>,
@@ -52,13 +49,13 @@ struct QueueState {
 }
 
 impl QueueState {
-    /// Whether any run may start.
+    /// Whether any run may start, after a successful hello.
     fn can_start(&self) -> bool {
         let is_paused = self.paused_until.is_some_and(|until| Instant::now() < until);
         let is_leaving =
             self.is_leaving || self.open.values().any(|open| open.ends_agent && !open.is_waiting);
         // A run that starts after a restart was initiated would be killed by it.
-        self.hello.is_some() && self.pending_ends.is_empty() && !is_paused && !is_leaving
+        self.pending_ends.is_empty() && !is_paused && !is_leaving
     }
 
     fn free_slots(&self, max_concurrent: usize) -> FreeSlots {
@@ -88,15 +85,12 @@ impl FreeSlots {
     }
 }
 
-/// The operations of a running agent.
+/// The open runs of a running agent.
 #[derive(Debug)]
-pub(crate) struct Operations {
-    pub(crate) options: OperationOptions,
-    pub(super) spools: Spools,
+pub(super) struct RunQueue {
+    clock: Arc<ServerClock>,
     /// Notified when a run arrived, ended, or may start.
     pub(super) changed: Notify,
-    /// Canceled when the agent must restart.
-    pub(crate) restart: CancellationToken,
     state: Mutex<QueueState>,
 }
 
@@ -109,9 +103,9 @@ pub(super) enum RunStatus {
     Running,
 }
 
-impl Operations {
+impl RunQueue {
     /// Restores the open runs from the journal. Records nothing.
-    pub(crate) fn open(store: &Store, options: OperationOptions) -> Result<Self, StoreError> {
+    pub(super) fn open(store: &Store, clock: Arc<ServerClock>) -> Result<Self, StoreError> {
         let mut state = QueueState::default();
         for (id, entry) in journal::read_all(store)? {
             state.next_ticket = state.next_ticket.max(entry.ticket + 1);
@@ -119,28 +113,11 @@ impl Operations {
                 state.open.insert(id, OpenRun::new(entry.ticket, &order.action));
             }
         }
-        Ok(Self {
-            spools: Spools::new(store.folder().path(), options.spool_bytes),
-            options,
-            changed: Notify::new(),
-            restart: CancellationToken::new(),
-            state: Mutex::new(state),
-        })
+        Ok(Self { clock, changed: Notify::new(), state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Records a response to a hello of this process: the server's time is known.
-    pub(crate) fn on_hello(&self, anchor: Anchor) {
-        self.state().hello = Some(anchor);
-        self.changed.notify_one();
-    }
-
-    /// Returns the server's time, from the newest hello of this process and the monotonic clock.
-    pub(crate) fn server_time(&self) -> Option<Timestamp> {
-        self.state().hello?.server_time(&Moment::now())
     }
 
     pub(super) fn next_ticket(&self) -> u64 {
@@ -188,7 +165,7 @@ impl Operations {
     /// running. No run may start before a hello was successful, or while an end waits for room.
     pub(super) fn next(&self, max_concurrent: usize) -> Option<(OperationId, CancellationToken)> {
         let mut state = self.state();
-        if !state.can_start() {
+        if !self.clock.is_confirmed() || !state.can_start() {
             return None;
         }
         let places = state.free_slots(max_concurrent);
@@ -207,7 +184,10 @@ impl Operations {
         let lane = Lane::of(action);
         let is_before = |open: &OpenRun| open.ends_agent || (open.is_waiting && open.lane == lane);
         let is_first = !state.open.values().any(is_before);
-        is_first && state.can_start() && state.free_slots(max_concurrent).has(lane)
+        is_first
+            && self.clock.is_confirmed()
+            && state.can_start()
+            && state.free_slots(max_concurrent).has(lane)
     }
 
     /// Starts no further run: they are left to the next agent process.
@@ -325,17 +305,20 @@ impl OpenRun {
 
 #[cfg(test)]
 mod tests {
+    use muster_schemas::Timestamp;
     use muster_schemas::events::{Exec, Program};
     use uuid::Uuid;
 
     use super::*;
+    use crate::clock::{Anchor, Moment};
     use crate::store::Folder;
 
     #[test]
     fn runs_start_in_order_with_limited_concurrency_after_a_hello() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(Folder::open(dir.path()).unwrap()).unwrap();
-        let operations = Operations::open(&store, OperationOptions::default()).unwrap();
+        let store = Arc::new(Store::open(Folder::open(dir.path()).unwrap()).unwrap());
+        let clock = Arc::new(ServerClock::open(Arc::clone(&store)).unwrap());
+        let queue = RunQueue::open(&store, Arc::clone(&clock)).unwrap();
         let id = |n: u128| OperationId(Uuid::from_u128(n));
         let exec = Action::Exec(Exec {
             program: Program::Shell("true".into()),
@@ -345,39 +328,39 @@ mod tests {
             background: false,
         });
         for number in [9, 5, 7] {
-            operations.enqueue(id(number), operations.next_ticket(), &exec);
+            queue.enqueue(id(number), queue.next_ticket(), &exec);
         }
-        let next = |at_once| operations.next(at_once).map(|(id, _)| id.0.as_u128());
+        let next = |at_once| queue.next(at_once).map(|(id, _)| id.0.as_u128());
         assert_eq!(next(2), None, "no hello yet");
-        assert_eq!(operations.server_time(), None);
+        assert_eq!(clock.confirmed_time(), None);
         let at = Moment::now();
-        operations.on_hello(Anchor { boot: at.boot, mono: at.mono, server: Timestamp(5) });
-        assert!(operations.server_time().is_some());
-        assert!(!operations.would_start(&exec, 9), "others were first");
+        clock.confirm(Anchor { boot: at.boot, mono: at.mono, server: Timestamp(5) });
+        assert!(clock.confirmed_time().is_some());
+        assert!(!queue.would_start(&exec, 9), "others were first");
         assert_eq!((next(2), next(2), next(2)), (Some(9), Some(5), None));
-        assert!(operations.would_start(&Action::RestartAgent, 2));
-        operations.enqueue(id(1), operations.next_ticket(), &Action::RestartAgent);
+        assert!(queue.would_start(&Action::RestartAgent, 2));
+        queue.enqueue(id(1), queue.next_ticket(), &Action::RestartAgent);
         assert_eq!(next(2), Some(1), "takes no place");
-        operations.close(id(9));
+        queue.close(id(9));
         assert_eq!(next(2), None, "it would be killed");
-        operations.close(id(1));
+        queue.close(id(1));
         let level = Action::LogLevel { level: "debug".into(), seconds: None };
-        operations.enqueue(id(2), operations.next_ticket(), &level);
+        queue.enqueue(id(2), queue.next_ticket(), &level);
         assert_eq!((next(1), next(1)), (Some(2), None), "takes no place");
-        operations.hold_end(id(9), muster_schemas::events::RunExpired { operation: id(9) }.into());
+        queue.hold_end(id(9), muster_schemas::events::RunExpired { operation: id(9) }.into());
         assert_eq!(next(2), None, "an end waits");
-        operations.remove_end(id(9));
-        operations.requeue(id(5));
+        queue.remove_end(id(9));
+        queue.requeue(id(5));
         assert_eq!(next(2), None, "paused");
-        assert_eq!(operations.waiting(), [id(5), id(7)]);
-        assert!(matches!(operations.cancel(id(7)), RunStatus::Waiting));
-        assert!(matches!(operations.cancel(id(2)), RunStatus::Running));
-        assert!(matches!(operations.cancel(id(9)), RunStatus::NotOpen));
-        operations.stop_starting();
-        assert!(!operations.would_start(&Action::RestartAgent, 2));
+        assert_eq!(queue.waiting(), [id(5), id(7)]);
+        assert!(matches!(queue.cancel(id(7)), RunStatus::Waiting));
+        assert!(matches!(queue.cancel(id(2)), RunStatus::Running));
+        assert!(matches!(queue.cancel(id(9)), RunStatus::NotOpen));
+        queue.stop_starting();
+        assert!(!queue.would_start(&Action::RestartAgent, 2));
         for number in 100..200 {
-            assert_eq!(operations.is_busy(Lane::Programs), number >= 198);
-            operations.enqueue(id(number), operations.next_ticket(), &exec);
+            assert_eq!(queue.is_busy(Lane::Programs), number >= 198);
+            queue.enqueue(id(number), queue.next_ticket(), &exec);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The events of a run, each recorded in one transaction with the run's journal entry.
 
+use std::sync::Arc;
+
 use muster_schemas::events::{
     RefusalCause, RunCanceled, RunExpired, RunFailed, RunInterrupted, RunRejected, RunReport,
     RunStarted, RunSucceeded, RunTimedOut,
@@ -9,10 +11,11 @@ use serde_bytes::ByteArray;
 use uuid::Uuid;
 
 use super::journal::{self, Entry, Phase, RunStart, Salts};
+use super::queue::RunQueue;
+use super::spool::Spools;
 use crate::clock::Moment;
-use crate::outbox::RecordError;
-use crate::run::Shared;
-use crate::store::StoreError;
+use crate::outbox::{RecordError, Recorder};
+use crate::store::{Store, StoreError};
 
 /// Maximum length of a message in an event, in characters.
 const MAX_MESSAGE_CHARS: usize = 1000;
@@ -72,36 +75,6 @@ pub(super) fn expired(operation: OperationId) -> Event {
     RunExpired { operation }.into()
 }
 
-/// Records an event and the journal entry in one transaction.
-pub(super) fn record_with_entry(
-    shared: &Shared,
-    id: OperationId,
-    entry: &Entry,
-    event: &Event,
-) -> Result<u64, RecordError> {
-    let seq = shared.outbox.record_in_transaction(event, Moment::now(), |transaction| {
-        journal::put(transaction, id, entry)
-    })?;
-    shared.recorded.notify_one();
-    Ok(seq)
-}
-
-/// Writes the start of a run to the journal, before anything starts. After this, it never starts
-/// again.
-pub(super) fn journal_start(
-    shared: &Shared,
-    id: OperationId,
-    entry: Entry,
-) -> Result<Entry, StoreError> {
-    if entry.phase == Phase::Begun {
-        // The start was written together with the acceptance.
-        return Ok(entry);
-    }
-    let entry = started_entry(entry);
-    shared.store.write(|transaction| journal::put(transaction, id, &entry))?;
-    Ok(entry)
-}
-
 /// Returns the journal entry of a run that starts.
 pub(super) fn started_entry(entry: Entry) -> Entry {
     let at = Moment::now();
@@ -130,98 +103,134 @@ impl RunStarting {
     }
 }
 
-/// Records that a run has just started, with the process in `entry`.
-pub(super) fn record_started_now(
-    shared: &Shared,
-    id: OperationId,
-    entry: &Entry,
-    user: Option<String>,
-) {
-    record_started(shared, id, entry, &RunStarting::now(id, entry, user));
+/// The runs of this device: those that are open, their journal, events and outputs.
+pub(super) struct Runs {
+    pub(super) store: Arc<Store>,
+    pub(super) recorder: Recorder,
+    pub(super) queue: RunQueue,
+    pub(super) spools: Spools,
 }
 
-/// Records that a run has started. If the outbox is full, the process is written to the journal
-/// anyway: the next agent process may have to find it.
-pub(super) fn record_started(
-    shared: &Shared,
-    id: OperationId,
-    entry: &Entry,
-    started: &RunStarting,
-) {
-    let recorded = shared.outbox.record_in_transaction(&started.event, started.at, |transaction| {
-        journal::put(transaction, id, entry)
-    });
-    shared.recorded.notify_one();
-    if let Err(error) = recorded {
-        tracing::warn!(%error, operation = %id, "failed to report the start of a run");
-        // Not retried: it counts as dropped, unless there is room by now.
-        let _ = shared.record(&started.event);
-        if let Err(error) = shared.store.write(|transaction| journal::put(transaction, id, entry)) {
-            tracing::warn!(%error, operation = %id, "failed to write the journal");
-        }
+impl Runs {
+    /// Reads a run's journal entry.
+    pub(super) fn read(&self, id: OperationId) -> Result<Option<Entry>, StoreError> {
+        journal::read(&self.store, id)
     }
-}
 
-/// Records a run's end. If the outbox is full, the end is kept and recorded later by
-/// [`record_held_ends`]: it is never lost and never counted as dropped.
-pub(super) fn record_end(shared: &Shared, id: OperationId, entry: Entry, event: Event) {
-    record_end_with_start(shared, id, entry, None, event);
-}
-
-/// Like [`end`], together with the start if that is not recorded yet.
-pub(super) fn record_end_with_start(
-    shared: &Shared,
-    id: OperationId,
-    entry: Entry,
-    started: Option<&RunStarting>,
-    event: Event,
-) {
-    tracing::info!(operation = %id, event = event.kind(), "a run has ended");
-    if let Some(spool) = shared.operations.spools.get(id) {
-        spool.end();
+    /// Writes a run's journal entry.
+    pub(super) fn put(&self, id: OperationId, entry: &Entry) -> Result<(), StoreError> {
+        self.store.write(|transaction| journal::put(transaction, id, entry))
     }
-    let ended = entry.clone().ended();
-    let start = started.map(|started| (&started.event, started.at));
-    let all: Vec<_> = start.into_iter().chain([(&event, Moment::now())]).collect();
-    let recorded = shared
-        .outbox
-        .record_all_in_transaction(&all, |transaction| journal::put(transaction, id, &ended));
-    shared.recorded.notify_one();
-    if let Err(error) = recorded {
-        tracing::warn!(%error, operation = %id, "failed to record the end of a run; retrying");
-        if let Some(started) = started {
-            record_started(shared, id, &entry, started);
-        }
-        let kept = Entry { phase: Phase::Begun, end: Some(Box::new(event.clone())), ..entry };
-        // If the write fails, the end is only in memory.
-        if let Err(error) = shared.store.write(|transaction| journal::put(transaction, id, &kept)) {
-            tracing::warn!(%error, operation = %id, "failed to write the journal");
-        }
-        shared.operations.hold_end(id, event);
-    }
-    shared.operations.close(id);
-}
 
-/// Tries again to record the ends for which there was no room.
-pub(super) fn record_held_ends(shared: &Shared) {
-    for (id, event) in shared.operations.held_ends() {
-        let entry = match journal::read(&shared.store, id) {
-            Ok(Some(entry)) => entry.ended(),
-            Ok(None) => Entry::new(0, Phase::Ended, Moment::now().wall),
-            Err(error) => {
-                tracing::debug!(%error, operation = %id, "failed to read the journal");
-                return;
+    /// Records an event and the journal entry in one transaction.
+    pub(super) fn record_with_entry(
+        &self,
+        id: OperationId,
+        entry: &Entry,
+        event: &Event,
+    ) -> Result<u64, RecordError> {
+        self.recorder.record_in_transaction(&[(event, Moment::now())], |transaction| {
+            journal::put(transaction, id, entry)
+        })
+    }
+
+    /// Writes the start of a run to the journal, before anything starts. After this, it never
+    /// starts again.
+    pub(super) fn journal_start(&self, id: OperationId, entry: Entry) -> Result<Entry, StoreError> {
+        if entry.phase == Phase::Begun {
+            // The start was written together with the acceptance.
+            return Ok(entry);
+        }
+        let entry = started_entry(entry);
+        self.put(id, &entry)?;
+        Ok(entry)
+    }
+
+    /// Records that a run has just started, with the process in `entry`.
+    pub(super) fn record_started_now(&self, id: OperationId, entry: &Entry, user: Option<String>) {
+        self.record_started(id, entry, &RunStarting::now(id, entry, user));
+    }
+
+    /// Records that a run has started. If the outbox is full, the process is written to the journal
+    /// anyway: the next agent process may have to find it.
+    pub(super) fn record_started(&self, id: OperationId, entry: &Entry, started: &RunStarting) {
+        let events = [(&started.event, started.at)];
+        let recorded = self
+            .recorder
+            .record_in_transaction(&events, |transaction| journal::put(transaction, id, entry));
+        if let Err(error) = recorded {
+            tracing::warn!(%error, operation = %id, "failed to report the start of a run");
+            // Not retried: it counts as dropped, unless there is room by now.
+            let _ = self.recorder.record(&started.event);
+            if let Err(error) = self.put(id, entry) {
+                tracing::warn!(%error, operation = %id, "failed to write the journal");
             }
-        };
-        match record_with_entry(shared, id, &entry, &event) {
-            Ok(_) => shared.operations.remove_end(id),
-            Err(RecordError::TooLarge { .. }) => {
-                tracing::error!(operation = %id, "the end of a run is too large to be recorded");
-                shared.operations.remove_end(id);
+        }
+    }
+
+    /// Records a run's end. If the outbox is full, the end is kept and recorded later by
+    /// [`Self::record_held_ends`]: it is never lost and never counted as dropped.
+    pub(super) fn record_end(&self, id: OperationId, entry: Entry, event: Event) {
+        self.record_end_with_start(id, entry, None, event);
+    }
+
+    /// Like [`Self::record_end`], together with the start if that is not recorded yet.
+    pub(super) fn record_end_with_start(
+        &self,
+        id: OperationId,
+        entry: Entry,
+        started: Option<&RunStarting>,
+        event: Event,
+    ) {
+        tracing::info!(operation = %id, event = event.kind(), "a run has ended");
+        if let Some(spool) = self.spools.get(id) {
+            spool.end();
+        }
+        let ended = entry.clone().ended();
+        let start = started.map(|started| (&started.event, started.at));
+        let all: Vec<_> = start.into_iter().chain([(&event, Moment::now())]).collect();
+        let recorded = self
+            .recorder
+            .record_in_transaction(&all, |transaction| journal::put(transaction, id, &ended));
+        if let Err(error) = recorded {
+            tracing::warn!(%error, operation = %id, "failed to record the end of a run; retrying");
+            if let Some(started) = started {
+                self.record_started(id, &entry, started);
             }
-            Err(error) => {
-                tracing::debug!(%error, operation = %id, "the end of a run is still pending");
-                return;
+            let kept = Entry { phase: Phase::Begun, end: Some(Box::new(event.clone())), ..entry };
+            // If the write fails, the end is only in memory.
+            if let Err(error) = self.put(id, &kept) {
+                tracing::warn!(%error, operation = %id, "failed to write the journal");
+            }
+            self.queue.hold_end(id, event);
+        }
+        self.queue.close(id);
+    }
+
+    /// Tries again to record the ends for which there was no room.
+    pub(super) fn record_held_ends(&self) {
+        for (id, event) in self.queue.held_ends() {
+            let entry = match self.read(id) {
+                Ok(Some(entry)) => entry.ended(),
+                Ok(None) => Entry::new(0, Phase::Ended, Moment::now().wall),
+                Err(error) => {
+                    tracing::debug!(%error, operation = %id, "failed to read the journal");
+                    return;
+                }
+            };
+            match self.record_with_entry(id, &entry, &event) {
+                Ok(_) => self.queue.remove_end(id),
+                Err(RecordError::TooLarge { .. }) => {
+                    tracing::error!(
+                        operation = %id,
+                        "the end of a run is too large to be recorded"
+                    );
+                    self.queue.remove_end(id);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, operation = %id, "the end of a run is still pending");
+                    return;
+                }
             }
         }
     }

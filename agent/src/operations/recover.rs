@@ -1,5 +1,7 @@
 //! Recovers the runs of an earlier agent process: each gets exactly one end.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use muster_schemas::events::{Action, RunReport};
 use muster_schemas::{Event, OperationId};
@@ -7,16 +9,18 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::journal::{self, Entry, Phase};
-use super::record::{self, Outcome, empty_report};
+use super::record::{Outcome, Runs, empty_report};
 use crate::clock::Moment;
-use crate::run::Shared;
 use crate::subprocess::group;
 
 /// Reads the journal when the agent starts. Returns the runs that continue, with the tokens that
 /// cancel them: uploads, and a machine restart that has not happened yet.
-pub(super) async fn recover(shared: &Shared) -> Vec<(OperationId, Entry, CancellationToken)> {
-    let operations = &shared.operations;
-    let all = match journal::read_all(&shared.store) {
+pub(super) async fn recover(
+    runs: &Runs,
+    kill_after: Duration,
+) -> Vec<(OperationId, Entry, CancellationToken)> {
+    let (queue, spools) = (&runs.queue, &runs.spools);
+    let all = match journal::read_all(&runs.store) {
         Ok(all) => all,
         Err(error) => {
             tracing::error!(%error, "failed to read the previous runs");
@@ -24,38 +28,37 @@ pub(super) async fn recover(shared: &Shared) -> Vec<(OperationId, Entry, Cancell
         }
     };
     // Sorted by id, like the journal.
-    operations
-        .spools
-        .sweep(|id| all.binary_search_by_key(&id.0.as_u128(), |it| it.0.0.as_u128()).is_ok());
+    spools.sweep(|id| all.binary_search_by_key(&id.0.as_u128(), |it| it.0.0.as_u128()).is_ok());
     let (mut goes_on, mut lost) = (Vec::new(), Vec::new());
     for (id, entry) in all {
         if let Some(salts) = &entry.salts {
-            operations.spools.restore(id, salts);
+            spools.restore(id, salts);
             if entry.phase != Phase::Begun {
-                operations.spools.delete_archive(id);
+                spools.delete_archive(id);
             }
         }
         if let Some(process) = entry.process {
-            operations.watch(process.pid);
+            queue.watch(process.pid);
         }
         match recovery_action(&entry, Moment::now().boot) {
             RecoveryAction::Nothing => {}
-            RecoveryAction::RecordEnd(end) => operations.hold_end(id, *end),
+            RecoveryAction::RecordEnd(end) => queue.hold_end(id, *end),
             RecoveryAction::Resume => {
                 let action = entry.order.as_ref().map_or(&Action::Reboot, |order| &order.action);
-                let cancel = operations.resume(id, entry.ticket, action);
+                let cancel = queue.resume(id, entry.ticket, action);
                 goes_on.push((id, entry, cancel));
             }
             RecoveryAction::Succeed => {
-                let report = RunReport { ended_at: now(), ..partial_report(shared, id, &entry) };
-                record::record_end(shared, id, entry, Outcome::Succeeded.event(report));
+                let report = RunReport { ended_at: now(), ..partial_report(runs, id, &entry) };
+                runs.record_end(id, entry, Outcome::Succeeded.event(report));
             }
             RecoveryAction::Interrupt => lost.push((id, entry)),
         }
     }
     // A process may have been a child of this process id, if the agent re-executed itself.
-    operations.reap();
-    join_all(lost.into_iter().map(|(id, entry)| record_interrupted(shared, id, entry))).await;
+    queue.reap();
+    join_all(lost.into_iter().map(|(id, entry)| record_interrupted(runs, kill_after, id, entry)))
+        .await;
     goes_on
 }
 
@@ -95,9 +98,8 @@ fn now() -> Option<muster_schemas::Timestamp> {
 }
 
 /// Returns the available report of a run that no process follows.
-fn partial_report(shared: &Shared, id: OperationId, entry: &Entry) -> RunReport {
-    let [stdout, stderr] =
-        shared.operations.spools.get(id).map(|spool| spool.summaries()).unwrap_or_default();
+fn partial_report(runs: &Runs, id: OperationId, entry: &Entry) -> RunReport {
+    let [stdout, stderr] = runs.spools.get(id).map(|spool| spool.summaries()).unwrap_or_default();
     let started_at = entry.begun.map(|start| start.at);
     RunReport { started_at, stdout, stderr, ..empty_report(id) }
 }
@@ -107,13 +109,12 @@ pub const INTERRUPTED: &str = "the agent process ended during the run";
 /// Added when leftover processes of the run were ended.
 pub const LEFTOVERS_ENDED: &str = "its remaining processes were terminated";
 
-async fn record_interrupted(shared: &Shared, id: OperationId, entry: Entry) {
+async fn record_interrupted(runs: &Runs, kill_after: Duration, id: OperationId, entry: Entry) {
     // Read it now: the output is deleted as soon as the server has it.
-    let report = partial_report(shared, id, &entry);
+    let report = partial_report(runs, id, &entry);
     let mut problem = INTERRUPTED.to_owned();
     if let Some(start) = entry.begun.filter(|start| start.boot == Moment::now().boot) {
-        let timeout = shared.operations.options.kill_after;
-        if group::end_leftovers(start.mark, entry.process, timeout).await {
+        if group::end_leftovers(start.mark, entry.process, kill_after).await {
             problem.push_str(&format!("; {LEFTOVERS_ENDED}"));
         }
     } else {
@@ -123,7 +124,7 @@ async fn record_interrupted(shared: &Shared, id: OperationId, entry: Entry) {
         problem.push_str("; it is unknown whether its program was started");
     }
     let report = RunReport { problem: Some(problem), ..report };
-    record::record_end(shared, id, entry, Outcome::Interrupted.event(report));
+    runs.record_end(id, entry, Outcome::Interrupted.event(report));
 }
 
 /// Problem of a run that was terminated because the agent stopped.
@@ -132,15 +133,14 @@ pub const STOPPED: &str = "the run was terminated because the agent was stopped"
 /// Records interrupted runs when the agent stops and has killed them. A pending machine restart is
 /// excluded, because it may be the reason for the stop, and so are uploads, which the next agent
 /// process continues.
-pub(crate) fn interrupt(shared: &Shared) {
+pub(super) fn interrupt(runs: &Runs) {
     // Runs whose start was written with their acceptance and that still wait are left to the next
     // agent process.
-    for id in shared.operations.waiting() {
-        let Ok(Some(entry)) = journal::read(&shared.store, id) else { continue };
+    for id in runs.queue.waiting() {
+        let Ok(Some(entry)) = runs.read(id) else { continue };
         if entry.phase == Phase::Begun {
             let entry = Entry { phase: Phase::Accepted, begun: None, salts: None, ..entry };
-            let put = shared.store.write(|transaction| journal::put(transaction, id, &entry));
-            if let Err(error) = put {
+            if let Err(error) = runs.put(id, &entry) {
                 tracing::warn!(
                     %error,
                     operation = %id,
@@ -149,8 +149,8 @@ pub(crate) fn interrupt(shared: &Shared) {
             }
         }
     }
-    for id in shared.operations.running() {
-        let Ok(Some(entry)) = journal::read(&shared.store, id) else { continue };
+    for id in runs.queue.running() {
+        let Ok(Some(entry)) = runs.read(id) else { continue };
         let goes_on = entry
             .order
             .as_ref()
@@ -162,9 +162,9 @@ pub(crate) fn interrupt(shared: &Shared) {
         let report = RunReport {
             problem: Some(problem),
             ended_at: now(),
-            ..partial_report(shared, id, &entry)
+            ..partial_report(runs, id, &entry)
         };
-        record::record_end(shared, id, entry, Outcome::Interrupted.event(report));
+        runs.record_end(id, entry, Outcome::Interrupted.event(report));
     }
 }
 

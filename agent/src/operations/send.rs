@@ -8,17 +8,15 @@ use std::time::Duration;
 use async_nats::Client;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use muster_channel::{Publisher, seal_to};
-use muster_schemas::subjects::DeviceSubjects;
-use muster_schemas::wire::{MAX_PIECE_BYTES, OutputPiece, OutputTaken, output_context};
-use muster_schemas::{OperationId, codec, compress};
-use tokio::sync::{Semaphore, watch};
+use muster_schemas::wire::{MAX_PIECE_BYTES, OutputPiece, OutputTaken};
+use muster_schemas::{OperationId, compress};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::spool::{Piece, Spool};
+use super::output_client::OutputClient;
+use super::spool::{Piece, Spool, Spools};
 use crate::backoff::Backoff;
-use crate::identity::Identity;
-use crate::run::Shared;
+use crate::connection::connected;
 
 /// Time for which output is gathered before it is sent.
 const COLLECT_TIME: Duration = Duration::from_millis(100);
@@ -28,12 +26,8 @@ const COLLECT_TIME: Duration = Duration::from_millis(100);
 const MAX_CONCURRENT_REQUESTS: usize = 4;
 /// Wait before output is offered again to a reader that has no room for it.
 const READER_RETRY_DELAY: Duration = Duration::from_millis(50);
-/// Timeout of a response.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Sends outputs, indefinitely.
-pub(crate) async fn send_outputs(shared: &Shared) {
-    let spools = &shared.operations.spools;
+pub(super) async fn send_outputs(server: &OutputClient, spools: &Spools) {
     // Declared first, because the futures borrow it.
     let asking = Semaphore::new(MAX_CONCURRENT_REQUESTS);
     let mut sending = FuturesUnordered::new();
@@ -41,7 +35,7 @@ pub(crate) async fn send_outputs(shared: &Shared) {
     loop {
         for spool in spools.list() {
             if busy.insert(spool.operation) {
-                sending.push(send(shared, spool, &asking));
+                sending.push(send(server, spools, spool, &asking));
             }
         }
         tokio::select! {
@@ -52,11 +46,13 @@ pub(crate) async fn send_outputs(shared: &Shared) {
 }
 
 /// Sends one run's outputs until the server has them.
-async fn send(shared: &Shared, spool: Arc<Spool>, permits: &Semaphore) -> OperationId {
-    let spools = &shared.operations.spools;
-    let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
-    let subject = subjects.request("output");
-    let mut link = shared.link.subscribe();
+async fn send(
+    server: &OutputClient,
+    spools: &Spools,
+    spool: Arc<Spool>,
+    permits: &Semaphore,
+) -> OperationId {
+    let mut link = server.subscribe();
     let mut backoff = Backoff::reconnect();
     let mut before = None;
     while !spool.is_done() {
@@ -81,7 +77,7 @@ async fn send(shared: &Shared, spool: Arc<Spool>, permits: &Semaphore) -> Operat
                 break;
             }
         };
-        let response = send_piece(shared, &client, &subject, spool.operation, &piece).await;
+        let response = send_piece(server, &client, spool.operation, &piece).await;
         if piece.is_live {
             let response = response.ok().map(|taken| (taken.next, taken.reader));
             if let Some((next, has_reader)) = response {
@@ -142,51 +138,14 @@ async fn wait_for_output(spool: &Spool) {
     let _ = timeout(COLLECT_TIME, filled).await;
 }
 
-pub(super) async fn connected(link: &mut watch::Receiver<Option<Publisher>>) -> Client {
-    match link
-        .wait_for(Option::is_some)
-        .await
-        .ok()
-        .and_then(|link| link.as_ref().map(|link| link.client().clone()))
-    {
-        Some(client) => client,
-        // The agent is ending, and this task with it.
-        None => std::future::pending().await,
-    }
-}
-
 async fn send_piece(
-    shared: &Shared,
+    server: &OutputClient,
     client: &Client,
-    subject: &str,
     operation: OperationId,
     piece: &Piece,
 ) -> Result<OutputTaken, String> {
-    let message = seal(shared, pack(operation, piece))?;
-    request(client, subject, message).await
-}
-
-/// Sends a piece and waits for the server's response.
-pub(super) async fn request(
-    client: &Client,
-    subject: &str,
-    message: Vec<u8>,
-) -> Result<OutputTaken, String> {
-    let request = client.request(subject.to_owned(), message.into());
-    let response = timeout(RESPONSE_TIMEOUT, request)
-        .await
-        .map_err(|_| "no response arrived".to_owned())?
-        .map_err(|error| error.to_string())?;
-    codec::decode(&response.payload).map_err(|error| error.to_string())
-}
-
-/// Seals a piece to the project's operation key and encodes it: the broker must not read it.
-pub(super) fn seal(shared: &Shared, piece: OutputPiece) -> Result<Vec<u8>, String> {
-    let Identity { project, device, .. } = &shared.identity;
-    let key = shared.identity.operation_key().map_err(|error| error.to_string())?;
-    let context = output_context(project, *device, &piece);
-    let data = seal_to(&key, &context, &piece.data).map_err(|error| error.to_string())?;
-    Ok(codec::encode(&OutputPiece { data, sealed: true, ..piece }))
+    let message = server.seal(pack(operation, piece))?;
+    server.request(client, message).await
 }
 
 fn pack(operation: OperationId, piece: &Piece) -> OutputPiece {

@@ -14,6 +14,7 @@ mod epoch;
 mod head;
 mod keys;
 mod record;
+mod recorder;
 mod rotation;
 #[cfg(test)]
 mod rotation_tests;
@@ -28,6 +29,7 @@ use muster_schemas::{DeviceId, Hash, ProjectId, SigningKey};
 pub use head::{Verdict, compare_head};
 pub use keys::Prover;
 pub use record::RecordError;
+pub use recorder::Recorder;
 pub use state::{Dropped, Pending, View};
 
 use self::keys::Keys;

@@ -8,10 +8,12 @@ use muster_schemas::metrics::MetricBatch;
 use muster_schemas::subjects::DeviceSubjects;
 use tokio::time::sleep;
 
-use super::backlog::merge;
+use super::backlog::{Backlog, merge};
 use super::sampler::warn_dropped;
 use crate::backoff::Backoff;
-use crate::run::Shared;
+use crate::clock::ServerClock;
+use crate::connection::Connection;
+use crate::identity::Identity;
 
 /// Maximum random delay after a reconnect, because all devices of a fleet may reconnect at the same
 /// moment.
@@ -20,22 +22,27 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(5);
 const SEND_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Sends the backlog when there is one and the broker is connected.
-pub(crate) async fn send_backlog(shared: &Shared) {
-    let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
+pub(crate) async fn send_backlog(
+    identity: &Identity,
+    connection: &Connection,
+    clock: &ServerClock,
+    backlog: &Backlog,
+) {
+    let subjects = DeviceSubjects::new(&identity.project, identity.device);
     let subject = subjects.backfill();
-    let mut link = shared.link.subscribe();
+    let mut link = connection.subscribe();
     let mut backoff = Backoff::reconnect();
     loop {
-        // `shared` owns the sender, so there is no error.
+        // The caller owns the sender, so there is no error.
         let _ = link.wait_for(Option::is_some).await;
         sleep(MAX_RECONNECT_DELAY.mul_f64(rand::random())).await;
         loop {
             let publisher = link.borrow_and_update().clone();
             let Some(publisher) = publisher else { break };
-            let (places, batches) = match shared.backlog.oldest() {
+            let (places, batches) = match backlog.oldest() {
                 Ok((places, _)) if places.is_empty() => {
                     tokio::select! {
-                        () = shared.backlog_grew.notified() => {}
+                        () = backlog.grew() => {}
                         _ = link.changed() => {}
                     }
                     continue;
@@ -47,7 +54,7 @@ pub(crate) async fn send_backlog(shared: &Shared) {
                     continue;
                 }
             };
-            let (whole, taken) = merge(&batches, shared.anchor().as_ref());
+            let (whole, taken) = merge(&batches, clock.anchor().as_ref());
             let (messages, dropped) = whole
                 .map(|whole| whole.messages(MetricBatch::encode_compressed))
                 .unwrap_or_default();
@@ -57,10 +64,10 @@ pub(crate) async fn send_backlog(shared: &Shared) {
             }
             warn_dropped(dropped);
             backoff.reset();
-            shared.counters.batches_sent();
+            connection.on_batch_sent();
             // Unreadable batches have no use; they are deleted with those around them.
             let sent = if taken == batches.len() { places.len() } else { taken };
-            if let Err(error) = shared.backlog.remove(places.get(..sent).unwrap_or(&places)) {
+            if let Err(error) = backlog.remove(places.get(..sent).unwrap_or(&places)) {
                 tracing::warn!(%error, "failed to remove sent batches from the backlog");
                 sleep(backoff.next_delay(rand::random())).await;
             }

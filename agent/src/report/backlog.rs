@@ -9,6 +9,7 @@ use muster_schemas::metrics::{MAX_BATCH_BYTES, MAX_POINTS, MetricBatch, Point};
 use muster_schemas::{codec, compress};
 use redb::{ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::clock::Anchor;
@@ -105,6 +106,8 @@ pub struct Backlog {
     store: Arc<Store>,
     limit: u64,
     state: Mutex<State>,
+    /// Notified when a batch was added.
+    grew: Notify,
 }
 
 impl Backlog {
@@ -125,7 +128,7 @@ impl Backlog {
             }
             Ok(state)
         })?;
-        Ok(Self { store, limit, state: Mutex::new(state) })
+        Ok(Self { store, limit, state: Mutex::new(state), grew: Notify::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -137,6 +140,11 @@ impl Backlog {
     #[must_use]
     pub fn view(&self) -> BacklogView {
         self.state().view
+    }
+
+    /// Waits until a batch is added.
+    pub(super) async fn grew(&self) {
+        self.grew.notified().await;
     }
 
     /// Appends a batch; drops the oldest ones if there is no room, or this one if the disk is full.
@@ -171,6 +179,7 @@ impl Backlog {
             Ok(()) => {
                 state.view = view;
                 state.next = position + 1;
+                self.grew.notify_one();
                 if is_sync {
                     state.unsynced = 0;
                 }

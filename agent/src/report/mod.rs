@@ -7,9 +7,11 @@ mod backfill;
 mod backlog;
 mod sampler;
 mod schedule;
+mod settings;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use backfill::send_backlog;
 pub use backlog::{Backlog, BacklogView, Queued};
-pub(crate) use sampler::sample_and_send;
+pub(crate) use sampler::Sampler;
+pub use settings::SampleSettings;

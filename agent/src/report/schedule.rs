@@ -3,8 +3,8 @@
 //!
 //! The caller passes the time as seconds since the first round.
 
+use super::settings::SampleSettings;
 use crate::metrics::{Group, GroupSet};
-use crate::run::Settings;
 
 /// The rounds of samples.
 #[derive(Debug, Default)]
@@ -13,14 +13,14 @@ pub(super) struct SampleSchedule {
     last_round: Option<u64>,
 }
 
-fn seconds(settings: &Settings, group: Group) -> u64 {
+fn seconds(settings: &SampleSettings, group: Group) -> u64 {
     settings.interval_of(group).as_secs().max(1)
 }
 
 impl SampleSchedule {
     /// Returns the time of the next round, in seconds; `None` if no group is sampled. It does not
     /// change until that round was taken, even if that is late.
-    pub(super) fn next(&self, settings: &Settings) -> Option<u64> {
+    pub(super) fn next(&self, settings: &SampleSettings) -> Option<u64> {
         let Some(last) = self.last_round else { return Some(0) };
         settings
             .groups
@@ -31,7 +31,7 @@ impl SampleSchedule {
 
     /// Returns the groups that have become due since the newest round, at `now` seconds. Rounds
     /// that were missed during suspend are merged into one.
-    pub(super) fn start_round(&mut self, settings: &Settings, now: u64) -> GroupSet {
+    pub(super) fn start_round(&mut self, settings: &SampleSettings, now: u64) -> GroupSet {
         let last = self.last_round.replace(now);
         settings
             .groups
@@ -46,27 +46,23 @@ impl SampleSchedule {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::run::read_settings;
+    use std::time::Duration;
 
-    fn settings(vars: &[(&str, &str)]) -> Settings {
-        let vars = vars
-            .iter()
-            .map(|(key, value)| (key.parse().unwrap(), serde_json::from_str(value).unwrap()))
-            .collect();
-        let (settings, errors) = read_settings(&vars, &|_| Ok(()));
-        assert!(errors.is_empty(), "{errors:?}");
+    use super::*;
+
+    fn settings(groups: &str, interval: u64, own: &[(Group, u64)]) -> SampleSettings {
+        let interval = Duration::from_secs(interval);
+        let groups = groups.parse().unwrap();
+        let mut settings = SampleSettings { interval, groups, ..SampleSettings::default() };
+        for (group, seconds) in own {
+            settings.set_interval_of(*group, Duration::from_secs(*seconds));
+        }
         settings
     }
 
     #[test]
     fn each_group_is_sampled_at_its_interval_and_sleep_is_skipped() {
-        let now = settings(&[
-            ("metrics.groups", r#""cpu,mem,disk""#),
-            ("metrics.interval.cpu", "2"),
-            ("metrics.interval.disk", "6"),
-            ("metrics.interval", "4"),
-        ]);
+        let now = settings("cpu,mem,disk", 4, &[(Group::Cpu, 2), (Group::Disk, 6)]);
         let mut rhythm = SampleSchedule::default();
         let mut rounds = Vec::new();
         for _ in 0..6 {
@@ -85,8 +81,8 @@ mod tests {
         // Minutes of suspend: one round, immediately.
         assert_eq!(rhythm.start_round(&now, 1001).to_string(), "cpu,mem,disk");
         assert_eq!(rhythm.next(&now), Some(1002));
-        let faster = settings(&[("metrics.interval", "1"), ("metrics.groups", r#""mem""#)]);
+        let faster = settings("mem", 1, &[]);
         assert_eq!(rhythm.next(&faster), Some(1002));
-        assert_eq!(rhythm.next(&settings(&[("metrics.groups", r#""""#)])), None);
+        assert_eq!(rhythm.next(&settings("", 10, &[])), None);
     }
 }

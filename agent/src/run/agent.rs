@@ -2,22 +2,26 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use muster_schemas::Event;
 use tokio_util::sync::CancellationToken;
 
-use super::inventory::report_inventory;
+use super::diagnostics::collect_diagnostics;
 use super::pruning::prune_periodically;
-use super::shared::{SetLevel, Shared};
-use super::status::{Status, serve_status, socket_path};
 use super::watchdog::feed_watchdog;
-use crate::channels::{ChannelOptions, Channels, end_lost_sessions, record_ends, record_ends_now};
+use crate::channels::{ChannelOpener, ChannelOptions, Channels};
+use crate::clock::ServerClock;
+use crate::config::DeviceConfig;
+use crate::connection::Connection;
 use crate::identity::Identity;
-use crate::link::keep_connected;
-use crate::local::listen_locally;
-use crate::operations::{OperationOptions, Operations, interrupt, run_operations, send_outputs};
-use crate::outbox::{Limits, Outbox, RecordError};
-use crate::report::{Backlog, sample_and_send, send_backlog};
+use crate::inventory::report_inventory;
+use crate::link::{BrokerCredentials, Link, keep_connected};
+use crate::local::LocalMetrics;
+use crate::log_level::{LogLevel, SetLevel};
+use crate::operations::{CollectDiagnostics, OperationOptions, Operations, Surroundings};
+use crate::outbox::{Limits, Outbox, Recorder};
+use crate::report::{Backlog, Sampler, send_backlog};
+use crate::status::{Status, StatusSource, serve_status, socket_path};
 use crate::store::{Folder, Store, StoreError, key, put, remove};
 
 /// Options of an agent.
@@ -84,23 +88,154 @@ pub enum AgentError {
 /// An agent that is ready to run.
 #[derive(Clone)]
 pub struct Agent {
-    shared: Arc<Shared>,
+    parts: Arc<Parts>,
 }
 
-/// Records events in a running agent's outbox.
-#[derive(Clone)]
-pub struct Recorder {
-    shared: Arc<Shared>,
+/// The parts of an agent.
+struct Parts {
+    identity: Arc<Identity>,
+    store: Arc<Store>,
+    recorder: Recorder,
+    connection: Arc<Connection>,
+    clock: Arc<ServerClock>,
+    local: Arc<LocalMetrics>,
+    backlog: Arc<Backlog>,
+    sampler: Sampler,
+    operations: Operations,
+    channels: Arc<Channels>,
+    link: Link,
+    status: StatusSource,
+    is_running: AtomicBool,
 }
 
-impl Recorder {
-    /// Records an event that happens now; it is on disk when this returns.
-    ///
-    /// # Errors
-    /// When the outbox is full or the disk fails.
-    pub fn record(&self, event: &Event) -> Result<u64, RecordError> {
-        self.shared.record(event)
+/// Opens the identity of an enrolled device, with the current address of its servers.
+fn open_identity(store: &Store, options: &AgentOptions) -> Result<Identity, AgentError> {
+    let not_enrolled = || AgentError::NotEnrolled { data: options.data.clone() };
+    let mut identity: Identity = store.get(key::IDENTITY)?.ok_or_else(not_enrolled)?;
+    if let Some(url) = options.url.clone().filter(|url| *url != identity.url) {
+        identity.url = url;
+        // The stored credentials name the broker's old addresses.
+        store.write(|transaction| {
+            put(transaction, key::IDENTITY, &identity)?;
+            remove(transaction, key::CREDENTIALS)
+        })?;
     }
+    identity.operation_key().map_err(|error| AgentError::Identity(error.to_string()))?;
+    Ok(identity)
+}
+
+impl Parts {
+    fn open(
+        store: Arc<Store>,
+        identity: Arc<Identity>,
+        options: AgentOptions,
+    ) -> Result<Self, StoreError> {
+        let outbox = Arc::new(Outbox::open(
+            Arc::clone(&store),
+            identity.keys.signing(),
+            identity.project.clone(),
+            identity.device,
+            identity.epoch,
+            options.limits,
+        )?);
+        let recorder = Recorder::new(Arc::clone(&outbox));
+        let backlog = Arc::new(Backlog::open(Arc::clone(&store), options.backlog_bytes)?);
+        let clock = Arc::new(ServerClock::open(Arc::clone(&store))?);
+        let connection = Arc::new(Connection::new());
+        let log_level = Arc::new(LogLevel::new(options.set_level));
+        let local = Arc::new(LocalMetrics::new(store.folder().path()));
+        let config = Arc::new(DeviceConfig::open(
+            Arc::clone(&store),
+            recorder.clone(),
+            Arc::clone(&log_level),
+            Arc::clone(&local),
+        )?);
+        let status = StatusSource {
+            identity: Arc::clone(&identity),
+            store: Arc::clone(&store),
+            outbox: Arc::clone(&outbox),
+            backlog: Arc::clone(&backlog),
+            local: Arc::clone(&local),
+            config: Arc::clone(&config),
+            connection: Arc::clone(&connection),
+            clock: Arc::clone(&clock),
+        };
+        let sampler = Sampler {
+            identity: Arc::clone(&identity),
+            root: options.root.clone(),
+            settings: config.samples(),
+            local: Arc::clone(&local),
+            backlog: Arc::clone(&backlog),
+            outbox: Arc::clone(&outbox),
+            connection: Arc::clone(&connection),
+            clock: Arc::clone(&clock),
+        };
+        let channels = Channels::new(
+            options.operations.policy.clone(),
+            options.channels,
+            Arc::clone(&store),
+            recorder.clone(),
+        );
+        let surroundings = Surroundings {
+            identity: Arc::clone(&identity),
+            store: Arc::clone(&store),
+            recorder: recorder.clone(),
+            connection: Arc::clone(&connection),
+            clock: Arc::clone(&clock),
+            log_level,
+            max_concurrent_runs: config.max_concurrent_runs(),
+            collect_diagnostics: diagnostics_of(status.clone(), options.root),
+        };
+        let operations = Operations::open(surroundings, options.operations)?;
+        let link = Link {
+            identity: Arc::clone(&identity),
+            credentials: BrokerCredentials {
+                identity: Arc::clone(&identity),
+                store: Arc::clone(&store),
+                outbox: Arc::clone(&outbox),
+                clock: Arc::clone(&clock),
+            },
+            recorder: recorder.clone(),
+            connection: Arc::clone(&connection),
+            clock: Arc::clone(&clock),
+            config,
+            orders: operations.orders(),
+            channels: ChannelOpener {
+                identity: Arc::clone(&identity),
+                outbox,
+                store: Arc::clone(&store),
+                clock: Arc::clone(&clock),
+                connection: Arc::clone(&connection),
+                channels: Arc::clone(&channels),
+            },
+        };
+        Ok(Self {
+            identity,
+            store,
+            recorder,
+            connection,
+            clock,
+            local,
+            backlog,
+            sampler,
+            operations,
+            channels,
+            link,
+            status,
+            is_running: AtomicBool::new(false),
+        })
+    }
+}
+
+/// Returns the function that collects the diagnostics archive of a running agent.
+fn diagnostics_of(source: StatusSource, root: PathBuf) -> CollectDiagnostics {
+    Box::new(move || {
+        let (source, root) = (source.clone(), root.clone());
+        Box::pin(async move {
+            let (status, vars) = (source.read(true), source.config.vars());
+            collect_diagnostics(status, vars, source.store.folder().path(), root).await
+        })
+    })
 }
 
 impl Agent {
@@ -109,67 +244,37 @@ impl Agent {
     /// # Errors
     /// When another agent uses it, the device is not enrolled, or the folder cannot be read.
     pub fn open(options: AgentOptions) -> Result<Self, AgentError> {
-        let not_enrolled = || AgentError::NotEnrolled { data: options.data.clone() };
         // Opening must not create anything in a folder without a device.
         if !Folder::database_in(&options.data).exists() {
-            return Err(not_enrolled());
+            return Err(AgentError::NotEnrolled { data: options.data });
         }
         let store = Arc::new(Store::open(Folder::open(&options.data)?)?);
-        let mut identity: Identity = store.get(key::IDENTITY)?.ok_or_else(not_enrolled)?;
-        if let Some(url) = options.url.filter(|url| *url != identity.url) {
-            identity.url = url;
-            // The stored credentials name the broker's old addresses.
-            store.write(|transaction| {
-                put(transaction, key::IDENTITY, &identity)?;
-                remove(transaction, key::CREDENTIALS)
-            })?;
-        }
-        identity.operation_key().map_err(|error| AgentError::Identity(error.to_string()))?;
-        let outbox = Outbox::open(
-            Arc::clone(&store),
-            identity.keys.signing(),
-            identity.project.clone(),
-            identity.device,
-            identity.epoch,
-            options.limits,
-        )?;
-        let backlog = Backlog::open(Arc::clone(&store), options.backlog_bytes)?;
-        let channels = Channels::new(options.operations.policy.clone(), options.channels);
-        let operations = Operations::open(&store, options.operations)?;
-        let shared = Shared::new(
-            identity,
-            store,
-            Arc::new(outbox),
-            backlog,
-            options.root,
-            options.set_level,
-            (operations, channels),
-        )?;
-        Ok(Self { shared: Arc::new(shared) })
+        let identity = Arc::new(open_identity(&store, &options)?);
+        Ok(Self { parts: Arc::new(Parts::open(store, identity, options)?) })
     }
 
     /// Identity of the device.
     #[must_use]
     pub fn identity(&self) -> &Identity {
-        &self.shared.identity
+        &self.parts.identity
     }
 
     /// Returns a recorder of events, for use before and while the agent runs.
     #[must_use]
     pub fn recorder(&self) -> Recorder {
-        Recorder { shared: Arc::clone(&self.shared) }
+        self.parts.recorder.clone()
     }
 
     /// Returns the agent's status.
     #[must_use]
     pub fn status(&self) -> Status {
-        Status::from_shared(&self.shared, self.shared.link.receiver_count() > 0)
+        self.parts.status.read(self.parts.is_running.load(Ordering::Relaxed))
     }
 
     /// Whether the agent ended because of an order, and must be started again.
     #[must_use]
     pub fn is_restart_requested(&self) -> bool {
-        self.shared.operations.restart.is_cancelled()
+        self.parts.operations.restart().is_cancelled()
     }
 
     /// Runs until the agent is stopped or ordered to restart. Afterwards all pending data is on
@@ -178,25 +283,62 @@ impl Agent {
     /// # Errors
     /// When the last write fails.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AgentError> {
-        let shared = &*self.shared;
+        let parts = &*self.parts;
+        let data = parts.store.folder().path();
         tracing::info!(
-            device = %shared.identity.device,
-            project = %shared.identity.project,
-            url = %shared.identity.url,
+            device = %parts.identity.device,
+            project = %parts.identity.project,
+            url = %parts.identity.url,
             "the agent is running"
         );
-        end_lost_sessions(shared);
+        let running = RunningMark::set(&parts.is_running);
+        parts.channels.ends.end_lost_sessions();
+        parts.run_until(stop).await;
+        parts.operations.interrupt();
+        parts.channels.ends.record_now();
+        parts.connection.close();
+        parts.local.close();
+        // This durable write also syncs the earlier writes with relaxed durability.
+        parts.store.write(|_| Ok(()))?;
+        let _ = std::fs::remove_file(socket_path(data));
+        drop(running);
+        tracing::info!("the agent has stopped");
+        Ok(())
+    }
+}
+
+/// Marks the agent as running until it is dropped.
+struct RunningMark<'a>(&'a AtomicBool);
+
+impl<'a> RunningMark<'a> {
+    fn set(is_running: &'a AtomicBool) -> Self {
+        is_running.store(true, Ordering::Relaxed);
+        Self(is_running)
+    }
+}
+
+impl Drop for RunningMark<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Parts {
+    /// Runs the parts until the agent is stopped or ordered to restart.
+    async fn run_until(&self, stop: CancellationToken) {
+        let data = self.store.folder().path();
+        let outbox = self.recorder.outbox();
         let forever = async {
             tokio::join!(
-                keep_connected(shared),
-                send_backlog(shared),
-                report_inventory(shared),
-                prune_periodically(shared),
-                serve_status(shared),
-                listen_locally(shared),
-                run_operations(shared),
-                send_outputs(shared),
-                record_ends(shared),
+                keep_connected(&self.link),
+                send_backlog(&self.identity, &self.connection, &self.clock, &self.backlog),
+                report_inventory(&self.sampler.root, &self.store, &self.recorder),
+                prune_periodically(outbox, &self.clock, &self.operations),
+                serve_status(data, || self.status.read(true)),
+                self.local.listen(),
+                self.operations.run(),
+                self.operations.send_outputs(),
+                self.channels.ends.record(),
                 feed_watchdog(),
             )
         };
@@ -205,26 +347,17 @@ impl Agent {
             async {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = shared.operations.restart.cancelled() => {}
+                    () = self.operations.restart().cancelled() => {}
                     _ = forever => {}
                 }
                 ending.cancel();
             },
-            sample_and_send(shared, &ending),
+            self.sampler.run(&ending),
             async {
                 ending.cancelled().await;
-                shared.channels.close().await;
+                self.channels.close().await;
             },
         );
-        interrupt(shared);
-        record_ends_now(shared);
-        shared.link.send_replace(None);
-        shared.listeners.close(shared.store.folder().path());
-        // This durable write also syncs the earlier writes with relaxed durability.
-        shared.store.write(|_| Ok(()))?;
-        let _ = std::fs::remove_file(socket_path(shared.store.folder().path()));
-        tracing::info!("the agent has stopped");
-        Ok(())
     }
 }
 

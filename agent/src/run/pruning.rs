@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::shared::Shared;
-use crate::clock::Moment;
-use crate::operations::prune_journal;
+use crate::clock::{Moment, ServerClock};
+use crate::operations::Operations;
+use crate::outbox::Outbox;
 
 /// Interval of pruning by age.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
@@ -16,22 +16,26 @@ const SIZE_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 const PRUNE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Prunes the outbox and the journal at the start, once an hour, and when the outbox is too large.
-pub(super) async fn prune_periodically(shared: &Shared) {
+pub(super) async fn prune_periodically(
+    outbox: &Outbox,
+    clock: &ServerClock,
+    operations: &Operations,
+) {
     let mut due = Instant::now();
     loop {
-        if Instant::now() >= due || shared.outbox.is_overfull() {
+        if Instant::now() >= due || outbox.is_overfull() {
             due = Instant::now() + PRUNE_INTERVAL;
-            prune(shared).await;
-            prune_journal(shared);
+            prune(outbox, clock).await;
+            operations.prune_journal();
         }
         sleep(SIZE_CHECK_INTERVAL).await;
     }
 }
 
-async fn prune(shared: &Shared) {
+async fn prune(outbox: &Outbox, clock: &ServerClock) {
     loop {
         let at = Moment::now();
-        match shared.outbox.prune(shared.time(&at)) {
+        match outbox.prune(clock.time(&at)) {
             Ok(true) => sleep(PRUNE_PAUSE).await,
             Ok(false) => return,
             Err(error) => {

@@ -8,7 +8,7 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `process` | the agent's side of a helper: starts it, sends its job, reads its messages, kills it |
+//! | `process` | the agent's side of a helper: starts it, sends and reads messages, kills it |
 //! | `wire` | messages on the socket, and the descriptors that accompany a job |
 //! | `job` | what a helper does; each job is defined where its results are used |
 //! | `entry` | the helper's side: closes inherited descriptors, reads its job and performs it |

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use muster_agent::doctor::examine;
 use muster_agent::enroll::{EnrollError, enroll};
-use muster_agent::run::{Status, query_status};
+use muster_agent::status::{Status, query_status};
 use muster_agent::{Agent, AgentError, AgentOptions};
 use muster_schemas::Event;
 use muster_schemas::Timestamp;

@@ -2,14 +2,11 @@
 
 use std::io;
 
-use muster_schemas::OperationId;
-use muster_schemas::events::{RefusalCause, Upload};
-use muster_schemas::wire::OutputStream;
+use muster_schemas::events::RefusalCause;
 use tokio::time::{Duration, timeout};
 
 use super::messages::{Packed, Piece, Reply, Request, UploadJob, Value};
 use crate::operations::sent_file::Sent;
-use crate::run::Shared;
 use crate::subprocess::{HELPER_TIMEOUT, Helper, unresponsive_message};
 
 /// The reason of a failure; with a cause if the order is refused.
@@ -38,22 +35,9 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Starts the helper of an upload.
-    pub(super) async fn start(
-        shared: &Shared,
-        id: OperationId,
-        upload: &Upload,
-    ) -> Result<Self, UploadError> {
-        let job = UploadJob {
-            policy: shared.operations.options.policy.clone(),
-            upload: upload.clone(),
-            archive: shared.operations.spools.path(id, OutputStream::File),
-            disk: shared.store.folder().path().to_owned(),
-        };
+    pub(super) async fn start(job: UploadJob) -> Result<Self, UploadError> {
         let helper = Helper::start(&job, Vec::new()).await;
-        Ok(Self {
-            helper: helper.map_err(|error| helper_error(&error))?,
-            path: upload.path.clone(),
-        })
+        Ok(Self { helper: helper.map_err(|error| helper_error(&error))?, path: job.upload.path })
     }
 
     /// Sends a request to the helper and waits for the response as long as the helper makes

@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use muster_schemas::cose::{self, Kind};
-use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{FileStored, MAX_FILE_PIECE_BYTES};
 use muster_schemas::{Hash, OperationId, codec};
 use tokio::time::{sleep, sleep_until};
@@ -14,8 +13,9 @@ use tokio::time::{sleep, sleep_until};
 use super::messages::Piece;
 use super::reader::Reader;
 use crate::backoff::Backoff;
-use crate::operations::send::{connected, request, seal};
-use crate::run::Shared;
+use crate::connection::connected;
+use crate::identity::Identity;
+use crate::operations::output_client::OutputClient;
 
 /// Minimum size of a piece, in bytes, even on a slow connection.
 const MIN_PIECE_BYTES: usize = 16 * 1024;
@@ -58,16 +58,14 @@ impl RateLimiter {
 /// # Errors
 /// When it cannot be read, was changed, or the server refuses it, with a message.
 pub(super) async fn send(
-    shared: &Shared,
+    server: &OutputClient,
     id: OperationId,
     salt: [u8; 16],
     mut reader: Reader,
     total: u64,
     bytes_per_second: Option<u64>,
 ) -> Result<Hash, String> {
-    let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
-    let subject = subjects.request("output");
-    let mut link = shared.link.subscribe();
+    let mut link = server.subscribe();
     let mut backoff = Backoff::reconnect();
     let mut pace = RateLimiter::new(bytes_per_second);
     let (mut size, mut sent, mut incompressible) = (FIRST_PIECE_BYTES, 0_u64, false);
@@ -82,10 +80,10 @@ pub(super) async fn send(
         let packed = reader.pack(piece).await?;
         incompressible =
             tries && packed.bytes > 0 && !packed.is_smaller || (!tries && incompressible);
-        let message = seal(shared, packed.piece)?;
+        let message = server.seal(packed.piece)?;
         pace.wait(message.len()).await;
         let started_at = Instant::now();
-        let response = request(&client, &subject, message).await;
+        let response = server.request(&client, message).await;
         let problem = match response {
             Ok(taken) => {
                 if let Some(why) = taken.refused {
@@ -96,7 +94,7 @@ pub(super) async fn send(
                 }
                 let was_at = next.replace(taken.next);
                 if let Some(receipt) = taken.receipt.filter(|_| was_at == Some(total)) {
-                    check_receipt(shared, id, total, &receipt)?;
+                    check_receipt(&server.identity, id, total, &receipt)?;
                     return Ok(Hash(reader.hash().await?));
                 }
                 if was_at.is_none_or(|at| taken.next > at) {
@@ -121,16 +119,16 @@ pub(super) async fn send(
 
 /// Verifies that the receipt for the whole file comes from the server: the broker could forge it.
 fn check_receipt(
-    shared: &Shared,
+    identity: &Identity,
     id: OperationId,
     total: u64,
     receipt: &[u8],
 ) -> Result<(), String> {
-    let key = shared.identity.operation_key().map_err(|error| error.to_string())?;
+    let key = identity.operation_key().map_err(|error| error.to_string())?;
     let opened = cose::open(receipt, Kind::Stored, &key).map_err(|error| error.to_string());
     let stored = opened
         .and_then(|bytes| codec::decode::<FileStored>(&bytes).map_err(|error| error.to_string()));
-    let (project, device) = (shared.identity.project.clone(), shared.identity.device);
+    let (project, device) = (identity.project.clone(), identity.device);
     let expected = FileStored { project, device, operation: id, bytes: total };
     match stored {
         Ok(stored) if stored == expected => Ok(()),

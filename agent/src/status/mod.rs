@@ -3,23 +3,24 @@
 //! A running agent responds on a socket in its data folder: that has no cost without requests,
 //! whereas a status file would be written to flash every few seconds.
 
+mod socket;
+
 use std::collections::BTreeMap;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
 use muster_schemas::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
 
-use super::shared::Shared;
-use crate::clock::Moment;
-use crate::local::Cause;
-
-/// Timeout of reading or writing the few bytes of a request.
-const IO_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) use self::socket::serve_status;
+pub use self::socket::{query_status, socket_path};
+use crate::clock::{Moment, ServerClock};
+use crate::config::DeviceConfig;
+use crate::connection::Connection;
+use crate::identity::{Credentials, Identity, to_pem};
+use crate::local::{Cause, LocalMetrics};
+use crate::outbox::Outbox;
+use crate::report::Backlog;
+use crate::store::{Store, key};
 
 /// Status of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,13 +71,13 @@ pub struct LocalStatus {
 }
 
 impl LocalStatus {
-    fn from_shared(shared: &Shared) -> Self {
-        let counts = shared.local_points.counts();
+    fn read(local: &LocalMetrics) -> Self {
+        let (counts, listeners) = (local.points().counts(), local.listeners());
         let dropped =
             Cause::ALL.map(|cause| (cause.as_str().to_owned(), counts.dropped_for(cause)));
         Self {
-            listening: shared.listeners.addresses(),
-            problems: shared.listeners.problems(),
+            listening: listeners.addresses(),
+            problems: listeners.problems(),
             points: counts.accepted,
             series: counts.series,
             dropped: dropped.into_iter().filter(|(_, count)| *count > 0).collect(),
@@ -131,14 +132,26 @@ pub struct Status {
     pub ca: String,
 }
 
-impl Status {
-    pub(crate) fn from_shared(shared: &Shared, is_running: bool) -> Self {
-        let (identity, outbox, backlog) =
-            (&shared.identity, shared.outbox.view(), shared.backlog.view());
-        let (link, at) = (shared.link_state(), Moment::now());
-        let credentials: Option<crate::identity::Credentials> =
-            shared.store.get(crate::store::key::CREDENTIALS).unwrap_or_default();
-        Self {
+/// The parts of an agent whose state the status contains.
+#[derive(Clone)]
+pub(crate) struct StatusSource {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) backlog: Arc<Backlog>,
+    pub(crate) local: Arc<LocalMetrics>,
+    pub(crate) config: Arc<DeviceConfig>,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) clock: Arc<ServerClock>,
+}
+
+impl StatusSource {
+    /// Returns the current status.
+    pub(crate) fn read(&self, is_running: bool) -> Status {
+        let (identity, outbox, backlog) = (&self.identity, self.outbox.view(), self.backlog.view());
+        let connection = self.connection.state();
+        let credentials: Option<Credentials> = self.store.get(key::CREDENTIALS).unwrap_or_default();
+        Status {
             is_running,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             url: identity.url.to_string(),
@@ -146,14 +159,14 @@ impl Status {
             device: identity.device.to_string(),
             name: identity.name.to_string(),
             enrolled_at: identity.enrolled_at,
-            broker: link.connected.as_ref().map(|(_, _, broker)| broker.clone()),
-            connected_since: link.connected.as_ref().map(|(_, since, _)| *since),
+            broker: connection.connected.as_ref().map(|open| open.broker.clone()),
+            connected_since: connection.connected.as_ref().map(|open| open.at),
             credentials_until: credentials.as_ref().map(|current| current.response.expires_at),
             brokers: credentials.map(|current| current.response.servers).unwrap_or_default(),
-            last_ack: link.last_ack,
-            last_hello: link.last_hello,
-            clock_skew_us: shared.anchor().and_then(|anchor| anchor.skew(&at)),
-            config_version: shared.config_version(),
+            last_ack: connection.last_ack,
+            last_hello: connection.last_hello,
+            clock_skew_us: self.clock.skew(&Moment::now()),
+            config_version: self.config.version(),
             outbox: OutboxStatus {
                 epoch: outbox.epoch,
                 last_seq: outbox.last_seq,
@@ -168,78 +181,9 @@ impl Status {
                 bytes: backlog.bytes,
                 dropped: backlog.dropped,
             },
-            local: LocalStatus::from_shared(shared),
-            last_error: link.last_error,
-            ca: crate::identity::to_pem(&identity.ca),
-        }
-    }
-}
-
-/// Path of a running agent's status socket.
-#[must_use]
-pub fn socket_path(data: &Path) -> PathBuf {
-    data.join("agent.sock")
-}
-
-/// Queries the agent that runs on a data folder; `None` if none runs.
-///
-/// # Errors
-/// When an agent runs and does not respond.
-pub async fn query_status(data: &Path) -> io::Result<Option<Status>> {
-    let mut stream = match UnixStream::connect(socket_path(data)).await {
-        Ok(stream) => stream,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
-        {
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
-    let mut json = Vec::new();
-    tokio::time::timeout(IO_TIMEOUT, stream.read_to_end(&mut json)).await??;
-    serde_json::from_slice(&json).map(Some).map_err(io::Error::other)
-}
-
-/// Serves status requests.
-pub(super) async fn serve_status(shared: &Shared) {
-    let path = socket_path(shared.store.folder().path());
-    // The data folder is locked, so the agent that left this socket has ended.
-    let _ = std::fs::remove_file(&path);
-    let listener = match UnixListener::bind(&path) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::warn!(
-                %error,
-                path = %path.display(),
-                "failed to open the socket of `muster-agent status`"
-            );
-            return;
-        }
-    };
-    // Other users may traverse the folder to reach the sockets for metrics.
-    if let Err(error) = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)) {
-        tracing::warn!(
-            %error,
-            path = %path.display(),
-            "failed to set the mode of the status socket"
-        );
-    }
-    loop {
-        let Ok((mut stream, _)) = listener.accept().await else {
-            // For example, out of file descriptors.
-            tokio::time::sleep(IO_TIMEOUT).await;
-            continue;
-        };
-        let json = serde_json::to_vec(&Status::from_shared(shared, true)).unwrap_or_default();
-        let reply = async {
-            stream.write_all(&json).await?;
-            stream.shutdown().await
-        };
-        if !matches!(tokio::time::timeout(IO_TIMEOUT, reply).await, Ok(Ok(()))) {
-            tracing::debug!("a status client disconnected before the response");
+            local: LocalStatus::read(&self.local),
+            last_error: connection.last_error,
+            ca: to_pem(&identity.ca),
         }
     }
 }

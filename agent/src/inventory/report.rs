@@ -1,14 +1,14 @@
 //! Reports the inventory when it changes.
 
+use std::path::Path;
 use std::time::Duration;
 
 use muster_schemas::{Event, Hash};
 use tokio::time::{Instant, sleep};
 
-use super::shared::Shared;
-use crate::clock::Moment;
-use crate::inventory;
-use crate::store::key;
+use super::{collect, fingerprint, interfaces};
+use crate::outbox::Recorder;
+use crate::store::{Store, key};
 
 /// Interval between checks of the network interfaces: two system calls.
 const INTERFACE_CHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -17,21 +17,19 @@ const INVENTORY_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Reports the inventory at the start, when addresses change, and after an hourly check if it has
 /// changed.
-pub(super) async fn report_inventory(shared: &Shared) {
-    let mut reported: Option<Hash> = shared.store.get(key::INVENTORY).unwrap_or_default();
+pub(crate) async fn report_inventory(root: &Path, store: &Store, recorder: &Recorder) {
+    let mut reported: Option<Hash> = store.get(key::INVENTORY).unwrap_or_default();
     loop {
-        let root = shared.root.clone();
+        let root = root.to_owned();
         // Waits for an unresponsive Docker Engine on another thread.
-        let collected = tokio::task::spawn_blocking(move || inventory::collect(&root)).await;
+        let collected = tokio::task::spawn_blocking(move || collect(&root)).await;
         if let Ok(found) = collected {
-            let fingerprint = inventory::fingerprint(&found);
-            if reported != Some(fingerprint) {
+            let hash = fingerprint(&found);
+            if reported != Some(hash) {
                 let event = Event::from(found);
-                let beside = Some((key::INVENTORY, &fingerprint));
-                match shared.outbox.record_with(&event, Moment::now(), beside) {
+                match recorder.record_with(&event, key::INVENTORY, &hash) {
                     Ok(seq) => {
-                        reported = Some(fingerprint);
-                        shared.recorded.notify_one();
+                        reported = Some(hash);
                         tracing::info!(seq, "the inventory was reported");
                     }
                     // Retried at the next check.
@@ -39,10 +37,10 @@ pub(super) async fn report_inventory(shared: &Shared) {
                 }
             }
         }
-        let (interfaces, looked) = (inventory::interfaces(), Instant::now());
+        let (known, looked) = (interfaces(), Instant::now());
         while looked.elapsed() < INVENTORY_CHECK_INTERVAL
             && reported.is_some()
-            && inventory::interfaces() == interfaces
+            && interfaces() == known
         {
             sleep(INTERFACE_CHECK_INTERVAL).await;
         }

@@ -9,33 +9,27 @@ use std::time::Duration;
 use muster_schemas::names::{ConfigValue, ConfigVars};
 
 use crate::local::{ListenerSettings, Quota};
-use crate::metrics::{Group, GroupSet};
+use crate::metrics::{Group, GroupSet, UnknownGroup};
+use crate::report::SampleSettings;
 
 /// The settings of the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Interval between two rounds of samples, in whole seconds.
-    pub interval: Duration,
-    /// Groups that are sampled.
-    pub groups: GroupSet,
-    /// Intervals of groups that differ from the default interval.
-    own_intervals: [Option<Duration>; Group::ALL.len()],
+pub(super) struct Settings {
+    pub(super) samples: SampleSettings,
     /// Maximum amount of metrics that applications may write.
-    pub quota: Quota,
+    pub(super) quota: Quota,
     /// The listeners for applications.
-    pub(crate) listeners: ListenerSettings,
+    pub(super) listeners: ListenerSettings,
     /// Maximum number of programs of operations that run concurrently.
-    pub max_concurrent_runs: usize,
+    pub(super) max_concurrent_runs: usize,
     /// Id of the newest request for a new signing key; each id is used once.
-    pub(crate) key_rotation_request: Option<i64>,
+    pub(super) key_rotation_request: Option<i64>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            interval: Duration::from_secs(10),
-            groups: GroupSet::ALL,
-            own_intervals: [None; Group::ALL.len()],
+            samples: SampleSettings::default(),
             quota: Quota::default(),
             listeners: ListenerSettings::default(),
             max_concurrent_runs: 4,
@@ -44,27 +38,21 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
-    /// Returns the interval between two samples of a group.
-    #[must_use]
-    pub fn interval_of(&self, group: Group) -> Duration {
-        self.own_intervals.get(group as usize).copied().flatten().unwrap_or(self.interval)
-    }
-}
-
 /// Returns the settings from these variables, after setting the log level, and the variables that
 /// could not be applied with the reasons. A variable that cannot be applied keeps its default.
-pub(crate) fn read(
+pub(super) fn read(
     vars: &ConfigVars,
-    levels: &dyn Fn(&str) -> Result<(), String>,
+    set_level: &dyn Fn(&str) -> Result<(), String>,
 ) -> (Settings, BTreeMap<String, String>) {
     let mut settings = Settings::default();
     let mut errors = BTreeMap::new();
     let mut level = "info";
     for (key, value) in vars {
         let outcome = match key.as_str() {
-            "metrics.interval" => interval(value).map(|interval| settings.interval = interval),
-            "metrics.groups" => groups(value).map(|groups| settings.groups = groups),
+            "metrics.interval" => {
+                interval(value).map(|interval| settings.samples.interval = interval)
+            }
+            "metrics.groups" => groups(value).map(|groups| settings.samples.groups = groups),
             "metrics.udp" => port(value).map(|port| settings.listeners.udp = port.or_default(8094)),
             "metrics.json" => {
                 port(value).map(|port| settings.listeners.json = port.or_default(8092))
@@ -100,7 +88,7 @@ pub(crate) fn read(
                 _ => Err("is not text".to_owned()),
             },
             other => match other.strip_prefix("metrics.") {
-                Some(rest) => apply_group_interval(&mut settings, rest, value),
+                Some(rest) => apply_group_interval(&mut settings.samples, rest, value),
                 None => Ok(()),
             },
         };
@@ -108,7 +96,7 @@ pub(crate) fn read(
             errors.insert(key.to_string(), error);
         }
     }
-    if let Err(error) = levels(level) {
+    if let Err(error) = set_level(level) {
         errors.insert("log.level".to_owned(), error);
     }
     (settings, errors)
@@ -116,7 +104,7 @@ pub(crate) fn read(
 
 /// Applies `interval.<group>`, the remainder of a variable after `metrics.`.
 fn apply_group_interval(
-    settings: &mut Settings,
+    settings: &mut SampleSettings,
     rest: &str,
     value: &ConfigValue,
 ) -> Result<(), String> {
@@ -125,12 +113,8 @@ fn apply_group_interval(
              metrics.udp, metrics.json, metrics.socket, metrics.series or metrics.rate"
             .to_owned());
     };
-    let group: Group =
-        name.parse().map_err(|error: crate::metrics::UnknownGroup| error.to_string())?;
-    let own = interval(value)?;
-    if let Some(slot) = settings.own_intervals.get_mut(group as usize) {
-        *slot = Some(own);
-    }
+    let group: Group = name.parse().map_err(|error: UnknownGroup| error.to_string())?;
+    settings.set_interval_of(group, interval(value)?);
     Ok(())
 }
 
@@ -195,9 +179,7 @@ fn parse_duration(text: &str) -> Option<u64> {
 
 fn groups(value: &ConfigValue) -> Result<GroupSet, String> {
     match value {
-        ConfigValue::Text(text) => {
-            text.parse().map_err(|error: crate::metrics::UnknownGroup| error.to_string())
-        }
+        ConfigValue::Text(text) => text.parse().map_err(|error: UnknownGroup| error.to_string()),
         other => Err(format!("'{other}' is not text such as cpu,mem,disk")),
     }
 }
@@ -218,6 +200,8 @@ mod tests {
         };
         let two: GroupSet = [Group::Cpu, Group::Mem].into_iter().collect();
         let default = Settings::default();
+        let samples = default.samples;
+        let with = |samples| Settings { samples, ..default };
         for (given, expected, bad) in [
             (vec![], default, vec![]),
             (
@@ -225,7 +209,7 @@ mod tests {
                     ("metrics.interval", ConfigValue::Int(30)),
                     ("metrics.groups", text("cpu, mem")),
                 ],
-                Settings { interval: Duration::from_secs(30), groups: two, ..default },
+                with(SampleSettings { interval: Duration::from_secs(30), groups: two, ..samples }),
                 vec![],
             ),
             (
@@ -233,14 +217,11 @@ mod tests {
                     ("metrics.groups", text("-disk,-temp")),
                     ("metrics.interval.cpu", ConfigValue::Int(1)),
                 ],
-                Settings {
-                    groups: GroupSet::ALL.without(Group::Disk).without(Group::Temp),
-                    own_intervals: {
-                        let mut own = default.own_intervals;
-                        own[Group::Cpu as usize] = Some(Duration::from_secs(1));
-                        own
-                    },
-                    ..default
+                {
+                    let groups = GroupSet::ALL.without(Group::Disk).without(Group::Temp);
+                    let mut samples = SampleSettings { groups, ..samples };
+                    samples.set_interval_of(Group::Cpu, Duration::from_secs(1));
+                    with(samples)
                 },
                 vec![],
             ),
@@ -278,7 +259,7 @@ mod tests {
             (vec![("metrics.interval", ConfigValue::Int(0))], default, vec!["metrics.interval"]),
             (
                 vec![("metrics.interval", text("2m"))],
-                Settings { interval: Duration::from_secs(120), ..default },
+                with(SampleSettings { interval: Duration::from_secs(120), ..samples }),
                 vec![],
             ),
             (vec![("metrics.interval", text("2h"))], default, vec!["metrics.interval"]),

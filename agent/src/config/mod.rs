@@ -1,0 +1,123 @@
+//! The config of the device: its variables, as the servers set them, and their effect on the
+//! agent's parts.
+
+mod settings;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use muster_schemas::events::DeviceConfigApplied;
+use muster_schemas::names::ConfigVars;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use self::settings::Settings;
+use crate::local::LocalMetrics;
+use crate::log_level::LogLevel;
+use crate::outbox::Recorder;
+use crate::report::SampleSettings;
+use crate::store::{Store, StoreError, key, write_private};
+
+/// The stored config of the device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Config {
+    version: u64,
+    vars: ConfigVars,
+}
+
+/// The config of this device.
+pub(crate) struct DeviceConfig {
+    store: Arc<Store>,
+    recorder: Recorder,
+    log_level: Arc<LogLevel>,
+    local: Arc<LocalMetrics>,
+    samples: watch::Sender<SampleSettings>,
+    max_concurrent_runs: watch::Sender<usize>,
+    current: Mutex<(Config, Settings)>,
+}
+
+impl DeviceConfig {
+    /// Applies the stored config; opens no listener yet.
+    pub(crate) fn open(
+        store: Arc<Store>,
+        recorder: Recorder,
+        log_level: Arc<LogLevel>,
+        local: Arc<LocalMetrics>,
+    ) -> Result<Self, StoreError> {
+        let config: Config = store.get(key::CONFIG)?.unwrap_or_default();
+        let (settings, _) = settings::read(&config.vars, &|level| log_level.configure(level));
+        local.configure(settings.quota, settings.samples.groups, settings.listeners);
+        Ok(Self {
+            store,
+            recorder,
+            log_level,
+            local,
+            samples: watch::Sender::new(settings.samples),
+            max_concurrent_runs: watch::Sender::new(settings.max_concurrent_runs),
+            current: Mutex::new((config, settings)),
+        })
+    }
+
+    fn current(&self) -> MutexGuard<'_, (Config, Settings)> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows the settings of the sampler.
+    pub(crate) fn samples(&self) -> watch::Receiver<SampleSettings> {
+        self.samples.subscribe()
+    }
+
+    /// Follows the maximum number of programs of operations that run concurrently.
+    pub(crate) fn max_concurrent_runs(&self) -> watch::Receiver<usize> {
+        self.max_concurrent_runs.subscribe()
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.current().0.version
+    }
+
+    pub(crate) fn vars(&self) -> ConfigVars {
+        self.current().0.vars.clone()
+    }
+
+    /// Applies these variables, if their version is newer.
+    pub(crate) fn apply(&self, version: u64, vars: &ConfigVars) -> Result<(), StoreError> {
+        if version <= self.version() {
+            return Ok(());
+        }
+        let (settings, mut errors) = settings::read(vars, &|level| self.log_level.configure(level));
+        self.local.configure(settings.quota, settings.samples.groups, settings.listeners);
+        for (variable, problem) in self.local.open_listeners() {
+            tracing::warn!(variable, problem, "failed to open a metric socket for applications");
+            // A problem with a default setting is reported only in the status.
+            if vars.keys().any(|key| key.as_str() == variable) {
+                errors.entry(variable).or_insert(problem);
+            }
+        }
+        let config = Config { version, vars: vars.clone() };
+        // For the applications: they read the file, which is replaced atomically.
+        let json = serde_json::json!({"version": version, "vars": vars}).to_string();
+        write_private(&self.store.folder().path().join("config.json"), json.as_bytes())?;
+        let event = DeviceConfigApplied { version, errors }.into();
+        if let Err(error) = self.recorder.record_with(&event, key::CONFIG, &config) {
+            tracing::warn!(%error, "failed to report the applied config");
+            self.store.put(key::CONFIG, &config)?;
+        }
+        *self.current() = (config, settings);
+        self.samples.send_replace(settings.samples);
+        self.max_concurrent_runs.send_replace(settings.max_concurrent_runs);
+        tracing::info!(version, "applied new config variables");
+        self.rotate_key_if_requested();
+        Ok(())
+    }
+
+    /// Creates a new signing key, if it was requested and is possible now.
+    pub(crate) fn rotate_key_if_requested(&self) {
+        let Some(request) = self.current().1.key_rotation_request else { return };
+        match self.recorder.rotate(request) {
+            Ok(true) => tracing::info!("the device has a new signing key"),
+            Ok(false) => {}
+            // The next welcome, ack or config triggers another attempt.
+            Err(error) => tracing::warn!(%error, "failed to create a new signing key"),
+        }
+    }
+}

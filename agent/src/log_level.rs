@@ -1,0 +1,42 @@
+//! The log level: the configured one, and a temporary one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Sets the log level, or returns the reason why it cannot.
+pub(crate) type SetLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// The log level of this process.
+pub(crate) struct LogLevel {
+    set: SetLevel,
+    configured: Mutex<String>,
+}
+
+impl LogLevel {
+    pub(crate) fn new(set: SetLevel) -> Self {
+        Self { set, configured: Mutex::default() }
+    }
+
+    /// Sets the level of the config.
+    ///
+    /// # Errors
+    /// When it is not a level.
+    pub(crate) fn configure(&self, level: &str) -> Result<(), String> {
+        level.clone_into(&mut self.configured.lock().unwrap_or_else(PoisonError::into_inner));
+        (self.set)(level)
+    }
+
+    /// Sets a temporary level.
+    ///
+    /// # Errors
+    /// When it is not a level.
+    pub(crate) fn set_temporarily(&self, level: &str) -> Result<(), String> {
+        (self.set)(level)
+    }
+
+    /// Restores the level of the config.
+    pub(crate) fn reset(&self) {
+        let configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        // An invalid level in the config was reported when it was applied.
+        let _ = (self.set)(&configured);
+    }
+}

@@ -9,7 +9,7 @@ use muster_schemas::{Event, OperationId};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::journal::Entry;
+use super::entry::{Entry, ReadyRun, StartedRun};
 use super::record::{Outcome, Runs, empty_report, truncate};
 use crate::clock::Moment;
 use crate::log_level::LogLevel;
@@ -33,7 +33,7 @@ pub(super) struct Builtins {
 }
 
 impl Builtins {
-    fn start(&self, id: OperationId, entry: Entry) -> Option<Entry> {
+    fn start(&self, id: OperationId, entry: Entry<ReadyRun>) -> Option<Entry<StartedRun>> {
         match self.runs.journal_start(id, entry) {
             Ok(entry) => {
                 self.runs.record_started_now(id, &entry, None);
@@ -59,9 +59,9 @@ impl Builtins {
     }
 
     /// Ends the agent so that it is restarted. Success is recorded before.
-    pub(super) async fn restart_agent(&self, id: OperationId, entry: Entry) {
+    pub(super) async fn restart_agent(&self, id: OperationId, entry: Entry<ReadyRun>) {
         let Some(entry) = self.start(id, entry) else { return };
-        let event = end_event(id, &entry, Outcome::Succeeded, None);
+        let event = end_event(id, &entry.state, Outcome::Succeeded, None);
         self.runs.record_end(id, entry, event);
         self.runs.queue.stop_starting();
         self.wait_until_logged().await;
@@ -70,7 +70,7 @@ impl Builtins {
     }
 
     /// Restarts the machine. Success is recorded after the restart, by the agent of the next boot.
-    pub(super) async fn reboot(&self, id: OperationId, entry: Entry) {
+    pub(super) async fn reboot(&self, id: OperationId, entry: Entry<ReadyRun>) {
         let Some(entry) = self.start(id, entry) else { return };
         self.wait_until_logged().await;
         tracing::warn!("restarting the device, as ordered");
@@ -87,21 +87,22 @@ impl Builtins {
         }
         if !is_under_way {
             let problem = format!("failed to restart the device: {}", problems.join("; "));
-            let event = end_event(id, &entry, Outcome::Failed, Some(&problem));
+            let event = end_event(id, &entry.state, Outcome::Failed, Some(&problem));
             return self.runs.record_end(id, entry, event);
         }
         self.wait_for_reboot(id, entry).await;
     }
 
     /// Waits for the machine to shut down; records a failure when the run's time limit has passed.
-    pub(super) async fn wait_for_reboot(&self, id: OperationId, entry: Entry) {
-        let limit = entry.order.as_ref().map_or(0, |order| order.timeout_ms);
-        let started = entry.begun.map_or(0, |started| started.mono);
-        let elapsed = Duration::from_micros(Moment::now().mono.saturating_sub(started));
-        let limit = Duration::from_millis(limit).min(Duration::from_secs(u64::from(u32::MAX)));
+    pub(super) async fn wait_for_reboot(&self, id: OperationId, entry: Entry<StartedRun>) {
+        let StartedRun { order, traces, .. } = &entry.state;
+        let elapsed = Moment::now().mono.saturating_sub(traces.start.mono);
+        let elapsed = Duration::from_micros(elapsed);
+        let limit =
+            Duration::from_millis(order.timeout_ms).min(Duration::from_secs(u64::from(u32::MAX)));
         sleep(limit.saturating_sub(elapsed)).await;
         let problem = format!("the device was not restarted within {} s", limit.as_secs_f32());
-        let event = end_event(id, &entry, Outcome::Failed, Some(&problem));
+        let event = end_event(id, &entry.state, Outcome::Failed, Some(&problem));
         self.runs.record_end(id, entry, event);
     }
 
@@ -109,7 +110,7 @@ impl Builtins {
     pub(super) fn set_level(
         &self,
         id: OperationId,
-        entry: Entry,
+        entry: Entry<ReadyRun>,
         level: &str,
         seconds: Option<u32>,
     ) {
@@ -120,9 +121,9 @@ impl Builtins {
                     .and_then(|it| Instant::now().checked_add(Duration::from_secs(u64::from(it))));
                 self.runs.queue.set_level_until(until);
                 tracing::info!(level, ?seconds, "the log level was changed, as ordered");
-                end_event(id, &entry, Outcome::Succeeded, None)
+                end_event(id, &entry.state, Outcome::Succeeded, None)
             }
-            Err(problem) => end_event(id, &entry, Outcome::Failed, Some(&problem)),
+            Err(problem) => end_event(id, &entry.state, Outcome::Failed, Some(&problem)),
         };
         self.runs.record_end(id, entry, event);
     }
@@ -137,10 +138,10 @@ impl Builtins {
     }
 }
 
-fn end_event(id: OperationId, entry: &Entry, outcome: Outcome, problem: Option<&str>) -> Event {
+fn end_event(id: OperationId, run: &StartedRun, outcome: Outcome, problem: Option<&str>) -> Event {
     outcome.event(RunReport {
         problem: problem.map(truncate),
-        started_at: entry.begun.map(|start| start.at),
+        started_at: Some(run.traces.start.at),
         ended_at: Some(Moment::now().wall),
         ..empty_report(id)
     })

@@ -10,7 +10,7 @@ use muster_schemas::wire::{OutputStream, RunOrder};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::journal::Entry;
+use super::entry::{Entry, ReadyRun};
 use super::record::{Outcome, Runs, empty_report};
 use crate::clock::Moment;
 
@@ -23,7 +23,7 @@ pub(super) async fn run(
     runs: &Runs,
     collect: &CollectDiagnostics,
     id: OperationId,
-    entry: Entry,
+    entry: Entry<ReadyRun>,
     order: &RunOrder,
     cancel: &CancellationToken,
 ) {
@@ -35,12 +35,12 @@ pub(super) async fn run(
         }
     };
     runs.record_started_now(id, &entry, None);
-    let Some(salts) = entry.salts else { return };
+    let traces = entry.state.traces;
     let limit = Duration::from_millis(order.timeout_ms).min(Duration::from_secs(3600));
     let (outcome, problem) = tokio::select! {
         archive = collect() => match archive {
             Ok(archive) => {
-                let spool = runs.spools.create(id, &salts);
+                let spool = runs.spools.create(id, &traces.salts);
                 runs.spools.write(&spool, OutputStream::Stdout, &archive);
                 (Outcome::Succeeded, None)
             }
@@ -53,7 +53,7 @@ pub(super) async fn run(
     let [stdout, stderr] = spool.map(|spool| spool.summaries()).unwrap_or_default();
     let report = RunReport {
         problem,
-        started_at: entry.begun.map(|start| start.at),
+        started_at: Some(traces.start.at),
         ended_at: Some(Moment::now().wall),
         stdout,
         stderr,

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wait4::Wait4;
 
-use super::journal::{self, Entry};
+use super::entry::{Entry, ReadyRun};
+use super::journal;
 use super::options::OperationOptions;
 use super::prepare;
 use super::record::{self, Outcome, RunStarting, Runs, empty_report, truncate};
@@ -96,7 +97,7 @@ pub(super) async fn run(
     runs: &Runs,
     options: &OperationOptions,
     id: OperationId,
-    entry: Entry,
+    entry: Entry<ReadyRun>,
     order: &RunOrder,
     exec: &Exec,
     cancel: &CancellationToken,
@@ -117,7 +118,7 @@ pub(super) async fn run(
     };
     let input = input.and_then(|bytes| codec::decode::<PrivateInput>(&bytes).ok());
     let (env, stdin) = input.map(|input| (input.env, input.stdin)).unwrap_or_default();
-    let run_tag = entry.begun.map(|start| start.mark).unwrap_or_default();
+    let run_tag = entry.state.traces.start.mark;
     let signals = signal(SignalKind::child());
     let limit = Duration::from_millis(order.timeout_ms).min(Duration::from_secs(u32::MAX.into()));
     let deadline = Instant::now() + limit;
@@ -160,8 +161,10 @@ pub(super) async fn run(
     let pid = pid_of(process);
     let mut leader = Leader { child: Some(child), pid, run_tag, is_armed: !exec.background };
     let started_at = now();
-    entry.process = group::identify(process);
-    let started = RunStarting::now(id, &entry, Some(user));
+    entry.state.traces.process = group::identify(process);
+    let started = RunStarting::now(id, &entry.state, Some(user));
+    let salts = entry.state.traces.salts;
+    let entry: Entry = entry.into();
     if exec.background {
         runs.record_started(id, &entry, &started);
         let report = RunReport { started_at, ended_at: now(), ..empty_report(id) };
@@ -170,7 +173,6 @@ pub(super) async fn run(
         runs.queue.watch(process);
         return;
     }
-    let Some(salts) = entry.salts else { return };
     let spool = runs.spools.create(id, &salts);
     let attended = supervise(
         &runs.spools,

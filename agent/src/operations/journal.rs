@@ -4,119 +4,22 @@
 //! Invariant: an operation in the journal is never accepted again. An entry is written before
 //! anything starts, in the transaction of the event that reports it, and outlives the order.
 
-use muster_schemas::events::FileSummary;
-use muster_schemas::wire::RunOrder;
-use muster_schemas::{Event, OperationId, Timestamp, codec};
+use muster_schemas::{OperationId, Timestamp};
 use redb::{ReadableTable, WriteTransaction};
-use serde::{Deserialize, Serialize};
-use serde_bytes::ByteArray;
 use uuid::Uuid;
 
-use super::sent_file::Sent;
+use super::entry::{Entry, State};
 use crate::store::{RUN_INPUTS, RUNS, Store, StoreError};
-use crate::subprocess::Process;
 
 /// Retention of an entry after its order has expired, in microseconds.
 const ENTRY_TTL_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
-
-/// Progress of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Phase {
-    /// Canceled before its order arrived: it will never start.
-    Barred,
-    /// Accepted, and waiting.
-    Accepted,
-    /// Started: the program may have run, and must not run again.
-    Begun,
-    /// Its end is recorded.
-    Ended,
-}
-
-/// Salts of a run's two outputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Salts {
-    pub(super) stdout: ByteArray<16>,
-    pub(super) stderr: ByteArray<16>,
-}
-
-/// The start of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct RunStart {
-    /// Id of the boot.
-    pub(super) boot: Uuid,
-    /// Time of the start, by the monotonic clock of that boot.
-    pub(super) mono: u64,
-    /// Time of the start, by the device's wall clock.
-    pub(super) at: Timestamp,
-    /// Random run tag, by which all processes of this run are found, and none of another agent.
-    pub(super) mark: Uuid,
-}
-
-/// The entry of one operation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Entry {
-    /// Position in the order of arrival.
-    pub(super) ticket: u64,
-    pub(super) phase: Phase,
-    /// Time at which the order expires.
-    pub(super) expires_at: Timestamp,
-    /// The order, until the run has ended.
-    #[serde(default)]
-    pub(super) order: Option<Box<RunOrder>>,
-    #[serde(default)]
-    pub(super) begun: Option<RunStart>,
-    #[serde(default)]
-    pub(super) process: Option<Process>,
-    #[serde(default)]
-    pub(super) salts: Option<Salts>,
-    /// The identity of the uploaded file, once it is known.
-    #[serde(default)]
-    pub(super) sent: Option<Sent>,
-    /// Summary of the stored file, once the server has all of it.
-    #[serde(default)]
-    pub(super) file: Option<FileSummary>,
-    /// The end, while there is no room for its event.
-    #[serde(default)]
-    pub(super) end: Option<Box<Event>>,
-}
-
-impl Entry {
-    /// Creates an entry for a received order.
-    pub(super) fn new(ticket: u64, phase: Phase, expires_at: Timestamp) -> Self {
-        Self {
-            ticket,
-            phase,
-            expires_at,
-            order: None,
-            begun: None,
-            process: None,
-            salts: None,
-            sent: None,
-            file: None,
-            end: None,
-        }
-    }
-
-    /// Returns the entry as it is kept after the run has ended.
-    pub(super) fn ended(self) -> Self {
-        Self { phase: Phase::Ended, order: None, sent: None, file: None, end: None, ..self }
-    }
-}
-
-fn decode(bytes: &[u8]) -> Result<Entry, StoreError> {
-    codec::decode(bytes).map_err(|error| StoreError::Damaged {
-        what: "the journal of runs",
-        problem: error.to_string(),
-    })
-}
 
 /// Reads an entry.
 pub(super) fn read(store: &Store, id: OperationId) -> Result<Option<Entry>, StoreError> {
     store.read(|transaction| {
         let table = transaction.open_table(RUNS).map_err(StoreError::database("open a table"))?;
         let found = table.get(id.0.as_u128()).map_err(StoreError::database("read the journal"))?;
-        found.map(|bytes| decode(bytes.value())).transpose()
+        found.map(|bytes| Entry::decode(bytes.value())).transpose()
     })
 }
 
@@ -127,7 +30,7 @@ pub(super) fn read_all(store: &Store) -> Result<Vec<(OperationId, Entry)>, Store
         let mut found = Vec::new();
         for row in table.iter().map_err(StoreError::database("read the journal"))? {
             let (id, bytes) = row.map_err(StoreError::database("read the journal"))?;
-            found.push((OperationId(Uuid::from_u128(id.value())), decode(bytes.value())?));
+            found.push((OperationId(Uuid::from_u128(id.value())), Entry::decode(bytes.value())?));
         }
         Ok(found)
     })
@@ -142,9 +45,9 @@ pub(super) fn put(
     let key = id.0.as_u128();
     let mut table = transaction.open_table(RUNS).map_err(StoreError::database("open a table"))?;
     table
-        .insert(key, codec::encode(entry).as_slice())
+        .insert(key, entry.encode().as_slice())
         .map_err(StoreError::database("write the journal"))?;
-    if entry.phase != Phase::Accepted {
+    if !matches!(entry.state, State::Accepted(_)) {
         let mut inputs =
             transaction.open_table(RUN_INPUTS).map_err(StoreError::database("open a table"))?;
         inputs.remove(key).map_err(StoreError::database("erase a private part"))?;
@@ -186,7 +89,7 @@ pub(super) fn prune(
     let old: Vec<_> = read_all(store)?
         .into_iter()
         .filter(|(id, entry)| {
-            matches!(entry.phase, Phase::Ended | Phase::Barred)
+            matches!(entry.state, State::Ended(_) | State::Barred)
                 && entry.expires_at < oldest
                 && !is_needed(*id)
         })
@@ -207,6 +110,10 @@ pub(super) fn prune(
 
 #[cfg(test)]
 mod tests {
+    use muster_schemas::events::Action;
+
+    use super::super::entry::StartedRun;
+    use super::super::entry::tests::sample_order;
     use super::*;
     use crate::store::Folder;
 
@@ -215,19 +122,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(Folder::open(dir.path()).unwrap()).unwrap();
         let id = |n| OperationId(Uuid::from_u128(n));
-        let write = |n, phase, expires| {
-            let entry = Entry::new(n as u64, phase, Timestamp(expires));
+        let write = |n, state, expires| {
+            let entry = Entry { ticket: n as u64, expires_at: Timestamp(expires), state };
             store.write(|transaction| put(transaction, id(n), &entry)).unwrap();
         };
-        write(1, Phase::Accepted, 1);
+        write(1, State::Accepted(sample_order(Action::Reboot)), 1);
         store.write(|transaction| put_input(transaction, id(1), b"secret")).unwrap();
         assert_eq!(read_input(&store, id(1)).unwrap().as_deref(), Some(&b"secret"[..]));
-        write(1, Phase::Begun, 1);
+        let run = StartedRun::now(sample_order(Action::Reboot));
+        write(1, State::Started(Box::new(run)), 1);
         assert_eq!(read_input(&store, id(1)).unwrap(), None);
-        write(2, Phase::Ended, 1);
-        write(3, Phase::Barred, 1);
-        write(4, Phase::Ended, 1);
-        write(5, Phase::Ended, 10);
+        write(2, State::Ended(None), 1);
+        write(3, State::Barred, 1);
+        write(4, State::Ended(None), 1);
+        write(5, State::Ended(None), 10);
         let kept = |now, needed| {
             let pruned = prune(&store, Timestamp(now), |it| it == id(needed)).unwrap();
             let left = read_all(&store).unwrap().into_iter().map(|(id, _)| id.0.as_u128());

@@ -3,6 +3,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `orders` | received orders: checked (`check`, `prepare`), then put into the `journal` |
+//! | `journal`, `entry` | every received operation, and its state |
 //! | `queue`, `runner` | the open runs; the loop that starts them |
 //! | `exec` | one program |
 //! | `builtins`, `diagnostics` | operations that the agent performs itself |
@@ -17,6 +18,7 @@
 mod builtins;
 mod check;
 mod diagnostics;
+mod entry;
 mod exec;
 mod journal;
 mod live;

@@ -12,11 +12,12 @@ use muster_schemas::{Event, Hash, OperationId, Timestamp, codec};
 use tokio::sync::watch;
 
 use super::check::{Address, check_address, check_private};
+use super::entry::{Entry, StartedRun, State};
 use super::exec::MAX_MERGED_RUN_TIME;
-use super::journal::{self, Entry, Phase};
+use super::journal;
 use super::prepare;
 use super::queue::{Lane, MAX_WAITING_RUNS, RunStatus};
-use super::record::{Outcome, Runs, empty_report, expired, rejected, started_entry};
+use super::record::{Outcome, Runs, empty_report, expired, rejected};
 use crate::clock::{Moment, ServerClock};
 use crate::error_chain::error_chain;
 use crate::identity::{CurrentIdentity, Identity, Ignored, is_expired};
@@ -51,9 +52,9 @@ impl Orders {
         let address = self.address(&opened)?;
         let id = address.operation;
         match self.runs.read(id).map_err(|error| error_chain(&error))? {
-            Some(entry) if entry.phase == Phase::Barred => {
+            Some(Entry { state: State::Barred, expires_at, .. }) => {
                 let report = empty_report(id);
-                return self.refuse(id, entry.expires_at, &Outcome::Canceled.event(report));
+                return self.refuse(id, expires_at, &Outcome::Canceled.event(report));
             }
             Some(_) => {
                 tracing::debug!(operation = %id, "received a known order again");
@@ -164,14 +165,18 @@ impl Orders {
         let event: Event = RunAccepted { operation: id, order: Hash::of(signed) }.into();
         let ticket = self.runs.queue.next_ticket();
         let input = private.filter(|_| order.private.is_some());
-        let entry = Entry::new(ticket, Phase::Accepted, order.expires_at);
-        let entry = Entry { order: Some(Box::new(order)), ..entry };
         // If the run starts now, the journal records its start together with its acceptance. The
         // private part is kept until the start is recorded.
         let begins = matches!(action, Action::Exec(_) | Action::Diagnostics)
             && input.is_none()
             && self.runs.queue.would_start(&action, *self.max_concurrent_runs.borrow());
-        let entry = if begins { started_entry(entry) } else { entry };
+        let (expires_at, order) = (order.expires_at, Box::new(order));
+        let state = if begins {
+            State::Started(Box::new(StartedRun::now(order)))
+        } else {
+            State::Accepted(order)
+        };
+        let entry = Entry { ticket, expires_at, state };
         let events = [(&event, Moment::now())];
         let recorded = self.outbox().record_all_in_transaction(&events, |transaction| {
             journal::put(transaction, id, &entry)?;
@@ -191,7 +196,8 @@ impl Orders {
 
     /// Refuses an operation, once: it is then in the journal, and never accepted again.
     fn refuse(&self, id: OperationId, expires_at: Timestamp, event: &Event) -> Result<(), String> {
-        let entry = Entry::new(self.runs.queue.next_ticket(), Phase::Ended, expires_at);
+        let ticket = self.runs.queue.next_ticket();
+        let entry = Entry { ticket, expires_at, state: State::Ended(None) };
         self.runs
             .record_with_entry(id, &entry, event)
             .map(drop)
@@ -219,7 +225,8 @@ impl Orders {
             return Ok(());
         }
         let expires_at = order.issued_at.plus_micros(EARLY_CANCEL_TTL_MICROS);
-        let entry = Entry::new(self.runs.queue.next_ticket(), Phase::Barred, expires_at);
+        let ticket = self.runs.queue.next_ticket();
+        let entry = Entry { ticket, expires_at, state: State::Barred };
         tracing::info!(
             operation = %id,
             "a run was canceled before its order arrived; it will not start"

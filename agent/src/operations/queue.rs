@@ -11,7 +11,8 @@ use muster_schemas::{Event, OperationId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::journal::{self, Phase};
+use super::entry::State;
+use super::journal;
 use crate::clock::ServerClock;
 use crate::store::{Store, StoreError};
 use crate::subprocess::reap;
@@ -109,7 +110,7 @@ impl RunQueue {
         let mut state = QueueState::default();
         for (id, entry) in journal::read_all(store)? {
             state.next_ticket = state.next_ticket.max(entry.ticket + 1);
-            if let (Phase::Accepted, Some(order)) = (entry.phase, &entry.order) {
+            if let State::Accepted(order) = &entry.state {
                 state.open.insert(id, OpenRun::new(entry.ticket, &order.action));
             }
         }

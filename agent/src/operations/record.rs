@@ -7,10 +7,9 @@ use muster_schemas::events::{
     RunStarted, RunSucceeded, RunTimedOut,
 };
 use muster_schemas::{Event, OperationId};
-use serde_bytes::ByteArray;
-use uuid::Uuid;
 
-use super::journal::{self, Entry, Phase, RunStart, Salts};
+use super::entry::{Entry, ReadyRun, StartedRun, State};
+use super::journal;
 use super::queue::RunQueue;
 use super::spool::Spools;
 use crate::clock::Moment;
@@ -75,20 +74,6 @@ pub(super) fn expired(operation: OperationId) -> Event {
     RunExpired { operation }.into()
 }
 
-/// Returns the journal entry of a run that starts.
-pub(super) fn started_entry(entry: Entry) -> Entry {
-    let at = Moment::now();
-    Entry {
-        phase: Phase::Begun,
-        begun: Some(RunStart { boot: at.boot, mono: at.mono, at: at.wall, mark: Uuid::new_v4() }),
-        salts: Some(Salts {
-            stdout: ByteArray::new(rand::random()),
-            stderr: ByteArray::new(rand::random()),
-        }),
-        ..entry
-    }
-}
-
 /// The start of a run's program, with its time.
 pub(super) struct RunStarting {
     event: Event,
@@ -96,9 +81,9 @@ pub(super) struct RunStarting {
 }
 
 impl RunStarting {
-    /// The start of a run that starts now; `entry` must contain its process.
-    pub(super) fn now(id: OperationId, entry: &Entry, user: Option<String>) -> Self {
-        let pid = entry.process.map(|process| process.pid);
+    /// The start of a run that starts now.
+    pub(super) fn now(id: OperationId, run: &StartedRun, user: Option<String>) -> Self {
+        let pid = run.traces.process.map(|process| process.pid);
         Self { event: RunStarted { operation: id, pid, user }.into(), at: Moment::now() }
     }
 }
@@ -136,19 +121,31 @@ impl Runs {
 
     /// Writes the start of a run to the journal, before anything starts. After this, it never
     /// starts again.
-    pub(super) fn journal_start(&self, id: OperationId, entry: Entry) -> Result<Entry, StoreError> {
-        if entry.phase == Phase::Begun {
-            // The start was written together with the acceptance.
-            return Ok(entry);
+    pub(super) fn journal_start(
+        &self,
+        id: OperationId,
+        entry: Entry<ReadyRun>,
+    ) -> Result<Entry<StartedRun>, StoreError> {
+        let Entry { ticket, expires_at, state } = entry;
+        match state {
+            ReadyRun::Started(run) => Ok(Entry { ticket, expires_at, state: *run }),
+            ReadyRun::Accepted(order) => {
+                let entry = Entry { ticket, expires_at, state: StartedRun::now(order) };
+                self.put(id, &entry.clone().into())?;
+                Ok(entry)
+            }
         }
-        let entry = started_entry(entry);
-        self.put(id, &entry)?;
-        Ok(entry)
     }
 
     /// Records that a run has just started, with the process in `entry`.
-    pub(super) fn record_started_now(&self, id: OperationId, entry: &Entry, user: Option<String>) {
-        self.record_started(id, entry, &RunStarting::now(id, entry, user));
+    pub(super) fn record_started_now(
+        &self,
+        id: OperationId,
+        entry: &Entry<StartedRun>,
+        user: Option<String>,
+    ) {
+        let started = RunStarting::now(id, &entry.state, user);
+        self.record_started(id, &entry.clone().into(), &started);
     }
 
     /// Records that a run has started. If the outbox is full, the process is written to the journal
@@ -170,8 +167,8 @@ impl Runs {
 
     /// Records a run's end. If the outbox is full, the end is kept and recorded later by
     /// [`Self::record_held_ends`]: it is never lost and never counted as dropped.
-    pub(super) fn record_end(&self, id: OperationId, entry: Entry, event: Event) {
-        self.record_end_with_start(id, entry, None, event);
+    pub(super) fn record_end(&self, id: OperationId, entry: impl Into<Entry>, event: Event) {
+        self.record_end_with_start(id, entry.into(), None, event);
     }
 
     /// Like [`Self::record_end`], together with the start if that is not recorded yet.
@@ -197,9 +194,8 @@ impl Runs {
             if let Some(started) = started {
                 self.record_started(id, &entry, started);
             }
-            let kept = Entry { phase: Phase::Begun, end: Some(Box::new(event.clone())), ..entry };
             // If the write fails, the end is only in memory.
-            if let Err(error) = self.put(id, &kept) {
+            if let Err(error) = self.put(id, &entry.end_pending(event.clone())) {
                 tracing::warn!(%error, operation = %id, "failed to write the journal");
             }
             self.queue.hold_end(id, event);
@@ -212,7 +208,10 @@ impl Runs {
         for (id, event) in self.queue.held_ends() {
             let entry = match self.read(id) {
                 Ok(Some(entry)) => entry.ended(),
-                Ok(None) => Entry::new(0, Phase::Ended, Moment::now().wall),
+                Ok(None) => {
+                    let expires_at = Moment::now().wall;
+                    Entry { ticket: 0, expires_at, state: State::Ended(None) }
+                }
                 Err(error) => {
                     tracing::debug!(%error, operation = %id, "failed to read the journal");
                     return;

@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::builtins::Builtins;
 use super::diagnostics::CollectDiagnostics;
-use super::journal::{self, Entry, Phase};
+use super::entry::{Entry, ReadyRun, StartedRun};
+use super::journal;
 use super::options::OperationOptions;
 use super::queue::RETRY_DELAY;
 use super::record::{Runs, expired, rejected};
@@ -93,17 +94,18 @@ impl Runner {
     async fn start_run(&self, id: OperationId, cancel: CancellationToken) {
         let queue = &self.runs.queue;
         let entry = match self.runs.read(id) {
-            Ok(Some(entry)) if matches!(entry.phase, Phase::Accepted | Phase::Begun) => entry,
-            Ok(_) => return queue.close(id),
+            Ok(entry) => entry,
             Err(error) => {
                 tracing::warn!(%error, operation = %id, "failed to start a run; retrying");
                 return queue.requeue(id);
             }
         };
-        let Some(order) = entry.order.clone() else { return queue.close(id) };
+        let Some(entry) = entry.and_then(Entry::into_ready) else { return queue.close(id) };
+        let order = entry.state.order().clone();
         // The owner may have changed the policy since the order was accepted.
         if let Err(reason) = check_policy(&self.options.policy, &order.action) {
             let event = rejected(id, RefusalCause::Policy, &reason);
+            let entry: Entry = entry.into();
             return match self.runs.record_with_entry(id, &entry.ended(), &event) {
                 Ok(_) => queue.close(id),
                 Err(_) => queue.requeue(id),
@@ -113,9 +115,14 @@ impl Runner {
     }
 
     /// Follows a run that an earlier agent process started.
-    async fn resume_run(&self, id: OperationId, entry: Entry, cancel: CancellationToken) {
-        match entry.order.as_ref().map(|order| &order.action) {
-            Some(Action::Upload(_)) => self.uploads.resume(id, entry, &cancel).await,
+    async fn resume_run(
+        &self,
+        id: OperationId,
+        entry: Entry<StartedRun>,
+        cancel: CancellationToken,
+    ) {
+        match &entry.state.order.action {
+            Action::Upload(_) => self.uploads.resume(id, entry, &cancel).await,
             _ => self.builtins.wait_for_reboot(id, entry).await,
         }
     }
@@ -123,7 +130,7 @@ impl Runner {
     async fn execute(
         &self,
         id: OperationId,
-        entry: Entry,
+        entry: Entry<ReadyRun>,
         order: &RunOrder,
         cancel: &CancellationToken,
     ) {
@@ -140,7 +147,7 @@ impl Runner {
             Action::LogLevel { level, seconds } => {
                 self.builtins.set_level(id, entry, level, *seconds);
             }
-            Action::Upload(_) => self.uploads.run(id, entry, cancel).await,
+            Action::Upload(upload) => self.uploads.run(id, entry, upload, cancel).await,
         }
     }
 }

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::journal::Salts;
+use super::entry::Salts;
 use super::live::Live;
 
 /// Interval between checks whether a reader is still connected.

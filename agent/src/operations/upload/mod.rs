@@ -27,13 +27,13 @@ use std::time::Duration;
 
 use muster_schemas::OperationId;
 use muster_schemas::events::{Action, FileSummary, RunReport, Upload};
-use muster_schemas::wire::{OutputStream, RunOrder};
+use muster_schemas::wire::OutputStream;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::messages::UploadJob;
 use self::reader::{Reader, UploadError};
-use super::journal::{Entry, RunStart};
+use super::entry::{Entry, ReadyRun, RunStart, StartedRun, UploadProgress};
 use super::output_client::OutputClient;
 use super::record::{self, Outcome, Runs, empty_report, truncate};
 use super::sent_file::Sent;
@@ -49,9 +49,13 @@ pub(super) struct Uploads {
 
 impl Uploads {
     /// Starts an upload and follows it until its end.
-    pub(super) async fn run(&self, id: OperationId, entry: Entry, cancel: &CancellationToken) {
-        let Some(order) = entry.order.clone() else { return self.runs.queue.close(id) };
-        let Action::Upload(upload) = &order.action else { return self.runs.queue.close(id) };
+    pub(super) async fn run(
+        &self,
+        id: OperationId,
+        entry: Entry<ReadyRun>,
+        upload: &Upload,
+        cancel: &CancellationToken,
+    ) {
         // Whether the path is accessible is known only after a helper has checked it.
         let examined = tokio::select! {
             examined = self.examine(id, upload) => examined,
@@ -87,13 +91,12 @@ impl Uploads {
     pub(super) async fn resume(
         &self,
         id: OperationId,
-        mut entry: Entry,
+        mut entry: Entry<StartedRun>,
         cancel: &CancellationToken,
     ) {
-        let Some(order) = entry.order.clone() else { return self.runs.queue.close(id) };
-        let left = remaining_time(&entry, &order);
+        let left = remaining_time(&entry.state);
         let (outcome, file, problem) = tokio::select! {
-            done = self.work(id, &mut entry, &order) => match done {
+            done = self.work(id, &mut entry) => match done {
                 Ok((file, problem)) => (Outcome::Succeeded, Some(file), problem),
                 Err(problem) => (Outcome::Failed, None, Some(problem)),
             },
@@ -106,7 +109,7 @@ impl Uploads {
     fn end(
         &self,
         id: OperationId,
-        entry: Entry,
+        entry: Entry<StartedRun>,
         outcome: Outcome,
         file: Option<FileSummary>,
         problem: Option<String>,
@@ -115,7 +118,7 @@ impl Uploads {
         self.runs.spools.delete_archive(id);
         let report = RunReport {
             problem: problem.as_deref().map(truncate),
-            started_at: entry.begun.map(|start| start.at),
+            started_at: Some(entry.state.traces.start.at),
             ended_at: Some(Moment::now().wall),
             file,
             ..empty_report(id)
@@ -126,30 +129,31 @@ impl Uploads {
     async fn work(
         &self,
         id: OperationId,
-        entry: &mut Entry,
-        order: &RunOrder,
+        entry: &mut Entry<StartedRun>,
     ) -> Result<StoredFile, String> {
-        let Action::Upload(upload) = &order.action else {
+        let Action::Upload(upload) = entry.state.order.action.clone() else {
             return Err("the run is not an upload".to_owned());
         };
-        let salt = *entry.salts.ok_or("the journal has no salt for the upload")?.stdout;
-        let file = match &entry.file {
-            Some(file) => file.clone(),
-            None => {
+        let upload = &upload;
+        let salt = *entry.state.traces.salts.stdout;
+        let (sent, file) = match &entry.state.upload {
+            UploadProgress::Stored { sent, file } => (sent.clone(), file.clone()),
+            _ => {
                 let mut reader = Reader::start(self.job(id, upload)).await?;
                 let sent = self.open(id, entry, &mut reader).await?;
                 let speed = upload.bytes_per_second;
                 let hash = send::send(&self.server, id, salt, reader, sent.bytes, speed).await?;
-                let Sent { name, bytes, is_folder, .. } = sent;
+                let Sent { name, bytes, is_folder, .. } = sent.clone();
                 let file = FileSummary { name, bytes, hash, is_folder };
-                entry.file = Some(file.clone());
+                entry.state.upload =
+                    UploadProgress::Stored { sent: sent.clone(), file: file.clone() };
                 self.store_entry(id, entry)?;
-                file
+                (sent, file)
             }
         };
-        let problem = match (&entry.sent, upload.remove_source) {
-            (Some(sent), true) => self.remove(id, upload, sent.clone()).await.err(),
-            _ => None,
+        let problem = match upload.remove_source {
+            true => self.remove(id, upload, sent).await.err(),
+            false => None,
         };
         Ok((file, problem))
     }
@@ -159,21 +163,22 @@ impl Uploads {
     async fn open(
         &self,
         id: OperationId,
-        entry: &mut Entry,
+        entry: &mut Entry<StartedRun>,
         reader: &mut Reader,
     ) -> Result<Sent, String> {
-        if let Some(sent) = &entry.sent {
+        if let UploadProgress::Opened(sent) = &entry.state.upload {
             return Ok(reader.open(Some(sent.clone())).await?);
         }
         self.runs.spools.folder().map_err(|error| error.to_string())?;
         let sent = reader.open(None).await?;
-        entry.sent = Some(sent.clone());
+        entry.state.upload = UploadProgress::Opened(sent.clone());
         self.store_entry(id, entry)?;
         Ok(sent)
     }
 
-    fn store_entry(&self, id: OperationId, entry: &Entry) -> Result<(), String> {
-        self.runs.put(id, entry).map_err(|error| format!("failed to write the journal: {error}"))
+    fn store_entry(&self, id: OperationId, entry: &Entry<StartedRun>) -> Result<(), String> {
+        let stored = self.runs.put(id, &entry.clone().into());
+        stored.map_err(|error| format!("failed to write the journal: {error}"))
     }
 
     /// Deletes the source if it is still the file that was sent.
@@ -200,15 +205,14 @@ type StoredFile = (FileSummary, Option<String>);
 
 /// Returns the time that is left. A restart of the machine does not extend it, as far as the wall
 /// clock shows.
-fn remaining_time(entry: &Entry, order: &RunOrder) -> Duration {
+fn remaining_time(run: &StartedRun) -> Duration {
     let now = Moment::now();
-    let elapsed = entry.begun.map_or(0, |RunStart { boot, mono, at, .. }| {
-        if boot == now.boot {
-            now.mono.saturating_sub(mono)
-        } else {
-            u64::try_from(now.wall.micros().saturating_sub(at.micros())).unwrap_or(0)
-        }
-    });
-    let limit = Duration::from_millis(order.timeout_ms);
+    let RunStart { boot, mono, at, .. } = run.traces.start;
+    let elapsed = if boot == now.boot {
+        now.mono.saturating_sub(mono)
+    } else {
+        u64::try_from(now.wall.micros().saturating_sub(at.micros())).unwrap_or(0)
+    };
+    let limit = Duration::from_millis(run.order.timeout_ms);
     limit.saturating_sub(Duration::from_micros(elapsed)).min(Duration::from_secs(u32::MAX.into()))
 }

@@ -95,8 +95,8 @@ impl Builtins {
 
     /// Waits for the machine to shut down; records a failure when the run's time limit has passed.
     pub(super) async fn wait_for_reboot(&self, id: OperationId, entry: Entry<StartedRun>) {
-        let StartedRun { order, traces, .. } = &entry.state;
-        let elapsed = Moment::now().mono.saturating_sub(traces.start.mono);
+        let StartedRun { order, record, .. } = &entry.state;
+        let elapsed = Moment::now().mono.saturating_sub(record.start.mono);
         let elapsed = Duration::from_micros(elapsed);
         let limit =
             Duration::from_millis(order.timeout_ms).min(Duration::from_secs(u64::from(u32::MAX)));
@@ -141,7 +141,7 @@ impl Builtins {
 fn end_event(id: OperationId, run: &StartedRun, outcome: Outcome, problem: Option<&str>) -> Event {
     outcome.event(RunReport {
         problem: problem.map(truncate),
-        started_at: Some(run.traces.start.at),
+        started_at: Some(run.record.start.at),
         ended_at: Some(Moment::now().wall),
         ..empty_report(id)
     })

@@ -35,12 +35,12 @@ pub(super) async fn run(
         }
     };
     runs.record_started_now(id, &entry, None);
-    let traces = entry.state.traces;
+    let record = entry.state.record;
     let limit = Duration::from_millis(order.timeout_ms).min(Duration::from_secs(3600));
     let (outcome, problem) = tokio::select! {
         archive = collect() => match archive {
             Ok(archive) => {
-                let spool = runs.spools.create(id, &traces.salts);
+                let spool = runs.spools.create(id, &record.salts);
                 runs.spools.write(&spool, OutputStream::Stdout, &archive);
                 (Outcome::Succeeded, None)
             }
@@ -53,7 +53,7 @@ pub(super) async fn run(
     let [stdout, stderr] = spool.map(|spool| spool.summaries()).unwrap_or_default();
     let report = RunReport {
         problem,
-        started_at: Some(traces.start.at),
+        started_at: Some(record.start.at),
         ended_at: Some(Moment::now().wall),
         stdout,
         stderr,

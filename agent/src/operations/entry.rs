@@ -52,9 +52,9 @@ pub(super) enum State {
     /// Started: the program may have run, and must not run again.
     Started(Box<StartedRun>),
     /// Ended, and there is no room for the event of its end yet.
-    EndPending { traces: Option<Traces>, end: Box<Event> },
+    EndPending { record: Option<StartRecord>, end: Box<Event> },
     /// Its end is recorded.
-    Ended(Option<Traces>),
+    Ended(Option<StartRecord>),
 }
 
 /// A run that was accepted, and perhaps started, and that is executed now.
@@ -69,13 +69,13 @@ pub(super) enum ReadyRun {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct StartedRun {
     pub(super) order: Box<RunOrder>,
-    pub(super) traces: Traces,
+    pub(super) record: StartRecord,
     pub(super) upload: UploadProgress,
 }
 
-/// What is known of a run from its start on, also after its end.
+/// What the journal keeps of a run from its start on, also after its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Traces {
+pub(super) struct StartRecord {
     pub(super) start: RunStart,
     pub(super) salts: Salts,
     pub(super) process: Option<Process>,
@@ -100,25 +100,25 @@ impl<S> Entry<S> {
 }
 
 impl Entry {
-    /// Returns the traces of a run that was started.
-    pub(super) fn traces(&self) -> Option<Traces> {
+    /// Returns the start record of a run that was started.
+    pub(super) fn record(&self) -> Option<StartRecord> {
         match &self.state {
             State::Barred | State::Accepted(_) => None,
-            State::Started(run) => Some(run.traces),
-            State::EndPending { traces, .. } | State::Ended(traces) => *traces,
+            State::Started(run) => Some(run.record),
+            State::EndPending { record, .. } | State::Ended(record) => *record,
         }
     }
 
     /// Returns the entry as it is kept after the run has ended.
     pub(super) fn ended(self) -> Self {
-        let traces = self.traces();
-        self.with(State::Ended(traces))
+        let record = self.record();
+        self.with(State::Ended(record))
     }
 
     /// Returns the entry as it is kept while there is no room for the event of the end.
     pub(super) fn end_pending(self, end: Event) -> Self {
-        let traces = self.traces();
-        self.with(State::EndPending { traces, end: Box::new(end) })
+        let record = self.record();
+        self.with(State::EndPending { record, end: Box::new(end) })
     }
 
     /// Returns the run, if it can be executed.
@@ -164,8 +164,8 @@ impl StartedRun {
             stdout: ByteArray::new(rand::random()),
             stderr: ByteArray::new(rand::random()),
         };
-        let traces = Traces { start, salts, process: None };
-        Self { order, traces, upload: UploadProgress::NotOpened }
+        let record = StartRecord { start, salts, process: None };
+        Self { order, record, upload: UploadProgress::NotOpened }
     }
 }
 
@@ -224,7 +224,7 @@ enum StoredPhase {
 
 impl From<Entry> for StoredEntry {
     fn from(entry: Entry) -> Self {
-        let traces = entry.traces();
+        let record = entry.record();
         let (mut order, mut sent, mut file, mut end) = (None, None, None, None);
         let phase = match entry.state {
             State::Barred => StoredPhase::Barred,
@@ -252,9 +252,9 @@ impl From<Entry> for StoredEntry {
             phase,
             expires_at: entry.expires_at,
             order,
-            begun: traces.map(|traces| traces.start),
-            process: traces.and_then(|traces| traces.process),
-            salts: traces.map(|traces| traces.salts),
+            begun: record.map(|record| record.start),
+            process: record.and_then(|record| record.process),
+            salts: record.map(|record| record.salts),
             sent,
             file,
             end,
@@ -266,21 +266,21 @@ impl StoredEntry {
     /// Returns the entry; `None` if its phase requires a part that is missing.
     fn into_entry(self) -> Option<Entry> {
         let (start, salts, process) = (self.begun, self.salts, self.process);
-        let traces = start.zip(salts).map(|(start, salts)| Traces { start, salts, process });
+        let record = start.zip(salts).map(|(start, salts)| StartRecord { start, salts, process });
         let state = match (self.phase, self.end) {
             (StoredPhase::Barred, _) => State::Barred,
             (StoredPhase::Accepted, _) => State::Accepted(self.order?),
-            (StoredPhase::Begun, Some(end)) => State::EndPending { traces, end },
+            (StoredPhase::Begun, Some(end)) => State::EndPending { record, end },
             (StoredPhase::Begun, None) => {
                 let upload = match (self.sent, self.file) {
                     (None, _) => UploadProgress::NotOpened,
                     (Some(sent), None) => UploadProgress::Opened(sent),
                     (Some(sent), Some(file)) => UploadProgress::Stored { sent, file },
                 };
-                let run = StartedRun { order: self.order?, traces: traces?, upload };
+                let run = StartedRun { order: self.order?, record: record?, upload };
                 State::Started(Box::new(run))
             }
-            (StoredPhase::Ended, _) => State::Ended(traces),
+            (StoredPhase::Ended, _) => State::Ended(record),
         };
         Some(Entry { ticket: self.ticket, expires_at: self.expires_at, state })
     }

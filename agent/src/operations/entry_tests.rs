@@ -57,15 +57,15 @@ const START: RunStart =
     RunStart { boot: Uuid::from_u128(5), mono: 6, at: Timestamp(7), mark: Uuid::from_u128(8) };
 const SALTS: Salts = Salts { stdout: ByteArray::new([1; 16]), stderr: ByteArray::new([2; 16]) };
 const PROCESS: Process = Process { pid: 11, ticks: 12 };
-const TRACES: Traces = Traces { start: START, salts: SALTS, process: None };
-const WITH_PROCESS: Traces = Traces { process: Some(PROCESS), ..TRACES };
+const RECORD: StartRecord = StartRecord { start: START, salts: SALTS, process: None };
+const WITH_PROCESS: StartRecord = StartRecord { process: Some(PROCESS), ..RECORD };
 
 fn accepted() -> Box<RunOrder> {
     sample_order(Action::Reboot)
 }
 
-fn started(order: Box<RunOrder>, traces: Traces, upload: UploadProgress) -> State {
-    State::Started(Box::new(StartedRun { order, traces, upload }))
+fn started(order: Box<RunOrder>, record: StartRecord, upload: UploadProgress) -> State {
+    State::Started(Box::new(StartedRun { order, record, upload }))
 }
 
 /// The bytes were written by the agent whose entry was a phase with optional parts.
@@ -77,8 +77,8 @@ fn entries_of_earlier_agents_are_readable_and_the_encoding_is_the_same() {
         (State::Barred, BARRED),
         (State::Accepted(accepted()), ACCEPTED),
         (started(accepted(), WITH_PROCESS, not_opened), STARTED),
-        (started(upload(), TRACES, UploadProgress::Opened(sent())), OPENED),
-        (started(upload(), TRACES, stored), STORED),
+        (started(upload(), RECORD, UploadProgress::Opened(sent())), OPENED),
+        (started(upload(), RECORD, stored), STORED),
         (State::Ended(None), NEVER_STARTED),
         (State::Ended(Some(WITH_PROCESS)), ENDED),
     ] {
@@ -91,8 +91,8 @@ fn entries_of_earlier_agents_are_readable_and_the_encoding_is_the_same() {
 
 #[test]
 fn pending_ends_of_earlier_agents_are_readable() {
-    for (traces, hex) in [(Some(TRACES), PENDING), (None, PENDING_REFUSAL)] {
-        let state = State::EndPending { traces, end: end() };
+    for (record, hex) in [(Some(RECORD), PENDING), (None, PENDING_REFUSAL)] {
+        let state = State::EndPending { record, end: end() };
         let entry = Entry { ticket: 13, expires_at: Timestamp(100), state };
         let bytes = HEXLOWER.decode(hex.as_bytes()).unwrap();
         // Earlier agents also kept the order and the file, which are no longer needed.

@@ -118,7 +118,7 @@ pub(super) async fn run(
     };
     let input = input.and_then(|bytes| codec::decode::<PrivateInput>(&bytes).ok());
     let (env, stdin) = input.map(|input| (input.env, input.stdin)).unwrap_or_default();
-    let run_tag = entry.state.traces.start.mark;
+    let run_tag = entry.state.record.start.mark;
     let signals = signal(SignalKind::child());
     let limit = Duration::from_millis(order.timeout_ms).min(Duration::from_secs(u32::MAX.into()));
     let deadline = Instant::now() + limit;
@@ -161,9 +161,9 @@ pub(super) async fn run(
     let pid = pid_of(process);
     let mut leader = Leader { child: Some(child), pid, run_tag, is_armed: !exec.background };
     let started_at = now();
-    entry.state.traces.process = group::identify(process);
+    entry.state.record.process = group::identify(process);
     let started = RunStarting::now(id, &entry.state, Some(user));
-    let salts = entry.state.traces.salts;
+    let salts = entry.state.record.salts;
     let entry: Entry = entry.into();
     if exec.background {
         runs.record_started(id, &entry, &started);

@@ -60,7 +60,7 @@ use crate::outbox::Recorder;
 use crate::store::{Store, StoreError};
 
 /// What operations need from the rest of the agent.
-pub(crate) struct Surroundings {
+pub(crate) struct Dependencies {
     pub(crate) identity: Arc<Identity>,
     pub(crate) store: Arc<Store>,
     pub(crate) recorder: Recorder,
@@ -84,10 +84,10 @@ pub(crate) struct Operations {
 impl Operations {
     /// Restores the open runs from the journal. Records nothing.
     pub(crate) fn open(
-        surroundings: Surroundings,
+        dependencies: Dependencies,
         options: OperationOptions,
     ) -> Result<Self, StoreError> {
-        let Surroundings { identity, store, recorder, connection, clock, .. } = surroundings;
+        let Dependencies { identity, store, recorder, connection, clock, .. } = dependencies;
         let queue = RunQueue::open(&store, Arc::clone(&clock))?;
         let spools = Spools::new(store.folder().path(), options.spool_bytes);
         let runs = Arc::new(Runs { store, recorder, queue, spools });
@@ -98,11 +98,11 @@ impl Operations {
             runs: Arc::clone(&runs),
             clock: Arc::clone(&clock),
             policy: options.policy.clone(),
-            max_concurrent_runs: surroundings.max_concurrent_runs.clone(),
+            max_concurrent_runs: dependencies.max_concurrent_runs.clone(),
         };
         let builtins = Builtins {
             runs: Arc::clone(&runs),
-            log_level: surroundings.log_level,
+            log_level: dependencies.log_level,
             restart: restart.clone(),
             reboot_commands: options.reboot.clone(),
         };
@@ -115,10 +115,10 @@ impl Operations {
             runs: Arc::clone(&runs),
             options,
             clock: Arc::clone(&clock),
-            max_concurrent_runs: surroundings.max_concurrent_runs,
+            max_concurrent_runs: dependencies.max_concurrent_runs,
             builtins,
             uploads,
-            collect_diagnostics: surroundings.collect_diagnostics,
+            collect_diagnostics: dependencies.collect_diagnostics,
         };
         Ok(Self { runs, clock, orders: Arc::new(orders), runner, outputs, restart })
     }

@@ -83,7 +83,7 @@ pub(super) struct RunStarting {
 impl RunStarting {
     /// The start of a run that starts now.
     pub(super) fn now(id: OperationId, run: &StartedRun, user: Option<String>) -> Self {
-        let pid = run.traces.process.map(|process| process.pid);
+        let pid = run.record.process.map(|process| process.pid);
         Self { event: RunStarted { operation: id, pid, user }.into(), at: Moment::now() }
     }
 }

@@ -8,7 +8,7 @@ use muster_schemas::events::{Action, RunReport};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::entry::{Entry, StartedRun, State, Traces};
+use super::entry::{Entry, StartRecord, StartedRun, State};
 use super::journal;
 use super::record::{Outcome, Runs, empty_report};
 use crate::clock::Moment;
@@ -32,12 +32,12 @@ pub(super) async fn recover(
     spools.sweep(|id| all.binary_search_by_key(&id.0.as_u128(), |it| it.0.0.as_u128()).is_ok());
     let (mut goes_on, mut lost) = (Vec::new(), Vec::new());
     for (id, entry) in all {
-        if let Some(traces) = entry.traces() {
-            spools.restore(id, &traces.salts);
+        if let Some(record) = entry.record() {
+            spools.restore(id, &record.salts);
             if matches!(entry.state, State::Ended(_)) {
                 spools.delete_archive(id);
             }
-            if let Some(process) = traces.process {
+            if let Some(process) = record.process {
                 queue.watch(process.pid);
             }
         }
@@ -87,7 +87,7 @@ impl Recovery {
     fn of(run: &StartedRun, boot: Uuid) -> Self {
         match &run.order.action {
             Action::Upload(_) => Self::Resume,
-            Action::Reboot if run.traces.start.boot == boot => Self::Resume,
+            Action::Reboot if run.record.start.boot == boot => Self::Resume,
             Action::Reboot | Action::RestartAgent => Self::Succeed,
             _ => Self::Interrupt,
         }
@@ -101,7 +101,7 @@ fn now() -> Option<muster_schemas::Timestamp> {
 /// Returns the available report of a run that no process follows.
 fn partial_report(runs: &Runs, id: OperationId, run: &StartedRun) -> RunReport {
     let [stdout, stderr] = runs.spools.get(id).map(|spool| spool.summaries()).unwrap_or_default();
-    let started_at = Some(run.traces.start.at);
+    let started_at = Some(run.record.start.at);
     RunReport { started_at, stdout, stderr, ..empty_report(id) }
 }
 
@@ -118,7 +118,7 @@ async fn record_interrupted(
 ) {
     // Read it now: the output is deleted as soon as the server has it.
     let report = partial_report(runs, id, &entry.state);
-    let Traces { start, process, .. } = entry.state.traces;
+    let StartRecord { start, process, .. } = entry.state.record;
     let mut problem = INTERRUPTED.to_owned();
     if start.boot == Moment::now().boot {
         if group::end_leftovers(start.mark, process, kill_after).await {
@@ -200,7 +200,7 @@ mod tests {
             (upload(), false, Recovery::Resume),
         ] {
             let run = started(action);
-            let boot = run.traces.start.boot;
+            let boot = run.record.start.boot;
             let now = if is_same_boot { boot } else { Uuid::from_u128(!boot.as_u128()) };
             assert_eq!(Recovery::of(&run, now), expected);
         }

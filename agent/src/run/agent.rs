@@ -18,7 +18,7 @@ use crate::inventory::report_inventory;
 use crate::link::{BrokerCredentials, Link, keep_connected};
 use crate::local::LocalMetrics;
 use crate::log_level::{LogLevel, SetLevel};
-use crate::operations::{CollectDiagnostics, OperationOptions, Operations, Surroundings};
+use crate::operations::{CollectDiagnostics, Dependencies, OperationOptions, Operations};
 use crate::outbox::{Limits, Outbox, Recorder};
 use crate::report::{Backlog, Sampler, send_backlog};
 use crate::status::{Status, StatusSource, serve_status, socket_path};
@@ -176,7 +176,7 @@ impl Parts {
             Arc::clone(&store),
             recorder.clone(),
         );
-        let surroundings = Surroundings {
+        let dependencies = Dependencies {
             identity: Arc::clone(&identity),
             store: Arc::clone(&store),
             recorder: recorder.clone(),
@@ -186,7 +186,7 @@ impl Parts {
             max_concurrent_runs: config.max_concurrent_runs(),
             collect_diagnostics: diagnostics_of(status.clone(), options.root),
         };
-        let operations = Operations::open(surroundings, options.operations)?;
+        let operations = Operations::open(dependencies, options.operations)?;
         let link = Link {
             identity: Arc::clone(&identity),
             credentials: BrokerCredentials {

@@ -118,7 +118,7 @@ impl Uploads {
         self.runs.spools.delete_archive(id);
         let report = RunReport {
             problem: problem.as_deref().map(truncate),
-            started_at: Some(entry.state.traces.start.at),
+            started_at: Some(entry.state.record.start.at),
             ended_at: Some(Moment::now().wall),
             file,
             ..empty_report(id)
@@ -135,7 +135,7 @@ impl Uploads {
             return Err("the run is not an upload".to_owned());
         };
         let upload = &upload;
-        let salt = *entry.state.traces.salts.stdout;
+        let salt = *entry.state.record.salts.stdout;
         let (sent, file) = match &entry.state.upload {
             UploadProgress::Stored { sent, file } => (sent.clone(), file.clone()),
             _ => {
@@ -207,7 +207,7 @@ type StoredFile = (FileSummary, Option<String>);
 /// clock shows.
 fn remaining_time(run: &StartedRun) -> Duration {
     let now = Moment::now();
-    let RunStart { boot, mono, at, .. } = run.traces.start;
+    let RunStart { boot, mono, at, .. } = run.record.start;
     let elapsed = if boot == now.boot {
         now.mono.saturating_sub(mono)
     } else {

@@ -8,7 +8,6 @@ mod config;
 mod connection;
 pub mod doctor;
 pub mod enroll;
-mod error_chain;
 mod files;
 pub mod identity;
 pub mod inventory;

@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use muster_command::keys::KeyStore;
 use muster_eventlog::{CreateUsersOutcome, DatabaseRole, EventLog, NewDatabaseUser};
 use muster_schemas::ProjectId;
+use muster_schemas::errors::error_chain;
 use reqwest::Url;
 
 /// Returns the name of the file with a role's URL in the key folder.
@@ -59,7 +60,7 @@ pub(crate) async fn create(log: &EventLog, owner: &str, keys: &KeyStore) -> Resu
     for (role, password) in DatabaseRole::ALL.into_iter().zip(&passwords) {
         let password = match password {
             Ok(password) => password,
-            Err(error) => anyhow::bail!("{}", muster_api::problem::describe(error)),
+            Err(error) => anyhow::bail!("{}", error_chain(error)),
         };
         let projections: &[&str] = match role {
             DatabaseRole::Command => &muster_command::PROJECTIONS,

@@ -4,6 +4,7 @@
 //! Source: OpenTelemetry protocol specification 1.x, `POST /v1/traces`. `muster_eventlog::traces`
 //! documents the spans and the ids of traces.
 
+use muster_schemas::errors::error_chain;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,7 +96,7 @@ impl Exporter {
                 Err(error) => {
                     self.dropped.fetch_add(count, Ordering::Relaxed);
                     if !is_away {
-                        let error = muster_api::problem::describe(&error);
+                        let error = error_chain(&error);
                         tracing::warn!(
                             %error,
                             "the trace collector is unavailable; spans are dropped"

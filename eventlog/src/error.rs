@@ -114,18 +114,3 @@ impl From<deadpool_postgres::PoolError> for StoreError {
         Self::Connect(Box::new(error))
     }
 }
-
-/// Formats an error with its sources, for the callers that share it.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}

@@ -1,5 +1,6 @@
 //! Follows the log: by NOTIFY, and by polling in case a notification is lost.
 
+use muster_schemas::errors::error_chain;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::appender::NOTIFY_CHANNEL;
 use crate::connect::Stores;
-use crate::error::{StoreError, describe};
+use crate::error::StoreError;
 use crate::log::EventLog;
 
 /// Poll interval, after which a lost notification is noticed.
@@ -103,7 +104,7 @@ async fn follow(stores: &Stores, cached: &watch::Sender<CachedHeads>) {
         if !failing {
             failing = true;
             tracing::warn!(
-                error = %describe(&error),
+                error = %error_chain(&error),
                 "failed to follow the log; trying again"
             );
         }

@@ -12,6 +12,7 @@ pub mod codec;
 pub mod compress;
 pub mod cose;
 pub mod envelope;
+pub mod errors;
 pub mod events;
 pub mod ids;
 pub mod metric_names;
@@ -23,6 +24,7 @@ pub mod selector;
 pub mod stream;
 pub mod subjects;
 pub mod timestamp;
+pub mod units;
 pub mod upcast;
 pub mod wire;
 

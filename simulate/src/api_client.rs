@@ -1,5 +1,6 @@
 //! The server's HTTPS API for devices: enrollment and credentials, with retries while it is busy.
 
+use muster_schemas::errors::root_cause;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,7 +151,7 @@ impl ApiClient {
                     pause(Duration::from_secs(wait.unwrap_or(1).min(10))).await;
                 }
                 Err(error) => {
-                    let problem = cause(&error);
+                    let problem = root_cause(&error);
                     last = Some(ApiError::Unreachable { url: self.url.clone(), problem });
                     pause(Duration::from_secs(1)).await;
                 }
@@ -172,15 +173,4 @@ fn read<T: serde::de::DeserializeOwned>(
 ) -> Result<T, ApiError> {
     serde_json::from_value(response)
         .map_err(|error| ApiError::InvalidResponse(path, error.to_string()))
-}
-
-/// Returns the message of the innermost error, which describes the cause.
-fn cause(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        message = error.to_string();
-        source = error.source();
-    }
-    message
 }

@@ -93,7 +93,7 @@ async fn an_agent_killed_under_load_loses_only_the_current_metric_batch() {
     let dir = tempfile::tempdir().unwrap();
     let token = system.api.enrollment_token(1).await;
     let mut agent = AgentProcess::enroll(dir.path(), &system.api.url, &token, "robot");
-    let vars = json!({"vars": {"metrics.interval": 1}});
+    let vars = json!({"vars": {"metrics.interval": "1s"}});
     system.api.patch("/api/v1/devices/robot/config", &vars).await;
     for n in 0..=KILLS {
         agent.start();

@@ -28,7 +28,7 @@ async fn devices_are_named_labeled_configured_and_replayed() {
     ok(&system, &["device", "label", "one", "env=prod", "old=1"]);
     ok(&system, &["device", "label", "one", "old-"]);
     ok(&system, &["device", "rename", "one", "uno"]);
-    ok(&system, &["device", "config", "site=a", "metrics.interval=5", "greeting=hello"]);
+    ok(&system, &["device", "config", "site=a", "metrics.interval=5s", "greeting=hello"]);
     let list = wait::until("the changes", WAIT_TIMEOUT, || async {
         let list = ok(&system, &["device", "list", "-l", "env=prod,!old"]);
         list.contains("uno").then_some(list)
@@ -37,7 +37,7 @@ async fn devices_are_named_labeled_configured_and_replayed() {
     assert!(!list.contains("two"), "{list}");
     let shown = ok(&system, &["device", "show", "uno", "--json"]);
     let shown: Value = serde_json::from_str(&shown).unwrap();
-    assert_eq!(shown["config"]["vars"]["metrics.interval"], 5);
+    assert_eq!(shown["config"]["vars"]["metrics.interval"], "5s");
     assert_eq!(shown["config"]["vars"]["greeting"], "hello");
     assert_eq!(shown["id"], device.id());
 

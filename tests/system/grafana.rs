@@ -64,7 +64,7 @@ impl Scene {
         agent.start();
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let vars =
-            json!({"vars": {"metrics.interval": 1, "metrics.udp": udp, "metrics.json": false}});
+            json!({"vars": {"metrics.interval": "1s", "metrics.udp": udp, "metrics.json": false}});
         system.api.patch("/api/v1/devices/robot/config", &vars).await;
         let (code, _, err) = system.muster(&["device", "label", "robot", "site=a"]);
         assert_eq!(code, 0, "{err}");

@@ -212,7 +212,7 @@ async fn every_message_on_the_wire_conforms_to_the_cddl() {
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
     agent.start_with(&["--url", &format!("https://localhost:{port}")]);
 
-    let vars = json!({"vars": {"metrics.interval": 1, "n": 1, "ratio": 0.5, "on": true}});
+    let vars = json!({"vars": {"metrics.interval": "1s", "n": 1, "ratio": 0.5, "on": true}});
     fleet.api.patch("/api/v1/devices/robot/config", &vars).await;
     let online = [
         "SealedEnrollProof",

@@ -16,10 +16,10 @@ use super::registry::Channels;
 use super::{files, open_record, shell, tcp};
 use crate::clock::ServerClock;
 use crate::connection::Connection;
-use crate::error_chain::error_chain;
 use crate::identity::{CurrentIdentity, Identity, Ignored, is_expired, is_for};
 use crate::outbox::Outbox;
 use crate::store::Store;
+use muster_schemas::errors::error_chain;
 
 /// The fields that all opens have, of any kind: so an open with a kind that is unknown to this
 /// agent can be refused by its id.

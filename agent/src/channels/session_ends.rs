@@ -10,9 +10,9 @@ use redb::ReadableTable;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::error_chain::error_chain;
 use crate::outbox::Recorder;
 use crate::store::{SESSIONS, Store, StoreError};
+use muster_schemas::errors::error_chain;
 
 /// Reason of the end of a session whose agent process did not record it.
 pub const UNKNOWN_END: &str =

@@ -7,10 +7,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use muster_schemas::names::{ConfigValue, ConfigVars};
+use muster_schemas::units::parse_duration;
 
 use crate::local::{ListenerSettings, Quota};
 use crate::metrics::{Group, GroupSet, UnknownGroup};
 use crate::report::SampleSettings;
+
+/// Maximum interval between samples.
+const MAX_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// The settings of the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,26 +159,13 @@ fn number(value: &ConfigValue, min: u32, max: u32) -> Result<u32, String> {
 }
 
 fn interval(value: &ConfigValue) -> Result<Duration, String> {
-    let seconds = match value {
-        ConfigValue::Int(seconds) => u64::try_from(*seconds).ok(),
+    let interval = match value {
         ConfigValue::Text(text) => parse_duration(text),
         _ => None,
     };
-    seconds.filter(|seconds| (1..=3600).contains(seconds)).map(Duration::from_secs).ok_or_else(
-        || format!("'{value}' is not a duration from 1 to 3600 seconds, such as 30, 30s or 5m"),
-    )
-}
-
-/// Parses `90s`, `5m` or `1h` into seconds.
-fn parse_duration(text: &str) -> Option<u64> {
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(seconds)
+    interval
+        .filter(|interval| *interval <= MAX_INTERVAL)
+        .ok_or_else(|| format!("'{value}' is not a duration of 1s to 1h with a unit, such as 30s"))
 }
 
 fn groups(value: &ConfigValue) -> Result<GroupSet, String> {
@@ -205,18 +196,12 @@ mod tests {
         for (given, expected, bad) in [
             (vec![], default, vec![]),
             (
-                vec![
-                    ("metrics.interval", ConfigValue::Int(30)),
-                    ("metrics.groups", text("cpu, mem")),
-                ],
+                vec![("metrics.interval", text("30s")), ("metrics.groups", text("cpu, mem"))],
                 with(SampleSettings { interval: Duration::from_secs(30), groups: two, ..samples }),
                 vec![],
             ),
             (
-                vec![
-                    ("metrics.groups", text("-disk,-temp")),
-                    ("metrics.interval.cpu", ConfigValue::Int(1)),
-                ],
+                vec![("metrics.groups", text("-disk,-temp")), ("metrics.interval.cpu", text("1s"))],
                 {
                     let groups = GroupSet::ALL.without(Group::Disk).without(Group::Temp);
                     let mut samples = SampleSettings { groups, ..samples };

@@ -3,6 +3,7 @@
 //! A client is created for each task: hours pass between two of them, and an idle client costs
 //! memory.
 
+use muster_schemas::errors::root_cause;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,14 +72,7 @@ pub struct Http {
 }
 
 fn unreachable(url: &Url, error: &dyn std::error::Error) -> HttpError {
-    // reqwest puts the important part (a refused certificate, an unknown name) into the causes.
-    let mut problem = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        problem = error.to_string();
-        cause = error.source();
-    }
-    HttpError::Unreachable { url: url.to_string(), problem }
+    HttpError::Unreachable { url: url.to_string(), problem: root_cause(error) }
 }
 
 impl Http {

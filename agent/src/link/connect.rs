@@ -5,6 +5,7 @@
 //! that may have expired and with its own backoff. So its second attempt is refused, and `keep.rs`
 //! creates another client.
 
+use muster_schemas::errors::root_cause;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -136,7 +137,7 @@ pub(super) async fn connect(
         .connect(target)
         .await;
     let client = made.map_err(|error| {
-        let problem = verifier.refusal().unwrap_or_else(|| last_cause(&error));
+        let problem = verifier.refusal().unwrap_or_else(|| root_cause(&error));
         let is_denied =
             error.kind() == ConnectErrorKind::AuthorizationViolation || is_denial(&problem);
         ConnectError::Broker { address: name.clone(), problem, is_denied }
@@ -194,16 +195,6 @@ pub(super) fn is_denial(message: &str) -> bool {
         || text.contains("authentication expired")
         || text.contains("authentication revoked")
         || text.contains("account authentication")
-}
-
-fn last_cause(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message = error.to_string();
-        cause = error.source();
-    }
-    message
 }
 
 #[cfg(test)]

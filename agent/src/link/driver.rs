@@ -19,10 +19,10 @@ use uuid::Uuid;
 use super::Link;
 use super::connect::is_denial;
 use crate::clock::{Anchor, Moment};
-use crate::error_chain::error_chain;
 use crate::identity::Credentials;
 use crate::session::{Effect, Outgoing, Session};
 use crate::store::StoreError;
+use muster_schemas::errors::error_chain;
 
 /// How a connection ended.
 pub(super) enum End {

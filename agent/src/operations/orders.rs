@@ -19,11 +19,11 @@ use super::prepare;
 use super::queue::{Lane, MAX_WAITING_RUNS, RunStatus};
 use super::record::{Outcome, Runs, empty_report, expired, rejected};
 use crate::clock::{Moment, ServerClock};
-use crate::error_chain::error_chain;
 use crate::identity::{CurrentIdentity, Identity, Ignored, is_expired};
 use crate::outbox::Outbox;
 use crate::policy::check_policy;
 use crate::run_as::{requested_user, run_as};
+use muster_schemas::errors::error_chain;
 
 /// Retention of a cancel whose order has not arrived, in microseconds: longer than the lifetime of
 /// any order.

@@ -74,7 +74,7 @@ async fn a_device_enrolls_once_and_repeats_the_request_after_a_lost_response() {
 #[tokio::test]
 async fn a_device_reports_its_inventory_and_applies_its_config() {
     let server = Server::start().await;
-    let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Int(1));
+    let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Text("1s".to_owned()));
     let bad = ("metrics.groups".parse().unwrap(), ConfigValue::Text("gpu".into()));
     server.state.lock().unwrap().config = (4, [interval, bad].into());
     let running = Running::start(&server).await;
@@ -132,7 +132,7 @@ async fn a_device_reports_its_inventory_and_applies_its_config() {
 #[tokio::test]
 async fn events_during_a_broker_outage_are_sent_later() {
     let server = Server::start().await;
-    let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Int(1));
+    let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Text("1s".to_owned()));
     server.state.lock().unwrap().config = (1, [interval].into());
     let running = Running::start(&server).await;
     server.until("the device is up", |state| !state.live.is_empty() && state.hellos > 0).await;
@@ -199,7 +199,7 @@ async fn set_max_messages(server: &Server, max_messages: i64) {
 #[tokio::test]
 async fn metrics_rejected_by_a_full_stream_are_kept_and_sent_later() {
     let server = Server::start().await;
-    let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Int(1));
+    let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Text("1s".to_owned()));
     server.state.lock().unwrap().config = (1, [interval].into());
     let running = Running::start(&server).await;
     server.until("the device is up", |state| !state.live.is_empty() && state.hellos > 0).await;

@@ -1,20 +1,21 @@
 //! Conversion of the store's errors to problems.
 
 use muster_eventlog::{AppendError, StoreError};
+use muster_schemas::errors::error_chain;
 
 use super::{Kind, Problem};
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         if error.is_disk_full() {
-            tracing::warn!(error = %super::describe(&error), "the database's disk is full");
+            tracing::warn!(error = %error_chain(&error), "the database's disk is full");
             Self::new(
                 Kind::StorageFull,
                 "nothing was written: the database's disk is full. Free space on it; reads still \
                 work, and devices keep their events",
             )
         } else if error.is_unavailable() {
-            tracing::warn!(error = %super::describe(&error), "PostgreSQL is unavailable");
+            tracing::warn!(error = %error_chain(&error), "PostgreSQL is unavailable");
             Self::unavailable("the database is unavailable; try again", 2)
         } else if error.is_query_timeout() {
             Self::unavailable(

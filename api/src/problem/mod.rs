@@ -8,6 +8,7 @@ mod responses;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use muster_schemas::errors::error_chain;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -239,7 +240,7 @@ impl Problem {
     #[must_use]
     pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         let correlation = Uuid::now_v7();
-        tracing::error!(%correlation, error = %describe(error), "a request failed");
+        tracing::error!(%correlation, error = %error_chain(error), "a request failed");
         Self {
             correlation: Some(correlation),
             ..Self::new(
@@ -306,22 +307,6 @@ impl IntoResponse for Problem {
         }
         response
     }
-}
-
-/// Formats an error with its sources, in one line.
-#[must_use]
-pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Shortens a value that is returned to its sender.

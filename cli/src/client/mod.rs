@@ -4,6 +4,7 @@ mod connection;
 pub(crate) mod contexts;
 mod socket;
 
+use muster_schemas::errors::root_cause;
 use std::path::Path;
 use std::sync::Once;
 use std::time::Duration;
@@ -87,13 +88,7 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> RequestError {
-        let mut problem = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            problem = cause.to_string();
-            source = cause.source();
-        }
-        RequestError::Unreachable { url: self.url.clone(), problem }
+        RequestError::Unreachable { url: self.url.clone(), problem: root_cause(error) }
     }
 
     async fn json(&self, request: RequestBuilder) -> Result<Value> {

@@ -1,5 +1,6 @@
 //! `muster health`: checks whether a role is ready, for health checks without curl.
 
+use muster_schemas::errors::error_chain;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,7 +54,7 @@ pub(super) async fn query_readiness(address: &str, keys: &Path) -> Result<Option
         .build()?;
     let response = http.get(&url).send().await.map_err(|error| RequestError::Unreachable {
         url: url.clone(),
-        problem: muster_api::problem::describe(&error),
+        problem: error_chain(&error),
     })?;
     let status = response.status();
     let body: serde_json::Value = response.json().await.unwrap_or_default();

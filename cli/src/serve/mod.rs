@@ -20,6 +20,7 @@ mod proxies;
 mod startup;
 mod tunnel;
 
+use muster_schemas::errors::error_chain;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -87,7 +88,7 @@ async fn open_blobs(location: &BlobLocation) -> Result<Blobs> {
         Err(error) if error.is_final() => Err(error)
             .with_context(|| format!("failed to use {location} for blobs; see --blobs and AWS_*")),
         Err(error) => {
-            let error = muster_api::problem::describe(&error);
+            let error = error_chain(&error);
             tracing::warn!(
                 location = %location, error,
                 "the blob store is unavailable; requests that need it wait"

@@ -1,5 +1,6 @@
 //! Retries connections to servers that are not available yet, at the start of a role.
 
+use muster_schemas::errors::error_chain;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ pub(super) async fn retry_until_ready<
         if started_at.elapsed() > STARTUP_TIMEOUT || stop.is_cancelled() || is_final(&error) {
             return Err(error);
         }
-        let text = muster_api::problem::describe(&error);
+        let text = error_chain(&error);
         if text != reported {
             tracing::warn!(error = %text, "{name} is not available yet; trying again");
             reported = text;

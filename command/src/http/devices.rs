@@ -131,7 +131,7 @@ pub(super) async fn change_device(
 /// A request to set and remove config variables.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"vars": {"metrics.interval": 5, "log.level": "info", "old": null}}))]
+#[schema(example = json!({"vars": {"metrics.interval": "5s", "log.level": "info", "old": null}}))]
 pub(super) struct SetConfig {
     /// Config variables: a value sets, `null` removes; others are unchanged. A value keeps its
     /// type.

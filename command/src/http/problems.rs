@@ -2,6 +2,7 @@
 
 use muster_api::Problem;
 use muster_api::problem::Kind;
+use muster_schemas::errors::error_chain;
 
 use crate::channels::Unreachable;
 use crate::domain::Rejection;
@@ -23,7 +24,7 @@ impl From<CommandError> for Problem {
             CommandError::Append(error) => error.into(),
             CommandError::Stored(error) => Self::internal(&error),
             CommandError::Blob(error) if error.is_disk_full() => {
-                tracing::warn!(error = %muster_api::problem::describe(&error), "the blob store's disk is full");
+                tracing::warn!(error = %error_chain(&error), "the blob store's disk is full");
                 Self::new(
                     Kind::StorageFull,
                     "nothing was written: the disk of the blob store is full; free space on it",
@@ -31,7 +32,7 @@ impl From<CommandError> for Problem {
             }
             CommandError::Blob(error) => {
                 tracing::warn!(
-                    error = %muster_api::problem::describe(&error),
+                    error = %error_chain(&error),
                     "the blob store failed"
                 );
                 Self::unavailable("the blob store is unavailable; see the server's log", 10)

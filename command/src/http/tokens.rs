@@ -25,7 +25,7 @@ const MAX_TTL_SECS: u32 = 365 * 24 * 3600;
 /// A request to create an enrollment token.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"name": "plant 7", "ttl_seconds": 600, "uses": 20, "labels": {"site": "a"}, "config": {"metrics.interval": 30}}))]
+#[schema(example = json!({"name": "plant 7", "ttl_seconds": 600, "uses": 20, "labels": {"site": "a"}, "config": {"metrics.interval": "30s"}}))]
 pub(super) struct CreateEnrollmentToken {
     /// Display name of the token.
     name: TokenName,

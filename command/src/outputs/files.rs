@@ -1,6 +1,7 @@
 //! Files that operations request from devices: their limits, their receipts, and events about them
 //! that no operator requested.
 
+use muster_schemas::errors::root_cause;
 use std::sync::Arc;
 
 use muster_api::blobs::BlobError;
@@ -123,13 +124,4 @@ impl RequestedFiles {
             tracing::debug!(%operation, %device, %error, "failed to record that an upload stalls");
         }
     }
-}
-
-/// Returns the innermost cause: it contains no path of the server.
-fn root_cause(error: &BlobError) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -2,6 +2,7 @@
 
 use muster_api::blobs::{BlobError, key};
 use muster_eventlog::AppendError;
+use muster_schemas::errors::error_chain;
 use muster_schemas::events::EraseCause;
 use muster_schemas::wire::{DownloadText, OutputStream};
 use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp};
@@ -77,7 +78,7 @@ impl Service {
     async fn erase_now(&self, project: &ProjectId, operation: OperationId, device: DeviceId) {
         self.outputs.forget_file(project, operation, device);
         if let Err(error) = self.erase_file(project, operation, device).await {
-            let error = muster_api::problem::describe(&error);
+            let error = error_chain(&error);
             tracing::warn!(
                 %operation, %device, error,
                 "failed to erase a file; trying again later"

@@ -1,5 +1,6 @@
 //! Erases expired and replaced files, in one process at a time.
 
+use muster_schemas::errors::error_chain;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,7 @@ pub(super) async fn run(service: Service, stop: CancellationToken) {
         };
         has_lease = held.unwrap_or(false);
         if has_lease && let Err(error) = round(&service, &mut erased).await {
-            let error = muster_api::problem::describe(&error);
+            let error = error_chain(&error);
             tracing::warn!(error, "failed to erase expired files; trying again");
         }
         tokio::select! {

@@ -10,6 +10,7 @@ mod queues;
 mod session;
 mod statements;
 
+use muster_schemas::errors::error_chain;
 use std::sync::Arc;
 
 use muster_schemas::ProjectId;
@@ -17,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::append::{AppendError, Batch};
 use crate::connect::Dialer;
-use crate::error::{StoreError, describe};
+use crate::error::StoreError;
 use crate::failure::{Cause, FailureWatch};
 use crate::log_options::LogOptions;
 use queues::{BatchResult, QueuedBatch, Queues};
@@ -88,7 +89,7 @@ async fn run(
             // The session is dropped, because the state of its connection is unknown.
             Err(error) => {
                 failure.failed(Cause::of(&error));
-                tracing::warn!(%project, error = %describe(&*error), "an append failed");
+                tracing::warn!(%project, error = %error_chain(&*error), "an append failed");
             }
         }
     }

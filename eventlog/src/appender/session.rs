@@ -3,6 +3,7 @@
 //! The versions of streams and the frontier are cached; the cache is valid while the head row shows
 //! that no other process has appended.
 
+use muster_schemas::errors::error_chain;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use super::statements::{COPY_TYPES, SETTINGS, Statements};
 use crate::append::{AppendError, Appended, Batch, OffsetMove};
 use crate::connect::Dialer;
 use crate::device_effects;
-use crate::error::{ErrorContext, StoreError, describe};
+use crate::error::{ErrorContext, StoreError};
 use crate::integers::as_i64;
 use crate::log_options::LogOptions;
 use crate::merkle::Frontier;
@@ -113,7 +114,7 @@ impl Session {
             };
             if let Err(error) = made.await {
                 tracing::error!(
-                    %project, error = %describe(&error),
+                    %project, error = %error_chain(&error),
                     "failed to create the log's next partition"
                 );
             }

@@ -1,5 +1,6 @@
 //! Runs one projection over all projects, from their checkpoints, until it is stopped.
 
+use muster_schemas::errors::error_chain;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
 use super::{Projection, ProjectionError, Transaction};
-use crate::error::{ErrorContext, StoreError, describe};
+use crate::error::{ErrorContext, StoreError};
 use crate::failure::{Cause, Failure, FailureWatch};
 use crate::follow::Follower;
 use crate::integers::as_i64;
@@ -181,7 +182,7 @@ impl<P: Projection> Runner<P> {
                     }
                 }
                 Err(error) => {
-                    let text = describe(&error);
+                    let text = error_chain(&error);
                     self.progress.failure.failed(match &error {
                         ProjectionError::Store(error) => Cause::of(error),
                         ProjectionError::CannotApply { .. } => Cause::Event,

@@ -4,6 +4,7 @@
 //! Idempotent, also when several processes run it concurrently: a bucket that is already correct is
 //! not changed.
 
+use muster_schemas::units::parse_duration;
 use std::time::Duration;
 
 use muster_schemas::Retention;
@@ -292,7 +293,9 @@ fn parse_policies(response: &Value) -> Vec<Policy> {
             let index = columns.iter().position(|it| *it == column);
             index.map(|index| &row[index]).unwrap_or(&Value::Null)
         };
-        let seconds = |column: &str| duration(of(column).as_str().unwrap_or_default()).as_secs();
+        let seconds = |column: &str| {
+            parse_duration(of(column).as_str().unwrap_or_default()).map_or(0, |it| it.as_secs())
+        };
         Policy {
             name: of("name").as_str().unwrap_or_default().to_owned(),
             seconds: seconds("duration"),
@@ -301,26 +304,6 @@ fn parse_policies(response: &Value) -> Vec<Policy> {
         }
     })
     .collect()
-}
-
-/// Parses a duration in Go's format, `720h0m0s`.
-fn duration(text: &str) -> Duration {
-    let mut seconds = 0;
-    let mut number = 0_u64;
-    for c in text.chars() {
-        if let Some(digit) = c.to_digit(10) {
-            number = number.saturating_mul(10).saturating_add(digit.into());
-        } else {
-            let unit = match c {
-                'h' => HOUR,
-                'm' => 60,
-                _ => 1,
-            };
-            seconds += number.saturating_mul(unit);
-            number = 0;
-        }
-    }
-    Duration::from_secs(seconds)
 }
 
 /// Duration of one shard, in seconds: what InfluxDB itself chooses for such a retention. Points are
@@ -360,7 +343,6 @@ mod tests {
             [policy("autogen", 0, 7 * DAY, true), policy("week", 7 * DAY, DAY, false)]
         );
         assert_eq!(parse_policies(&json!({})), []);
-        assert_eq!(duration("1h30m5s").as_secs(), 5405);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! The process must have installed a rustls crypto provider before it creates a client, even for
 //! `http://`.
 
+use muster_schemas::errors::error_chain;
 use std::borrow::Cow;
 use std::io::Write as _;
 use std::time::Duration;
@@ -19,9 +20,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use tokio::sync::OnceCell;
 
 use super::bucket::MetricBucket;
-use super::response::{
-    Version, WriteResponse, classify_response, describe, parse_version, read_text,
-};
+use super::response::{Version, WriteResponse, classify_response, parse_version, read_text};
 use super::store_settings::{Api, StoreSettings};
 
 /// No client can be created from the settings.
@@ -104,7 +103,7 @@ impl InfluxClient {
     pub async fn version(&self) -> Result<Version, String> {
         for path in ["ping", "health"] {
             let response = self.request(reqwest::Method::GET, path, NO_QUERY)?.send().await;
-            let response = response.map_err(|error| describe(&error))?;
+            let response = response.map_err(|error| error_chain(&error))?;
             let header = response
                 .headers()
                 .get("x-influxdb-version")
@@ -156,7 +155,7 @@ impl InfluxClient {
                 }
                 other => other,
             },
-            Err(error) => WriteResponse::Unavailable(describe(&error)),
+            Err(error) => WriteResponse::Unavailable(error_chain(&error)),
         }
     }
 

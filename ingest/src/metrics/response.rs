@@ -122,14 +122,3 @@ pub(super) fn parse_version(text: &str) -> Option<Version> {
     let major = text.trim().trim_start_matches('v').split('.').next()?.parse().ok()?;
     Some(Version { major, text: text.trim().to_owned() })
 }
-
-/// The text of an HTTP client's error with its causes; alone it is only "error sending request".
-pub(super) fn describe(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}

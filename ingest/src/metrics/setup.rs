@@ -3,11 +3,12 @@
 //!
 //! Idempotent: what exists is not changed.
 
+use muster_schemas::errors::error_chain;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::client::{InfluxClient, NO_QUERY};
-use super::response::{describe, read_text, store_message};
+use super::response::{read_text, store_message};
 use super::store_settings::Api;
 
 /// The administrator of a store that muster sets up.
@@ -99,6 +100,6 @@ impl InfluxClient {
 }
 
 pub(super) async fn send(request: reqwest::RequestBuilder) -> Result<(StatusCode, String), String> {
-    let response = request.send().await.map_err(|error| describe(&error))?;
+    let response = request.send().await.map_err(|error| error_chain(&error))?;
     Ok((response.status(), read_text(response).await))
 }

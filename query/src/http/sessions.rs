@@ -1,5 +1,6 @@
 //! `GET /sessions`, `GET /sessions/{id}`, `GET /sessions/{id}/recording`.
 
+use muster_schemas::errors::error_chain;
 use std::io;
 use std::sync::Arc;
 
@@ -190,7 +191,7 @@ pub(crate) async fn list_sessions(
 
 /// Returns the problem of blobs that could not be read.
 pub(crate) fn blob_problem(error: &BlobError) -> Problem {
-    tracing::warn!(error = %muster_api::problem::describe(error), "the blob store failed");
+    tracing::warn!(error = %error_chain(error), "the blob store failed");
     Problem::unavailable("the blob store is unavailable; see the server's log", 10)
 }
 

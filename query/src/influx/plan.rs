@@ -89,18 +89,8 @@ pub fn too_many_points(range: &Range, points: usize) -> Option<i64> {
 /// Parses a duration such as `90s`, `5m`, `1h`, `7d`, `2w`; returns microseconds.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<i64> {
-    let split = text.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = text.split_at(split);
-    let unit = match unit {
-        "s" => SECOND_MICROS,
-        "m" => MINUTE_MICROS,
-        "h" => HOUR_MICROS,
-        "d" => DAY_MICROS,
-        "w" => 7 * DAY_MICROS,
-        _ => return None,
-    };
-    let micros = number.parse::<i64>().ok()?.checked_mul(unit)?;
-    (micros > 0 && micros <= 36_500 * DAY_MICROS).then_some(micros)
+    let micros = i64::try_from(muster_schemas::units::parse_duration(text)?.as_micros()).ok()?;
+    (micros <= 36_500 * DAY_MICROS).then_some(micros)
 }
 
 /// Formats a duration such that [`parse_duration`] can parse it; in whole seconds.

@@ -5,6 +5,7 @@
 //! consumer, the stream or the broker is lost, a new one is created, with unlimited retries. Ingest
 //! sends the acknowledgments and writes to InfluxDB.
 
+use muster_schemas::errors::error_chain;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ pub async fn run(nats: async_nats::Client, latest: LatestMetrics, stop: Cancella
             ended = follow(&nats, &latest) => ended,
         };
         if let Err(error) = ended {
-            let text = muster_api::problem::describe(&error);
+            let text = error_chain(&error);
             if text != complained {
                 tracing::warn!(error = %text, "failed to follow the newest metrics; trying again");
                 complained = text;

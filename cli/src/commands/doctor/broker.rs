@@ -1,5 +1,6 @@
 //! Checks of the broker: whether it is reachable, accepts the role, and has space in its streams.
 
+use muster_schemas::errors::error_chain;
 use std::path::Path;
 use std::time::Duration;
 
@@ -89,7 +90,7 @@ async fn connect(url: &str, keys: &Path) -> Result<async_nats::Client> {
         .connect(url)
         .await;
     connected.map_err(|error| {
-        failure = muster_api::problem::describe(&error);
+        failure = error_chain(&error);
         anyhow::anyhow!("{failure}")
     })
 }

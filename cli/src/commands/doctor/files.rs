@@ -1,5 +1,6 @@
 //! Checks of keys, certificates and disk space.
 
+use muster_schemas::errors::error_chain;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::SystemTime;
@@ -63,7 +64,7 @@ pub(super) fn certificates(dir: &Path) -> Vec<Check> {
             Ok(expiry) => certificate(name, expiry, now),
             Err(error) => Check::bad(
                 name,
-                muster_api::problem::describe(&error),
+                error_chain(&error),
                 "`muster bootstrap` creates it again; `muster up` does so at each start",
             ),
         })

@@ -1,5 +1,6 @@
 //! Checks of PostgreSQL and its content, and of InfluxDB.
 
+use muster_schemas::errors::error_chain;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -38,7 +39,7 @@ pub(super) async fn authority(url: &str, keys: &Path) -> Check {
         }
         Err(error) => {
             let remedy = "restore the file from a backup";
-            return Check::bad(name, muster_api::problem::describe(&error), remedy);
+            return Check::bad(name, error_chain(&error), remedy);
         }
     };
     let connect = ConnectOptions { connections: 1, ..ConnectOptions::new(url) };
@@ -46,7 +47,7 @@ pub(super) async fn authority(url: &str, keys: &Path) -> Check {
         Ok(Ok(audit)) => audit_check(&audit),
         Ok(Err(error)) => {
             let remedy = "the failures above prevent reading the log";
-            Check::bad(name, muster_api::problem::describe(&error), remedy)
+            Check::bad(name, error_chain(&error), remedy)
         }
         Err(_) => Check::bad(name, "the log cannot be read in 20 s", "is PostgreSQL overloaded?"),
     }
@@ -79,7 +80,7 @@ pub(super) async fn postgres(url: &str) -> Vec<Check> {
     let connect = ConnectOptions { connections: 1, ..ConnectOptions::new(url) };
     let found = match timeout(CHECK_TIMEOUT, examine(&connect)).await {
         Ok(Ok(found)) => found,
-        Ok(Err(error)) => return vec![unreachable(&muster_api::problem::describe(&error))],
+        Ok(Err(error)) => return vec![unreachable(&error_chain(&error))],
         Err(_) => return vec![unreachable("it does not respond within 10 s")],
     };
     examination_checks(&found, Timestamp::from(SystemTime::now()))

@@ -3,6 +3,7 @@
 //! The state of a client is its position and one small range of the log: a slow client reads from
 //! the log at its own pace.
 
+use muster_schemas::errors::error_chain;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use axum::response::sse::{Event as ServerSent, KeepAlive, Sse};
 use futures::Stream;
 use muster_api::auth::ReadDevices;
 use muster_api::params::ProjectParam;
-use muster_api::problem::{ReadProblems, describe};
+use muster_api::problem::ReadProblems;
 use muster_api::{Problem, Query, Scope};
 use muster_eventlog::ReadFilter;
 use muster_schemas::{DeviceId, ProjectId};
@@ -158,7 +159,7 @@ impl Reader {
                 Ok(false) => self.wait().await,
                 Err(error) => {
                     tracing::debug!(
-                        error = %describe(&error),
+                        error = %error_chain(&error),
                         "failed to read the log for a live stream; trying again"
                     );
                     tokio::time::sleep(RETRY_INTERVAL).await;

@@ -1,7 +1,8 @@
 //! Conversion of InfluxDB's errors to problems.
 
 use muster_api::Problem;
-use muster_api::problem::{Kind, describe};
+use muster_api::problem::Kind;
+use muster_schemas::errors::error_chain;
 
 use crate::influx::{InfluxError, MAX_POINTS, MAX_SERIES, show_duration};
 
@@ -11,7 +12,7 @@ const RETRY_AFTER_SECS: u32 = 5;
 pub(super) fn problem(error: InfluxError) -> Problem {
     match &error {
         InfluxError::Unreachable(_) | InfluxError::Busy(_) | InfluxError::Denied(_) => {
-            tracing::warn!(error = %describe(&error), "failed to read metrics");
+            tracing::warn!(error = %error_chain(&error), "failed to read metrics");
             let detail = "InfluxDB does not respond; metrics are kept, and can be read when it is \
                           available again";
             Problem::unavailable(detail, RETRY_AFTER_SECS)

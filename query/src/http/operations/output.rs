@@ -1,6 +1,7 @@
 //! `GET /operations/{id}/runs/{device}/output`: the stored output of a program, and its live
 //! output.
 
+use muster_schemas::errors::error_chain;
 use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use muster_api::auth::ReadOutput;
 use muster_api::blobs::key::{self, Piece};
 use muster_api::params::ProjectParam;
 use muster_api::position::MinPositionParam;
-use muster_api::problem::{ReadProblems, describe};
+use muster_api::problem::ReadProblems;
 use muster_api::{MinPosition, PathParam, Problem, Query, Scope};
 use muster_schemas::wire::internal::{OUTPUT_READ_SUBJECT, OutputRead, output_subject};
 use muster_schemas::wire::{MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputStream};
@@ -276,7 +277,7 @@ impl Reader {
     async fn pieces(&self) -> Result<Vec<Piece>, String> {
         let is_live = self.end >= MAX_OUTPUT_BYTES;
         let folder = if is_live { &self.live_folder } else { &self.folder };
-        let found = self.state.blobs.list(folder).await.map_err(|error| describe(&error))?;
+        let found = self.state.blobs.list(folder).await.map_err(|error| error_chain(&error))?;
         let pieces =
             if is_live { key::contiguous_from(&found, self.end) } else { key::contiguous(&found) };
         Ok(pieces.into_iter().filter(|piece| piece.end() > self.end).rev().collect())
@@ -287,7 +288,7 @@ impl Reader {
         let is_live = piece.offset >= MAX_OUTPUT_BYTES;
         let folder = if is_live { &self.live_folder } else { &self.folder };
         let name = format!("{folder}/{}", piece.name());
-        let found = self.state.blobs.get(&name).await.map_err(|error| describe(&error))?;
+        let found = self.state.blobs.get(&name).await.map_err(|error| error_chain(&error))?;
         let Some(bytes) = found else { return Ok(None) };
         let bytes = if piece.is_compressed {
             let whole = compress::decompress(&bytes, MAX_PIECE_BYTES);
@@ -326,7 +327,7 @@ impl Reader {
         // Output beyond the kept part may still be in flight; the device sends a marker after the
         // last of it.
         let marker = format!("{}/{}", self.folder, key::ENDED);
-        let found = self.state.blobs.get(&marker).await.map_err(|error| describe(&error))?;
+        let found = self.state.blobs.get(&marker).await.map_err(|error| error_chain(&error))?;
         Ok(found.is_some() || self.read_at.elapsed() > LATE_OUTPUT_TIMEOUT)
     }
 

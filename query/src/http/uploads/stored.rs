@@ -4,6 +4,7 @@
 //! One piece is in memory, for any size of the file. The last piece is held back until the hash of
 //! the whole file is verified: the response with a damaged file is aborted.
 
+use muster_schemas::errors::error_chain;
 use std::io;
 
 use axum::body::{Body, Bytes};
@@ -12,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use muster_api::Problem;
 use muster_api::blobs::Blobs;
 use muster_api::blobs::key::{self, Piece};
-use muster_api::problem::{Kind, describe};
+use muster_api::problem::Kind;
 use muster_schemas::events::FileSummary;
 use muster_schemas::wire::{MAX_FILE_PIECE_BYTES, OutputStream};
 use muster_schemas::{Hash, ProjectId, compress};
@@ -161,7 +162,7 @@ impl Reader {
     /// Reads a piece and returns its bytes in the part.
     async fn read(&mut self, piece: Piece) -> Result<Bytes, String> {
         let name = format!("{}/{}", self.folder, piece.name());
-        let found = self.blobs.get(&name).await.map_err(|error| describe(&error))?;
+        let found = self.blobs.get(&name).await.map_err(|error| error_chain(&error))?;
         let bytes = found.ok_or_else(|| format!("{name} is missing"))?;
         let bytes = if piece.is_compressed {
             let whole = compress::decompress(&bytes, MAX_FILE_PIECE_BYTES);

@@ -2,6 +2,8 @@
 //! architecture document, the format of files. No server is started.
 
 mod cycles;
+mod imports;
+mod layers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

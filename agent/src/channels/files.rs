@@ -24,7 +24,7 @@ async fn start(channels: &Channels, path: &str, write: bool) -> Result<Helper, R
     let failed = |error: std::io::Error| {
         Refusal::failed(format!("failed to start the file helper: {error}"))
     };
-    let mut helper = Helper::start(&job, Vec::new()).await.map_err(failed)?;
+    let mut helper = Helper::start(&job).await.map_err(failed)?;
     // The helper has its own timeout; this one is for a helper that hangs.
     match timeout(HELPER_TIMEOUT * 2, helper.receive::<FilesReply>()).await {
         Ok(Ok(Some(FilesReply::Ready))) => Ok(helper),

@@ -23,7 +23,7 @@ use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep};
 
 use crate::run_as::RunAs;
-use crate::subprocess::{Launch, PATH, Program, has_ended, launch, pid_of, reap_later};
+use crate::subprocess::{Launch, Launcher, PATH, Program, has_ended, pid_of, reap_later};
 
 /// Maximum number of bytes of one read.
 const MAX_READ_BYTES: usize = 32 * 1024;
@@ -151,7 +151,8 @@ impl Terminal {
         size: TerminalSize,
     ) -> Result<Self, String> {
         let Pair { from, to, master, stdio } = Pair::open(size)?;
-        let child = launch(shell(user, line, term), stdio)
+        let child = Launcher::default()
+            .launch(shell(user, line, term), stdio)
             .await
             .map_err(|error| failed("start a shell", &error.into_reason()))?;
         let pid = pid_of(child.id());

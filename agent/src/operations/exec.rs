@@ -28,7 +28,7 @@ use super::record::{self, Outcome, RunStarting, Runs, empty_report, truncate};
 use super::spool::{ReadPace, Spool, Spools};
 use crate::clock::Moment;
 use crate::run_as::run_as;
-use crate::subprocess::{LaunchError, group, has_ended, launch, pid_of, reap_later, wait_for_end};
+use crate::subprocess::{LaunchError, group, has_ended, pid_of, reap_later, wait_for_end};
 
 /// Maximum number of bytes of one read from an output.
 const MAX_READ_BYTES: usize = 32 * 1024;
@@ -146,7 +146,7 @@ pub(super) async fn run(
         }
     };
     let launched = tokio::select! {
-        launched = launch(what, stdio) => launched.map_err(|error| match error {
+        launched = runs.launcher.launch(what, stdio) => launched.map_err(|error| match error {
             LaunchError::Invalid(reason) => record::rejected(id, RefusalCause::Invalid, &reason),
             LaunchError::Failed(reason) => not_started(id, Outcome::Failed, &reason),
         }),

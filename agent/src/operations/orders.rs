@@ -177,6 +177,10 @@ impl Orders {
             State::Accepted(order)
         };
         let entry = Entry { ticket, expires_at, state };
+        if begins && matches!(action, Action::Exec(_)) {
+            // The helper starts while the order is written to disk.
+            self.runs.launcher.prepare();
+        }
         let events = [(&event, Moment::now())];
         let recorded = self.outbox().record_all_in_transaction(&events, |transaction| {
             journal::put(transaction, id, &entry)?;

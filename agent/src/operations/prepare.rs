@@ -10,7 +10,7 @@ use muster_schemas::events::{Exec, Program};
 use uuid::Uuid;
 
 use crate::run_as::RunAs;
-use crate::subprocess::{Launch, PATH, Program as launch, RUN_TAG_VARIABLE};
+use crate::subprocess::{self, Launch, PATH, RUN_TAG_VARIABLE};
 
 fn nul_error(what: &str) -> String {
     format!("{what} contains NUL, which cannot be passed to a program")
@@ -63,8 +63,8 @@ pub(super) fn launch(
 ) -> Launch {
     let path = env.get("PATH").cloned().unwrap_or_else(|| PATH.to_owned());
     let program = match &exec.program {
-        Program::Shell(line) => launch::Line(line.clone()),
-        Program::Argv(argv) => launch::Argv(argv.clone()),
+        Program::Shell(line) => subprocess::Program::Line(line.clone()),
+        Program::Argv(argv) => subprocess::Program::Argv(argv.clone()),
     };
     let home = user.home.to_string_lossy().into_owned();
     let lang = std::env::var("LANG").unwrap_or_else(|_| "C.UTF-8".to_owned());

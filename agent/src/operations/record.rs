@@ -15,6 +15,7 @@ use super::spool::Spools;
 use crate::clock::Moment;
 use crate::outbox::{RecordError, Recorder};
 use crate::store::{Store, StoreError};
+use crate::subprocess::Launcher;
 
 /// Maximum length of a message in an event, in characters.
 const MAX_MESSAGE_CHARS: usize = 1000;
@@ -94,6 +95,7 @@ pub(super) struct Runs {
     pub(super) recorder: Recorder,
     pub(super) queue: RunQueue,
     pub(super) spools: Spools,
+    pub(super) launcher: Launcher,
 }
 
 impl Runs {

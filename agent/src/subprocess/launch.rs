@@ -12,6 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
@@ -22,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use super::job::HelperJob;
-use super::process::Helper;
+use super::process::{Helper, IdleHelper};
 use super::wire::{DESCRIPTORS, Port};
 use super::{HELPER_TIMEOUT, unresponsive_message};
 
@@ -86,17 +87,58 @@ enum Report {
     Failed(String),
 }
 
-/// Starts a program with these as its standard input, output and error. Returns its process.
+/// Starts programs.
 ///
-/// # Errors
-/// The reason why it was not started.
-pub(crate) async fn launch(
-    launch: Launch,
-    stdio: [OwnedFd; DESCRIPTORS],
-) -> Result<Child, LaunchError> {
-    let failed =
-        |error: io::Error| LaunchError::Failed(format!("failed to start the program: {error}"));
-    let mut helper = Helper::start(&launch, stdio.into()).await.map_err(failed)?;
+/// A helper can be started before it is needed, so that this takes no time when the program is to
+/// start.
+#[derive(Debug, Default)]
+pub(crate) struct Launcher {
+    prepared: Mutex<Option<IdleHelper>>,
+}
+
+impl Launcher {
+    fn prepared(&self) -> MutexGuard<'_, Option<IdleHelper>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a helper for the next program, if there is none yet.
+    pub(crate) fn prepare(&self) {
+        let mut prepared = self.prepared();
+        if prepared.is_none() {
+            // After a failure, the launch tries it again and reports the error.
+            *prepared = IdleHelper::start().ok();
+        }
+    }
+
+    /// Starts a program with these as its standard input, output and error. Returns its process.
+    ///
+    /// # Errors
+    /// The reason why it was not started.
+    pub(crate) async fn launch(
+        &self,
+        launch: Launch,
+        stdio: [OwnedFd; DESCRIPTORS],
+    ) -> Result<Child, LaunchError> {
+        let prepared = self.prepared().take();
+        // The prepared helper may have been killed meanwhile.
+        let assigned = match prepared {
+            Some(helper) => helper.assign(&launch, &stdio).await.ok(),
+            None => None,
+        };
+        let helper = match assigned {
+            Some(helper) => helper,
+            None => {
+                let started = async { IdleHelper::start()?.assign(&launch, &stdio).await };
+                started.await.map_err(start_failed)?
+            }
+        };
+        drop(stdio);
+        started_program(helper).await
+    }
+}
+
+/// Waits until the helper has become the program.
+async fn started_program(mut helper: Helper) -> Result<Child, LaunchError> {
     let mut step = "/".to_owned();
     loop {
         match timeout(HELPER_TIMEOUT, helper.receive::<Report>()).await {
@@ -104,8 +146,8 @@ pub(crate) async fn launch(
             Ok(Ok(Some(Report::Invalid(reason)))) => return Err(LaunchError::Invalid(reason)),
             Ok(Ok(Some(Report::Failed(reason)))) => return Err(LaunchError::Failed(reason)),
             // A successful exec closes the socket.
-            Ok(Ok(None)) => return helper.into_child().map_err(failed),
-            Ok(Err(error)) => return Err(failed(error)),
+            Ok(Ok(None)) => return helper.into_child().map_err(start_failed),
+            Ok(Err(error)) => return Err(start_failed(error)),
             Err(_) => return Err(LaunchError::Failed(unresponsive_message(&step))),
         }
     }

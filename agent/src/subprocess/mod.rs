@@ -36,7 +36,7 @@ pub use entry::close_inherited;
 pub(crate) use entry::perform_job;
 pub(crate) use group::{Process, RUN_TAG_VARIABLE};
 pub(crate) use job::{HelperJob, job};
-pub(crate) use launch::{Launch, LaunchError, PATH, Program, launch};
+pub(crate) use launch::{Launch, LaunchError, Launcher, PATH, Program};
 pub(crate) use process::Helper;
 pub use process::{HELPER_ARGUMENT, set_program};
 pub(crate) use wire::{Port, path_bytes};

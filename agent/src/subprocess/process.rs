@@ -31,20 +31,19 @@ static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 pub fn set_program(program: PathBuf) {
     PROGRAM.get_or_init(|| program);
 }
-/// A helper process. It is killed when it is dropped; one that is blocked by an unresponsive file
-/// system is abandoned.
+/// A helper process that waits for its job. It is killed when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Helper {
+pub(super) struct IdleHelper {
     child: Option<Child>,
-    socket: UnixStream,
+    socket: StdStream,
 }
 
-impl Helper {
-    /// Starts a helper and sends it its job, optionally with descriptors.
+impl IdleHelper {
+    /// Starts a helper.
     ///
     /// # Errors
-    /// When no process can be started, or the helper does not accept the job.
-    pub(crate) async fn start<J: HelperJob>(job: &J, fds: Vec<OwnedFd>) -> io::Result<Self> {
+    /// When no process can be started.
+    pub(super) fn start() -> io::Result<Self> {
         let (ours, theirs) = StdStream::pair()?;
         let child = Command::new(PROGRAM.get().map_or(Path::new(OWN_PROGRAM), PathBuf::as_path))
             .arg0("muster-agent")
@@ -54,19 +53,52 @@ impl Helper {
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .spawn()?;
-        let mut child = Some(child);
-        let sent = wire::send_descriptors(&ours, &fds)
-            .and_then(|()| ours.set_nonblocking(true))
-            .and_then(|()| UnixStream::from_std(ours));
-        drop(fds);
-        let socket = sent.inspect_err(|_| kill(child.take()))?;
-        let mut helper = Self { child, socket };
+        Ok(Self { child: Some(child), socket: ours })
+    }
+
+    /// Sends the helper its job, with descriptors.
+    ///
+    /// # Errors
+    /// When the helper does not accept the job.
+    pub(super) async fn assign<J: HelperJob>(
+        mut self,
+        job: &J,
+        fds: &[OwnedFd],
+    ) -> io::Result<Helper> {
+        wire::send_descriptors(&self.socket, fds)?;
+        self.socket.set_nonblocking(true)?;
+        let socket = UnixStream::from_std(self.socket.try_clone()?)?;
+        let mut helper = Helper { child: self.child.take(), socket };
         let mut message = wire::encode(&J::NAME)?;
         message.extend(wire::encode(job)?);
         timeout(HELPER_TIMEOUT, helper.socket.write_all(&message))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(helper)
+    }
+}
+
+impl Drop for IdleHelper {
+    fn drop(&mut self) {
+        kill(self.child.take());
+    }
+}
+
+/// A helper process. It is killed when it is dropped; one that is blocked by an unresponsive file
+/// system is abandoned.
+#[derive(Debug)]
+pub(crate) struct Helper {
+    child: Option<Child>,
+    socket: UnixStream,
+}
+
+impl Helper {
+    /// Starts a helper and sends it its job.
+    ///
+    /// # Errors
+    /// When no process can be started, or the helper does not accept the job.
+    pub(crate) async fn start<J: HelperJob>(job: &J) -> io::Result<Self> {
+        IdleHelper::start()?.assign(job, &[]).await
     }
 
     /// Sends a message.

@@ -9,7 +9,8 @@ use data_encoding::BASE64URL_NOPAD;
 use muster_schemas::PublicKey;
 use muster_schemas::authority::{AuthorityKey, AuthorityVerifier};
 
-use super::{KeyError, KeyStore, files, unusable};
+use super::error::{KeyError, unusable};
+use super::files;
 
 /// File of the current key: 32 bytes, only in command's folder.
 const KEY_FILE: &str = "authority.key";
@@ -18,7 +19,7 @@ const PREVIOUS_PREFIX: &str = "authority-former";
 /// File of the public keys, in the other roles' folders: one on each line, base64url.
 pub(super) const PUBLIC_FILE: &str = "authority.pub";
 /// File that exists once events from before the key existed were adopted.
-const ADOPTED_FILE: &str = "authority.adopted";
+pub(super) const ADOPTED_FILE: &str = "authority.adopted";
 
 /// Reads the current key; creates it if it is missing.
 pub(super) fn read_current(dir: &Path) -> Result<AuthorityKey, KeyError> {
@@ -78,36 +79,5 @@ pub fn verifier_in(dir: &Path) -> Result<Option<AuthorityVerifier>, KeyError> {
         Ok(text) => parse(&path, &text).map(Some),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(source) => Err(KeyError::File { attempted: "read", path, source }),
-    }
-}
-
-impl KeyStore {
-    /// The key that proves the authority of events.
-    #[must_use]
-    pub const fn authority(&self) -> &AuthorityKey {
-        &self.authority
-    }
-
-    /// The verifier of authority, including that of previous keys.
-    #[must_use]
-    pub fn authority_verifier(&self) -> AuthorityVerifier {
-        let mut keys = vec![self.authority.clone()];
-        keys.extend(self.previous_authorities.iter().cloned());
-        AuthorityVerifier::from_secret_keys(&keys)
-    }
-
-    /// Whether the events from before this key were adopted.
-    #[must_use]
-    pub fn has_adopted_events(&self) -> bool {
-        self.dir.join(ADOPTED_FILE).exists()
-    }
-
-    /// Records that the events from before this key were adopted.
-    ///
-    /// # Errors
-    /// When the record cannot be written.
-    pub fn record_adopted_events(&self, adopted: u64) -> Result<(), KeyError> {
-        let text = format!("{adopted} events from before authority.key were adopted\n");
-        files::write_private(&self.dir.join(ADOPTED_FILE), text.as_bytes())
     }
 }

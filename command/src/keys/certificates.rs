@@ -13,7 +13,8 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-use super::{KeyError, files, unusable};
+use super::error::{KeyError, unusable};
+use super::files;
 
 /// A listener. Each has its own key, so that a stolen one cannot impersonate another server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

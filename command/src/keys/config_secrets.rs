@@ -9,7 +9,7 @@ use data_encoding::BASE64URL_NOPAD;
 use muster_schemas::names::{ConfigKey, ConfigValue, ConfigVars};
 use muster_schemas::{ProjectId, codec};
 
-use super::KeyStore;
+use super::store::KeyStore;
 
 /// Prefix of the names of secret variables.
 const SECRET_PREFIX: &str = "secret.";

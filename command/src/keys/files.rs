@@ -7,7 +7,7 @@ use std::path::Path;
 
 use muster_schemas::Timestamp;
 
-use super::{KeyError, unusable};
+use super::error::{KeyError, unusable};
 
 fn file_error<'a>(
     operation: &'static str,

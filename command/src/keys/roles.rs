@@ -8,9 +8,10 @@ use data_encoding::BASE64URL_NOPAD;
 use muster_schemas::authority::AuthorityVerifier;
 use muster_schemas::{SigningKey, Timestamp};
 
-use super::{
-    Certificates, KeyError, KeyStore, Listener, RoleCredentials, authority, files, unusable,
-};
+use super::certificates::{Certificates, Listener};
+use super::error::{KeyError, unusable};
+use super::store::{KeyStore, RESPONSE_KEY, RoleCredentials};
+use super::{authority, files};
 
 const BROKER: &str = "nats.creds";
 const SYSTEM: &str = "system.creds";
@@ -18,9 +19,6 @@ const ACCOUNT: &str = "nats-account.pub";
 const CA: &str = "ca.pem";
 const CHAIN: &str = "server.pem";
 const KEY: &str = "server.key";
-/// File of the key with which the query role signs its responses to command: 32 bytes; in the
-/// role's folder as text (base64url), like all files there.
-pub(super) const RESPONSE_KEY: &str = "answers.seed";
 
 /// Keys and certificates of a role.
 #[derive(Clone, Debug)]

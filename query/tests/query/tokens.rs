@@ -118,7 +118,7 @@ async fn the_server_reports_its_health() {
     assert_eq!(head["root"].as_str().unwrap().len(), 64);
     let caught_up = |page: &serde_json::Value| {
         let items = page["items"].as_array().unwrap();
-        items.len() == 6 && items.iter().all(|item| item["lag"] == 0)
+        items.len() == 7 && items.iter().all(|item| item["lag"] == 0)
     };
     let page = world.wait("/api/v1/projections", caught_up).await;
     assert_eq!(

@@ -36,7 +36,7 @@ pub(super) struct Reader {
 impl Reader {
     /// Starts the helper of an upload.
     pub(super) async fn start(job: UploadJob) -> Result<Self, UploadError> {
-        let helper = Helper::start(&job, Vec::new()).await;
+        let helper = Helper::start(&job).await;
         Ok(Self { helper: helper.map_err(|error| helper_error(&error))?, path: job.upload.path })
     }
 

@@ -9,7 +9,7 @@ use muster_command::keys::{KeyStore, RoleKeys};
 use muster_schemas::subjects::{EVENTS_STREAM, METRICS_STREAM};
 use tokio::time::timeout;
 
-use super::Check;
+use super::check::Check;
 
 const NAME: &str = "broker";
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use muster_command::keys::certificate_expiry;
 use muster_schemas::Timestamp;
 
-use super::Check;
+use super::check::Check;
 
 /// Minimum free disk space, in bytes: PostgreSQL, the broker and logs need space.
 const MIN_FREE_BYTES: u64 = 1 << 30;

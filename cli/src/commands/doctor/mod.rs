@@ -2,6 +2,7 @@
 //! suggests a fix, and then the exit code is 1.
 
 mod broker;
+mod check;
 mod files;
 mod stores;
 #[cfg(test)]
@@ -12,35 +13,14 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use muster_eventlog::DatabaseRole;
-use serde::Serialize;
 
+use self::check::Check;
 use super::health;
 use crate::client::Connection;
 use crate::database_users::url_file;
 use crate::exit::PartialFailure;
 use crate::output::{self, line};
 use crate::serve::{Listen, MetricStore};
-
-/// Result of a check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Check {
-    /// Name of the check.
-    name: &'static str,
-    /// Observed state.
-    found: String,
-    /// Suggested fix, if the check failed.
-    remedy: Option<String>,
-}
-
-impl Check {
-    fn good(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, found: found.into(), remedy: None }
-    }
-
-    fn bad(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name, found: found.into(), remedy: Some(remedy.into()) }
-    }
-}
 
 /// Check a server: the data folder of `muster up`, or the options of `muster serve`
 ///

@@ -14,7 +14,7 @@ use muster_query::PROJECTIONS;
 use muster_schemas::Timestamp;
 use tokio::time::timeout;
 
-use super::Check;
+use super::check::Check;
 use crate::serve::MetricStore;
 
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);

@@ -121,7 +121,8 @@ impl EventLog {
         Ok(newest.map(|newest| (ends.pop().unwrap_or_else(|| newest.clone()), newest)))
     }
 
-    /// Returns the events of some types in many such streams, each stream's oldest first.
+    /// Returns the events of these types, all if empty, in many such streams, each stream's oldest
+    /// first.
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
@@ -135,9 +136,10 @@ impl EventLog {
         let sql = format!(
             "SELECT {COLUMNS} FROM events
              WHERE project = $1 AND stream = ANY($2) AND left(stream, 7) <> 'device-'
-               AND type = ANY($3)
+               AND ($3::text[] IS NULL OR type = ANY($3))
              ORDER BY stream, stream_version"
         );
+        let kinds = (!kinds.is_empty()).then_some(kinds);
         self.select(&sql, &[&project.as_str(), &streams, &kinds]).await
     }
 

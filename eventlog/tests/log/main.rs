@@ -264,6 +264,13 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     let kinds: Vec<_> =
         log.read_stream(&project, &stream).await.unwrap().into_iter().map(|e| e.kind).collect();
     assert_eq!(kinds, ["DeviceRegistered", "DeviceEnrolled", "DeviceEnrolled", "DeviceDeleted"]);
+    let of_types = async |kinds: &[&str]| -> Vec<String> {
+        let streams = [stream.clone(), name("other")];
+        let stored = log.read_streams(&project, &streams, kinds).await.unwrap();
+        stored.into_iter().map(|event| event.kind).collect()
+    };
+    assert_eq!(of_types(&[]).await, kinds);
+    assert_eq!(of_types(&["DeviceDeleted"]).await, ["DeviceDeleted"]);
     assert_consistent(&log).await;
 }
 

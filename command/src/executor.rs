@@ -1,6 +1,7 @@
 //! The executor of decisions: loads the streams that a request concerns, appends what was decided,
 //! and repeats the decision when another append has changed the streams meanwhile.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +71,27 @@ impl Executor {
         let stored = self.log.authentic(project, stored).await;
         let events: Vec<Event> = stored.iter().map(StoredEvent::event).collect::<Result<_, _>>()?;
         Ok(Loaded { state: D::fold(&events), version })
+    }
+
+    /// Folds many streams, each into the state of its aggregate, with one query. Streams without an
+    /// event are omitted.
+    pub(crate) async fn load_all<D: Decider>(
+        &self,
+        project: &ProjectId,
+        streams: BTreeSet<StreamName>,
+    ) -> Result<HashMap<StreamName, D>, CommandError> {
+        let mut states = HashMap::with_capacity(streams.len());
+        if streams.is_empty() {
+            return Ok(states);
+        }
+        let streams: Vec<StreamName> = streams.into_iter().collect();
+        let stored = self.log.read_streams(project, &streams, &[]).await?;
+        for stored in self.log.authentic(project, stored).await {
+            let event = stored.event()?;
+            let state = states.remove(&stored.stream).unwrap_or_else(D::default);
+            states.insert(stored.stream, state.evolve(&event));
+        }
+        Ok(states)
     }
 
     /// Returns the hash of a request that is stored with its append id. It is keyed, because the

@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 const OPERATIONS: &str = "/api/v1/operations";
+/// Id that no operation and no device has.
+const UNKNOWN_ID: &str = "0198c0de-7000-7abc-8def-0123456789ab";
 
 /// A running simulated fleet; it ends when this is dropped.
 struct Fleet(Child);
@@ -288,7 +290,7 @@ async fn an_operation_is_paused_resumed_and_aborted() {
     assert_eq!((&aborting["status"], &aborting["aborted"]), (&"aborting".into(), &"asked".into()));
     let (status, problem) = system.api.send(Method::POST, &change("pause"), Some(&json!({}))).await;
     assert_eq!(status, 409, "{problem}");
-    let nowhere = format!("{OPERATIONS}/0198c0de-7000-7abc-8def-0123456789ab/pause");
+    let nowhere = format!("{OPERATIONS}/{UNKNOWN_ID}/pause");
     assert_eq!(system.api.send(Method::POST, &nowhere, Some(&json!({}))).await.0, 404);
     drop(devices);
 }
@@ -297,7 +299,8 @@ async fn an_operation_is_paused_resumed_and_aborted() {
 async fn invalid_operations_are_rejected_with_the_field() {
     let system = System::start().await;
     let token = system.api.enrollment_token(1).await;
-    let _device = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
+    let device = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
+    system.api.post("/api/v1/devices", &json!({"name": "new"})).await;
     let robot = json!({"devices": ["robot"]});
     let argv = |argv: Value| json!({"target": robot, "action": {"kind": "exec", "argv": argv}});
     let act = |more: Value| {
@@ -310,6 +313,8 @@ async fn invalid_operations_are_rejected_with_the_field() {
         (exec(json!({})), "target"),
         (exec(json!({"devices": ["robot"], "selector": "a=b"})), "target"),
         (exec(json!({"devices": ["nobody"]})), "target.devices"),
+        (exec(json!({"devices": ["robot", "not a name", "new"]})), "target.devices"),
+        (exec(json!({"devices": ["robot", UNKNOWN_ID, "new"]})), "target.devices"),
         (exec(json!({"selector": "env=nowhere"})), "target"),
         (exec(json!({"selector": "((("})), "target.selector"),
         (argv(json!([])), "action.program"),
@@ -339,6 +344,10 @@ async fn invalid_operations_are_rejected_with_the_field() {
     }
     let body = json!({"target": robot, "action": {"kind": "dance"}});
     assert_eq!(system.api.send(Method::POST, OPERATIONS, Some(&body)).await.0, 400);
+    // The first wrong device is reported.
+    let body = exec(json!({"devices": ["robot", "new", "nobody"]}));
+    let (status, problem) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
+    assert_eq!(status, 409, "{problem}");
     assert_eq!(system.api.list(OPERATIONS).await.len(), 0, "nothing of it was asked for");
 
     // A repeated request returns the same operation; another request with its key is refused.
@@ -350,6 +359,10 @@ async fn invalid_operations_are_rejected_with_the_field() {
         (system.api.list(OPERATIONS).await.len() == 1).then_some(())
     })
     .await;
+
+    // Devices are named by name or id; one that is named twice gets one run.
+    let body = exec(json!({"devices": [device.enrolled.response.device.to_string(), "robot"]}));
+    assert_eq!(system.api.post(OPERATIONS, &body).await["devices"], 1);
 }
 
 /// An order is a fact: it outlives the token that gave it, also while it waits for its device, and

@@ -9,6 +9,7 @@ mod enrollment;
 mod operations;
 mod projects;
 mod revocation;
+mod targets;
 mod token_uses;
 mod tokens;
 mod uploads;
@@ -30,7 +31,8 @@ use crate::outputs::Outputs;
 pub use credentials::InvalidNonce;
 pub use devices::DeviceChanges;
 pub use enrollment::EnrollOutcome;
-pub use operations::{CreatedOperation, NewOperation, Target};
+pub use operations::{CreatedOperation, NewOperation};
+pub use targets::Target;
 pub use tokens::{CreatedToken, NewApiToken, NewEnrollmentToken};
 pub use uploads::CreatedLink;
 

@@ -5,17 +5,14 @@ use std::time::Duration;
 
 use muster_api::blobs::key;
 use muster_eventlog::{Append, AppendError, Appended, Expected, NewEvent};
-use muster_schemas::cose::{self, Kind};
 use muster_schemas::events::{Action, OperationRequested, PrivatePart};
-use muster_schemas::wire::internal::{FindTargets, TARGETS_SUBJECT, Targets, TargetsAnswer};
 use muster_schemas::wire::{MAX_PRIVATE_BYTES, PrivateInput};
 use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, codec};
 use uuid::Uuid;
 
-use super::Service;
+use super::{Service, Target};
 use crate::clock::now;
 use crate::dispatch::{ImmediateOrder, OpenOperation, WorkQueue};
-use crate::domain::device::Device;
 use crate::domain::operation::{Operation, OperationCommand};
 use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Decider, Rejection};
@@ -25,17 +22,6 @@ use crate::request::{Request, Written};
 
 /// Time that a request waits for the work queue to catch up with the log.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(200);
-/// Maximum number of devices of one operation.
-pub(crate) const MAX_DEVICES: usize = 20_000;
-
-/// Target devices of an operation.
-#[derive(Clone, Debug)]
-pub enum Target {
-    /// Devices with these names or ids.
-    Devices(Vec<String>),
-    /// Devices that a selector selects.
-    Selector(String),
-}
 
 /// A new operation.
 #[derive(Clone, Debug)]
@@ -67,18 +53,6 @@ pub struct CreatedOperation {
     pub devices: u64,
     /// Version and position of the request in the log.
     pub written: Written,
-}
-
-impl Target {
-    fn description(&self) -> String {
-        match self {
-            Self::Selector(selector) => selector.clone(),
-            Self::Devices(devices) if devices.len() <= 20 => devices.join(","),
-            Self::Devices(devices) => {
-                format!("{},… ({} devices)", devices[..20].join(","), devices.len())
-            }
-        }
-    }
 }
 
 impl Service {
@@ -212,103 +186,6 @@ impl Service {
                 })
             }
             _ => Err(AppendError::IdReused.into()),
-        }
-    }
-
-    /// Resolves the target devices; all of them exist.
-    async fn resolve_targets(
-        &self,
-        project: &ProjectId,
-        target: &Target,
-    ) -> Result<BTreeSet<DeviceId>, CommandError> {
-        match target {
-            Target::Selector(selector) => self.resolve_selector(project, selector).await,
-            Target::Devices(names) => {
-                let mut devices = BTreeSet::new();
-                for name in names {
-                    let no_such = || Rejection::Invalid {
-                        field: "target.devices",
-                        rule: format!(
-                            "there is no device '{}'; `muster device list` lists the devices",
-                            name.chars().take(80).collect::<String>()
-                        ),
-                        value: name.chars().take(80).collect(),
-                    };
-                    let device = match self.resolve_device(project, name).await {
-                        Err(CommandError::Rejected(
-                            Rejection::NotFound(_) | Rejection::NameNotFound { .. },
-                        )) => {
-                            return Err(no_such().into());
-                        }
-                        device => device?,
-                    };
-                    let state =
-                        self.executor.load::<Device>(project, &StreamName::Device(device)).await?;
-                    if !state.state.exists() {
-                        return Err(no_such().into());
-                    }
-                    state.state.check_enrolled()?;
-                    devices.insert(device);
-                }
-                Ok(devices)
-            }
-        }
-    }
-
-    /// Resolves a selector by the query role, which knows labels, presence and the newest metrics.
-    async fn resolve_selector(
-        &self,
-        project: &ProjectId,
-        selector: &str,
-    ) -> Result<BTreeSet<DeviceId>, CommandError> {
-        let mut devices = BTreeSet::new();
-        loop {
-            let question = FindTargets {
-                project: project.clone(),
-                selector: selector.to_owned(),
-                after: devices.last().copied(),
-                nonce: Uuid::new_v4(),
-            };
-            let question = codec::encode(&question);
-            let hash = Hash::of(&question);
-            let response = self.nats.request(TARGETS_SUBJECT, question.into()).await;
-            let response = response.map_err(|error| {
-                CommandError::Query(format!("the query role does not respond: {error}"))
-            })?;
-            let not_its_own = |problem: &dyn std::fmt::Display| {
-                CommandError::Query(format!(
-                    "the response is not from the query role ({problem}); does it run this \
-                     release, with keys of this `muster bootstrap`?"
-                ))
-            };
-            let key = self.keys.query_key().public();
-            let response = cose::open(&response.payload, Kind::Targets, &key)
-                .map_err(|error| not_its_own(&error))?;
-            let response: TargetsAnswer =
-                codec::decode(&response).map_err(|error| not_its_own(&error))?;
-            if response.question != hash {
-                return Err(not_its_own(&"it is for another request"));
-            }
-            let invalid = |rule: String| Rejection::Invalid {
-                field: "target.selector",
-                rule,
-                value: selector.chars().take(200).collect(),
-            };
-            match response.targets {
-                Targets::Refused(why) => return Err(invalid(why).into()),
-                Targets::Unavailable(why) => return Err(CommandError::Query(why)),
-                Targets::Found { devices: found, more } => {
-                    let is_more = more && !found.is_empty();
-                    devices.extend(found);
-                    if devices.len() > MAX_DEVICES {
-                        let rule = format!("selects more than {MAX_DEVICES} devices");
-                        return Err(invalid(rule).into());
-                    }
-                    if !is_more {
-                        return Ok(devices);
-                    }
-                }
-            }
         }
     }
 

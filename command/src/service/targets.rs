@@ -1,0 +1,236 @@
+//! Target devices of an operation: named, or selected.
+
+use std::collections::{BTreeSet, HashMap};
+
+use muster_schemas::cose::{self, Kind};
+use muster_schemas::names::DeviceName;
+use muster_schemas::wire::internal::{FindTargets, TARGETS_SUBJECT, Targets, TargetsAnswer};
+use muster_schemas::{DeviceId, Hash, ProjectId, StreamName, codec};
+use uuid::Uuid;
+
+use super::Service;
+use crate::domain::Rejection;
+use crate::domain::device::Device;
+use crate::domain::name::Name;
+use crate::error::CommandError;
+
+/// Maximum number of devices of one operation.
+const MAX_DEVICES: usize = 20_000;
+
+/// Target devices of an operation.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Devices with these names or ids.
+    Devices(Vec<String>),
+    /// Devices that a selector selects.
+    Selector(String),
+}
+
+impl Target {
+    pub(super) fn description(&self) -> String {
+        match self {
+            Self::Selector(selector) => selector.clone(),
+            Self::Devices(devices) if devices.len() <= 20 => devices.join(","),
+            Self::Devices(devices) => {
+                format!("{},… ({} devices)", devices[..20].join(","), devices.len())
+            }
+        }
+    }
+}
+
+impl Service {
+    /// Resolves the target devices; all of them exist.
+    pub(super) async fn resolve_targets(
+        &self,
+        project: &ProjectId,
+        target: &Target,
+    ) -> Result<BTreeSet<DeviceId>, CommandError> {
+        match target {
+            Target::Selector(selector) => self.resolve_selector(project, selector).await,
+            Target::Devices(devices) => self.resolve_named(project, devices).await,
+        }
+    }
+
+    /// Resolves devices by id or name, with two queries for all of them.
+    async fn resolve_named(
+        &self,
+        project: &ProjectId,
+        devices: &[String],
+    ) -> Result<BTreeSet<DeviceId>, CommandError> {
+        let names = devices.iter().filter_map(|text| match DeviceReference::parse(text) {
+            Some(DeviceReference::Name(name)) => Some(StreamName::Name(name)),
+            _ => None,
+        });
+        let names = self.executor.load_all(project, names.collect()).await?;
+        let ids = devices.iter().filter_map(|text| DeviceReference::parse(text)?.id(&names));
+        let states = self.executor.load_all(project, ids.map(StreamName::Device).collect()).await?;
+        Ok(check_named(devices, &names, &states)?)
+    }
+
+    /// Resolves a selector by the query role, which knows labels, presence and the newest metrics.
+    async fn resolve_selector(
+        &self,
+        project: &ProjectId,
+        selector: &str,
+    ) -> Result<BTreeSet<DeviceId>, CommandError> {
+        let mut devices = BTreeSet::new();
+        loop {
+            let question = FindTargets {
+                project: project.clone(),
+                selector: selector.to_owned(),
+                after: devices.last().copied(),
+                nonce: Uuid::new_v4(),
+            };
+            let question = codec::encode(&question);
+            let hash = Hash::of(&question);
+            let response = self.nats.request(TARGETS_SUBJECT, question.into()).await;
+            let response = response.map_err(|error| {
+                CommandError::Query(format!("the query role does not respond: {error}"))
+            })?;
+            let not_its_own = |problem: &dyn std::fmt::Display| {
+                CommandError::Query(format!(
+                    "the response is not from the query role ({problem}); does it run this \
+                     release, with keys of this `muster bootstrap`?"
+                ))
+            };
+            let key = self.keys.query_key().public();
+            let response = cose::open(&response.payload, Kind::Targets, &key)
+                .map_err(|error| not_its_own(&error))?;
+            let response: TargetsAnswer =
+                codec::decode(&response).map_err(|error| not_its_own(&error))?;
+            if response.question != hash {
+                return Err(not_its_own(&"it is for another request"));
+            }
+            let invalid = |rule: String| Rejection::Invalid {
+                field: "target.selector",
+                rule,
+                value: selector.chars().take(200).collect(),
+            };
+            match response.targets {
+                Targets::Refused(why) => return Err(invalid(why).into()),
+                Targets::Unavailable(why) => return Err(CommandError::Query(why)),
+                Targets::Found { devices: found, more } => {
+                    let is_more = more && !found.is_empty();
+                    devices.extend(found);
+                    if devices.len() > MAX_DEVICES {
+                        let rule = format!("selects more than {MAX_DEVICES} devices");
+                        return Err(invalid(rule).into());
+                    }
+                    if !is_more {
+                        return Ok(devices);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A device as an operator refers to it.
+enum DeviceReference {
+    Id(DeviceId),
+    Name(DeviceName),
+}
+
+impl DeviceReference {
+    /// Parses an id or a name; `None` if it is neither.
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().map(Self::Id).or_else(|_| text.parse().map(Self::Name)).ok()
+    }
+
+    /// Returns the device's id; `None` if no device has this name.
+    fn id(self, names: &HashMap<StreamName, Name>) -> Option<DeviceId> {
+        match self {
+            Self::Id(id) => Some(id),
+            Self::Name(name) => names.get(&StreamName::Name(name))?.holder,
+        }
+    }
+}
+
+/// Returns the ids of named devices, or the rejection of the first one that is missing or not
+/// enrolled.
+fn check_named(
+    devices: &[String],
+    names: &HashMap<StreamName, Name>,
+    states: &HashMap<StreamName, Device>,
+) -> Result<BTreeSet<DeviceId>, Rejection> {
+    let mut ids = BTreeSet::new();
+    for text in devices {
+        let id = DeviceReference::parse(text).and_then(|reference| reference.id(names));
+        let found = id.and_then(|id| Some((id, states.get(&StreamName::Device(id))?)));
+        let Some((id, device)) = found.filter(|(_, device)| device.exists()) else {
+            let text: String = text.chars().take(80).collect();
+            return Err(Rejection::Invalid {
+                field: "target.devices",
+                rule: format!(
+                    "there is no device '{text}'; `muster device list` lists the devices"
+                ),
+                value: text,
+            });
+        };
+        device.check_enrolled()?;
+        ids.insert(id);
+    }
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Devices with the ids 1, 2, …; all but the last two are enrolled, the last one is deleted.
+    fn fleet(names: &[&str]) -> (HashMap<StreamName, Name>, HashMap<StreamName, Device>) {
+        let unenrolled = names.len() - 2;
+        let ids = (1..).map(id);
+        let holders = names
+            .iter()
+            .zip(ids.clone())
+            .map(|(name, id)| (StreamName::Name(name.parse().unwrap()), Name { holder: Some(id) }));
+        let states = names.iter().zip(ids).enumerate().map(|(n, (name, id))| {
+            let device = Device {
+                name: Some(name.parse().unwrap()),
+                epoch: u64::from(n < unenrolled),
+                is_deleted: n > unenrolled,
+                ..Device::default()
+            };
+            (StreamName::Device(id), device)
+        });
+        (holders.collect(), states.collect())
+    }
+
+    fn id(n: u128) -> DeviceId {
+        DeviceId(Uuid::from_u128(n))
+    }
+
+    fn check(devices: &[&str]) -> Result<BTreeSet<DeviceId>, Rejection> {
+        let (mut names, states) = fleet(&["robot", "crane", "new", "deleted"]);
+        names.insert(StreamName::Name("free".parse().unwrap()), Name { holder: None });
+        let devices: Vec<String> = devices.iter().map(|&text| text.to_owned()).collect();
+        check_named(&devices, &names, &states)
+    }
+
+    #[test]
+    fn devices_are_named_by_name_or_id() {
+        let crane = id(2).to_string();
+        assert_eq!(check(&["robot", &crane, "robot", "crane"]), Ok([id(1), id(2)].into()));
+        assert_eq!(check(&[]), Ok(BTreeSet::new()));
+    }
+
+    #[test]
+    fn the_first_missing_or_unenrolled_device_is_rejected() {
+        let unknown = id(9).to_string();
+        let deleted = id(4).to_string();
+        for missing in ["nobody", "free", "deleted", "not a name", "", &unknown, &deleted] {
+            let rejected = check(&["robot", missing, "new"]);
+            assert!(
+                matches!(
+                    &rejected,
+                    Err(Rejection::Invalid { field: "target.devices", value, .. })
+                        if value == missing
+                ),
+                "{missing}: {rejected:?}"
+            );
+            let rejected = check(&["robot", "new", missing]);
+            assert!(matches!(rejected, Err(Rejection::Conflict(_))), "{missing}: {rejected:?}");
+        }
+    }
+}

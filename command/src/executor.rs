@@ -26,6 +26,9 @@ pub(crate) struct Loaded<D> {
     pub(crate) version: u64,
 }
 
+/// Maximum number of streams whose events are in memory at the same time.
+const MAX_STREAMS_PER_QUERY: usize = 100;
+
 /// Loads, appends and repeats; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Executor {
@@ -73,7 +76,7 @@ impl Executor {
         Ok(Loaded { state: D::fold(&events), version })
     }
 
-    /// Folds many streams, each into the state of its aggregate, with one query. Streams without an
+    /// Folds many streams, each into the state of its aggregate, with few queries. Streams without an
     /// event are omitted.
     pub(crate) async fn load_all<D: Decider>(
         &self,
@@ -81,15 +84,14 @@ impl Executor {
         streams: BTreeSet<StreamName>,
     ) -> Result<HashMap<StreamName, D>, CommandError> {
         let mut states = HashMap::with_capacity(streams.len());
-        if streams.is_empty() {
-            return Ok(states);
-        }
         let streams: Vec<StreamName> = streams.into_iter().collect();
-        let stored = self.log.read_streams(project, &streams, &[]).await?;
-        for stored in self.log.authentic(project, stored).await {
-            let event = stored.event()?;
-            let state = states.remove(&stored.stream).unwrap_or_else(D::default);
-            states.insert(stored.stream, state.evolve(&event));
+        for streams in streams.chunks(MAX_STREAMS_PER_QUERY) {
+            let stored = self.log.read_streams(project, streams, &[]).await?;
+            for stored in self.log.authentic(project, stored).await {
+                let event = stored.event()?;
+                let state = states.remove(&stored.stream).unwrap_or_else(D::default);
+                states.insert(stored.stream, state.evolve(&event));
+            }
         }
         Ok(states)
     }

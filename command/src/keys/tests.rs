@@ -1,6 +1,9 @@
 //! Tests of keys: created once, private, and never replaced when damaged.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use muster_schemas::{ProjectId, Timestamp};
 
 use super::*;
 

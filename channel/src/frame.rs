@@ -114,7 +114,7 @@ impl Frame {
     ///
     /// # Errors
     /// When the bytes are not a frame.
-    pub fn decode(bytes: Bytes) -> Result<Self, FrameError> {
+    pub fn decode(bytes: &Bytes) -> Result<Self, FrameError> {
         fn read<T: serde::de::DeserializeOwned>(content: &[u8]) -> Result<T, FrameError> {
             codec::decode(content).map_err(|_| FrameError("its content is invalid"))
         }

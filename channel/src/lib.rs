@@ -12,6 +12,14 @@
 //! Invariant: neither side buffers more than [`MAX_WINDOW`] bytes that the other has sent and that were not
 //! consumed.
 //! Invariant: this crate has no knowledge of shells, files or ports.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "small numbers of the tests"
+    )
+)]
 
 pub mod frame;
 pub mod link;

@@ -142,7 +142,8 @@ async fn wait_for_final_acks(
             _ = interval.tick() => state.retransmit(0).await,
             message = next(subscriber) => match message {
                 Some(message) => {
-                    match received.opener.open_any(&message.payload).map(Frame::decode) {
+                    let plain = received.opener.open_any(&message.payload);
+                    match plain.map(|plain| Frame::decode(&plain)) {
                         Ok(Ok(Frame::Received(next))) => state.confirm(next).await,
                         Ok(Ok(Frame::Retransmit(next))) => state.retransmit(next).await,
                         Ok(Ok(Frame::Close(_))) => return,
@@ -207,7 +208,7 @@ impl ReceiveState {
         message: &[u8],
     ) -> Result<(), String> {
         let plain = self.opener.open_ahead(message).map_err(|error| error.to_string())?;
-        match Frame::decode(plain) {
+        match Frame::decode(&plain) {
             Ok(Frame::Received(next)) => state.confirm(next).await,
             Ok(Frame::Retransmit(next)) => state.retransmit(next).await,
             Ok(_) => {}
@@ -227,7 +228,7 @@ impl ReceiveState {
             Err(error) => return Err(error.to_string()),
         };
         (self.has_missing, self.request_delay) = (false, RETRANSMIT_REQUEST_DELAY.0);
-        let frame = Frame::decode(plain).map_err(|error| error.to_string())?;
+        let frame = Frame::decode(&plain).map_err(|error| error.to_string())?;
         self.is_ack_due |= !frame.is_delivery_control();
         match frame {
             Frame::Received(next) => state.confirm(next).await,

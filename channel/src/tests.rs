@@ -69,18 +69,18 @@ fn frames_round_trip() {
         Frame::Screen(Bytes::from_static(b"\x1b[2J")),
         Frame::Attached(Attached { shared: 1, watching: 2 }),
     ] {
-        assert_eq!(Frame::decode(frame.encode().into()), Ok(frame));
+        assert_eq!(Frame::decode(&frame.encode().into()), Ok(frame));
     }
     for bad in [&[][..], &[1, 2], &[2, 0], &[9], &[10], &[5, 0xff]] {
-        assert!(Frame::decode(Bytes::from_static(bad)).is_err(), "{bad:?} was taken");
+        assert!(Frame::decode(&Bytes::from_static(bad)).is_err(), "{bad:?} was taken");
     }
 }
 
 proptest! {
     #[test]
     fn decoding_a_frame_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        if let Ok(frame) = Frame::decode(bytes.into()) {
-            prop_assert_eq!(Frame::decode(frame.encode().into()), Ok(frame));
+        if let Ok(frame) = Frame::decode(&bytes.into()) {
+            prop_assert_eq!(Frame::decode(&frame.encode().into()), Ok(frame));
         }
     }
 }

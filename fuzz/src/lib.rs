@@ -281,8 +281,8 @@ pub fn channel_open(bytes: &[u8]) {
 
 /// A frame of an opened channel.
 pub fn channel_frame(bytes: &[u8]) {
-    if let Ok(frame) = Frame::decode(bytes.to_vec().into()) {
-        assert_eq!(Frame::decode(frame.encode().into()).as_ref(), Ok(&frame));
+    if let Ok(frame) = Frame::decode(&bytes.to_vec().into()) {
+        assert_eq!(Frame::decode(&frame.encode().into()).as_ref(), Ok(&frame));
     }
 }
 

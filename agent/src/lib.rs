@@ -1,5 +1,14 @@
 //! The device side of muster: records events, samples metrics, and executes the operations of the
 //! project that it has pinned.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        reason = "small numbers of the tests"
+    )
+)]
 
 pub mod backoff;
 pub mod channels;

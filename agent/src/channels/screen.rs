@@ -66,14 +66,13 @@ impl Margins {
         for byte in bytes {
             self.state = match (self.state, byte) {
                 (_, b'\x1b') => Sequence::Escape,
-                (Sequence::None, _) => Sequence::None,
                 (Sequence::Escape, b'[') => Sequence::Control,
                 (Sequence::Escape, b'c') => {
                     self.are_set = false;
                     Sequence::None
                 }
                 // Cancel, substitute.
-                (_, 0x18 | 0x1a) => Sequence::None,
+                (Sequence::None, _) | (_, 0x18 | 0x1a) => Sequence::None,
                 (Sequence::Control, b'@'..=b'~') => {
                     self.are_set |= *byte == b'r';
                     Sequence::None

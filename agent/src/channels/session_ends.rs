@@ -89,7 +89,7 @@ impl SessionEnds {
                 }
             }
             Err(error) => {
-                tracing::warn!(error = error_chain(&error), "failed to read the open sessions")
+                tracing::warn!(error = error_chain(&error), "failed to read the open sessions");
             }
         }
     }

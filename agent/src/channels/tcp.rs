@@ -119,7 +119,7 @@ pub(super) async fn forward_to_device(
     loop {
         match receiver.next().await.map_err(|closed| closed.0)? {
             Frame::Data(bytes) => {
-                to.write_all(&bytes).await.map_err(|error| connection_error(&error))?
+                to.write_all(&bytes).await.map_err(|error| connection_error(&error))?;
             }
             Frame::Eof => break,
             // Other frames do not occur on a connection.

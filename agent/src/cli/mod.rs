@@ -98,7 +98,7 @@ pub(crate) async fn main() -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Enroll(args) => enroll::enroll(data, args).await,
         Command::Fingerprint => enroll::fingerprint(&data),
-        Command::Run { url, policy } => run::run(data, url, policy, set_level).await,
+        Command::Run { url, policy } => Box::pin(run::run(data, url, policy, set_level)).await,
         Command::Status { json } => status::status(&data, json).await,
         Command::Doctor { json } => doctor::doctor(&data, json).await,
     }

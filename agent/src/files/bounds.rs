@@ -290,7 +290,13 @@ const VIRTUAL_FILE_SYSTEMS: [u32; 9] = [
 /// Whether the file is on such a file system.
 pub(crate) fn is_virtual(fd: impl std::os::fd::AsFd) -> bool {
     // The magic numbers have 32 bits; the type of the field depends on the platform.
-    rustix::fs::fstatfs(fd).is_ok_and(|found| VIRTUAL_FILE_SYSTEMS.contains(&(found.f_type as u32)))
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the lower 32 bits, of whichever type the platform has"
+    )]
+    let kind = |found: rustix::fs::StatFs| found.f_type as u32;
+    rustix::fs::fstatfs(fd).is_ok_and(|found| VIRTUAL_FILE_SYSTEMS.contains(&kind(found)))
 }
 
 /// Returns the path of an open file.

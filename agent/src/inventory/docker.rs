@@ -48,5 +48,5 @@ fn parse(response: &[u8]) -> Option<String> {
         return None;
     }
     let json: serde_json::Value = serde_json::from_str(body).ok()?;
-    json.get("Version")?.as_str().map(str::to_owned).and_then(super::system::printable)
+    json.get("Version")?.as_str().and_then(super::system::printable)
 }

@@ -31,7 +31,7 @@ pub fn interfaces() -> Vec<Interface> {
         if let Some(ip) = ip_of(&address) {
             let mask = entry.netmask.as_ref().and_then(ip_of);
             interface.addresses.push(with_prefix(ip, mask));
-        } else if let Some(mac) = address.as_link_addr().and_then(|link| link.addr())
+        } else if let Some(mac) = address.as_link_addr().and_then(nix::sys::socket::LinkAddr::addr)
             && mac != [0; 6]
         {
             interface.mac = Some(mac.map(|byte| format!("{byte:02x}")).join(":"));

@@ -33,11 +33,11 @@ pub fn collect(root: &Path) -> DeviceInventoryReported {
     let hardware = system::hardware(files);
     DeviceInventoryReported {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        hostname: files.line("proc/sys/kernel/hostname").and_then(system::printable),
+        hostname: files.line("proc/sys/kernel/hostname").and_then(|text| system::printable(&text)),
         os_id: os.id,
         os_version: os.version,
         os_name: os.pretty_name,
-        kernel: files.line("proc/sys/kernel/osrelease").and_then(system::printable),
+        kernel: files.line("proc/sys/kernel/osrelease").and_then(|text| system::printable(&text)),
         arch: system::arch(),
         cpu_model: system::cpu_model(files)
             .or_else(|| if is_this_machine { system::cpu_model_by_part() } else { None }),
@@ -50,7 +50,9 @@ pub fn collect(root: &Path) -> DeviceInventoryReported {
         virtualization: system::virtualization(files),
         interfaces: if is_this_machine { interfaces() } else { Vec::new() },
         boot_time: system::boot_time(files),
-        boot_id: files.line("proc/sys/kernel/random/boot_id").and_then(system::printable),
+        boot_id: files
+            .line("proc/sys/kernel/random/boot_id")
+            .and_then(|text| system::printable(&text)),
         docker_version: docker::version(root),
         timezone: system::timezone(files),
     }
@@ -70,6 +72,6 @@ pub fn fingerprint(inventory: &DeviceInventoryReported) -> Hash {
 #[must_use]
 pub fn host_identity(root: &Path) -> (Option<String>, Option<Hash>) {
     let files = &mut Files::new(root);
-    let hostname = files.line("proc/sys/kernel/hostname").and_then(system::printable);
+    let hostname = files.line("proc/sys/kernel/hostname").and_then(|text| system::printable(&text));
     (hostname, system::machine_id_hash(files))
 }

@@ -48,7 +48,7 @@ pub(super) struct Hardware {
 }
 
 /// Removes control characters and truncates the text; `None` if nothing is left.
-pub(super) fn printable(text: String) -> Option<String> {
+pub(super) fn printable(text: &str) -> Option<String> {
     let text: String = text
         .chars()
         .filter(|c| !c.is_control())
@@ -65,7 +65,7 @@ pub(super) fn os(files: &mut Files) -> Os {
             let get = |key: &str| {
                 text.lines()
                     .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
-                    .and_then(|value| printable(unquote(value)))
+                    .and_then(|value| printable(&unquote(value)))
             };
             return Os {
                 id: get("ID"),
@@ -101,7 +101,7 @@ pub(super) fn cpu_model(files: &mut Files) -> Option<String> {
     let text = files.text("proc/cpuinfo").ok()?;
     ["model name", "cpu model", "Processor"]
         .iter()
-        .find_map(|key| cpuinfo(&text, key).and_then(|value| printable(value.to_owned())))
+        .find_map(|key| cpuinfo(&text, key).and_then(printable))
 }
 
 fn cpuinfo<'a>(text: &'a str, key: &str) -> Option<&'a str> {
@@ -115,7 +115,7 @@ fn cpuinfo<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 pub(super) fn cpu_model_by_part() -> Option<String> {
     let kind = RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing());
     let system = System::new_with_specifics(kind).ok()?;
-    system.cpus().first().and_then(|cpu| printable(cpu.brand().to_owned()))
+    system.cpus().first().and_then(|cpu| printable(cpu.brand()))
 }
 
 pub(super) fn memory_bytes(files: &mut Files) -> Option<u64> {
@@ -147,7 +147,7 @@ pub(super) fn hardware(files: &mut Files) -> Hardware {
     let mut first = |paths: &[&str]| {
         paths
             .iter()
-            .filter_map(|path| files.line(path).and_then(printable))
+            .filter_map(|path| files.line(path).and_then(|text| printable(&text)))
             .find(|text| !PLACEHOLDERS.contains(&text.to_lowercase().as_str()))
     };
     Hardware {
@@ -164,7 +164,7 @@ pub(super) fn hardware(files: &mut Files) -> Hardware {
 /// A container takes precedence over the machine that it runs on.
 pub(super) fn virtualization(files: &mut Files) -> Option<String> {
     // systemd writes the name here that the container manager reports.
-    if let Some(name) = files.line("run/systemd/container").and_then(printable) {
+    if let Some(name) = files.line("run/systemd/container").and_then(|text| printable(&text)) {
         return Some(name);
     }
     for (marker, name) in [(".dockerenv", "docker"), ("run/.containerenv", "podman")] {
@@ -222,5 +222,5 @@ pub(super) fn timezone(files: &mut Files) -> Option<String> {
     let link = std::fs::read_link(files.path("etc/localtime")).ok();
     link.and_then(|path| Some(path.to_str()?.split_once("zoneinfo/")?.1.to_owned()))
         .or_else(|| files.line("etc/timezone"))
-        .and_then(printable)
+        .and_then(|text| printable(&text))
 }

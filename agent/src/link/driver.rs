@@ -314,7 +314,9 @@ impl Driver<'_> {
 
     fn on_command(&mut self, message: &Message) {
         let headers = message.headers.as_ref();
-        let kind = headers.and_then(|headers| headers.get(KIND_HEADER)).map(|kind| kind.as_str());
+        let kind = headers
+            .and_then(|headers| headers.get(KIND_HEADER))
+            .map(async_nats::HeaderValue::as_str);
         let outcome = match kind {
             None | Some("config") => self.on_config(&message.payload),
             Some("run") => self.link.orders.handle_order(&message.payload, self.is_greeted),
@@ -368,6 +370,7 @@ async fn publish(publisher: Publisher, subject: String, outgoing: Outgoing) -> (
 /// Returns the delay of the renewal: 75% to 85% of the credentials' lifetime.
 fn renewal_after(credentials: &Credentials) -> Duration {
     let (life, left) = (credentials.lifetime(), credentials.remaining(&Moment::now()).unwrap_or(0));
+    #[expect(clippy::cast_possible_truncation, reason = "a quarter of an i64 at most")]
     let kept = (life as f64 * (0.15 + 0.1 * rand::random::<f64>())) as i64;
     Duration::from_micros(u64::try_from(left.saturating_sub(kept)).unwrap_or(0))
 }

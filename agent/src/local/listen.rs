@@ -140,7 +140,7 @@ fn serve(intake: &PointQueue, listener: Arc<Listener>) -> BoxFuture<'_, ()> {
         match &*listener {
             Listener::Udp(socket, format) => {
                 datagrams(intake, *format, |bytes| socket.try_recv(bytes), || socket.readable())
-                    .await
+                    .await;
             }
             Listener::Datagrams(socket) => {
                 datagrams(
@@ -149,7 +149,7 @@ fn serve(intake: &PointQueue, listener: Arc<Listener>) -> BoxFuture<'_, ()> {
                     |bytes| socket.try_recv(bytes),
                     || socket.readable(),
                 )
-                .await
+                .await;
             }
             Listener::Stream(listener) => streams(intake, listener).await,
         }

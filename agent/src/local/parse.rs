@@ -70,11 +70,11 @@ fn read_line(
         return each(Err(Cause::TooLong));
     }
     for parsed in parse_lines(line) {
-        each(parsed.map_err(|_| Cause::Malformed).and_then(from_line));
+        each(parsed.map_err(|_| Cause::Malformed).and_then(|line| from_line(&line)));
     }
 }
 
-fn from_line(line: ParsedLine<'_>) -> Result<WrittenPoint, Cause> {
+fn from_line(line: &ParsedLine<'_>) -> Result<WrittenPoint, Cause> {
     let mut building = point::PointBuilder::new(line.series.measurement.as_str())?;
     for (name, value) in line.series.tag_set.iter().flatten() {
         building.tag(name.as_str(), value.as_str())?;
@@ -189,6 +189,11 @@ fn from_number(number: i128, unit: Option<&str>) -> Result<Timestamp, Cause> {
     i64::try_from(nanos.div_euclid(1000)).map(Timestamp).map_err(|_| Cause::Time)
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the first is a size and may saturate, and the second is below 9e18"
+)]
 fn from_fraction(number: f64, unit: Option<&str>) -> Result<Timestamp, Cause> {
     // The conversion saturates; an absurd time is rejected later.
     let micros = number * nanos_of(number.abs() as u128, unit)? as f64 / 1000.0;

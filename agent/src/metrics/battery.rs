@@ -9,7 +9,7 @@ use muster_schemas::metrics::Point;
 
 use super::collect::Collect;
 use super::source::{CollectError, Files};
-use super::value::hundredths;
+use super::value::{hundredths, whole};
 
 const SUPPLIES: &str = "sys/class/power_supply";
 
@@ -86,7 +86,7 @@ impl Reading {
             cycles: files
                 .number(&format!("{folder}/cycle_count"))
                 .filter(|cycles| *cycles >= 1.0)
-                .map(|cycles| cycles as u64),
+                .map(whole),
         }
     }
 
@@ -146,7 +146,7 @@ impl Reading {
 
     fn seconds(&self, state: &str, energy: f64) -> Option<u64> {
         let rate = self.rate.filter(|rate| *rate > 0.01)?;
-        (self.state == Some(state) && energy >= 0.0).then(|| (energy / rate * 3600.0) as u64)
+        (self.state == Some(state) && energy >= 0.0).then(|| whole(energy / rate * 3600.0))
     }
 }
 

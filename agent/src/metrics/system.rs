@@ -8,7 +8,7 @@ use procfs::{FromRead, LoadAverage, Uptime};
 
 use super::collect::Collect;
 use super::source::{CollectError, Files};
-use super::value::hundredths;
+use super::value::{hundredths, whole};
 
 const LOADAVG: &str = "proc/loadavg";
 const UPTIME: &str = "proc/uptime";
@@ -30,7 +30,7 @@ impl Collect for System {
             .field("load1", hundredths(f64::from(load.one)))
             .field("load5", hundredths(f64::from(load.five)))
             .field("load15", hundredths(f64::from(load.fifteen)))
-            .field("uptime", uptime as u64);
+            .field("uptime", whole(uptime));
         if let Some(cpus) = cpus_online(files) {
             point = point.field("n_cpus", cpus);
         }

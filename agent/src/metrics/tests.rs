@@ -171,7 +171,8 @@ fn mounts_are_reported_by_their_mount_points() -> Result<(), Failure> {
             ["device=mmcblk0p3", "fstype=ext4", "mode=ro", "path=/data disk"],
         ]
     );
-    let names: Vec<&str> = points[0].fields.keys().map(|name| name.as_str()).collect();
+    let names: Vec<&str> =
+        points[0].fields.keys().map(muster_schemas::metrics::MetricName::as_str).collect();
     assert_eq!(
         names,
         [

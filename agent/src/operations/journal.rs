@@ -122,9 +122,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(Folder::open(dir.path()).unwrap()).unwrap();
         let id = |n| OperationId(Uuid::from_u128(n));
-        let write = |n, state, expires| {
-            let entry = Entry { ticket: n as u64, expires_at: Timestamp(expires), state };
-            store.write(|transaction| put(transaction, id(n), &entry)).unwrap();
+        let write = |n: u64, state, expires| {
+            let entry = Entry { ticket: n, expires_at: Timestamp(expires), state };
+            store.write(|transaction| put(transaction, id(n.into()), &entry)).unwrap();
         };
         write(1, State::Accepted(sample_order(Action::Reboot)), 1);
         store.write(|transaction| put_input(transaction, id(1), b"secret")).unwrap();

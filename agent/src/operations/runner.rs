@@ -136,13 +136,13 @@ impl Runner {
     ) {
         match &order.action {
             Action::Exec(program) => {
-                exec::run(&self.runs, &self.options, id, entry, order, program, cancel).await
+                exec::run(&self.runs, &self.options, id, entry, order, program, cancel).await;
             }
             Action::RestartAgent => self.builtins.restart_agent(id, entry).await,
             Action::Reboot => self.builtins.reboot(id, entry).await,
             Action::Diagnostics => {
                 diagnostics::run(&self.runs, &self.collect_diagnostics, id, entry, order, cancel)
-                    .await
+                    .await;
             }
             Action::LogLevel { level, seconds } => {
                 self.builtins.set_level(id, entry, level, *seconds);

@@ -61,12 +61,9 @@ pub(super) fn merge(batches: &[Queued], anchor: Option<&Anchor>) -> (Option<Metr
     let mut whole: Option<MetricBatch> = None;
     for (taken, queued) in batches.iter().enumerate() {
         let Some(batch) = queued.batch(anchor) else { continue };
-        let whole = match &mut whole {
-            None => {
-                whole = Some(batch);
-                continue;
-            }
-            Some(whole) => whole,
+        let Some(whole) = &mut whole else {
+            whole = Some(batch);
+            continue;
         };
         if whole.points.len() + batch.points.len() > MAX_POINTS {
             return (Some(whole.clone()), taken);

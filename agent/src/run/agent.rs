@@ -293,7 +293,7 @@ impl Agent {
         );
         let running = RunningMark::set(&parts.is_running);
         parts.channels.ends.end_lost_sessions();
-        parts.run_until(stop).await;
+        Box::pin(parts.run_until(stop)).await;
         parts.operations.interrupt();
         parts.channels.ends.record_now();
         parts.connection.close();

@@ -158,7 +158,7 @@ impl HelperJob for Launch {
 
     /// Becomes the program; returns only on failure, after reporting it.
     fn perform(self, mut port: Port, descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        let report = match try_become(&mut port, self, descriptors) {
+        let report = match try_become(&mut port, &self, descriptors) {
             Ok(never) => match never {},
             Err(LaunchError::Invalid(reason)) => Report::Invalid(reason),
             Err(LaunchError::Failed(reason)) => Report::Failed(reason),
@@ -167,13 +167,14 @@ impl HelperJob for Launch {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the signature that `map_err` calls")]
 fn start_failed(error: impl ToString) -> LaunchError {
     LaunchError::Failed(format!("failed to start the program: {}", error.to_string()))
 }
 
 fn try_become(
     port: &mut Port,
-    launch: Launch,
+    launch: &Launch,
     descriptors: Vec<OwnedFd>,
 ) -> Result<std::convert::Infallible, LaunchError> {
     let [stdin, stdout, stderr]: [OwnedFd; DESCRIPTORS] =
@@ -184,8 +185,8 @@ fn try_become(
         rustix::process::ioctl_tiocsctty(&stdin).map_err(start_failed)?;
     }
     umask(Mode::from_bits_truncate(UMASK));
-    let denied = enter(port, &launch)?;
-    let (program, arg0, arguments) = find_program(port, &launch)?;
+    let denied = enter(port, launch)?;
+    let (program, arg0, arguments) = find_program(port, launch)?;
     if let Some((name, uid, gid)) = &launch.user {
         become_user(name, *uid, *gid).map_err(|error| {
             LaunchError::Failed(format!("failed to switch to the user '{name}': {error}"))

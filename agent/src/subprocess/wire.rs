@@ -18,6 +18,7 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// Standard input, output and error.
 pub(super) const DESCRIPTORS: usize = 3;
 
+#[expect(clippy::needless_pass_by_value, reason = "the signature that `map_err` calls")]
 fn invalid(problem: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem.to_string())
 }

@@ -245,7 +245,7 @@ async fn the_doctor_reports_problems_with_remedies() {
     let data = server.path("device");
     let well = query_status(&data).await.unwrap().unwrap();
     let checks = examine(&data, Ok(well.clone())).await;
-    assert!(checks.iter().all(|check| check.is_ok()), "{checks:?}");
+    assert!(checks.iter().all(muster_agent::doctor::Check::is_ok), "{checks:?}");
 
     let other_ca = std::fs::read_to_string(other.path("ca.pem")).unwrap();
     let with = |change: &dyn Fn(&mut Status)| {

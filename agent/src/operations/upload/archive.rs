@@ -111,7 +111,7 @@ fn try_pack(
     let mut sink = builder.into_inner()?.finish()?;
     sink.flush()?;
     progress.report_syncing(path)?;
-    let file = sink.file.into_inner().map_err(|error| error.into_error())?;
+    let file = sink.file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
     file.sync_all()
 }
 
@@ -132,7 +132,7 @@ pub(super) fn copy(
     let copy = BufWriter::with_capacity(256 * 1024, options.open(archive)?);
     let mut sink = LimitedWriter { file: copy, written: 0, checked_at: 0, limits, progress };
     io::copy(&mut &*file, &mut sink)?;
-    let copy = sink.file.into_inner().map_err(|error| error.into_error())?;
+    let copy = sink.file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
     copy.sync_all()?;
     Ok(copy)
 }

@@ -72,7 +72,7 @@ impl Uploads {
                 match examined {
                     Ok(()) => self.resume(id, entry, cancel).await,
                     Err(rejection) => {
-                        self.end(id, entry, Outcome::Failed, None, Some(rejection.reason))
+                        self.end(id, entry, Outcome::Failed, None, Some(&rejection.reason));
                     }
                 }
             }
@@ -103,7 +103,7 @@ impl Uploads {
             () = sleep(left) => (Outcome::TimedOut, None, None),
             () = cancel.cancelled() => (Outcome::Canceled, None, None),
         };
-        self.end(id, entry, outcome, file, problem);
+        self.end(id, entry, outcome, file, problem.as_deref());
     }
 
     fn end(
@@ -112,12 +112,12 @@ impl Uploads {
         entry: Entry<StartedRun>,
         outcome: Outcome,
         file: Option<FileSummary>,
-        problem: Option<String>,
+        problem: Option<&str>,
     ) {
         // Not earlier: while the upload may continue, the archive is needed.
         self.runs.spools.delete_archive(id);
         let report = RunReport {
-            problem: problem.as_deref().map(truncate),
+            problem: problem.map(truncate),
             started_at: Some(entry.state.record.start.at),
             ended_at: Some(Moment::now().wall),
             file,

@@ -123,9 +123,9 @@ impl Worker<'_> {
         }
         let bytes = source.read(piece.at, piece.length)?;
         if is_last {
-            source.check_location()?
+            source.check_location()?;
         } else {
-            source.check()?
+            source.check()?;
         }
         if hashed.to == piece.at {
             hashed.hasher.update(&bytes);

@@ -108,7 +108,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let connection = args.connection;
     match args.command {
         Command::Up(up) => crate::up::run(up).await,
-        Command::Serve(serve) => crate::serve::run_until_signal((*serve).try_into()?).await,
+        Command::Serve(serve) => {
+            Box::pin(crate::serve::run_until_signal((*serve).try_into()?)).await
+        }
         Command::Bootstrap(command) => bootstrap::run(&connection, command).await,
         Command::Prepare(command) => prepare::run(&command),
         Command::Doctor(command) => doctor::run(&connection, command).await,

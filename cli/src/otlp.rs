@@ -84,7 +84,7 @@ impl Exporter {
                 spans.push(span);
             }
             let count = spans.len() as u64;
-            let sent = self.http.post(self.url.clone()).json(&request(std::mem::take(&mut spans)));
+            let sent = self.http.post(self.url.clone()).json(&request(&std::mem::take(&mut spans)));
             match sent.send().await.and_then(reqwest::Response::error_for_status) {
                 Ok(_) => {
                     let dropped = self.dropped.swap(0, Ordering::Relaxed);
@@ -109,7 +109,7 @@ impl Exporter {
     }
 }
 
-fn request(spans: Vec<Value>) -> Value {
+fn request(spans: &[Value]) -> Value {
     let service = attribute("service.name", "muster");
     let version = attribute("service.version", env!("CARGO_PKG_VERSION"));
     json!({"resourceSpans": [{

@@ -73,13 +73,12 @@ impl TerminalModes {
         self.state = match (self.state, byte) {
             // Cancel, substitute.
             (_, 0x18 | 0x1a) => State::Ground,
-            (State::Text, 0x07) => self.text_ended(),
+            (State::Text, 0x07) | (State::TextEscape, b'\\') => self.text_ended(),
             (State::Text, 0x1b) => State::TextEscape,
             (State::Text, _) => {
                 self.push_parameter(byte);
                 State::Text
             }
-            (State::TextEscape, b'\\') => self.text_ended(),
             (_, 0x1b) => State::Escape,
             (State::Escape | State::TextEscape, _) => self.escape(byte),
             (State::Charset, _) => {

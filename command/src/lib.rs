@@ -2,6 +2,7 @@
 //!
 //! Only this crate has the account signing key, the operation keys and the CA. It neither writes
 //! nor reads a read model: it folds the state for a decision from the streams that it appends to.
+#![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "small numbers of the tests"))]
 
 pub mod channels;
 mod clock;

@@ -78,7 +78,7 @@ impl StoreError {
             Self::Query { source, .. } => source.code() == Some(&full),
             Self::Sqlx { source, .. } => source
                 .as_database_error()
-                .and_then(|error| error.code())
+                .and_then(sqlx::error::DatabaseError::code)
                 .is_some_and(|code| code == full.code()),
             Self::Shared(error) => error.is_disk_full(),
             _ => false,

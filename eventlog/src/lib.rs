@@ -4,6 +4,7 @@
 //! checkpoint`. This crate depends on the events ([`muster_schemas`]), but makes no decisions about
 //! devices except those that the append transaction itself must enforce: stream versions, device
 //! keys and epochs.
+#![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "small numbers of the tests"))]
 
 mod append;
 mod appender;

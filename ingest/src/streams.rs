@@ -104,6 +104,11 @@ pub async fn ensure_metrics(
 
 /// The broker reuses the buffers of messages for later ones of any size: its memory is their peak
 /// number, multiplied by the largest message.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "constants of a few MiB"
+)]
 const fn max_message_size(body: usize) -> i32 {
     (body + MAX_HEADER_BYTES) as i32
 }

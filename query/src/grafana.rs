@@ -142,5 +142,5 @@ pub async fn grant_access(log: &EventLog, password: &str) -> Result<GrantOutcome
 }
 
 pub(crate) fn is_forbidden(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).as_deref() == Some("42501")
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("42501")
 }

@@ -199,7 +199,7 @@ impl PublicKey {
                 .find(|(name, _)| *name == Label::Int(label.to_i64()))
                 .map(|(_, value)| value)
         };
-        let curve = parameter(iana::OkpKeyParameter::Crv).and_then(|value| value.as_integer());
+        let curve = parameter(iana::OkpKeyParameter::Crv).and_then(ciborium::Value::as_integer);
         if curve != Some(iana::EllipticCurve::Ed25519.to_i64().into()) {
             return Err(CoseError::BadKey("the curve is not Ed25519"));
         }

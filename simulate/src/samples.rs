@@ -55,6 +55,11 @@ pub const POINTS: u64 = 12;
 
 /// Returns the batch of a device in a round, with values that change like real ones.
 #[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "values made up, and far from the limits"
+)]
 pub fn batch(device: usize, round: usize, time: Timestamp) -> MetricBatch {
     let value = |n: usize| ((round * 7919 + device * 104_729 + n * 31) % 10_000) as f64 / 100.0;
     let whole = |n: usize| (value(n) * 1e5) as i64 + round as i64 * 1000;

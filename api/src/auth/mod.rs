@@ -67,8 +67,9 @@ impl Permission {
         match self {
             Self::ReadDevices => &[Role::Viewer, Role::Operator, Role::Admin, Role::Auditor],
             Self::WriteDevices | Self::RunOperations => &[Role::Operator, Role::Admin],
-            Self::ReadOutput => &[Role::Operator, Role::Admin, Role::Auditor],
-            Self::ReadEnrollmentTokens => &[Role::Operator, Role::Admin, Role::Auditor],
+            Self::ReadOutput | Self::ReadEnrollmentTokens => {
+                &[Role::Operator, Role::Admin, Role::Auditor]
+            }
             Self::ReadAll => &[Role::Admin, Role::Auditor],
             Self::Administer => &[Role::Admin],
         }

@@ -90,7 +90,7 @@ impl OneShot {
         command.stdin(stdin.map_or_else(Stdio::null, Stdio::from));
         let running = tokio::task::spawn_blocking(move || command.output());
         match tokio::time::timeout(within, running).await {
-            Ok(Ok(Ok(output))) => check_output(name, output),
+            Ok(Ok(Ok(output))) => check_output(name, &output),
             Ok(Ok(Err(source))) => Err(OneShotError::Spawn { name, program, source }),
             Ok(Err(join)) => {
                 Err(OneShotError::Spawn { name, program, source: io::Error::other(join) })
@@ -100,7 +100,7 @@ impl OneShot {
     }
 }
 
-fn check_output(name: &'static str, output: Output) -> Result<String, OneShotError> {
+fn check_output(name: &'static str, output: &Output) -> Result<String, OneShotError> {
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(printed);

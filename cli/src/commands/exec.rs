@@ -79,7 +79,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// Builds the body of the request: `action` for `target`.
-    pub(crate) fn request(&self, target: &Target, action: Value) -> Value {
+    pub(crate) fn request(&self, target: &Target, action: &Value) -> Value {
         let target = match target {
             Target::One(name) => json!({"devices": [name]}),
             Target::Matching(selector) => json!({"selector": selector}),
@@ -105,7 +105,7 @@ pub(crate) async fn run(connection: Connection, args: ExecArgs) -> Result<()> {
     }
     let client = connection.client()?;
     args.confirm.confirm_many(&client, "run a program on", &target).await?;
-    let request = args.limits.request(&target, action);
+    let request = args.limits.request(&target, &action);
     let requested = RequestedOperation::new(&client, &request).await?;
     if args.detach {
         return requested.print(connection.json);

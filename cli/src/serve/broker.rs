@@ -87,7 +87,7 @@ fn settings(
                         tracing::debug!(role = name, "connected to the broker");
                     }
                     Event::Disconnected => {
-                        tracing::warn!(role = name, "the connection to the broker was lost")
+                        tracing::warn!(role = name, "the connection to the broker was lost");
                     }
                     Event::ServerError(error) => {
                         tracing::warn!(role = name, %error, "the broker reported an error");

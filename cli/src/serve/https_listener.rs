@@ -175,6 +175,7 @@ impl HttpsListener {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the signature that tower-http calls")]
 fn panic_response(panic: Box<dyn std::any::Any + Send>) -> axum::response::Response {
     let text = panic
         .downcast_ref::<String>()

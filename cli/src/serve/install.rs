@@ -96,7 +96,7 @@ fn is_word(text: &str) -> bool {
 /// so only the characters of a host and a port are allowed.
 fn authority(headers: &HeaderMap, uri: &Uri) -> Option<String> {
     let named = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let text = named.or_else(|| uri.authority().map(|authority| authority.as_str()))?;
+    let text = named.or_else(|| uri.authority().map(hyper::http::uri::Authority::as_str))?;
     let fits = !text.is_empty()
         && text.len() <= 260
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte));

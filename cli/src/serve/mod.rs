@@ -67,7 +67,7 @@ pub(crate) async fn run_until_signal(options: ServeOptions) -> Result<()> {
         }
         stopping.cancel();
     });
-    run(options, stop, || tracing::info!("ready")).await
+    Box::pin(run(options, stop, || tracing::info!("ready"))).await
 }
 
 /// Name of PostgreSQL in messages while the start waits for it.
@@ -186,7 +186,7 @@ pub(crate) async fn run(
         }
         let access = BrokerAccess { servers: options.device_servers.clone(), jwt_ttl: JWT_TTL };
         let blobs = open_blobs(&options.blobs).await?;
-        let service = Service::new(log.clone(), store.clone(), nats, system, access, blobs)
+        let service = Service::new(&log, store.clone(), nats, system, access, blobs)
             .with_recording(options.recording);
         let ensure = || service.ensure_default_project();
         let ensured = startup::retry_until_ready(LOG_NAME, &stop, |_| false, ensure).await;

@@ -235,10 +235,7 @@ async fn write(
             session.channels().blobs.put(&name, blob.clone()).await?;
             session.record_once(append_id, event.clone()).await
         };
-        let error = match written.await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
+        let Err(error) = written.await else { return Ok(()) };
         let is_brief = chunk == 0 || stop.is_cancelled();
         let is_final = matches!(error, CommandError::Rejected(_));
         if is_final

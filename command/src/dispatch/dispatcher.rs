@@ -248,7 +248,6 @@ impl Dispatcher {
         let before = rules::overdue_before(operation, now);
         for run in self.runs(project, operation, RunSelection::Sent { before }).await? {
             match rules::next_step(operation, &run, now) {
-                None => {}
                 Some(Step::Dispatch) => {
                     let one = std::slice::from_ref(&run);
                     if self.authentic(project, operation, one).await?.contains(&run.device) {
@@ -262,7 +261,7 @@ impl Dispatcher {
                     self.private.cancel(run.operation, run.device);
                     self.orders.send_cancel(project, &run).await?;
                 }
-                Some(Step::SendCancel) => {}
+                None | Some(Step::SendCancel) => {}
                 Some(Step::SendOrder) => {
                     if let Some(order) = run.order.clone()
                         && self.sent.is_due(run.operation, run.device, Message::Order)

@@ -135,7 +135,7 @@ impl Projection for QueueProjection {
         for stored in events {
             let event = stored
                 .event()
-                .map_err(|error| ProjectionError::cannot_apply(NAME, stored, error))?;
+                .map_err(|error| ProjectionError::cannot_apply(NAME, stored, &error))?;
             match &stored.stream {
                 StreamName::Operation(id) => {
                     operation(transaction, project, *id, &event, stored).await?;
@@ -213,7 +213,7 @@ impl Changes {
                     Event::DeviceConnected(_) => change.online = Some(true),
                     Event::DeviceDisconnected(_) => change.online = Some(false),
                     Event::DeviceRevoked(_) | Event::DeviceDeleted(_) => {
-                        change.is_removed = Some(true)
+                        change.is_removed = Some(true);
                     }
                     _ => {}
                 }
@@ -279,7 +279,7 @@ async fn write_devices(
     }
     let devices: Vec<Uuid> = changes.keys().map(|device| device.0).collect();
     let epochs: Vec<Option<i64>> =
-        changes.values().map(|change| change.epoch.map(|epoch| epoch.cast_signed())).collect();
+        changes.values().map(|change| change.epoch.map(u64::cast_signed)).collect();
     let online: Vec<Option<bool>> = changes.values().map(|change| change.online).collect();
     let removed: Vec<Option<bool>> = changes.values().map(|change| change.is_removed).collect();
     let presence_at: Vec<Option<i64>> = changes.values().map(|change| change.presence_at).collect();

@@ -286,6 +286,7 @@ pub(super) const fn ended(reason: String) -> SessionEnded {
     SessionEnded { exit_code: None, reason, bytes_in: 0, bytes_out: 0 }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the signature that `map_err` calls")]
 pub(super) fn not_a_websocket(
     rejection: axum::extract::ws::rejection::WebSocketUpgradeRejection,
 ) -> Problem {

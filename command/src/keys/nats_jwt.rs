@@ -40,8 +40,8 @@ fn sign(
         "iss": issuer.public_key(),
         "sub": subject,
         "name": name,
-        "nats": nats,
     });
+    claims["nats"] = nats;
     if let Some(at) = expires_at {
         claims["exp"] = json!(at.micros().div_euclid(1_000_000));
     }

@@ -76,7 +76,7 @@ impl Service {
     /// Creates the write side on this log, these keys and these connections.
     #[must_use]
     pub fn new(
-        log: EventLog,
+        log: &EventLog,
         keys: Arc<KeyStore>,
         nats: async_nats::Client,
         system: async_nats::Client,

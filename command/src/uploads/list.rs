@@ -111,7 +111,7 @@ impl Projection for Files {
         for stored in events {
             let event = stored
                 .event()
-                .map_err(|error| ProjectionError::cannot_apply(NAME, stored, error))?;
+                .map_err(|error| ProjectionError::cannot_apply(NAME, stored, &error))?;
             let at = stored.recorded_at.micros();
             match (&stored.stream, &event) {
                 (StreamName::Operation(id), Event::OperationRequested(requested)) => {

@@ -40,7 +40,7 @@ pub enum ProjectionError {
 impl ProjectionError {
     /// Creates the error of an event that cannot be applied.
     #[must_use]
-    pub fn cannot_apply(projection: &str, event: &StoredEvent, problem: impl ToString) -> Self {
+    pub fn cannot_apply(projection: &str, event: &StoredEvent, problem: &impl ToString) -> Self {
         Self::CannotApply {
             projection: projection.to_owned(),
             kind: event.kind.clone(),

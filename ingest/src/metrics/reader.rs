@@ -195,7 +195,7 @@ impl Reader<'_> {
                     writing.push(async move { (message, completion.await) });
                 }
                 Submission::Refused(cause, detail) => {
-                    dead_letters.push(PendingDeadLetter { message, cause, detail })
+                    dead_letters.push(PendingDeadLetter { message, cause, detail });
                 }
                 Submission::Empty => acknowledge(&message).await?,
             }

@@ -80,7 +80,7 @@ impl Table {
         match advisory {
             Advisory::Opened(connection) => {
                 self.mark_changed(&connection.id);
-                self.opened(connection)
+                self.opened(&connection)
             }
             Advisory::Closed { id, reason, detail } => {
                 self.mark_changed(&id);
@@ -95,9 +95,9 @@ impl Table {
         }
     }
 
-    fn opened(&mut self, connection: Connection) -> Option<Change> {
+    fn opened(&mut self, connection: &Connection) -> Option<Change> {
         self.insert(connection.clone(), false);
-        self.set_online(&connection)
+        self.set_online(connection)
     }
 
     fn insert(&mut self, connection: Connection, is_silent: bool) -> &mut TrackedConnection {

@@ -187,7 +187,7 @@ async fn track(options: &PresenceOptions, holder: Uuid) -> Result<(), TrackerErr
 fn apply_message(table: &mut Table, changes: &mut Vec<Change>, message: &Message) {
     match Advisory::parse(&message.subject, &message.payload) {
         Ok(advisory) => {
-            changes.extend(advisory.and_then(|advisory| table.apply_advisory(advisory)))
+            changes.extend(advisory.and_then(|advisory| table.apply_advisory(advisory)));
         }
         Err(error) => tracing::warn!(%error, "failed to decode an advisory of the broker"),
     }

@@ -97,18 +97,13 @@ async fn follow(nats: &async_nats::Client, latest: &LatestMetrics) -> Result<(),
             }
             Err(error) => return Err(FollowError::Read(error)),
         };
-        store_batch(latest, &message.subject, message.payload.clone(), received_at);
+        store_batch(latest, &message.subject, &message.payload, received_at);
     }
     Err(FollowError::Ended)
 }
 
 /// Stores a batch. Skips one that cannot be decoded: ingest makes it a dead letter.
-fn store_batch(
-    latest: &LatestMetrics,
-    subject: &str,
-    payload: bytes::Bytes,
-    received_at: Timestamp,
-) {
+fn store_batch(latest: &LatestMetrics, subject: &str, payload: &[u8], received_at: Timestamp) {
     let Some((project, device, rest)) = subjects::parse_stored(subject) else {
         return;
     };

@@ -75,13 +75,13 @@ impl LatestMetrics {
         project: &ProjectId,
         device: DeviceId,
         group: &str,
-        payload: Bytes,
+        payload: &[u8],
         received_at: Timestamp,
     ) -> Result<(), InvalidBatch> {
         if group.len() > MAX_GROUP_NAME_BYTES {
             return Ok(());
         }
-        let (batch, _) = MetricBatch::decode_valid_points(&payload)?;
+        let (batch, _) = MetricBatch::decode_valid_points(payload)?;
         let summary = MetricsSummary::from_batch(&batch);
         // Encoded again: the received batch may be compressed, include points that were dropped, or
         // be a slice of a larger buffer.

@@ -22,13 +22,13 @@ fn the_newest_batch_is_kept_regardless_of_arrival_order() {
     let device = DeviceId(Uuid::from_u128(1));
     let cpu_at = |time, idle, at| {
         latest
-            .update(&project, device, "host", batch(time, vec![cpu(idle)]), Timestamp(at))
+            .update(&project, device, "host", &batch(time, vec![cpu(idle)]), Timestamp(at))
             .unwrap();
     };
     cpu_at(20, 90.0, 21);
     cpu_at(10, 50.0, 22);
     let battery = Point::new("battery").field("percent", 80_i64);
-    latest.update(&project, device, "power", batch(5, vec![battery]), Timestamp(6)).unwrap();
+    latest.update(&project, device, "power", &batch(5, vec![battery]), Timestamp(6)).unwrap();
     assert_eq!(
         latest.summary(&project, device),
         Some(MetricsSummary {
@@ -42,9 +42,7 @@ fn the_newest_batch_is_kept_regardless_of_arrival_order() {
     assert_eq!(groups.len(), 2);
     assert_eq!(groups[0].batch.time, Timestamp(20));
 
-    assert!(
-        latest.update(&project, device, "host", Bytes::from_static(b"x"), Timestamp(9)).is_err()
-    );
+    assert!(latest.update(&project, device, "host", b"x", Timestamp(9)).is_err());
     latest.retain(|_, _| false);
     assert_eq!(latest.last_seen(&project, device), None);
 }
@@ -56,7 +54,7 @@ fn a_batch_from_the_future_is_replaced_once_the_clock_is_correct() {
     let device = DeviceId(Uuid::from_u128(1));
     let after = |time, idle, received| {
         let payload = batch(time, vec![cpu(idle)]);
-        latest.update(&project, device, "host", payload, Timestamp(received)).unwrap();
+        latest.update(&project, device, "host", &payload, Timestamp(received)).unwrap();
         latest.summary(&project, device).and_then(|summary| summary.cpu_percent)
     };
     assert_eq!(after(i64::MAX, 90.0, 0), Some(10.0));
@@ -104,17 +102,17 @@ fn an_applications_field_does_not_replace_the_clock_skew() {
 fn a_device_s_memory_is_limited_regardless_of_compression() {
     let (latest, project) = (LatestMetrics::default(), ProjectId::default_project());
     let device = DeviceId(Uuid::from_u128(1));
-    latest.update(&project, device, "host", batch(1, vec![cpu(90.0)]), Timestamp(1)).unwrap();
+    latest.update(&project, device, "host", &batch(1, vec![cpu(90.0)]), Timestamp(1)).unwrap();
     for group in 0..16 {
         let text = FieldValue::Text("x".repeat(1_000));
         let points = vec![Point::new("app").field("text", text); 4_000];
         let bytes = MetricBatch { time: Timestamp(2), points }.encode_compressed();
         assert!(bytes.len() < 64 * 1024, "{}", bytes.len());
         let group = format!("large-{group}");
-        latest.update(&project, device, &group, bytes.into(), Timestamp(2)).unwrap();
+        latest.update(&project, device, &group, &bytes, Timestamp(2)).unwrap();
         let points = vec![cpu(50.0); 500];
         let group = format!("many-{group}");
-        latest.update(&project, device, &group, batch(2, points), Timestamp(2)).unwrap();
+        latest.update(&project, device, &group, &batch(2, points), Timestamp(2)).unwrap();
     }
     let groups = latest.groups(&project, device);
     let points: usize = groups.iter().map(|group| group.batch.points.len()).sum();

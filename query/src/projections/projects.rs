@@ -40,7 +40,7 @@ impl Projects {
     ) -> Result<(), ProjectionError> {
         let event = stored
             .event()
-            .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, error))?;
+            .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, &error))?;
         let (title, archived, retention) = match event {
             Event::ProjectCreated(event) => (Some(event.title.to_string()), None, None),
             Event::ProjectRenamed(event) => (Some(event.title.to_string()), None, None),

@@ -181,7 +181,7 @@ impl FilePair<'_> {
             match direction {
                 Direction::Send => self.resize_remote(start).await?,
                 Direction::Fetch => {
-                    self.file.set_len(start).context("failed to write the local file")?
+                    self.file.set_len(start).context("failed to write the local file")?;
                 }
             }
             self.counted.subtract(end - start);

@@ -96,6 +96,11 @@ impl Progress {
                 "problems": problems,
             }));
         }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a figure for a person, of two that are positive"
+        )]
         let rate = indicatif::HumanBytes((bytes as f64 / seconds) as u64);
         let bytes = indicatif::HumanBytes(bytes);
         let plural = if files == 1 { "file" } else { "files" };

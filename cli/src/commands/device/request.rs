@@ -89,10 +89,10 @@ pub(crate) async fn run(connection: Connection, command: RequestCommand) -> Resu
             let message = format!("{} exists already; choose another file with -o", path.display());
             return Err(UsageError(message).into());
         }
-        return collect(&client, &common.limits.request(&target, action), &path).await;
+        return collect(&client, &common.limits.request(&target, &action), &path).await;
     }
     let requested =
-        RequestedOperation::new(&client, &common.limits.request(&target, action)).await?;
+        RequestedOperation::new(&client, &common.limits.request(&target, &action)).await?;
     if common.detach {
         return requested.print(connection.json);
     }

@@ -9,6 +9,7 @@ use crate::influx::{InfluxError, MAX_POINTS, MAX_SERIES, show_duration};
 /// Value of `Retry-After`, in seconds.
 const RETRY_AFTER_SECS: u32 = 5;
 
+#[expect(clippy::needless_pass_by_value, reason = "the signature that `map_err` calls")]
 pub(super) fn problem(error: InfluxError) -> Problem {
     match &error {
         InfluxError::Unreachable(_) | InfluxError::Busy(_) | InfluxError::Denied(_) => {

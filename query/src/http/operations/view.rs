@@ -214,7 +214,7 @@ impl RunView {
             ended_at: run.ended_at,
             cancel_requested_at: run.cancel_requested_at,
             pid: run.pid,
-            user: run.user.clone(),
+            user: run.user,
             exit_code: report.and_then(|report| report.exit_code),
             signal: report.and_then(|report| report.signal),
             reason,

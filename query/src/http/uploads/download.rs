@@ -47,7 +47,8 @@ pub(crate) async fn download_file(
     let stream = StreamName::Run(text.operation, text.device);
     let stored = state.log().read_stream(&text.project, &stream).await?;
     let stored = state.log().authentic(&text.project, stored).await;
-    let events = stored.iter().map(|stored| stored.event()).collect::<Result<Vec<_>, _>>();
+    let events =
+        stored.iter().map(muster_eventlog::StoredEvent::event).collect::<Result<Vec<_>, _>>();
     let events = events.map_err(|error| Problem::internal(&error))?;
     check(&events, Hash::of(&text.secret), std::time::SystemTime::now().into())?
         .ok_or_else(unknown)?;

@@ -210,7 +210,7 @@ impl Projection for Devices {
             if needed {
                 device
                     .apply(stored)
-                    .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, error))?;
+                    .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, &error))?;
             }
         }
         self.write(transaction, project, new.iter(), &self.insert).await?;
@@ -272,7 +272,7 @@ impl Columns {
         self.arch.push(inventory.and_then(|it| it.arch.as_deref()).map(storable));
         self.agent_version.push(inventory.map(|it| storable(&it.agent_version)));
         self.created_position.push(as_i64(device.created_position));
-        self.heard_at.push(device.heard_at.map(|at| at.micros()));
+        self.heard_at.push(device.heard_at.map(muster_schemas::Timestamp::micros));
         self.state.push(serde_json::to_string(device).map_err(json)?);
         Ok(())
     }

@@ -234,7 +234,7 @@ impl Projection for Operations {
         for stored in events {
             let event = stored
                 .event()
-                .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, error))?;
+                .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, &error))?;
             read.push((stored, event));
         }
         let mut ids: Vec<Uuid> = Vec::new();

@@ -107,7 +107,7 @@ impl Projection for Sessions {
         for stored in events {
             let event = stored
                 .event()
-                .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, error))?;
+                .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, &error))?;
             match (&stored.stream, &event) {
                 (StreamName::Session(id, device), _) => all.push((id.0, device.0, stored, event)),
                 (StreamName::DeviceReport(device, _), Event::ShellEnded(ended)) => {

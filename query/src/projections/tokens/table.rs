@@ -114,7 +114,7 @@ impl Projection for Tokens {
                 .entry(id)
                 .or_default()
                 .evolve(stored)
-                .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, error))?;
+                .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, &error))?;
         }
         let sql = format!(
             "INSERT INTO {} (project, token, kind, created_position, state)

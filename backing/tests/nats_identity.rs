@@ -1,5 +1,6 @@
 //! Tests of a nats-server in operator mode and with TLS: only clients with a valid JWT are
 //! accepted.
+#![allow(clippy::needless_pass_by_value, reason = "helpers that are easy to call")]
 #![cfg(test)]
 
 use std::fs;

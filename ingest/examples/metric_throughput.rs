@@ -1,5 +1,10 @@
 //! Points a second into a real InfluxDB: through the sink, and posting the same line protocol
 //! straight to it. Prints a table; proves nothing by itself.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "values made up, and far from the limits"
+)]
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 #[path = "../tests/support/mod.rs"]
 #[allow(dead_code)]

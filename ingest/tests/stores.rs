@@ -108,12 +108,11 @@ async fn new_v2() -> Result<(String, RecordedRequests), Failure> {
             let response = match request.as_str() {
                 "GET /ping" => (StatusCode::OK, json!({"version": "2.7.11"})),
                 "GET /api/v2/setup" => (StatusCode::OK, json!({"allowed": !is_set_up})),
-                "POST /api/v2/setup" => (StatusCode::CREATED, json!({})),
                 "GET /api/v2/orgs" => (StatusCode::OK, json!({"orgs": [{"id": "0a1b"}]})),
                 "POST /api/v2/buckets" if has_bucket => {
                     (StatusCode::UNPROCESSABLE_ENTITY, json!({"message": "bucket exists"}))
                 }
-                "POST /api/v2/buckets" => (StatusCode::CREATED, json!({})),
+                "POST /api/v2/setup" | "POST /api/v2/buckets" => (StatusCode::CREATED, json!({})),
                 "POST /api/v2/write" if has_bucket => (StatusCode::NO_CONTENT, json!({})),
                 _ => (StatusCode::NOT_FOUND, json!({"message": "bucket \"metrics\" not found"})),
             };

@@ -44,12 +44,11 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         | "end_session"
         | "open_tcp"
         | "open_files" => WRITERS,
-        "list_api_tokens" => ALL_READERS,
         "list_enrollment_tokens"
         | "get_enrollment_token"
         | "get_run_output"
         | "get_session_recording" => ALL_BUT_VIEWERS,
-        "list_dead_letters" | "get_dead_letter" => ALL_READERS,
+        "list_api_tokens" | "list_dead_letters" | "get_dead_letter" => ALL_READERS,
         "create_token" | "revoke_token" | "retry_dead_letter" | "create_project"
         | "change_project" => ADMINS,
         other => panic!("say here who may do {other}"),

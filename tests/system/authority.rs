@@ -326,7 +326,7 @@ async fn a_database_user_has_exactly_the_rights_of_its_role() {
 }
 
 /// A Unix socket as a URL without a host names it, in front of a server that listens by TCP.
-async fn socket(dir: &std::path::Path, port: u16) {
+fn socket(dir: &std::path::Path, port: u16) {
     let listener = tokio::net::UnixListener::bind(dir.join(".s.PGSQL.5432")).unwrap();
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
@@ -349,7 +349,7 @@ async fn the_database_can_be_reached_by_a_unix_socket() {
     };
     let postgres = Postgres::start(options).await.unwrap();
     let by_tcp: reqwest::Url = postgres.connection_url().parse().unwrap();
-    socket(dir.path(), by_tcp.port().unwrap()).await;
+    socket(dir.path(), by_tcp.port().unwrap());
     let (user, password) = (by_tcp.username(), by_tcp.password().unwrap());
     let (database, host) = (by_tcp.path(), dir.path().display());
     let url = format!("postgresql://{database}?host={host}&user={user}&password={password}");

@@ -1,4 +1,9 @@
 //! System tests, one module for each user story, in one binary, with real servers and agents.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::needless_pass_by_value,
+    reason = "small numbers, and helpers that are easy to call"
+)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
 
 mod access;

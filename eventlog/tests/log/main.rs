@@ -1,6 +1,6 @@
 //! Tests of the event log with a real PostgreSQL: appends, conflicts, retries, follow, leases,
 //! restore.
-
+#![allow(clippy::cast_possible_truncation, reason = "small numbers of the tests")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
 
 mod support;

@@ -74,7 +74,10 @@ async fn count(influx: &InfluxDb) -> u64 {
     let url = reqwest::Url::parse_with_params(&format!("{}/query", influx.url()), query).unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let response: serde_json::Value = client.get(url).send().await.unwrap().json().await.unwrap();
-    response.pointer("/results/0/series/0/values/0/1").and_then(|n| n.as_u64()).unwrap_or(0)
+    response
+        .pointer("/results/0/series/0/values/0/1")
+        .and_then(serde_json::Value::as_u64)
+        .unwrap_or(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,9 +61,8 @@ fn scrape(connection: &mut TcpStream) -> std::io::Result<u64> {
     connection.set_read_timeout(Some(Duration::from_secs(2)))?;
     loop {
         match connection.read(&mut buffer) {
-            Ok(0) => break,
+            Ok(0) | Err(_) => break,
             Ok(count) => response.extend_from_slice(&buffer[..count]),
-            Err(_) => break,
         }
         connection.set_read_timeout(Some(Duration::from_millis(300)))?;
     }

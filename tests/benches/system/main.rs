@@ -6,6 +6,9 @@
 //! `hostile=30` half an hour with hostile devices; `outages=200 longest=60`
 //! 200 outages of servers of at most 60 s.
 #![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stdout,

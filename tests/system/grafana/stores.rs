@@ -51,7 +51,7 @@ impl Stores {
 
     async fn query_postgres(&self, query: &str) -> Result<Vec<Vec<String>>, String> {
         let messages = self.postgres.simple_query(query).await.map_err(|error| {
-            error.as_db_error().map_or_else(|| error.to_string(), |error| error.to_string())
+            error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
         })?;
         let rows = messages.iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => {

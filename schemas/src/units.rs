@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Parses a duration of at least a second, such as `90s`, `5m`, `1h30m`, `7d` or `2w`. A number
-/// without a unit is not a duration; neither is a fraction of a second.
+/// Parses a duration of whole seconds, such as `90s`, `5m`, `1h30m`, `1.5h`, `7d` or `2w`. A number
+/// without a unit is not a duration; neither are zero and a fraction of a second.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let duration = humantime::parse_duration(text).ok()?;
@@ -21,12 +21,13 @@ mod tests {
             ("5m", 300),
             ("2h", 7200),
             ("1h30m", 5400),
+            ("1.5h", 5400),
             ("7d", 604_800),
             ("2w", 1_209_600),
         ] {
             assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
         }
-        for bad in ["", "90", "0s", "-1s", "500ms", "1.5h", "s", "5x", "99999999999999999999s"] {
+        for bad in ["", "90", "0s", "-1s", "500ms", "0.5s", "s", "5x", "99999999999999999999s"] {
             assert_eq!(parse_duration(bad), None, "{bad:?}");
         }
     }

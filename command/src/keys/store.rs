@@ -62,9 +62,9 @@ impl KeyStore {
     /// When a file cannot be read or written, or contains no key.
     pub fn open(dir: &Path) -> Result<Self, KeyError> {
         files::make_private_dir(dir, &["nats-operator.seed", "ca.pem", "roles"])?;
-        let nkey = |name: &str, kind| load_nkey(&dir.join(name), kind);
+        let nkey = |name: &str, kind| load_nkey(&dir.join(name), &kind);
         let operator_path = dir.join("nats-operator.seed");
-        let operator = load_nkey(&operator_path, KeyPairType::Operator)?;
+        let operator = load_nkey(&operator_path, &KeyPairType::Operator)?;
         Ok(Self {
             operator,
             system: nkey("nats-system-account.seed", KeyPairType::Account)?,
@@ -189,7 +189,7 @@ impl KeyStore {
 
     fn credentials(&self, role: &str, account: &KeyPair) -> Result<RoleCredentials, KeyError> {
         let path = self.dir.join(format!("nats-role-{role}.seed"));
-        let user = load_nkey(&path, KeyPairType::User)?;
+        let user = load_nkey(&path, &KeyPairType::User)?;
         let jwt = nats_jwt::role(account, &user.public_key(), role, self.created_at)?;
         let seed = user.seed().map_err(|error| unusable(&path, error.to_string()))?;
         Ok(RoleCredentials(format!(
@@ -310,7 +310,7 @@ impl KeyStore {
     }
 }
 
-fn load_nkey(path: &Path, kind: KeyPairType) -> Result<KeyPair, KeyError> {
+fn load_nkey(path: &Path, kind: &KeyPairType) -> Result<KeyPair, KeyError> {
     let seed = files::load_or_create(path, || {
         let seed = KeyPair::new(kind.clone()).seed();
         seed.map(String::into_bytes).map_err(|error| unusable(path, error.to_string()))
@@ -318,7 +318,7 @@ fn load_nkey(path: &Path, kind: KeyPairType) -> Result<KeyPair, KeyError> {
     let text = String::from_utf8(seed).map_err(|_| unusable(path, "it is not text"))?;
     let pair =
         KeyPair::from_seed(text.trim()).map_err(|error| unusable(path, error.to_string()))?;
-    if pair.key_pair_type() == kind {
+    if pair.key_pair_type() == *kind {
         Ok(pair)
     } else {
         Err(unusable(path, "it is a key of another kind"))

@@ -123,7 +123,15 @@ async fn the_server_reports_its_health() {
     let page = world.wait("/api/v1/projections", caught_up).await;
     assert_eq!(
         names(&page),
-        ["devices_v2", "operations_v1", "projects_v2", "sessions_v2", "timeline_v1", "tokens_v1"]
+        [
+            "devices_v2",
+            "operations_v1",
+            "projects_v2",
+            "sessions_v2",
+            "timeline_v1",
+            "tokens_v1",
+            "tree_tiles_v1",
+        ]
     );
 
     for path in ["/healthz", "/readyz"] {

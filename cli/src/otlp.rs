@@ -4,7 +4,6 @@
 //! Source: OpenTelemetry protocol specification 1.x, `POST /v1/traces`. `muster_eventlog::traces`
 //! documents the spans and the ids of traces.
 
-use muster_schemas::errors::error_chain;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use muster_eventlog::traces::ROOT;
+use muster_schemas::errors::error_chain;
 use reqwest::Url;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::{Receiver, Sender, channel};

@@ -1,11 +1,11 @@
 //! Follows the log: by NOTIFY, and by polling in case a notification is lost.
 
-use muster_schemas::errors::error_chain;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use muster_schemas::ProjectId;
+use muster_schemas::errors::error_chain;
 use sqlx::postgres::PgListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

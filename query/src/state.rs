@@ -46,6 +46,11 @@ pub const PROJECTIONS: [&str; 7] = [
     TREE_TILES,
 ];
 
+/// Projections without which no request can be served. The tiles are filled while the server runs.
+pub(crate) fn required_projections() -> Vec<String> {
+    PROJECTIONS.iter().filter(|name| **name != TREE_TILES).map(|name| (*name).to_owned()).collect()
+}
+
 /// Progress of the read models.
 #[derive(Clone, Debug, Default)]
 pub struct ReadModels {

@@ -1,10 +1,10 @@
 //! The server's HTTPS API for devices: enrollment and credentials, with retries while it is busy.
 
-use muster_schemas::errors::root_cause;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use muster_schemas::errors::root_cause;
 use muster_schemas::wire::{CredentialsResponse, EnrollResponse, NonceResponse};
 use muster_schemas::{DeviceId, ProjectId, SigningKey};
 use nkeys::KeyPair;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_nats::Client;
 use muster_schemas::cose::{self, Kind};
+use muster_schemas::errors::error_chain;
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{ChannelOpen, ChannelRefusalCause, Purpose};
 use muster_schemas::{ChannelId, DeviceId, Hash, ProjectId, SigningKey, Timestamp, codec};
@@ -19,7 +20,6 @@ use crate::connection::Connection;
 use crate::identity::{CurrentIdentity, Identity, Ignored, is_expired, is_for};
 use crate::outbox::Outbox;
 use crate::store::Store;
-use muster_schemas::errors::error_chain;
 
 /// The fields that all opens have, of any kind: so an open with a kind that is unknown to this
 /// agent can be refused by its id.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use muster_channel::frame::Exit;
 use muster_schemas::SessionId;
+use muster_schemas::errors::error_chain;
 use muster_schemas::events::ShellEnded;
 use redb::ReadableTable;
 use tokio::sync::Notify;
@@ -12,7 +13,6 @@ use uuid::Uuid;
 
 use crate::outbox::Recorder;
 use crate::store::{SESSIONS, Store, StoreError};
-use muster_schemas::errors::error_chain;
 
 /// Reason of the end of a session whose agent process did not record it.
 pub const UNKNOWN_END: &str =

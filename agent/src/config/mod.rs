@@ -3,6 +3,7 @@
 
 mod settings;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use muster_schemas::events::DeviceConfigApplied;
@@ -35,6 +36,20 @@ pub(crate) struct DeviceConfig {
     current: Mutex<(Config, Settings)>,
 }
 
+/// Reports the variables of a stored config that this version of the agent cannot apply, which an
+/// earlier version may have applied.
+fn report_rejected(recorder: &Recorder, version: u64, errors: BTreeMap<String, String>) {
+    for (variable, problem) in &errors {
+        tracing::warn!(variable, problem, "a config variable cannot be applied");
+    }
+    if errors.is_empty() {
+        return;
+    }
+    if let Err(error) = recorder.record(&DeviceConfigApplied { version, errors }.into()) {
+        tracing::warn!(%error, "failed to report the rejected config variables");
+    }
+}
+
 impl DeviceConfig {
     /// Applies the stored config; opens no listener yet.
     pub(crate) fn open(
@@ -44,7 +59,8 @@ impl DeviceConfig {
         local: Arc<LocalMetrics>,
     ) -> Result<Self, StoreError> {
         let config: Config = store.get(key::CONFIG)?.unwrap_or_default();
-        let (settings, _) = settings::read(&config.vars, &|level| log_level.configure(level));
+        let (settings, errors) = settings::read(&config.vars, &|level| log_level.configure(level));
+        report_rejected(&recorder, config.version, errors);
         local.configure(settings.quota, settings.samples.groups, settings.listeners);
         Ok(Self {
             store,

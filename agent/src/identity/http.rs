@@ -3,10 +3,10 @@
 //! A client is created for each task: hours pass between two of them, and an idle client costs
 //! memory.
 
-use muster_schemas::errors::root_cause;
 use std::sync::Arc;
 use std::time::Duration;
 
+use muster_schemas::errors::root_cause;
 use reqwest::redirect::Policy;
 use serde::Serialize;
 use serde::de::DeserializeOwned;

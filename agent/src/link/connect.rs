@@ -5,12 +5,12 @@
 //! that may have expired and with its own backoff. So its second attempt is refused, and `keep.rs`
 //! creates another client.
 
-use muster_schemas::errors::root_cause;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::{Auth, AuthError, Client, ConnectErrorKind, ConnectOptions, Event};
+use muster_schemas::errors::root_cause;
 use muster_schemas::subjects::DeviceSubjects;
 use tokio::sync::mpsc;
 use url::Url;

@@ -11,6 +11,7 @@ use futures::stream::FuturesUnordered;
 use muster_channel::Publisher;
 use muster_schemas::codec;
 use muster_schemas::cose::{self, Kind};
+use muster_schemas::errors::error_chain;
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{Ack, ConfigUpdate, KIND_HEADER, Welcome};
 use tokio::sync::mpsc;
@@ -22,7 +23,6 @@ use crate::clock::{Anchor, Moment};
 use crate::identity::Credentials;
 use crate::session::{Effect, Outgoing, Session};
 use crate::store::StoreError;
-use muster_schemas::errors::error_chain;
 
 /// How a connection ended.
 pub(super) enum End {
@@ -128,17 +128,19 @@ impl Driver<'_> {
         loop {
             let now = Instant::now();
             self.session.tick(now, rand::random());
-            while let Some(outgoing) = self.session.next_event(now).map_err(|e| error_chain(&e))? {
+            let held_until = link.recorder.held_until(now);
+            while held_until.is_none()
+                && let Some(outgoing) = self.session.next_event(now).map_err(|e| error_chain(&e))?
+            {
                 published.push(publish(self.publisher.clone(), self.subjects.events(), outgoing));
             }
             if hello.is_none() {
                 hello = self.send_hello(now);
             }
-            let wake = self
-                .session
-                .wake_at(now)
-                .unwrap_or(now + MAX_CHECK_INTERVAL)
-                .min(now + MAX_CHECK_INTERVAL);
+            let wake = [self.session.wake_at(now), held_until]
+                .into_iter()
+                .flatten()
+                .fold(now + MAX_CHECK_INTERVAL, Instant::min);
             tokio::select! {
                 event = events.recv() => {
                     if let Some(problem) = self.on_event(event) {

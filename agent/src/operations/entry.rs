@@ -142,7 +142,7 @@ impl Entry {
         let damaged = |problem| StoreError::Damaged { what: "the journal of runs", problem };
         let stored: StoredEntry =
             codec::decode(bytes).map_err(|error| damaged(error.to_string()))?;
-        stored.into_entry().ok_or_else(|| damaged("a part of an entry is missing".to_owned()))
+        Ok(stored.into_entry())
     }
 }
 
@@ -264,12 +264,14 @@ impl From<Entry> for StoredEntry {
 
 impl StoredEntry {
     /// Returns the entry; `None` if its phase requires a part that is missing.
-    fn into_entry(self) -> Option<Entry> {
+    fn into_entry(self) -> Entry {
         let (start, salts, process) = (self.begun, self.salts, self.process);
         let record = start.zip(salts).map(|(start, salts)| StartRecord { start, salts, process });
         let state = match (self.phase, self.end) {
             (StoredPhase::Barred, _) => State::Barred,
-            (StoredPhase::Accepted, _) => State::Accepted(self.order?),
+            (StoredPhase::Accepted, _) => {
+                self.order.map_or_else(|| incomplete(record), State::Accepted)
+            }
             (StoredPhase::Begun, Some(end)) => State::EndPending { record, end },
             (StoredPhase::Begun, None) => {
                 let upload = match (self.sent, self.file) {
@@ -277,13 +279,23 @@ impl StoredEntry {
                     (Some(sent), None) => UploadProgress::Opened(sent),
                     (Some(sent), Some(file)) => UploadProgress::Stored { sent, file },
                 };
-                let run = StartedRun { order: self.order?, record: record?, upload };
-                State::Started(Box::new(run))
+                match (self.order, record) {
+                    (Some(order), Some(record)) => {
+                        State::Started(Box::new(StartedRun { order, record, upload }))
+                    }
+                    _ => incomplete(record),
+                }
             }
             (StoredPhase::Ended, _) => State::Ended(record),
         };
-        Some(Entry { ticket: self.ticket, expires_at: self.expires_at, state })
+        Entry { ticket: self.ticket, expires_at: self.expires_at, state }
     }
+}
+
+/// The state of a run whose entry lacks a part: it is not continued, and never accepted again.
+fn incomplete(record: Option<StartRecord>) -> State {
+    tracing::warn!("the journal of runs has an incomplete entry; its run is not continued");
+    State::Ended(record)
 }
 
 #[cfg(test)]

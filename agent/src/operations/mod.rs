@@ -58,7 +58,6 @@ use crate::identity::Identity;
 use crate::log_level::LogLevel;
 use crate::outbox::Recorder;
 use crate::store::{Store, StoreError};
-use crate::subprocess::Launcher;
 
 /// What operations need from the rest of the agent.
 pub(crate) struct Dependencies {
@@ -91,7 +90,7 @@ impl Operations {
         let Dependencies { identity, store, recorder, connection, clock, .. } = dependencies;
         let queue = RunQueue::open(&store, Arc::clone(&clock))?;
         let spools = Spools::new(store.folder().path(), options.spool_bytes);
-        let runs = Arc::new(Runs { store, recorder, queue, spools, launcher: Launcher::default() });
+        let runs = Arc::new(Runs { store, recorder, queue, spools, launcher: Arc::default() });
         let outputs = OutputClient { identity: Arc::clone(&identity), connection };
         let restart = CancellationToken::new();
         let orders = Orders {

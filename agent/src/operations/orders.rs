@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use muster_channel::{SealedError, open_by};
 use muster_schemas::cose::{self, Kind};
+use muster_schemas::errors::error_chain;
 use muster_schemas::events::{Action, RefusalCause, RunAccepted};
 use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder, input_context};
 use muster_schemas::{Event, Hash, OperationId, Timestamp, codec};
@@ -23,7 +24,6 @@ use crate::identity::{CurrentIdentity, Identity, Ignored, is_expired};
 use crate::outbox::Outbox;
 use crate::policy::check_policy;
 use crate::run_as::{requested_user, run_as};
-use muster_schemas::errors::error_chain;
 
 /// Retention of a cancel whose order has not arrived, in microseconds: longer than the lifetime of
 /// any order.
@@ -186,10 +186,13 @@ impl Orders {
             journal::put(transaction, id, &entry)?;
             input.map_or(Ok(()), |input| journal::put_input(transaction, id, input))
         });
-        recorded.map_err(|error| error_chain(&error))?;
+        if let Err(error) = recorded {
+            self.runs.launcher.discard();
+            return Err(error_chain(&error));
+        }
         if begins {
             // The events of a short run are sent together: the log appends them in one transaction.
-            self.runs.recorder.notify_after(MAX_MERGED_RUN_TIME);
+            self.runs.recorder.hold_back(MAX_MERGED_RUN_TIME);
         } else {
             self.runs.recorder.notify();
         }

@@ -95,7 +95,7 @@ pub(super) struct Runs {
     pub(super) recorder: Recorder,
     pub(super) queue: RunQueue,
     pub(super) spools: Spools,
-    pub(super) launcher: Launcher,
+    pub(super) launcher: Arc<Launcher>,
 }
 
 impl Runs {

@@ -1,13 +1,12 @@
 //! Recording of events by the agent's parts; the sender is notified of them.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use muster_schemas::Event;
 use redb::WriteTransaction;
 use serde::Serialize;
 use tokio::sync::Notify;
-use tokio::time::sleep;
 
 use super::{Outbox, RecordError};
 use crate::clock::Moment;
@@ -18,11 +17,13 @@ use crate::store::StoreError;
 pub struct Recorder {
     outbox: Arc<Outbox>,
     recorded: Arc<Notify>,
+    /// Time until which the sender waits for more events.
+    held_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Recorder {
     pub(crate) fn new(outbox: Arc<Outbox>) -> Self {
-        Self { outbox, recorded: Arc::default() }
+        Self { outbox, recorded: Arc::default(), held_until: Arc::default() }
     }
 
     pub(crate) const fn outbox(&self) -> &Arc<Outbox> {
@@ -74,20 +75,50 @@ impl Recorder {
 
     /// Notifies the sender that an event was recorded.
     pub(crate) fn notify(&self) {
+        *self.hold() = None;
         self.recorded.notify_one();
     }
 
-    /// Notifies the sender after a delay, so that it sends several events together.
-    pub(crate) fn notify_after(&self, delay: Duration) {
-        let recorded = Arc::clone(&self.recorded);
-        tokio::spawn(async move {
-            sleep(delay).await;
-            recorded.notify_one();
-        });
+    /// Makes the sender wait for the next event, at most this long, so that it sends both together.
+    pub(crate) fn hold_back(&self, limit: Duration) {
+        self.hold().get_or_insert_with(|| Instant::now() + limit);
+    }
+
+    /// Returns until when the sender has to wait; `None` if it may send now.
+    pub(crate) fn held_until(&self, now: Instant) -> Option<Instant> {
+        let mut hold = self.hold();
+        *hold = hold.filter(|until| *until > now);
+        *hold
+    }
+
+    fn hold(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.held_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until an event is recorded.
     pub(crate) async fn recorded(&self) {
         self.recorded.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::{Limits, tests::outbox};
+
+    #[test]
+    fn events_are_held_back_until_the_next_one_or_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let recorder = Recorder::new(Arc::new(outbox(dir.path(), Limits::default())));
+        let now = Instant::now();
+        assert_eq!(recorder.held_until(now), None);
+        recorder.hold_back(Duration::from_secs(1));
+        let until = recorder.held_until(now).unwrap();
+        recorder.hold_back(Duration::from_secs(5));
+        assert_eq!(recorder.held_until(now), Some(until), "a second order does not extend it");
+        assert_eq!(recorder.held_until(until), None);
+        recorder.hold_back(Duration::from_secs(5));
+        recorder.notify();
+        assert_eq!(recorder.held_until(now), None);
     }
 }

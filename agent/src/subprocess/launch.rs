@@ -12,7 +12,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
@@ -20,7 +21,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, initgroups, setgid, setsid, setuid};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::job::HelperJob;
 use super::process::{Helper, IdleHelper};
@@ -31,6 +32,8 @@ use super::{HELPER_TIMEOUT, unresponsive_message};
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The shell for lines, and for users without a configured shell.
 const SHELL: &str = "/bin/sh";
+/// Maximum time for which a prepared helper waits for a program.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// File mode creation mask of programs.
 const UMASK: u32 = 0o022;
 
@@ -101,13 +104,27 @@ impl Launcher {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a helper for the next program, if there is none yet.
-    pub(crate) fn prepare(&self) {
+    /// Starts a helper for the next program, if there is none yet. It is discarded if no program is
+    /// started soon.
+    pub(crate) fn prepare(self: &Arc<Self>) {
         let mut prepared = self.prepared();
-        if prepared.is_none() {
-            // After a failure, the launch tries it again and reports the error.
-            *prepared = IdleHelper::start().ok();
+        if prepared.is_some() {
+            return;
         }
+        // After a failure, the launch tries it again and reports the error.
+        *prepared = IdleHelper::start().ok();
+        let launcher = Arc::downgrade(self);
+        tokio::spawn(async move {
+            sleep(IDLE_TIMEOUT).await;
+            if let Some(launcher) = launcher.upgrade() {
+                launcher.discard();
+            }
+        });
+    }
+
+    /// Ends the prepared helper.
+    pub(crate) fn discard(&self) {
+        drop(self.prepared().take());
     }
 
     /// Starts a program with these as its standard input, output and error. Returns its process.

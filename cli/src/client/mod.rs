@@ -4,13 +4,13 @@ mod connection;
 pub(crate) mod contexts;
 mod socket;
 
-use muster_schemas::errors::root_cause;
 use std::path::Path;
 use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use muster_api::position::MIN_POSITION;
+use muster_schemas::errors::root_cause;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 

@@ -1,12 +1,12 @@
 //! `muster health`: checks whether a role is ready, for health checks without curl.
 
-use muster_schemas::errors::error_chain;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use muster_schemas::errors::error_chain;
 
 use crate::exit::RequestError;
 use crate::output::line;

@@ -20,7 +20,6 @@ mod proxies;
 mod startup;
 mod tunnel;
 
-use muster_schemas::errors::error_chain;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -33,6 +32,7 @@ use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
 use muster_ingest::presence::PresenceOptions;
 use muster_query::StartError;
 use muster_schemas::ProjectId;
+use muster_schemas::errors::error_chain;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

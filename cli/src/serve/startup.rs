@@ -1,9 +1,9 @@
 //! Retries connections to servers that are not available yet, at the start of a role.
 
-use muster_schemas::errors::error_chain;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
+use muster_schemas::errors::error_chain;
 use tokio_util::sync::CancellationToken;
 
 /// Startup timeout of a server, and the interval between attempts.

@@ -1,12 +1,12 @@
 //! Files that operations request from devices: their limits, their receipts, and events about them
 //! that no operator requested.
 
-use muster_schemas::errors::root_cause;
 use std::sync::Arc;
 
 use muster_api::blobs::BlobError;
 use muster_eventlog::{Append, AppendError, Expected, NewEvent};
 use muster_schemas::cose::Kind;
+use muster_schemas::errors::root_cause;
 use muster_schemas::events::{Action, Upload};
 use muster_schemas::wire::FileStored;
 use muster_schemas::{DeviceId, OperationId, ProjectId, StreamName, codec};

@@ -50,6 +50,16 @@ struct FollowedOutput {
 }
 
 impl FollowedOutput {
+    fn since(now: Instant) -> Self {
+        Self {
+            followers: HashMap::new(),
+            reported_at: now,
+            pieces: Vec::new(),
+            erased_before: 0,
+            has_ended: false,
+        }
+    }
+
     /// Whether this process has stored a piece.
     const fn has_stored(&self) -> bool {
         self.erased_before > 0 || !self.pieces.is_empty()
@@ -105,13 +115,7 @@ impl FollowedOutputs {
         if all.len() >= MAX_FOLLOWED_OUTPUTS && !all.contains_key(&output) {
             return;
         }
-        let followed = all.entry(output).or_insert_with(|| FollowedOutput {
-            followers: HashMap::new(),
-            reported_at: now,
-            pieces: Vec::new(),
-            erased_before: 0,
-            has_ended: false,
-        });
+        let followed = all.entry(output).or_insert_with(|| FollowedOutput::since(now));
         followed.reported_at = now;
         followed.followers.retain(|_, it| now.duration_since(it.reported_at) < FOLLOWER_TTL);
         let existing = followed.followers.get(&follower).filter(|it| it.position == position);
@@ -160,12 +164,12 @@ impl FollowedOutputs {
         self.all().get(output)?.pieces.last().map(|piece| piece.end())
     }
 
-    /// Records that the device has sent all of it; false when that was known.
-    pub(super) fn has_ended(&self, output: &OutputId) -> bool {
-        match self.all().get_mut(output) {
-            Some(followed) => !std::mem::replace(&mut followed.has_ended, true),
-            None => false,
-        }
+    /// Records that the device has sent all of it; false when that was known. Pieces of an output
+    /// without a follower may be stored, too: those that another process has accepted.
+    pub(super) fn mark_ended(&self, output: &OutputId, now: Instant) -> bool {
+        let mut all = self.all();
+        let followed = all.entry(output.clone()).or_insert_with(|| FollowedOutput::since(now));
+        !std::mem::replace(&mut followed.has_ended, true)
     }
 
     pub(super) fn remove(&self, output: &OutputId) {
@@ -233,7 +237,7 @@ mod tests {
         assert!(live.is_followed(&one, now), "it has just begun to listen");
         assert!(!live.is_followed(&one, now + FOLLOWER_TTL * 2));
         live.report(one.clone(), Uuid::from_u128(1), 0, now);
-        assert!(live.has_ended(&one) && !live.has_ended(&one));
+        assert!(live.mark_ended(&one, now) && !live.mark_ended(&one, now));
         live.remove(&one);
         live.report(one.clone(), Uuid::from_u128(1), 0, now);
         live.add_piece(&one, Piece { offset: 0, bytes: MIB, is_compressed: false }, 0);

@@ -106,7 +106,7 @@ impl LiveOutputs {
     pub(super) async fn end(&self, output: &OutputId) -> Result<(), BlobError> {
         let marker = format!("{}/{}", output.folder(), key::ENDED);
         self.blobs.put(&marker, Bytes::new()).await?;
-        if self.followed.has_ended(output) {
+        if self.followed.mark_ended(output, Instant::now()) {
             let (live, output) = (self.clone(), output.clone());
             tokio::spawn(async move {
                 for _ in 0..MAX_END_CHECKS {

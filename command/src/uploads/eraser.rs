@@ -1,9 +1,9 @@
 //! Erases expired and replaced files, in one process at a time.
 
-use muster_schemas::errors::error_chain;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use muster_schemas::errors::error_chain;
 use muster_schemas::events::EraseCause;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;

@@ -10,10 +10,10 @@ mod queues;
 mod session;
 mod statements;
 
-use muster_schemas::errors::error_chain;
 use std::sync::Arc;
 
 use muster_schemas::ProjectId;
+use muster_schemas::errors::error_chain;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::append::{AppendError, Batch};

@@ -3,12 +3,12 @@
 //! The versions of streams and the frontier are cached; the cache is valid while the head row shows
 //! that no other process has appended.
 
-use muster_schemas::errors::error_chain;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::future::try_join_all;
+use muster_schemas::errors::error_chain;
 use muster_schemas::{Hash, ProjectId, Timestamp};
 use tokio_postgres::Client;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;

@@ -67,6 +67,12 @@ pub trait Projection: Send + 'static {
         &[]
     }
 
+    /// Whether it gets only events whose authority is proven. False for a projection of the log
+    /// itself, which must not omit an event.
+    fn needs_authority(&self) -> bool {
+        true
+    }
+
     /// Applies events in order. Types that it does not declare are ignored. Rows that it caches
     /// between batches are valid only until [`Projection::discard_cache`].
     async fn apply(

@@ -103,6 +103,7 @@ impl EventLog {
         if hashes == 0 {
             return Ok(None);
         }
+        self.check_size(project, size).await?;
         let bytes = usize::try_from(hashes.min(TILE_HASHES)).unwrap_or(0) * HASH_BYTES;
         let mut tiles = self.tiles(project, &BTreeSet::from([(level, index)]), size).await?;
         match tiles.remove(&(level, index)) {
@@ -119,10 +120,20 @@ impl EventLog {
         project: &ProjectId,
         claim: Claim,
     ) -> Result<Vec<Hash>, ProofError> {
-        let tiles = self.tiles(project, &claim.needed(), claim.size()).await?;
-        let proof = claim.prove(&TileNodes(&tiles));
-        let proof = proof.map_err(|_| ProofError::Behind { size: claim.size() })?;
+        let size = claim.size();
+        self.check_size(project, size).await?;
+        let tiles = self.tiles(project, &claim.needed(), size).await?;
+        let proof = claim.prove(&TileNodes(&tiles)).map_err(|_| ProofError::Behind { size })?;
         Ok(proof.into_iter().map(|hash| Hash(hash.0)).collect())
+    }
+
+    /// Checks that the log has this many events.
+    async fn check_size(&self, project: &ProjectId, size: u64) -> Result<(), ProofError> {
+        let head = self.head(project).await?.map_or(0, |head| head.position);
+        if size > head {
+            return Err(ProofError::OutOfRange { position: size, size: head });
+        }
+        Ok(())
     }
 
     /// Returns those of these tiles that exist. The newest tile of level 0 is computed from the log.

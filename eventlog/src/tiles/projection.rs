@@ -44,12 +44,21 @@ impl TreeTiles {
             .query(&sql, &[&project.as_str(), &as_i64(start), &as_i64(newest)])
             .await
             .while_trying("read the leaves of an incomplete tile")?;
+        if rows.len() as u64 != newest - start {
+            return Err(corrupt(project, newest));
+        }
         let mut leaves = Vec::new();
         for row in &rows {
             leaves.extend(StoredEvent::from_row(row)?.leaf(project).0);
         }
         Ok(leaves)
     }
+}
+
+fn corrupt(project: &ProjectId, position: u64) -> StoreError {
+    StoreError::Corrupt(format!(
+        "the tiles of the Merkle tree of {project} do not match its log near position {position}"
+    ))
 }
 
 /// Adds hashes to the end of a level; returns the roots of the tiles that are complete now, with
@@ -69,16 +78,24 @@ async fn extend_level(
         let room = usize::try_from(TILE_HASHES - index % TILE_HASHES).unwrap_or(0) * HASH_BYTES;
         let (part, remaining) = rest.split_at(room.min(rest.len()));
         let tile = index / TILE_HASHES;
-        let sql = format!(
-            "INSERT INTO {TREE_TILES} AS t (project, level, tile, hashes) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (project, level, tile) DO UPDATE SET hashes = t.hashes || EXCLUDED.hashes
-             RETURNING hashes"
-        );
+        // A tile grows only where it ends.
+        let before = i32::try_from(index % TILE_HASHES).unwrap_or(i32::MAX) * HASH_BYTES as i32;
+        let sql = match before {
+            0 => format!(
+                "INSERT INTO {TREE_TILES} (project, level, tile, hashes)
+                 SELECT $1, $2, $3, $4 WHERE $5 = 0 RETURNING hashes"
+            ),
+            _ => format!(
+                "UPDATE {TREE_TILES} SET hashes = hashes || $4
+                 WHERE project = $1 AND level = $2 AND tile = $3 AND octet_length(hashes) = $5
+                 RETURNING hashes"
+            ),
+        };
         let row = transaction
-            .query_opt(&sql, &[&project.as_str(), &level, &as_i64(tile), &part])
+            .query_opt(&sql, &[&project.as_str(), &level, &as_i64(tile), &part, &before])
             .await
             .while_trying("store a tile of the Merkle tree")?;
-        let stored: Vec<u8> = row.map(|row| row.get(0)).unwrap_or_default();
+        let stored: Vec<u8> = row.ok_or_else(|| corrupt(project, index))?.get(0);
         if stored.len() as u64 == TILE_HASHES * HASH_BYTES as u64 {
             first_root.get_or_insert(tile);
             roots.extend(root(&stored));
@@ -107,6 +124,10 @@ impl Projection for TreeTiles {
         )
     }
 
+    fn needs_authority(&self) -> bool {
+        false
+    }
+
     async fn apply(
         &mut self,
         transaction: &Transaction<'_>,
@@ -114,6 +135,10 @@ impl Projection for TreeTiles {
         events: &[StoredEvent],
     ) -> Result<(), ProjectionError> {
         let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(()) };
+        let newest = first.position + events.len() as u64 - 1;
+        if last.position != newest {
+            return Err(corrupt(project, newest).into());
+        }
         let mut leaves = self.leaves_before(transaction, project, first.position).await?;
         let first_leaf = first.position - 1 - (leaves.len() / HASH_BYTES) as u64;
         leaves.extend(events.iter().flat_map(|event| event.leaf(project).0));

@@ -80,7 +80,7 @@ impl HashReader for TileNodes<'_> {
             let id = tile_of(*index);
             let hashes = self.0.get(&id).ok_or(tlog_tiles::Error::InvalidTile)?;
             let width = u32::try_from(hashes.len() / HASH_BYTES).unwrap_or(u32::MAX);
-            if width == 0 {
+            if width == 0 || u64::from(width) > TILE_HASHES {
                 return Err(tlog_tiles::Error::InvalidTile);
             }
             Tile::new(TILE_HEIGHT, id.0, id.1, width, false).hash_at_index(hashes, *index)

@@ -10,6 +10,7 @@ use muster_eventlog::tiles::{
     ProofError, TREE_TILES, TreeTiles, tile_path, verify_consistency, verify_inclusion,
 };
 use muster_eventlog::{EventLog, Expected, Follower, ReadFilter};
+use muster_schemas::authority::{AuthorityKey, AuthorityVerifier};
 use muster_schemas::{Hash, ProjectId};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -37,13 +38,17 @@ async fn append_events(log: &EventLog, number: u128) -> u64 {
 #[tokio::test]
 async fn proofs_are_complete_at_every_size_while_the_log_grows() {
     let database = database().await;
-    let log = database.open().await;
+    let plain = database.open().await;
+    let key = AuthorityKey::from_seed(&[1; 32]);
+    let verifier = AuthorityVerifier::from_secret_keys(std::slice::from_ref(&key));
+    let log = plain.with_authority(key, verifier);
     let project = ProjectId::default_project();
     let mut roots = vec![];
     let mut running = None;
     // Batches that end before, at and after the end of a tile; the projection restarts in between.
-    for number in [1, 254, 1, 1, 300, 211, 5] {
-        let size = append_events(&log, number).await;
+    // The tree also contains events without a proof of authority.
+    for (index, number) in [1, 254, 1, 1, 300, 211, 5].into_iter().enumerate() {
+        let size = append_events(if index % 2 == 0 { &plain } else { &log }, number).await;
         roots.push((size, log.head(&project).await.unwrap().unwrap().root));
         drop(running.replace(run_tiles(&log).await));
     }
@@ -62,7 +67,7 @@ async fn proofs_are_complete_at_every_size_while_the_log_grows() {
             assert!(verify_consistency(&proof, *old, *new), "{old:?} {new:?}");
         }
     }
-    for (position, size) in [(0, 10), (11, 10)] {
+    for (position, size) in [(0, 10), (11, 10), (1, u64::MAX)] {
         let missing = log.prove_inclusion(&project, position, size).await;
         assert!(matches!(missing, Err(ProofError::OutOfRange { .. })), "{missing:?}");
     }
@@ -76,6 +81,25 @@ async fn proofs_are_complete_at_every_size_while_the_log_grows() {
     let copy = restored.open().await;
     let _running = run_tiles(&copy).await;
     assert_eq!(restored.texts(rows).await, database.texts(rows).await);
+}
+
+#[tokio::test]
+async fn events_that_are_applied_again_do_not_damage_the_tiles() {
+    let database = database().await;
+    let log = database.open().await;
+    append_events(&log, 600).await;
+    drop(run_tiles(&log).await);
+    let rows = "SELECT level || encode(hashes, 'hex') FROM tree_tiles_v1 ORDER BY level, tile";
+    let before = database.texts(rows).await;
+    database.execute("DELETE FROM checkpoints").await;
+    let stop = CancellationToken::new();
+    let runner = Runner::open(log.clone(), TreeTiles::default()).await.unwrap();
+    let progress = runner.progress();
+    tokio::spawn(runner.run(Follower::start(&log, stop.clone()), stop.clone()));
+    let project = ProjectId::default_project();
+    assert!(!progress.wait_for(&project, 600, Duration::from_secs(2)).await);
+    assert_eq!(database.texts(rows).await, before);
+    stop.cancel();
 }
 
 #[tokio::test]

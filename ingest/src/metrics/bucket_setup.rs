@@ -4,11 +4,11 @@
 //! Idempotent, also when several processes run it concurrently: a bucket that is already correct is
 //! not changed.
 
-use muster_schemas::units::parse_duration;
 use std::time::Duration;
 
 use muster_schemas::Retention;
 use muster_schemas::retention::{OWN_POLICY, own_bucket};
+use muster_schemas::units::parse_duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 

@@ -6,7 +6,6 @@
 //! The process must have installed a rustls crypto provider before it creates a client, even for
 //! `http://`.
 
-use muster_schemas::errors::error_chain;
 use std::borrow::Cow;
 use std::io::Write as _;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use muster_schemas::errors::error_chain;
 use muster_schemas::retention::own_bucket;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::degraded;
-use crate::state::{PROJECTIONS, QueryState, sql_problem};
+use crate::state::{QueryState, required_projections, sql_problem};
 
 /// Maximum lag of a read model that is ready, in events.
 const MAX_READY_LAG: i64 = 10_000;
@@ -59,14 +59,13 @@ pub(crate) async fn get_health() -> Json<Health> {
 pub(crate) async fn get_readiness(
     State(state): State<QueryState>,
 ) -> Result<Json<Health>, Problem> {
-    let names = PROJECTIONS.map(str::to_owned);
     let furthest = sqlx::query_as::<_, (String, String, i64, Option<String>)>(
         "SELECT n.name, h.project, h.position - coalesce(c.position, 0) AS lag, c.failure
          FROM heads h CROSS JOIN unnest($1::text[]) AS n (name)
          LEFT JOIN checkpoints c ON c.project = h.project AND c.projection = n.name
          ORDER BY c.failure IS NULL, lag DESC LIMIT 1",
     )
-    .bind(names.to_vec())
+    .bind(required_projections())
     .fetch_optional(state.sql());
     let furthest = tokio::time::timeout(DATABASE_TIMEOUT, furthest)
         .await

@@ -1,6 +1,5 @@
 //! `GET /sessions`, `GET /sessions/{id}`, `GET /sessions/{id}/recording`.
 
-use muster_schemas::errors::error_chain;
 use std::io;
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::{ProblemDocument, ReadProblems};
 use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, Scope};
+use muster_schemas::errors::error_chain;
 use muster_schemas::events::SessionKind;
 use muster_schemas::names::DeviceName;
 use muster_schemas::wire::output_hash;

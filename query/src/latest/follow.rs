@@ -5,13 +5,13 @@
 //! consumer, the stream or the broker is lost, a new one is created, with unlimited retries. Ingest
 //! sends the acknowledgments and writes to InfluxDB.
 
-use muster_schemas::errors::error_chain;
 use std::collections::HashSet;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use futures::StreamExt;
 use muster_eventlog::EventLog;
+use muster_schemas::errors::error_chain;
 use muster_schemas::{DeviceId, ProjectId, Timestamp, subjects};
 use tokio_util::sync::CancellationToken;
 

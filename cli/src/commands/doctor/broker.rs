@@ -1,11 +1,11 @@
 //! Checks of the broker: whether it is reachable, accepts the role, and has space in its streams.
 
-use muster_schemas::errors::error_chain;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use muster_command::keys::{KeyStore, RoleKeys};
+use muster_schemas::errors::error_chain;
 use muster_schemas::subjects::{EVENTS_STREAM, METRICS_STREAM};
 use tokio::time::timeout;
 

@@ -1,12 +1,12 @@
 //! Checks of keys, certificates and disk space.
 
-use muster_schemas::errors::error_chain;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::SystemTime;
 
 use muster_command::keys::certificate_expiry;
 use muster_schemas::Timestamp;
+use muster_schemas::errors::error_chain;
 
 use super::check::Check;
 

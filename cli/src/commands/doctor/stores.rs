@@ -1,6 +1,5 @@
 //! Checks of PostgreSQL and its content, and of InfluxDB.
 
-use muster_schemas::errors::error_chain;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +11,7 @@ use muster_eventlog::{
 use muster_ingest::metrics::{InfluxClient, WriteResponse};
 use muster_query::PROJECTIONS;
 use muster_schemas::Timestamp;
+use muster_schemas::errors::error_chain;
 use tokio::time::timeout;
 
 use super::check::Check;

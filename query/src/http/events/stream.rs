@@ -3,7 +3,6 @@
 //! The state of a client is its position and one small range of the log: a slow client reads from
 //! the log at its own pace.
 
-use muster_schemas::errors::error_chain;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use muster_api::params::ProjectParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{Problem, Query, Scope};
 use muster_eventlog::ReadFilter;
+use muster_schemas::errors::error_chain;
 use muster_schemas::{DeviceId, ProjectId};
 use serde::Deserialize;
 use utoipa::IntoParams;

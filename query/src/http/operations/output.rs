@@ -1,7 +1,6 @@
 //! `GET /operations/{id}/runs/{device}/output`: the stored output of a program, and its live
 //! output.
 
-use muster_schemas::errors::error_chain;
 use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use muster_api::params::ProjectParam;
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{MinPosition, PathParam, Problem, Query, Scope};
+use muster_schemas::errors::error_chain;
 use muster_schemas::wire::internal::{OUTPUT_READ_SUBJECT, OutputRead, output_subject};
 use muster_schemas::wire::{MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputStream};
 use muster_schemas::{DeviceId, OperationId, ProjectId, codec, compress};
@@ -56,7 +56,8 @@ impl Follower {
     fn start(nats: async_nats::Client, mut read: OutputRead) -> Self {
         let (position, mut moved) = watch::channel(read.position);
         let task = tokio::spawn(async move {
-            let mut delay = FIRST_REPORT_DELAY;
+            let is_resumed = read.position >= MAX_OUTPUT_BYTES;
+            let mut delay = if is_resumed { Duration::ZERO } else { FIRST_REPORT_DELAY };
             loop {
                 // The device sends output that is kept without regard to its followers.
                 let is_live = *moved.borrow() >= MAX_OUTPUT_BYTES;

@@ -4,7 +4,6 @@
 //! One piece is in memory, for any size of the file. The last piece is held back until the hash of
 //! the whole file is verified: the response with a damaged file is aborted.
 
-use muster_schemas::errors::error_chain;
 use std::io;
 
 use axum::body::{Body, Bytes};
@@ -14,6 +13,7 @@ use muster_api::Problem;
 use muster_api::blobs::Blobs;
 use muster_api::blobs::key::{self, Piece};
 use muster_api::problem::Kind;
+use muster_schemas::errors::error_chain;
 use muster_schemas::events::FileSummary;
 use muster_schemas::wire::{MAX_FILE_PIECE_BYTES, OutputStream};
 use muster_schemas::{Hash, ProjectId, compress};

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use muster_schemas::ProjectId;
+use tokio_postgres::types::ToSql;
 
 use super::proof::{HASH_BYTES, TILE_HASHES, TILE_HEIGHT, root};
 use crate::error::{ErrorContext, StoreError};
@@ -79,22 +80,24 @@ async fn extend_level(
         let (part, remaining) = rest.split_at(room.min(rest.len()));
         let tile = index / TILE_HASHES;
         // A tile grows only where it ends.
-        let before = i32::try_from(index % TILE_HASHES).unwrap_or(i32::MAX) * HASH_BYTES as i32;
-        let sql = match before {
-            0 => format!(
-                "INSERT INTO {TREE_TILES} (project, level, tile, hashes)
-                 SELECT $1, $2, $3, $4 WHERE $5 = 0 RETURNING hashes"
-            ),
-            _ => format!(
+        let before = as_i64(index % TILE_HASHES * HASH_BYTES as u64);
+        let key: [&(dyn ToSql + Sync); 4] = [&project.as_str(), &level, &as_i64(tile), &part];
+        let row = if before == 0 {
+            let insert = format!(
+                "INSERT INTO {TREE_TILES} (project, level, tile, hashes) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT DO NOTHING RETURNING hashes"
+            );
+            transaction.query_opt(&insert, &key).await
+        } else {
+            let extend = format!(
                 "UPDATE {TREE_TILES} SET hashes = hashes || $4
-                 WHERE project = $1 AND level = $2 AND tile = $3 AND octet_length(hashes) = $5
+                 WHERE project = $1 AND level = $2 AND tile = $3 AND octet_length(hashes)::bigint = $5
                  RETURNING hashes"
-            ),
+            );
+            let [project, level, tile, part] = key;
+            transaction.query_opt(&extend, &[project, level, tile, part, &before]).await
         };
-        let row = transaction
-            .query_opt(&sql, &[&project.as_str(), &level, &as_i64(tile), &part, &before])
-            .await
-            .while_trying("store a tile of the Merkle tree")?;
+        let row = row.while_trying("store a tile of the Merkle tree")?;
         let stored: Vec<u8> = row.ok_or_else(|| corrupt(project, index))?.get(0);
         if stored.len() as u64 == TILE_HASHES * HASH_BYTES as u64 {
             first_root.get_or_insert(tile);

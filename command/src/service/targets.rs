@@ -51,7 +51,7 @@ impl Service {
         }
     }
 
-    /// Resolves devices by id or name, with two queries for all of them.
+    /// Resolves devices by id or name, with one query for up to 100 names, and one for their devices.
     async fn resolve_named(
         &self,
         project: &ProjectId,

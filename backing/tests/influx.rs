@@ -50,7 +50,7 @@ async fn a_killed_server_restarts_with_its_points_and_its_password() {
 
     let mut events = influx.child().events();
     influx.child().kill9().unwrap();
-    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { asked: false, .. }));
+    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { is_requested: false, .. }));
     assert!(matches!(events.recv().await.unwrap(), ChildEvent::Restarted { .. }));
     assert!(count(&influx, true).await.contains("[\"1970-01-01T00:00:00Z\",2]"));
     let credentials = influx.credentials().clone();

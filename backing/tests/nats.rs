@@ -53,7 +53,7 @@ async fn a_killed_server_restarts_on_its_ports_with_its_streams() {
 
     let mut events = nats.child().events();
     nats.child().kill9().unwrap();
-    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { asked: false, .. }));
+    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { is_requested: false, .. }));
     assert!(matches!(events.recv().await.unwrap(), ChildEvent::Restarted { .. }));
     assert_eq!((nats.port(), nats.websocket_port()), ports);
     assert_eq!(messages(nats.port()).await, 1);
@@ -69,7 +69,7 @@ async fn without_a_restart_policy_a_killed_server_stays_stopped() {
         .unwrap();
     let mut events = nats.child().events();
     nats.child().kill9().unwrap();
-    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { asked: false, .. }));
+    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { is_requested: false, .. }));
     assert!(TcpStream::connect(("127.0.0.1", nats.port())).await.is_err());
     nats.child().restart().await.unwrap();
     assert!(TcpStream::connect(("127.0.0.1", nats.port())).await.is_ok());
@@ -82,7 +82,7 @@ async fn a_dropped_server_ends() {
     let nats = NatsServer::start(options(dir.path())).await.unwrap();
     let mut events = nats.child().events();
     drop(nats);
-    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { asked: true, .. }));
+    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { is_requested: true, .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,7 +91,7 @@ async fn a_port_taken_by_another_process_is_named() {
     let nats = NatsServer::start(options(dir.path())).await.unwrap();
     let mut events = nats.child().events();
     nats.child().stop().await.unwrap();
-    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { asked: true, .. }));
+    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { is_requested: true, .. }));
     let stranger = std::net::TcpListener::bind(("127.0.0.1", nats.port())).unwrap();
     let error = nats.child().restart().await.unwrap_err();
     assert!(matches!(error, ChildError::PortTaken { .. }), "{error}");
@@ -122,7 +122,7 @@ async fn a_server_left_by_a_killed_owner_is_stopped_first() {
     fs::write(other.path().join("nats-server.pid"), pid_file).unwrap();
     let mut events = first.child().events();
     let second = NatsServer::start(options(other.path())).await.unwrap();
-    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { asked: false, .. }));
+    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { is_requested: false, .. }));
     assert_ne!(second.child().pid(), Some(pid));
     second.stop().await.unwrap();
     first.stop().await.unwrap();

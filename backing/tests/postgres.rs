@@ -45,7 +45,7 @@ async fn a_killed_server_restarts_on_its_port_with_all_committed_data() {
     let mut events = postgres.child().events();
 
     postgres.child().kill9().unwrap();
-    let ChildEvent::Exited { exit, asked: false } = events.recv().await.unwrap() else {
+    let ChildEvent::Exited { exit, is_requested: false } = events.recv().await.unwrap() else {
         panic!("it did not crash")
     };
     assert_eq!(exit.signal(), Some(9));

@@ -293,13 +293,13 @@ mod tests {
         assert_eq!(sender(&format!("met.3.default.{device}.backfill")), live);
         assert_eq!(sender("something.else"), "something.else");
 
-        let (mut allowance, now) = (DeadLetterQuota::default(), Instant::now());
+        let (mut quota, now) = (DeadLetterQuota::default(), Instant::now());
         let source = DeadLetterSource::Metrics.as_str();
-        let kept = (0..100).filter(|_| allowance.take(source, &live, now)).count();
+        let kept = (0..100).filter(|_| quota.take(source, &live, now)).count();
         assert_eq!(kept, MAX_PER_MINUTE as usize);
-        assert!(allowance.take(source, "another", now));
-        assert!(allowance.take(DeadLetterSource::Events.as_str(), &live, now));
-        assert!(!allowance.take(source, &live, now + Duration::from_secs(59)));
-        assert!(allowance.take(source, &live, now + Duration::from_secs(60)));
+        assert!(quota.take(source, "another", now));
+        assert!(quota.take(DeadLetterSource::Events.as_str(), &live, now));
+        assert!(!quota.take(source, &live, now + Duration::from_secs(59)));
+        assert!(quota.take(source, &live, now + Duration::from_secs(60)));
     }
 }

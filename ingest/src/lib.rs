@@ -48,13 +48,13 @@ pub async fn run(
     let IngestOptions { log, nats, store, limits, presence, copies } = options;
     counters::describe();
     let client = Arc::new(metrics::InfluxClient::new(store)?);
-    let places = metrics::MetricBuckets::follow(log.clone(), client.clone(), stop.clone());
+    let buckets = metrics::MetricBuckets::follow(log.clone(), client.clone(), stop.clone());
     let (sink, sink_task) = metrics::MetricSink::start(client, metrics::SinkSettings::default());
     let mut parts = JoinSet::new();
     parts.spawn(metrics::export_counters(sink.counters().clone(), stop.clone()));
     parts.spawn(events::run(log.clone(), nats.clone(), copies, stop.clone()));
     let settings = (copies, limits);
-    parts.spawn(metrics::reader::run(log.clone(), nats, (sink, places), settings, stop.clone()));
+    parts.spawn(metrics::reader::run(log.clone(), nats, (sink, buckets), settings, stop.clone()));
     parts.spawn(presence::run(presence, stop.clone()));
     parts.spawn(prune(log, stop));
     while let Some(ended) = parts.join_next().await {

@@ -85,13 +85,13 @@ pub enum EnrollError {
     #[error(
         "the server enrolled this device in project {given}, but the token is for project {}; \
          nothing was stored",
-        .wanted
+        .requested
     )]
     Project {
         /// Project of the response.
         given: muster_schemas::ProjectId,
         /// Project of the token.
-        wanted: muster_schemas::ProjectId,
+        requested: muster_schemas::ProjectId,
     },
 }
 
@@ -324,7 +324,7 @@ async fn request_enrollment(
     if response.project != options.token.project {
         return Err(EnrollError::Project {
             given: response.project,
-            wanted: options.token.project.clone(),
+            requested: options.token.project.clone(),
         });
     }
     if !response.dropped_labels.is_empty() {

@@ -42,12 +42,12 @@ pub enum ConnectError {
     #[error(transparent)]
     Trust(#[from] TrustError),
     /// Both the broker's port and the server's HTTPS listener failed.
-    #[error("{straight}; also unreachable via the server's HTTPS port: {}", .door)]
+    #[error("{straight}; also unreachable via the server's HTTPS port: {}", .https)]
     NoRoute {
         /// Error of the last direct attempt.
         straight: String,
         /// Error of the attempt through the HTTPS listener.
-        door: String,
+        https: String,
     },
     /// The broker is unreachable, has an untrusted certificate, or refused the connection.
     #[error("failed to connect to the broker {address}: {problem}")]

@@ -129,7 +129,7 @@ async fn connect_to_any(
     connect(identity, credentials, address, Route::HttpsListener).await.map_err(|error| match error
     {
         ConnectError::Broker { is_denied: false, problem, .. } => {
-            ConnectError::NoRoute { straight: last.to_string(), door: problem }
+            ConnectError::NoRoute { straight: last.to_string(), https: problem }
         }
         denied => denied,
     })

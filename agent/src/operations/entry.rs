@@ -29,7 +29,8 @@ pub(super) struct RunStart {
     /// Time of the start, by the device's wall clock.
     pub(super) at: Timestamp,
     /// Random run tag, by which all processes of this run are found, and none of another agent.
-    pub(super) mark: Uuid,
+    #[serde(rename = "mark")]
+    pub(super) run_tag: Uuid,
 }
 
 /// The entry of one operation, in any state or in a known one.
@@ -159,7 +160,7 @@ impl StartedRun {
     /// A run that starts now.
     pub(super) fn now(order: Box<RunOrder>) -> Self {
         let at = Moment::now();
-        let start = RunStart { boot: at.boot, mono: at.mono, at: at.wall, mark: Uuid::new_v4() };
+        let start = RunStart { boot: at.boot, mono: at.mono, at: at.wall, run_tag: Uuid::new_v4() };
         let salts = Salts {
             stdout: ByteArray::new(rand::random()),
             stderr: ByteArray::new(rand::random()),

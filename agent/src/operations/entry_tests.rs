@@ -54,7 +54,7 @@ fn end() -> Box<Event> {
 }
 
 const START: RunStart =
-    RunStart { boot: Uuid::from_u128(5), mono: 6, at: Timestamp(7), mark: Uuid::from_u128(8) };
+    RunStart { boot: Uuid::from_u128(5), mono: 6, at: Timestamp(7), run_tag: Uuid::from_u128(8) };
 const SALTS: Salts = Salts { stdout: ByteArray::new([1; 16]), stderr: ByteArray::new([2; 16]) };
 const PROCESS: Process = Process { pid: 11, ticks: 12 };
 const RECORD: StartRecord = StartRecord { start: START, salts: SALTS, process: None };

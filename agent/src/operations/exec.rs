@@ -118,7 +118,7 @@ pub(super) async fn run(
     };
     let input = input.and_then(|bytes| codec::decode::<PrivateInput>(&bytes).ok());
     let (env, stdin) = input.map(|input| (input.env, input.stdin)).unwrap_or_default();
-    let run_tag = entry.state.record.start.mark;
+    let run_tag = entry.state.record.start.run_tag;
     let signals = signal(SignalKind::child());
     let limit = Duration::from_millis(order.timeout_ms).min(Duration::from_secs(u32::MAX.into()));
     let deadline = Instant::now() + limit;

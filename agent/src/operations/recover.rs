@@ -121,7 +121,7 @@ async fn record_interrupted(
     let StartRecord { start, process, .. } = entry.state.record;
     let mut problem = INTERRUPTED.to_owned();
     if start.boot == Moment::now().boot {
-        if group::end_leftovers(start.mark, process, kill_after).await {
+        if group::end_leftovers(start.run_tag, process, kill_after).await {
             problem.push_str(&format!("; {LEFTOVERS_ENDED}"));
         }
     } else {

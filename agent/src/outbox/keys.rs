@@ -22,7 +22,8 @@ pub(super) struct Rotation {
     /// The previous keys.
     pub(super) before: DeviceKeys,
     /// Position of the event that announces the new key: epoch and sequence number.
-    pub(super) place: (u64, u64),
+    #[serde(rename = "place")]
+    pub(super) position: (u64, u64),
 }
 
 /// The key that proves a hello.
@@ -66,7 +67,7 @@ impl Keys {
     pub(super) fn is_unconfirmed(&self, state: &State) -> bool {
         self.rotation
             .as_ref()
-            .is_some_and(|rotation| rotation.place > (state.epoch, state.confirmed))
+            .is_some_and(|rotation| rotation.position > (state.epoch, state.confirmed))
     }
 
     pub(super) fn key(&self, prover: Prover) -> SigningKey {
@@ -91,7 +92,7 @@ impl Keys {
         match candidate {
             Some(key) => message.verify(Kind::Event, &key).is_ok(),
             // Sealed by a deleted key: only events before the newest rotation can be.
-            None => self.rotation.as_ref().is_some_and(|rotation| position < rotation.place),
+            None => self.rotation.as_ref().is_some_and(|rotation| position < rotation.position),
         }
     }
 }

@@ -54,7 +54,7 @@ impl Outbox {
             let event = rotation((self.device, next.epoch), keys.current(), &new);
             // Regardless of the limit: an operator requested the rotation.
             self.append(transaction, &mut next, keys.current(), Content::from_event(&event, at))?;
-            let made = Rotation { request, before, place: (next.epoch, next.last_seq) };
+            let made = Rotation { request, before, position: (next.epoch, next.last_seq) };
             store::put(transaction, key::OUTBOX, &next)?;
             store::put(transaction, key::ROTATION, &made)?;
             store::put(transaction, key::IDENTITY, &identity)?;
@@ -105,7 +105,7 @@ impl Outbox {
         let old = pending.before.signing();
         let event = rotation((self.device, next.epoch), &old, keys.current());
         self.append(transaction, next, &old, Content::from_event(&event, at))?;
-        let moved = Rotation { place: (next.epoch, next.last_seq), ..pending.clone() };
+        let moved = Rotation { position: (next.epoch, next.last_seq), ..pending.clone() };
         store::put(transaction, key::ROTATION, &moved)?;
         Ok(Some(Keys::new(keys.current().clone(), Some(moved))))
     }

@@ -33,7 +33,7 @@ pub enum ChildEvent {
         /// How it ended.
         exit: Exit,
         /// Whether its end was requested.
-        asked: bool,
+        is_requested: bool,
     },
     /// It is running again, and ready.
     Restarted {
@@ -276,7 +276,7 @@ impl Supervisor {
         self.folder_lock.clear_pid();
         self.ready.send_replace(false);
         self.ended_at = Instant::now();
-        self.emit(ChildEvent::Exited { exit, asked: is_requested });
+        self.emit(ChildEvent::Exited { exit, is_requested });
     }
 
     fn emit(&self, event: ChildEvent) {

@@ -45,7 +45,7 @@ async fn create_user(address: SocketAddr, password: &str) -> Result<(), InfluxEr
     match made.status {
         200 => check_response(attempt, made),
         401 | 403 => Err(InfluxError::ForeignData),
-        _ => Err(InfluxError::Refused { attempt, answer: made.body }),
+        _ => Err(InfluxError::Refused { attempt, response: made.body }),
     }
 }
 
@@ -80,7 +80,7 @@ async fn set_up_v2(
     if made.status == 201 {
         Ok(())
     } else {
-        Err(InfluxError::Refused { attempt, answer: made.body })
+        Err(InfluxError::Refused { attempt, response: made.body })
     }
 }
 
@@ -105,6 +105,6 @@ fn check_response(operation: &'static str, response: Response) -> Result<(), Inf
     {
         Ok(())
     } else {
-        Err(InfluxError::Refused { attempt: operation, answer: response.body })
+        Err(InfluxError::Refused { attempt: operation, response: response.body })
     }
 }

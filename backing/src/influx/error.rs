@@ -56,12 +56,12 @@ pub enum InfluxError {
         source: io::Error,
     },
     /// InfluxDB runs, and refused a request.
-    #[error("InfluxDB rejected the request to {attempt}: {}", .answer)]
+    #[error("InfluxDB rejected the request to {attempt}: {}", .response)]
     Refused {
         /// The attempted action.
         attempt: &'static str,
         /// Its response.
-        answer: String,
+        response: String,
     },
     /// The administrator in its data has another password.
     #[error(

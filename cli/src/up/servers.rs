@@ -280,7 +280,7 @@ pub(super) async fn report_child(child: &Child, console: &Console) {
     let (mut crashes, mut last) = (0_u32, Instant::now());
     loop {
         match events.recv().await {
-            Ok(ChildEvent::Exited { asked: true, .. }) | Err(RecvError::Lagged(_)) => {}
+            Ok(ChildEvent::Exited { is_requested: true, .. }) | Err(RecvError::Lagged(_)) => {}
             Ok(ChildEvent::Exited { exit, .. }) => {
                 crashes = if last.elapsed() > RECOVERED_AFTER { 1 } else { crashes + 1 };
                 last = Instant::now();

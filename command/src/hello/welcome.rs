@@ -89,9 +89,10 @@ impl Hellos {
 
         let (epoch, seq, hash) = match &hello.new_epoch {
             None => (position.epoch, position.seq, position.tip),
-            Some(wish) => {
-                let logged = (wish.seq == position.seq).then_some(position.tip);
-                let epoch = self.grant_epoch(project, device, hello.epoch, wish, logged).await?;
+            Some(requested) => {
+                let logged = (requested.seq == position.seq).then_some(position.tip);
+                let epoch =
+                    self.grant_epoch(project, device, hello.epoch, requested, logged).await?;
                 // The request may be a repeated one: report the current position of that epoch.
                 let access = self.executor.log.device_access(project, &[device]).await?;
                 let position = access.get(&device).and_then(|access| access.epoch(epoch)).copied();

@@ -303,9 +303,9 @@ impl Service {
         device: DeviceId,
         verified: &VerifiedEnrollment,
     ) -> Result<(DeviceName, Vec<(StreamName, u64, Vec<Event>)>), CommandError> {
-        let wished = verified.proof.name.clone();
-        let tries = if wished.is_some() { 1 } else { MAX_NAME_ATTEMPTS };
-        let base = wished.unwrap_or_else(|| {
+        let requested_name = verified.proof.name.clone();
+        let tries = if requested_name.is_some() { 1 } else { MAX_NAME_ATTEMPTS };
+        let base = requested_name.unwrap_or_else(|| {
             device_name_from_host(verified.proof.hostname.as_deref().unwrap_or("device"))
         });
         for n in 1..=tries {

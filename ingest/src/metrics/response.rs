@@ -35,7 +35,7 @@ pub enum WriteResponse {
         /// The delay, if the store specifies one.
         after: Option<Duration>,
         /// The store's message.
-        words: String,
+        message: String,
     },
     /// The store is unreachable, exceeds the timeout, or fails (5xx).
     Unavailable(String),
@@ -70,7 +70,7 @@ pub(super) async fn classify_response(api: Api, response: Response) -> WriteResp
             WriteResponse::Refused(message)
         }
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            WriteResponse::Busy { after, words: message }
+            WriteResponse::Busy { after, message }
         }
         StatusCode::NOT_FOUND if is_database_missing(api, &message) => {
             WriteResponse::DatabaseMissing(message)

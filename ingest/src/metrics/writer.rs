@@ -314,7 +314,7 @@ impl Writer {
                     return Verdict::Written;
                 }
                 WriteResponse::Refused(reason) => return Verdict::Refused(reason),
-                WriteResponse::Busy { after, words: reason } => (after, reason),
+                WriteResponse::Busy { after, message: reason } => (after, reason),
                 WriteResponse::Unavailable(reason) => {
                     failures += 1;
                     // Two probes with a failure between them: after one, the store may have

@@ -213,7 +213,7 @@ pub(super) async fn influx(store: &MetricStore) -> Check {
                 "correct user and password (1.x), or organization, bucket and token (2.x, 3.x)";
             Check::bad(name, format!("version {version} rejects the credentials: {reason}"), remedy)
         }
-        WriteResponse::Busy { words: reason, .. } | WriteResponse::Unavailable(reason) => {
+        WriteResponse::Busy { message: reason, .. } | WriteResponse::Unavailable(reason) => {
             Check::bad(name, format!("version {version}: {reason}"), remedy)
         }
     }

@@ -3,7 +3,7 @@
 
 mod settings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use muster_schemas::events::DeviceConfigApplied;
@@ -23,6 +23,9 @@ use crate::store::{Store, StoreError, key, write_private};
 struct Config {
     version: u64,
     vars: ConfigVars,
+    /// Names of the variables that were reported as rejected.
+    #[serde(default)]
+    rejected: BTreeSet<String>,
 }
 
 /// The config of this device.
@@ -36,16 +39,18 @@ pub(crate) struct DeviceConfig {
     current: Mutex<(Config, Settings)>,
 }
 
-/// Reports the variables of a stored config that this version of the agent cannot apply, which an
-/// earlier version may have applied.
-fn report_rejected(recorder: &Recorder, version: u64, errors: BTreeMap<String, String>) {
+/// Reports variables of the stored config that this version of the agent cannot apply, while the
+/// version that stored it could.
+fn report_rejected(recorder: &Recorder, config: &mut Config, errors: BTreeMap<String, String>) {
     for (variable, problem) in &errors {
         tracing::warn!(variable, problem, "a config variable cannot be applied");
     }
-    if errors.is_empty() {
+    if errors.keys().all(|variable| config.rejected.contains(variable)) {
         return;
     }
-    if let Err(error) = recorder.record(&DeviceConfigApplied { version, errors }.into()) {
+    config.rejected.extend(errors.keys().cloned());
+    let event = DeviceConfigApplied { version: config.version, errors }.into();
+    if let Err(error) = recorder.record_with(&event, key::CONFIG, config) {
         tracing::warn!(%error, "failed to report the rejected config variables");
     }
 }
@@ -58,9 +63,9 @@ impl DeviceConfig {
         log_level: Arc<LogLevel>,
         local: Arc<LocalMetrics>,
     ) -> Result<Self, StoreError> {
-        let config: Config = store.get(key::CONFIG)?.unwrap_or_default();
+        let mut config: Config = store.get(key::CONFIG)?.unwrap_or_default();
         let (settings, errors) = settings::read(&config.vars, &|level| log_level.configure(level));
-        report_rejected(&recorder, config.version, errors);
+        report_rejected(&recorder, &mut config, errors);
         local.configure(settings.quota, settings.samples.groups, settings.listeners);
         Ok(Self {
             store,
@@ -109,7 +114,8 @@ impl DeviceConfig {
                 errors.entry(variable).or_insert(problem);
             }
         }
-        let config = Config { version, vars: vars.clone() };
+        let rejected = errors.keys().cloned().collect();
+        let config = Config { version, vars: vars.clone(), rejected };
         // For the applications: they read the file, which is replaced atomically.
         let json = serde_json::json!({"version": version, "vars": vars}).to_string();
         write_private(&self.store.folder().path().join("config.json"), json.as_bytes())?;
@@ -135,5 +141,25 @@ impl DeviceConfig {
             // The next welcome, ack or config triggers another attempt.
             Err(error) => tracing::warn!(%error, "failed to create a new signing key"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::{Limits, tests::outbox};
+
+    #[test]
+    fn a_variable_that_an_update_of_the_agent_rejects_is_reported_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let recorder = Recorder::new(Arc::new(outbox(dir.path(), Limits::default())));
+        let mut config = Config { version: 3, ..Config::default() };
+        let errors = BTreeMap::from([("metrics.interval".to_owned(), "has no unit".to_owned())]);
+        for _ in 0..2 {
+            report_rejected(&recorder, &mut config, errors.clone());
+            assert_eq!(recorder.outbox().view().last_seq, 1);
+        }
+        report_rejected(&recorder, &mut config, BTreeMap::new());
+        assert_eq!(recorder.outbox().view().last_seq, 1);
     }
 }

@@ -20,7 +20,7 @@ mod rotation;
 mod rotation_tests;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

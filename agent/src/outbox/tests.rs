@@ -14,7 +14,7 @@ use crate::store::Folder;
 
 const HOUR: i64 = 3600 * 1_000_000;
 
-pub(super) fn outbox(dir: &Path, limits: Limits) -> Outbox {
+pub(crate) fn outbox(dir: &Path, limits: Limits) -> Outbox {
     let store = Arc::new(Store::open(Folder::open(dir).unwrap()).unwrap());
     let (project, device) = (ProjectId::default_project(), DeviceId(Uuid::from_u128(1)));
     Outbox::open(store, SigningKey::from_seed(&[1; 32]), project, device, 3, limits).unwrap()

@@ -10,6 +10,9 @@ export PATH := $(PATH):$(CACHE)/bin:$(CACHE)/tools/bin
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
+# Tests wait for servers most of the time, so that two for each core keep the cores busy.
+export NEXTEST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+
 # Runs a command as a named step: prints its start and its duration.
 STEP := scripts/step
 

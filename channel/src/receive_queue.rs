@@ -10,6 +10,7 @@ use crate::frame::Frame;
 const MAX_QUEUED_FRAMES: (usize, usize) = (256, 8);
 /// Size up to which small pieces of waiting data are merged, in bytes.
 const MERGE_MAX_BYTES: usize = 4096;
+
 /// Frames that were received and not consumed, in order.
 #[derive(Debug, Default)]
 pub(crate) struct ReceiveQueue {

@@ -312,7 +312,7 @@ async fn invalid_operations_are_rejected_with_the_field() {
     for (body, field) in [
         (exec(json!({})), "target"),
         (exec(json!({"devices": ["robot"], "selector": "a=b"})), "target"),
-        (exec(json!({"devices": ["nobody"]})), "target.devices"),
+        (exec(json!({"devices": ["unknown"]})), "target.devices"),
         (exec(json!({"devices": ["robot", "not a name", "new"]})), "target.devices"),
         (exec(json!({"devices": ["robot", UNKNOWN_ID, "new"]})), "target.devices"),
         (exec(json!({"selector": "env=nowhere"})), "target"),
@@ -345,7 +345,7 @@ async fn invalid_operations_are_rejected_with_the_field() {
     let body = json!({"target": robot, "action": {"kind": "dance"}});
     assert_eq!(system.api.send(Method::POST, OPERATIONS, Some(&body)).await.0, 400);
     // The first wrong device is reported.
-    let body = exec(json!({"devices": ["robot", "new", "nobody"]}));
+    let body = exec(json!({"devices": ["robot", "new", "unknown"]}));
     let (status, problem) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
     assert_eq!(status, 409, "{problem}");
     assert_eq!(system.api.list(OPERATIONS).await.len(), 0, "nothing of it was asked for");

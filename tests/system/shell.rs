@@ -212,7 +212,7 @@ async fn the_broker_sees_no_plaintext_of_a_shell_and_it_survives_a_role_s_kill()
         wait_for_session(&files, "the files to be closed", |one| one["state"] == "ended").await;
     assert!(files["reason"].is_string(), "{files}");
     drop(again);
-    let shell = wait_for_session(&id, "nobody to be attached", |one| one["attached"] == 0).await;
+    let shell = wait_for_session(&id, "no client to be attached", |one| one["attached"] == 0).await;
     assert_eq!((&shell["state"], &shell["attachments"]), (&"open".into(), &2.into()), "{shell}");
 }
 

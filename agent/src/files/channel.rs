@@ -27,6 +27,7 @@ const STACK_BYTES: usize = 256 * 1024;
 /// Size of the buffer between the socket and the server, per direction, in bytes: room for one
 /// response and the next.
 const BUFFER_BYTES: usize = 256 * 1024;
+
 /// The job of a helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct FilesJob {

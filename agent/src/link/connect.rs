@@ -2,8 +2,8 @@
 //! CA.
 //!
 //! A client is used for one connection: async-nats would reconnect automatically, with credentials
-//! that may have expired and with its own backoff. So its second attempt is refused, and `keep.rs`
-//! creates another client.
+//! that may have expired and with its own backoff. So its second attempt is refused, and
+//! `reconnect.rs` creates another client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -26,6 +26,7 @@ const COLLECT_TIME: Duration = Duration::from_millis(100);
 const MAX_CONCURRENT_REQUESTS: usize = 4;
 /// Wait before output is offered again to a reader that has no room for it.
 const READER_RETRY_DELAY: Duration = Duration::from_millis(50);
+
 /// Sends outputs, indefinitely.
 pub(super) async fn send_outputs(server: &OutputClient, spools: &Spools) {
     // Declared first, because the futures borrow it.

@@ -93,8 +93,8 @@ pub(crate) fn kill_run(run_tag: Uuid, group: Pid) {
     signal_all(Some(group), &members(run_tag, None, true).unwrap_or_default(), Signal::SIGKILL);
 }
 
-/// Ends all processes of a run: SIGTERM, and SIGKILL for the remaining ones after `patience`. True
-/// if none is left. Requires that `group` belongs to the run.
+/// Ends all processes of a run: SIGTERM, and SIGKILL for the remaining ones after `kill_after`.
+/// True if none is left. Requires that `group` belongs to the run.
 pub(crate) async fn end(
     run_tag: Uuid,
     group: Option<Pid>,

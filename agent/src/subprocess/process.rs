@@ -31,10 +31,25 @@ static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 pub fn set_program(program: PathBuf) {
     PROGRAM.get_or_init(|| program);
 }
+
+/// The process of a helper. It is killed when this is dropped, and reaped in the background.
+#[derive(Debug)]
+struct HelperProcess(Option<Child>);
+
+impl Drop for HelperProcess {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            // It may have ended already.
+            let _ = child.kill();
+            reap_later(child);
+        }
+    }
+}
+
 /// A helper process that waits for its job. It is killed when it is dropped.
 #[derive(Debug)]
 pub(super) struct IdleHelper {
-    child: Option<Child>,
+    child: HelperProcess,
     socket: StdStream,
 }
 
@@ -53,22 +68,17 @@ impl IdleHelper {
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .spawn()?;
-        Ok(Self { child: Some(child), socket: ours })
+        Ok(Self { child: HelperProcess(Some(child)), socket: ours })
     }
 
     /// Sends the helper its job, with descriptors.
     ///
     /// # Errors
     /// When the helper does not accept the job.
-    pub(super) async fn assign<J: HelperJob>(
-        mut self,
-        job: &J,
-        fds: &[OwnedFd],
-    ) -> io::Result<Helper> {
+    pub(super) async fn assign<J: HelperJob>(self, job: &J, fds: &[OwnedFd]) -> io::Result<Helper> {
         wire::send_descriptors(&self.socket, fds)?;
         self.socket.set_nonblocking(true)?;
-        let socket = UnixStream::from_std(self.socket.try_clone()?)?;
-        let mut helper = Helper { child: self.child.take(), socket };
+        let mut helper = Helper { child: self.child, socket: UnixStream::from_std(self.socket)? };
         let mut message = wire::encode(&J::NAME)?;
         message.extend(wire::encode(job)?);
         timeout(HELPER_TIMEOUT, helper.socket.write_all(&message))
@@ -78,17 +88,11 @@ impl IdleHelper {
     }
 }
 
-impl Drop for IdleHelper {
-    fn drop(&mut self) {
-        kill(self.child.take());
-    }
-}
-
 /// A helper process. It is killed when it is dropped; one that is blocked by an unresponsive file
 /// system is abandoned.
 #[derive(Debug)]
 pub(crate) struct Helper {
-    child: Option<Child>,
+    child: HelperProcess,
     socket: UnixStream,
 }
 
@@ -139,20 +143,6 @@ impl Helper {
 
     /// Returns the process, which has become another program.
     pub(super) fn into_child(mut self) -> io::Result<Child> {
-        self.child.take().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        kill(self.child.take());
-    }
-}
-
-fn kill(child: Option<Child>) {
-    if let Some(mut child) = child {
-        // It may have ended already.
-        let _ = child.kill();
-        reap_later(child);
+        self.child.0.take().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }

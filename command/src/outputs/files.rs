@@ -118,6 +118,7 @@ impl RequestedFiles {
         bytes: u64,
         error: &BlobError,
     ) {
+        // The innermost cause contains no path of the server.
         let reason = format!("the server's blob store rejects writes: {}", root_cause(error));
         let command = RunCommand::Stall { bytes, reason };
         if let Err(error) = self.append_automatic(project, operation, device, command).await {

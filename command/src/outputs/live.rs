@@ -14,6 +14,7 @@ use muster_api::blobs::{BlobError, Blobs};
 use muster_schemas::codec;
 use muster_schemas::wire::internal::{OUTPUT_READ_SUBJECT, OutputRead, output_subject};
 use muster_schemas::wire::{MAX_OUTPUT_BYTES, OutputPiece, OutputTaken};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::followed::FollowedOutputs;
@@ -25,6 +26,8 @@ const MAX_AHEAD_BYTES: u64 = 8 << 20;
 const END_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum number of those checks.
 const MAX_END_CHECKS: u32 = 360;
+/// Interval between searches for abandoned outputs.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Delay before a subscription that ended is renewed.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
@@ -149,16 +152,23 @@ impl LiveOutputs {
     async fn listen_once(&self) -> Result<(), async_nats::SubscribeError> {
         let mut reports = self.nats.subscribe(OUTPUT_READ_SUBJECT).await?;
         self.followed.reset_listening_since(Instant::now());
-        while let Some(message) = reports.next().await {
-            let Ok(read) = codec::decode::<OutputRead>(&message.payload) else { continue };
-            let OutputRead { project, operation, device, stream, follower, position } = read;
-            let output = OutputId { project, operation, device, stream };
-            let now = Instant::now();
-            self.followed.report(output, follower, position, now);
-            for abandoned in self.followed.remove_abandoned(now) {
-                self.erase(&abandoned).await;
+        let mut search = tokio::time::interval(SEARCH_INTERVAL);
+        search.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = reports.next() => {
+                    let Some(message) = message else { return Ok(()) };
+                    let Ok(read) = codec::decode::<OutputRead>(&message.payload) else { continue };
+                    let OutputRead { project, operation, device, stream, follower, position } = read;
+                    let output = OutputId { project, operation, device, stream };
+                    self.followed.report(output, follower, position, Instant::now());
+                }
+                _ = search.tick() => {
+                    for abandoned in self.followed.remove_abandoned(Instant::now()) {
+                        self.erase(&abandoned).await;
+                    }
+                }
             }
         }
-        Ok(())
     }
 }

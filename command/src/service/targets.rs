@@ -57,12 +57,10 @@ impl Service {
         project: &ProjectId,
         devices: &[String],
     ) -> Result<BTreeSet<DeviceId>, CommandError> {
-        let names = devices.iter().filter_map(|text| match DeviceReference::parse(text) {
-            Some(DeviceReference::Name(name)) => Some(StreamName::Name(name)),
-            _ => None,
-        });
-        let names = self.executor.load_all(project, names.collect()).await?;
-        let ids = devices.iter().filter_map(|text| DeviceReference::parse(text)?.id(&names));
+        let references = || devices.iter().filter_map(|text| DeviceReference::parse(text));
+        let names = references().filter_map(DeviceReference::name_stream).collect();
+        let names = self.executor.load_all(project, names).await?;
+        let ids = references().filter_map(|reference| reference.id(&names));
         let states = self.executor.load_all(project, ids.map(StreamName::Device).collect()).await?;
         Ok(check_named(devices, &names, &states)?)
     }
@@ -135,6 +133,14 @@ impl DeviceReference {
     /// Parses an id or a name; `None` if it is neither.
     fn parse(text: &str) -> Option<Self> {
         text.parse().map(Self::Id).or_else(|_| text.parse().map(Self::Name)).ok()
+    }
+
+    /// Returns the stream that has the device's id; `None` if this is the id.
+    fn name_stream(self) -> Option<StreamName> {
+        match self {
+            Self::Id(_) => None,
+            Self::Name(name) => Some(StreamName::Name(name)),
+        }
     }
 
     /// Returns the device's id; `None` if no device has this name.
@@ -219,7 +225,7 @@ mod tests {
     fn the_first_missing_or_unenrolled_device_is_rejected() {
         let unknown = id(9).to_string();
         let deleted = id(4).to_string();
-        for missing in ["nobody", "free", "deleted", "not a name", "", &unknown, &deleted] {
+        for missing in ["unknown", "free", "deleted", "not a name", "", &unknown, &deleted] {
             let rejected = check(&["robot", missing, "new"]);
             assert!(
                 matches!(

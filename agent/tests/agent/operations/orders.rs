@@ -32,8 +32,8 @@ async fn a_repeated_order_is_executed_once() {
     wait_for_events(&server, id(1), &all).await;
     // Replayed, and signed again.
     deliver(&server, &order, None).await;
-    let anew = RunOrder { expires_at: now().plus_micros(90_000_000), ..order.clone() };
-    deliver(&server, &anew, None).await;
+    let reissued = RunOrder { expires_at: now().plus_micros(90_000_000), ..order.clone() };
+    deliver(&server, &reissued, None).await;
     running.stop().await;
     let running = greet(&server).await;
     deliver(&server, &order, None).await;

@@ -135,13 +135,13 @@ impl Drop for System {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             signal(child.id(), "INT");
-            for _ in 0..200 {
-                if child.try_wait().ok().flatten().is_some() {
-                    return;
-                }
+            let mut has_ended = || {
                 std::thread::sleep(Duration::from_millis(50));
+                child.try_wait().ok().flatten().is_some()
+            };
+            if !(0..200).any(|_| has_ended()) {
+                let _ = child.kill();
             }
-            let _ = child.kill();
         }
         if std::thread::panicking() {
             let output = self.output();

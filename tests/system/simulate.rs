@@ -30,7 +30,7 @@ async fn a_simulated_fleet_runs_and_its_devices_are_deleted() {
     assert_eq!((&summary["joined"], &summary["differing"]), (&20.into(), &0.into()), "{summary}");
     assert_eq!(summary["errors"], serde_json::json!({}), "{summary}");
     let events = summary["events"].as_u64().unwrap();
-    assert!(events >= 10 && summary["committed"] == events, "{summary}");
+    assert!(events > 0 && summary["committed"] == events, "{summary}");
     assert!(summary["points"].as_u64() >= Some(20 * 12), "{summary}");
 
     let logged = system.api.list("/api/v1/events?type=DeviceConfigApplied").await;

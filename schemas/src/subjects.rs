@@ -39,6 +39,10 @@ pub const TO_DEVICES: [&str; 5] = [
     "_INBOX.muster.*.*.>",
 ];
 
+/// Subject without messages that both accounts export, and import with the issue time of their claims
+/// as the last token: so the imports of new claims always differ from those of the previous ones.
+pub const CLAIMS_ISSUED: &str = "muster.claims.*";
+
 /// Source and destination of EVENTS' republishing: the confirmation that an event is stored.
 pub const EVENTS_STORED: (&str, &str) =
     ("evt.*.*.*", "muster.{{wildcard(2)}}.{{wildcard(3)}}.stored.evt");

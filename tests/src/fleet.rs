@@ -10,7 +10,7 @@ use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
 use muster_backing::nats::{Identity, NatsOptions, NatsServer, Preload, Tls};
 use muster_backing::ports::free_port;
 use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
-use muster_command::keys::{KeyStore, Listener};
+use muster_command::keys::{KeyStore, Listener, RoleCredentials};
 use tempfile::TempDir;
 
 use crate::agent::AgentProcess;
@@ -268,7 +268,18 @@ impl Fleet {
     /// # Panics
     /// When the broker refuses.
     pub async fn broker(&self) -> async_nats::Client {
-        let credentials = self.keys.role_credentials("ingest").expect("the role's credentials");
+        self.connect(&self.keys.role_credentials("ingest").expect("the role's credentials")).await
+    }
+
+    /// Connects to the broker's system account.
+    ///
+    /// # Panics
+    /// When the broker refuses.
+    pub async fn broker_system(&self) -> async_nats::Client {
+        self.connect(&self.keys.system_credentials().expect("the system's credentials")).await
+    }
+
+    async fn connect(&self, credentials: &RoleCredentials) -> async_nats::Client {
         async_nats::ConnectOptions::with_credentials(&credentials.0)
             .expect("credentials")
             .add_root_certificates(self.ca())

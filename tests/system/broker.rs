@@ -1,17 +1,22 @@
-//! A hostile device gains nothing at the broker with reply subjects and headers.
+//! The broker: a hostile device gains nothing with reply subjects and headers, messages contain no
+//! plaintext of programs, and updates of accounts lose no subscription.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, Message};
 use bytes::Bytes;
 use futures::StreamExt;
+use muster_command::keys::KeyStore;
+use muster_schemas::Timestamp;
 use muster_schemas::subjects::{DEVICE_PUBLISHES, EVENTS_STREAM, METRICS_STREAM};
 use muster_tests::fleet::Fleet;
 use muster_tests::{SimDevice, wait};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::time::timeout;
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -226,4 +231,48 @@ async fn the_broker_sees_no_plaintext_input_or_output_of_programs() {
         }
     }
     assert!(read > 1000, "the broker's folder was not read");
+}
+
+/// nats-server connects subscriptions to another account by the imports that the account has at that
+/// moment; while it applies new claims, it has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_made_during_an_update_of_an_account_receive_messages() {
+    const SUBSCRIPTIONS: usize = 800;
+    let fleet = Fleet::start().await;
+    let token = fleet.api.enrollment_token(1).await;
+    let device = SimDevice::join(&fleet.api, &fleet.ca(), &token, "device").await;
+    let (server, system) = (fleet.broker().await, fleet.broker_system().await);
+    let updates = Arc::new(AtomicU64::new(0));
+    let keys = KeyStore::open(fleet.keys().dir()).unwrap();
+    let count = Arc::clone(&updates);
+    let updating = tokio::spawn(async move {
+        let start: Timestamp = SystemTime::now().into();
+        loop {
+            // The broker keeps the newest claims, in whole seconds.
+            let second = i64::try_from(count.fetch_add(1, Ordering::Relaxed)).unwrap();
+            let issued_at = Timestamp(start.micros() + second * 1_000_000);
+            let claims = keys.device_account_jwt(&[], issued_at).unwrap();
+            let reply = system.request("$SYS.REQ.CLAIMS.UPDATE", claims.into()).await.unwrap();
+            let reply: Value = serde_json::from_slice(&reply.payload).unwrap();
+            assert_eq!(reply["data"]["code"], 200, "{reply}");
+        }
+    });
+    let receives = async |number: usize| {
+        let subject = format!("muster.default.{}.ch.{number}.down", device.id());
+        let mut messages = device.nats.subscribe(subject.clone()).await.unwrap();
+        device.nats.flush().await.unwrap();
+        for _ in 0..10 {
+            server.publish(subject.clone(), Bytes::from_static(b"x")).await.unwrap();
+            if timeout(Duration::from_millis(500), messages.next()).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    };
+    let all = futures::stream::iter(0..SUBSCRIPTIONS).map(receives).buffer_unordered(8);
+    let deaf = all.filter(|receives| std::future::ready(!receives)).count().await;
+    assert_eq!(deaf, 0, "of {SUBSCRIPTIONS} subscriptions receive nothing");
+    updating.abort();
+    let updates = updates.load(Ordering::Relaxed);
+    assert!(updates >= 20, "the account was updated {updates} times only");
 }

@@ -102,14 +102,22 @@ pub fn system_account(
 fn exports(subjects: &[&str]) -> Value {
     subjects
         .iter()
+        .chain([&subjects::CLAIMS_ISSUED])
         .map(|subject| json!({"name": subject, "subject": subject, "type": "stream"}))
         .collect()
 }
 
 /// Streams that an account imports from another.
-fn imports(account: &str, subjects: &[&str]) -> Value {
+///
+/// While the broker applies new claims, an account has no imports for a moment, and a subscription
+/// made at that moment would never receive a message of the other account. The broker connects all
+/// subscriptions again only if the new imports differ, so the last one names the issue time.
+fn imports(account: &str, subjects: &[&str], issued_at: Timestamp) -> Value {
+    let issued_at = subjects::CLAIMS_ISSUED.replace('*', &issued_at.micros().to_string());
     subjects
         .iter()
+        .copied()
+        .chain([issued_at.as_str()])
         .map(|subject| {
             json!({"name": subject, "subject": subject, "account": account, "type": "stream"})
         })
@@ -127,28 +135,35 @@ pub fn server_account(
     devices: &str,
     issued_at: Timestamp,
 ) -> Result<String, JwtError> {
-    sign(operator, account, "muster", issued_at, None, server_account_claims(devices))
-}
-
-/// The claims of [`server_account`], to compare with those that the broker has.
-#[must_use]
-pub fn server_account_claims(devices: &str) -> Value {
-    json!({
+    let nats = json!({
         "type": "account",
         "version": 2,
         "limits": limits(true),
         "default_permissions": {},
         "exports": exports(&subjects::TO_DEVICES),
-        "imports": imports(devices, &subjects::FROM_DEVICES),
-    })
+        "imports": imports(devices, &subjects::FROM_DEVICES, issued_at),
+    });
+    sign(operator, account, "muster", issued_at, None, nats)
 }
 
-/// Returns the claims of a JWT without verifying its signature.
+/// Whether two account JWTs differ in nothing but their issue time. Signatures are not verified.
 #[must_use]
-pub fn claims_of(jwt: &str) -> Option<Value> {
+pub fn have_same_claims(one: &str, other: &str) -> bool {
+    claims_of(one).is_some_and(|claims| Some(claims) == claims_of(other))
+}
+
+/// Returns the claims of an account JWT without its issue time.
+fn claims_of(jwt: &str) -> Option<Value> {
     let body = jwt.split('.').nth(1)?;
     let bytes = BASE64URL_NOPAD.decode(body.as_bytes()).ok()?;
-    serde_json::from_slice::<Value>(&bytes).ok()?.get("nats").cloned()
+    let mut claims = serde_json::from_slice::<Value>(&bytes).ok()?.get_mut("nats")?.take();
+    let prefix = subjects::CLAIMS_ISSUED.trim_end_matches('*');
+    if let Some(imports) = claims["imports"].as_array_mut() {
+        imports.retain(|import| {
+            import["subject"].as_str().is_none_or(|subject| !subject.starts_with(prefix))
+        });
+    }
+    Some(claims)
 }
 
 /// Creates the JWT of the account of all devices. It has no JetStream and no server role: a
@@ -180,7 +195,7 @@ pub fn device_account(
         "limits": limits(false),
         "default_permissions": {},
         "exports": exports(&subjects::FROM_DEVICES),
-        "imports": imports(server, &subjects::TO_DEVICES),
+        "imports": imports(server, &subjects::TO_DEVICES, issued_at),
         "revocations": revocations,
         "signing_keys": [{
             "kind": "user_scope",

@@ -122,3 +122,30 @@ fn a_damaged_key_is_reported_and_not_changed() {
     assert!(matches!(&error, KeyError::Unusable { path: named, .. } if *named == path), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "garbage");
 }
+
+#[test]
+fn claims_of_different_times_are_the_same_but_their_imports_differ() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = KeyStore::open(&dir.path().join("keys")).unwrap();
+    let later = Timestamp(NOW.micros() + 1);
+    let revoked = [("UABC".to_owned(), NOW)];
+    for make in [KeyStore::device_account_jwt, |keys: &KeyStore, _: &[_], at| {
+        keys.server_account_jwt(at)
+    }] {
+        let (one, other) = (make(&keys, &[], NOW).unwrap(), make(&keys, &[], later).unwrap());
+        assert!(nats_jwt::have_same_claims(&one, &other));
+        assert_ne!(imports(&one), imports(&other));
+        assert!(!nats_jwt::have_same_claims(&one, "") && !nats_jwt::have_same_claims("", ""));
+    }
+    let one = keys.device_account_jwt(&[], NOW).unwrap();
+    let other = keys.device_account_jwt(&revoked, NOW).unwrap();
+    assert!(!nats_jwt::have_same_claims(&one, &other));
+}
+
+/// The imported subjects of an account.
+fn imports(jwt: &str) -> Vec<String> {
+    let claims = data_encoding::BASE64URL_NOPAD.decode(jwt.split('.').nth(1).unwrap().as_bytes());
+    let claims: serde_json::Value = serde_json::from_slice(&claims.unwrap()).unwrap();
+    let imports = claims["nats"]["imports"].as_array().unwrap().iter();
+    imports.map(|import| import["subject"].as_str().unwrap().to_owned()).collect()
+}

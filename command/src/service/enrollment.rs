@@ -201,12 +201,14 @@ impl Service {
             })?);
             parts.push((stream, loaded.version, events));
             let appended = self.executor.try_append(request, parts).await?;
-            Ok(appended.map(|_| device))
+            Ok(appended.map(|_| (device, matches!(who, EnrollTarget::Existing(_)))))
         })
         .await;
-        // The append has revoked the previous keys, if any.
-        self.keys_revoked.notify_one();
-        done
+        // The append has revoked the previous keys of a known device, perhaps even if it failed.
+        if !matches!(done, Ok((_, false))) {
+            self.keys_revoked.notify_one();
+        }
+        done.map(|(device, _)| device)
     }
 
     /// Returns the device that the machine becomes: the one for which the token was created, the

@@ -2,8 +2,8 @@
 //! and refuses new ones.
 //!
 //! Revocations are in the log's own tables, written by the append that revoked a device's keys. One
-//! task in each process sends them to the broker until the broker has confirmed them: after each
-//! revocation of this process, after each reconnection, and periodically.
+//! task in each process compares them with the broker's and sends them until the broker has confirmed
+//! them: after each revocation of this process, after each reconnection, and periodically.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::clock::now;
 use crate::error::CommandError;
 use crate::keys::nats_jwt;
 
-/// Interval of periodic updates: they cover what another process revoked and could not send.
+/// Interval of periodic comparisons: they cover what another process revoked and could not send.
 const UPDATE_INTERVAL: Duration = Duration::from_secs(30);
 /// Delay before an update that the broker did not accept is sent again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ impl Service {
     ) {
         let mut reported = String::new();
         loop {
-            let wait = match self.push_account().await {
+            let wait = match self.update_accounts().await {
                 Ok(()) => {
                     reported.clear();
                     UPDATE_INTERVAL
@@ -69,34 +69,38 @@ impl Service {
         }
     }
 
-    /// Sends the broker the current claims of the devices' account, and those of the servers'
-    /// account when the broker has others, as after an update. Revocations that are older than any
-    /// JWT that can still be valid are left out.
+    /// Sends the broker the current claims of the servers' account and of the devices' account, if
+    /// it has others. Revocations that are older than any JWT that can still be valid are left out.
     ///
     /// # Errors
     /// When the store cannot be read, or the broker did not accept the claims.
-    pub async fn push_account(&self) -> Result<(), CommandError> {
+    pub async fn update_accounts(&self) -> Result<(), CommandError> {
+        // The devices' account imports what this one exports.
+        let server = self.keys.server_account_jwt(now())?;
+        if !self.has_claims(&self.keys.server_account(), &server).await? {
+            tracing::info!("the broker has other claims of the servers' account; updating them");
+            self.push_claims(server).await?;
+        }
         let life = self.broker.jwt_ttl + Duration::from_secs(120);
         let turn = self.log.lock_claim(&self.keys.device_account(), life).await?;
-        self.push_claims(self.keys.device_account_jwt(&turn.revoked, turn.issued_at)?).await?;
-        turn.mark_accepted().await?;
-        self.update_server_account().await
+        let devices = self.keys.device_account_jwt(&turn.revoked, turn.issued_at)?;
+        if !self.has_claims(&self.keys.device_account(), &devices).await? {
+            self.push_claims(devices).await?;
+            turn.mark_accepted().await?;
+        }
+        Ok(())
     }
 
-    async fn update_server_account(&self) -> Result<(), CommandError> {
-        let account = self.keys.server_account();
+    /// Whether the broker has the claims of this JWT. Each update is work in proportion to the
+    /// number of connected devices.
+    async fn has_claims(&self, account: &str, jwt: &str) -> Result<bool, CommandError> {
         let found = self
             .system
             .request(format!("$SYS.REQ.ACCOUNT.{account}.CLAIMS.LOOKUP"), Bytes::new())
             .await
             .map_err(|error| CommandError::Broker(error.to_string()))?;
-        let found = std::str::from_utf8(&found.payload).ok().and_then(nats_jwt::claims_of);
-        let expected = nats_jwt::server_account_claims(&self.keys.device_account());
-        if found.as_ref() == Some(&expected) {
-            return Ok(());
-        }
-        tracing::info!("the broker has other claims of the servers' account; updating them");
-        self.push_claims(self.keys.server_account_jwt(now())?).await
+        let found = std::str::from_utf8(&found.payload).unwrap_or_default();
+        Ok(nats_jwt::have_same_claims(found, jwt))
     }
 
     async fn push_claims(&self, jwt: String) -> Result<(), CommandError> {

@@ -188,23 +188,23 @@ pub(crate) async fn run(
         let blobs = open_blobs(&options.blobs).await?;
         let service = Service::new(&log, store.clone(), nats, system, access, blobs)
             .with_recording(options.recording);
-        let ensure = || service.ensure_default_project();
+        let ensure = || service.projects.ensure_default();
         let ensured = startup::retry_until_ready(LOG_NAME, &stop, |_| false, ensure).await;
         ensured.context("failed to create the project 'default'")?;
         listener.command(muster_command::http::router(api.clone(), service.clone()));
         let dispatch = || service.dispatch.clone().start(stop.clone());
         let dispatching = startup::retry_until_ready(LOG_NAME, &stop, |_| false, dispatch).await;
         let dispatching = dispatching.context("failed to create the list of open runs")?;
-        let keep = || muster_command::uploads::start(service.clone(), stop.clone());
+        let keep = || muster_command::uploads::start(service.uploads.clone(), stop.clone());
         let keeping = startup::retry_until_ready(LOG_NAME, &stop, |_| false, keep).await;
         let keeping = keeping.context("failed to create the list of files")?;
         let stop = stop.clone();
         parts.spawn(async move {
-            let revocations = service.maintain_revocations(reconnected, stop.clone());
-            let link = muster_command::link::run(service.clone(), stop.clone());
+            let revocations = service.accounts.maintain(reconnected, stop.clone());
+            let link = service.link.run(stop.clone());
             let relays = service.channels.maintain_relays(stop.clone());
             let shells = service.channels.end_shells_of_ended_tokens(stop.clone());
-            let uses = service.record_token_uses(stop.clone());
+            let uses = service.token_uses.record(stop.clone());
             let reports = service.outputs.receive_reports(stop.clone());
             tokio::join!(link, revocations, dispatching, keeping, relays, shells, uses, reports);
             Ok(())

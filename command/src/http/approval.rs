@@ -82,12 +82,12 @@ pub(super) async fn accept_device(
     Json(body): Json<AcceptDevice>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let request = request(&scope.principal, scope.project, &key, &if_match);
-    let device = state.service.requested_device(&request, &device).await?;
+    let device = state.service.devices.requested(&request, &device).await?;
     let replaces = match &body.replaces {
-        Some(other) => Some(state.service.resolve_device(&request.project, other).await?),
+        Some(other) => Some(state.service.devices.resolve(&request.project, other).await?),
         None => None,
     };
-    let written = state.service.accept_device(&request, device, replaces).await?;
+    let written = state.service.approvals.accept(&request, device, replaces).await?;
     Ok((headers(written), axum::Json(written.into())))
 }
 
@@ -117,8 +117,8 @@ pub(super) async fn reject_device(
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let reason = body.checked_reason()?;
     let request = request(&scope.principal, scope.project, &key, &if_match);
-    let device = state.service.requested_device(&request, &device).await?;
-    let written = state.service.reject_device(&request, device, reason).await?;
+    let device = state.service.devices.requested(&request, &device).await?;
+    let written = state.service.approvals.reject(&request, device, reason).await?;
     Ok((headers(written), axum::Json(written.into())))
 }
 
@@ -149,8 +149,8 @@ pub(super) async fn rotate_device_key(
     Json(RotateKey {}): Json<RotateKey>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let request = request(&scope.principal, scope.project, &key, &if_match);
-    let device = state.service.requested_device(&request, &device).await?;
-    let written = state.service.rotate_device_key(&request, device).await?;
+    let device = state.service.devices.requested(&request, &device).await?;
+    let written = state.service.devices.rotate_key(&request, device).await?;
     Ok((headers(written), axum::Json(written.into())))
 }
 
@@ -181,7 +181,7 @@ pub(super) async fn revoke_device(
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let reason = body.checked_reason()?;
     let request = request(&scope.principal, scope.project, &key, &if_match);
-    let device = state.service.requested_device(&request, &device).await?;
-    let written = state.service.revoke_device(&request, device, reason).await?;
+    let device = state.service.devices.requested(&request, &device).await?;
+    let written = state.service.approvals.revoke(&request, device, reason).await?;
     Ok((headers(written), axum::Json(written.into())))
 }

@@ -38,6 +38,6 @@ pub(super) async fn retry_dead_letter(
         let detail = "retrying a dead letter requires a server-wide token";
         return Err(Problem::new(muster_api::problem::Kind::Forbidden, detail));
     }
-    state.service.retry_dead_letter(id).await?;
+    state.service.dead_letters.retry(id).await?;
     Ok(axum::Json(DeadLetterRetried { id }))
 }

@@ -49,7 +49,7 @@ pub(super) async fn enroll_device(
     Query(NoParams {}): Query<NoParams>,
     Json(body): Json<EnrollRequest>,
 ) -> Result<Response, Problem> {
-    Ok(match state.service.enroll_device(&body).await? {
+    Ok(match state.service.enrollments.enroll(&body).await? {
         EnrollOutcome::Enrolled(joined) => {
             (StatusCode::CREATED, axum::Json(joined)).into_response()
         }
@@ -73,7 +73,7 @@ pub(super) async fn create_nonce(
     Query(NoParams {}): Query<NoParams>,
     Json(body): Json<NonceRequest>,
 ) -> Result<axum::Json<NonceResponse>, Problem> {
-    Ok(axum::Json(state.service.nonce(&body.project, body.device)))
+    Ok(axum::Json(state.service.credentials.nonce(&body.project, body.device)))
 }
 
 /// Get new broker credentials
@@ -96,5 +96,5 @@ pub(super) async fn renew_credentials(
     Query(NoParams {}): Query<NoParams>,
     Json(body): Json<CredentialsRequest>,
 ) -> Result<axum::Json<CredentialsResponse>, Problem> {
-    Ok(axum::Json(state.service.renew_credentials(&body).await?))
+    Ok(axum::Json(state.service.credentials.renew(&body).await?))
 }

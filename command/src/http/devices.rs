@@ -68,7 +68,7 @@ pub(super) async fn register_device(
 ) -> Result<(StatusCode, HeaderMap, axum::Json<DeviceRegisteredResult>), Problem> {
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
     let RegisterDevice { name, labels, fingerprint } = body;
-    let registered = state.service.register_device(&request, name, labels, fingerprint);
+    let registered = state.service.devices.register(&request, name, labels, fingerprint);
     let (id, written) = registered.await?;
     let result = DeviceRegisteredResult { id, result: written.into() };
     Ok((StatusCode::CREATED, headers(written), axum::Json(result)))
@@ -122,9 +122,9 @@ pub(super) async fn change_device(
     Json(body): Json<ChangeDevice>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let request = request(&scope.principal, scope.project, &key, &if_match);
-    let device = state.service.requested_device(&request, &device).await?;
+    let device = state.service.devices.requested(&request, &device).await?;
     let changes = DeviceChanges { name: body.name, labels: body.labels };
-    let written = state.service.change_device(&request, device, changes).await?;
+    let written = state.service.devices.change(&request, device, changes).await?;
     Ok((headers(written), axum::Json(written.into())))
 }
 
@@ -174,8 +174,8 @@ pub(super) async fn set_device_config(
     Json(body): Json<SetConfig>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let request = request(&scope.principal, scope.project, &key, &if_match);
-    let device = state.service.requested_device(&request, &device).await?;
-    let written = state.service.set_config(&request, device, body.vars).await?;
+    let device = state.service.devices.requested(&request, &device).await?;
+    let written = state.service.devices.set_config(&request, device, body.vars).await?;
     Ok((headers(written), axum::Json(written.into())))
 }
 
@@ -202,7 +202,7 @@ pub(super) async fn delete_device(
     if_match: IfMatch,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let request = request(&scope.principal, scope.project, &key, &if_match);
-    let device = state.service.requested_device(&request, &device).await?;
-    let written = state.service.delete_device(&request, device).await?;
+    let device = state.service.devices.requested(&request, &device).await?;
+    let written = state.service.devices.delete(&request, device).await?;
     Ok((headers(written), axum::Json(written.into())))
 }

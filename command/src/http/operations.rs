@@ -195,7 +195,7 @@ pub(super) async fn request_operation(
 ) -> Result<(StatusCode, HeaderMap, axum::Json<OperationRequestedResult>), Problem> {
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
     let new = parse(body)?;
-    let made = state.service.request_operation(&request, new).await?;
+    let made = state.service.operations.request(&request, new).await?;
     let result = OperationRequestedResult {
         id: made.id,
         devices: made.devices,
@@ -361,7 +361,7 @@ async fn change(
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let actor = scope.principal.actor();
     let service = &state.service;
-    let written = service.control_operation(&scope.project, operation, &actor, command).await?;
+    let written = service.operations.control(&scope.project, operation, &actor, command).await?;
     Ok((headers(written), axum::Json(written.into())))
 }
 
@@ -388,7 +388,7 @@ pub(super) async fn cancel_run(
     key: IdempotencyKey,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
-    let device = state.service.requested_device(&request, &device).await?;
-    let written = state.service.cancel_run(&request, operation, device).await?;
+    let device = state.service.devices.requested(&request, &device).await?;
+    let written = state.service.operations.cancel_run(&request, operation, device).await?;
     Ok((headers(written), axum::Json(written.into())))
 }

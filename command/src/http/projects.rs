@@ -86,7 +86,7 @@ pub(super) async fn create_project(
     let request = request(&allowed.principal, ProjectId::system(), &key, &IfMatch::Absent);
     let written = {
         let retention = body.retention.unwrap_or_default();
-        state.service.create_project(&request, body.id.clone(), title, retention).await?
+        state.service.projects.create(&request, body.id.clone(), title, retention).await?
     };
     let made = ProjectMade { id: body.id, result: written.into() };
     Ok((StatusCode::CREATED, headers(written), axum::Json(made)))
@@ -115,7 +115,7 @@ pub(super) async fn change_project(
     check(&allowed.principal, Some(&project))?;
     let request = request(&allowed.principal, ProjectId::system(), &key, &if_match);
     let ChangeProject { title, archived, retention } = body;
-    let changed = state.service.change_project(&request, &project, title, archived, retention);
+    let changed = state.service.projects.change(&request, &project, title, archived, retention);
     let written = changed.await?;
     Ok((headers(written), axum::Json(written.into())))
 }

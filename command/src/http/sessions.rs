@@ -74,7 +74,7 @@ pub(super) async fn reachable(
     scope: &Scope<RunOperations>,
     device: &str,
 ) -> Result<DeviceId, Problem> {
-    let device = state.service.resolve_device(&scope.project, device).await?;
+    let device = state.service.devices.resolve(&scope.project, device).await?;
     state.service.channels.check_reachable(&scope.project, device).await?;
     Ok(device)
 }
@@ -411,7 +411,7 @@ pub(super) async fn end_session(
     PathParam((device, id)): PathParam<(String, SessionId)>,
     Query(NoParams {}): Query<NoParams>,
 ) -> Result<axum::Json<SessionEndedResult>, Problem> {
-    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let device = state.service.devices.resolve(&scope.project, &device).await?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let session = Session::new(state.service.channels, project, device, id, actor);
     RecordedStreams::read(&session).await?;

@@ -124,13 +124,13 @@ pub(super) async fn create_enrollment_token(
         device: body.device,
         approval: body.approval,
     };
-    let made = state.service.create_enrollment_token(&request, new).await?;
+    let made = state.service.tokens.create_enrollment_token(&request, new).await?;
     let CreatedToken { text, expires_at, written } = made;
     let created = TokenCreated {
         id: text.id,
         token: text.to_string(),
         expires_at,
-        server_pin: Some(state.service.server_pin()?),
+        server_pin: Some(state.service.tokens.server_pin()?),
         result: written.into(),
     };
     Ok((StatusCode::CREATED, headers(written), axum::Json(created)))
@@ -153,7 +153,7 @@ pub(super) async fn revoke_enrollment_token(
     key: IdempotencyKey,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
-    let written = state.service.revoke_enrollment_token(&request, token).await?;
+    let written = state.service.tokens.revoke_enrollment_token(&request, token).await?;
     Ok((headers(written), axum::Json(written.into())))
 }
 
@@ -214,7 +214,7 @@ pub(super) async fn create_token(
     let request = request(&scope.principal, project, &key, &IfMatch::Absent);
     let expires_at = body.expires_at;
     let new = NewApiToken { name: body.name, role: body.role, expires_at };
-    let made = state.service.create_api_token(&request, new).await?;
+    let made = state.service.tokens.create_api_token(&request, new).await?;
     let CreatedToken { text, expires_at, written } = made;
     let created = TokenCreated {
         id: text.id,
@@ -243,6 +243,6 @@ pub(super) async fn revoke_token(
     key: IdempotencyKey,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
-    let written = state.service.revoke_api_token(&request, token).await?;
+    let written = state.service.tokens.revoke_api_token(&request, token).await?;
     Ok((headers(written), axum::Json(written.into())))
 }

@@ -42,8 +42,8 @@ pub(super) async fn delete_upload(
     key: IdempotencyKey,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
-    let device = state.service.requested_device(&request, &device).await?;
-    let erased = state.service.erase_upload(&request, operation, device, EraseCause::Asked);
+    let device = state.service.devices.requested(&request, &device).await?;
+    let erased = state.service.uploads.erase(&request, operation, device, EraseCause::Asked);
     let written = erased.await?;
     Ok((headers(written), axum::Json(written.into())))
 }
@@ -102,9 +102,9 @@ pub(super) async fn create_download_link(
         return Err(Problem::field("expires_in", rule, Some(body.expires_in.into())));
     }
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
-    let device = state.service.requested_device(&request, &device).await?;
+    let device = state.service.devices.requested(&request, &device).await?;
     let expires_at = crate::clock::now().plus_micros(i64::from(body.expires_in) * 1_000_000);
-    let made = state.service.create_link(&request, operation, device, expires_at).await?;
+    let made = state.service.uploads.create_link(&request, operation, device, expires_at).await?;
     let link = DownloadLinkCreated {
         url: format!("/api/v1/downloads/{}", made.text),
         expires_at: made.expires_at,

@@ -129,9 +129,9 @@ fn claims_of_different_times_are_the_same_but_their_imports_differ() {
     let keys = KeyStore::open(&dir.path().join("keys")).unwrap();
     let later = Timestamp(NOW.micros() + 1);
     let revoked = [("UABC".to_owned(), NOW)];
-    for make in [KeyStore::device_account_jwt, |keys: &KeyStore, _: &[_], at| {
-        keys.server_account_jwt(at)
-    }] {
+    for make in
+        [KeyStore::device_account_jwt, |keys: &KeyStore, _: &[_], at| keys.server_account_jwt(at)]
+    {
         let (one, other) = (make(&keys, &[], NOW).unwrap(), make(&keys, &[], later).unwrap());
         assert!(nats_jwt::have_same_claims(&one, &other));
         assert_ne!(imports(&one), imports(&other));

@@ -12,8 +12,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::dispatch::Dispatch;
 use crate::error::CommandError;
-use crate::service::Service;
+use crate::hello::Hellos;
+use crate::outputs::Outputs;
 
 const HELLO_SUBJECT: &str = "req.hello";
 const OUTPUT_SUBJECT: &str = "req.output";
@@ -88,104 +90,126 @@ impl Drop for AdmittedRequest {
     }
 }
 
-/// Responds to requests until `stop`.
-pub async fn run(service: Service, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            served = serve(&service) => {
-                if let Err(error) = served {
-                    tracing::warn!(%error, "failed to receive devices' requests; trying again");
+/// Responds to requests of devices.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Connection to the devices' account.
+    nats: async_nats::Client,
+    hellos: Hellos,
+    outputs: Outputs,
+    dispatch: Dispatch,
+}
+
+impl Link {
+    pub(crate) const fn new(
+        nats: async_nats::Client,
+        hellos: Hellos,
+        outputs: Outputs,
+        dispatch: Dispatch,
+    ) -> Self {
+        Self { nats, hellos, outputs, dispatch }
+    }
+
+    /// Responds to requests until `stop`.
+    pub async fn run(&self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                served = self.serve() => {
+                    if let Err(error) = served {
+                        tracing::warn!(%error, "failed to receive devices' requests; trying again");
+                    }
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
-                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }
-}
 
-async fn serve(service: &Service) -> Result<(), async_nats::SubscribeError> {
-    let group = "command".to_owned();
-    let mut requests = service.nats.queue_subscribe(subjects::ALL_REQUESTS, group).await?;
-    let (hellos, pieces) = (Lane::new(MAX_QUEUED_HELLO_BYTES), Lane::new(MAX_QUEUED_PIECE_BYTES));
-    let deliveries = Arc::new(Semaphore::new(MAX_CONCURRENT_DELIVERIES));
-    let mut is_full = false;
-    while let Some(message) = requests.next().await {
-        let lane = if message.subject.ends_with(OUTPUT_SUBJECT) { &pieces } else { &hellos };
-        let admitted = lane.admit(&message.subject, message.payload.len());
-        if admitted.is_none() && !is_full {
-            let request = message.subject.as_str();
-            tracing::warn!(request, "too many requests are waiting; devices retry later");
-        }
-        is_full = admitted.is_none();
-        let Some(admitted) = admitted else { continue };
-        let (service, places) = (service.clone(), Arc::clone(&lane.slots));
-        let deliveries = Arc::clone(&deliveries);
-        tokio::spawn(async move {
-            let greeted = match timeout(MAX_QUEUE_AGE, places.acquire()).await {
-                Ok(Ok(_permit)) => respond(&service, message).await,
-                _ => None,
-            };
-            drop(admitted);
-            // The device is subscribed now, and knows the time.
-            if let Some((project, device)) = greeted
-                && let Ok(_permit) = deliveries.acquire().await
-                && let Err(error) = service.dispatch.orders.deliver_due(&project, device).await
-            {
-                tracing::warn!(
-                    %project, %device, %error,
-                    "failed to send a device its pending messages"
-                );
+    async fn serve(&self) -> Result<(), async_nats::SubscribeError> {
+        let group = "command".to_owned();
+        let mut requests = self.nats.queue_subscribe(subjects::ALL_REQUESTS, group).await?;
+        let (hellos, pieces) =
+            (Lane::new(MAX_QUEUED_HELLO_BYTES), Lane::new(MAX_QUEUED_PIECE_BYTES));
+        let deliveries = Arc::new(Semaphore::new(MAX_CONCURRENT_DELIVERIES));
+        let mut is_full = false;
+        while let Some(message) = requests.next().await {
+            let lane = if message.subject.ends_with(OUTPUT_SUBJECT) { &pieces } else { &hellos };
+            let admitted = lane.admit(&message.subject, message.payload.len());
+            if admitted.is_none() && !is_full {
+                let request = message.subject.as_str();
+                tracing::warn!(request, "too many requests are waiting; devices retry later");
             }
-        });
+            is_full = admitted.is_none();
+            let Some(admitted) = admitted else { continue };
+            let (link, places) = (self.clone(), Arc::clone(&lane.slots));
+            let deliveries = Arc::clone(&deliveries);
+            tokio::spawn(async move {
+                let greeted = match timeout(MAX_QUEUE_AGE, places.acquire()).await {
+                    Ok(Ok(_permit)) => link.respond(message).await,
+                    _ => None,
+                };
+                drop(admitted);
+                // The device is subscribed now, and knows the time.
+                if let Some((project, device)) = greeted
+                    && let Ok(_permit) = deliveries.acquire().await
+                    && let Err(error) = link.dispatch.orders.deliver_due(&project, device).await
+                {
+                    tracing::warn!(
+                        %project, %device, %error,
+                        "failed to send a device its pending messages"
+                    );
+                }
+            });
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// Responds to one request; returns the device whose hello got a welcome. A request without a valid
-/// proof gets no response: the device retries. A hello that this role fails to process gets an
-/// empty response.
-async fn respond(service: &Service, message: async_nats::Message) -> Option<(ProjectId, DeviceId)> {
-    let (project, device, what) = subjects::parse(&message.subject)?;
-    let reply = message.reply.clone()?;
-    // Sent with command's own rights, so only to a subject that the device may subscribe to.
-    let inbox = DeviceSubjects::new(&project, device).inbox_prefix();
-    if reply.strip_prefix(&inbox).is_none_or(|rest| !rest.starts_with('.')) {
-        tracing::warn!(
-            %project, %device, %reply,
-            "a request has a reply subject that its device may not subscribe to"
-        );
-        return None;
-    }
-    let answered = match what {
-        HELLO_SUBJECT => service.hellos.welcome(&project, device, &message.payload).await,
-        OUTPUT_SUBJECT => service.outputs.accept(&project, device, &message.payload).await,
-        other => {
-            tracing::debug!(%device, request = other, "an unknown request was ignored");
+    /// Responds to one request; returns the device whose hello got a welcome. A request without a valid
+    /// proof gets no response: the device retries. A hello that this role fails to process gets an
+    /// empty response.
+    async fn respond(&self, message: async_nats::Message) -> Option<(ProjectId, DeviceId)> {
+        let (project, device, what) = subjects::parse(&message.subject)?;
+        let reply = message.reply.clone()?;
+        // Sent with command's own rights, so only to a subject that the device may subscribe to.
+        let inbox = DeviceSubjects::new(&project, device).inbox_prefix();
+        if reply.strip_prefix(&inbox).is_none_or(|rest| !rest.starts_with('.')) {
+            tracing::warn!(
+                %project, %device, %reply,
+                "a request has a reply subject that its device may not subscribe to"
+            );
             return None;
         }
-    };
-    match answered {
-        Ok(sealed) => {
-            if let Err(error) = service.nats.publish(reply, sealed.into()).await {
-                tracing::debug!(%device, %error, "failed to respond to a request");
+        let answered = match what {
+            HELLO_SUBJECT => self.hellos.welcome(&project, device, &message.payload).await,
+            OUTPUT_SUBJECT => self.outputs.accept(&project, device, &message.payload).await,
+            other => {
+                tracing::debug!(%device, request = other, "an unknown request was ignored");
+                return None;
             }
-            return (what == HELLO_SUBJECT).then_some((project, device));
-        }
-        Err(CommandError::IdentityNotProven(problem)) => {
-            tracing::warn!(%project, %device, %problem, "a device's request was rejected");
-        }
-        Err(error) => {
-            tracing::warn!(%project, %device, %error, "a device's request failed");
-            // Its timeout for a response is longer than its backoff.
-            if what == HELLO_SUBJECT && !matches!(error, CommandError::Rejected(_)) {
-                let sent = service.nats.publish(reply, bytes::Bytes::new()).await;
-                sent.unwrap_or_else(
-                    |error| tracing::debug!(%device, %error, "failed to report this to the device"),
-                );
+        };
+        match answered {
+            Ok(sealed) => {
+                if let Err(error) = self.nats.publish(reply, sealed.into()).await {
+                    tracing::debug!(%device, %error, "failed to respond to a request");
+                }
+                return (what == HELLO_SUBJECT).then_some((project, device));
+            }
+            Err(CommandError::IdentityNotProven(problem)) => {
+                tracing::warn!(%project, %device, %problem, "a device's request was rejected");
+            }
+            Err(error) => {
+                tracing::warn!(%project, %device, %error, "a device's request failed");
+                // Its timeout for a response is longer than its backoff.
+                if what == HELLO_SUBJECT && !matches!(error, CommandError::Rejected(_)) {
+                    let sent = self.nats.publish(reply, bytes::Bytes::new()).await;
+                    sent.unwrap_or_else(
+                        |error| tracing::debug!(%device, %error, "failed to report this to the device"),
+                    );
+                }
             }
         }
+        None
     }
-    None
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Renewal of broker credentials: a device proves its signing key over a nonce, and receives new
 //! credentials, however long it was offline.
 
+use std::sync::Arc;
+
 use data_encoding::BASE64URL_NOPAD;
 use hmac::{Hmac, Mac};
 use muster_schemas::cose::{Kind, Unverified};
@@ -10,10 +12,12 @@ use muster_schemas::wire::{
 use muster_schemas::{DeviceId, ProjectId, StreamName, Timestamp, codec};
 use sha2::Sha256;
 
-use super::Service;
+use super::BrokerAccess;
 use crate::clock::now;
 use crate::domain::device::Device;
 use crate::error::CommandError;
+use crate::executor::Executor;
+use crate::keys::KeyStore;
 
 /// Validity of a nonce, in microseconds.
 const NONCE_TTL_MICROS: i64 = 120_000_000;
@@ -57,7 +61,19 @@ fn check_nonce(
     if now < until { Ok(()) } else { Err(InvalidNonce) }
 }
 
-impl Service {
+/// Issues broker credentials to devices.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    executor: Executor,
+    keys: Arc<KeyStore>,
+    broker: BrokerAccess,
+}
+
+impl Credentials {
+    pub(super) const fn new(executor: Executor, keys: Arc<KeyStore>, broker: BrokerAccess) -> Self {
+        Self { executor, keys, broker }
+    }
+
     /// Returns a nonce for a device, whether the device is known or not.
     #[must_use]
     pub fn nonce(&self, project: &ProjectId, device: DeviceId) -> NonceResponse {
@@ -73,7 +89,7 @@ impl Service {
     ///
     /// # Errors
     /// When the proof is invalid, the device was deleted, or the log cannot be read.
-    pub async fn renew_credentials(
+    pub async fn renew(
         &self,
         request: &CredentialsRequest,
     ) -> Result<CredentialsResponse, CommandError> {
@@ -88,7 +104,7 @@ impl Service {
         check_nonce(self.keys.nonce_key(), &project, device, &nonce, now())
             .map_err(|error| unproved(error.to_string()))?;
 
-        let access = self.log.device_access(&project, &[device]).await?;
+        let access = self.executor.log.device_access(&project, &[device]).await?;
         let kid = message.kid();
         let unknown = || unproved("the device is unknown or was deleted; enroll it again".into());
         let key = access.get(&device).and_then(|access| access.key(&kid)).ok_or_else(unknown)?;
@@ -96,10 +112,10 @@ impl Service {
         let state =
             self.executor.load::<Device>(&project, &StreamName::Device(device)).await?.state;
         let nats_key = state.nats_key.filter(|_| !state.is_deleted).ok_or_else(unknown)?;
-        self.issue_credentials(&project, device, &nats_key)
+        self.issue(&project, device, &nats_key)
     }
 
-    pub(crate) fn issue_credentials(
+    pub(super) fn issue(
         &self,
         project: &ProjectId,
         device: DeviceId,

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use muster_channel::Publisher;
+use muster_eventlog::EventLog;
 use muster_schemas::subjects::{self, DeviceSubjects};
 
-use super::Service;
 use crate::domain::Rejection;
 use crate::error::CommandError;
 
@@ -22,13 +22,25 @@ fn device_subject(stored: &str) -> Option<String> {
     }
 }
 
-impl Service {
+/// Sends dead letters again.
+#[derive(Clone, Debug)]
+pub struct DeadLetters {
+    log: EventLog,
+    /// Connection to the devices' account.
+    nats: async_nats::Client,
+}
+
+impl DeadLetters {
+    pub(super) const fn new(log: EventLog, nats: async_nats::Client) -> Self {
+        Self { log, nats }
+    }
+
     /// Publishes a dead letter again.
     ///
     /// # Errors
     /// When it does not exist, was truncated, or its subject is not a device's, or when the broker
     /// is unavailable.
-    pub async fn retry_dead_letter(&self, id: i64) -> Result<(), CommandError> {
+    pub async fn retry(&self, id: i64) -> Result<(), CommandError> {
         let dead_letter =
             self.log.dead_letter(id).await?.ok_or(Rejection::NotFound("dead letter"))?;
         if dead_letter.size != dead_letter.bytes.len() as u64 {

@@ -1,17 +1,21 @@
 //! Changes of devices by operators: register, change, configure, delete.
 
+use std::sync::Arc;
+
 use muster_schemas::names::{ConfigKey, ConfigValue, DeviceName, LabelKey, LabelValue, Labels};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::ConfigUpdate;
 use muster_schemas::{DeviceId, Hash, ProjectId, StreamName, codec, cose};
 use uuid::Uuid;
 
-use super::Service;
+use super::accounts::BrokerAccounts;
+use super::names;
 use crate::domain::device::{Changes, Device, DeviceCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
 use crate::error::CommandError;
-use crate::executor::until_appended;
+use crate::executor::{Executor, until_appended};
+use crate::keys::KeyStore;
 use crate::request::{Request, Written};
 
 /// A change of a device.
@@ -23,12 +27,31 @@ pub struct DeviceChanges {
     pub labels: Changes<LabelKey, LabelValue>,
 }
 
-impl Service {
+/// Registers, changes, configures and deletes devices.
+#[derive(Clone, Debug)]
+pub struct Devices {
+    executor: Executor,
+    keys: Arc<KeyStore>,
+    /// Connection to the devices' account.
+    nats: async_nats::Client,
+    accounts: BrokerAccounts,
+}
+
+impl Devices {
+    pub(super) const fn new(
+        executor: Executor,
+        keys: Arc<KeyStore>,
+        nats: async_nats::Client,
+        accounts: BrokerAccounts,
+    ) -> Self {
+        Self { executor, keys, nats, accounts }
+    }
+
     /// Resolves a device by id or name.
     ///
     /// # Errors
     /// When it does not exist, or the log cannot be read.
-    pub async fn resolve_device(
+    pub async fn resolve(
         &self,
         project: &ProjectId,
         name_or_id: &str,
@@ -51,7 +74,7 @@ impl Service {
     ///
     /// # Errors
     /// When it does not exist, or the log cannot be read.
-    pub async fn requested_device(
+    pub async fn requested(
         &self,
         request: &Request,
         name_or_id: &str,
@@ -65,14 +88,14 @@ impl Service {
         {
             return Ok(device);
         }
-        self.resolve_device(&request.project, name_or_id).await
+        self.resolve(&request.project, name_or_id).await
     }
 
     /// Registers a device before it enrolls.
     ///
     /// # Errors
     /// When the name is in use, a limit is exceeded, or the log cannot be used.
-    pub async fn register_device(
+    pub async fn register(
         &self,
         request: &Request,
         name: DeviceName,
@@ -113,7 +136,7 @@ impl Service {
     /// # Errors
     /// When the device does not exist, the name is in use, a limit is exceeded, or the log cannot
     /// be used.
-    pub async fn change_device(
+    pub async fn change(
         &self,
         request: &Request,
         device: DeviceId,
@@ -133,7 +156,9 @@ impl Service {
             if let Some(name) = &changes.name {
                 let renamed = loaded.state.decide(DeviceCommand::Rename(name.clone()))?;
                 if !renamed.is_empty() {
-                    parts.extend(self.move_name(request, device, &loaded.state, name).await?);
+                    parts.extend(
+                        names::moved(&self.executor, request, device, &loaded.state, name).await?,
+                    );
                 }
                 events.splice(0..0, renamed);
             }
@@ -143,25 +168,6 @@ impl Service {
             Ok(position.map(|position| Written { version, position }))
         })
         .await
-    }
-
-    async fn move_name(
-        &self,
-        request: &Request,
-        device: DeviceId,
-        state: &Device,
-        name: &DeviceName,
-    ) -> Result<Vec<(StreamName, u64, Vec<muster_schemas::Event>)>, CommandError> {
-        let stream = StreamName::Name(name.clone());
-        let new = self.executor.load::<Name>(&request.project, &stream).await?;
-        let mut parts =
-            vec![(stream, new.version, new.state.decide(NameCommand::Reserve(device))?)];
-        if let Some(old) = &state.name {
-            let stream = StreamName::Name(old.clone());
-            let old = self.executor.load::<Name>(&request.project, &stream).await?;
-            parts.push((stream, old.version, old.state.decide(NameCommand::Release(device))?));
-        }
-        Ok(parts)
     }
 
     /// Sets and removes config variables, and sends the config to the device.
@@ -175,26 +181,12 @@ impl Service {
         changes: Changes<ConfigKey, ConfigValue>,
     ) -> Result<Written, CommandError> {
         let seal = |(name, value): (ConfigKey, Option<ConfigValue>)| {
-            let value = value.map(|value| self.seal_config("vars", &request.project, &name, value));
+            let value =
+                value.map(|value| seal_config(&self.keys, "vars", &request.project, &name, value));
             Ok::<_, CommandError>((name, value.transpose()?))
         };
         let changes = changes.into_iter().map(seal).collect::<Result<_, _>>()?;
         self.change_config(request, device, DeviceCommand::SetConfig(changes)).await
-    }
-
-    /// Returns a config variable's value as it is recorded: a secret one is sealed.
-    pub(super) fn seal_config(
-        &self,
-        field: &'static str,
-        project: &ProjectId,
-        name: &ConfigKey,
-        value: ConfigValue,
-    ) -> Result<ConfigValue, CommandError> {
-        let sealed = self.keys.seal_config(project, name, value);
-        sealed.map_err(|error| {
-            let rule = format!("the value of {name} {error}");
-            Rejection::Invalid { field, rule, value: name.to_string() }.into()
-        })
     }
 
     async fn change_config(
@@ -227,7 +219,7 @@ impl Service {
     ///
     /// # Errors
     /// When the device does not exist, it has no key, or the log cannot be used.
-    pub async fn rotate_device_key(
+    pub async fn rotate_key(
         &self,
         request: &Request,
         device: DeviceId,
@@ -236,11 +228,7 @@ impl Service {
     }
 
     /// Sends a device its config. If it does not arrive, the next welcome contains it.
-    pub(crate) async fn send_config(
-        &self,
-        project: &ProjectId,
-        device: DeviceId,
-    ) -> Result<(), CommandError> {
+    async fn send_config(&self, project: &ProjectId, device: DeviceId) -> Result<(), CommandError> {
         let state = self.executor.load::<Device>(project, &StreamName::Device(device)).await?.state;
         let update = ConfigUpdate {
             project: project.clone(),
@@ -265,7 +253,7 @@ impl Service {
     ///
     /// # Errors
     /// When the device does not exist, or the log cannot be used.
-    pub async fn delete_device(
+    pub async fn delete(
         &self,
         request: &Request,
         device: DeviceId,
@@ -281,16 +269,31 @@ impl Service {
             let events = loaded.state.decide(DeviceCommand::Delete)?;
             let version = loaded.version + events.len() as u64;
             let mut parts = vec![(stream.clone(), loaded.version, events)];
-            parts.extend(self.released_name(request, device, &loaded.state).await?);
+            parts.extend(names::released(&self.executor, request, device, &loaded.state).await?);
             let position = self.executor.try_append(request, parts).await?;
             Ok(position.map(|position| Written { version, position }))
         })
         .await;
-        self.keys_revoked.notify_one();
+        self.accounts.notify_revocation();
         done
     }
 }
 
 const fn check_exists(device: &Device) -> Result<(), Rejection> {
     if device.exists() { Ok(()) } else { Err(Rejection::NotFound("device")) }
+}
+
+/// Returns a config variable's value as it is recorded: a secret one is sealed.
+pub(super) fn seal_config(
+    keys: &KeyStore,
+    field: &'static str,
+    project: &ProjectId,
+    name: &ConfigKey,
+    value: ConfigValue,
+) -> Result<ConfigValue, CommandError> {
+    let sealed = keys.seal_config(project, name, value);
+    sealed.map_err(|error| {
+        let rule = format!("the value of {name} {error}");
+        Rejection::Invalid { field, rule, value: name.to_string() }.into()
+    })
 }

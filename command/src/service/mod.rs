@@ -1,14 +1,16 @@
-//! The write side: loads the streams that a request concerns, decides, appends (`executor`),
-//! notifies the device. This module has no knowledge of HTTP.
+//! The write side: one struct for each resource. Each loads the streams that a request concerns,
+//! decides, appends (`executor`), and notifies the device, with only the ports that it needs. This
+//! module has no knowledge of HTTP.
 
-mod approval;
+mod accounts;
+mod approvals;
 mod credentials;
 mod dead_letters;
 mod devices;
-mod enrollment;
+mod enrollments;
+mod names;
 mod operations;
 mod projects;
-mod revocation;
 mod targets;
 mod token_uses;
 mod tokens;
@@ -19,22 +21,27 @@ use std::time::Duration;
 
 use muster_api::blobs::Blobs;
 use muster_eventlog::EventLog;
-use tokio::sync::{Mutex, Notify};
 
 use crate::channels::{Channels, Recording};
 use crate::dispatch::Dispatch;
 use crate::executor::Executor;
 use crate::hello::Hellos;
 use crate::keys::KeyStore;
+use crate::link::Link;
 use crate::outputs::Outputs;
 
-pub use credentials::InvalidNonce;
-pub use devices::DeviceChanges;
-pub use enrollment::EnrollOutcome;
-pub use operations::{CreatedOperation, NewOperation};
-pub use targets::Target;
-pub use tokens::{CreatedToken, NewApiToken, NewEnrollmentToken};
-pub use uploads::CreatedLink;
+pub use accounts::BrokerAccounts;
+pub use approvals::Approvals;
+pub use credentials::{Credentials, InvalidNonce};
+pub use dead_letters::DeadLetters;
+pub use devices::{DeviceChanges, Devices};
+pub use enrollments::{EnrollOutcome, Enrollments};
+pub use operations::{CreatedOperation, NewOperation, Operations};
+pub use projects::Projects;
+pub use targets::{Target, TargetResolver};
+pub use token_uses::TokenUses;
+pub use tokens::{CreatedToken, NewApiToken, NewEnrollmentToken, Tokens};
+pub use uploads::{CreatedLink, Uploads};
 
 /// How devices reach the broker.
 #[derive(Clone, Debug)]
@@ -45,35 +52,44 @@ pub struct BrokerAccess {
     pub jwt_ttl: Duration,
 }
 
-/// The write side.
+/// The write side; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Service {
+    /// Accounts of the broker.
+    pub accounts: BrokerAccounts,
+    /// Pending enrollments, and revocation of devices.
+    pub approvals: Approvals,
     /// Channels to devices.
     pub channels: Channels,
+    /// Broker credentials of devices.
+    pub credentials: Credentials,
+    /// Dead letters.
+    pub dead_letters: DeadLetters,
+    /// Devices.
+    pub devices: Devices,
     /// Dispatch of operations.
     pub dispatch: Dispatch,
-    /// Hellos of devices.
-    pub hellos: Hellos,
+    /// Enrollment of devices.
+    pub enrollments: Enrollments,
+    /// Requests of devices over the broker.
+    pub link: Link,
+    /// Operations and their runs.
+    pub operations: Operations,
     /// Output and files of devices.
     pub outputs: Outputs,
-    executor: Executor,
-    pub(crate) log: EventLog,
-    keys: Arc<KeyStore>,
-    /// Connection to the devices' account.
-    pub(crate) nats: async_nats::Client,
-    /// Connection to the system account, for revocations.
-    system: async_nats::Client,
-    broker: BrokerAccess,
-    /// Data that is too large or too private for events.
-    blobs: Blobs,
-    /// Notified when keys were revoked: the broker must be updated.
-    keys_revoked: Arc<Notify>,
-    /// Serializes enrollments with one token: all of them append to its stream.
-    enrollment_locks: Arc<[Mutex<()>; 64]>,
+    /// Projects.
+    pub projects: Projects,
+    /// Uses of API tokens.
+    pub token_uses: TokenUses,
+    /// Enrollment tokens and API tokens.
+    pub tokens: Tokens,
+    /// Uploaded files.
+    pub uploads: Uploads,
 }
 
 impl Service {
-    /// Creates the write side on this log, these keys and these connections.
+    /// Creates the write side on this log, these keys, these connections to the devices' account and
+    /// to the system account, and this blob store.
     #[must_use]
     pub fn new(
         log: &EventLog,
@@ -85,20 +101,33 @@ impl Service {
     ) -> Self {
         let log = log.with_authority(keys.authority().clone(), keys.authority_verifier());
         let executor = Executor::new(log.clone(), keys.clone());
+        let accounts = BrokerAccounts::new(log.clone(), keys.clone(), system, broker.jwt_ttl);
+        let credentials = Credentials::new(executor.clone(), keys.clone(), broker);
+        let targets = TargetResolver::new(executor.clone(), keys.clone(), nats.clone());
+        let dispatch = Dispatch::new(executor.clone(), keys.clone(), nats.clone(), blobs.clone());
+        let hellos = Hellos::new(executor.clone(), keys.clone(), nats.clone());
+        let outputs = Outputs::new(executor.clone(), keys.clone(), nats.clone(), blobs.clone());
         Self {
+            approvals: Approvals::new(executor.clone(), accounts.clone()),
             channels: Channels::new(executor.clone(), keys.clone(), nats.clone(), blobs.clone()),
-            dispatch: Dispatch::new(executor.clone(), keys.clone(), nats.clone(), blobs.clone()),
-            hellos: Hellos::new(executor.clone(), keys.clone(), nats.clone()),
-            outputs: Outputs::new(executor.clone(), keys.clone(), nats.clone(), blobs.clone()),
-            executor,
-            log,
-            keys,
-            nats,
-            system,
-            broker,
-            blobs,
-            keys_revoked: Arc::default(),
-            enrollment_locks: Arc::new(std::array::from_fn(|_| Mutex::default())),
+            dead_letters: DeadLetters::new(log.clone(), nats.clone()),
+            devices: Devices::new(executor.clone(), keys.clone(), nats.clone(), accounts.clone()),
+            enrollments: Enrollments::new(
+                executor.clone(),
+                keys.clone(),
+                credentials.clone(),
+                accounts.clone(),
+            ),
+            link: Link::new(nats, hellos, outputs.clone(), dispatch.clone()),
+            operations: Operations::new(executor.clone(), dispatch.clone(), blobs.clone(), targets),
+            projects: Projects::new(executor.clone()),
+            token_uses: TokenUses::new(log),
+            tokens: Tokens::new(executor.clone(), keys.clone()),
+            uploads: Uploads::new(executor, keys, outputs.clone(), blobs),
+            accounts,
+            credentials,
+            dispatch,
+            outputs,
         }
     }
 

@@ -3,21 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use muster_api::blobs::key;
+use muster_api::blobs::{Blobs, key};
 use muster_eventlog::{Append, AppendError, Appended, Expected, NewEvent};
 use muster_schemas::events::{Action, OperationRequested, PrivatePart};
 use muster_schemas::wire::{MAX_PRIVATE_BYTES, PrivateInput};
 use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, codec};
 use uuid::Uuid;
 
-use super::{Service, Target};
+use super::targets::{Target, TargetResolver};
 use crate::clock::now;
-use crate::dispatch::{ImmediateOrder, OpenOperation, WorkQueue};
+use crate::dispatch::{Dispatch, ImmediateOrder, OpenOperation, WorkQueue};
 use crate::domain::operation::{Operation, OperationCommand};
 use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Decider, Rejection};
 use crate::error::CommandError;
-use crate::executor::until_appended;
+use crate::executor::{Executor, until_appended};
 use crate::request::{Request, Written};
 
 /// Time that a request waits for the work queue to catch up with the log.
@@ -55,13 +55,31 @@ pub struct CreatedOperation {
     pub written: Written,
 }
 
-impl Service {
+/// Requests and changes operations, and cancels runs.
+#[derive(Clone, Debug)]
+pub struct Operations {
+    executor: Executor,
+    dispatch: Dispatch,
+    blobs: Blobs,
+    targets: TargetResolver,
+}
+
+impl Operations {
+    pub(super) const fn new(
+        executor: Executor,
+        dispatch: Dispatch,
+        blobs: Blobs,
+        targets: TargetResolver,
+    ) -> Self {
+        Self { executor, dispatch, blobs, targets }
+    }
+
     /// Requests an operation. The same request again returns the same operation.
     ///
     /// # Errors
     /// When no device is selected, a named one does not exist, a rule is violated, or the log or
     /// the blob store cannot be used.
-    pub async fn request_operation(
+    pub async fn request(
         &self,
         request: &Request,
         new: NewOperation,
@@ -69,7 +87,7 @@ impl Service {
         if let Some(made) = self.previous_operation(request).await? {
             return Ok(made);
         }
-        let devices = self.resolve_targets(&request.project, &new.target).await?;
+        let devices = self.targets.resolve(&request.project, &new.target).await?;
         let id = OperationId(Uuid::now_v7());
         let input = private_input(&new)?;
         let private = input.as_ref().map(|bytes| PrivatePart {
@@ -155,7 +173,7 @@ impl Service {
             let stream = StreamName::Run(id, *device);
             append = append.stream(stream, Expected::Version(0), facts(&share));
         }
-        Ok(self.log.append(&request.project, append).await?)
+        Ok(self.executor.log.append(&request.project, append).await?)
     }
 
     /// Returns the operation of the request's first attempt.
@@ -175,7 +193,7 @@ impl Service {
         project: &ProjectId,
         appended: Appended,
     ) -> Result<CreatedOperation, CommandError> {
-        let first = self.log.read_positions(project, &[appended.first]).await?;
+        let first = self.executor.log.read_positions(project, &[appended.first]).await?;
         let made = first.first().map(|stored| (stored.stream.clone(), stored.event()));
         match made {
             Some((StreamName::Operation(id), Ok(Event::OperationRequested(requested)))) => {
@@ -193,7 +211,7 @@ impl Service {
     ///
     /// # Errors
     /// When the operation does not exist, it has finished, or the log cannot be used.
-    pub async fn control_operation(
+    pub async fn control(
         &self,
         project: &ProjectId,
         operation: OperationId,
@@ -220,12 +238,12 @@ impl Service {
         operation: OperationId,
         device: Option<DeviceId>,
     ) -> Result<(), CommandError> {
-        let head = self.log.head(project).await?.map_or(0, |head| head.position);
+        let head = self.executor.log.head(project).await?.map_or(0, |head| head.position);
         if !self.dispatch.progress.wait_for(project, head, QUEUE_TIMEOUT).await {
             tracing::warn!(%project, "the list of open runs is behind the log");
             return Ok(());
         }
-        if WorkQueue::new(self.log.clone()).is_open(project, operation, device).await? {
+        if WorkQueue::new(self.executor.log.clone()).is_open(project, operation, device).await? {
             return Ok(());
         }
         let what = match device {

@@ -4,22 +4,31 @@ use muster_schemas::names::ProjectTitle;
 use muster_schemas::{ProjectId, Retention, StreamName};
 use uuid::Uuid;
 
-use super::Service;
 use crate::domain::project::{Project, ProjectCommand};
 use crate::domain::{Decider, Rejection};
 use crate::error::CommandError;
-use crate::executor::until_appended;
+use crate::executor::{Executor, until_appended};
 use crate::request::{Request, Written};
 
 /// Maximum number of projects of a server: each has its own partitions.
 const MAX_PROJECTS: usize = 1_000;
 
-impl Service {
+/// Creates and changes projects.
+#[derive(Clone, Debug)]
+pub struct Projects {
+    executor: Executor,
+}
+
+impl Projects {
+    pub(super) const fn new(executor: Executor) -> Self {
+        Self { executor }
+    }
+
     /// Creates a project and its log.
     ///
     /// # Errors
     /// When it exists, there are too many, or the log cannot be used.
-    pub async fn create_project(
+    pub async fn create(
         &self,
         request: &Request,
         project: ProjectId,
@@ -38,7 +47,7 @@ impl Service {
             }
             .into());
         }
-        if self.log.projects().await?.len() > MAX_PROJECTS {
+        if self.executor.log.projects().await?.len() > MAX_PROJECTS {
             let rule = format!("the server has {MAX_PROJECTS} projects, which is the maximum");
             return Err(Rejection::Conflict(rule).into());
         }
@@ -47,7 +56,7 @@ impl Service {
             let command = ProjectCommand::Create { title: title.clone(), retention };
             let events = loaded.state.decide(command)?;
             // The log first: a project that the log `system` names must accept appends.
-            self.log.ensure_project(&project).await?;
+            self.executor.log.ensure_project(&project).await?;
             let version = loaded.version + events.len() as u64;
             let parts = vec![(stream.clone(), loaded.version, events)];
             let position = self.executor.try_append(request, parts).await?;
@@ -60,7 +69,7 @@ impl Service {
     ///
     /// # Errors
     /// When the project does not exist, or the log cannot be used.
-    pub async fn change_project(
+    pub async fn change(
         &self,
         request: &Request,
         project: &ProjectId,
@@ -89,12 +98,12 @@ impl Service {
     ///
     /// # Errors
     /// When the log cannot be used.
-    pub async fn ensure_default_project(&self) -> Result<(), CommandError> {
+    pub async fn ensure_default(&self) -> Result<(), CommandError> {
         let request =
             Request::unconditional(ProjectId::system(), "system".to_owned(), Uuid::now_v7());
         let title = "Default".parse().map_err(|_| Rejection::NotFound("title"))?;
         let (project, retention) = (ProjectId::default_project(), Retention::Default);
-        match self.create_project(&request, project, title, retention).await {
+        match self.create(&request, project, title, retention).await {
             Ok(_) | Err(CommandError::Rejected(Rejection::Conflict(_))) => Ok(()),
             Err(error) => Err(error),
         }

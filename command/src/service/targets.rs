@@ -1,6 +1,7 @@
 //! Target devices of an operation: named, or selected.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::names::DeviceName;
@@ -8,11 +9,12 @@ use muster_schemas::wire::internal::{FindTargets, TARGETS_SUBJECT, Targets, Targ
 use muster_schemas::{DeviceId, Hash, ProjectId, StreamName, codec};
 use uuid::Uuid;
 
-use super::Service;
 use crate::domain::Rejection;
 use crate::domain::device::Device;
 use crate::domain::name::Name;
 use crate::error::CommandError;
+use crate::executor::Executor;
+use crate::keys::KeyStore;
 
 /// Maximum number of devices of one operation.
 const MAX_DEVICES: usize = 20_000;
@@ -38,9 +40,26 @@ impl Target {
     }
 }
 
-impl Service {
+/// Resolves targets of operations to devices.
+#[derive(Clone, Debug)]
+pub struct TargetResolver {
+    executor: Executor,
+    keys: Arc<KeyStore>,
+    /// Connection to the devices' account.
+    nats: async_nats::Client,
+}
+
+impl TargetResolver {
+    pub(super) const fn new(
+        executor: Executor,
+        keys: Arc<KeyStore>,
+        nats: async_nats::Client,
+    ) -> Self {
+        Self { executor, keys, nats }
+    }
+
     /// Resolves the target devices; all of them exist.
-    pub(super) async fn resolve_targets(
+    pub(super) async fn resolve(
         &self,
         project: &ProjectId,
         target: &Target,

@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use muster_api::auth::ApiTokenState;
-use muster_eventlog::{Append, AppendError, Expected, NewEvent, TokenUse};
+use muster_eventlog::{Append, AppendError, EventLog, Expected, NewEvent, TokenUse};
 use muster_schemas::StreamName;
 use muster_schemas::events::ApiTokenUsed;
 use tokio_util::sync::CancellationToken;
 
-use super::Service;
 use crate::error::CommandError;
 
 /// Interval between searches for noted uses.
@@ -17,16 +16,26 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum interval between two recorded uses of a token, in microseconds.
 const MIN_USE_INTERVAL_MICROS: i64 = 3_000_000_000;
 
-impl Service {
+/// Records uses of API tokens.
+#[derive(Clone, Debug)]
+pub struct TokenUses {
+    log: EventLog,
+}
+
+impl TokenUses {
+    pub(super) const fn new(log: EventLog) -> Self {
+        Self { log }
+    }
+
     /// Records noted uses of tokens until `stop`.
-    pub async fn record_token_uses(&self, stop: CancellationToken) {
+    pub async fn record(&self, stop: CancellationToken) {
         let mut is_failing = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(CHECK_INTERVAL) => {}
             }
-            match self.record_stored_uses().await {
+            match self.record_noted().await {
                 Ok(()) => is_failing = false,
                 Err(error) => {
                     if !std::mem::replace(&mut is_failing, true) {
@@ -37,16 +46,16 @@ impl Service {
         }
     }
 
-    async fn record_stored_uses(&self) -> Result<(), CommandError> {
+    async fn record_noted(&self) -> Result<(), CommandError> {
         for noted in self.log.token_uses().await? {
-            self.record_token_use(&noted).await?;
+            self.record_one(&noted).await?;
             self.log.delete_token_use(&noted).await?;
         }
         Ok(())
     }
 
     /// Records one use, when the token exists and no recent use is recorded.
-    async fn record_token_use(&self, token_use: &TokenUse) -> Result<(), CommandError> {
+    async fn record_one(&self, token_use: &TokenUse) -> Result<(), CommandError> {
         let stream = StreamName::Token(token_use.token);
         let stored = self.log.read_stream(&token_use.project, &stream).await?;
         let version = stored.last().map_or(0, |event| event.stream_version);

@@ -2,6 +2,7 @@
 //! stored.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use hmac::{Hmac, Mac};
 use muster_schemas::events::{ApiTokenCreated, EnrollmentTokenCreated, Role};
@@ -11,12 +12,14 @@ use muster_schemas::{DeviceId, Event, Hash, StreamName, Timestamp, TokenId};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use super::Service;
+use super::devices::seal_config;
 use crate::clock::now;
 use crate::domain::api_token::{ApiToken, ApiTokenCommand};
 use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::{Decider, Rejection};
 use crate::error::CommandError;
+use crate::executor::Executor;
+use crate::keys::KeyStore;
 use crate::request::{Request, Written};
 
 /// A new enrollment token.
@@ -73,7 +76,7 @@ struct FirstResult {
 /// other use. It also depends on what was created (`made`: the token's id, or the time at which the
 /// link expires): idempotency keys are forgotten after a day, and a key that is used again later
 /// yields another secret.
-fn secret(key: &[u8; 32], request: &Request, created: &[u8]) -> [u8; 32] {
+pub(super) fn secret(key: &[u8; 32], request: &Request, created: &[u8]) -> [u8; 32] {
     if request.request_hash.is_none() {
         return rand::random();
     }
@@ -85,16 +88,26 @@ fn secret(key: &[u8; 32], request: &Request, created: &[u8]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
-impl Service {
-    /// Returns the secret of the token that a request creates; it is not stored.
-    pub(super) fn secret(&self, request: &Request, created: &[u8]) -> [u8; 32] {
-        secret(self.keys.token_key(), request, created)
+/// Creates and revokes enrollment tokens and API tokens.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    executor: Executor,
+    keys: Arc<KeyStore>,
+}
+
+impl Tokens {
+    pub(super) const fn new(executor: Executor, keys: Arc<KeyStore>) -> Self {
+        Self { executor, keys }
     }
 
     /// Returns the secret of a created token: the same request may have been completed first by
     /// another process.
     fn secret_of(&self, request: &Request, own: (TokenId, [u8; 32]), created: TokenId) -> [u8; 32] {
-        if created == own.0 { own.1 } else { self.secret(request, created.0.as_bytes()) }
+        if created == own.0 {
+            own.1
+        } else {
+            secret(self.keys.token_key(), request, created.0.as_bytes())
+        }
     }
 
     /// Returns the pin of the server's key, in the format of curl's `--pinnedpubkey`.
@@ -141,7 +154,7 @@ impl Service {
         let text = EnrollmentTokenText {
             project: request.project.clone(),
             id,
-            secret: self.secret(request, id.0.as_bytes()),
+            secret: secret(self.keys.token_key(), request, id.0.as_bytes()),
             pin: self.keys.ca_pin()?,
         };
         if let Some(FirstResult { written, expires_at }) = before {
@@ -158,7 +171,7 @@ impl Service {
             approval,
         } = new;
         let seal = |(name, value)| {
-            let value = self.seal_config("config", &request.project, &name, value)?;
+            let value = seal_config(&self.keys, "config", &request.project, &name, value)?;
             Ok::<_, CommandError>((name, value))
         };
         let config = config.into_iter().map(seal).collect::<Result<_, _>>()?;
@@ -198,7 +211,7 @@ impl Service {
         let text = ApiTokenText {
             project: request.project.clone(),
             id,
-            secret: self.secret(request, id.0.as_bytes()),
+            secret: secret(self.keys.token_key(), request, id.0.as_bytes()),
         };
         if let Some(FirstResult { written, expires_at }) = before {
             return Ok(CreatedToken { text, expires_at, written });
@@ -271,7 +284,6 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::KeyStore;
 
     #[test]
     fn a_secret_is_derived_from_the_log_and_its_own_key_only() {

@@ -1,16 +1,21 @@
 //! Uploaded files: erased, and shared by a download link.
 
-use muster_api::blobs::{BlobError, key};
-use muster_eventlog::AppendError;
+use std::sync::Arc;
+
+use muster_api::blobs::{BlobError, Blobs, key};
+use muster_eventlog::{AppendError, EventLog};
 use muster_schemas::errors::error_chain;
 use muster_schemas::events::EraseCause;
 use muster_schemas::wire::{DownloadText, OutputStream};
 use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp};
 
-use super::Service;
+use super::tokens::secret;
 use crate::domain::Rejection;
 use crate::domain::run::{Run, RunCommand};
 use crate::error::CommandError;
+use crate::executor::Executor;
+use crate::keys::KeyStore;
+use crate::outputs::Outputs;
 use crate::request::{Request, Written};
 
 /// A download link of a file.
@@ -24,7 +29,30 @@ pub struct CreatedLink {
     pub written: Written,
 }
 
-impl Service {
+/// Erases uploaded files, and creates links to them.
+#[derive(Clone, Debug)]
+pub struct Uploads {
+    executor: Executor,
+    keys: Arc<KeyStore>,
+    outputs: Outputs,
+    blobs: Blobs,
+}
+
+impl Uploads {
+    pub(super) const fn new(
+        executor: Executor,
+        keys: Arc<KeyStore>,
+        outputs: Outputs,
+        blobs: Blobs,
+    ) -> Self {
+        Self { executor, keys, outputs, blobs }
+    }
+
+    /// The log that names the files.
+    pub(crate) const fn log(&self) -> &EventLog {
+        &self.executor.log
+    }
+
     async fn change_file(
         &self,
         request: &Request,
@@ -44,7 +72,7 @@ impl Service {
     ///
     /// # Errors
     /// When the upload does not exist, or the log cannot be used.
-    pub async fn erase_upload(
+    pub async fn erase(
         &self,
         request: &Request,
         operation: OperationId,
@@ -108,7 +136,7 @@ impl Service {
         device: DeviceId,
         expires_at: Timestamp,
     ) -> Result<CreatedLink, CommandError> {
-        let secret = self.secret(request, &expires_at.micros().to_be_bytes());
+        let secret = secret(self.keys.token_key(), request, &expires_at.micros().to_be_bytes());
         let text = DownloadText { project: request.project.clone(), operation, device, secret };
         if let Some(made) = self.previous_link(request, &text).await? {
             return Ok(made);
@@ -137,7 +165,7 @@ impl Service {
         let (version, expires_at) = made.ok_or(AppendError::IdReused)?;
         let written = Written { version, position: appended.last };
         let secret = match request.request_hash {
-            Some(_) => self.secret(request, &expires_at.micros().to_be_bytes()),
+            Some(_) => secret(self.keys.token_key(), request, &expires_at.micros().to_be_bytes()),
             None => text.secret,
         };
         let text = DownloadText { secret, ..text.clone() };

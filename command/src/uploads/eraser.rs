@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::list::{File, FileSelection, files};
 use crate::clock::now;
 use crate::error::CommandError;
-use crate::service::Service;
+use crate::service::Uploads;
 
 /// Name of the lease that allows a process to erase.
 const LEASE: &str = "files";
@@ -21,20 +21,20 @@ const LEASE_TTL: Duration = Duration::from_secs(10);
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Erases files while this process holds the lease, until `stop`.
-pub(super) async fn run(service: Service, stop: CancellationToken) {
+pub(super) async fn run(uploads: Uploads, stop: CancellationToken) {
     let holder = Uuid::new_v4();
     let mut has_lease = false;
     // Files that this process has erased already.
     let mut erased: BTreeSet<File> = BTreeSet::new();
     while !stop.is_cancelled() {
         let held = if has_lease {
-            let held = service.log.renew_leases(holder, &[LEASE.to_owned()], LEASE_TTL).await;
+            let held = uploads.log().renew_leases(holder, &[LEASE.to_owned()], LEASE_TTL).await;
             held.map(|held| !held.is_empty())
         } else {
-            service.log.acquire_lease(LEASE, holder, LEASE_TTL).await.map(|lease| lease.is_some())
+            uploads.log().acquire_lease(LEASE, holder, LEASE_TTL).await.map(|lease| lease.is_some())
         };
         has_lease = held.unwrap_or(false);
-        if has_lease && let Err(error) = round(&service, &mut erased).await {
+        if has_lease && let Err(error) = round(&uploads, &mut erased).await {
             let error = error_chain(&error);
             tracing::warn!(error, "failed to erase expired files; trying again");
         }
@@ -43,21 +43,21 @@ pub(super) async fn run(service: Service, stop: CancellationToken) {
             () = tokio::time::sleep(CHECK_INTERVAL) => {}
         }
     }
-    if let Err(error) = service.log.release_lease(LEASE, holder).await {
+    if let Err(error) = uploads.log().release_lease(LEASE, holder).await {
         tracing::debug!(%error, "failed to release the lease on files");
     }
 }
 
 /// Erases files that are due. A failure is retried in the next round, and does not delay other
 /// files.
-async fn round(service: &Service, erased: &mut BTreeSet<File>) -> Result<(), CommandError> {
+async fn round(uploads: &Uploads, erased: &mut BTreeSet<File>) -> Result<(), CommandError> {
     let mut failed = None;
     for (which, cause) in [
         (FileSelection::Expired, EraseCause::Kept),
         (FileSelection::Replaced, EraseCause::Replaced),
     ] {
-        for (project, operation, device) in files(&service.log, which, now()).await? {
-            match service.erase_automatically(&project, operation, device, cause).await {
+        for (project, operation, device) in files(uploads.log(), which, now()).await? {
+            match uploads.erase_automatically(&project, operation, device, cause).await {
                 Ok(()) => {
                     tracing::info!(
                         %project, %operation, %device, ?cause,
@@ -69,7 +69,7 @@ async fn round(service: &Service, erased: &mut BTreeSet<File>) -> Result<(), Com
         }
     }
     let expected: BTreeSet<File> =
-        files(&service.log, FileSelection::Erased, now()).await?.into_iter().collect();
+        files(uploads.log(), FileSelection::Erased, now()).await?.into_iter().collect();
     erased.retain(|file| expected.contains(file));
     let left: Vec<File> = expected.difference(erased).cloned().collect();
     let started_at = Instant::now();
@@ -79,7 +79,7 @@ async fn round(service: &Service, erased: &mut BTreeSet<File>) -> Result<(), Com
         if started_at.elapsed() > LEASE_TTL / 2 {
             break;
         }
-        match service.erase_file(&file.0, file.1, file.2).await {
+        match uploads.erase_file(&file.0, file.1, file.2).await {
             Ok(()) => drop(erased.insert(file)),
             Err(error) => failed = Some(error.into()),
         }

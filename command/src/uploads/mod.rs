@@ -16,7 +16,7 @@ use muster_eventlog::projection::Runner;
 use muster_eventlog::{Follower, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use crate::service::Service;
+use crate::service::Uploads;
 
 pub use list::NAME;
 
@@ -31,12 +31,12 @@ pub(crate) fn files() -> list::Files {
 /// # Errors
 /// When the tables cannot be created.
 pub async fn start(
-    service: Service,
+    uploads: Uploads,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + 'static, StoreError> {
-    let runner = Runner::open(service.log.clone(), files()).await?;
-    let follower = Follower::start(&service.log, stop.clone());
+    let runner = Runner::open(uploads.log().clone(), files()).await?;
+    let follower = Follower::start(uploads.log(), stop.clone());
     Ok(async move {
-        tokio::join!(runner.run(follower, stop.clone()), eraser::run(service, stop.clone()));
+        tokio::join!(runner.run(follower, stop.clone()), eraser::run(uploads, stop.clone()));
     })
 }

@@ -28,8 +28,9 @@ const AGENT: &[&[Group]] = &[
     ]],
 ];
 const COMMAND: &[&[Group]] = &[
-    &[&["http"], &["link"], &["uploads"]],
+    &[&["http"], &["uploads"]],
     &[&["service"]],
+    &[&["link"]],
     &[&["hello"], &["outputs"], &["channels"]],
     &[&["dispatch"]],
     &[&["executor", "error", "request", "clock", "domain", "keys"]],

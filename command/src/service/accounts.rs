@@ -5,17 +5,18 @@
 //! task in each process compares them with the broker's and sends them until the broker has confirmed
 //! them: after each revocation of this process, after each reconnection, and periodically.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use muster_eventlog::EventLog;
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::Service;
 use crate::clock::now;
 use crate::error::CommandError;
-use crate::keys::nats_jwt;
+use crate::keys::{KeyStore, nats_jwt};
 
 /// Interval of periodic comparisons: they cover what another process revoked and could not send.
 const UPDATE_INTERVAL: Duration = Duration::from_secs(30);
@@ -33,17 +34,40 @@ struct ClaimError {
     description: String,
 }
 
-impl Service {
+/// Updates the accounts of the broker.
+#[derive(Clone, Debug)]
+pub struct BrokerAccounts {
+    log: EventLog,
+    keys: Arc<KeyStore>,
+    /// Connection to the system account.
+    system: async_nats::Client,
+    /// Lifetime of a device's JWT.
+    jwt_ttl: Duration,
+    /// Notified when keys were revoked: the broker must be updated.
+    revoked: Arc<Notify>,
+}
+
+impl BrokerAccounts {
+    pub(super) fn new(
+        log: EventLog,
+        keys: Arc<KeyStore>,
+        system: async_nats::Client,
+        jwt_ttl: Duration,
+    ) -> Self {
+        Self { log, keys, system, jwt_ttl, revoked: Arc::default() }
+    }
+
+    /// Makes the next update immediate, because an append has revoked keys.
+    pub(super) fn notify_revocation(&self) {
+        self.revoked.notify_one();
+    }
+
     /// Keeps the broker's claims of the account up to date until `stop`. `reconnected` counts the
     /// connections to the broker's system account.
-    pub async fn maintain_revocations(
-        &self,
-        mut reconnected: watch::Receiver<u64>,
-        stop: CancellationToken,
-    ) {
+    pub async fn maintain(&self, mut reconnected: watch::Receiver<u64>, stop: CancellationToken) {
         let mut reported = String::new();
         loop {
-            let wait = match self.update_accounts().await {
+            let wait = match self.update().await {
                 Ok(()) => {
                     reported.clear();
                     UPDATE_INTERVAL
@@ -62,7 +86,7 @@ impl Service {
             };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.keys_revoked.notified() => {}
+                () = self.revoked.notified() => {}
                 Ok(()) = reconnected.changed() => {}
                 () = tokio::time::sleep(wait) => {}
             }
@@ -74,14 +98,14 @@ impl Service {
     ///
     /// # Errors
     /// When the store cannot be read, or the broker did not accept the claims.
-    pub async fn update_accounts(&self) -> Result<(), CommandError> {
+    pub async fn update(&self) -> Result<(), CommandError> {
         // The devices' account imports what this one exports.
         let server = self.keys.server_account_jwt(now())?;
         if !self.has_claims(&self.keys.server_account(), &server).await? {
             tracing::info!("the broker has other claims of the servers' account; updating them");
             self.push_claims(server).await?;
         }
-        let life = self.broker.jwt_ttl + Duration::from_secs(120);
+        let life = self.jwt_ttl + Duration::from_secs(120);
         let turn = self.log.lock_claim(&self.keys.device_account(), life).await?;
         let devices = self.keys.device_account_jwt(&turn.revoked, turn.issued_at)?;
         if !self.has_claims(&self.keys.device_account(), &devices).await? {

@@ -2,21 +2,32 @@
 
 use muster_schemas::{DeviceId, StreamName};
 
-use super::Service;
+use super::accounts::BrokerAccounts;
+use super::names;
 use crate::domain::device::{Device, DeviceCommand};
-use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
 use crate::error::CommandError;
-use crate::executor::until_appended;
+use crate::executor::{Executor, until_appended};
 use crate::request::{Request, Written};
 
-impl Service {
+/// Decides about pending enrollments, and revokes devices.
+#[derive(Clone, Debug)]
+pub struct Approvals {
+    executor: Executor,
+    accounts: BrokerAccounts,
+}
+
+impl Approvals {
+    pub(super) const fn new(executor: Executor, accounts: BrokerAccounts) -> Self {
+        Self { executor, accounts }
+    }
+
     /// Accepts a pending enrollment: as a new device, or as a known device, which keeps its name,
     /// labels, config and history and gets the machine's keys.
     ///
     /// # Errors
     /// When it is not pending, the other device does not exist, or the log cannot be used.
-    pub async fn accept_device(
+    pub async fn accept(
         &self,
         request: &Request,
         device: DeviceId,
@@ -38,7 +49,8 @@ impl Service {
             if let (Some(other), Some(waiting)) =
                 (replaces, loaded.state.pending_enrollment.clone())
             {
-                parts.extend(self.released_name(request, device, &loaded.state).await?);
+                parts
+                    .extend(names::released(&self.executor, request, device, &loaded.state).await?);
                 let stream = StreamName::Device(other);
                 let other = self.executor.load::<Device>(&request.project, &stream).await?;
                 let enrolled = other.state.decide(DeviceCommand::Enroll(Box::new(waiting)))?;
@@ -49,7 +61,7 @@ impl Service {
         })
         .await;
         // The append has revoked the keys of the replaced device.
-        self.keys_revoked.notify_one();
+        self.accounts.notify_revocation();
         done
     }
 
@@ -57,7 +69,7 @@ impl Service {
     ///
     /// # Errors
     /// When it is not pending, or the log cannot be used.
-    pub async fn reject_device(
+    pub async fn reject(
         &self,
         request: &Request,
         device: DeviceId,
@@ -73,7 +85,7 @@ impl Service {
             request.check_version(loaded.version)?;
             let version = loaded.version + events.len() as u64;
             let mut parts = vec![(stream.clone(), loaded.version, events)];
-            parts.extend(self.released_name(request, device, &loaded.state).await?);
+            parts.extend(names::released(&self.executor, request, device, &loaded.state).await?);
             let position = self.executor.try_append(request, parts).await?;
             Ok(position.map(|position| Written { version, position }))
         })
@@ -85,7 +97,7 @@ impl Service {
     ///
     /// # Errors
     /// When the device does not exist, it never enrolled, or the log cannot be used.
-    pub async fn revoke_device(
+    pub async fn revoke(
         &self,
         request: &Request,
         device: DeviceId,
@@ -105,21 +117,7 @@ impl Service {
             Ok(position.map(|position| Written { version, position }))
         })
         .await;
-        self.keys_revoked.notify_one();
+        self.accounts.notify_revocation();
         done
-    }
-
-    /// Returns the part of an append that frees a device's name.
-    pub(super) async fn released_name(
-        &self,
-        request: &Request,
-        device: DeviceId,
-        state: &Device,
-    ) -> Result<Option<(StreamName, u64, Vec<muster_schemas::Event>)>, CommandError> {
-        let Some(name) = &state.name else { return Ok(None) };
-        let stream = StreamName::Name(name.clone());
-        let held = self.executor.load::<Name>(&request.project, &stream).await?;
-        let released = held.state.decide(NameCommand::Release(device))?;
-        Ok(Some((stream, held.version, released)))
     }
 }

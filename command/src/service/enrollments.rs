@@ -1,6 +1,8 @@
 //! Enrollment: a machine proves that it holds both its keys, a token authorizes it, and it receives
 //! a name, an epoch and broker credentials.
 
+use std::sync::Arc;
+
 use data_encoding::BASE64URL_NOPAD;
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::events::EnrollmentTokenCreated;
@@ -11,16 +13,19 @@ use muster_schemas::wire::{
 use muster_schemas::{DeviceId, Event, Hash, ProjectId, PublicKey, StreamName, codec};
 use nkeys::{KeyPair, KeyPairType};
 use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::Service;
+use super::accounts::BrokerAccounts;
+use super::credentials::Credentials;
 use crate::clock::now;
 use crate::domain::device::{Device, DeviceCommand, Enrollment, Verdict};
 use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
 use crate::error::CommandError;
-use crate::executor::{Loaded, until_appended};
+use crate::executor::{Executor, Loaded, until_appended};
+use crate::keys::KeyStore;
 use crate::request::Request;
 
 /// Number of names that are tried when a host's own name is in use: `robot`, `robot-2` … `robot-9`;
@@ -126,16 +131,34 @@ fn nth_name(requested: &DeviceName, n: usize, device: DeviceId) -> DeviceName {
         .unwrap_or_else(|_| requested.clone())
 }
 
-impl Service {
+/// Enrolls devices.
+#[derive(Clone, Debug)]
+pub struct Enrollments {
+    executor: Executor,
+    keys: Arc<KeyStore>,
+    credentials: Credentials,
+    accounts: BrokerAccounts,
+    /// Serializes enrollments with one token: all of them append to its stream.
+    locks: Arc<[Mutex<()>; 64]>,
+}
+
+impl Enrollments {
+    pub(super) fn new(
+        executor: Executor,
+        keys: Arc<KeyStore>,
+        credentials: Credentials,
+        accounts: BrokerAccounts,
+    ) -> Self {
+        let locks = Arc::new(std::array::from_fn(|_| Mutex::default()));
+        Self { executor, keys, credentials, accounts, locks }
+    }
+
     /// Enrolls a device.
     ///
     /// # Errors
     /// When a proof is invalid, the token does not authorize it, a requested name is in use, or the
     /// log cannot be used.
-    pub async fn enroll_device(
-        &self,
-        enroll: &EnrollRequest,
-    ) -> Result<EnrollOutcome, CommandError> {
+    pub async fn enroll(&self, enroll: &EnrollRequest) -> Result<EnrollOutcome, CommandError> {
         let proved = verify_proofs(enroll)?;
         if proved.token.project.is_system() {
             return Err(Rejection::TokenRefused("the project system has no devices").into());
@@ -162,8 +185,8 @@ impl Service {
     ) -> Result<DeviceId, CommandError> {
         let token_stream = StreamName::Token(verified.token.id);
         let fresh = DeviceId(Uuid::now_v7());
-        let slot = usize::from(verified.token.id.0.as_bytes()[15]) % self.enrollment_locks.len();
-        let _turn = match self.enrollment_locks.get(slot) {
+        let slot = usize::from(verified.token.id.0.as_bytes()[15]) % self.locks.len();
+        let _turn = match self.locks.get(slot) {
             Some(slot) => Some(slot.lock().await),
             None => None,
         };
@@ -206,7 +229,7 @@ impl Service {
         .await;
         // The append has revoked the previous keys of a known device, perhaps even if it failed.
         if !matches!(done, Ok((_, false))) {
-            self.keys_revoked.notify_one();
+            self.accounts.notify_revocation();
         }
         done.map(|(device, _)| device)
     }
@@ -229,8 +252,9 @@ impl Service {
         if let Some(sealed) = &verified.previous {
             return Ok(EnrollTarget::Existing(self.continued_device(verified, sealed).await?));
         }
-        let expecting = self.log.device_registered_with_key(project, verified.fingerprint).await?;
-        let holders = self.log.devices_with_key(project, verified.fingerprint).await?;
+        let expecting =
+            self.executor.log.device_registered_with_key(project, verified.fingerprint).await?;
+        let holders = self.executor.log.devices_with_key(project, verified.fingerprint).await?;
         for device in expecting.into_iter().chain(holders) {
             let loaded = self.executor.load::<Device>(project, &StreamName::Device(device)).await?;
             if loaded.state.is_revoked {
@@ -252,7 +276,7 @@ impl Service {
     ) -> Result<Option<DeviceId>, CommandError> {
         let EnrollProof { machine, macs, .. } = &verified.proof;
         let macs = macs.get(..MAX_MACS).unwrap_or(macs);
-        Ok(self.log.similar_device(&verified.token.project, *machine, macs).await?)
+        Ok(self.executor.log.similar_device(&verified.token.project, *machine, macs).await?)
     }
 
     /// Returns the device whose previous key has signed that it is this machine.
@@ -265,7 +289,8 @@ impl Service {
         let message = Unverified::parse(sealed).map_err(|error| unproved(error.to_string()))?;
         let claimed: ContinueProof =
             codec::decode(message.payload()).map_err(|error| unproved(error.to_string()))?;
-        let access = self.log.device_access(&verified.token.project, &[claimed.device]).await?;
+        let access =
+            self.executor.log.device_access(&verified.token.project, &[claimed.device]).await?;
         let key = access.get(&claimed.device).and_then(|access| access.key(&message.kid()));
         let key = key.ok_or_else(|| {
             unproved(format!(
@@ -286,11 +311,14 @@ impl Service {
         project: &ProjectId,
         stream: &StreamName,
     ) -> Result<Loaded<EnrollmentToken>, CommandError> {
-        let Some((first, newest)) = self.log.read_stream_ends(project, stream).await? else {
+        let Some((first, newest)) = self.executor.log.read_stream_ends(project, stream).await?
+        else {
             return Ok(Loaded { state: EnrollmentToken::default(), version: 0 });
         };
         // An event without authority would hide the last authentic one: read all of them.
-        if !(self.log.is_authentic(project, &first) && self.log.is_authentic(project, &newest)) {
+        if !(self.executor.log.is_authentic(project, &first)
+            && self.executor.log.is_authentic(project, &newest))
+        {
             return self.executor.load(project, stream).await;
         }
         let version = newest.stream_version;
@@ -366,7 +394,7 @@ impl Service {
             name,
             epoch: state.epoch,
             operation_key: BASE64URL_NOPAD.encode(&operation_key),
-            credentials: self.issue_credentials(project, device, &verified.proof.nats_key)?,
+            credentials: self.credentials.issue(project, device, &verified.proof.nats_key)?,
             dropped_labels: self.dropped_labels(project, device, verified).await?,
         })))
     }

@@ -22,7 +22,7 @@ pub mod identity;
 pub mod inventory;
 pub mod link;
 pub mod local;
-mod log_level;
+pub mod log_level;
 pub mod metrics;
 pub mod operations;
 pub mod outbox;

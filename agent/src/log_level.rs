@@ -2,8 +2,24 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tracing_subscriber::{filter, reload};
+
+/// The reason why the log level was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LevelError {
+    /// There is no such level.
+    #[error("'{0}' is not a level; use error, warn, info, debug or trace")]
+    Unknown(String),
+    /// The level makes no filter.
+    #[error(transparent)]
+    Filter(#[from] filter::ParseError),
+    /// The filter could not be replaced.
+    #[error(transparent)]
+    Reload(#[from] reload::Error),
+}
+
 /// Sets the log level, or returns the reason why it cannot.
-pub(crate) type SetLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+pub type SetLevel = Arc<dyn Fn(&str) -> Result<(), LevelError> + Send + Sync>;
 
 /// The log level of this process.
 pub(crate) struct LogLevel {
@@ -20,7 +36,7 @@ impl LogLevel {
     ///
     /// # Errors
     /// When it is not a level.
-    pub(crate) fn configure(&self, level: &str) -> Result<(), String> {
+    pub(crate) fn configure(&self, level: &str) -> Result<(), LevelError> {
         level.clone_into(&mut self.configured.lock().unwrap_or_else(PoisonError::into_inner));
         (self.set)(level)
     }
@@ -29,7 +45,7 @@ impl LogLevel {
     ///
     /// # Errors
     /// When it is not a level.
-    pub(crate) fn set_temporarily(&self, level: &str) -> Result<(), String> {
+    pub(crate) fn set_temporarily(&self, level: &str) -> Result<(), LevelError> {
         (self.set)(level)
     }
 

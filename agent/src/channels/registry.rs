@@ -15,7 +15,7 @@ use super::options::{ChannelOptions, MAX_CHANNELS, MAX_SESSIONS};
 use super::session_ends::SessionEnds;
 use super::session_request::SessionRequest;
 use crate::outbox::Recorder;
-use crate::policy::Policy;
+use crate::policy::{Policy, PolicyError};
 use crate::store::Store;
 
 /// Timeout for ending all sessions when the agent stops.
@@ -80,8 +80,8 @@ impl Channels {
     /// Reads the current policy.
     ///
     /// # Errors
-    /// When it cannot be read or parsed, with a message.
-    pub(super) fn policy(&self) -> Result<Policy, String> {
+    /// When it cannot be read or parsed.
+    pub(super) fn policy(&self) -> Result<Policy, PolicyError> {
         Policy::load(&self.policy)
     }
 

@@ -53,8 +53,8 @@ pub(super) async fn open(
         Ok(user) => user.name.clone(),
         Err(_) => options.user.clone().unwrap_or_default(),
     };
-    if let Err(reason) = channels.policy().and_then(|policy| policy.allows_shell(&name)) {
-        return opening.refuse(ChannelRefusalCause::Policy, reason).await;
+    if let Err(denied) = channels.policy().and_then(|policy| policy.allows_shell(&name)) {
+        return opening.refuse(ChannelRefusalCause::Policy, denied.to_string()).await;
     }
     let user = match found {
         Ok(user) => user,
@@ -113,8 +113,8 @@ pub(super) async fn attach(
     let Some(existing) = channels.find(session) else {
         return opening.refuse(ChannelRefusalCause::Invalid, unknown(session)).await;
     };
-    if let Err(reason) = channels.policy().and_then(|policy| policy.allows_shell(&existing.user)) {
-        return opening.refuse(ChannelRefusalCause::Policy, reason).await;
+    if let Err(denied) = channels.policy().and_then(|policy| policy.allows_shell(&existing.user)) {
+        return opening.refuse(ChannelRefusalCause::Policy, denied.to_string()).await;
     }
     let id = opening.channel;
     match opening.accept().await {

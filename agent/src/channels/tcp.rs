@@ -29,8 +29,8 @@ pub(super) async fn open(
     port: u16,
 ) {
     let allowed = channels.policy().and_then(|policy| policy.allows_port(&host, port));
-    if let Err(reason) = allowed {
-        return opening.refuse(ChannelRefusalCause::Policy, reason).await;
+    if let Err(denied) = allowed {
+        return opening.refuse(ChannelRefusalCause::Policy, denied.to_string()).await;
     }
     if host.is_empty() || host.contains(char::is_whitespace) || port == 0 {
         let reason = format!("'{}:{port}' is not a host and port", host.escape_debug());

@@ -4,12 +4,10 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 
 use anyhow::Context;
+use muster_agent::log_level::{LevelError, SetLevel};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
-
-/// Sets the level from the config variable `log.level`.
-pub(super) type SetLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 /// Default filter: warnings of other crates, but nothing from async-nats and the SFTP server, whose
 /// errors the agent logs itself.
@@ -17,7 +15,7 @@ fn filter(level: &str) -> String {
     format!("warn,async_nats=off,russh_sftp=off,muster_agent={level}")
 }
 
-/// Starts logging. A filter from the command line takes precedence over the config variable.
+/// Starts logging; returns what sets the level of the config variable `log.level`. A filter from the command line takes precedence over the config variable.
 pub(super) fn start(given: Option<&str>, is_daemon: bool) -> anyhow::Result<SetLevel> {
     let default = filter(if is_daemon { "info" } else { "warn" });
     let text = given.unwrap_or(&default);
@@ -33,12 +31,11 @@ pub(super) fn start(given: Option<&str>, is_daemon: bool) -> anyhow::Result<SetL
     let is_given = given.is_some();
     Ok(Arc::new(move |level| {
         if !["error", "warn", "info", "debug", "trace"].contains(&level) {
-            return Err(format!("'{level}' is not a level; use error, warn, info, debug or trace"));
+            return Err(LevelError::Unknown(level.to_owned()));
         }
         if is_given {
             return Ok(());
         }
-        let env = EnvFilter::try_new(filter(level)).map_err(|error| error.to_string())?;
-        handle.reload(env).map_err(|error| error.to_string())
+        Ok(handle.reload(EnvFilter::try_new(filter(level))?)?)
     }))
 }

@@ -7,12 +7,11 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Context;
 use muster_agent::enroll::CA_FILE;
+use muster_agent::log_level::SetLevel;
 use muster_agent::operations::OperationOptions;
 use muster_agent::{Agent, AgentOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-
-use super::logs::SetLevel;
 
 /// Exit code that requests a restart from a supervisor (EX_TEMPFAIL).
 const RESTART_EXIT_CODE: u8 = 75;

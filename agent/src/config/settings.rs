@@ -10,6 +10,7 @@ use muster_schemas::names::{ConfigValue, ConfigVars};
 use muster_schemas::units::parse_duration;
 
 use crate::local::{ListenerSettings, Quota};
+use crate::log_level::LevelError;
 use crate::metrics::{Group, GroupSet, UnknownGroup};
 use crate::report::SampleSettings;
 
@@ -42,11 +43,31 @@ impl Default for Settings {
     }
 }
 
+/// The reason why a variable cannot be applied.
+#[derive(Debug, thiserror::Error)]
+enum InvalidSetting {
+    #[error("'{value}' is not {expected}")]
+    Value { value: String, expected: String },
+    #[error(transparent)]
+    Group(#[from] UnknownGroup),
+    #[error(
+        "is unknown; use metrics.interval, metrics.interval.GROUP, metrics.groups, metrics.udp, \
+         metrics.json, metrics.socket, metrics.series or metrics.rate"
+    )]
+    Unknown,
+}
+
+impl InvalidSetting {
+    fn not(value: &ConfigValue, expected: &str) -> Self {
+        Self::Value { value: value.to_string(), expected: expected.to_owned() }
+    }
+}
+
 /// Returns the settings from these variables, after setting the log level, and the variables that
 /// could not be applied with the reasons. A variable that cannot be applied keeps its default.
 pub(super) fn read(
     vars: &ConfigVars,
-    set_level: &dyn Fn(&str) -> Result<(), String>,
+    set_level: &dyn Fn(&str) -> Result<(), LevelError>,
 ) -> (Settings, BTreeMap<String, String>) {
     let mut settings = Settings::default();
     let mut errors = BTreeMap::new();
@@ -66,7 +87,7 @@ pub(super) fn read(
                     settings.listeners.sockets = *is;
                     Ok(())
                 }
-                other => Err(format!("'{other}' is not true or false")),
+                other => Err(InvalidSetting::not(other, "true or false")),
             },
             "metrics.series" => {
                 number(value, 1, 100_000).map(|series| settings.quota.series = series)
@@ -81,7 +102,8 @@ pub(super) fn read(
                     Ok(())
                 }
                 other => {
-                    Err(format!("'{other}' is not an integer; `muster device rotate-key` sets it"))
+                    let expected = "an integer; `muster device rotate-key` sets it";
+                    Err(InvalidSetting::not(other, expected))
                 }
             },
             "log.level" => match value {
@@ -89,7 +111,7 @@ pub(super) fn read(
                     level = text;
                     Ok(())
                 }
-                _ => Err("is not text".to_owned()),
+                other => Err(InvalidSetting::not(other, "text")),
             },
             other => match other.strip_prefix("metrics.") {
                 Some(rest) => apply_group_interval(&mut settings.samples, rest, value),
@@ -97,11 +119,11 @@ pub(super) fn read(
             },
         };
         if let Err(error) = outcome {
-            errors.insert(key.to_string(), error);
+            errors.insert(key.to_string(), error.to_string());
         }
     }
     if let Err(error) = set_level(level) {
-        errors.insert("log.level".to_owned(), error);
+        errors.insert("log.level".to_owned(), error.to_string());
     }
     (settings, errors)
 }
@@ -111,13 +133,9 @@ fn apply_group_interval(
     settings: &mut SampleSettings,
     rest: &str,
     value: &ConfigValue,
-) -> Result<(), String> {
-    let Some(name) = rest.strip_prefix("interval.") else {
-        return Err("is unknown; use metrics.interval, metrics.interval.GROUP, metrics.groups, \
-             metrics.udp, metrics.json, metrics.socket, metrics.series or metrics.rate"
-            .to_owned());
-    };
-    let group: Group = name.parse().map_err(|error: UnknownGroup| error.to_string())?;
+) -> Result<(), InvalidSetting> {
+    let name = rest.strip_prefix("interval.").ok_or(InvalidSetting::Unknown)?;
+    let group: Group = name.parse()?;
     settings.set_interval_of(group, interval(value)?);
     Ok(())
 }
@@ -138,40 +156,40 @@ impl PortSetting {
     }
 }
 
-fn port(value: &ConfigValue) -> Result<PortSetting, String> {
+fn port(value: &ConfigValue) -> Result<PortSetting, InvalidSetting> {
     let port = match value {
         ConfigValue::Bool(is) => return Ok(PortSetting::Enabled(*is)),
         ConfigValue::Int(port) => u16::try_from(*port).ok().filter(|port| *port > 0),
         _ => None,
     };
     port.map(PortSetting::Number)
-        .ok_or_else(|| format!("'{value}' is not a port (1 to 65535), true or false"))
+        .ok_or_else(|| InvalidSetting::not(value, "a port (1 to 65535), true or false"))
 }
 
-fn number(value: &ConfigValue, min: u32, max: u32) -> Result<u32, String> {
+fn number(value: &ConfigValue, min: u32, max: u32) -> Result<u32, InvalidSetting> {
     let number = match value {
         ConfigValue::Int(number) => u32::try_from(*number).ok(),
         _ => None,
     };
     number
         .filter(|number| (min..=max).contains(number))
-        .ok_or_else(|| format!("'{value}' is not an integer from {min} to {max}"))
+        .ok_or_else(|| InvalidSetting::not(value, &format!("an integer from {min} to {max}")))
 }
 
-fn interval(value: &ConfigValue) -> Result<Duration, String> {
+fn interval(value: &ConfigValue) -> Result<Duration, InvalidSetting> {
     let interval = match value {
         ConfigValue::Text(text) => parse_duration(text),
         _ => None,
     };
-    interval
-        .filter(|interval| *interval <= MAX_INTERVAL)
-        .ok_or_else(|| format!("'{value}' is not a duration of 1s to 1h with a unit, such as 30s"))
+    interval.filter(|interval| *interval <= MAX_INTERVAL).ok_or_else(|| {
+        InvalidSetting::not(value, "a duration of 1s to 1h with a unit, such as 30s")
+    })
 }
 
-fn groups(value: &ConfigValue) -> Result<GroupSet, String> {
+fn groups(value: &ConfigValue) -> Result<GroupSet, InvalidSetting> {
     match value {
-        ConfigValue::Text(text) => text.parse().map_err(|error: UnknownGroup| error.to_string()),
-        other => Err(format!("'{other}' is not text such as cpu,mem,disk")),
+        ConfigValue::Text(text) => Ok(text.parse()?),
+        other => Err(InvalidSetting::not(other, "text such as cpu,mem,disk")),
     }
 }
 
@@ -187,7 +205,7 @@ mod tests {
         };
         let text = |text: &str| ConfigValue::Text(text.to_owned());
         let levels = |level: &str| {
-            if level == "loud" { Err("no such level".to_owned()) } else { Ok(()) }
+            if level == "loud" { Err(LevelError::Unknown(level.to_owned())) } else { Ok(()) }
         };
         let two: GroupSet = [Group::Cpu, Group::Mem].into_iter().collect();
         let default = Settings::default();

@@ -144,7 +144,7 @@ pub(super) async fn brokers(status: &Status) -> Vec<Check> {
         return checks;
     }
     let tunnel = match pinned_ca(status) {
-        Ok(ca) => open_listener_tunnel(&url, ca).await,
+        Ok(ca) => open_listener_tunnel(&url, ca).await.map_err(|error| error.to_string()),
         Err(problem) => Err(problem),
     };
     match (tunnel, checks.as_slice()) {

@@ -16,7 +16,7 @@ use std::path::{Component, Path, PathBuf};
 use muster_schemas::wire::FILE_PART_SUFFIX;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
-use crate::policy::Policy;
+use crate::policy::{Policy, PolicyError};
 use crate::run_as::run_as;
 use crate::subprocess::unresponsive_message;
 
@@ -28,9 +28,9 @@ pub(super) type FileResult<T> = Result<T, Failure>;
 /// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The access is denied, with the reason.
-    #[error("{0}")]
-    Denied(String),
+    /// The access is denied.
+    #[error(transparent)]
+    Denied(#[from] AccessDenied),
     /// The request is invalid.
     #[error("{0}")]
     Invalid(String),
@@ -40,6 +40,23 @@ pub(crate) enum Failure {
     /// A system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// The reason why an access is denied.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AccessDenied {
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error("{path} is not in {granted}, to which this request is limited")]
+    OutsideGrant { path: String, granted: String },
+    #[error("this request is read-only")]
+    ReadOnly,
+}
+
+impl From<PolicyError> for Failure {
+    fn from(error: PolicyError) -> Self {
+        Self::Denied(error.into())
+    }
 }
 
 impl From<rustix::io::Errno> for Failure {
@@ -84,7 +101,7 @@ impl Bounds {
     /// When the policy forbids it, or the path is invalid.
     pub(crate) fn new(policy: Policy, path: &str, write: bool) -> Result<Self, Failure> {
         let own = run_as(None).map_err(Failure::Invalid)?;
-        let roots = policy.allows_files(&own.name, write).map_err(Failure::Denied)?;
+        let roots = policy.allows_files(&own.name, write)?;
         let roots = roots.map(|roots| roots.iter().map(|root| real_path(root)).collect());
         if path.is_empty() || path.len() > MAX_PATH_BYTES || path.contains('\0') {
             let reason = format!("a path must be 1 to {MAX_PATH_BYTES} bytes without NUL");
@@ -117,7 +134,7 @@ impl Bounds {
     fn check_roots(&self, real: &Path) -> Result<(), Failure> {
         match &self.roots {
             Some(roots) if !roots.iter().any(|root| real.starts_with(root)) => {
-                Err(Failure::Denied(self.policy.out_of_roots(real)))
+                Err(self.policy.out_of_roots(real).into())
             }
             _ => Ok(()),
         }
@@ -132,10 +149,9 @@ impl Bounds {
             real.starts_with(grant) || real == Path::new(&part)
         };
         if !self.grants.iter().any(is_granted) {
-            let (real, grant) = (real.display(), self.grants.first().map(|grant| grant.display()));
-            let grant = grant.map(|grant| grant.to_string()).unwrap_or_default();
-            let reason = format!("{real} is not in {grant}, to which this request is limited");
-            return Err(Failure::Denied(reason));
+            let granted = self.grants.first().map(|grant| grant.display().to_string());
+            let (path, granted) = (real.display().to_string(), granted.unwrap_or_default());
+            return Err(AccessDenied::OutsideGrant { path, granted }.into());
         }
         self.check_roots(real)
     }
@@ -148,7 +164,7 @@ impl Bounds {
         if self.write {
             return Ok(());
         }
-        Err(Failure::Denied("this request is read-only".to_owned()))
+        Err(AccessDenied::ReadOnly.into())
     }
 
     /// Finds the file at a path. `follow`: resolves a symbolic link.

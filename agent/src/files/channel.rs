@@ -98,7 +98,7 @@ impl HelperJob for FilesJob {
 async fn serve(mut port: Port, job: FilesJob) -> io::Result<()> {
     let path = job.path.clone();
     let bounds = run_in_thread(&path, HELPER_TIMEOUT, move || {
-        let policy = Policy::load(&job.policy).map_err(Failure::Denied)?;
+        let policy = Policy::load(&job.policy)?;
         Bounds::new(policy, &job.path, job.write)
     });
     let bounds = match bounds.await {

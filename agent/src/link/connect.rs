@@ -112,13 +112,13 @@ pub(super) async fn connect(
         (Route::BrokerPort, Some(proxy)) => {
             let name = format!("{address} via the proxy {}", display(proxy));
             let made = through_proxy(proxy, address).await;
-            let port = made.map_err(|problem| broker_error(&name, problem))?;
+            let port = made.map_err(|problem| broker_error(&name, problem.to_string()))?;
             (name, Some(port))
         }
         (Route::HttpsListener, _) => {
             let name = format!("{address} via {}", identity.url);
             let made = through_listener(identity).await;
-            let port = made.map_err(|problem| broker_error(&name, problem))?;
+            let port = made.map_err(|problem| broker_error(&name, problem.to_string()))?;
             (name, Some(port))
         }
     };

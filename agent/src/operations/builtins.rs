@@ -123,7 +123,10 @@ impl Builtins {
                 tracing::info!(level, ?seconds, "the log level was changed, as ordered");
                 end_event(id, &entry.state, Outcome::Succeeded, None)
             }
-            Err(problem) => end_event(id, &entry.state, Outcome::Failed, Some(&problem)),
+            Err(error) => {
+                let problem = error.to_string();
+                end_event(id, &entry.state, Outcome::Failed, Some(&problem))
+            }
         };
         self.runs.record_end(id, entry, event);
     }

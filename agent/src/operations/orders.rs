@@ -136,7 +136,7 @@ impl Orders {
     ) -> Result<(), (RefusalCause, String)> {
         let invalid = |reason| (RefusalCause::Invalid, reason);
         check_policy(&self.policy, &order.action)
-            .map_err(|reason| (RefusalCause::Policy, reason))?;
+            .map_err(|denied| (RefusalCause::Policy, denied.to_string()))?;
         let input = check_private(&order.action, order.private.as_ref(), private)
             .map_err(|reason| (RefusalCause::PrivatePart, reason))?;
         if let Action::Exec(exec) = &order.action {

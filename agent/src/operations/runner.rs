@@ -103,8 +103,8 @@ impl Runner {
         let Some(entry) = entry.and_then(Entry::into_ready) else { return queue.close(id) };
         let order = entry.state.order().clone();
         // The owner may have changed the policy since the order was accepted.
-        if let Err(reason) = check_policy(&self.options.policy, &order.action) {
-            let event = rejected(id, RefusalCause::Policy, &reason);
+        if let Err(denied) = check_policy(&self.options.policy, &order.action) {
+            let event = rejected(id, RefusalCause::Policy, &denied.to_string());
             let entry: Entry = entry.into();
             return match self.runs.record_with_entry(id, &entry.ended(), &event) {
                 Ok(_) => queue.close(id),

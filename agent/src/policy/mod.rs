@@ -39,6 +39,37 @@ pub struct Policy {
     agent: AgentRules,
 }
 
+/// The reason why the policy refuses a request, or all requests.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// The file exists and cannot be read.
+    #[error("failed to read the policy {} ({reason}), so all requests are refused", .file.display())]
+    Unreadable {
+        /// Path of the file.
+        file: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+    /// The file's content is invalid.
+    #[error("the policy {} is invalid{location} ({reason}), so all requests are refused", .file.display())]
+    Invalid {
+        /// Path of the file.
+        file: PathBuf,
+        /// Place in the file, such as `, line 2`; may be empty.
+        location: String,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// A rule forbids the request.
+    #[error("the device's policy forbids this: {rule} in {}", .file.display())]
+    Forbidden {
+        /// Path of the file.
+        file: PathBuf,
+        /// The rule.
+        rule: String,
+    },
+}
+
 /// Rules for programs.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -125,9 +156,10 @@ impl Policy {
     /// Reads the current policy.
     ///
     /// # Errors
-    /// When the file exists and cannot be read or parsed, with a message: then nothing is allowed.
-    pub fn load(file: &Path) -> Result<Self, String> {
-        let shown = file.display();
+    /// When the file exists and cannot be read or parsed: then nothing is allowed.
+    pub fn load(file: &Path) -> Result<Self, PolicyError> {
+        let invalid =
+            |location, reason| PolicyError::Invalid { file: file.into(), location, reason };
         let text = match read(file) {
             Ok(text) => text,
             // A dangling link exists, and cannot be read.
@@ -137,26 +169,20 @@ impl Policy {
                 return Ok(Self::default());
             }
             Err(error) => {
-                return Err(format!(
-                    "failed to read the policy {shown} ({error}), so all requests are refused"
-                ));
+                let reason = error.to_string();
+                return Err(PolicyError::Unreadable { file: file.into(), reason });
             }
         };
         let policy: Self = toml::from_str(&text).map_err(|error| {
             let line = error.span().map(|span| text[..span.start].lines().count().max(1));
             let location = line.map_or_else(String::new, |line| format!(", line {line}"));
-            let message = error.message();
-            format!(
-                "the policy {shown} is invalid{location} ({message}), so all requests are refused"
-            )
+            invalid(location, error.message().to_owned())
         })?;
         let roots = policy.files.roots.iter().flatten();
         if let Some(root) = roots.into_iter().find(|root| !root.is_absolute()) {
             let root = root.display();
-            return Err(format!(
-                "the policy {shown} is invalid ([files] roots: '{root}' is not an absolute path), \
-                 so all requests are refused"
-            ));
+            let reason = format!("[files] roots: '{root}' is not an absolute path");
+            return Err(invalid(String::new(), reason));
         }
         Ok(Self { file: file.to_owned(), ..policy })
     }
@@ -165,8 +191,8 @@ impl Policy {
     /// as.
     ///
     /// # Errors
-    /// The rule that forbids it and the file that contains it, as a message.
-    pub fn allows(&self, action: &Action, user: &str) -> Result<(), String> {
+    /// The rule that forbids it and the file that contains it.
+    pub fn allows(&self, action: &Action, user: &str) -> Result<(), PolicyError> {
         match action {
             Action::Exec(exec) => self.allows_exec(exec, user),
             Action::Reboot => self.switch(self.power.reboot, "[power] reboot = false"),
@@ -185,7 +211,7 @@ impl Policy {
     ///
     /// # Errors
     /// As [`Self::allows`].
-    pub fn allows_shell(&self, user: &str) -> Result<(), String> {
+    pub fn allows_shell(&self, user: &str) -> Result<(), PolicyError> {
         let (rules, exec) = (&self.shell, &self.exec);
         match rules.enabled {
             Some(is_on) => self.switch(is_on, "[shell] enabled = false")?,
@@ -205,7 +231,7 @@ impl Policy {
     ///
     /// # Errors
     /// As [`Self::allows`].
-    pub fn allows_files(&self, user: &str, write: bool) -> Result<Option<&[PathBuf]>, String> {
+    pub fn allows_files(&self, user: &str, write: bool) -> Result<Option<&[PathBuf]>, PolicyError> {
         let rules = &self.files;
         match rules.enabled {
             Some(is_on) => self.switch(is_on, "[files] enabled = false")?,
@@ -227,7 +253,7 @@ impl Policy {
 
     /// Checks whether all programs and lines are allowed. `unless` is the setting that would allow
     /// the access anyway.
-    fn check_unrestricted(&self, unless: &str) -> Result<(), String> {
+    fn check_unrestricted(&self, unless: &str) -> Result<(), PolicyError> {
         let exec = &self.exec;
         let unless = |rule| format!("{rule}, and {unless} is not set");
         self.switch(exec.enabled, &unless("[exec] enabled = false"))?;
@@ -236,8 +262,8 @@ impl Policy {
         self.switch(is_free, &unless("[exec] allow is set"))
     }
 
-    /// Returns the message for a path that is in none of the roots.
-    pub(crate) fn out_of_roots(&self, path: &Path) -> String {
+    /// Returns the error for a path that is in none of the roots.
+    pub(crate) fn out_of_roots(&self, path: &Path) -> PolicyError {
         self.refusal(&format!("[files] roots includes no folder that contains {}", path.display()))
     }
 
@@ -245,13 +271,13 @@ impl Policy {
     ///
     /// # Errors
     /// As [`Self::allows`].
-    pub fn allows_port(&self, host: &str, port: u16) -> Result<(), String> {
+    pub fn allows_port(&self, host: &str, port: u16) -> Result<(), PolicyError> {
         let Some(allow) = &self.ports.allow else { return Ok(()) };
         let is_named = allow.iter().any(|rule| rule.matches(host, port));
         self.switch(is_named, &format!("[ports] allow does not include '{host}:{port}'"))
     }
 
-    fn allows_exec(&self, exec: &Exec, user: &str) -> Result<(), String> {
+    fn allows_exec(&self, exec: &Exec, user: &str) -> Result<(), PolicyError> {
         let rules = &self.exec;
         self.switch(rules.enabled, "[exec] enabled = false")?;
         if let Some(users) = &rules.users
@@ -290,20 +316,20 @@ impl Policy {
         Ok(())
     }
 
-    fn switch(&self, is_on: bool, rule: &str) -> Result<(), String> {
+    fn switch(&self, is_on: bool, rule: &str) -> Result<(), PolicyError> {
         if is_on { Ok(()) } else { Err(self.refusal(rule)) }
     }
 
-    fn refusal(&self, rule: &str) -> String {
-        format!("the device's policy forbids this: {rule} in {}", self.file.display())
+    fn refusal(&self, rule: &str) -> PolicyError {
+        PolicyError::Forbidden { file: self.file.clone(), rule: rule.to_owned() }
     }
 }
 
 /// Checks whether the device's current policy allows the action.
 ///
 /// # Errors
-/// The rule that forbids it, as a message.
-pub(crate) fn check_policy(file: &Path, action: &Action) -> Result<(), String> {
+/// The rule that forbids it.
+pub(crate) fn check_policy(file: &Path, action: &Action) -> Result<(), PolicyError> {
     let policy = Policy::load(file)?;
     let requested = requested_user(action);
     // A missing user is reported later, and only to those whom the policy allows the action.

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn policy(text: &str) -> Result<Policy, String> {
+fn policy(text: &str) -> Result<Policy, PolicyError> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("policy.toml");
     std::fs::write(&file, text).unwrap();
@@ -43,13 +43,13 @@ fn an_invalid_file_allows_nothing_and_reports_the_reason() {
         ("[exec]\nalow = []", "alow"),
         ("[power", "line 1"),
     ] {
-        let problem = policy(text).unwrap_err();
+        let problem = policy(text).unwrap_err().to_string();
         assert!(problem.contains(expected) && problem.contains("policy.toml"), "{problem}");
     }
     let dir = tempfile::tempdir().unwrap();
-    let problem = Policy::load(dir.path()).unwrap_err();
+    let problem = Policy::load(dir.path()).unwrap_err().to_string();
     assert!(problem.contains(dir.path().to_str().unwrap()), "{problem}");
-    let large = policy(&"#".repeat(300_000)).unwrap_err();
+    let large = policy(&"#".repeat(300_000)).unwrap_err().to_string();
     assert!(large.contains("256 KiB"), "{large}");
 }
 
@@ -94,7 +94,7 @@ fn each_rule_is_named_in_its_refusal() {
         match refusal {
             None => assert_eq!(outcome, Ok(()), "{action:?}"),
             Some(parts) => {
-                let reason = outcome.unwrap_err();
+                let reason = outcome.unwrap_err().to_string();
                 assert!(has_all(&reason, parts) && reason.contains("policy.toml"), "{reason}");
             }
         }
@@ -104,7 +104,9 @@ fn each_rule_is_named_in_its_refusal() {
 #[test]
 fn programs_can_be_forbidden_entirely_or_unrestricted() {
     let none = policy("[exec]\nenabled = false").unwrap();
-    assert!(none.allows(&argv(&["x"]), "root").unwrap_err().contains("enabled = false"));
+    assert!(
+        none.allows(&argv(&["x"]), "root").unwrap_err().to_string().contains("enabled = false")
+    );
     let lines = policy("[exec]\nshell_lines = false").unwrap();
     assert!(lines.allows(&line("x"), "root").is_err());
     assert_eq!(lines.allows(&argv(&["x"]), "root"), Ok(()));
@@ -135,7 +137,7 @@ fn a_shell_is_allowed_only_if_all_programs_are() {
         match refusal {
             None => assert_eq!(result, Ok(()), "{text}"),
             Some(parts) => {
-                let reason = result.unwrap_err();
+                let reason = result.unwrap_err().to_string();
                 assert!(has_all(&reason, parts) && reason.contains("policy.toml"), "{reason}");
             }
         }
@@ -148,12 +150,12 @@ fn only_named_ports_are_allowed() {
     let some = policy("[ports]\nallow = [22, \"camera:*\"]").unwrap();
     assert_eq!(some.allows_port("localhost", 22), Ok(()));
     assert_eq!(some.allows_port("camera", 80), Ok(()));
-    let message = some.allows_port("door", 80).unwrap_err();
+    let message = some.allows_port("door", 80).unwrap_err().to_string();
     assert!(has_all(&message, "[ports] allow|'door:80'"), "{message}");
     assert!(policy("[ports]\nallow = []").unwrap().allows_port("localhost", 22).is_err());
     for wrong in ["[ports]\nallow = [\"camera\"]", "[ports]\nallow = [0]", "[ports]\nallow = [1.5]"]
     {
-        let message = policy(wrong).unwrap_err();
+        let message = policy(wrong).unwrap_err().to_string();
         assert!(message.contains("line 2"), "{message}");
     }
 }

@@ -94,7 +94,7 @@ impl Worker<'_> {
     fn bounds(&self) -> Result<Bounds, (Option<RefusalCause>, String)> {
         let upload = &self.job.upload;
         let policy = Policy::load(&self.job.policy)
-            .map_err(|reason| (Some(RefusalCause::Policy), reason))?;
+            .map_err(|denied| (Some(RefusalCause::Policy), denied.to_string()))?;
         Bounds::new(policy, &upload.path, upload.remove_source).map_err(|failure| {
             let cause = match failure {
                 Failure::Denied(_) => Some(RefusalCause::Policy),

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use muster_agent::log_level::LevelError;
 use muster_schemas::wire::OutputStream;
 
 use super::*;
@@ -88,7 +89,7 @@ async fn the_log_level_is_changed_temporarily() {
     let running = Running::start_with(&server, |options| {
         options.set_level = Arc::new(move |level| {
             if level == "loud" {
-                return Err("no such level".to_owned());
+                return Err(LevelError::Unknown(level.to_owned()));
             }
             seen.lock().unwrap().push(level.to_owned());
             Ok(())
@@ -98,7 +99,8 @@ async fn the_log_level_is_changed_temporarily() {
     until_greeted(&running).await;
     let level = |level: &str| Action::LogLevel { level: level.to_owned(), seconds: Some(1) };
     deliver(&server, &order(id(1), level("loud")), None).await;
-    assert_eq!(end(&server, id(1)).await.problem.as_deref(), Some("no such level"));
+    let problem = end(&server, id(1)).await.problem;
+    assert_eq!(problem, Some(LevelError::Unknown("loud".to_owned()).to_string()));
     deliver(&server, &order(id(2), level("debug")), None).await;
     wait_for_events(&server, id(2), &DONE).await;
     assert!(levels.lock().unwrap().iter().any(|level| level == "debug"));

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use async_nats::Client;
+use muster_schemas::codec::DecodeError;
 use muster_schemas::cose::{self, Kind};
-use muster_schemas::errors::error_chain;
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{ChannelOpen, ChannelRefusalCause, Purpose};
 use muster_schemas::{ChannelId, DeviceId, Hash, ProjectId, SigningKey, Timestamp, codec};
@@ -18,7 +18,7 @@ use super::{files, open_record, shell, tcp};
 use crate::clock::ServerClock;
 use crate::connection::Connection;
 use crate::identity::{CurrentIdentity, Identity, Ignored, is_expired, is_for};
-use crate::outbox::Outbox;
+use crate::outbox::{IgnoredMessage, Outbox};
 use crate::store::Store;
 
 /// The fields that all opens have, of any kind: so an open with a kind that is unknown to this
@@ -49,26 +49,24 @@ impl ChannelOpener {
     /// this connection got its welcome.
     ///
     /// # Errors
-    /// The reason why the open was ignored, as a message.
+    /// The reason why the open was ignored.
     pub(crate) fn handle(
         &self,
         client: &Client,
         key: SigningKey,
         message: &[u8],
         is_greeted: bool,
-    ) -> Result<(), String> {
-        let operation_key = self.identity.operation_key().map_err(|error| error.to_string())?;
-        let plain = cose::open(message, Kind::Open, &operation_key).map_err(|e| e.to_string())?;
-        let address: Address = codec::decode(&plain).map_err(|error| error.to_string())?;
+    ) -> Result<(), IgnoredMessage> {
+        let plain = cose::open(message, Kind::Open, &self.identity.operation_key()?)?;
+        let address: Address = codec::decode(&plain)?;
         let identity = &self.identity;
         let epoch = self.outbox.view().epoch;
         let me = CurrentIdentity { project: &identity.project, device: identity.device, epoch };
-        let ignored = |ignored: Ignored| ignored.to_string();
-        is_for(&me, &address.project, address.device, address.epoch).map_err(ignored)?;
+        is_for(&me, &address.project, address.device, address.epoch)?;
         let now = self.clock.confirmed_time().filter(|_| is_greeted);
-        let now = now.ok_or_else(|| Ignored::NoHello.to_string())?;
-        if is_expired(address.expires_at, Some(now)).map_err(ignored)? {
-            return Err("it has expired".to_owned());
+        let now = now.ok_or(Ignored::NoHello)?;
+        if is_expired(address.expires_at, Some(now))? {
+            return Err(IgnoredMessage::Expired);
         }
         let open = codec::decode::<ChannelOpen>(&plain);
         // A shell's effects must not happen twice; a second TCP connection without data is
@@ -87,8 +85,8 @@ impl ChannelOpener {
             now,
             session,
         );
-        if !noted.map_err(|error| error_chain(&error))? {
-            return Err("its channel was opened before".to_owned());
+        if !noted? {
+            return Err(IgnoredMessage::Repeated);
         }
         let opening = Opening {
             client: client.clone(),
@@ -99,7 +97,7 @@ impl ChannelOpener {
             open: Hash::of(message),
             server_key: address.key,
         };
-        start(&self.channels, opening, open.map_err(|error| error.to_string()), permit);
+        start(&self.channels, opening, open, permit);
         Ok(())
     }
 }
@@ -108,7 +106,7 @@ impl ChannelOpener {
 fn start(
     channels: &Arc<Channels>,
     opening: Opening,
-    open: Result<ChannelOpen, String>,
+    open: Result<ChannelOpen, DecodeError>,
     permit: Option<OwnedSemaphorePermit>,
 ) {
     let channels = Arc::clone(channels);

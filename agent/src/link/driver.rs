@@ -21,6 +21,7 @@ use super::Link;
 use super::connect::is_denial;
 use crate::clock::{Anchor, Moment};
 use crate::identity::Credentials;
+use crate::outbox::IgnoredMessage;
 use crate::session::{Effect, Outgoing, Session};
 use crate::store::StoreError;
 
@@ -241,7 +242,7 @@ impl Driver<'_> {
         };
         let welcome = match self.open::<Welcome>(&message.payload, Kind::Welcome) {
             Ok(welcome) => welcome,
-            Err(problem) => return failed(self.session, &problem),
+            Err(problem) => return failed(self.session, &problem.to_string()),
         };
         let at = Moment::now();
         let outcome = self.session.on_welcome(&welcome, now, at, Uuid::new_v4(), rand::random());
@@ -327,14 +328,14 @@ impl Driver<'_> {
                 let key = self.session.proving_key();
                 self.link.channels.handle(&self.client, key, &message.payload, self.is_greeted)
             }
-            Some(_) => Err("this agent does not know the kind of the message".to_owned()),
+            Some(_) => Err(IgnoredMessage::UnknownKind),
         };
         if let Err(problem) = outcome {
-            self.ignored.record(kind.unwrap_or("config"), &problem);
+            self.ignored.record(kind.unwrap_or("config"), &problem.to_string());
         }
     }
 
-    fn on_config(&self, payload: &[u8]) -> Result<(), String> {
+    fn on_config(&self, payload: &[u8]) -> Result<(), IgnoredMessage> {
         let identity = &self.link.identity;
         let update = self.open::<ConfigUpdate>(payload, Kind::Config)?;
         let epoch = self.link.recorder.outbox().view().epoch;
@@ -342,9 +343,9 @@ impl Driver<'_> {
             && update.device == identity.device
             && update.epoch == epoch;
         if !is_ours {
-            return Err("the message is for another device or epoch".to_owned());
+            return Err(IgnoredMessage::OtherDevice);
         }
-        self.link.config.apply(update.version, &update.vars).map_err(|error| error_chain(&error))
+        Ok(self.link.config.apply(update.version, &update.vars)?)
     }
 
     /// Decrypts and verifies a message that was sealed with the project's operation key.
@@ -352,10 +353,9 @@ impl Driver<'_> {
         &self,
         payload: &[u8],
         kind: Kind,
-    ) -> Result<T, String> {
-        let key = self.link.identity.operation_key().map_err(|error| error.to_string())?;
-        let opened = cose::open(payload, kind, &key).map_err(|error| error.to_string())?;
-        codec::decode(&opened).map_err(|error| error.to_string())
+    ) -> Result<T, IgnoredMessage> {
+        let opened = cose::open(payload, kind, &self.link.identity.operation_key()?)?;
+        Ok(codec::decode(&opened)?)
     }
 }
 

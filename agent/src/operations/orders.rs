@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use muster_channel::{SealedError, open_by};
-use muster_schemas::cose::{self, Kind};
-use muster_schemas::errors::error_chain;
+use muster_schemas::cose::{self, CoseError, Kind};
 use muster_schemas::events::{Action, RefusalCause, RunAccepted};
 use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder, input_context};
 use muster_schemas::{Event, Hash, OperationId, Timestamp, codec};
@@ -21,7 +20,7 @@ use super::queue::{Lane, MAX_WAITING_RUNS, RunStatus};
 use super::record::{Outcome, Runs, empty_report, expired, rejected};
 use crate::clock::{Moment, ServerClock};
 use crate::identity::{CurrentIdentity, Identity, Ignored, is_expired};
-use crate::outbox::Outbox;
+use crate::outbox::{IgnoredMessage, Outbox};
 use crate::policy::check_policy;
 use crate::run_as::{requested_user, run_as};
 
@@ -44,14 +43,17 @@ impl Orders {
     /// welcome.
     ///
     /// # Errors
-    /// The reason why the order was ignored, as a message. The server sends an order again until an
-    /// event reports its receipt.
-    pub(crate) fn handle_order(&self, message: &[u8], is_greeted: bool) -> Result<(), String> {
-        let delivery: RunDelivery = codec::decode(message).map_err(|error| error.to_string())?;
+    /// The reason why the order was ignored.
+    pub(crate) fn handle_order(
+        &self,
+        message: &[u8],
+        is_greeted: bool,
+    ) -> Result<(), IgnoredMessage> {
+        let delivery: RunDelivery = codec::decode(message)?;
         let opened = self.open(&delivery.order, Kind::Run)?;
         let address = self.address(&opened)?;
         let id = address.operation;
-        match self.runs.read(id).map_err(|error| error_chain(&error))? {
+        match self.runs.read(id)? {
             Some(Entry { state: State::Barred, expires_at, .. }) => {
                 let report = empty_report(id);
                 return self.refuse(id, expires_at, &Outcome::Canceled.event(report));
@@ -63,11 +65,11 @@ impl Orders {
             None => {}
         }
         if !is_greeted {
-            return Err(Ignored::NoHello.to_string());
+            return Err(Ignored::NoHello.into());
         }
-        let expires_at = address.expires_at.ok_or("its expiry time is missing")?;
+        let expires_at = address.expires_at.ok_or(IgnoredMessage::NoExpiry)?;
         let server_time = self.clock.confirmed_time();
-        if is_expired(expires_at, server_time).map_err(|error| error.to_string())? {
+        if is_expired(expires_at, server_time)? {
             return self.refuse(id, expires_at, &expired(id));
         }
         let order: RunOrder = match codec::decode(&opened) {
@@ -92,20 +94,19 @@ impl Orders {
     }
 
     /// Verifies and opens a message that was sealed with the project's operation key.
-    fn open(&self, sealed: &[u8], kind: Kind) -> Result<Vec<u8>, String> {
-        let key = self.identity.operation_key().map_err(|error| error.to_string())?;
-        cose::open(sealed, kind, &key).map_err(|error| error.to_string())
+    fn open(&self, sealed: &[u8], kind: Kind) -> Result<Vec<u8>, CoseError> {
+        cose::open(sealed, kind, &self.identity.operation_key()?)
     }
 
     /// Reads the address of an order; an error if it is not for this device in its current state.
-    fn address(&self, opened: &[u8]) -> Result<Address, String> {
-        let address: Address = codec::decode(opened).map_err(|error| error.to_string())?;
+    fn address(&self, opened: &[u8]) -> Result<Address, IgnoredMessage> {
+        let address: Address = codec::decode(opened)?;
         let me = CurrentIdentity {
             project: &self.identity.project,
             device: self.identity.device,
             epoch: self.outbox().view().epoch,
         };
-        check_address(&address, &me).map_err(|error| error.to_string())?;
+        check_address(&address, &me)?;
         Ok(address)
     }
 
@@ -120,12 +121,12 @@ impl Orders {
         order: &RunOrder,
         private: Option<Vec<u8>>,
         sealed: Option<&[u8]>,
-    ) -> Result<Option<Vec<u8>>, String> {
+    ) -> Result<Option<Vec<u8>>, SealedError> {
         let Some(sealed) = sealed else { return Ok(private) };
         let context = input_context(&order.project, order.device, order.operation);
         let mut keys = self.outbox().proving_keys().into_iter();
         let opened = keys.find_map(|key| open_by(&key, &context, sealed).ok());
-        opened.map(Some).ok_or_else(|| SealedError::Open.to_string())
+        opened.map(Some).ok_or(SealedError::Open)
     }
 
     /// Checks whether the order is allowed and possible.
@@ -154,13 +155,16 @@ impl Orders {
         Ok(())
     }
 
-    fn accept(&self, order: RunOrder, signed: &[u8], private: Option<&[u8]>) -> Result<(), String> {
+    fn accept(
+        &self,
+        order: RunOrder,
+        signed: &[u8],
+        private: Option<&[u8]>,
+    ) -> Result<(), IgnoredMessage> {
         let (id, action) = (order.operation, order.action.clone());
         // There must also be room for the events of its start and its end.
         if !self.outbox().has_room() {
-            return Err(
-                "the outbox is full; the order is accepted when space is available".to_owned()
-            );
+            return Err(IgnoredMessage::OutboxFull);
         }
         let event: Event = RunAccepted { operation: id, order: Hash::of(signed) }.into();
         let ticket = self.runs.queue.next_ticket();
@@ -188,7 +192,7 @@ impl Orders {
         });
         if let Err(error) = recorded {
             self.runs.launcher.discard();
-            return Err(error_chain(&error));
+            return Err(error.into());
         }
         if begins {
             // The events of a short run are sent together: the log appends them in one transaction.
@@ -202,23 +206,26 @@ impl Orders {
     }
 
     /// Refuses an operation, once: it is then in the journal, and never accepted again.
-    fn refuse(&self, id: OperationId, expires_at: Timestamp, event: &Event) -> Result<(), String> {
+    fn refuse(
+        &self,
+        id: OperationId,
+        expires_at: Timestamp,
+        event: &Event,
+    ) -> Result<(), IgnoredMessage> {
         let ticket = self.runs.queue.next_ticket();
         let entry = Entry { ticket, expires_at, state: State::Ended(None) };
-        self.runs
-            .record_with_entry(id, &entry, event)
-            .map(drop)
-            .map_err(|error| error_chain(&error))
+        self.runs.record_with_entry(id, &entry, event)?;
+        Ok(())
     }
 
     /// Handles an order to cancel.
     ///
     /// # Errors
-    /// The reason why the order was ignored, as a message.
-    pub(crate) fn handle_cancel(&self, message: &[u8]) -> Result<(), String> {
+    /// The reason why the order was ignored.
+    pub(crate) fn handle_cancel(&self, message: &[u8]) -> Result<(), IgnoredMessage> {
         let opened = self.open(message, Kind::Cancel)?;
         let id = self.address(&opened)?.operation;
-        let order: CancelOrder = codec::decode(&opened).map_err(|error| error.to_string())?;
+        let order: CancelOrder = codec::decode(&opened)?;
         match self.runs.queue.cancel(id) {
             RunStatus::Running => {
                 tracing::info!(operation = %id, "a run was canceled");
@@ -227,7 +234,7 @@ impl Orders {
             RunStatus::Waiting => return self.cancel_waiting(id),
             RunStatus::NotOpen => {}
         }
-        let found = self.runs.read(id).map_err(|error| error.to_string())?;
+        let found = self.runs.read(id)?;
         if found.is_some() {
             return Ok(());
         }
@@ -238,17 +245,15 @@ impl Orders {
             operation = %id,
             "a run was canceled before its order arrived; it will not start"
         );
-        self.runs.put(id, &entry).map_err(|error| error_chain(&error))
+        Ok(self.runs.put(id, &entry)?)
     }
 
-    fn cancel_waiting(&self, id: OperationId) -> Result<(), String> {
-        let found = self.runs.read(id).map_err(|error| error.to_string())?;
+    fn cancel_waiting(&self, id: OperationId) -> Result<(), IgnoredMessage> {
+        let found = self.runs.read(id)?;
         let Some(entry) = found else { return Ok(()) };
         let event = Outcome::Canceled.event(empty_report(id));
         // If this fails, the run still waits, and the server sends the cancel again.
-        self.runs
-            .record_with_entry(id, &entry.ended(), &event)
-            .map_err(|error| error_chain(&error))?;
+        self.runs.record_with_entry(id, &entry.ended(), &event)?;
         self.runs.queue.close(id);
         tracing::info!(operation = %id, "a waiting run was canceled");
         Ok(())

@@ -12,6 +12,7 @@ mod confirm;
 mod envelope;
 mod epoch;
 mod head;
+mod ignored;
 mod keys;
 mod record;
 mod recorder;
@@ -27,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use muster_schemas::{DeviceId, Hash, ProjectId, SigningKey};
 
 pub use head::{Verdict, compare_head};
+pub(crate) use ignored::IgnoredMessage;
 pub use keys::Prover;
 pub use record::RecordError;
 pub use recorder::Recorder;

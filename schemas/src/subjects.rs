@@ -39,9 +39,12 @@ pub const TO_DEVICES: [&str; 5] = [
     "_INBOX.muster.*.*.>",
 ];
 
-/// Subject without messages that both accounts export, and import with the issue time of their claims
-/// as the last token: so the imports of new claims always differ from those of the previous ones.
-pub const CLAIMS_ISSUED: &str = "muster.claims.*";
+/// Subjects without messages that an account exports, and the other one imports with a number of its
+/// claims as the last token: so the imports of new claims always differ from those of the previous
+/// ones.
+pub const CLAIMS_OF_DEVICES: &str = "claims.devices.*";
+/// As [`CLAIMS_OF_DEVICES`], for the account of the server roles.
+pub const CLAIMS_OF_SERVER: &str = "claims.server.*";
 
 /// Source and destination of EVENTS' republishing: the confirmation that an event is stored.
 pub const EVENTS_STORED: (&str, &str) =

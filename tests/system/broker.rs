@@ -248,7 +248,7 @@ async fn subscriptions_made_during_an_update_of_an_account_receive_messages() {
     let updating = tokio::spawn(async move {
         let start: Timestamp = SystemTime::now().into();
         loop {
-            // The broker keeps the newest claims, in whole seconds.
+            // In whole seconds, like those of command.
             let second = i64::try_from(count.fetch_add(1, Ordering::Relaxed)).unwrap();
             let issued_at = Timestamp(start.micros() + second * 1_000_000);
             let claims = keys.device_account_jwt(&[], issued_at).unwrap();
@@ -272,6 +272,7 @@ async fn subscriptions_made_during_an_update_of_an_account_receive_messages() {
     let all = futures::stream::iter(0..SUBSCRIPTIONS).map(receives).buffer_unordered(8);
     let deaf = all.filter(|receives| std::future::ready(!receives)).count().await;
     assert_eq!(deaf, 0, "of {SUBSCRIPTIONS} subscriptions receive nothing");
+    assert!(!updating.is_finished(), "the updates failed");
     updating.abort();
     let updates = updates.load(Ordering::Relaxed);
     assert!(updates >= 20, "the account was updated {updates} times only");

@@ -15,7 +15,8 @@ fn filter(level: &str) -> String {
     format!("warn,async_nats=off,russh_sftp=off,muster_agent={level}")
 }
 
-/// Starts logging; returns what sets the level of the config variable `log.level`. A filter from the command line takes precedence over the config variable.
+/// Starts logging; returns what sets the level of the config variable `log.level`. A filter from the
+/// command line takes precedence over the variable.
 pub(super) fn start(given: Option<&str>, is_daemon: bool) -> anyhow::Result<SetLevel> {
     let default = filter(if is_daemon { "info" } else { "warn" });
     let text = given.unwrap_or(&default);

@@ -14,7 +14,7 @@ use crate::keys::KeyStore;
 pub struct Channels {
     pub(super) executor: Executor,
     pub(super) keys: Arc<KeyStore>,
-    /// Connection to the devices' account.
+    /// Connection to the servers' account.
     pub(super) nats: async_nats::Client,
     /// Recordings.
     pub(super) blobs: Blobs,

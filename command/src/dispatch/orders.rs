@@ -27,7 +27,7 @@ const PRIVATE_PART_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Orders {
     pub(super) log: EventLog,
     keys: Arc<KeyStore>,
-    /// Connection to the devices' account.
+    /// Connection to the servers' account.
     nats: async_nats::Client,
     /// Private input of operations.
     pub(super) blobs: Blobs,

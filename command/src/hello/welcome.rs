@@ -29,7 +29,7 @@ const MAX_EPOCHS_AHEAD: u64 = 1_000_000;
 pub struct Hellos {
     executor: Executor,
     keys: Arc<KeyStore>,
-    /// Connection to the devices' account.
+    /// Connection to the servers' account.
     nats: async_nats::Client,
     epoch_limit: Arc<EpochLimit>,
 }

@@ -99,10 +99,10 @@ pub fn system_account(
 }
 
 /// Streams that an account exports: every account of the operator may import them.
-fn exports(subjects: &[&str]) -> Value {
+fn exports(subjects: &[&str], claims: &str) -> Value {
     subjects
         .iter()
-        .chain([&subjects::CLAIMS_ISSUED])
+        .chain([&claims])
         .map(|subject| json!({"name": subject, "subject": subject, "type": "stream"}))
         .collect()
 }
@@ -111,13 +111,14 @@ fn exports(subjects: &[&str]) -> Value {
 ///
 /// While the broker applies new claims, an account has no imports for a moment, and a subscription
 /// made at that moment would never receive a message of the other account. The broker connects all
-/// subscriptions again only if the new imports differ, so the last one names the issue time.
-fn imports(account: &str, subjects: &[&str], issued_at: Timestamp) -> Value {
-    let issued_at = subjects::CLAIMS_ISSUED.replace('*', &issued_at.micros().to_string());
+/// subscriptions again only if the new imports differ, so the last one contains a number that is
+/// different in each version of the claims.
+fn imports(account: &str, subjects: &[&str], claims: &str, version: u64) -> Value {
+    let claims = claims.replace('*', &version.to_string());
     subjects
         .iter()
         .copied()
-        .chain([issued_at.as_str()])
+        .chain([claims.as_str()])
         .map(|subject| {
             json!({"name": subject, "subject": subject, "account": account, "type": "stream"})
         })
@@ -134,36 +135,51 @@ pub fn server_account(
     account: &str,
     devices: &str,
     issued_at: Timestamp,
+    version: u64,
 ) -> Result<String, JwtError> {
     let nats = json!({
         "type": "account",
         "version": 2,
         "limits": limits(true),
         "default_permissions": {},
-        "exports": exports(&subjects::TO_DEVICES),
-        "imports": imports(devices, &subjects::FROM_DEVICES, issued_at),
+        "exports": exports(&subjects::TO_DEVICES, subjects::CLAIMS_OF_SERVER),
+        "imports": imports(
+            devices,
+            &subjects::FROM_DEVICES,
+            subjects::CLAIMS_OF_DEVICES,
+            version,
+        ),
     });
     sign(operator, account, "muster", issued_at, None, nats)
 }
 
-/// Whether two account JWTs differ in nothing but their issue time. Signatures are not verified.
+/// Whether two account JWTs are signed by the operator and have the same claims, except for their
+/// issue time and version.
 #[must_use]
-pub fn have_same_claims(one: &str, other: &str) -> bool {
-    claims_of(one).is_some_and(|claims| Some(claims) == claims_of(other))
+pub fn have_same_claims(operator: &KeyPair, one: &str, other: &str) -> bool {
+    let claims = claims_of(operator, one);
+    claims.is_some() && claims == claims_of(operator, other)
 }
 
-/// Returns the claims of an account JWT without its issue time.
-fn claims_of(jwt: &str) -> Option<Value> {
-    let body = jwt.split('.').nth(1)?;
-    let bytes = BASE64URL_NOPAD.decode(body.as_bytes()).ok()?;
-    let mut claims = serde_json::from_slice::<Value>(&bytes).ok()?.get_mut("nats")?.take();
-    let prefix = subjects::CLAIMS_ISSUED.trim_end_matches('*');
-    if let Some(imports) = claims["imports"].as_array_mut() {
-        imports.retain(|import| {
-            import["subject"].as_str().is_none_or(|subject| !subject.starts_with(prefix))
-        });
+/// Returns the subject and the claims of an account JWT that the operator has signed, without the
+/// import that names its version.
+fn claims_of(operator: &KeyPair, jwt: &str) -> Option<(Value, Value)> {
+    let (signed, signature) = jwt.rsplit_once('.')?;
+    let signature = BASE64URL_NOPAD.decode(signature.as_bytes()).ok()?;
+    operator.verify(signed.as_bytes(), &signature).ok()?;
+    let body = BASE64URL_NOPAD.decode(signed.split_once('.')?.1.as_bytes()).ok()?;
+    let mut jwt: Value = serde_json::from_slice(&body).ok()?;
+    let mut claims = jwt.get_mut("nats")?.take();
+    let is_version = |import: &Value| {
+        let subject = import.get("subject").and_then(Value::as_str).unwrap_or_default();
+        [subjects::CLAIMS_OF_DEVICES, subjects::CLAIMS_OF_SERVER]
+            .iter()
+            .any(|claims| subject.starts_with(claims.trim_end_matches('*')))
+    };
+    if let Some(imports) = claims.get_mut("imports").and_then(Value::as_array_mut) {
+        imports.retain(|import| !is_version(import));
     }
-    Some(claims)
+    Some((jwt.get_mut("sub")?.take(), claims))
 }
 
 /// Creates the JWT of the account of all devices. It has no JetStream and no server role: a
@@ -180,6 +196,7 @@ pub fn device_account(
     device_key: &str,
     revoked: &[(String, Timestamp)],
     issued_at: Timestamp,
+    version: u64,
 ) -> Result<String, JwtError> {
     let publish = subjects::DEVICE_PUBLISHES.map(|what| format!("{DEVICE_SUBJECTS}.{what}"));
     let mut subscribe =
@@ -194,8 +211,8 @@ pub fn device_account(
         "version": 2,
         "limits": limits(false),
         "default_permissions": {},
-        "exports": exports(&subjects::FROM_DEVICES),
-        "imports": imports(server, &subjects::TO_DEVICES, issued_at),
+        "exports": exports(&subjects::FROM_DEVICES, subjects::CLAIMS_OF_DEVICES),
+        "imports": imports(server, &subjects::TO_DEVICES, subjects::CLAIMS_OF_SERVER, version),
         "revocations": revocations,
         "signing_keys": [{
             "kind": "user_scope",

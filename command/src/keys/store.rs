@@ -111,23 +111,37 @@ impl KeyStore {
             operator_jwt: nats_jwt::operator(&self.operator, &system, self.created_at)?,
             accounts: vec![
                 (system.clone(), system_jwt),
-                (server, self.server_account_jwt(self.created_at)?),
-                (self.device_account(), self.device_account_jwt(&[], self.created_at)?),
+                (server, self.server_account_version(self.created_at, 0)?),
+                (self.device_account(), self.device_account_version(&[], self.created_at, 0)?),
             ],
             system_account: system,
         })
     }
 
-    /// Creates the JWT of the servers' account.
+    /// Creates a new version of the JWT of the servers' account.
     ///
     /// # Errors
     /// When it cannot be created.
     pub fn server_account_jwt(&self, issued_at: Timestamp) -> Result<String, KeyError> {
-        let (server, devices) = (self.server_account(), self.device_account());
-        Ok(nats_jwt::server_account(&self.operator, &server, &devices, issued_at)?)
+        self.server_account_version(issued_at, rand::random())
     }
 
-    /// Creates the JWT of the devices' account with these user keys revoked.
+    fn server_account_version(
+        &self,
+        issued_at: Timestamp,
+        version: u64,
+    ) -> Result<String, KeyError> {
+        let (server, devices) = (self.server_account(), self.device_account());
+        Ok(nats_jwt::server_account(&self.operator, &server, &devices, issued_at, version)?)
+    }
+
+    /// Whether two JWTs of an account are signed by the operator and have the same claims.
+    #[must_use]
+    pub fn have_same_claims(&self, one: &str, other: &str) -> bool {
+        nats_jwt::have_same_claims(&self.operator, one, other)
+    }
+
+    /// Creates a new version of the JWT of the devices' account with these user keys revoked.
     ///
     /// # Errors
     /// When it cannot be created.
@@ -136,6 +150,15 @@ impl KeyStore {
         revoked: &[(String, Timestamp)],
         issued_at: Timestamp,
     ) -> Result<String, KeyError> {
+        self.device_account_version(revoked, issued_at, rand::random())
+    }
+
+    fn device_account_version(
+        &self,
+        revoked: &[(String, Timestamp)],
+        issued_at: Timestamp,
+        version: u64,
+    ) -> Result<String, KeyError> {
         Ok(nats_jwt::device_account(
             &self.operator,
             &self.device_account(),
@@ -143,6 +166,7 @@ impl KeyStore {
             &self.device_signing.public_key(),
             revoked,
             issued_at,
+            version,
         )?)
     }
 

@@ -124,7 +124,7 @@ fn a_damaged_key_is_reported_and_not_changed() {
 }
 
 #[test]
-fn claims_of_different_times_are_the_same_but_their_imports_differ() {
+fn versions_of_the_same_claims_differ_in_their_imports() {
     let dir = tempfile::tempdir().unwrap();
     let keys = KeyStore::open(&dir.path().join("keys")).unwrap();
     let later = Timestamp(NOW.micros() + 1);
@@ -133,13 +133,21 @@ fn claims_of_different_times_are_the_same_but_their_imports_differ() {
         [KeyStore::device_account_jwt, |keys: &KeyStore, _: &[_], at| keys.server_account_jwt(at)]
     {
         let (one, other) = (make(&keys, &[], NOW).unwrap(), make(&keys, &[], later).unwrap());
-        assert!(nats_jwt::have_same_claims(&one, &other));
+        assert!(keys.have_same_claims(&one, &other));
         assert_ne!(imports(&one), imports(&other));
-        assert!(!nats_jwt::have_same_claims(&one, "") && !nats_jwt::have_same_claims("", ""));
+        for foreign in ["", "a.eyJuYXRzIjoxfQ.b"] {
+            assert!(!keys.have_same_claims(&one, foreign));
+            assert!(!keys.have_same_claims(foreign, foreign));
+        }
+        let elsewhere = KeyStore::open(&dir.path().join("other")).unwrap();
+        assert!(!elsewhere.have_same_claims(&one, &one), "signed by another operator");
     }
     let one = keys.device_account_jwt(&[], NOW).unwrap();
     let other = keys.device_account_jwt(&revoked, NOW).unwrap();
-    assert!(!nats_jwt::have_same_claims(&one, &other));
+    assert!(!keys.have_same_claims(&one, &other));
+    // An import of the same subject in both directions would be a cycle, which the broker refuses.
+    let server = imports(&keys.server_account_jwt(NOW).unwrap());
+    assert!(imports(&one).iter().all(|subject| !server.contains(subject)));
 }
 
 /// The imported subjects of an account.

@@ -93,7 +93,7 @@ impl Drop for AdmittedRequest {
 /// Responds to requests of devices.
 #[derive(Clone, Debug)]
 pub struct Link {
-    /// Connection to the devices' account.
+    /// Connection to the servers' account.
     nats: async_nats::Client,
     hellos: Hellos,
     outputs: Outputs,

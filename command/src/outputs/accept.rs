@@ -35,7 +35,7 @@ const FULL_PIECE_BYTES: u64 = 64 * 1024;
 pub struct Outputs {
     log: EventLog,
     keys: Arc<KeyStore>,
-    /// Connection to the devices' account.
+    /// Connection to the servers' account.
     nats: async_nats::Client,
     blobs: Blobs,
     /// How much of each output is stored.

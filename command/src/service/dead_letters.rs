@@ -26,7 +26,7 @@ fn device_subject(stored: &str) -> Option<String> {
 #[derive(Clone, Debug)]
 pub struct DeadLetters {
     log: EventLog,
-    /// Connection to the devices' account.
+    /// Connection to the servers' account.
     nats: async_nats::Client,
 }
 

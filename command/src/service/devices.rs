@@ -32,7 +32,7 @@ pub struct DeviceChanges {
 pub struct Devices {
     executor: Executor,
     keys: Arc<KeyStore>,
-    /// Connection to the devices' account.
+    /// Connection to the servers' account.
     nats: async_nats::Client,
     accounts: BrokerAccounts,
 }
@@ -157,7 +157,8 @@ impl Devices {
                 let renamed = loaded.state.decide(DeviceCommand::Rename(name.clone()))?;
                 if !renamed.is_empty() {
                     parts.extend(
-                        names::moved(&self.executor, request, device, &loaded.state, name).await?,
+                        names::renamed(&self.executor, request, device, &loaded.state, name)
+                            .await?,
                     );
                 }
                 events.splice(0..0, renamed);

@@ -227,8 +227,9 @@ impl Enrollments {
             Ok(appended.map(|_| (device, matches!(who, EnrollTarget::Existing(_)))))
         })
         .await;
-        // The append has revoked the previous keys of a known device, perhaps even if it failed.
-        if !matches!(done, Ok((_, false))) {
+        // The append has revoked the previous keys of a known device. An error of the log may hide
+        // an append that succeeded.
+        if !matches!(done, Ok((_, false)) | Err(CommandError::Rejected(_))) {
             self.accounts.notify_revocation();
         }
         done.map(|(device, _)| device)

@@ -88,7 +88,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Creates the write side on this log, these keys, these connections to the devices' account and
+    /// Creates the write side on this log, these keys, these connections to the servers' account and
     /// to the system account, and this blob store.
     #[must_use]
     pub fn new(

@@ -1,4 +1,4 @@
-//! Names of devices in an append: moved from one device to another, or freed.
+//! Names of devices in an append: changed, or freed.
 
 use muster_schemas::names::DeviceName;
 use muster_schemas::{DeviceId, Event, StreamName};
@@ -28,7 +28,7 @@ pub(super) async fn released(
 }
 
 /// Returns the parts of an append that give a device another name, and free the previous one.
-pub(super) async fn moved(
+pub(super) async fn renamed(
     executor: &Executor,
     request: &Request,
     device: DeviceId,

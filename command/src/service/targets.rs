@@ -45,7 +45,7 @@ impl Target {
 pub struct TargetResolver {
     executor: Executor,
     keys: Arc<KeyStore>,
-    /// Connection to the devices' account.
+    /// Connection to the servers' account.
     nats: async_nats::Client,
 }
 

@@ -144,8 +144,10 @@ impl EventLog {
         // The process that created the project may have been interrupted before this; a role
         // without the right to create partitions only checks that they exist.
         for range in 0..2 {
-            partitions::ensure_range(&client, project, range, self.options().partition_rows)
-                .await?;
+            if !partitions::has_range(&client, project, range).await? {
+                partitions::ensure_range(&client, project, range, self.options().partition_rows)
+                    .await?;
+            }
         }
         Ok(())
     }

@@ -29,21 +29,29 @@ pub(crate) async fn ensure_project(client: &Client, project: &ProjectId) -> Resu
         .map(drop)
 }
 
-/// Creates the partition for one range of positions, if it does not exist.
+/// Whether the partition for one range of positions exists. Rows may be refused for a moment longer:
+/// PostgreSQL shows a new table before all sessions know that it is a partition.
+pub(crate) async fn has_range(
+    client: &Client,
+    project: &ProjectId,
+    range: u64,
+) -> Result<bool, StoreError> {
+    let table = format!("{}_{range}", parent(project));
+    let exists = client
+        .query_one("SELECT to_regclass($1) IS NOT NULL", &[&table])
+        .await
+        .while_trying("look up a partition")?;
+    Ok(exists.get(0))
+}
+
+/// Creates the partition for one range of positions, if it does not exist, or waits until another
+/// session has created it: after this, all sessions can write to it.
 pub(crate) async fn ensure_range(
     client: &Client,
     project: &ProjectId,
     range: u64,
     rows: u64,
 ) -> Result<(), StoreError> {
-    let table = format!("{}_{range}", parent(project));
-    let exists = client
-        .query_one("SELECT to_regclass($1) IS NOT NULL", &[&table])
-        .await
-        .while_trying("look up a partition")?;
-    if exists.get(0) {
-        return Ok(());
-    }
     client
         .execute(
             "SELECT muster_ensure_range($1, $2, $3)",

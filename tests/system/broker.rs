@@ -277,3 +277,18 @@ async fn subscriptions_made_during_an_update_of_an_account_receive_messages() {
     let updates = updates.load(Ordering::Relaxed);
     assert!(updates >= 20, "the account was updated {updates} times only");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_is_updated_after_a_revocation_and_not_after_an_enrollment() {
+    let fleet = Fleet::start().await;
+    let mut updates =
+        fleet.broker_system().await.subscribe("$SYS.REQ.CLAIMS.UPDATE").await.unwrap();
+    let token = fleet.api.enrollment_token(3).await;
+    for name in ["one", "two", "three"] {
+        SimDevice::join(&fleet.api, &fleet.ca(), &token, name).await;
+    }
+    let early = timeout(Duration::from_secs(3), updates.next()).await;
+    assert!(early.is_err(), "the accounts were updated although no key was revoked");
+    fleet.api.send(Method::DELETE, "/api/v1/devices/one", None).await;
+    timeout(WAIT_TIMEOUT, updates.next()).await.expect("an update after the revocation");
+}

@@ -1,6 +1,7 @@
 //! The error of the write side's use cases.
 
 use muster_api::blobs::BlobError;
+use muster_channel::SealedError;
 use muster_eventlog::{AppendError, StoreError};
 use muster_schemas::events::EventError;
 
@@ -34,6 +35,9 @@ pub enum CommandError {
     /// A key could not be used.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// A message could not be sealed to a device's key.
+    #[error(transparent)]
+    Seal(#[from] SealedError),
     /// The broker is unavailable.
     #[error("the broker is unavailable: {0}")]
     Broker(String),

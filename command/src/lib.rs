@@ -6,6 +6,7 @@
 
 pub mod channels;
 mod clock;
+mod device_keys;
 pub mod dispatch;
 pub mod domain;
 mod error;

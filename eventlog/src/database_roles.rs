@@ -25,13 +25,14 @@ type Grants = &'static [(&'static str, &'static str)];
 /// Rights that every append needs.
 const APPEND: Grants = &[
     ("INSERT", "events"),
-    ("INSERT, UPDATE", "heads, streams, device_keys, offsets, leases, nats_revocations"),
-    ("INSERT, UPDATE, DELETE", "appends, device_marks, dead_letters"),
+    ("INSERT, UPDATE", "heads, streams, device_keys, offsets, leases"),
+    ("INSERT, UPDATE, DELETE", "appends, dead_letters"),
 ];
 /// For `/metrics`, which requires a token.
 const INGEST: Grants = &[("INSERT, UPDATE", "token_uses")];
 const COMMAND: Grants = &[
-    ("INSERT, UPDATE, DELETE", "bridges, token_uses, nats_revocations"),
+    // Only command enrolls, revokes and deletes devices.
+    ("INSERT, UPDATE, DELETE", "bridges, token_uses, nats_revocations, device_marks"),
     ("INSERT, UPDATE", "account_claims, checkpoints"),
     ("SELECT, INSERT, UPDATE, DELETE", "open_shells"),
 ];

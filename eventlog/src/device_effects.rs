@@ -21,10 +21,11 @@ pub(crate) const fn has_effect(event: &Event) -> bool {
     }
 }
 
-/// Applies an event inside the transaction of `client` that appends it.
+/// Applies an event inside the transaction of `client` that appends it at `position`.
 pub(crate) async fn apply(
     client: &Client,
     project: &str,
+    position: u64,
     stream: &StreamName,
     event: &Event,
 ) -> Result<(), StoreError> {
@@ -53,8 +54,13 @@ pub(crate) async fn apply(
             };
             let key = PublicKey::from_cose_key(&rotated.signing_key)
                 .map_err(|error| StoreError::Corrupt(format!("rotation of {device}: {error}")))?;
-            rotate_key(client, project, device, key.thumbprint(), &rotated.signing_key, *epoch)
-                .await
+            let rotation = Rotation {
+                fingerprint: key.thumbprint(),
+                key: &rotated.signing_key,
+                epoch: *epoch,
+                position,
+            };
+            rotate_key(client, project, device, &rotation).await
         }
         Event::DeviceRevoked(_) => close_epochs(client, project, device, "").await,
         Event::DeviceDeleted(_) => {
@@ -102,7 +108,8 @@ async fn bind_key(
             "INSERT INTO device_keys (project, device, fingerprint, public_key, epoch, nats_key)
              VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (project, device, fingerprint) DO UPDATE
-             SET revoked = false, epoch = excluded.epoch, nats_key = excluded.nats_key",
+             SET revoked = false, epoch = excluded.epoch, nats_key = excluded.nats_key,
+                 rotation_position = NULL",
             &[
                 &project,
                 &device.0,
@@ -117,14 +124,22 @@ async fn bind_key(
     Ok(())
 }
 
+/// The rotation of a signing key.
+struct Rotation<'a> {
+    fingerprint: Hash,
+    /// New key, a COSE_Key.
+    key: &'a [u8],
+    epoch: u64,
+    /// Position of the event that rotates it.
+    position: u64,
+}
+
 /// Replaces the signing key; the NATS key of the device is kept.
 async fn rotate_key(
     client: &Client,
     project: &str,
     device: DeviceId,
-    fingerprint: Hash,
-    key: &[u8],
-    epoch: u64,
+    rotation: &Rotation<'_>,
 ) -> Result<(), StoreError> {
     let old = client
         .query(
@@ -137,11 +152,21 @@ async fn rotate_key(
     let nats_key: Option<&str> = old.iter().find_map(|row| row.get(0));
     client
         .execute(
-            "INSERT INTO device_keys (project, device, fingerprint, public_key, epoch, nats_key)
-             VALUES ($1, $2, $3, $4, $5, $6)
+            "INSERT INTO device_keys
+                 (project, device, fingerprint, public_key, epoch, nats_key, rotation_position)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (project, device, fingerprint) DO UPDATE
-             SET revoked = false, epoch = excluded.epoch, nats_key = excluded.nats_key",
-            &[&project, &device.0, &fingerprint.0.as_slice(), &key, &as_i64(epoch), &nats_key],
+             SET revoked = false, epoch = excluded.epoch, nats_key = excluded.nats_key,
+                 rotation_position = excluded.rotation_position",
+            &[
+                &project,
+                &device.0,
+                &rotation.fingerprint.0.as_slice(),
+                &rotation.key,
+                &as_i64(rotation.epoch),
+                &nats_key,
+                &as_i64(rotation.position),
+            ],
         )
         .await
         .while_trying("rotate a device's key")?;

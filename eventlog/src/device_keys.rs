@@ -19,6 +19,16 @@ pub struct DeviceAccess {
     pub epochs: Vec<DeviceEpoch>,
 }
 
+/// A signing key that a device has or had.
+#[derive(Clone, Debug)]
+pub struct DeviceKey {
+    /// Key.
+    pub key: PublicKey,
+    /// Signed event by which it replaced the device's previous key; `None` if the device enrolled
+    /// with it.
+    pub rotation: Option<Vec<u8>>,
+}
+
 /// State of one epoch of a device in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceEpoch {
@@ -167,6 +177,59 @@ impl EventLog {
         row.map(|row| PublicKey::from_cose_key(row.get(0)))
             .transpose()
             .map_err(|error| corrupt(device, &error.to_string()))
+    }
+
+    /// Returns all keys that the device has or had, revoked ones included.
+    ///
+    /// # Errors
+    /// When PostgreSQL is unreachable or the statement fails.
+    pub async fn key_history(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+    ) -> Result<Vec<DeviceKey>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let rows = client
+            .query(
+                "SELECT k.public_key, e.record FROM device_keys k
+                 LEFT JOIN events e
+                     ON e.project = k.project AND e.position = k.rotation_position
+                 WHERE k.project = $1 AND k.device = $2",
+                &[&project.as_str(), &device.0],
+            )
+            .await
+            .while_trying("read a device's previous keys")?;
+        rows.iter()
+            .map(|row| {
+                let key = PublicKey::from_cose_key(row.get(0))
+                    .map_err(|error| corrupt(device, &error.to_string()))?;
+                Ok(DeviceKey { key, rotation: row.get(1) })
+            })
+            .collect()
+    }
+
+    /// Finds the events of rotations that a process of an earlier release appended, and records their
+    /// positions; returns their number. It reads the whole log of the project.
+    ///
+    /// # Errors
+    /// When PostgreSQL is unreachable or the statement fails.
+    pub async fn find_rotations(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+    ) -> Result<u64, StoreError> {
+        let client = self.stores().pool.get().await?;
+        client
+            .execute(
+                "UPDATE device_keys k SET rotation_position = e.position FROM events e
+                 WHERE k.project = $1 AND k.device = $2 AND k.rotation_position IS NULL
+                   AND e.project = $1 AND e.type = 'DeviceKeyRotated'
+                   AND e.stream = 'device-report/' || k.device || '/' || k.epoch
+                   AND position(k.public_key IN e.record) > 0",
+                &[&project.as_str(), &device.0],
+            )
+            .await
+            .while_trying("find the rotations of a device's keys")
     }
 
     /// Returns the device that was registered with this key; the first, if there are several.

@@ -44,7 +44,7 @@ pub use authority::{AuthorityAudit, audit_authority};
 pub use connect::{ConnectOptions, Stores};
 pub use database_roles::{CreateUsersOutcome, DatabaseRole, NewDatabaseUser};
 pub use dead_letters::{DeadLetter, DeadLetterSource, NewDeadLetter};
-pub use device_keys::{DeviceAccess, DeviceEpoch};
+pub use device_keys::{DeviceAccess, DeviceEpoch, DeviceKey};
 pub use error::StoreError;
 pub use examine::{Examination, ReadModel, examine};
 pub use failure::{Cause, Failure, FailureWatch};

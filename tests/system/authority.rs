@@ -11,13 +11,15 @@ use muster_schemas::events::{
 };
 use muster_schemas::wire::ApiTokenText;
 use muster_schemas::{
-    DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, TokenId, codec,
+    DeviceId, Event, Hash, OperationId, ProjectId, SigningKey, StreamName, Timestamp, TokenId,
+    codec,
 };
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
 use muster_tests::text::has_number;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 fn now() -> Timestamp {
@@ -300,7 +302,14 @@ async fn a_database_user_has_exactly_the_rights_of_its_role() {
             assert_denied(role, statement).await;
         }
     }
-    assert_denied("ingest", "UPDATE devices_v2 SET name = 'x'").await;
+    for statement in [
+        "UPDATE devices_v2 SET name = 'x'",
+        "INSERT INTO device_marks SELECT * FROM device_marks",
+        "UPDATE nats_revocations SET revoked_at = now()",
+        "DELETE FROM nats_revocations",
+    ] {
+        assert_denied("ingest", statement).await;
+    }
     let log = intruder(&fleet.database_url("query")).await;
     let (token, created) = admin_token();
     let append = Append::by_actor("system").stream(
@@ -323,6 +332,46 @@ async fn a_database_user_has_exactly_the_rights_of_its_role() {
         tokens.iter().any(|token| !token["last_used_at"].is_null()).then_some(())
     })
     .await;
+}
+
+/// Ingest maintains the table of keys, so its database user can write one there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_device_key_is_not_accepted() {
+    let fleet = Fleet::start().await;
+    let token = fleet.api.enrollment_token(1).await;
+    let enrolled = muster_tests::sim::enroll(&fleet.api, &token, "robot").await;
+    let (project, device) = (enrolled.response.project.clone(), enrolled.response.device);
+    let renew = async |key: &SigningKey| {
+        muster_tests::sim::renew(&fleet.api, key, &project, device).await.0
+    };
+    assert_eq!(renew(&enrolled.key).await, 200);
+
+    let forged = SigningKey::from_seed(&[9; 32]);
+    let (key, fingerprint) = (forged.public().to_cose_key(), forged.thumbprint().0.to_vec());
+    let client = sql(&fleet.database_url("ingest")).await;
+    let change = async |statement: &str, values: &[&(dyn ToSql + Sync)]| {
+        assert_eq!(client.execute(statement, values).await.unwrap(), 1, "{statement}");
+    };
+    // In addition to the device's own key.
+    let insert = "INSERT INTO device_keys (project, device, fingerprint, public_key, epoch)
+        SELECT project, device, $1, $2, epoch FROM device_keys WHERE device = $3";
+    change(insert, &[&fingerprint, &key, &device.0]).await;
+    assert_eq!((renew(&forged).await, renew(&enrolled.key).await), (401, 200));
+    // As the newest rotated key: the event at that position grants nothing.
+    let rotated = "UPDATE device_keys SET rotation_position = 1 WHERE fingerprint = $1";
+    change(rotated, &[&fingerprint]).await;
+    assert_eq!(renew(&forged).await, 401);
+    // Under the fingerprint of the device's own key.
+    let own = enrolled.key.thumbprint().0.to_vec();
+    change("UPDATE device_keys SET public_key = $1 WHERE fingerprint = $2", &[&key, &own]).await;
+    assert_eq!(renew(&forged).await, 401);
+
+    // A revoked device stays revoked, also if the table states otherwise.
+    let body = json!({"reason": "stolen"});
+    fleet.api.post(&format!("/api/v1/devices/{device}/revoke"), &body).await;
+    let restored = "UPDATE device_keys SET revoked = false, public_key = $1 WHERE fingerprint = $2";
+    change(restored, &[&enrolled.key.public().to_cose_key(), &own]).await;
+    assert_eq!(renew(&enrolled.key).await, 401);
 }
 
 /// A Unix socket as a URL without a host names it, in front of a server that listens by TCP.

@@ -174,10 +174,10 @@ async fn reply_subjects_and_headers_of_a_device_have_no_effect_on_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_broker_sees_no_plaintext_input_or_output_of_programs() {
+async fn the_broker_sees_no_plaintext_of_programs_files_or_secrets() {
     let fleet = Fleet::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let _robot = fleet.robot(dir.path()).await;
+    let mut robot = fleet.robot(dir.path()).await;
     let file = dir.path().join("report.txt");
     std::fs::write(&file, "harrier").unwrap();
     let seen = observe(fleet.broker().await, &[">".to_owned()]).await;
@@ -206,7 +206,29 @@ async fn the_broker_sees_no_plaintext_input_or_output_of_programs() {
     let (_, _, content) = fleet.api.raw(&format!("{stored}/content"), &[]).await;
     assert_eq!(String::from_utf8_lossy(&content), "harrier");
 
-    let markers = ["kestrel", "osprey", "falcon", "buzzard", "harrier"];
+    // Secret config variables: sent to a connected device, and with the welcome.
+    let set = async |name: &str, value: &str| {
+        let mut vars = serde_json::Map::new();
+        vars.insert(name.to_owned(), value.into());
+        let body = serde_json::json!({ "vars": vars });
+        fleet.api.patch("/api/v1/devices/robot/config", &body).await;
+    };
+    let config = robot.data.join("config.json");
+    let applied = async |value: &str| {
+        wait::until("the secret to arrive", WAIT_TIMEOUT, || async {
+            std::fs::read_to_string(&config).ok()?.contains(value).then_some(())
+        })
+        .await;
+    };
+    set("secret.one", "merlin").await;
+    applied("merlin").await;
+    robot.kill9();
+    set("secret.two", "peregrine").await;
+    robot.start();
+    applied("peregrine").await;
+    assert!(std::fs::read_to_string(&config).unwrap().contains("merlin"));
+
+    let markers = ["kestrel", "osprey", "falcon", "buzzard", "harrier", "merlin", "peregrine"];
     let is_shown = |bytes: &[u8]| {
         markers
             .into_iter()

@@ -12,8 +12,9 @@ use muster_channel::Publisher;
 use muster_schemas::codec;
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::errors::error_chain;
+use muster_schemas::names::ConfigVars;
 use muster_schemas::subjects::DeviceSubjects;
-use muster_schemas::wire::{Ack, ConfigUpdate, KIND_HEADER, Welcome};
+use muster_schemas::wire::{Ack, ConfigUpdate, KIND_HEADER, Welcome, config_context};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -260,7 +261,8 @@ impl Driver<'_> {
         self.link.clock.confirm(anchor);
         self.is_greeted = true;
         self.link.connection.on_hello(now - sent, at.wall);
-        if let Err(error) = self.link.config.apply(welcome.config_version, &welcome.config) {
+        let Welcome { config_version, config, sealed_config, .. } = welcome;
+        if let Err(error) = self.apply_config(config_version, config, sealed_config.as_deref()) {
             tracing::warn!(error = error_chain(&error), "failed to apply the config");
         }
         self.link.config.rotate_key_if_requested();
@@ -335,7 +337,7 @@ impl Driver<'_> {
         }
     }
 
-    fn on_config(&self, payload: &[u8]) -> Result<(), IgnoredMessage> {
+    fn on_config(&mut self, payload: &[u8]) -> Result<(), IgnoredMessage> {
         let identity = &self.link.identity;
         let update = self.open::<ConfigUpdate>(payload, Kind::Config)?;
         let epoch = self.link.recorder.outbox().view().epoch;
@@ -345,7 +347,32 @@ impl Driver<'_> {
         if !is_ours {
             return Err(IgnoredMessage::OtherDevice);
         }
-        Ok(self.link.config.apply(update.version, &update.vars)?)
+        let outcome = self.apply_config(update.version, update.vars, update.sealed_vars.as_deref());
+        if matches!(outcome, Err(IgnoredMessage::Sealed(_))) {
+            // The welcome contains them, sealed to the key that signs the hello.
+            self.session.schedule_hello(Instant::now());
+        }
+        outcome
+    }
+
+    /// Applies config variables and the sealed, secret ones, if their version is newer.
+    fn apply_config(
+        &self,
+        version: u64,
+        mut vars: ConfigVars,
+        sealed: Option<&[u8]>,
+    ) -> Result<(), IgnoredMessage> {
+        if version <= self.link.config.version() {
+            return Ok(());
+        }
+        if let Some(sealed) = sealed {
+            let identity = &self.link.identity;
+            let context = config_context(&identity.project, identity.device, version);
+            vars.extend(codec::decode::<ConfigVars>(
+                &self.link.recorder.outbox().open_sealed(&context, sealed)?,
+            )?);
+        }
+        Ok(self.link.config.apply(version, &vars)?)
     }
 
     /// Decrypts and verifies a message that was sealed with the project's operation key.

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use muster_channel::{SealedError, open_by};
+use muster_channel::SealedError;
 use muster_schemas::cose::{self, CoseError, Kind};
 use muster_schemas::events::{Action, RefusalCause, RunAccepted};
 use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder, input_context};
@@ -110,8 +110,7 @@ impl Orders {
         Ok(address)
     }
 
-    /// Returns the private part of an order, decrypted. A device whose key was just rotated may get
-    /// it sealed to the previous key.
+    /// Returns the private part of an order, decrypted.
     ///
     /// # Errors
     /// When it is sealed to none of the device's keys: the server sends it again, sealed to the key
@@ -124,9 +123,7 @@ impl Orders {
     ) -> Result<Option<Vec<u8>>, SealedError> {
         let Some(sealed) = sealed else { return Ok(private) };
         let context = input_context(&order.project, order.device, order.operation);
-        let mut keys = self.outbox().proving_keys().into_iter();
-        let opened = keys.find_map(|key| open_by(&key, &context, sealed).ok());
-        opened.map(Some).ok_or(SealedError::Open)
+        self.outbox().open_sealed(&context, sealed).map(Some)
     }
 
     /// Checks whether the order is allowed and possible.

@@ -4,6 +4,7 @@
 //! transaction; so after a crash at any moment, the device continues with exactly one key for what
 //! it records.
 
+use muster_channel::{SealedError, open_by};
 use muster_schemas::cose::Kind;
 use muster_schemas::events::DeviceKeyRotated;
 use muster_schemas::{DeviceId, Event, SigningKey, codec};
@@ -91,6 +92,22 @@ impl Outbox {
             proving.push(keys.key(second));
         }
         proving
+    }
+
+    /// Decrypts a message that was sealed to the device. After a rotation it may be sealed to the
+    /// previous key.
+    ///
+    /// # Errors
+    /// When it is sealed to none of the device's keys.
+    pub(crate) fn open_sealed(
+        &self,
+        context: &[u8],
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, SealedError> {
+        self.proving_keys()
+            .iter()
+            .find_map(|key| open_by(key, context, sealed).ok())
+            .ok_or(SealedError::Open)
     }
 
     /// Announces the current key in the new epoch, whose log knows only the previous one.

@@ -6,13 +6,14 @@ use muster_agent::doctor::examine;
 use muster_agent::enroll::{EnrollError, enroll};
 use muster_agent::status::{Status, query_status};
 use muster_agent::{Agent, AgentError, AgentOptions};
-use muster_schemas::Event;
-use muster_schemas::Timestamp;
+use muster_schemas::cose::Kind;
 use muster_schemas::metrics::MetricBatch;
-use muster_schemas::names::ConfigValue;
+use muster_schemas::names::{ConfigValue, ConfigVars};
+use muster_schemas::wire::ConfigUpdate;
+use muster_schemas::{Event, ProjectId, Timestamp, codec};
 
 use crate::running::Running;
-use crate::support::{self, Server};
+use crate::support::{self, Server, device, operation_key};
 
 /// Returns the number of rounds of samples in these batches: each has a distinct time.
 fn rounds(batches: &[MetricBatch]) -> usize {
@@ -69,6 +70,34 @@ async fn a_device_enrolls_once_and_repeats_the_request_after_a_lost_response() {
     let kept = std::fs::read_dir(&data).unwrap().flatten();
     let kept = kept.filter(|entry| entry.file_name().to_string_lossy().starts_with("agent-before"));
     assert_eq!(kept.count(), 1, "the state of before is kept");
+}
+
+#[tokio::test]
+async fn secrets_that_cannot_be_opened_are_requested_again() {
+    let server = Server::start().await;
+    server.state.lock().unwrap().config = (4, ConfigVars::new());
+    let running = Running::start(&server).await;
+    server.until("the first config", |state| config_versions(&state.events) == [4]).await;
+    let hellos = {
+        let mut state = server.state.lock().unwrap();
+        state.config = (9, [("greeting".parse().unwrap(), ConfigValue::Int(1))].into());
+        state.hellos
+    };
+    let update = ConfigUpdate {
+        project: ProjectId::default_project(),
+        device: device(),
+        epoch: 1,
+        version: 8,
+        vars: ConfigVars::new(),
+        sealed_vars: Some(vec![7; 100]),
+    };
+    let update = operation_key().seal(Kind::Config, codec::encode(&update));
+    server.command("config", update).await;
+    server
+        .until("the config of the welcome", |state| config_versions(&state.events) == [4, 9])
+        .await;
+    assert_eq!(server.state.lock().unwrap().hellos, hellos + 1);
+    running.stop().await;
 }
 
 #[tokio::test]

@@ -127,13 +127,8 @@ impl Channels {
     ) -> Result<ChannelAnswer, OpenError> {
         let wrong = |what: &dyn std::fmt::Display| OpenError::InvalidResponse(what.to_string());
         let message = Unverified::parse(sealed).map_err(|error| wrong(&error))?;
-        let access = self
-            .executor
-            .log
-            .device_access(project, &[device])
-            .await
-            .map_err(CommandError::from)?;
-        let key = access.get(&device).and_then(|access| access.key(&message.kid()));
+        let known = self.device_keys.load(project, device).await?;
+        let key = known.access.key(&message.kid());
         let key =
             key.ok_or_else(|| wrong(&"it is signed by a key that the device does not have"))?;
         let payload = message.verify(Kind::Opened, key).map_err(|error| wrong(&error))?;

@@ -6,6 +6,7 @@ use muster_api::blobs::Blobs;
 
 use super::recording_rule::Recording;
 use super::relays::Relays;
+use crate::device_keys::DeviceKeys;
 use crate::executor::Executor;
 use crate::keys::KeyStore;
 
@@ -14,6 +15,7 @@ use crate::keys::KeyStore;
 pub struct Channels {
     pub(super) executor: Executor,
     pub(super) keys: Arc<KeyStore>,
+    pub(super) device_keys: DeviceKeys,
     /// Connection to the servers' account.
     pub(super) nats: async_nats::Client,
     /// Recordings.
@@ -28,10 +30,11 @@ impl Channels {
     pub(crate) fn new(
         executor: Executor,
         keys: Arc<KeyStore>,
+        device_keys: DeviceKeys,
         nats: async_nats::Client,
         blobs: Blobs,
     ) -> Self {
         let (relays, recording) = (Arc::default(), Recording::default());
-        Self { executor, keys, nats, blobs, relays, recording }
+        Self { executor, keys, device_keys, nats, blobs, relays, recording }
     }
 }

@@ -32,6 +32,7 @@ use muster_eventlog::projection::{Progress, Runner};
 use muster_eventlog::{Follower, StoreError};
 use tokio_util::sync::CancellationToken;
 
+use crate::device_keys::DeviceKeys;
 use crate::executor::Executor;
 use crate::keys::KeyStore;
 
@@ -50,10 +51,11 @@ impl Dispatch {
     pub(crate) fn new(
         executor: Executor,
         keys: Arc<KeyStore>,
+        device_keys: DeviceKeys,
         nats: async_nats::Client,
         blobs: Blobs,
     ) -> Self {
-        let orders = Orders::new(executor.log.clone(), keys, nats, blobs);
+        let orders = Orders::new(executor.log.clone(), keys, device_keys, nats, blobs);
         Self { executor, orders, progress: Progress::default() }
     }
 

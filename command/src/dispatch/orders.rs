@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::work_queue::{OpenOperation, OpenRun, RunState, WorkQueue};
 use crate::clock::now;
-use crate::domain::Rejection;
+use crate::device_keys::DeviceKeys;
 use crate::error::CommandError;
 use crate::keys::KeyStore;
 
@@ -27,6 +27,7 @@ const PRIVATE_PART_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Orders {
     pub(super) log: EventLog,
     keys: Arc<KeyStore>,
+    device_keys: DeviceKeys,
     /// Connection to the servers' account.
     nats: async_nats::Client,
     /// Private input of operations.
@@ -37,10 +38,11 @@ impl Orders {
     pub(super) const fn new(
         log: EventLog,
         keys: Arc<KeyStore>,
+        device_keys: DeviceKeys,
         nats: async_nats::Client,
         blobs: Blobs,
     ) -> Self {
-        Self { log, keys, nats, blobs }
+        Self { log, keys, device_keys, nats, blobs }
     }
 
     /// Signs a run's order for an epoch of its device.
@@ -121,12 +123,9 @@ impl Orders {
         operation: OperationId,
         private: &[u8],
     ) -> Result<Vec<u8>, CommandError> {
-        let access = self.log.device_access(project, &[device]).await?;
-        let key = access.get(&device).and_then(|access| access.keys.first());
-        let (_, key) = key.ok_or(Rejection::NotFound("key of the device"))?;
+        let known = self.device_keys.load(project, device).await?;
         let context = input_context(project, device, operation);
-        seal_to(key, &context, private)
-            .map_err(|error| CommandError::IdentityNotProven(error.to_string()))
+        Ok(seal_to(known.signing_key()?, &context, private)?)
     }
 
     /// Sends a device the order to cancel a run.

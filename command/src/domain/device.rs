@@ -34,6 +34,8 @@ pub struct Device {
     pub config_version: u64,
     /// Newest epoch; 0 before the first enrollment.
     pub epoch: u64,
+    /// Fingerprint of the key that was expected when the device was registered.
+    pub registered_key: Option<Hash>,
     /// Fingerprint of the signing key that enrolled last.
     pub fingerprint: Option<Hash>,
     /// NATS user key that enrolled last.
@@ -414,6 +416,7 @@ impl Decider for Device {
             Event::DeviceRegistered(event) => {
                 self.name = Some(event.name.clone());
                 self.labels = event.labels.clone();
+                self.registered_key = event.fingerprint;
             }
             Event::DeviceEnrollmentRequested(event) => {
                 self.pending_enrollment = Some(Enrollment {

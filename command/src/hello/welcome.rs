@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::catch_up::is_caught_up;
 use super::epoch_limit::EpochLimit;
 use crate::clock::now;
+use crate::device_keys::{DeviceKeys, KnownDevice};
 use crate::domain::device::{Device, DeviceCommand, ForkPoint};
 use crate::domain::{Decider, Rejection};
 use crate::error::CommandError;
@@ -29,14 +30,20 @@ const MAX_EPOCHS_AHEAD: u64 = 1_000_000;
 pub struct Hellos {
     executor: Executor,
     keys: Arc<KeyStore>,
+    device_keys: DeviceKeys,
     /// Connection to the servers' account.
     nats: async_nats::Client,
     epoch_limit: Arc<EpochLimit>,
 }
 
 impl Hellos {
-    pub(crate) fn new(executor: Executor, keys: Arc<KeyStore>, nats: async_nats::Client) -> Self {
-        Self { executor, keys, nats, epoch_limit: Arc::default() }
+    pub(crate) fn new(
+        executor: Executor,
+        keys: Arc<KeyStore>,
+        device_keys: DeviceKeys,
+        nats: async_nats::Client,
+    ) -> Self {
+        Self { executor, keys, device_keys, nats, epoch_limit: Arc::default() }
     }
 
     /// Returns the signed welcome for a hello.
@@ -51,13 +58,12 @@ impl Hellos {
     ) -> Result<Vec<u8>, CommandError> {
         let unproved = |what: String| CommandError::IdentityNotProven(what);
         let message = Unverified::parse(sealed).map_err(|error| unproved(error.to_string()))?;
-        let access = self.executor.log.device_access(project, &[device]).await?;
-        let access = access.get(&device).ok_or(Rejection::NotFound("device"))?;
-        let Some(key) = access.key(&message.kid()) else {
-            return Err(self.unknown_key_error(project, device, message, access).await?);
+        let KnownDevice { state, access } = self.device_keys.load(project, device).await?;
+        let Some(key) = access.key(&message.kid()).copied() else {
+            return Err(self.unknown_key_error(project, device, message, &access).await?);
         };
         let payload =
-            message.verify(Kind::Hello, key).map_err(|error| unproved(error.to_string()))?;
+            message.verify(Kind::Hello, &key).map_err(|error| unproved(error.to_string()))?;
         let hello: Hello = codec::decode(&payload).map_err(|error| unproved(error.to_string()))?;
         if (&hello.project, hello.device) != (project, device) {
             return Err(unproved("the hello names another device".into()));
@@ -66,15 +72,13 @@ impl Hellos {
         let is_behind = access
             .epoch(hello.epoch)
             .is_none_or(|epoch| hello.confirmed_seq.is_some_and(|seq| seq > epoch.seq));
-        let (has_caught_up, newer);
-        let access = if is_behind {
-            has_caught_up = is_caught_up(&self.executor.log, &self.nats, project, device).await;
+        let (access, has_caught_up) = if is_behind {
+            let has_caught_up = is_caught_up(&self.executor.log, &self.nats, project, device).await;
             // Read after the broker's state, so that it contains all that was caught up with.
-            newer = self.executor.log.device_access(project, &[device]).await?;
-            newer.get(&device).ok_or(Rejection::NotFound("device"))?
+            let mut newer = self.executor.log.device_access(project, &[device]).await?;
+            (newer.remove(&device).unwrap_or_default(), has_caught_up)
         } else {
-            has_caught_up = None;
-            access
+            (access, None)
         };
         let newest = access.epochs.last().map_or(0, |epoch| epoch.epoch);
         if !(1..=newest.saturating_add(MAX_EPOCHS_AHEAD)).contains(&hello.epoch) {
@@ -103,7 +107,8 @@ impl Hellos {
                 )
             }
         };
-        let state = self.executor.load::<Device>(project, &StreamName::Device(device)).await?.state;
+        let version = state.config_version;
+        let config = self.keys.config_for_device(project, device, version, state.config, &key)?;
         let welcome = Welcome {
             project: project.clone(),
             device,
@@ -112,8 +117,9 @@ impl Hellos {
             time: now(),
             committed_seq: seq,
             committed_hash: hash,
-            config_version: state.config_version,
-            config: self.keys.open_config(project, state.config),
+            config_version: version,
+            config: config.plain,
+            sealed_config: config.sealed,
             is_caught_up: has_caught_up,
         };
         let key = self.keys.operation_key(project)?;

@@ -38,6 +38,7 @@ impl From<CommandError> for Problem {
                 Self::unavailable("the blob store is unavailable; see the server's log", 10)
             }
             CommandError::Key(error) => Self::internal(&error),
+            CommandError::Seal(error) => Self::internal(&error),
             CommandError::Broker(_) | CommandError::Query(_) => {
                 Self::unavailable(format!("{error}; try again"), 2)
             }

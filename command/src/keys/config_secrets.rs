@@ -2,12 +2,14 @@
 //!
 //! A variable is secret if its name starts with `secret.`. The log, and so every read model, export
 //! and backup, contains the ciphertext; the key is in the key folder. The value is sent to the
-//! device in the signed config, like every other variable: it is not hidden from the broker.
+//! device sealed to the device's signing key, so that the broker cannot read it.
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use data_encoding::BASE64URL_NOPAD;
+use muster_channel::{SealedError, seal_to};
 use muster_schemas::names::{ConfigKey, ConfigValue, ConfigVars};
-use muster_schemas::{ProjectId, codec};
+use muster_schemas::wire::config_context;
+use muster_schemas::{DeviceId, ProjectId, PublicKey, codec};
 
 use super::store::KeyStore;
 
@@ -32,6 +34,15 @@ pub(crate) enum SecretError {
     /// The key is unusable.
     #[error("cannot be sealed")]
     Key,
+}
+
+/// Config variables as they are sent to a device.
+#[derive(Debug)]
+pub(crate) struct OutgoingConfig {
+    /// Variables that are not secret.
+    pub(crate) plain: ConfigVars,
+    /// Secret ones, sealed to the device; `None` if there are none.
+    pub(crate) sealed: Option<Vec<u8>>,
 }
 
 fn is_secret(name: &ConfigKey) -> bool {
@@ -69,8 +80,32 @@ impl KeyStore {
         Ok(ConfigValue::Text(format!("{SEALED_PREFIX}{}", BASE64URL_NOPAD.encode(&whole))))
     }
 
-    /// Returns the variables for the device. A variable that cannot be decrypted is left out.
-    pub(crate) fn open_config(&self, project: &ProjectId, vars: ConfigVars) -> ConfigVars {
+    /// Returns the variables as they are sent to the device that has this key. A secret variable
+    /// that cannot be decrypted is left out.
+    ///
+    /// # Errors
+    /// When secret variables cannot be sealed to this key.
+    pub(crate) fn config_for_device(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        version: u64,
+        vars: ConfigVars,
+        key: &PublicKey,
+    ) -> Result<OutgoingConfig, SealedError> {
+        let (secret, plain): (ConfigVars, ConfigVars) =
+            self.open_config(project, vars).into_iter().partition(|(name, _)| is_secret(name));
+        let sealed = if secret.is_empty() {
+            None
+        } else {
+            let context = config_context(project, device, version);
+            Some(seal_to(key, &context, &codec::encode(&secret))?)
+        };
+        Ok(OutgoingConfig { plain, sealed })
+    }
+
+    /// Returns the variables, decrypted. A variable that cannot be decrypted is left out.
+    fn open_config(&self, project: &ProjectId, vars: ConfigVars) -> ConfigVars {
         let open = |(name, value): (ConfigKey, ConfigValue)| {
             let ConfigValue::Text(text) = &value else { return Some((name, value)) };
             // Values that were set before names made variables secret are not encrypted.

@@ -9,14 +9,13 @@ use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::wire::{
     CredentialsProof, CredentialsRequest, CredentialsResponse, NonceResponse,
 };
-use muster_schemas::{DeviceId, ProjectId, StreamName, Timestamp, codec};
+use muster_schemas::{DeviceId, ProjectId, Timestamp, codec};
 use sha2::Sha256;
 
 use super::BrokerAccess;
 use crate::clock::now;
-use crate::domain::device::Device;
+use crate::device_keys::DeviceKeys;
 use crate::error::CommandError;
-use crate::executor::Executor;
 use crate::keys::KeyStore;
 
 /// Validity of a nonce, in microseconds.
@@ -64,14 +63,18 @@ fn check_nonce(
 /// Issues broker credentials to devices.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    executor: Executor,
     keys: Arc<KeyStore>,
+    device_keys: DeviceKeys,
     broker: BrokerAccess,
 }
 
 impl Credentials {
-    pub(super) const fn new(executor: Executor, keys: Arc<KeyStore>, broker: BrokerAccess) -> Self {
-        Self { executor, keys, broker }
+    pub(super) const fn new(
+        keys: Arc<KeyStore>,
+        device_keys: DeviceKeys,
+        broker: BrokerAccess,
+    ) -> Self {
+        Self { keys, device_keys, broker }
     }
 
     /// Returns a nonce for a device, whether the device is known or not.
@@ -104,14 +107,12 @@ impl Credentials {
         check_nonce(self.keys.nonce_key(), &project, device, &nonce, now())
             .map_err(|error| unproved(error.to_string()))?;
 
-        let access = self.executor.log.device_access(&project, &[device]).await?;
+        let known = self.device_keys.load(&project, device).await?;
         let kid = message.kid();
         let unknown = || unproved("the device is unknown or was deleted; enroll it again".into());
-        let key = access.get(&device).and_then(|access| access.key(&kid)).ok_or_else(unknown)?;
+        let key = known.access.key(&kid).ok_or_else(unknown)?;
         message.verify(Kind::Credentials, key).map_err(|error| unproved(error.to_string()))?;
-        let state =
-            self.executor.load::<Device>(&project, &StreamName::Device(device)).await?.state;
-        let nats_key = state.nats_key.filter(|_| !state.is_deleted).ok_or_else(unknown)?;
+        let nats_key = known.state.nats_key.ok_or_else(unknown)?;
         self.issue(&project, device, &nats_key)
     }
 

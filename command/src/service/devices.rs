@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::accounts::BrokerAccounts;
 use super::names;
+use crate::device_keys::DeviceKeys;
 use crate::domain::device::{Changes, Device, DeviceCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
@@ -32,6 +33,7 @@ pub struct DeviceChanges {
 pub struct Devices {
     executor: Executor,
     keys: Arc<KeyStore>,
+    device_keys: DeviceKeys,
     /// Connection to the servers' account.
     nats: async_nats::Client,
     accounts: BrokerAccounts,
@@ -41,10 +43,11 @@ impl Devices {
     pub(super) const fn new(
         executor: Executor,
         keys: Arc<KeyStore>,
+        device_keys: DeviceKeys,
         nats: async_nats::Client,
         accounts: BrokerAccounts,
     ) -> Self {
-        Self { executor, keys, nats, accounts }
+        Self { executor, keys, device_keys, nats, accounts }
     }
 
     /// Resolves a device by id or name.
@@ -230,13 +233,19 @@ impl Devices {
 
     /// Sends a device its config. If it does not arrive, the next welcome contains it.
     async fn send_config(&self, project: &ProjectId, device: DeviceId) -> Result<(), CommandError> {
-        let state = self.executor.load::<Device>(project, &StreamName::Device(device)).await?.state;
+        let known = self.device_keys.load(project, device).await?;
+        // A device that has not enrolled, or is revoked, receives nothing.
+        let Ok(key) = known.signing_key() else { return Ok(()) };
+        let version = known.state.config_version;
+        let config = known.state.config.clone();
+        let config = self.keys.config_for_device(project, device, version, config, key)?;
         let update = ConfigUpdate {
             project: project.clone(),
             device,
-            epoch: state.epoch,
-            version: state.config_version,
-            vars: self.keys.open_config(project, state.config),
+            epoch: known.state.epoch,
+            version,
+            vars: config.plain,
+            sealed_vars: config.sealed,
         };
         let key = self.keys.operation_key(project)?;
         let sealed = key.seal(cose::Kind::Config, codec::encode(&update));

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::accounts::BrokerAccounts;
 use super::credentials::Credentials;
 use crate::clock::now;
+use crate::device_keys::DeviceKeys;
 use crate::domain::device::{Device, DeviceCommand, Enrollment, Verdict};
 use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::name::{Name, NameCommand};
@@ -136,6 +137,7 @@ fn nth_name(requested: &DeviceName, n: usize, device: DeviceId) -> DeviceName {
 pub struct Enrollments {
     executor: Executor,
     keys: Arc<KeyStore>,
+    device_keys: DeviceKeys,
     credentials: Credentials,
     accounts: BrokerAccounts,
     /// Serializes enrollments with one token: all of them append to its stream.
@@ -146,11 +148,12 @@ impl Enrollments {
     pub(super) fn new(
         executor: Executor,
         keys: Arc<KeyStore>,
+        device_keys: DeviceKeys,
         credentials: Credentials,
         accounts: BrokerAccounts,
     ) -> Self {
         let locks = Arc::new(std::array::from_fn(|_| Mutex::default()));
-        Self { executor, keys, credentials, accounts, locks }
+        Self { executor, keys, device_keys, credentials, accounts, locks }
     }
 
     /// Enrolls a device.
@@ -256,13 +259,19 @@ impl Enrollments {
         let expecting =
             self.executor.log.device_registered_with_key(project, verified.fingerprint).await?;
         let holders = self.executor.log.devices_with_key(project, verified.fingerprint).await?;
+        let mut registered = None;
         for device in expecting.into_iter().chain(holders) {
             let loaded = self.executor.load::<Device>(project, &StreamName::Device(device)).await?;
             if loaded.state.is_revoked {
                 return Err(Rejection::TokenRefused(REVOKED).into());
             }
+            // The event decides, not the table of identity hints.
+            let is_expected = loaded.state.registered_key == Some(verified.fingerprint);
+            if is_expected && loaded.state.exists() {
+                registered = registered.or(Some(device));
+            }
         }
-        if let Some(device) = expecting {
+        if let Some(device) = registered {
             return Ok(EnrollTarget::Existing(device));
         }
         let like = self.similar_device(verified).await?;
@@ -290,9 +299,8 @@ impl Enrollments {
         let message = Unverified::parse(sealed).map_err(|error| unproved(error.to_string()))?;
         let claimed: ContinueProof =
             codec::decode(message.payload()).map_err(|error| unproved(error.to_string()))?;
-        let access =
-            self.executor.log.device_access(&verified.token.project, &[claimed.device]).await?;
-        let key = access.get(&claimed.device).and_then(|access| access.key(&message.kid()));
+        let known = self.device_keys.load(&verified.token.project, claimed.device).await?;
+        let key = known.access.key(&message.kid());
         let key = key.ok_or_else(|| {
             unproved(format!(
                 "device {} no longer has this key; enroll as a new device, or with a token that \

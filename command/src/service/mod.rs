@@ -23,6 +23,7 @@ use muster_api::blobs::Blobs;
 use muster_eventlog::EventLog;
 
 use crate::channels::{Channels, Recording};
+use crate::device_keys::DeviceKeys;
 use crate::dispatch::Dispatch;
 use crate::executor::Executor;
 use crate::hello::Hellos;
@@ -102,19 +103,39 @@ impl Service {
         let log = log.with_authority(keys.authority().clone(), keys.authority_verifier());
         let executor = Executor::new(log.clone(), keys.clone());
         let accounts = BrokerAccounts::new(log.clone(), keys.clone(), system, broker.jwt_ttl);
-        let credentials = Credentials::new(executor.clone(), keys.clone(), broker);
+        let devices = DeviceKeys::new(executor.clone());
+        let credentials = Credentials::new(keys.clone(), devices.clone(), broker);
         let targets = TargetResolver::new(executor.clone(), keys.clone(), nats.clone());
-        let dispatch = Dispatch::new(executor.clone(), keys.clone(), nats.clone(), blobs.clone());
-        let hellos = Hellos::new(executor.clone(), keys.clone(), nats.clone());
+        let dispatch = Dispatch::new(
+            executor.clone(),
+            keys.clone(),
+            devices.clone(),
+            nats.clone(),
+            blobs.clone(),
+        );
+        let hellos = Hellos::new(executor.clone(), keys.clone(), devices.clone(), nats.clone());
         let outputs = Outputs::new(executor.clone(), keys.clone(), nats.clone(), blobs.clone());
         Self {
             approvals: Approvals::new(executor.clone(), accounts.clone()),
-            channels: Channels::new(executor.clone(), keys.clone(), nats.clone(), blobs.clone()),
+            channels: Channels::new(
+                executor.clone(),
+                keys.clone(),
+                devices.clone(),
+                nats.clone(),
+                blobs.clone(),
+            ),
             dead_letters: DeadLetters::new(log.clone(), nats.clone()),
-            devices: Devices::new(executor.clone(), keys.clone(), nats.clone(), accounts.clone()),
+            devices: Devices::new(
+                executor.clone(),
+                keys.clone(),
+                devices.clone(),
+                nats.clone(),
+                accounts.clone(),
+            ),
             enrollments: Enrollments::new(
                 executor.clone(),
                 keys.clone(),
+                devices,
                 credentials.clone(),
                 accounts.clone(),
             ),

@@ -354,7 +354,7 @@ async fn commit(
             let stream = row.stream.parse().map_err(|error| {
                 StoreError::Corrupt(format!("the stream of an effect: {error}"))
             })?;
-            device_effects::apply(client, project.as_str(), &stream, event).await?;
+            device_effects::apply(client, project.as_str(), row.position, &stream, event).await?;
         }
     }
     let (position, nodes) = (as_i64(plan.position), frontier.to_bytes());

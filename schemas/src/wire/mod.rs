@@ -25,5 +25,5 @@ pub use operation::{
     MAX_PRIVATE_BYTES, MAX_UPLOAD_BYTES, MESSAGE_ID_HEADER, OutputPiece, OutputStream, OutputTaken,
     PrivateInput, RunDelivery, RunOrder, input_context, output_context, output_hash,
 };
-pub use session::{Ack, ConfigUpdate, Hello, NewEpoch, Welcome};
+pub use session::{Ack, ConfigUpdate, Hello, NewEpoch, Welcome, config_context};
 pub use token_text::{ApiTokenText, DownloadText, EnrollmentTokenText, InvalidToken};

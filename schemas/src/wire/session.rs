@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::codec::unique_map;
+use crate::codec::{self, unique_map};
 use crate::cose::Hash;
 use crate::events::Cause;
 use crate::ids::{DeviceId, ProjectId};
@@ -69,9 +69,13 @@ pub struct Welcome {
     pub committed_hash: Hash,
     /// The version of the config; 0 if none was ever set.
     pub config_version: u64,
-    /// All config variables.
+    /// All config variables that are not secret. Servers before 0.2 send the secret ones here too.
     #[serde(deserialize_with = "unique_map", default)]
     pub config: ConfigVars,
+    /// The secret ones, if there are any: encoded [`ConfigVars`], sealed to the key that signed the
+    /// hello, in the context [`config_context`].
+    #[serde(default, with = "serde_bytes", skip_serializing_if = "Option::is_none")]
+    pub sealed_config: Option<Vec<u8>>,
     /// Whether the log contains every event of the device that the broker holds. If false, a log that
     /// is behind the device may still catch up. Sent if the log is behind `confirmed_seq`, and if the
     /// broker responds.
@@ -105,7 +109,17 @@ pub struct ConfigUpdate {
     pub epoch: u64,
     /// The version of the config; one that is not newer than the device's is ignored.
     pub version: u64,
-    /// All config variables.
+    /// All config variables that are not secret. Servers before 0.2 send the secret ones here too.
     #[serde(deserialize_with = "unique_map", default)]
     pub vars: ConfigVars,
+    /// The secret ones, if there are any: encoded [`ConfigVars`], sealed to the device's signing key
+    /// in the context [`config_context`].
+    #[serde(default, with = "serde_bytes", skip_serializing_if = "Option::is_none")]
+    pub sealed_vars: Option<Vec<u8>>,
+}
+
+/// The context of sealed config variables.
+#[must_use]
+pub fn config_context(project: &ProjectId, device: DeviceId, version: u64) -> Vec<u8> {
+    codec::encode(&("muster/config/v1", project, device, version))
 }

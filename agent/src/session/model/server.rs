@@ -86,6 +86,7 @@ impl Server {
             committed_hash,
             config_version: 0,
             config: std::collections::BTreeMap::new(),
+            sealed_config: None,
             is_caught_up: self.is_caught_up,
         }
     }

@@ -379,6 +379,7 @@ fn welcome(state: &Mutex<ServerState>, payload: &[u8]) -> Option<Vec<u8>> {
         committed_hash: state.tip,
         config_version: state.config.0,
         config: state.config.1.clone(),
+        sealed_config: None,
         is_caught_up: None,
     };
     Some(operation_key().seal(Kind::Welcome, codec::encode(&welcome)))

@@ -116,16 +116,21 @@ pub(super) fn samples() -> Vec<Sample> {
         committed_hash: Hash::ZERO,
         config_version: 4,
         config: devices::config(),
+        sealed_config: None,
         is_caught_up: None,
     };
     let caught_up = Welcome { is_caught_up: Some(true), ..welcome.clone() };
+    let sealed_config = Some(vec![0xe5; 60]);
+    let secret_welcome = Welcome { sealed_config: sealed_config.clone(), ..welcome.clone() };
     let config = ConfigUpdate {
         project: project(),
         device: device(),
         epoch: 3,
         version: 5,
         vars: devices::config(),
+        sealed_vars: None,
     };
+    let secret_config = ConfigUpdate { sealed_vars: sealed_config, ..config.clone() };
     let ack = Ack { epoch: 2, seq: 17, hash: digest("the event"), resend: true };
 
     let plain = [
@@ -138,7 +143,9 @@ pub(super) fn samples() -> Vec<Sample> {
         ("ConfirmedHello", Message::Hello(confirmed)),
         ("Welcome", Message::Welcome(welcome)),
         ("CaughtUpWelcome", Message::Welcome(caught_up)),
+        ("SecretConfigWelcome", Message::Welcome(secret_welcome)),
         ("ConfigUpdate", Message::Config(config)),
+        ("SecretConfigUpdate", Message::Config(secret_config)),
         ("Ack", Message::Ack(ack)),
     ];
     let sealed: Vec<_> = plain

@@ -9,6 +9,7 @@ use muster_eventlog::{EventLog, ReadFilter, StoreError, StoredEvent};
 use muster_schemas::{DeviceId, Event, ProjectId};
 
 use crate::projections::devices::{CannotApply, Device, changed_device, needed};
+use crate::projections::tokens;
 use crate::timeline;
 
 /// Maximum number of events in one read.
@@ -46,7 +47,7 @@ pub fn device_kinds() -> Vec<String> {
 /// Whether events of this type are about tokens, which require the role of an admin or auditor.
 #[must_use]
 pub fn is_about_tokens(kind: &str) -> bool {
-    kind.starts_with("ApiToken") || kind.starts_with("EnrollmentToken")
+    tokens::TYPES.contains(&kind)
 }
 
 /// Returns all devices at a position, including deleted ones; folded from nothing, or from the

@@ -18,7 +18,7 @@ use crate::identity::Identity;
 use crate::store::{self, StoreError, key};
 
 /// Type of the event that announces a new key.
-pub(super) const ROTATED: &str = "DeviceKeyRotated";
+pub(super) const ROTATED: &str = DeviceKeyRotated::TYPE;
 
 /// Builds the event that replaces the old key by the new one.
 fn rotation((device, epoch): (DeviceId, u64), old: &SigningKey, new: &SigningKey) -> Event {

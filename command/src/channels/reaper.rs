@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use muster_eventlog::{Relay, StoredEvent};
 use muster_schemas::Event;
-use muster_schemas::events::{SessionDetached, SessionEnded};
+use muster_schemas::events::{
+    SessionAttached, SessionDetached, SessionEnded, SessionRefused, SessionRequested,
+};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -120,9 +122,9 @@ fn attached(stored: &[StoredEvent]) -> u64 {
     let (mut all, mut left) = (0_u64, 0);
     for event in stored {
         match event.kind.as_str() {
-            "SessionRequested" | "SessionAttached" => all += 1,
-            "SessionDetached" | "SessionRefused" => left += 1,
-            "SessionEnded" => left = all,
+            SessionRequested::TYPE | SessionAttached::TYPE => all += 1,
+            SessionDetached::TYPE | SessionRefused::TYPE => left += 1,
+            SessionEnded::TYPE => left = all,
             _ => {}
         }
     }

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use muster_eventlog::EventLog;
+use muster_schemas::events::{OperationRequested, RunRequested};
 use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName};
 
 use super::work_queue::{OpenOperation, OpenRun};
@@ -43,7 +44,7 @@ impl AuthenticOperations {
         }
         let streams: Vec<StreamName> =
             runs.iter().map(|run| StreamName::Run(operation.id, run.device)).collect();
-        let stored = log.read_streams(project, &streams, &["RunRequested"]).await?;
+        let stored = log.read_streams(project, &streams, &[RunRequested::TYPE]).await?;
         let requested: HashSet<DeviceId> = log
             .authentic(project, stored)
             .await
@@ -74,7 +75,7 @@ impl AuthenticOperations {
             return Ok(true);
         }
         let stream = StreamName::Operation(operation.id);
-        let stored = log.read_streams(project, &[stream], &["OperationRequested"]).await?;
+        let stored = log.read_streams(project, &[stream], &[OperationRequested::TYPE]).await?;
         for stored in log.authentic(project, stored).await {
             if let Event::OperationRequested(requested) = stored.event()? {
                 let is_same = requested == operation.requested && stored.actor == operation.actor;

@@ -394,7 +394,7 @@ fn close(
 /// Returns the append that a decision leads to; `None` when nothing changes.
 fn plan(run: &OpenRun, command: RunCommand) -> Option<PlannedAppend> {
     let state = Run {
-        is_requested: true,
+        state: Some(run.state),
         dispatched_epoch: (run.epoch > 0).then_some(run.epoch),
         is_canceled: run.is_canceled,
         ..Run::default()

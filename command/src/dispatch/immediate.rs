@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use muster_eventlog::{ReadFilter, StoreError};
+use muster_schemas::events::RunRequested;
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 
 use super::orders::Orders;
@@ -83,7 +84,7 @@ impl Orders {
         project: &ProjectId,
         after: u64,
     ) -> Result<Option<BTreeSet<DeviceId>>, StoreError> {
-        let kinds = vec!["RunRequested".to_owned()];
+        let kinds = vec![RunRequested::TYPE.to_owned()];
         let filter = ReadFilter { after, until: None, kinds };
         let found = self.log.read(project, &filter, MAX_SEARCHED_RUNS).await?;
         if found.len() == MAX_SEARCHED_RUNS as usize {

@@ -22,7 +22,7 @@ mod work_queue;
 
 pub(crate) use immediate::ImmediateOrder;
 pub(crate) use work_queue::WorkQueue;
-pub use work_queue::{OpenOperation, OpenRun, RunState};
+pub use work_queue::{OpenOperation, OpenRun};
 
 use std::future::Future;
 use std::sync::Arc;

@@ -10,10 +10,10 @@ use muster_eventlog::EventLog;
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{CancelOrder, KIND_HEADER, RunDelivery, RunOrder, input_context};
-use muster_schemas::{DeviceId, OperationId, ProjectId, codec};
+use muster_schemas::{DeviceId, OperationId, ProjectId, RunState, codec};
 use tokio::time::timeout;
 
-use super::work_queue::{OpenOperation, OpenRun, RunState, WorkQueue};
+use super::work_queue::{OpenOperation, OpenRun, WorkQueue};
 use crate::clock::now;
 use crate::device_keys::DeviceKeys;
 use crate::error::CommandError;

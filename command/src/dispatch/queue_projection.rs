@@ -7,41 +7,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
 use muster_eventlog::{StoreError, StoredEvent};
-use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName, codec};
+use muster_schemas::events::{
+    DeviceConnected, DeviceDeleted, DeviceDisconnected, DeviceEnrolled, DeviceEpochGranted,
+    DeviceRevoked,
+};
+use muster_schemas::{DeviceId, Event, OperationId, ProjectId, RunState, StreamName, codec, run};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 /// Name of the projection, and prefix of its tables' names.
 pub const NAME: &str = "dispatch_v1";
 
-const KINDS: &[&str] = &[
-    "OperationRequested",
-    "OperationPaused",
-    "OperationResumed",
-    "OperationAborted",
-    "RunRequested",
-    "RunDispatched",
-    "RunCancelRequested",
-    "RunClosed",
-    "RunAccepted",
-    "RunStarted",
-    "RunSucceeded",
-    "RunFailed",
-    "RunTimedOut",
-    "RunCanceled",
-    "RunInterrupted",
-    "RunRejected",
-    "RunExpired",
-    // Read only for the version of a run's stream.
-    "UploadErased",
-    "UploadStalled",
-    "DownloadLinkMade",
-    "DeviceEnrolled",
-    "DeviceEpochGranted",
-    "DeviceConnected",
-    "DeviceDisconnected",
-    "DeviceRevoked",
-    "DeviceDeleted",
+/// Types of the events about devices that the projection handles.
+const DEVICE_TYPES: &[&str] = &[
+    DeviceEnrolled::TYPE,
+    DeviceEpochGranted::TYPE,
+    DeviceConnected::TYPE,
+    DeviceDisconnected::TYPE,
+    DeviceRevoked::TYPE,
+    DeviceDeleted::TYPE,
 ];
 
 /// The projection that fills the work queue.
@@ -52,13 +36,11 @@ pub struct QueueProjection;
 #[derive(Debug, Default)]
 struct RunChange {
     is_new: bool,
-    state: Option<&'static str>,
+    state: Option<RunState>,
     version: Option<u64>,
     dispatched: Option<(u64, Vec<u8>)>,
     is_canceled: bool,
     since: i64,
-    /// Set when the run has ended; true when it did not succeed.
-    ended: Option<bool>,
 }
 
 /// Changes of one device in a batch.
@@ -83,8 +65,11 @@ impl Projection for QueueProjection {
         NAME
     }
 
-    fn kinds(&self) -> &[&'static str] {
-        KINDS
+    fn kinds(&self) -> Vec<&'static str> {
+        // Those about files only for the version of a run's stream.
+        let mut types = run::all_types();
+        types.extend(DEVICE_TYPES);
+        types
     }
 
     fn tables(&self) -> String {
@@ -156,6 +141,18 @@ impl Projection for QueueProjection {
     fn discard_cache(&mut self) {}
 }
 
+impl RunChange {
+    fn apply(&mut self, event: &Event) {
+        self.state = Some(self.state.unwrap_or_default().next(event));
+    }
+
+    /// Whether the run has ended, and did not succeed; `None` while it is open.
+    fn is_unsuccessful(&self) -> Option<bool> {
+        let end = self.state.filter(|state| state.is_final())?;
+        Some(end != RunState::Succeeded)
+    }
+}
+
 impl Changes {
     fn apply_server_event(
         &mut self,
@@ -168,56 +165,41 @@ impl Changes {
         match event {
             Event::RunRequested(_) => {
                 change.is_new = true;
-                change.state = Some("requested");
+                change.state.get_or_insert_default();
                 change.since = stored.recorded_at.micros();
             }
-            Event::RunDispatched(event) => {
-                change.state = Some("dispatched");
-                change.dispatched = Some((event.epoch, event.order.clone()));
+            Event::RunDispatched(dispatched) => {
+                change.apply(event);
+                change.dispatched = Some((dispatched.epoch, dispatched.order.clone()));
                 change.since = stored.recorded_at.micros();
             }
             Event::RunCancelRequested(_) => change.is_canceled = true,
-            Event::RunClosed(_) => change.ended = Some(true),
+            Event::RunClosed(_) => change.apply(event),
             _ => {}
         }
     }
 
     fn apply_device_event(&mut self, device: DeviceId, event: &Event, stored: &StoredEvent) {
-        let mut at = |operation: OperationId, state: Option<&'static str>, over: Option<bool>| {
-            let change = self.runs.entry((operation, device)).or_default();
-            change.state = state.or(change.state);
-            change.ended = change.ended.or(over);
+        if let Some(reported) = run::device_report(event) {
+            let change = self.runs.entry((reported.operation, device)).or_default();
+            change.apply(event);
             change.since = stored.recorded_at.micros();
-        };
+            return;
+        }
+        let change = self.devices.entry(device).or_default();
+        if matches!(event, Event::DeviceConnected(_) | Event::DeviceDisconnected(_)) {
+            change.presence_at = Some(stored.recorded_at.micros());
+        }
         match event {
-            Event::RunAccepted(event) => at(event.operation, Some("accepted"), None),
-            Event::RunStarted(event) => at(event.operation, Some("running"), None),
-            Event::RunSucceeded(event) => at(event.0.operation, None, Some(false)),
-            Event::RunFailed(event) => at(event.0.operation, None, Some(true)),
-            Event::RunTimedOut(event) => at(event.0.operation, None, Some(true)),
-            Event::RunCanceled(event) => at(event.0.operation, None, Some(true)),
-            Event::RunInterrupted(event) => at(event.0.operation, None, Some(true)),
-            Event::RunRejected(event) => at(event.operation, None, Some(true)),
-            Event::RunExpired(event) => at(event.operation, None, Some(true)),
-            event => {
-                let change = self.devices.entry(device).or_default();
-                if matches!(event, Event::DeviceConnected(_) | Event::DeviceDisconnected(_)) {
-                    change.presence_at = Some(stored.recorded_at.micros());
-                }
-                match event {
-                    Event::DeviceEnrolled(event) => {
-                        change.epoch = Some(event.epoch);
-                        change.is_removed = Some(false);
-                    }
-                    Event::DeviceEpochGranted(event) => change.epoch = Some(event.epoch),
-                    Event::DeviceConnected(_) => change.online = Some(true),
-                    Event::DeviceDisconnected(_) => change.online = Some(false),
-                    Event::DeviceRevoked(_) | Event::DeviceDeleted(_) => {
-                        change.is_removed = Some(true);
-                    }
-                    _ => {}
-                }
+            Event::DeviceEnrolled(event) => {
+                change.epoch = Some(event.epoch);
+                change.is_removed = Some(false);
             }
+            Event::DeviceEpochGranted(event) => change.epoch = Some(event.epoch),
+            Event::DeviceConnected(_) => change.online = Some(true),
+            Event::DeviceDisconnected(_) => change.online = Some(false),
+            Event::DeviceRevoked(_) | Event::DeviceDeleted(_) => change.is_removed = Some(true),
+            _ => {}
         }
     }
 
@@ -323,17 +305,19 @@ async fn write_runs(
         execute(transaction, sql, &parameters).await?;
     }
     let is_only_new = |change: &RunChange| {
-        change.is_new && change.version == Some(1) && change.state == Some("requested")
+        change.is_new && change.version == Some(1) && change.state == Some(RunState::Requested)
     };
     let moved: Vec<_> = changes
         .iter()
-        .filter(|(_, change)| change.ended.is_none() && !is_only_new(change))
+        .filter(|(_, change)| change.is_unsuccessful().is_none() && !is_only_new(change))
         .collect();
     if !moved.is_empty() {
         update_runs(transaction, project, &moved).await?;
     }
-    let over: Vec<_> =
-        changes.iter().filter_map(|(run, change)| Some((*run, change.ended?))).collect();
+    let over: Vec<_> = changes
+        .iter()
+        .filter_map(|(run, change)| Some((*run, change.is_unsuccessful()?)))
+        .collect();
     if !over.is_empty() {
         close_runs(transaction, project, &over).await?;
     }
@@ -345,14 +329,25 @@ async fn update_runs(
     project: &str,
     updated: &[(&(OperationId, DeviceId), &RunChange)],
 ) -> Result<(), StoreError> {
+    let open: Vec<&str> = RunState::ALL
+        .iter()
+        .filter(|state| !state.is_final())
+        .map(|state| state.as_str())
+        .collect();
+    // The states of open runs only advance.
+    let advances = format!(
+        "array_position('{{{open}}}'::text[], n.state) >=
+             array_position('{{{open}}}'::text[], r.state)",
+        open = open.join(",")
+    );
     let sql = format!(
         "UPDATE {NAME}_runs AS r SET
-             state = CASE WHEN r.state = 'running' THEN r.state ELSE coalesce(n.state, r.state) END,
+             state = CASE WHEN {advances} THEN n.state ELSE r.state END,
              version = coalesce(n.version, r.version),
              epoch = coalesce(n.epoch, r.epoch),
              sealed = coalesce(n.sealed, r.sealed),
              canceled = r.canceled OR n.canceled,
-             since = CASE WHEN n.state IS NULL THEN r.since ELSE n.since END
+             since = CASE WHEN {advances} THEN n.since ELSE r.since END
          FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::bigint[], $6::bigint[], $7::bytea[],
                      $8::boolean[], $9::bigint[])
               AS n (operation, device, state, version, epoch, sealed, canceled, since)
@@ -360,7 +355,8 @@ async fn update_runs(
     );
     let operations: Vec<Uuid> = updated.iter().map(|((operation, _), _)| operation.0).collect();
     let devices: Vec<Uuid> = updated.iter().map(|((_, device), _)| device.0).collect();
-    let states: Vec<Option<&str>> = updated.iter().map(|(_, change)| change.state).collect();
+    let states: Vec<Option<&str>> =
+        updated.iter().map(|(_, change)| change.state.map(RunState::as_str)).collect();
     let number = |number: Option<u64>| number.map(u64::cast_signed);
     let versions: Vec<Option<i64>> =
         updated.iter().map(|(_, change)| number(change.version)).collect();

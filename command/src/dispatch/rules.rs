@@ -1,9 +1,9 @@
 //! Decisions about an operation and its runs: pure functions of the work queue and the time.
 
-use muster_schemas::Timestamp;
 use muster_schemas::events::{AbortCause, ClosedState};
+use muster_schemas::{RunState, Timestamp};
 
-use super::work_queue::{OpenOperation, OpenRun, RunState};
+use super::work_queue::{OpenOperation, OpenRun};
 
 /// Delay, in microseconds, by which a device's report may be late before its run is closed: clock
 /// skew, transmission, the last attempt to end the program.
@@ -71,7 +71,6 @@ pub(crate) fn next_step(operation: &OpenOperation, run: &OpenRun, now: Timestamp
     }
     let expires = operation.requested.expires_at;
     let since = match run.state {
-        RunState::Requested => return None,
         RunState::Dispatched => {
             if now.micros() > expires.micros().saturating_add(REPORT_GRACE_MICROS) {
                 return Some(if run.is_canceled {
@@ -102,6 +101,15 @@ pub(crate) fn next_step(operation: &OpenOperation, run: &OpenRun, now: Timestamp
         // The device may delay the start until the operation expires.
         RunState::Accepted => run.since.max(expires),
         RunState::Running => run.since,
+        // It waits for a slot; or it has ended, and is not in the work queue.
+        RunState::Requested
+        | RunState::Succeeded
+        | RunState::Failed
+        | RunState::TimedOut
+        | RunState::Canceled
+        | RunState::Expired
+        | RunState::Rejected
+        | RunState::Unknown => return None,
     };
     if now.micros() > since.micros().saturating_add(close_after_micros(operation)) {
         let reason = "the device accepted it, but did not report its end in time";

@@ -4,47 +4,22 @@ use std::collections::BTreeSet;
 
 use muster_eventlog::{EventLog, StoreError};
 use muster_schemas::events::OperationRequested;
-use muster_schemas::{DeviceId, OperationId, ProjectId, Timestamp, codec};
+use muster_schemas::run::UnknownRunState;
+use muster_schemas::{DeviceId, OperationId, ProjectId, RunState, Timestamp, codec};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::queue_projection::NAME;
 
-/// State of a run that has not ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunState {
-    /// The run waits for a slot, or for its device.
-    Requested,
-    /// Its order is sent until the device responds.
-    Dispatched,
-    /// The device has it in its journal.
-    Accepted,
-    /// Its program runs.
-    Running,
-}
-
-impl RunState {
-    /// The name of the state in the database.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Requested => "requested",
-            Self::Dispatched => "dispatched",
-            Self::Accepted => "accepted",
-            Self::Running => "running",
-        }
+/// Reads the state of an open run. Fails for an unknown state: a run that was read as `requested`
+/// would be dispatched again.
+fn read_state(text: &str) -> Result<RunState, StoreError> {
+    let state: RunState =
+        text.parse().map_err(|error: UnknownRunState| StoreError::Corrupt(error.to_string()))?;
+    if state.is_final() {
+        return Err(StoreError::Corrupt(format!("an open run is in the state '{state}'")));
     }
-
-    /// Fails for an unknown state: a run that was read as `requested` would be dispatched again.
-    fn read(text: &str) -> Result<Self, StoreError> {
-        match text {
-            "requested" => Ok(Self::Requested),
-            "dispatched" => Ok(Self::Dispatched),
-            "accepted" => Ok(Self::Accepted),
-            "running" => Ok(Self::Running),
-            other => Err(StoreError::Corrupt(format!("a run is in the unknown state '{other}'"))),
-        }
-    }
+    Ok(state)
 }
 
 /// An operation with runs that have not ended.
@@ -102,7 +77,7 @@ fn run(row: RunRow) -> Result<OpenRun, StoreError> {
     Ok(OpenRun {
         operation: OperationId(row.0),
         device: DeviceId(row.1),
-        state: RunState::read(&row.2)?,
+        state: read_state(&row.2)?,
         version: row.3.unsigned_abs(),
         epoch: row.4.unsigned_abs(),
         order: row.5,
@@ -352,13 +327,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn run_states_round_trip_and_an_unknown_one_is_an_error() {
-        use RunState::{Accepted, Dispatched, Requested, Running};
-        for state in [Requested, Dispatched, Accepted, Running] {
-            assert_eq!(RunState::read(state.as_str()).unwrap(), state);
+    fn a_state_that_no_open_run_has_is_an_error() {
+        for state in RunState::ALL {
+            assert_eq!(read_state(state.as_str()).ok(), (!state.is_final()).then_some(state));
         }
         for unknown in ["", "Requested", "paused"] {
-            assert!(RunState::read(unknown).is_err(), "{unknown:?}");
+            assert!(read_state(unknown).is_err(), "{unknown:?}");
         }
     }
 }

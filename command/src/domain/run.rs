@@ -7,21 +7,19 @@ use muster_schemas::events::{
     ClosedState, DownloadLinkMade, EraseCause, RunCancelRequested, RunClosed, RunDispatched,
     RunRequested, UploadErased, UploadStalled,
 };
-use muster_schemas::{Event, Hash, Timestamp};
+use muster_schemas::{Event, Hash, RunState, Timestamp};
 
 use super::{Decider, Decision, Rejection};
 
 /// Decisions of the server about a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Run {
-    /// Whether it was requested.
-    pub is_requested: bool,
+    /// State of the run, as far as its own stream determines it; `None` if it was never requested.
+    pub state: Option<RunState>,
     /// Epoch of its newest order.
     pub dispatched_epoch: Option<u64>,
     /// Whether its cancellation was requested.
     pub is_canceled: bool,
-    /// Whether the server has closed it.
-    pub is_closed: bool,
     /// Whether its file was erased, and further pieces are refused.
     pub is_erased: bool,
     /// Number of bytes at which the file stalled last because the server could not store more.
@@ -72,16 +70,18 @@ impl Decider for Run {
 
     fn decide(&self, command: RunCommand) -> Decision {
         if let RunCommand::Request = command {
-            return Ok(if self.is_requested { Vec::new() } else { vec![RunRequested {}.into()] });
+            return Ok(if self.state.is_some() {
+                Vec::new()
+            } else {
+                vec![RunRequested {}.into()]
+            });
         }
-        if !self.is_requested {
-            return Err(Rejection::NotFound("run"));
-        }
+        let Some(state) = self.state else { return Err(Rejection::NotFound("run")) };
         // Commands about a file are allowed after the run's end.
         if let Some(decision) = self.decide_file(&command) {
             return decision;
         }
-        if self.is_closed {
+        if state.is_final() {
             return Ok(Vec::new());
         }
         Ok(match command {
@@ -112,11 +112,13 @@ impl Decider for Run {
     }
 
     fn evolve(mut self, event: &Event) -> Self {
+        self.state = match event {
+            Event::RunRequested(_) => Some(self.state.unwrap_or_default()),
+            event => self.state.map(|state| state.next(event)),
+        };
         match event {
-            Event::RunRequested(_) => self.is_requested = true,
             Event::RunDispatched(event) => self.dispatched_epoch = Some(event.epoch),
             Event::RunCancelRequested(_) => self.is_canceled = true,
-            Event::RunClosed(_) => self.is_closed = true,
             Event::UploadErased(_) => self.is_erased = true,
             Event::UploadStalled(event) => self.stalled_at = Some(event.bytes),
             _ => {}

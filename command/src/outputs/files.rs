@@ -60,10 +60,10 @@ impl RequestedFiles {
         };
         let run =
             self.executor.load::<Run>(project, &StreamName::Run(operation, device)).await?.state;
-        Ok(match (run.is_requested, run.is_erased) {
-            (false, _) => Err("it was never requested from this device"),
-            (true, true) => Err("the server has erased it"),
-            (true, false) => Ok(upload.limit()),
+        Ok(match run.state {
+            None => Err("it was never requested from this device"),
+            Some(_) if run.is_erased => Err("the server has erased it"),
+            Some(_) => Ok(upload.limit()),
         })
     }
 

@@ -7,7 +7,9 @@ use muster_api::blobs::{Blobs, key};
 use muster_eventlog::{Append, AppendError, Appended, Expected, NewEvent};
 use muster_schemas::events::{Action, OperationRequested, PrivatePart};
 use muster_schemas::wire::{MAX_PRIVATE_BYTES, PrivateInput};
-use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, codec};
+use muster_schemas::{
+    DeviceId, Event, Hash, OperationId, ProjectId, RunState, StreamName, Timestamp, codec,
+};
 use uuid::Uuid;
 
 use super::targets::{Target, TargetResolver};
@@ -270,7 +272,8 @@ impl Operations {
         until_appended(|| async {
             let loaded = self.executor.load::<Run>(&request.project, &stream).await?;
             let events = loaded.state.decide(RunCommand::Cancel)?;
-            if loaded.state.is_closed || !events.is_empty() {
+            let has_ended = loaded.state.state.is_some_and(RunState::is_final);
+            if has_ended || !events.is_empty() {
                 self.check_open(&request.project, operation, Some(device)).await?;
             }
             let version = loaded.version + events.len() as u64;

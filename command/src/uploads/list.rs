@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
 use muster_eventlog::{EventLog, StoreError, StoredEvent};
-use muster_schemas::events::{Action, Upload};
-use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName, Timestamp};
+use muster_schemas::events::{
+    Action, OperationRequested, RunClosed, RunRequested, Upload, UploadErased,
+};
+use muster_schemas::{
+    DeviceId, Event, OperationId, ProjectId, RunState, StreamName, Timestamp, run,
+};
 use sqlx::AssertSqlSafe;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -14,19 +18,9 @@ use uuid::Uuid;
 /// Name of the projection, and prefix of its tables' names.
 pub const NAME: &str = "files_v1";
 
-const KINDS: &[&str] = &[
-    "OperationRequested",
-    "RunRequested",
-    "RunClosed",
-    "RunSucceeded",
-    "RunFailed",
-    "RunTimedOut",
-    "RunCanceled",
-    "RunInterrupted",
-    "RunRejected",
-    "RunExpired",
-    "UploadErased",
-];
+/// Types that the projection handles in addition to a device's reports of the end of a run.
+const TYPES: &[&str] =
+    &[OperationRequested::TYPE, RunRequested::TYPE, RunClosed::TYPE, UploadErased::TYPE];
 
 /// Delay before the partial file of a run that its device reported as unsuccessful is erased, in
 /// microseconds: pieces may still be in flight.
@@ -67,8 +61,8 @@ impl Projection for Files {
         NAME
     }
 
-    fn kinds(&self) -> &[&'static str] {
-        KINDS
+    fn kinds(&self) -> Vec<&'static str> {
+        [TYPES, run::END_TYPES].concat()
     }
 
     fn tables(&self) -> String {
@@ -170,16 +164,10 @@ impl Projection for Files {
 
 /// Returns the operation whose run has ended by this event, and whether its file is stored.
 fn end_of(event: &Event) -> Option<(OperationId, bool)> {
-    Some(match event {
-        Event::RunSucceeded(event) => (event.0.operation, event.0.file.is_some()),
-        Event::RunFailed(event) => (event.0.operation, false),
-        Event::RunTimedOut(event) => (event.0.operation, false),
-        Event::RunCanceled(event) => (event.0.operation, false),
-        Event::RunInterrupted(event) => (event.0.operation, false),
-        Event::RunRejected(event) => (event.operation, false),
-        Event::RunExpired(event) => (event.operation, false),
-        _ => return None,
-    })
+    let end = run::device_report(event).filter(|reported| reported.state.is_final())?;
+    let is_stored =
+        end.state == RunState::Succeeded && end.report.is_some_and(|report| report.file.is_some());
+    Some((end.operation, is_stored))
 }
 
 impl Files {

@@ -63,8 +63,8 @@ pub trait Projection: Send + 'static {
 
     /// Returns the event types that it declares, if they are few and rare: then it gets no others,
     /// and other events in the log cost it next to nothing. All types if empty.
-    fn kinds(&self) -> &[&'static str] {
-        &[]
+    fn kinds(&self) -> Vec<&'static str> {
+        Vec::new()
     }
 
     /// Whether it gets only events whose authority is proven. False for a projection of the log

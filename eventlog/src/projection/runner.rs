@@ -247,8 +247,7 @@ impl<P: Projection> Runner<P> {
             }
             return Ok(checkpoint < head);
         }
-        let kinds: Vec<String> =
-            self.projection.kinds().iter().map(|kind| (*kind).into()).collect();
+        let kinds = self.projection.kinds().into_iter().map(str::to_owned).collect();
         let events = if head == position {
             Vec::new()
         } else {

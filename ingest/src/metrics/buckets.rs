@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_eventlog::{EventLog, Follower, ReadFilter, StoreError};
+use muster_schemas::events::ProjectRetentionSet;
 use muster_schemas::retention::own_policy;
 use muster_schemas::{Event, ProjectId, Retention, StreamName};
 use tokio::sync::{mpsc, watch};
@@ -167,7 +168,7 @@ impl RetentionManager {
         let mut filter = ReadFilter {
             after: self.position,
             until: Some(head),
-            kinds: vec!["ProjectRetentionSet".to_owned()],
+            kinds: vec![ProjectRetentionSet::TYPE.to_owned()],
         };
         loop {
             let stored = self.log.read(&system, &filter, MAX_EVENTS_PER_QUERY).await?;

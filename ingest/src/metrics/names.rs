@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use muster_eventlog::EventLog;
+use muster_schemas::events::{DeviceDeleted, DeviceRegistered, DeviceRenamed};
 use muster_schemas::names::DeviceName;
 use muster_schemas::{DeviceId, Event, ProjectId, StreamName};
 use tokio::sync::{mpsc, oneshot};
@@ -122,7 +123,7 @@ async fn read(
     devices: &HashSet<DeviceId>,
 ) -> HashMap<DeviceId, Option<DeviceName>> {
     let streams: Vec<StreamName> = devices.iter().copied().map(StreamName::Device).collect();
-    let kinds = ["DeviceRegistered", "DeviceRenamed", "DeviceDeleted"];
+    let kinds = [DeviceRegistered::TYPE, DeviceRenamed::TYPE, DeviceDeleted::TYPE];
     let mut is_reported = false;
     let stored = loop {
         match log.read_streams(project, &streams, &kinds).await {

@@ -3,6 +3,9 @@
 use async_trait::async_trait;
 use muster_eventlog::StoredEvent;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
+use muster_schemas::events::{
+    ProjectArchived, ProjectCreated, ProjectRenamed, ProjectRestored, ProjectRetentionSet,
+};
 use muster_schemas::{Event, ProjectId, Retention, StreamName};
 
 use super::as_i64;
@@ -11,12 +14,12 @@ use super::devices::store_error;
 /// Name of the live table.
 pub const TABLE: &str = "projects_v2";
 
-const KINDS: &[&str] = &[
-    "ProjectCreated",
-    "ProjectRenamed",
-    "ProjectArchived",
-    "ProjectRestored",
-    "ProjectRetentionSet",
+const TYPES: &[&str] = &[
+    ProjectCreated::TYPE,
+    ProjectRenamed::TYPE,
+    ProjectArchived::TYPE,
+    ProjectRestored::TYPE,
+    ProjectRetentionSet::TYPE,
 ];
 
 /// Fills the table of projects.
@@ -83,8 +86,8 @@ impl Projection for Projects {
         &self.table
     }
 
-    fn kinds(&self) -> &[&'static str] {
-        KINDS
+    fn kinds(&self) -> Vec<&'static str> {
+        TYPES.to_vec()
     }
 
     fn tables(&self) -> String {

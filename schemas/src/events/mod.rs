@@ -128,6 +128,11 @@ macro_rules! events {
         }
 
         $(
+            impl $name {
+                /// The event's type, as stored in the log.
+                pub const TYPE: &'static str = stringify!($name);
+            }
+
             impl From<$name> for Event {
                 fn from(event: $name) -> Self {
                     Self::$name(event)

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use muster_api::Problem;
 use muster_api::problem::Kind;
 use muster_eventlog::{EventLog, ReadFilter};
+use muster_schemas::events::DeviceRenamed;
 use muster_schemas::{DeviceId, Event, ProjectId};
 
 /// Maximum number of events in one read of the log.
@@ -21,7 +22,7 @@ pub(super) async fn names_at(
 ) -> Result<BTreeMap<DeviceId, String>, Problem> {
     let mut names = BTreeMap::new();
     let mut filter =
-        ReadFilter { after: position, until: None, kinds: vec!["DeviceRenamed".to_owned()] };
+        ReadFilter { after: position, until: None, kinds: vec![DeviceRenamed::TYPE.to_owned()] };
     loop {
         let found = log.read(project, &filter, MAX_EVENTS_PER_READ).await?;
         for stored in &found {

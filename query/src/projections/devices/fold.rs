@@ -6,7 +6,9 @@
 //! second part if the later one is available.
 
 use muster_eventlog::StoredEvent;
-use muster_schemas::events::{Cause, author};
+use muster_schemas::events::{
+    Cause, DeviceConfigApplied, DeviceEventUnreadable, DeviceInventoryReported, author,
+};
 use muster_schemas::{DeviceId, Event, PublicKey, StreamName, Timestamp};
 
 use super::state::{Device, Enrollment, Epoch, EpochCause, Loss, Presence, Waiting};
@@ -31,7 +33,7 @@ pub fn changed_device(stored: &StoredEvent) -> Option<DeviceId> {
 /// Whether the content of an event of this type is completely replaced by the next one of its type.
 #[must_use]
 pub fn is_replaced_by_next(kind: &str) -> bool {
-    matches!(kind, "DeviceInventoryReported" | "DeviceConfigApplied")
+    [DeviceInventoryReported::TYPE, DeviceConfigApplied::TYPE].contains(&kind)
 }
 
 impl Device {
@@ -80,7 +82,7 @@ impl Device {
     /// # Errors
     /// When the record cannot be decoded, or is inconsistent.
     pub fn apply(&mut self, stored: &StoredEvent) -> Result<(), CannotApply> {
-        if stored.kind == "DeviceEventUnreadable" {
+        if stored.kind == DeviceEventUnreadable::TYPE {
             self.flags.unreadable += 1;
             return Ok(());
         }

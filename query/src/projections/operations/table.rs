@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
 use muster_eventlog::{StoreError, StoredEvent};
-use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName};
+use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName, run};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -14,29 +14,6 @@ use super::fold::{Operation, Run};
 use super::uploads;
 use crate::projections::devices::store_error;
 use crate::projections::{as_i64, storable};
-
-const KINDS: &[&str] = &[
-    "OperationRequested",
-    "OperationPaused",
-    "OperationResumed",
-    "OperationAborted",
-    "RunRequested",
-    "RunDispatched",
-    "RunCancelRequested",
-    "RunClosed",
-    "RunAccepted",
-    "RunStarted",
-    "RunSucceeded",
-    "RunFailed",
-    "RunTimedOut",
-    "RunCanceled",
-    "RunInterrupted",
-    "RunRejected",
-    "RunExpired",
-    "UploadErased",
-    "UploadStalled",
-    "DownloadLinkMade",
-];
 
 /// Fills the tables.
 #[derive(Debug)]
@@ -166,24 +143,13 @@ fn truncate_reason(reason: &str) -> String {
 
 /// Returns the run that an event is about.
 fn run_of(stored: &StoredEvent, event: &Event) -> Option<RunKey> {
-    let operation = match event {
-        Event::RunAccepted(event) => event.operation,
-        Event::RunStarted(event) => event.operation,
-        Event::RunSucceeded(event) => event.0.operation,
-        Event::RunFailed(event) => event.0.operation,
-        Event::RunTimedOut(event) => event.0.operation,
-        Event::RunCanceled(event) => event.0.operation,
-        Event::RunInterrupted(event) => event.0.operation,
-        Event::RunRejected(event) => event.operation,
-        Event::RunExpired(event) => event.operation,
-        _ => {
-            return match stored.stream {
-                StreamName::Run(operation, device) => Some((operation, device)),
-                _ => None,
-            };
-        }
-    };
-    Some((operation, stored.stream.device()?))
+    if let Some(reported) = run::device_report(event) {
+        return Some((reported.operation, stored.stream.device()?));
+    }
+    match stored.stream {
+        StreamName::Run(operation, device) => Some((operation, device)),
+        _ => None,
+    }
 }
 
 #[async_trait]
@@ -192,8 +158,8 @@ impl Projection for Operations {
         &self.table
     }
 
-    fn kinds(&self) -> &[&'static str] {
-        KINDS
+    fn kinds(&self) -> Vec<&'static str> {
+        run::all_types()
     }
 
     fn tables(&self) -> String {

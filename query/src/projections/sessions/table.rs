@@ -7,7 +7,10 @@ use std::collections::btree_map::Entry;
 use async_trait::async_trait;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
 use muster_eventlog::{StoreError, StoredEvent};
-use muster_schemas::events::SessionRecorded;
+use muster_schemas::events::{
+    SessionAttached, SessionDetached, SessionEnded, SessionRecorded, SessionRefused,
+    SessionRequested, ShellEnded,
+};
 use muster_schemas::{Event, ProjectId, StreamName};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -16,14 +19,14 @@ use super::fold::Session;
 use crate::projections::as_i64;
 use crate::projections::devices::store_error;
 
-const KINDS: &[&str] = &[
-    "SessionRequested",
-    "SessionAttached",
-    "SessionDetached",
-    "SessionRefused",
-    "SessionRecorded",
-    "SessionEnded",
-    "ShellEnded",
+const TYPES: &[&str] = &[
+    SessionRequested::TYPE,
+    SessionAttached::TYPE,
+    SessionDetached::TYPE,
+    SessionRefused::TYPE,
+    SessionRecorded::TYPE,
+    SessionEnded::TYPE,
+    ShellEnded::TYPE,
 ];
 
 /// Fills the table of sessions.
@@ -69,8 +72,8 @@ impl Projection for Sessions {
         &self.table
     }
 
-    fn kinds(&self) -> &[&'static str] {
-        KINDS
+    fn kinds(&self) -> Vec<&'static str> {
+        TYPES.to_vec()
     }
 
     fn tables(&self) -> String {

@@ -6,6 +6,7 @@ mod fold;
 mod table;
 
 pub use fold::{Token, TokenKind};
+pub(crate) use table::TYPES;
 pub use table::Tokens;
 
 /// Name of the live table.

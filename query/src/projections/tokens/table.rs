@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
 use muster_eventlog::{StoreError, StoredEvent};
+use muster_schemas::events::{
+    ApiTokenCreated, ApiTokenRevoked, ApiTokenUsed, EnrollmentTokenCreated, EnrollmentTokenRevoked,
+    EnrollmentTokenUsed,
+};
 use muster_schemas::{ProjectId, StreamName, TokenId};
 use uuid::Uuid;
 
@@ -13,13 +17,14 @@ use super::fold::{Token, TokenKind};
 use crate::projections::as_i64;
 use crate::projections::devices::store_error;
 
-const KINDS: &[&str] = &[
-    "EnrollmentTokenCreated",
-    "EnrollmentTokenUsed",
-    "EnrollmentTokenRevoked",
-    "ApiTokenCreated",
-    "ApiTokenUsed",
-    "ApiTokenRevoked",
+/// Types of the events that it handles: all about tokens.
+pub(crate) const TYPES: &[&str] = &[
+    EnrollmentTokenCreated::TYPE,
+    EnrollmentTokenUsed::TYPE,
+    EnrollmentTokenRevoked::TYPE,
+    ApiTokenCreated::TYPE,
+    ApiTokenUsed::TYPE,
+    ApiTokenRevoked::TYPE,
 ];
 
 /// Fills the table of tokens.
@@ -75,8 +80,8 @@ impl Projection for Tokens {
         &self.table
     }
 
-    fn kinds(&self) -> &[&'static str] {
-        KINDS
+    fn kinds(&self) -> Vec<&'static str> {
+        TYPES.to_vec()
     }
 
     fn tables(&self) -> String {

@@ -8,7 +8,7 @@ use muster_schemas::wire::PrivateInput;
 use muster_schemas::{DeviceId, Hash, OperationId, ProjectId, Timestamp, codec};
 use serde::Deserialize;
 
-use crate::identity::{CurrentIdentity, Ignored, is_for};
+use crate::identity::{CurrentIdentity, NotForDevice, is_for};
 
 /// The fields that all orders have, of any action: so an order with an action that is unknown to
 /// this agent can be refused by its id.
@@ -27,7 +27,7 @@ pub(super) struct Address {
 pub(super) fn check_address(
     order: &Address,
     identity: &CurrentIdentity<'_>,
-) -> Result<(), Ignored> {
+) -> Result<(), NotForDevice> {
     is_for(identity, &order.project, order.device, order.epoch)
 }
 
@@ -86,12 +86,12 @@ mod tests {
         };
         assert_eq!(check_address(&order, &me), Ok(()));
         let other = Address { project: ProjectId::system(), ..order.clone() };
-        assert_eq!(check_address(&other, &me), Err(Ignored::Project));
+        assert_eq!(check_address(&other, &me), Err(NotForDevice::Project));
         let other = Address { device: DeviceId(Uuid::from_u128(9)), ..order.clone() };
-        assert_eq!(check_address(&other, &me), Err(Ignored::Device));
+        assert_eq!(check_address(&other, &me), Err(NotForDevice::Device));
         for epoch in [2, 4] {
             let other = Address { epoch, ..order.clone() };
-            let ignored = Ignored::Epoch { requested: epoch, current: 3 };
+            let ignored = NotForDevice::Epoch { requested: epoch, current: 3 };
             assert_eq!(check_address(&other, &me), Err(ignored));
         }
     }

@@ -19,7 +19,7 @@ use super::prepare;
 use super::queue::{Lane, MAX_WAITING_RUNS, RunStatus};
 use super::record::{Outcome, Runs, empty_report, expired, rejected};
 use crate::clock::{Moment, ServerClock};
-use crate::identity::{CurrentIdentity, Identity, Ignored, is_expired};
+use crate::identity::{CurrentIdentity, Identity, NotForDevice, is_expired};
 use crate::outbox::{IgnoredMessage, Outbox};
 use crate::policy::check_policy;
 use crate::run_as::{requested_user, run_as};
@@ -65,7 +65,7 @@ impl Orders {
             None => {}
         }
         if !is_greeted {
-            return Err(Ignored::NoHello.into());
+            return Err(NotForDevice::NoHello.into());
         }
         let expires_at = address.expires_at.ok_or(IgnoredMessage::NoExpiry)?;
         let server_time = self.clock.confirmed_time();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use muster_channel::Publisher;
+use muster_schemas::errors::error_chain;
 use muster_schemas::subjects::DeviceSubjects;
 use rand::seq::SliceRandom;
 use tokio::time::sleep;
@@ -46,14 +47,15 @@ pub(crate) async fn keep_connected(link: &Link) {
             cached => match (link.credentials.renew().await, cached) {
                 (Ok(new), _) => new,
                 // The broker may return before the server that gives credentials.
-                (Err(problem), Some(cached)) => {
+                (Err(error), Some(cached)) => {
                     tracing::info!(
-                        problem,
+                        problem = error_chain(&error),
                         "failed to get new broker credentials; using the stored ones"
                     );
                     cached
                 }
-                (Err(problem), None) => {
+                (Err(error), None) => {
+                    let problem = error_chain(&error);
                     record_failure(&link.connection, &problem, backoff.next_delay(rand::random()))
                         .await;
                     continue;
@@ -83,7 +85,7 @@ pub(crate) async fn keep_connected(link: &Link) {
         let started = Instant::now();
         let end = match set_up(link, &client, &broker).await {
             Ok(publisher) => drive(link, &mut session, publisher, events, &current).await,
-            Err(error) => End::Lost { problem: error.to_string(), is_denied: false },
+            Err(error) => End::Lost(error.into()),
         };
         link.connection.set_disconnected(&client);
         if started.elapsed() > STABLE_AFTER {
@@ -94,11 +96,12 @@ pub(crate) async fn keep_connected(link: &Link) {
                 credentials = Some(new);
                 before = Some(client);
             }
-            End::Lost { problem, is_denied } => {
-                if !is_denied {
+            End::Lost(lost) => {
+                if !lost.is_denied() {
                     credentials = Some(current);
                 }
                 drop(client);
+                let problem = lost.to_string();
                 record_failure(&link.connection, &problem, backoff.next_delay(rand::random()))
                     .await;
             }

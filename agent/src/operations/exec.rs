@@ -27,8 +27,8 @@ use super::prepare;
 use super::record::{self, Outcome, RunStarting, Runs, empty_report, truncate};
 use super::spool::{ReadPace, Spool, Spools};
 use crate::clock::Moment;
-use crate::run_as::run_as;
-use crate::subprocess::{LaunchError, group, has_ended, pid_of, reap_later, wait_for_end};
+use crate::run_as::{RunAsError, run_as};
+use crate::subprocess::{Launch, LaunchError, group, has_ended, pid_of, reap_later, wait_for_end};
 
 /// Maximum number of bytes of one read from an output.
 const MAX_READ_BYTES: usize = 32 * 1024;
@@ -92,6 +92,49 @@ enum EndCause {
     Canceled,
 }
 
+/// The reason why the start of a program could not be prepared.
+#[derive(Debug, thiserror::Error)]
+enum PrepareError {
+    #[error(transparent)]
+    User(#[from] RunAsError),
+    #[error("failed to write the standard input to the disk: {0}")]
+    Input(#[source] io::Error),
+    #[error("failed to create pipes: {0}")]
+    Pipes(#[source] io::Error),
+}
+
+/// The parts of a program's start.
+struct PreparedLaunch {
+    launch: Launch,
+    /// Standard input, output and error of the program.
+    stdio: [OwnedFd; 3],
+    /// The agent's ends of them.
+    pipes: Pipes,
+    /// Content of the standard input.
+    stdin: Vec<u8>,
+    /// Name of the user that the program runs as.
+    user: String,
+}
+
+fn prepare_launch(
+    spools: &Spools,
+    id: OperationId,
+    exec: &Exec,
+    input: Option<PrivateInput>,
+    run_tag: Uuid,
+) -> Result<PreparedLaunch, PrepareError> {
+    let (env, stdin) = input.map(|input| (input.env, input.stdin)).unwrap_or_default();
+    let user = run_as(exec.user.as_deref())?;
+    let launch = prepare::launch(exec, &user, env, id, run_tag);
+    let (pipes, stdio) = if exec.background {
+        let stdio = in_background(spools, id, &stdin).map_err(PrepareError::Input)?;
+        (Pipes::default(), stdio)
+    } else {
+        Pipes::new().map_err(PrepareError::Pipes)?
+    };
+    Ok(PreparedLaunch { launch, stdio, pipes, stdin, user: user.name })
+}
+
 /// Runs a program and records its start and end.
 pub(super) async fn run(
     runs: &Runs,
@@ -117,36 +160,20 @@ pub(super) async fn run(
         }
     };
     let input = input.and_then(|bytes| codec::decode::<PrivateInput>(&bytes).ok());
-    let (env, stdin) = input.map(|input| (input.env, input.stdin)).unwrap_or_default();
     let run_tag = entry.state.record.start.run_tag;
     let signals = signal(SignalKind::child());
     let limit = Duration::from_millis(order.timeout_ms).min(Duration::from_secs(u32::MAX.into()));
     let deadline = Instant::now() + limit;
-    let prepared = run_as(exec.user.as_deref()).and_then(|user| {
-        let launch = prepare::launch(exec, &user, env, id, run_tag);
-        let (pipes, stdio) = if exec.background {
-            let stdio = in_background(&runs.spools, id, &stdin).map_err(|error| {
-                format!("failed to write the standard input to the disk: {error}")
-            })?;
-            (Pipes::default(), stdio)
-        } else {
-            Pipes::new().map_err(|error| format!("failed to create pipes: {error}"))?
-        };
-        Ok((launch, pipes, stdio, user.name))
-    });
-    let (what, pipes, stdio, user) = match prepared {
+    let prepared = match prepare_launch(&runs.spools, id, exec, input, run_tag) {
         Ok(prepared) => prepared,
-        Err(problem) => {
-            let report = RunReport {
-                problem: Some(truncate(&problem)),
-                ended_at: now(),
-                ..empty_report(id)
-            };
-            return runs.record_end(id, entry, Outcome::Failed.event(report));
+        Err(error) => {
+            let event = not_started(id, Outcome::Failed, &error.to_string());
+            return runs.record_end(id, entry, event);
         }
     };
+    let PreparedLaunch { launch, stdio, pipes, stdin, user } = prepared;
     let launched = tokio::select! {
-        launched = runs.launcher.launch(what, stdio) => launched.map_err(|error| match error {
+        launched = runs.launcher.launch(launch, stdio) => launched.map_err(|error| match error {
             LaunchError::Invalid(reason) => record::rejected(id, RefusalCause::Invalid, &reason),
             LaunchError::Failed(reason) => not_started(id, Outcome::Failed, &reason),
         }),

@@ -13,7 +13,7 @@ use muster_schemas::{OperationId, compress};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::output_client::OutputClient;
+use super::output_client::{OutputClient, OutputError};
 use super::spool::{Piece, Spool, Spools};
 use crate::backoff::Backoff;
 use crate::connection::connected;
@@ -106,9 +106,9 @@ async fn send(
                     continue;
                 }
             }
-            Err(problem) => {
+            Err(error) => {
                 tracing::debug!(
-                    problem,
+                    problem = error.to_string(),
                     operation = %spool.operation,
                     "failed to send the output of a run; retrying"
                 );
@@ -144,7 +144,7 @@ async fn send_piece(
     client: &Client,
     operation: OperationId,
     piece: &Piece,
-) -> Result<OutputTaken, String> {
+) -> Result<OutputTaken, OutputError> {
     let message = server.seal(pack(operation, piece))?;
     server.request(client, message).await
 }

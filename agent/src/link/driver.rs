@@ -2,11 +2,11 @@
 //! it.
 
 use std::future::Future;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, Event, Message, RequestError, ServerError};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use muster_channel::Publisher;
 use muster_schemas::codec;
@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use super::Link;
 use super::lost::ConnectionLost;
+use super::renewal::Renewal;
 use crate::clock::{Anchor, Moment};
-use crate::enroll::CredentialsError;
 use crate::identity::Credentials;
 use crate::outbox::IgnoredMessage;
 use crate::session::{Effect, Outgoing, Session};
@@ -42,11 +42,6 @@ const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// Minimum interval between log lines about messages that are ignored.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// Delay after a failed renewal.
-const RENEW_RETRY_DELAY: Duration = Duration::from_secs(60);
-
-type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
 /// A hello in flight: when it was sent, by both clocks, and the response.
 type HelloReply = (Moment, Instant, Result<Message, RequestError>);
 
@@ -114,9 +109,8 @@ impl Driver<'_> {
         let mut acks = self.client.subscribe(self.subjects.acks()).await?;
         let mut commands = self.client.subscribe(self.subjects.commands()).await?;
         let mut published = FuturesUnordered::new();
-        let mut hello: Option<Boxed<'static, HelloReply>> = None;
-        let mut renewal_at = tokio::time::Instant::now() + renewal_after(credentials);
-        let mut renewal: Option<Boxed<'_, Result<Credentials, CredentialsError>>> = None;
+        let mut hello: Option<BoxFuture<'static, HelloReply>> = None;
+        let mut renewal = Renewal::new(self.link, credentials);
         let mut sign_of_life = tokio::time::interval(KEEP_ALIVE_INTERVAL);
         sign_of_life.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let link = self.link;
@@ -161,21 +155,7 @@ impl Driver<'_> {
                     drop(self.client.subscribe(self.client.new_inbox()).await?);
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
-                () = tokio::time::sleep_until(renewal_at), if renewal.is_none() => {
-                    renewal = Some(Box::pin(link.credentials.renew()));
-                }
-                outcome = wait_for(&mut renewal) => {
-                    renewal = None;
-                    match outcome {
-                        Ok(new) => return Ok(End::Renewed(new)),
-                        Err(error) => {
-                            let problem = error_chain(&error);
-                            link.connection.set_last_error(&problem);
-                            tracing::warn!(problem, "failed to renew the broker credentials");
-                            renewal_at = tokio::time::Instant::now() + RENEW_RETRY_DELAY;
-                        }
-                    }
-                }
+                new = renewal.renewed() => return Ok(End::Renewed(new)),
             }
         }
     }
@@ -211,7 +191,7 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn send_hello(&mut self, now: Instant) -> Option<Boxed<'static, HelloReply>> {
+    fn send_hello(&mut self, now: Instant) -> Option<BoxFuture<'static, HelloReply>> {
         let at = Moment::now();
         let version = self.link.config.version();
         let hello = self.session.next_hello(now, &at, version, Uuid::new_v4())?;
@@ -386,14 +366,6 @@ async fn publish(publisher: Publisher, subject: String, outgoing: Outgoing) -> (
         tracing::debug!(epoch, seq, %error, "the broker failed to store an event");
     }
     (epoch, seq, outcome.is_ok())
-}
-
-/// Returns the delay of the renewal: 75% to 85% of the credentials' lifetime.
-fn renewal_after(credentials: &Credentials) -> Duration {
-    let (life, left) = (credentials.lifetime(), credentials.remaining(&Moment::now()).unwrap_or(0));
-    #[expect(clippy::cast_possible_truncation, reason = "a quarter of an i64 at most")]
-    let kept = (life as f64 * (0.15 + 0.1 * rand::random::<f64>())) as i64;
-    Duration::from_micros(u64::try_from(left.saturating_sub(kept)).unwrap_or(0))
 }
 
 /// Waits for the future if there is one, otherwise forever.

@@ -7,6 +7,7 @@ mod credentials;
 mod driver;
 mod lost;
 mod reconnect;
+mod renewal;
 mod tunnel;
 
 use std::sync::Arc;

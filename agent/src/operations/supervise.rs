@@ -279,3 +279,82 @@ async fn store_output(spools: &Spools, spool: &Spool, stream: OutputStream, pipe
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use serde_bytes::ByteArray;
+    use tokio::signal::unix::{SignalKind, signal};
+
+    use super::super::entry::Salts;
+    use super::*;
+    use crate::subprocess::{RUN_TAG_VARIABLE, pid_of};
+
+    /// Runs a line with this input under supervision; returns the end and the outputs' lengths.
+    async fn supervise(
+        line: &str,
+        stdin: &[u8],
+        limit: Duration,
+        cancel: &CancellationToken,
+    ) -> (Outcome, RunReport, [u64; 2]) {
+        let dir = tempfile::tempdir().unwrap();
+        let spools = Spools::new(dir.path(), 1 << 20);
+        let salts = Salts { stdout: ByteArray::new([1; 16]), stderr: ByteArray::new([2; 16]) };
+        let spool = spools.create(OperationId(Uuid::from_u128(1)), &salts);
+        let signals = signal(SignalKind::child()).ok();
+        let (pipes, [input, output, errors]) = Pipes::new().unwrap();
+        let run_tag = Uuid::new_v4();
+        let child = Command::new("/bin/sh")
+            .args(["-c", line])
+            .env(RUN_TAG_VARIABLE, run_tag.to_string())
+            .stdin(input)
+            .stdout(output)
+            .stderr(errors)
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let pid = pid_of(child.id());
+        let mut leader = Leader { child: Some(child), pid, run_tag, is_armed: true };
+        let options = OperationOptions {
+            kill_after: Duration::from_secs(1),
+            grace: Duration::from_millis(200),
+            ..OperationOptions::default()
+        };
+        let deadline = Instant::now() + limit;
+        let (spools, options, spool) = (&spools, &options, &*spool);
+        let supervision = Supervision { spools, options, spool, deadline, cancel };
+        let (outcome, report) = supervision.run(&mut leader, pipes, stdin.to_vec(), signals).await;
+        assert!(!leader.is_armed);
+        assert!(!group::has_members(run_tag, None), "all processes have ended");
+        (outcome, report, spool.summaries().map(|summary| summary.bytes))
+    }
+
+    #[tokio::test]
+    async fn the_input_is_written_and_the_outputs_are_stored() {
+        let (long, cancel) = (Duration::from_secs(60), CancellationToken::new());
+        let (outcome, report, bytes) = supervise("cat; echo no >&2", b"yes", long, &cancel).await;
+        assert_eq!(
+            (outcome, report.exit_code, report.problem),
+            (Outcome::Succeeded, Some(0), None)
+        );
+        assert_eq!(bytes, [3, 3]);
+        let (outcome, report, _) = supervise("exit 3", b"", long, &cancel).await;
+        assert_eq!((outcome, report.exit_code, report.problem), (Outcome::Failed, Some(3), None));
+    }
+
+    #[tokio::test]
+    async fn all_processes_of_a_run_end_with_it() {
+        let (long, cancel) = (Duration::from_secs(60), CancellationToken::new());
+        let (outcome, report, _) = supervise("sleep 60 & exit 0", b"", long, &cancel).await;
+        let problem = "leftover processes kept the outputs open and were terminated";
+        assert_eq!((outcome, report.problem.as_deref()), (Outcome::Succeeded, Some(problem)));
+        let short = Duration::from_millis(300);
+        let (outcome, report, _) = supervise("sleep 60 & sleep 60", b"", short, &cancel).await;
+        assert_eq!((outcome, report.problem), (Outcome::TimedOut, None));
+        cancel.cancel();
+        let (outcome, report, _) = supervise("sleep 60", b"", long, &cancel).await;
+        assert_eq!((outcome, report.problem), (Outcome::Canceled, None));
+    }
+}

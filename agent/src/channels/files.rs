@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::opening::Opening;
 use super::reason;
 use super::registry::Channels;
-use super::tcp::{connection_error, flush, forward_to_device};
+use super::tcp::{ForwardError, flush, forward_to_device};
 use crate::files::{FilesJob, FilesReply, Refusal};
 use crate::subprocess::{HELPER_TIMEOUT, Helper, unresponsive_message};
 
@@ -54,7 +54,8 @@ pub(super) async fn open(
     let id = opening.channel;
     let Channel { sender, mut receiver } = match opening.accept().await {
         Ok(channel) => channel,
-        Err(problem) => {
+        Err(error) => {
+            let problem = error.to_string();
             tracing::warn!(channel = %id, problem, "failed to open a channel");
             return;
         }
@@ -67,7 +68,7 @@ pub(super) async fn open(
         )
     };
     let why = tokio::select! {
-        done = both => done.err(),
+        done = both => done.err().map(|error| error.to_string()),
         () = flush(&sender) => Some(sender.end_reason()),
         () = channels.stop.cancelled() => Some(reason::AGENT_STOPS.to_owned()),
     };
@@ -79,12 +80,12 @@ pub(super) async fn open(
 async fn forward_to_client(
     sender: &Sender,
     mut from: impl AsyncRead + Unpin,
-) -> Result<(), String> {
+) -> Result<(), ForwardError> {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(MAX_CHUNK_BYTES);
         let count = tokio::select! {
-            read = from.read_buf(&mut buffer) => read.map_err(|error| connection_error(&error))?,
+            read = from.read_buf(&mut buffer) => read?,
             () = sender.closed() => return Ok(()),
         };
         if count == 0 {

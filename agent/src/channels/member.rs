@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use muster_channel::frame::Attached;
-use muster_channel::{Channel, Frame, MAX_CHUNK_BYTES, Receiver, Sender};
+use muster_channel::{Channel, ChannelEnded, Frame, MAX_CHUNK_BYTES, Receiver, Sender};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -133,15 +133,15 @@ impl OutgoingQueue {
     }
 
     /// Sends the queued frames until the queue ends; an error if the channel ends first.
-    async fn drain(&self, sender: &Sender) -> Result<(), String> {
+    async fn drain(&self, sender: &Sender) -> Result<(), ChannelEnded> {
         loop {
             match self.next() {
                 Some(Frame::Data(bytes)) => {
                     let count = bytes.len();
-                    sender.send_data(bytes).await.map_err(|closed| closed.0)?;
+                    sender.send_data(bytes).await?;
                     self.mark_sent(count);
                 }
-                Some(frame) => sender.send(frame).await.map_err(|closed| closed.0)?,
+                Some(frame) => sender.send(frame).await?,
                 None if self.closing.is_cancelled() => return Ok(()),
                 None => self.added.notified().await,
             }
@@ -170,7 +170,7 @@ pub(super) async fn run_member(
         sleep(CLOSE_TIMEOUT).await;
     };
     let why = tokio::select! {
-        done = outgoing.drain(&sender) => done.err(),
+        done = outgoing.drain(&sender) => done.err().map(|ended| ended.0),
         why = listen(number, &mut receiver, &inbox.frames) => Some(why),
         () = outgoing.aborted.cancelled() => None,
         () = late => None,

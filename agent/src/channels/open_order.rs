@@ -17,7 +17,7 @@ use super::registry::Channels;
 use super::{files, open_record, shell, tcp};
 use crate::clock::ServerClock;
 use crate::connection::Connection;
-use crate::identity::{CurrentIdentity, Identity, Ignored, is_expired, is_for};
+use crate::identity::{CurrentIdentity, Identity, NotForDevice, is_expired, is_for};
 use crate::outbox::{IgnoredMessage, Outbox};
 use crate::store::Store;
 
@@ -64,7 +64,7 @@ impl ChannelOpener {
         let me = CurrentIdentity { project: &identity.project, device: identity.device, epoch };
         is_for(&me, &address.project, address.device, address.epoch)?;
         let now = self.clock.confirmed_time().filter(|_| is_greeted);
-        let now = now.ok_or(Ignored::NoHello)?;
+        let now = now.ok_or(NotForDevice::NoHello)?;
         if is_expired(address.expires_at, Some(now))? {
             return Err(IgnoredMessage::Expired);
         }

@@ -58,7 +58,9 @@ pub(super) async fn open(
     }
     let user = match found {
         Ok(user) => user,
-        Err(reason) => return opening.refuse(ChannelRefusalCause::Invalid, reason).await,
+        Err(error) => {
+            return opening.refuse(ChannelRefusalCause::Invalid, error.to_string()).await;
+        }
     };
     let term = if options.term.is_empty() { "xterm-256color" } else { options.term.as_str() };
     let line = options.command.as_deref();
@@ -81,12 +83,15 @@ pub(super) async fn open(
     let size = clamp_size(options.size);
     let terminal = match Terminal::open(&user, line, term, size).await {
         Ok(terminal) => terminal,
-        Err(reason) => return opening.refuse(ChannelRefusalCause::Failed, reason).await,
+        Err(error) => {
+            return opening.refuse(ChannelRefusalCause::Failed, error.to_string()).await;
+        }
     };
     let id = opening.channel;
     let channel = match opening.accept().await {
         Ok(channel) => channel,
-        Err(problem) => {
+        Err(error) => {
+            let problem = error.to_string();
             tracing::warn!(channel = %id, problem, "failed to open a channel");
             return terminal.abandon().await;
         }
@@ -124,7 +129,8 @@ pub(super) async fn attach(
                 unheard.0.decline().await;
             }
         }
-        Err(problem) => {
+        Err(error) => {
+            let problem = error.to_string();
             tracing::warn!(channel = %id, problem, "failed to open a channel");
         }
     }

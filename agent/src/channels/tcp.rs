@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use muster_channel::{Channel, Frame, MAX_CHUNK_BYTES, Receiver, Sender};
+use muster_channel::{Channel, ChannelEnded, Frame, MAX_CHUNK_BYTES, Receiver, Sender};
 use muster_schemas::wire::ChannelRefusalCause;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -19,6 +19,16 @@ use super::registry::Channels;
 
 /// Timeout for writing the data that precedes a channel's end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The reason why data is not forwarded any longer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ForwardError {
+    /// The device's side could not be read or written.
+    #[error("the connection failed: {0}")]
+    Connection(#[from] io::Error),
+    #[error(transparent)]
+    Channel(#[from] ChannelEnded),
+}
 
 /// Connects, responds, and carries bytes until either side ends.
 pub(super) async fn open(
@@ -58,7 +68,8 @@ pub(super) async fn open(
     let id = opening.channel;
     let Channel { sender, mut receiver } = match opening.accept().await {
         Ok(channel) => channel,
-        Err(problem) => {
+        Err(error) => {
+            let problem = error.to_string();
             tracing::warn!(channel = %id, problem, "failed to open a channel");
             return;
         }
@@ -66,12 +77,12 @@ pub(super) async fn open(
     let (from, mut to) = stream.into_split();
     // A peer that no longer reads may still send; after a reset it does neither.
     let both = async {
-        let down = async { Ok::<_, String>(forward_to_device(&mut receiver, &mut to).await) };
+        let down = async { Ok::<_, ForwardError>(forward_to_device(&mut receiver, &mut to).await) };
         let ((), down) = tokio::try_join!(forward_to_server(&sender, from), down)?;
         down
     };
     let why = tokio::select! {
-        done = both => done.err(),
+        done = both => done.err().map(|error| error.to_string()),
         () = flush(&sender) => Some(sender.end_reason()),
         () = channels.stop.cancelled() => Some(reason::AGENT_STOPS.to_owned()),
     };
@@ -86,13 +97,13 @@ pub(super) async fn flush(sender: &Sender) {
 }
 
 /// Forwards from the device's side to the server, until its end or the channel's.
-async fn forward_to_server(sender: &Sender, from: OwnedReadHalf) -> Result<(), String> {
+async fn forward_to_server(sender: &Sender, from: OwnedReadHalf) -> Result<(), ForwardError> {
     loop {
         let ready = tokio::select! {
             ready = from.readable() => ready,
             () = sender.closed() => return Ok(()),
         };
-        ready.map_err(|error| connection_error(&error))?;
+        ready?;
         // Allocated only while there is data: a silent connection needs no memory.
         let mut buffer = vec![0; MAX_CHUNK_BYTES];
         match from.try_read(&mut buffer) {
@@ -104,7 +115,7 @@ async fn forward_to_server(sender: &Sender, from: OwnedReadHalf) -> Result<(), S
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(connection_error(&error)),
+            Err(error) => return Err(error.into()),
         }
     }
     let _ = sender.send(Frame::Eof).await;
@@ -115,20 +126,14 @@ async fn forward_to_server(sender: &Sender, from: OwnedReadHalf) -> Result<(), S
 pub(super) async fn forward_to_device(
     receiver: &mut Receiver,
     to: &mut (impl AsyncWrite + Unpin),
-) -> Result<(), String> {
+) -> Result<(), ForwardError> {
     loop {
-        match receiver.next().await.map_err(|closed| closed.0)? {
-            Frame::Data(bytes) => {
-                to.write_all(&bytes).await.map_err(|error| connection_error(&error))?;
-            }
+        match receiver.next().await? {
+            Frame::Data(bytes) => to.write_all(&bytes).await?,
             Frame::Eof => break,
             // Other frames do not occur on a connection.
             _ => {}
         }
     }
-    to.shutdown().await.map_err(|error| connection_error(&error))
-}
-
-pub(super) fn connection_error(error: &io::Error) -> String {
-    format!("the connection failed: {error}")
+    Ok(to.shutdown().await?)
 }

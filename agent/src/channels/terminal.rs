@@ -1,6 +1,7 @@
 //! A program with a pseudo-terminal: started like a login shell, read and written without blocking,
 //! and ended with all its processes.
 
+use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -23,12 +24,29 @@ use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep};
 
 use crate::run_as::RunAs;
-use crate::subprocess::{Launch, Launcher, PATH, Program, has_ended, pid_of, reap_later};
+use crate::subprocess::{
+    Launch, LaunchError, Launcher, PATH, Program, has_ended, pid_of, reap_later,
+};
 
 /// Maximum number of bytes of one read.
 const MAX_READ_BYTES: usize = 32 * 1024;
 /// Interval between checks whether processes have ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The reason why no shell was started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TerminalError {
+    #[error("failed to open a pseudo-terminal: {0}")]
+    Open(#[source] Box<dyn Error + Send + Sync>),
+    #[error("the pseudo-terminal has no descriptor")]
+    NoDescriptor,
+    #[error("failed to use the pseudo-terminal: {0}")]
+    Descriptor(#[from] filedescriptor::Error),
+    #[error("failed to use the pseudo-terminal: {0}")]
+    Io(#[from] io::Error),
+    #[error("failed to start a shell: {0}")]
+    Start(#[from] LaunchError),
+}
 
 /// A program and its terminal. When it is dropped, the program is killed.
 pub(super) struct Terminal {
@@ -98,10 +116,6 @@ fn other_side(terminal: &FileDescriptor, name: Option<PathBuf>) -> io::Result<Ow
     Ok(options.open(name)?.into())
 }
 
-fn failed(operation: &str, error: &dyn std::fmt::Display) -> String {
-    format!("failed to {operation}: {error}")
-}
-
 /// A pseudo-terminal: the agent's ends of it, and the program's standard input, output and error.
 struct Pair {
     from: pipe::Receiver,
@@ -111,30 +125,23 @@ struct Pair {
 }
 
 impl Pair {
-    fn open(size: TerminalSize) -> Result<Self, String> {
+    fn open(size: TerminalSize) -> Result<Self, TerminalError> {
         let pair = native_pty_system()
             .openpty(pty_size(size))
-            .map_err(|error| failed("open a pseudo-terminal", &error))?;
-        let raw = pair.master.as_raw_fd().ok_or("the pseudo-terminal has no descriptor")?;
-        let mut own = FileDescriptor::dup(&Borrowed(raw))
-            .map_err(|error| failed("use the pseudo-terminal", &error))?;
-        own.set_non_blocking(true).map_err(|error| failed("use the pseudo-terminal", &error))?;
+            .map_err(|error| TerminalError::Open(error.into()))?;
+        let raw = pair.master.as_raw_fd().ok_or(TerminalError::NoDescriptor)?;
+        let mut own = FileDescriptor::dup(&Borrowed(raw))?;
+        own.set_non_blocking(true)?;
         // With this mode, a multi-byte character is erased as a whole.
         if let Ok(mut modes) = tcgetattr(&own) {
             modes.input_flags |= InputFlags::IUTF8;
             let _ = tcsetattr(&own, SetArg::TCSANOW, &modes);
         }
-        let ends = || {
-            let end = || own.as_fd().try_clone_to_owned();
-            let from = pipe::Receiver::from_owned_fd_unchecked(end()?)?;
-            Ok::<_, io::Error>((from, pipe::Sender::from_owned_fd_unchecked(end()?)?))
-        };
-        let (from, to) = ends().map_err(|error| failed("use the pseudo-terminal", &error))?;
-        let stdio = || {
-            let one = other_side(&own, pair.master.tty_name())?;
-            Ok::<_, io::Error>([one.try_clone()?, one.try_clone()?, one])
-        };
-        let stdio = stdio().map_err(|error| failed("use the pseudo-terminal", &error))?;
+        let end = || own.as_fd().try_clone_to_owned();
+        let from = pipe::Receiver::from_owned_fd_unchecked(end()?)?;
+        let to = pipe::Sender::from_owned_fd_unchecked(end()?)?;
+        let one = other_side(&own, pair.master.tty_name())?;
+        let stdio = [one.try_clone()?, one.try_clone()?, one];
         Ok(Self { from, to, master: Mutex::new(pair.master), stdio })
     }
 }
@@ -143,18 +150,15 @@ impl Terminal {
     /// Starts a shell as this user, or a line for it.
     ///
     /// # Errors
-    /// The reason why no shell was started, as text.
+    /// The reason why no shell was started.
     pub(super) async fn open(
         user: &RunAs,
         line: Option<&str>,
         term: &str,
         size: TerminalSize,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, TerminalError> {
         let Pair { from, to, master, stdio } = Pair::open(size)?;
-        let child = Launcher::default()
-            .launch(shell(user, line, term), stdio)
-            .await
-            .map_err(|error| failed("start a shell", &error.into_reason()))?;
+        let child = Launcher::default().launch(shell(user, line, term), stdio).await?;
         let pid = pid_of(child.id());
         Ok(Self { from, to, master, child: Some(child), pid, has_ended: false })
     }

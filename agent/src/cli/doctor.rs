@@ -10,7 +10,7 @@ use super::status::read_status;
 
 pub(super) async fn doctor(data: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let status = read_status(data).await;
-    let checks = examine(data, status.map_err(|error| format!("{error:#}"))).await;
+    let checks = examine(data, status.map_err(Into::into)).await;
     let has_failed = checks.iter().any(|check| !check.is_ok());
     let mut out = std::io::stdout().lock();
     if json {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use muster_agent::enroll::{EnrollOptions, enroll as join};
-use muster_schemas::names::{DeviceName, LabelKey, LabelValue};
+use muster_schemas::names::{DeviceName, InvalidName, LabelKey, LabelValue};
 use url::Url;
 
 /// Arguments of `muster-agent enroll`.
@@ -37,12 +37,18 @@ pub(super) struct EnrollArgs {
     force: bool,
 }
 
-fn label(text: &str) -> Result<(LabelKey, LabelValue), String> {
-    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
-    Ok((
-        key.parse().map_err(|error: muster_schemas::names::InvalidName| error.to_string())?,
-        value.parse().map_err(|error: muster_schemas::names::InvalidName| error.to_string())?,
-    ))
+/// The reason why an argument is not a label.
+#[derive(Debug, thiserror::Error)]
+enum InvalidLabel {
+    #[error("write it as KEY=VALUE")]
+    NoValue,
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+}
+
+fn label(text: &str) -> Result<(LabelKey, LabelValue), InvalidLabel> {
+    let (key, value) = text.split_once('=').ok_or(InvalidLabel::NoValue)?;
+    Ok((key.parse()?, value.parse()?))
 }
 
 pub(super) fn fingerprint(data: &Path) -> anyhow::Result<ExitCode> {
@@ -89,4 +95,17 @@ pub(super) async fn enroll(data: PathBuf, args: EnrollArgs) -> anyhow::Result<Ex
         data.display()
     )?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_has_a_key_and_a_value() {
+        let (key, value) = label("site=north=1").unwrap();
+        assert_eq!((key.as_str(), value.as_str()), ("site", "north=1"));
+        assert_eq!(label("site").unwrap_err().to_string(), "write it as KEY=VALUE");
+        assert!(matches!(label("=north"), Err(InvalidLabel::Name(_))));
+    }
 }

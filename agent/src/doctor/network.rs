@@ -6,7 +6,7 @@ use hyper_util::client::proxy::matcher::Intercept;
 use muster_schemas::Timestamp;
 use muster_schemas::wire::{NonceRequest, NonceResponse};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
@@ -14,7 +14,9 @@ use url::Url;
 use super::check::Check;
 use crate::clock::Moment;
 use crate::identity::{Http, HttpError};
-use crate::link::{broker_addresses, open_listener_tunnel, open_proxy, proxy_for, shown_proxy};
+use crate::link::{
+    TunnelError, broker_addresses, open_listener_tunnel, open_proxy, proxy_for, shown_proxy,
+};
 use crate::status::Status;
 use crate::trust::{PinnedCa, Verifier};
 
@@ -22,6 +24,15 @@ use crate::trust::{PinnedCa, Verifier};
 /// muster's.
 const MAX_SKEW_MICROS: i64 = 60 * 1_000_000;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The reason why a connection to the server's HTTPS listener cannot be tried or fails.
+#[derive(Debug, thiserror::Error)]
+enum ListenerError {
+    #[error("the pinned CA is invalid: {0}")]
+    InvalidCa(#[from] pem::Error),
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+}
 
 /// Checks the server: its name, its port or the proxy, its certificate, and its clock.
 pub(super) async fn server(status: &Status) -> Vec<Check> {
@@ -48,7 +59,7 @@ async fn send_request(status: &Status, url: &Url, proxy: Option<&Intercept>) -> 
     };
     let ca = match pinned_ca(status) {
         Ok(ca) => ca,
-        Err(problem) => return vec![Check::bad("TLS", problem, enroll)],
+        Err(error) => return vec![Check::bad("TLS", error.to_string(), enroll)],
     };
     let verifier = Verifier::new(ca);
     let http = match Http::new(url, std::sync::Arc::clone(&verifier)) {
@@ -91,10 +102,14 @@ async fn send_request(status: &Status, url: &Url, proxy: Option<&Intercept>) -> 
     }
 }
 
-fn pinned_ca(status: &Status) -> Result<PinnedCa, String> {
-    CertificateDer::from_pem_slice(status.ca.as_bytes())
-        .map(PinnedCa::Certificate)
-        .map_err(|error| format!("the pinned CA is invalid: {error}"))
+fn pinned_ca(status: &Status) -> Result<PinnedCa, ListenerError> {
+    Ok(PinnedCa::Certificate(CertificateDer::from_pem_slice(status.ca.as_bytes())?))
+}
+
+/// Checks whether the broker is reachable via the server's HTTPS listener.
+async fn try_listener(status: &Status, url: &Url) -> Result<(), ListenerError> {
+    open_listener_tunnel(url, pinned_ca(status)?).await?;
+    Ok(())
 }
 
 /// Checks the proxy that the environment configures.
@@ -143,18 +158,14 @@ pub(super) async fn brokers(status: &Status) -> Vec<Check> {
     if checks.iter().any(Check::is_ok) {
         return checks;
     }
-    let tunnel = match pinned_ca(status) {
-        Ok(ca) => open_listener_tunnel(&url, ca).await.map_err(|error| error.to_string()),
-        Err(problem) => Err(problem),
-    };
-    match (tunnel, checks.as_slice()) {
-        (Ok(_), [first, ..]) => {
+    match (try_listener(status, &url).await, checks.as_slice()) {
+        (Ok(()), [first, ..]) => {
             let found = format!("reachable via the server's HTTPS port ({})", first.found);
             vec![Check::good("broker", found)]
         }
-        (Ok(_), []) => checks,
-        (Err(problem), _) => {
-            let found = format!("also unreachable via the server's HTTPS port: {problem}");
+        (Ok(()), []) => checks,
+        (Err(error), _) => {
+            let found = format!("also unreachable via the server's HTTPS port: {error}");
             let remedy = "allow connections from this device to the broker's port or to the \
                           server's HTTPS port";
             checks.push(Check::bad("broker", found, remedy));

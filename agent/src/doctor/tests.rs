@@ -54,9 +54,14 @@ async fn every_problem_has_a_remedy() {
         ["data folder", "agent", "server", "broker", "broker", "credentials", "outbox"]
     );
 
+    let listener = checks.iter().rfind(|check| check.name == "broker").unwrap();
+    let expected = "also unreachable via the server's HTTPS port: the pinned CA is invalid: ";
+    assert!(listener.found.starts_with(expected), "{}", listener.found);
+
     let checks = examine(&dir.path().join("none"), Err("not enrolled".into())).await;
     assert!(checks.iter().all(|check| !check.is_ok()), "{checks:?}");
-    assert_eq!(checks.last().map(|check| check.name), Some("identity"));
+    let identity = checks.last().unwrap();
+    assert_eq!((identity.name, identity.found.as_str()), ("identity", "not enrolled"));
 }
 
 #[test]

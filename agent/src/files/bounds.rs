@@ -17,7 +17,7 @@ use muster_schemas::wire::FILE_PART_SUFFIX;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::policy::{Policy, PolicyError};
-use crate::run_as::run_as;
+use crate::run_as::agent_user;
 use crate::subprocess::unresponsive_message;
 
 /// Maximum length of a path, in bytes.
@@ -100,7 +100,7 @@ impl Bounds {
     /// # Errors
     /// When the policy forbids it, or the path is invalid.
     pub(crate) fn new(policy: Policy, path: &str, write: bool) -> Result<Self, Failure> {
-        let own = run_as(None).map_err(Failure::Invalid)?;
+        let own = agent_user();
         let roots = policy.allows_files(&own.name, write)?;
         let roots = roots.map(|roots| roots.iter().map(|root| real_path(root)).collect());
         if path.is_empty() || path.len() > MAX_PATH_BYTES || path.contains('\0') {

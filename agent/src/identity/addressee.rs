@@ -13,7 +13,7 @@ pub(crate) struct CurrentIdentity<'a> {
 /// The reason why an order is ignored: it is not for this device, or cannot be checked now. The
 /// server sends it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Ignored {
+pub(crate) enum NotForDevice {
     #[error("the message is for another project")]
     Project,
     #[error("the message is for another device")]
@@ -33,15 +33,15 @@ pub(crate) fn is_for(
     project: &ProjectId,
     device: DeviceId,
     epoch: u64,
-) -> Result<(), Ignored> {
+) -> Result<(), NotForDevice> {
     if project != identity.project {
-        return Err(Ignored::Project);
+        return Err(NotForDevice::Project);
     }
     if device != identity.device {
-        return Err(Ignored::Device);
+        return Err(NotForDevice::Device);
     }
     if epoch != identity.epoch {
-        return Err(Ignored::Epoch { requested: epoch, current: identity.epoch });
+        return Err(NotForDevice::Epoch { requested: epoch, current: identity.epoch });
     }
     Ok(())
 }
@@ -50,8 +50,8 @@ pub(crate) fn is_for(
 pub(crate) fn is_expired(
     expires_at: Timestamp,
     server_time: Option<Timestamp>,
-) -> Result<bool, Ignored> {
-    server_time.map(|now| now > expires_at).ok_or(Ignored::NoHello)
+) -> Result<bool, NotForDevice> {
+    server_time.map(|now| now > expires_at).ok_or(NotForDevice::NoHello)
 }
 
 #[cfg(test)]
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn an_order_expires_only_by_the_server_time() {
         let expires = Timestamp(100);
-        assert_eq!(is_expired(expires, None), Err(Ignored::NoHello));
+        assert_eq!(is_expired(expires, None), Err(NotForDevice::NoHello));
         assert_eq!(is_expired(expires, Some(Timestamp(100))), Ok(false));
         assert_eq!(is_expired(expires, Some(Timestamp(101))), Ok(true));
     }

@@ -8,7 +8,7 @@ mod http;
 mod keys;
 mod stored;
 
-pub(crate) use addressee::{CurrentIdentity, Ignored, is_expired, is_for};
+pub(crate) use addressee::{CurrentIdentity, NotForDevice, is_expired, is_for};
 pub use http::{Http, HttpError};
 pub use keys::DeviceKeys;
 pub use stored::{Credentials, Identity, to_pem};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::clock::{Anchor, Moment, ServerClock};
-use crate::enroll::fetch_credentials;
+use crate::enroll::{CredentialsError, fetch_credentials};
 use crate::identity::{Credentials, Identity};
 use crate::outbox::Outbox;
 use crate::store::{Store, key};
@@ -23,10 +23,8 @@ impl BrokerCredentials {
     }
 
     /// Fetches new credentials and stores them.
-    pub(super) async fn renew(&self) -> Result<Credentials, String> {
-        let new = fetch_credentials(&self.identity, &self.outbox.proving_keys())
-            .await
-            .map_err(|error| format!("{error}: {}", error.source))?;
+    pub(super) async fn renew(&self) -> Result<Credentials, CredentialsError> {
+        let new = fetch_credentials(&self.identity, &self.outbox.proving_keys()).await?;
         let server = new.response.server_time;
         if self.clock.server_time(&Moment::now()).is_none() {
             self.clock.set(Anchor { boot: new.boot, mono: new.mono, server });

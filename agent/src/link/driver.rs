@@ -2,11 +2,11 @@
 //! it.
 
 use std::future::Future;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, Event, Message};
+use async_nats::{Client, Event, Message, RequestError, ServerError};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use muster_channel::Publisher;
 use muster_schemas::codec;
@@ -19,7 +19,8 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::Link;
-use super::connect::is_denial;
+use super::lost::ConnectionLost;
+use super::renewal::Renewal;
 use crate::clock::{Anchor, Moment};
 use crate::identity::Credentials;
 use crate::outbox::IgnoredMessage;
@@ -29,12 +30,7 @@ use crate::store::StoreError;
 /// How a connection ended.
 pub(super) enum End {
     /// The connection was lost.
-    Lost {
-        /// The reason, as far as it is known.
-        problem: String,
-        /// Whether the broker refused the credentials.
-        is_denied: bool,
-    },
+    Lost(ConnectionLost),
     /// The next connection has new credentials; this one is still open.
     Renewed(Credentials),
 }
@@ -46,13 +42,8 @@ const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// Minimum interval between log lines about messages that are ignored.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// Delay after a failed renewal.
-const RENEW_RETRY_DELAY: Duration = Duration::from_secs(60);
-
-type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
 /// A hello in flight: when it was sent, by both clocks, and the response.
-type HelloReply = (Moment, Instant, Result<Message, String>);
+type HelloReply = (Moment, Instant, Result<Message, RequestError>);
 
 struct Driver<'a> {
     link: &'a Link,
@@ -60,8 +51,8 @@ struct Driver<'a> {
     client: Client,
     publisher: Publisher,
     subjects: DeviceSubjects,
-    /// The reason that the broker gave for closing the connection.
-    close_reason: Option<String>,
+    /// The newest error of the broker: the reason if it closes the connection.
+    broker_error: Option<ServerError>,
     /// Whether a hello of this connection got its welcome. Orders are refused before that.
     is_greeted: bool,
     ignored: IgnoredMessages,
@@ -93,7 +84,6 @@ pub(super) async fn drive(
     events: mpsc::Receiver<Event>,
     credentials: &Credentials,
 ) -> End {
-    let lost = |problem: String| End::Lost { is_denied: is_denial(&problem), problem };
     let client = publisher.client().clone();
     let subjects = DeviceSubjects::new(&link.identity.project, link.identity.device);
     session.connected(Instant::now());
@@ -103,11 +93,11 @@ pub(super) async fn drive(
         client,
         publisher,
         subjects,
-        close_reason: None,
+        broker_error: None,
         is_greeted: false,
         ignored: IgnoredMessages::default(),
     };
-    driver.run(events, credentials).await.unwrap_or_else(lost)
+    driver.run(events, credentials).await.unwrap_or_else(End::Lost)
 }
 
 impl Driver<'_> {
@@ -115,15 +105,12 @@ impl Driver<'_> {
         mut self,
         mut events: mpsc::Receiver<Event>,
         credentials: &Credentials,
-    ) -> Result<End, String> {
-        let to_text = |error: async_nats::SubscribeError| error.to_string();
-        let mut acks = self.client.subscribe(self.subjects.acks()).await.map_err(to_text)?;
-        let mut commands =
-            self.client.subscribe(self.subjects.commands()).await.map_err(to_text)?;
+    ) -> Result<End, ConnectionLost> {
+        let mut acks = self.client.subscribe(self.subjects.acks()).await?;
+        let mut commands = self.client.subscribe(self.subjects.commands()).await?;
         let mut published = FuturesUnordered::new();
-        let mut hello: Option<Boxed<'static, HelloReply>> = None;
-        let mut renewal_at = tokio::time::Instant::now() + renewal_after(credentials);
-        let mut renewal: Option<Boxed<'_, Result<Credentials, String>>> = None;
+        let mut hello: Option<BoxFuture<'static, HelloReply>> = None;
+        let mut renewal = Renewal::new(self.link, credentials);
         let mut sign_of_life = tokio::time::interval(KEEP_ALIVE_INTERVAL);
         sign_of_life.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let link = self.link;
@@ -132,7 +119,7 @@ impl Driver<'_> {
             self.session.tick(now, rand::random());
             let held_until = link.recorder.held_until(now);
             while held_until.is_none()
-                && let Some(outgoing) = self.session.next_event(now).map_err(|e| error_chain(&e))?
+                && let Some(outgoing) = self.session.next_event(now)?
             {
                 published.push(publish(self.publisher.clone(), self.subjects.events(), outgoing));
             }
@@ -145,12 +132,10 @@ impl Driver<'_> {
                 .fold(now + MAX_CHECK_INTERVAL, Instant::min);
             tokio::select! {
                 event = events.recv() => {
-                    if let Some(problem) = self.on_event(event) {
-                        return Err(problem);
-                    }
+                    self.on_event(event)?;
                 }
                 message = acks.next() => match message {
-                    Some(message) => self.on_ack(&message.payload).map_err(|e| error_chain(&e))?,
+                    Some(message) => self.on_ack(&message.payload)?,
                     None => return Err(self.take_close_reason()),
                 },
                 message = commands.next() => match message {
@@ -167,65 +152,52 @@ impl Driver<'_> {
                 () = link.recorder.recorded() => {}
                 _ = sign_of_life.tick() => {
                     // A subscription that is dropped immediately has no lasting cost.
-                    drop(self.client.subscribe(self.client.new_inbox()).await.map_err(to_text)?);
+                    drop(self.client.subscribe(self.client.new_inbox()).await?);
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
-                () = tokio::time::sleep_until(renewal_at), if renewal.is_none() => {
-                    renewal = Some(Box::pin(link.credentials.renew()));
-                }
-                outcome = wait_for(&mut renewal) => {
-                    renewal = None;
-                    match outcome {
-                        Ok(new) => return Ok(End::Renewed(new)),
-                        Err(problem) => {
-                            link.connection.set_last_error(&problem);
-                            tracing::warn!(problem, "failed to renew the broker credentials");
-                            renewal_at = tokio::time::Instant::now() + RENEW_RETRY_DELAY;
-                        }
-                    }
-                }
+                new = renewal.renewed() => return Ok(End::Renewed(new)),
             }
         }
     }
 
-    fn take_close_reason(&mut self) -> String {
-        self.close_reason.take().unwrap_or_else(|| "the broker closed the connection".to_owned())
+    fn take_close_reason(&mut self) -> ConnectionLost {
+        self.broker_error.take().map_or(ConnectionLost::Closed, ConnectionLost::Broker)
     }
 
-    /// Handles an event of the connection; returns the reason if the connection has ended.
-    fn on_event(&mut self, event: Option<Event>) -> Option<String> {
+    /// Handles an event of the connection.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    fn on_event(&mut self, event: Option<Event>) -> Result<(), ConnectionLost> {
         match event {
-            None | Some(Event::Disconnected | Event::Closed) => Some(self.take_close_reason()),
+            None | Some(Event::Disconnected | Event::Closed) => {
+                return Err(self.take_close_reason());
+            }
             Some(Event::ServerError(error)) => {
                 let message = error.to_string();
                 tracing::warn!(error = message, "the broker reported an error");
                 self.link.connection.set_last_error(&message);
-                self.close_reason = Some(message);
-                None
+                self.broker_error = Some(error);
             }
             Some(Event::SlowConsumer(_)) => {
                 tracing::warn!("messages were lost because the agent read them too slowly");
                 // An ack or a config may be among the dropped messages.
                 self.session.schedule_hello(Instant::now());
-                None
             }
             Some(other) => {
                 tracing::debug!(event = %other, "the broker connection reported an event");
-                None
             }
         }
+        Ok(())
     }
 
-    fn send_hello(&mut self, now: Instant) -> Option<Boxed<'static, HelloReply>> {
+    fn send_hello(&mut self, now: Instant) -> Option<BoxFuture<'static, HelloReply>> {
         let at = Moment::now();
         let version = self.link.config.version();
         let hello = self.session.next_hello(now, &at, version, Uuid::new_v4())?;
         let sealed = self.session.proving_key().seal(Kind::Hello, codec::encode(&hello));
         let (client, subject) = (self.client.clone(), self.subjects.request("hello"));
-        Some(Box::pin(async move {
-            let result = client.request(subject, sealed.into()).await;
-            (at, now, result.map_err(|error| error.to_string()))
-        }))
+        Some(Box::pin(async move { (at, now, client.request(subject, sealed.into()).await) }))
     }
 
     fn on_hello_reply(&mut self, (requested_at, sent, reply): HelloReply) {
@@ -239,7 +211,7 @@ impl Driver<'_> {
                 return failed(self.session, "the server is not ready");
             }
             Ok(message) => message,
-            Err(problem) => return failed(self.session, &problem),
+            Err(error) => return failed(self.session, &error.to_string()),
         };
         let welcome = match self.open::<Welcome>(&message.payload, Kind::Welcome) {
             Ok(welcome) => welcome,
@@ -394,14 +366,6 @@ async fn publish(publisher: Publisher, subject: String, outgoing: Outgoing) -> (
         tracing::debug!(epoch, seq, %error, "the broker failed to store an event");
     }
     (epoch, seq, outcome.is_ok())
-}
-
-/// Returns the delay of the renewal: 75% to 85% of the credentials' lifetime.
-fn renewal_after(credentials: &Credentials) -> Duration {
-    let (life, left) = (credentials.lifetime(), credentials.remaining(&Moment::now()).unwrap_or(0));
-    #[expect(clippy::cast_possible_truncation, reason = "a quarter of an i64 at most")]
-    let kept = (life as f64 * (0.15 + 0.1 * rand::random::<f64>())) as i64;
-    Duration::from_micros(u64::try_from(left.saturating_sub(kept)).unwrap_or(0))
 }
 
 /// Waits for the future if there is one, otherwise forever.

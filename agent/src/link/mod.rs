@@ -5,7 +5,9 @@
 mod connect;
 mod credentials;
 mod driver;
+mod lost;
 mod reconnect;
+mod renewal;
 mod tunnel;
 
 use std::sync::Arc;
@@ -13,7 +15,9 @@ use std::sync::Arc;
 pub use connect::{ConnectError, broker_addresses};
 pub(crate) use credentials::BrokerCredentials;
 pub(crate) use reconnect::keep_connected;
-pub(crate) use tunnel::{display as shown_proxy, open_listener_tunnel, open_proxy, proxy_for};
+pub(crate) use tunnel::{
+    TunnelError, display as shown_proxy, open_listener_tunnel, open_proxy, proxy_for,
+};
 
 use crate::channels::ChannelOpener;
 use crate::clock::ServerClock;

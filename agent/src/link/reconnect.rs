@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use muster_channel::Publisher;
+use muster_schemas::errors::error_chain;
 use muster_schemas::subjects::DeviceSubjects;
 use rand::seq::SliceRandom;
 use tokio::time::sleep;
@@ -15,6 +16,7 @@ use super::driver::{End, drive};
 use crate::backoff::Backoff;
 use crate::clock::Moment;
 use crate::connection::Connection;
+use crate::enroll::CredentialsError;
 use crate::identity::{Credentials, Identity};
 use crate::session::Session;
 
@@ -38,27 +40,13 @@ pub(crate) async fn keep_connected(link: &Link) {
     // interrupt the device's presence.
     let mut before: Option<Client> = None;
     loop {
-        let usable =
-            credentials.take().filter(|cached| cached.remaining(&Moment::now()) != Some(0));
         let has_moved = missed > 0 && missed.is_multiple_of(ATTEMPTS_BEFORE_REFRESH);
-        let current = match usable {
-            Some(cached) if !has_moved => cached,
-            cached => match (link.credentials.renew().await, cached) {
-                (Ok(new), _) => new,
-                // The broker may return before the server that gives credentials.
-                (Err(problem), Some(cached)) => {
-                    tracing::info!(
-                        problem,
-                        "failed to get new broker credentials; using the stored ones"
-                    );
-                    cached
-                }
-                (Err(problem), None) => {
-                    record_failure(&link.connection, &problem, backoff.next_delay(rand::random()))
-                        .await;
-                    continue;
-                }
-            },
+        let current = match usable_credentials(link, credentials.take(), has_moved).await {
+            Ok(current) => current,
+            Err(error) => {
+                record_failure(&link.connection, &error_chain(&error), &mut backoff).await;
+                continue;
+            }
         };
         let made = connect_to_any(&link.identity, &current).await;
         drop(before.take());
@@ -70,12 +58,7 @@ pub(crate) async fn keep_connected(link: &Link) {
                 if !is_denied {
                     credentials = Some(current);
                 }
-                record_failure(
-                    &link.connection,
-                    &error.to_string(),
-                    backoff.next_delay(rand::random()),
-                )
-                .await;
+                record_failure(&link.connection, &error.to_string(), &mut backoff).await;
                 continue;
             }
         };
@@ -83,7 +66,7 @@ pub(crate) async fn keep_connected(link: &Link) {
         let started = Instant::now();
         let end = match set_up(link, &client, &broker).await {
             Ok(publisher) => drive(link, &mut session, publisher, events, &current).await,
-            Err(error) => End::Lost { problem: error.to_string(), is_denied: false },
+            Err(error) => End::Lost(error.into()),
         };
         link.connection.set_disconnected(&client);
         if started.elapsed() > STABLE_AFTER {
@@ -94,16 +77,37 @@ pub(crate) async fn keep_connected(link: &Link) {
                 credentials = Some(new);
                 before = Some(client);
             }
-            End::Lost { problem, is_denied } => {
-                if !is_denied {
+            End::Lost(lost) => {
+                if !lost.is_denied() {
                     credentials = Some(current);
                 }
                 drop(client);
-                record_failure(&link.connection, &problem, backoff.next_delay(rand::random()))
-                    .await;
+                record_failure(&link.connection, &lost.to_string(), &mut backoff).await;
             }
         }
     }
+}
+
+/// Returns the cached credentials, or new ones if those have expired or the broker may have moved.
+async fn usable_credentials(
+    link: &Link,
+    cached: Option<Credentials>,
+    has_moved: bool,
+) -> Result<Credentials, CredentialsError> {
+    let usable = cached.filter(|cached| cached.remaining(&Moment::now()) != Some(0));
+    let cached = match usable {
+        Some(cached) if !has_moved => return Ok(cached),
+        Some(cached) => cached,
+        None => return link.credentials.renew().await,
+    };
+    // The broker may return before the server that gives credentials.
+    Ok(link.credentials.renew().await.unwrap_or_else(|error| {
+        tracing::info!(
+            problem = error_chain(&error),
+            "failed to get new broker credentials; using the stored ones"
+        );
+        cached
+    }))
 }
 
 async fn connect_to_any(
@@ -147,7 +151,9 @@ async fn set_up(
     Ok(publisher)
 }
 
-async fn record_failure(connection: &Connection, problem: &str, delay: Duration) {
+/// Records the failure of an attempt, and waits until the next one.
+async fn record_failure(connection: &Connection, problem: &str, backoff: &mut Backoff) {
+    let delay = backoff.next_delay(rand::random());
     connection.set_last_error(problem);
     tracing::warn!(problem, wait_ms = delay.as_millis(), "not connected; retrying");
     sleep(delay).await;

@@ -83,11 +83,19 @@ pub(super) enum Listener {
     Datagrams(UnixDatagram),
 }
 
+/// A listener could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{address}: {source}")]
+struct ListenError {
+    address: ListenAddress,
+    source: io::Error,
+}
+
 #[derive(Debug)]
 struct ListenerEntry {
     variable: Variable,
     address: ListenAddress,
-    listener: Result<Arc<Listener>, String>,
+    listener: Result<Arc<Listener>, ListenError>,
 }
 
 /// All listeners.
@@ -144,8 +152,10 @@ impl Listeners {
             if stay.iter().any(|entry| entry.address == address) {
                 continue;
             }
-            let listener =
-                address.open().map(Arc::new).map_err(|error| format!("{address}: {error}"));
+            let listener = address
+                .open()
+                .map(Arc::new)
+                .map_err(|source| ListenError { address: address.clone(), source });
             has_changed |= listener.is_ok();
             stay.push(ListenerEntry { variable, address, listener });
         }
@@ -189,7 +199,7 @@ impl Listeners {
 
 fn problems(entries: &[ListenerEntry]) -> BTreeMap<String, String> {
     let failed = |entry: &ListenerEntry| {
-        Some((entry.variable.to_owned(), entry.listener.as_ref().err()?.clone()))
+        Some((entry.variable.to_owned(), entry.listener.as_ref().err()?.to_string()))
     };
     entries.iter().filter_map(failed).collect()
 }

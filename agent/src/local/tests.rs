@@ -260,3 +260,17 @@ async fn the_socket_folder_outlives_the_agent_and_contains_only_sockets() {
         assert!(std::os::unix::net::UnixStream::connect(&path).is_ok(), "{}", path.display());
     }
 }
+
+#[tokio::test]
+async fn a_listener_that_cannot_be_opened_is_reported_by_its_config_variable() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let listeners = Listeners::default();
+    let settings = ListenerSettings { udp: Some(port), json: None, sockets: false };
+    let problems = listeners.set(settings, dir.path());
+    let expected =
+        format!("UDP 127.0.0.1:{port} (line protocol): Address already in use (os error 98)");
+    assert_eq!(problems, [("metrics.udp".to_owned(), expected)].into());
+    assert_eq!(problems, listeners.problems());
+}

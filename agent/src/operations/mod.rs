@@ -5,7 +5,7 @@
 //! | `orders` | received orders: checked (`check`, `prepare`), then put into the `journal` |
 //! | `journal`, `entry` | every received operation, and its state |
 //! | `queue`, `runner` | the open runs; the loop that starts them |
-//! | `exec` | one program |
+//! | `exec`, `supervise` | one program: started and recorded; its input, outputs and end |
 //! | `builtins`, `diagnostics` | operations that the agent performs itself |
 //! | `upload` | sending a file to the server |
 //! | `record`, `recover` | a run's events; runs that an earlier agent process left open |
@@ -33,6 +33,7 @@ mod runner;
 mod send;
 mod sent_file;
 mod spool;
+mod supervise;
 mod upload;
 
 use std::sync::Arc;

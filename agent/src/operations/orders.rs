@@ -11,22 +11,51 @@ use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder, inp
 use muster_schemas::{Event, Hash, OperationId, Timestamp, codec};
 use tokio::sync::watch;
 
-use super::check::{Address, check_address, check_private};
+use super::check::{Address, PrivatePartError, check_address, check_private};
 use super::entry::{Entry, StartedRun, State};
 use super::exec::MAX_MERGED_RUN_TIME;
 use super::journal;
-use super::prepare;
+use super::prepare::{self, InvalidExec};
 use super::queue::{Lane, MAX_WAITING_RUNS, RunStatus};
 use super::record::{Outcome, Runs, empty_report, expired, rejected};
 use crate::clock::{Moment, ServerClock};
-use crate::identity::{CurrentIdentity, Identity, Ignored, is_expired};
+use crate::identity::{CurrentIdentity, Identity, NotForDevice, is_expired};
 use crate::outbox::{IgnoredMessage, Outbox};
-use crate::policy::check_policy;
-use crate::run_as::{requested_user, run_as};
+use crate::policy::{PolicyError, check_policy};
+use crate::run_as::{RunAsError, requested_user, run_as};
 
 /// Retention of a cancel whose order has not arrived, in microseconds: longer than the lifetime of
 /// any order.
 const EARLY_CANCEL_TTL_MICROS: i64 = 90 * 24 * 3600 * 1_000_000;
+
+/// The reason why an order is refused.
+#[derive(Debug, thiserror::Error)]
+enum OrderRefused {
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error(transparent)]
+    PrivatePart(#[from] PrivatePartError),
+    #[error(transparent)]
+    User(#[from] RunAsError),
+    #[error(transparent)]
+    Exec(#[from] InvalidExec),
+    #[error(
+        "the limit of {MAX_WAITING_RUNS} waiting runs on this device is reached; runs.at_once in \
+         its config sets the number of concurrent programs"
+    )]
+    Busy,
+}
+
+impl OrderRefused {
+    const fn cause(&self) -> RefusalCause {
+        match self {
+            Self::Policy(_) => RefusalCause::Policy,
+            Self::PrivatePart(_) => RefusalCause::PrivatePart,
+            Self::User(_) | Self::Exec(_) => RefusalCause::Invalid,
+            Self::Busy => RefusalCause::Busy,
+        }
+    }
+}
 
 /// The receiver of orders.
 pub(crate) struct Orders {
@@ -65,7 +94,7 @@ impl Orders {
             None => {}
         }
         if !is_greeted {
-            return Err(Ignored::NoHello.into());
+            return Err(NotForDevice::NoHello.into());
         }
         let expires_at = address.expires_at.ok_or(IgnoredMessage::NoExpiry)?;
         let server_time = self.clock.confirmed_time();
@@ -86,7 +115,8 @@ impl Orders {
         let private = self.private_part(&order, delivery.private, delivery.sealed.as_deref())?;
         match self.validate(&order, private.as_deref()) {
             Ok(()) => self.accept(order, &delivery.order, private.as_deref()),
-            Err((cause, reason)) => {
+            Err(refused) => {
+                let (cause, reason) = (refused.cause(), refused.to_string());
                 tracing::info!(operation = %id, ?cause, reason, "an order was refused");
                 self.refuse(id, expires_at, &rejected(id, cause, &reason))
             }
@@ -127,27 +157,16 @@ impl Orders {
     }
 
     /// Checks whether the order is allowed and possible.
-    fn validate(
-        &self,
-        order: &RunOrder,
-        private: Option<&[u8]>,
-    ) -> Result<(), (RefusalCause, String)> {
-        let invalid = |reason| (RefusalCause::Invalid, reason);
-        check_policy(&self.policy, &order.action)
-            .map_err(|denied| (RefusalCause::Policy, denied.to_string()))?;
-        let input = check_private(&order.action, order.private.as_ref(), private)
-            .map_err(|reason| (RefusalCause::PrivatePart, reason))?;
+    fn validate(&self, order: &RunOrder, private: Option<&[u8]>) -> Result<(), OrderRefused> {
+        check_policy(&self.policy, &order.action)?;
+        let input = check_private(&order.action, order.private.as_ref(), private)?;
         if let Action::Exec(exec) = &order.action {
             let env = input.map(|input: PrivateInput| input.env).unwrap_or_default();
-            run_as(requested_user(&order.action)).map_err(invalid)?;
-            prepare::check(exec, &env).map_err(invalid)?;
+            run_as(requested_user(&order.action))?;
+            prepare::check(exec, &env)?;
         }
         if self.runs.queue.is_busy(Lane::of(&order.action)) {
-            let reason = format!(
-                "the limit of {MAX_WAITING_RUNS} waiting runs on this device is reached; \
-                 runs.at_once in its config sets the number of concurrent programs"
-            );
-            return Err((RefusalCause::Busy, reason));
+            return Err(OrderRefused::Busy);
         }
         Ok(())
     }
@@ -258,5 +277,32 @@ impl Orders {
 
     fn outbox(&self) -> &Outbox {
         self.runs.recorder.outbox()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_order_has_a_cause_and_a_reason() {
+        let unknown = RunAsError::UnknownUser("app".to_owned());
+        for (refused, cause, reason) in [
+            (
+                OrderRefused::from(PrivatePartError::Missing),
+                RefusalCause::PrivatePart,
+                "the private part of the order is missing",
+            ),
+            (unknown.into(), RefusalCause::Invalid, "user 'app' does not exist on this device"),
+            (InvalidExec::NoProgram.into(), RefusalCause::Invalid, "the program is missing"),
+            (
+                OrderRefused::Busy,
+                RefusalCause::Busy,
+                "the limit of 100 waiting runs on this device is reached; runs.at_once in its \
+                 config sets the number of concurrent programs",
+            ),
+        ] {
+            assert_eq!((refused.cause(), refused.to_string().as_str()), (cause, reason));
+        }
     }
 }

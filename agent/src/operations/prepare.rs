@@ -4,6 +4,7 @@
 //! This module accesses no path of the order: the helper does.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use muster_schemas::OperationId;
 use muster_schemas::events::{Exec, Program};
@@ -12,42 +13,75 @@ use uuid::Uuid;
 use crate::run_as::RunAs;
 use crate::subprocess::{self, Launch, PATH, RUN_TAG_VARIABLE};
 
-fn nul_error(what: &str) -> String {
-    format!("{what} contains NUL, which cannot be passed to a program")
+/// Maximum length of an invalid variable name in an error message, in characters.
+const MAX_NAME_CHARS: usize = 80;
+
+/// The reason why an order to run a program cannot be executed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum InvalidExec {
+    #[error("the program is missing")]
+    NoProgram,
+    #[error("{0} contains NUL, which cannot be passed to a program")]
+    ContainsNul(ExecPart),
+    /// The name, truncated.
+    #[error("'{}' is not a valid variable name", .0.escape_debug())]
+    VariableName(String),
+    #[error("the folder '{0}' is not an absolute path")]
+    RelativeFolder(String),
+}
+
+/// A part of an order to run a program.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ExecPart {
+    /// The argument at this index.
+    Argument(usize),
+    Line,
+    /// The value of the variable with this name.
+    Variable(String),
+    Folder,
+}
+
+impl fmt::Display for ExecPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Argument(index) => write!(f, "argument {index}"),
+            Self::Line => f.write_str("the line"),
+            Self::Variable(name) => write!(f, "the variable {name}"),
+            Self::Folder => f.write_str("the folder"),
+        }
+    }
 }
 
 /// Checks whether the order can be executed.
-///
-/// # Errors
-/// A message that describes the problem of the order.
-pub(super) fn check(exec: &Exec, env: &BTreeMap<String, String>) -> Result<(), String> {
+pub(super) fn check(exec: &Exec, env: &BTreeMap<String, String>) -> Result<(), InvalidExec> {
     match &exec.program {
         Program::Argv(argv) => {
             if argv.first().is_none_or(String::is_empty) {
-                return Err("the program is missing".to_owned());
+                return Err(InvalidExec::NoProgram);
             }
             if let Some(at) = argv.iter().position(|argument| argument.contains('\0')) {
-                return Err(nul_error(&format!("argument {at}")));
+                return Err(InvalidExec::ContainsNul(ExecPart::Argument(at)));
             }
         }
-        Program::Shell(line) if line.contains('\0') => return Err(nul_error("the line")),
+        Program::Shell(line) if line.contains('\0') => {
+            return Err(InvalidExec::ContainsNul(ExecPart::Line));
+        }
         Program::Shell(_) => {}
     }
     for (name, value) in env {
         if name.is_empty() || name.contains(['=', '\0']) {
-            let shown: String = name.chars().take(80).collect();
-            return Err(format!("'{}' is not a valid variable name", shown.escape_debug()));
+            return Err(InvalidExec::VariableName(name.chars().take(MAX_NAME_CHARS).collect()));
         }
         if value.contains('\0') {
-            return Err(nul_error(&format!("the variable {name}")));
+            return Err(InvalidExec::ContainsNul(ExecPart::Variable(name.clone())));
         }
     }
     if let Some(cwd) = &exec.cwd {
         if cwd.contains('\0') {
-            return Err(nul_error("the folder"));
+            return Err(InvalidExec::ContainsNul(ExecPart::Folder));
         }
         if !cwd.starts_with('/') {
-            return Err(format!("the folder '{cwd}' is not an absolute path"));
+            return Err(InvalidExec::RelativeFolder(cwd.clone()));
         }
     }
     Ok(())
@@ -95,7 +129,7 @@ pub(super) fn launch(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run_as::run_as;
+    use crate::run_as::agent_user;
 
     fn exec(program: Program) -> Exec {
         Exec { program, cwd: None, user: None, env: Vec::new(), background: false }
@@ -110,26 +144,27 @@ mod tests {
         let none = BTreeMap::new();
         let with = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
         let cwd = |cwd: &str| Exec { cwd: Some(cwd.to_owned()), ..argv(&["true"]) };
-        for (exec, env, named) in [
-            (argv(&[]), &none, "program"),
-            (argv(&[""]), &none, "program"),
-            (argv(&["a", "b\0c"]), &none, "argument 1"),
-            (exec(Program::Shell("a\0".into())), &none, "NUL"),
-            (argv(&["a"]), &with("A=B", "x"), "'A=B'"),
-            (argv(&["a"]), &with("", "x"), "''"),
-            (argv(&["a"]), &with("A", "secret\0"), "variable A"),
-            (cwd("here"), &none, "'here'"),
-            (cwd("/\0"), &none, "NUL"),
+        let nul = |part: &str| format!("{part} contains NUL, which cannot be passed to a program");
+        for (exec, env, expected) in [
+            (argv(&[]), &none, "the program is missing"),
+            (argv(&[""]), &none, "the program is missing"),
+            (argv(&["a", "b\0c"]), &none, &nul("argument 1")),
+            (exec(Program::Shell("a\0".into())), &none, &nul("the line")),
+            (argv(&["a"]), &with("A=B", "x"), "'A=B' is not a valid variable name"),
+            (argv(&["a"]), &with("a\0", "x"), "'a\\0' is not a valid variable name"),
+            (argv(&["a"]), &with("", "x"), "'' is not a valid variable name"),
+            (argv(&["a"]), &with("A", "secret\0"), &nul("the variable A")),
+            (cwd("here"), &none, "the folder 'here' is not an absolute path"),
+            (cwd("/\0"), &none, &nul("the folder")),
         ] {
-            let refusal = check(&exec, env).unwrap_err();
-            assert!(refusal.contains(named) && !refusal.contains("secret"), "{refusal}");
+            assert_eq!(check(&exec, env).unwrap_err().to_string(), expected);
         }
         assert_eq!(check(&argv(&["true"]), &with("A", "x")), Ok(()));
     }
 
     #[test]
     fn the_environment_is_minimal() {
-        let user = run_as(None).unwrap();
+        let user = agent_user();
         let operation = OperationId(Uuid::from_u128(1));
         let env = BTreeMap::from([("APP".to_owned(), "1".to_owned())]);
         let launch = launch(&argv(&["sh", "-c", "true"]), &user, env, operation, Uuid::nil());

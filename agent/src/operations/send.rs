@@ -13,7 +13,7 @@ use muster_schemas::{OperationId, compress};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::output_client::OutputClient;
+use super::output_client::{OutputClient, OutputError};
 use super::spool::{Piece, Spool, Spools};
 use crate::backoff::Backoff;
 use crate::connection::connected;
@@ -72,58 +72,77 @@ async fn send(
                 drop(permit);
                 // Later output is not stored either, because the file is missing; its end reports
                 // the length.
-                while !spool.is_ended() {
-                    spool.changed.notified().await;
-                }
+                wait_until_ended(&spool).await;
                 break;
             }
         };
         let response = send_piece(server, &client, spool.operation, &piece).await;
-        if piece.is_live {
-            let response = response.ok().map(|taken| (taken.next, taken.reader));
-            if let Some((next, has_reader)) = response {
-                spool.acknowledge_live(piece.stream, next, has_reader);
-            }
+        if piece.is_live || response.is_ok() {
             before = Some(piece.stream);
-            drop(permit);
-            match response {
-                Some((next, _)) if next > piece.offset => backoff.reset(),
-                // The reader is slow, or has not connected yet.
-                Some(_) => sleep(READER_RETRY_DELAY).await,
-                None => sleep(backoff.next_delay(rand::random())).await,
-            }
-            continue;
         }
-        match response {
-            Ok(OutputTaken { next, reader, .. }) => {
-                spool.set_reader(piece.stream, reader);
-                let is_further =
-                    next > piece.offset || (piece.data.is_empty() && next == piece.offset);
-                spool.acknowledge(piece.stream, next, piece.is_last);
-                before = Some(piece.stream);
-                if is_further {
-                    backoff.reset();
-                    continue;
+        let progress = acknowledge(&spool, &piece, response);
+        drop((piece, permit));
+        match progress {
+            Progress::Further => backoff.reset(),
+            Progress::ReaderBusy => sleep(READER_RETRY_DELAY).await,
+            Progress::NoLiveResponse => sleep(backoff.next_delay(rand::random())).await,
+            Progress::None => {
+                tokio::select! {
+                    () = sleep(backoff.next_delay(rand::random())) => {}
+                    // A new connection may succeed.
+                    _ = link.changed() => {}
                 }
             }
-            Err(problem) => {
-                tracing::debug!(
-                    problem,
-                    operation = %spool.operation,
-                    "failed to send the output of a run; retrying"
-                );
-            }
-        }
-        drop((piece, permit));
-        let wait = backoff.next_delay(rand::random());
-        tokio::select! {
-            () = sleep(wait) => {}
-            // A new connection may succeed.
-            _ = link.changed() => {}
         }
     }
     spools.remove(&spool);
     spool.operation
+}
+
+/// The effect of a request.
+enum Progress {
+    /// The server has more of the output than before.
+    Further,
+    /// The reader of live output is slow, or has not connected yet.
+    ReaderBusy,
+    /// The server did not respond to live output.
+    NoLiveResponse,
+    /// The server has no more of the output than before.
+    None,
+}
+
+/// Records which output the server has after its response to a piece.
+fn acknowledge(
+    spool: &Spool,
+    piece: &Piece,
+    response: Result<OutputTaken, OutputError>,
+) -> Progress {
+    let OutputTaken { next, reader, .. } = match response {
+        Ok(taken) => taken,
+        Err(_) if piece.is_live => return Progress::NoLiveResponse,
+        Err(error) => {
+            tracing::debug!(
+                problem = error.to_string(),
+                operation = %spool.operation,
+                "failed to send the output of a run; retrying"
+            );
+            return Progress::None;
+        }
+    };
+    if piece.is_live {
+        spool.acknowledge_live(piece.stream, next, reader);
+        return if next > piece.offset { Progress::Further } else { Progress::ReaderBusy };
+    }
+    spool.set_reader(piece.stream, reader);
+    spool.acknowledge(piece.stream, next, piece.is_last);
+    let is_further = next > piece.offset || (piece.data.is_empty() && next == piece.offset);
+    if is_further { Progress::Further } else { Progress::None }
+}
+
+async fn wait_until_ended(spool: &Spool) {
+    while !spool.is_ended() {
+        spool.changed.notified().await;
+    }
 }
 
 /// Waits until there is enough output to send.
@@ -144,7 +163,7 @@ async fn send_piece(
     client: &Client,
     operation: OperationId,
     piece: &Piece,
-) -> Result<OutputTaken, String> {
+) -> Result<OutputTaken, OutputError> {
     let message = server.seal(pack(operation, piece))?;
     server.request(client, message).await
 }

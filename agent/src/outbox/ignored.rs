@@ -6,7 +6,7 @@ use muster_schemas::cose::CoseError;
 use muster_schemas::errors::error_chain;
 
 use super::record::RecordError;
-use crate::identity::Ignored;
+use crate::identity::NotForDevice;
 use crate::store::StoreError;
 
 /// The reason why a message of the server is ignored: it is counted and logged. The server sends an
@@ -21,7 +21,7 @@ pub(crate) enum IgnoredMessage {
     #[error(transparent)]
     Malformed(#[from] DecodeError),
     #[error(transparent)]
-    Address(#[from] Ignored),
+    Address(#[from] NotForDevice),
     #[error("the message is for another device or epoch")]
     OtherDevice,
     #[error("its expiry time is missing")]

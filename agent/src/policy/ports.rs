@@ -23,15 +23,20 @@ enum RuleText {
     Endpoint(String),
 }
 
-impl TryFrom<RuleText> for PortRule {
-    type Error = String;
+/// The text of a rule that is not a host and port.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not HOST:PORT, such as localhost:22, *:80 or [::1]:*")]
+struct InvalidPortRule(String);
 
-    fn try_from(written: RuleText) -> Result<Self, String> {
+impl TryFrom<RuleText> for PortRule {
+    type Error = InvalidPortRule;
+
+    fn try_from(written: RuleText) -> Result<Self, InvalidPortRule> {
         let text = match written {
             RuleText::Port(port) => format!("localhost:{port}"),
             RuleText::Endpoint(text) => text,
         };
-        let wrong = || format!("'{text}' is not HOST:PORT, such as localhost:22, *:80 or [::1]:*");
+        let wrong = || InvalidPortRule(text.clone());
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         if host.is_empty() || (bare.is_none() && host.contains([':', ' '])) {
@@ -106,6 +111,10 @@ mod tests {
         {
             assert!(PortRule::try_from(RuleText::Endpoint(bad.to_owned())).is_err(), "{bad:?}");
         }
-        assert!(PortRule::try_from(RuleText::Port(0)).is_err());
+        let invalid = PortRule::try_from(RuleText::Port(0)).unwrap_err();
+        assert_eq!(
+            invalid.to_string(),
+            "'localhost:0' is not HOST:PORT, such as localhost:22, *:80 or [::1]:*"
+        );
     }
 }

@@ -5,6 +5,7 @@
 
 mod backfill;
 mod backlog;
+mod in_flight;
 mod sampler;
 mod schedule;
 mod settings;

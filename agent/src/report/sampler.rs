@@ -4,8 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use muster_schemas::metrics::{MAX_BATCH_BYTES, MetricBatch};
 use muster_schemas::subjects::DeviceSubjects;
 use tokio::sync::watch;
@@ -13,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::backlog::{Backlog, Queued};
+use super::in_flight::InFlight;
 use super::schedule::SampleSchedule;
 use super::settings::SampleSettings;
 use crate::clock::{Moment, ServerClock};
@@ -21,9 +20,6 @@ use crate::identity::Identity;
 use crate::local::LocalMetrics;
 use crate::metrics::{AgentCounters, Collectors, Group, GroupSet};
 use crate::outbox::Outbox;
-
-/// Maximum number of batches that wait for the broker concurrently; further ones go to the backlog.
-const MAX_IN_FLIGHT: usize = 4;
 
 /// Delay of the first round after the start.
 const FIRST_ROUND_DELAY: Duration = Duration::from_millis(1500);
@@ -54,9 +50,7 @@ impl Sampler {
         let subject = subjects.live_metrics("host");
         let mut collectors = Collectors::new(&self.root);
         let mut settings = self.settings.clone();
-        let mut waiting: Vec<(u64, Queued)> = Vec::new();
-        let mut acks = FuturesUnordered::new();
-        let mut number = 0_u64;
+        let mut in_flight = InFlight::default();
         let mut current = *settings.borrow_and_update();
         // A first reading, for metrics that are differences. The first round follows as soon as the
         // broker may be connected, so that a device that has just enrolled shows its metrics.
@@ -79,14 +73,11 @@ impl Sampler {
                     }
                     new
                 }
-                Some((sent, is_stored)) = acks.next(), if !acks.is_empty() => {
-                    if let Some(index) = waiting.iter().position(|(number, _)| *number == sent) {
-                        let (_, queued) = waiting.swap_remove(index);
-                        if is_stored {
-                            self.connection.on_batch_sent();
-                        } else {
-                            self.backlog.push(&queued);
-                        }
+                Some((queued, is_stored)) = in_flight.next(), if !in_flight.is_empty() => {
+                    if is_stored {
+                        self.connection.on_batch_sent();
+                    } else {
+                        self.backlog.push(&queued);
                     }
                     continue;
                 }
@@ -108,27 +99,24 @@ impl Sampler {
             };
             local_at = None;
             for queued in self.sample(&mut collectors, groups) {
-                let link = self.connection.publisher();
-                match link {
-                    Some(publisher) if waiting.len() < MAX_IN_FLIGHT => {
-                        number += 1;
-                        let (sent, subject, bytes) =
-                            (number, subject.clone(), queued.batch.clone());
-                        waiting.push((sent, queued));
-                        acks.push(async move {
-                            (sent, publisher.publish(subject, bytes.into()).await.is_ok())
-                        });
+                match self.connection.publisher() {
+                    Some(publisher) if in_flight.has_room() => {
+                        in_flight.send(publisher, subject.clone(), queued);
                     }
                     _ => self.backlog.push(&queued),
                 }
             }
         }
+        self.keep(in_flight, &mut collectors);
+    }
+
+    /// Keeps the unconfirmed batches and the latest points of applications in the backlog.
+    fn keep(&self, in_flight: InFlight, collectors: &mut Collectors) {
         // The broker may have them already; the store treats a repeated point as one.
-        for (_, queued) in waiting {
+        for queued in in_flight.into_unconfirmed() {
             self.backlog.push(&queued);
         }
-        // The latest points of applications.
-        for queued in self.sample(&mut collectors, GroupSet::NONE) {
+        for queued in self.sample(collectors, GroupSet::NONE) {
             self.backlog.push(&queued);
         }
     }

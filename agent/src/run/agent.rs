@@ -18,7 +18,7 @@ use crate::inventory::report_inventory;
 use crate::link::{BrokerCredentials, Link, keep_connected};
 use crate::local::LocalMetrics;
 use crate::log_level::{LogLevel, SetLevel};
-use crate::operations::{CollectDiagnostics, Dependencies, OperationOptions, Operations};
+use crate::operations::{CollectDiagnostics, Dependencies, OperationOptions, Operations, Orders};
 use crate::outbox::{Limits, Outbox, Recorder};
 use crate::report::{Backlog, Sampler, send_backlog};
 use crate::status::{Status, StatusSource, serve_status, socket_path};
@@ -124,11 +124,25 @@ fn open_identity(store: &Store, options: &AgentOptions) -> Result<Identity, Agen
     Ok(identity)
 }
 
-impl Parts {
+/// The parts that other parts use, while these are created.
+struct Base {
+    identity: Arc<Identity>,
+    store: Arc<Store>,
+    outbox: Arc<Outbox>,
+    recorder: Recorder,
+    backlog: Arc<Backlog>,
+    clock: Arc<ServerClock>,
+    connection: Arc<Connection>,
+    log_level: Arc<LogLevel>,
+    local: Arc<LocalMetrics>,
+    config: Arc<DeviceConfig>,
+}
+
+impl Base {
     fn open(
         store: Arc<Store>,
         identity: Arc<Identity>,
-        options: AgentOptions,
+        options: &AgentOptions,
     ) -> Result<Self, StoreError> {
         let outbox = Arc::new(Outbox::open(
             Arc::clone(&store),
@@ -141,8 +155,7 @@ impl Parts {
         let recorder = Recorder::new(Arc::clone(&outbox));
         let backlog = Arc::new(Backlog::open(Arc::clone(&store), options.backlog_bytes)?);
         let clock = Arc::new(ServerClock::open(Arc::clone(&store))?);
-        let connection = Arc::new(Connection::new());
-        let log_level = Arc::new(LogLevel::new(options.set_level));
+        let log_level = Arc::new(LogLevel::new(Arc::clone(&options.set_level)));
         let local = Arc::new(LocalMetrics::new(store.folder().path()));
         let config = Arc::new(DeviceConfig::open(
             Arc::clone(&store),
@@ -150,65 +163,111 @@ impl Parts {
             Arc::clone(&log_level),
             Arc::clone(&local),
         )?);
-        let status = StatusSource {
-            identity: Arc::clone(&identity),
-            store: Arc::clone(&store),
-            outbox: Arc::clone(&outbox),
-            backlog: Arc::clone(&backlog),
-            local: Arc::clone(&local),
-            config: Arc::clone(&config),
-            connection: Arc::clone(&connection),
-            clock: Arc::clone(&clock),
+        Ok(Self {
+            identity,
+            store,
+            outbox,
+            recorder,
+            backlog,
+            clock,
+            connection: Arc::new(Connection::new()),
+            log_level,
+            local,
+            config,
+        })
+    }
+
+    fn status(&self) -> StatusSource {
+        StatusSource {
+            identity: Arc::clone(&self.identity),
+            store: Arc::clone(&self.store),
+            outbox: Arc::clone(&self.outbox),
+            backlog: Arc::clone(&self.backlog),
+            local: Arc::clone(&self.local),
+            config: Arc::clone(&self.config),
+            connection: Arc::clone(&self.connection),
+            clock: Arc::clone(&self.clock),
+        }
+    }
+
+    /// Creates the sampler; `root` is the root of the measured system.
+    fn sampler(&self, root: PathBuf) -> Sampler {
+        Sampler {
+            identity: Arc::clone(&self.identity),
+            root,
+            settings: self.config.samples(),
+            local: Arc::clone(&self.local),
+            backlog: Arc::clone(&self.backlog),
+            outbox: Arc::clone(&self.outbox),
+            connection: Arc::clone(&self.connection),
+            clock: Arc::clone(&self.clock),
+        }
+    }
+
+    fn operations(
+        &self,
+        collect_diagnostics: CollectDiagnostics,
+        options: OperationOptions,
+    ) -> Result<Operations, StoreError> {
+        let dependencies = Dependencies {
+            identity: Arc::clone(&self.identity),
+            store: Arc::clone(&self.store),
+            recorder: self.recorder.clone(),
+            connection: Arc::clone(&self.connection),
+            clock: Arc::clone(&self.clock),
+            log_level: Arc::clone(&self.log_level),
+            max_concurrent_runs: self.config.max_concurrent_runs(),
+            collect_diagnostics,
         };
-        let sampler = Sampler {
-            identity: Arc::clone(&identity),
-            root: options.root.clone(),
-            settings: config.samples(),
-            local: Arc::clone(&local),
-            backlog: Arc::clone(&backlog),
-            outbox: Arc::clone(&outbox),
-            connection: Arc::clone(&connection),
-            clock: Arc::clone(&clock),
-        };
+        Operations::open(dependencies, options)
+    }
+
+    /// Creates the connection, with the receivers of the servers' messages.
+    fn link(&self, orders: Arc<Orders>, channels: Arc<Channels>) -> Link {
+        Link {
+            identity: Arc::clone(&self.identity),
+            credentials: BrokerCredentials {
+                identity: Arc::clone(&self.identity),
+                store: Arc::clone(&self.store),
+                outbox: Arc::clone(&self.outbox),
+                clock: Arc::clone(&self.clock),
+            },
+            recorder: self.recorder.clone(),
+            connection: Arc::clone(&self.connection),
+            clock: Arc::clone(&self.clock),
+            config: Arc::clone(&self.config),
+            orders,
+            channels: ChannelOpener {
+                identity: Arc::clone(&self.identity),
+                outbox: Arc::clone(&self.outbox),
+                store: Arc::clone(&self.store),
+                clock: Arc::clone(&self.clock),
+                connection: Arc::clone(&self.connection),
+                channels,
+            },
+        }
+    }
+}
+
+impl Parts {
+    fn open(
+        store: Arc<Store>,
+        identity: Arc<Identity>,
+        options: AgentOptions,
+    ) -> Result<Self, StoreError> {
+        let base = Base::open(store, identity, &options)?;
+        let status = base.status();
+        let sampler = base.sampler(options.root.clone());
         let channels = Channels::new(
             options.operations.policy.clone(),
             options.channels,
-            Arc::clone(&store),
-            recorder.clone(),
+            Arc::clone(&base.store),
+            base.recorder.clone(),
         );
-        let dependencies = Dependencies {
-            identity: Arc::clone(&identity),
-            store: Arc::clone(&store),
-            recorder: recorder.clone(),
-            connection: Arc::clone(&connection),
-            clock: Arc::clone(&clock),
-            log_level,
-            max_concurrent_runs: config.max_concurrent_runs(),
-            collect_diagnostics: diagnostics_of(status.clone(), options.root),
-        };
-        let operations = Operations::open(dependencies, options.operations)?;
-        let link = Link {
-            identity: Arc::clone(&identity),
-            credentials: BrokerCredentials {
-                identity: Arc::clone(&identity),
-                store: Arc::clone(&store),
-                outbox: Arc::clone(&outbox),
-                clock: Arc::clone(&clock),
-            },
-            recorder: recorder.clone(),
-            connection: Arc::clone(&connection),
-            clock: Arc::clone(&clock),
-            config,
-            orders: operations.orders(),
-            channels: ChannelOpener {
-                identity: Arc::clone(&identity),
-                outbox,
-                store: Arc::clone(&store),
-                clock: Arc::clone(&clock),
-                connection: Arc::clone(&connection),
-                channels: Arc::clone(&channels),
-            },
-        };
+        let diagnostics = diagnostics_of(status.clone(), options.root);
+        let operations = base.operations(diagnostics, options.operations)?;
+        let link = base.link(operations.orders(), Arc::clone(&channels));
+        let Base { identity, store, recorder, connection, clock, local, backlog, .. } = base;
         Ok(Self {
             identity,
             store,

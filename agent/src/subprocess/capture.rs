@@ -72,16 +72,31 @@ async fn capture(argv: &[String], max_bytes: usize) -> io::Result<(Vec<u8>, bool
     }
 }
 
-/// Runs a command; returns its output as the error if it fails.
-pub(crate) async fn run_command(argv: &[String], timeout: Duration) -> Result<(), String> {
-    match time::timeout(timeout, capture(argv, MAX_ERROR_BYTES)).await {
-        Ok(Ok((_, true))) => Ok(()),
-        Ok(Ok((output, false))) => match String::from_utf8_lossy(&output).trim() {
-            "" => Err("the command failed without a message".to_owned()),
-            complaint => Err(complaint.to_owned()),
-        },
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("the command did not end within {} s", timeout.as_secs())),
+/// The reason why a command did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// It failed with this output.
+    #[error("{output}")]
+    Failed { output: String },
+    #[error("the command failed without a message")]
+    NoMessage,
+    #[error("the command did not end within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// It could not be started, or its output could not be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Runs a command; the error contains its output if it fails.
+pub(crate) async fn run_command(argv: &[String], timeout: Duration) -> Result<(), CommandError> {
+    let captured = time::timeout(timeout, capture(argv, MAX_ERROR_BYTES)).await;
+    let (output, is_success) = captured.map_err(|_| CommandError::Timeout(timeout))??;
+    if is_success {
+        return Ok(());
+    }
+    match String::from_utf8_lossy(&output).trim() {
+        "" => Err(CommandError::NoMessage),
+        output => Err(CommandError::Failed { output: output.to_owned() }),
     }
 }
 
@@ -106,12 +121,15 @@ mod tests {
     #[tokio::test]
     async fn commands_succeed_fail_or_time_out() {
         let second = Duration::from_secs(5);
-        assert_eq!(run_command(&line("true"), second).await, Ok(()));
-        assert_eq!(run_command(&line("echo no >&2; false"), second).await, Err("no".to_owned()));
-        assert!(run_command(&line("exit 1"), second).await.is_err_and(|text| !text.is_empty()));
-        let hung = run_command(&line("sleep 60"), Duration::from_millis(50)).await;
-        assert!(hung.is_err());
-        assert!(run_command(&["/no/such".to_owned()], second).await.is_err());
+        run_command(&line("true"), second).await.unwrap();
+        let failed = run_command(&line("echo no >&2; false"), second).await.unwrap_err();
+        assert_eq!(failed.to_string(), "no");
+        let silent = run_command(&line("exit 1"), second).await.unwrap_err();
+        assert_eq!(silent.to_string(), "the command failed without a message");
+        let hung = run_command(&line("sleep 60"), Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(hung.to_string(), "the command did not end within 0 s");
+        let missing = run_command(&["/no/such".to_owned()], second).await.unwrap_err();
+        assert!(matches!(missing, CommandError::Io(_)), "{missing}");
         assert_eq!(output_of(&line("echo 12345"), 3, second).await.as_deref(), Some(&b"123"[..]));
         assert_eq!(output_of(&line("echo 12345; false"), 3, second).await, None);
     }

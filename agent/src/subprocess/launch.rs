@@ -64,21 +64,15 @@ pub(crate) enum Program {
     Shell(String, Option<String>),
 }
 
-/// The reason why a program was not started.
-#[derive(Debug)]
+/// The reason why a program was not started, as the helper reports it.
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum LaunchError {
     /// The request is impossible on this device.
+    #[error("{0}")]
     Invalid(String),
     /// A system call failed or did not return.
+    #[error("{0}")]
     Failed(String),
-}
-
-impl LaunchError {
-    pub(crate) fn into_reason(self) -> String {
-        match self {
-            Self::Invalid(reason) | Self::Failed(reason) => reason,
-        }
-    }
 }
 
 /// A report of a launching helper.
@@ -364,8 +358,9 @@ mod tests {
         let path = dir.path().join("tool");
         std::fs::write(&path, "#!/bin/sh\n").unwrap();
         let search = dir.path().to_string_lossy().into_owned();
-        let find =
-            |name: &str, path: &str| find(name, path, |_| Ok(())).map_err(LaunchError::into_reason);
+        let find = |name: &str, path: &str| {
+            find(name, path, |_| Ok(())).map_err(|error| error.to_string())
+        };
         assert!(find("tool", &search).is_err(), "it cannot be executed");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(find("tool", &search).unwrap(), path);

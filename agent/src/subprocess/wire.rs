@@ -102,6 +102,13 @@ impl Port {
         self.0.write_all(&encode(message)?)
     }
 
+    /// Returns both ends of a socket, for tests of a job.
+    #[cfg(test)]
+    pub(crate) fn pair() -> io::Result<(Self, Self)> {
+        let (one, other) = UnixStream::pair()?;
+        Ok((Self(one), Self(other)))
+    }
+
     /// Returns the socket, for another protocol.
     pub(crate) fn into_socket(self) -> UnixStream {
         self.0

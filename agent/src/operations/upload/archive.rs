@@ -25,6 +25,14 @@ const MAX_VIRTUAL_BYTES: u64 = 16 << 20;
 /// Maximum depth of nested folders.
 const MAX_DEPTH: usize = 100;
 
+/// A folder could not be archived.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to archive {path}: {source}")]
+pub(super) struct ArchiveError {
+    path: String,
+    source: io::Error,
+}
+
 /// Limits of an archive's size.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
@@ -86,11 +94,11 @@ pub(super) fn pack(
     archive: &Path,
     limits: &Limits,
     progress: &Progress<'_>,
-) -> Result<(), String> {
+) -> Result<(), ArchiveError> {
     let packed = try_pack(bounds, path, name, archive, limits, progress);
-    packed.map_err(|error| {
+    packed.map_err(|source| {
         let _ = std::fs::remove_file(archive);
-        format!("failed to archive {path}: {error}")
+        ArchiveError { path: path.to_owned(), source }
     })
 }
 

@@ -21,6 +21,7 @@ mod send;
 mod source;
 mod worker;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,12 +33,32 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::messages::UploadJob;
-use self::reader::{Reader, UploadError};
+use self::reader::{Reader, ReaderError};
+use self::send::SendError;
 use super::entry::{Entry, ReadyRun, RunStart, StartedRun, UploadProgress};
 use super::output_client::OutputClient;
 use super::record::{self, Outcome, Runs, empty_report, truncate};
 use super::sent_file::Sent;
 use crate::clock::Moment;
+use crate::store::StoreError;
+
+/// The reason why an upload, or the removal of its source, failed.
+#[derive(Debug, thiserror::Error)]
+enum UploadError {
+    #[error("the run is not an upload")]
+    NotAnUpload,
+    /// The folder of archives could not be created.
+    #[error(transparent)]
+    Folder(#[from] io::Error),
+    #[error(transparent)]
+    Reader(#[from] ReaderError),
+    #[error(transparent)]
+    Send(#[from] SendError),
+    #[error("failed to write the journal: {0}")]
+    Journal(#[from] StoreError),
+    #[error("the server has the file, but the source was not removed: {0}")]
+    NotRemoved(ReaderError),
+}
 
 /// The uploads of this device.
 pub(super) struct Uploads {
@@ -62,8 +83,10 @@ impl Uploads {
             // The code below ends it.
             () = cancel.cancelled() => Ok(()),
         };
-        if let Err(UploadError { cause: Some(cause), reason }) = &examined {
-            let event = record::rejected(id, *cause, reason);
+        if let Err(error) = &examined
+            && let Some(cause) = error.refusal_cause()
+        {
+            let event = record::rejected(id, cause, &error.to_string());
             return self.runs.record_end(id, entry, event);
         }
         match self.runs.journal_start(id, entry) {
@@ -71,8 +94,8 @@ impl Uploads {
                 self.runs.record_started_now(id, &entry, None);
                 match examined {
                     Ok(()) => self.resume(id, entry, cancel).await,
-                    Err(rejection) => {
-                        self.end(id, entry, Outcome::Failed, None, Some(&rejection.reason));
+                    Err(error) => {
+                        self.end(id, entry, Outcome::Failed, None, Some(&error.to_string()));
                     }
                 }
             }
@@ -83,7 +106,7 @@ impl Uploads {
         }
     }
 
-    async fn examine(&self, id: OperationId, upload: &Upload) -> Result<(), UploadError> {
+    async fn examine(&self, id: OperationId, upload: &Upload) -> Result<(), ReaderError> {
         Reader::start(self.job(id, upload)).await?.examine().await
     }
 
@@ -103,6 +126,7 @@ impl Uploads {
             () = sleep(left) => (Outcome::TimedOut, None, None),
             () = cancel.cancelled() => (Outcome::Canceled, None, None),
         };
+        let problem = problem.map(|error| error.to_string());
         self.end(id, entry, outcome, file, problem.as_deref());
     }
 
@@ -130,9 +154,9 @@ impl Uploads {
         &self,
         id: OperationId,
         entry: &mut Entry<StartedRun>,
-    ) -> Result<StoredFile, String> {
+    ) -> Result<StoredFile, UploadError> {
         let Action::Upload(upload) = entry.state.order.action.clone() else {
-            return Err("the run is not an upload".to_owned());
+            return Err(UploadError::NotAnUpload);
         };
         let upload = &upload;
         let salt = *entry.state.record.salts.stdout;
@@ -152,7 +176,7 @@ impl Uploads {
             }
         };
         let problem = match upload.remove_source {
-            true => self.remove(id, upload, sent).await.err(),
+            true => self.remove(id, upload, sent).await.err().map(UploadError::NotRemoved),
             false => None,
         };
         Ok((file, problem))
@@ -165,28 +189,29 @@ impl Uploads {
         id: OperationId,
         entry: &mut Entry<StartedRun>,
         reader: &mut Reader,
-    ) -> Result<Sent, String> {
+    ) -> Result<Sent, UploadError> {
         if let UploadProgress::Opened(sent) = &entry.state.upload {
             return Ok(reader.open(Some(sent.clone())).await?);
         }
-        self.runs.spools.folder().map_err(|error| error.to_string())?;
+        self.runs.spools.folder()?;
         let sent = reader.open(None).await?;
         entry.state.upload = UploadProgress::Opened(sent.clone());
         self.store_entry(id, entry)?;
         Ok(sent)
     }
 
-    fn store_entry(&self, id: OperationId, entry: &Entry<StartedRun>) -> Result<(), String> {
-        let stored = self.runs.put(id, &entry.clone().into());
-        stored.map_err(|error| format!("failed to write the journal: {error}"))
+    fn store_entry(&self, id: OperationId, entry: &Entry<StartedRun>) -> Result<(), StoreError> {
+        self.runs.put(id, &entry.clone().into())
     }
 
     /// Deletes the source if it is still the file that was sent.
-    async fn remove(&self, id: OperationId, upload: &Upload, sent: Sent) -> Result<(), String> {
-        let removed = async { Reader::start(self.job(id, upload)).await?.remove(sent).await };
-        removed.await.map_err(|UploadError { reason, .. }| {
-            format!("the server has the file, but the source was not removed: {reason}")
-        })
+    async fn remove(
+        &self,
+        id: OperationId,
+        upload: &Upload,
+        sent: Sent,
+    ) -> Result<(), ReaderError> {
+        Reader::start(self.job(id, upload)).await?.remove(sent).await
     }
 
     /// Returns the job of the helper of an upload.
@@ -201,7 +226,7 @@ impl Uploads {
 }
 
 /// Summary of the file that the server has, and a problem that occurred afterwards.
-type StoredFile = (FileSummary, Option<String>);
+type StoredFile = (FileSummary, Option<UploadError>);
 
 /// Returns the time that is left. A restart of the machine does not extend it, as far as the wall
 /// clock shows.
@@ -215,4 +240,39 @@ fn remaining_time(run: &StartedRun) -> Duration {
     };
     let limit = Duration::from_millis(run.order.timeout_ms);
     limit.saturating_sub(Duration::from_micros(elapsed)).min(Duration::from_secs(u32::MAX.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_a_failed_upload_is_reported() {
+        let dead = || ReaderError::Unresponsive { path: "/mnt/nas".to_owned() };
+        let broken = || ReaderError::from(io::Error::other("broken pipe"));
+        let journal = StoreError::InUse { path: "/data".into() };
+        for (error, reason) in [
+            (dead().into(), "the file system at /mnt/nas does not respond"),
+            (
+                SendError::from(broken()).into(),
+                "the helper that reads the file failed: broken pipe",
+            ),
+            (
+                SendError::Rejected("too large".to_owned()).into(),
+                "the server rejects the file: too large",
+            ),
+            (
+                UploadError::from(journal),
+                "failed to write the journal: another agent uses /data; stop it, or use another \
+                 folder (--data)",
+            ),
+            (
+                UploadError::NotRemoved(dead()),
+                "the server has the file, but the source was not removed: the file system at \
+                 /mnt/nas does not respond",
+            ),
+        ] {
+            assert_eq!(error.to_string(), reason);
+        }
+    }
 }

@@ -5,17 +5,18 @@
 
 use std::time::{Duration, Instant};
 
-use muster_schemas::cose::{self, Kind};
+use muster_schemas::codec::DecodeError;
+use muster_schemas::cose::{self, CoseError, Kind};
 use muster_schemas::wire::{FileStored, MAX_FILE_PIECE_BYTES};
 use muster_schemas::{Hash, OperationId, codec};
 use tokio::time::{sleep, sleep_until};
 
 use super::messages::Piece;
-use super::reader::Reader;
+use super::reader::{Reader, ReaderError};
 use crate::backoff::Backoff;
 use crate::connection::connected;
 use crate::identity::Identity;
-use crate::operations::output_client::OutputClient;
+use crate::operations::output_client::{OutputClient, OutputError};
 
 /// Minimum size of a piece, in bytes, even on a slow connection.
 const MIN_PIECE_BYTES: usize = 16 * 1024;
@@ -27,6 +28,36 @@ const SLOW_REQUEST_TIME: Duration = Duration::from_secs(1);
 const FAST_REQUEST_TIME: Duration = Duration::from_millis(250);
 /// Interval, in pieces, between attempts to compress a file that has not become smaller.
 const COMPRESSION_RETRY_INTERVAL: u64 = 16;
+
+/// The reason why a file is not sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    #[error(transparent)]
+    Reader(#[from] ReaderError),
+    /// A piece could not be sealed.
+    #[error(transparent)]
+    Seal(#[from] OutputError),
+    #[error("the server rejects the file: {0}")]
+    Rejected(String),
+    #[error("the server has more bytes than the file")]
+    TooManyBytes,
+    #[error(transparent)]
+    Receipt(#[from] ReceiptError),
+}
+
+/// The reason why the server's receipt does not confirm the file.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReceiptError {
+    /// The project's operation key is invalid.
+    #[error(transparent)]
+    Key(CoseError),
+    #[error("the server's confirmation is not validly signed: {0}")]
+    Signature(#[from] CoseError),
+    #[error("the server's confirmation is not validly signed: {0}")]
+    Malformed(#[from] DecodeError),
+    #[error("the server's signed response is for another file")]
+    OtherFile,
+}
 
 /// Limits the transfer rate.
 struct RateLimiter {
@@ -56,7 +87,7 @@ impl RateLimiter {
 /// Sends a file until the server has all of it; returns its salted hash.
 ///
 /// # Errors
-/// When it cannot be read, was changed, or the server refuses it, with a message.
+/// When it cannot be read, was changed, or the server refuses it.
 pub(super) async fn send(
     server: &OutputClient,
     id: OperationId,
@@ -64,7 +95,7 @@ pub(super) async fn send(
     mut reader: Reader,
     total: u64,
     bytes_per_second: Option<u64>,
-) -> Result<Hash, String> {
+) -> Result<Hash, SendError> {
     let mut link = server.subscribe();
     let mut backoff = Backoff::reconnect();
     let mut pace = RateLimiter::new(bytes_per_second);
@@ -87,10 +118,10 @@ pub(super) async fn send(
         let problem = match response {
             Ok(taken) => {
                 if let Some(why) = taken.refused {
-                    return Err(format!("the server rejects the file: {why}"));
+                    return Err(SendError::Rejected(why));
                 }
                 if taken.next > total {
-                    return Err("the server has more bytes than the file".to_owned());
+                    return Err(SendError::TooManyBytes);
                 }
                 let was_at = next.replace(taken.next);
                 if let Some(receipt) = taken.receipt.filter(|_| was_at == Some(total)) {
@@ -105,7 +136,7 @@ pub(super) async fn send(
                 }
                 "the server received no further data".to_owned()
             }
-            Err(problem) => problem,
+            Err(error) => error.to_string(),
         };
         tracing::debug!(problem, operation = %id, "failed to send a file; retrying");
         size = (size / 2).max(MIN_PIECE_BYTES);
@@ -123,18 +154,12 @@ fn check_receipt(
     id: OperationId,
     total: u64,
     receipt: &[u8],
-) -> Result<(), String> {
-    let key = identity.operation_key().map_err(|error| error.to_string())?;
-    let opened = cose::open(receipt, Kind::Stored, &key).map_err(|error| error.to_string());
-    let stored = opened
-        .and_then(|bytes| codec::decode::<FileStored>(&bytes).map_err(|error| error.to_string()));
+) -> Result<(), ReceiptError> {
+    let key = identity.operation_key().map_err(ReceiptError::Key)?;
+    let stored: FileStored = codec::decode(&cose::open(receipt, Kind::Stored, &key)?)?;
     let (project, device) = (identity.project.clone(), identity.device);
     let expected = FileStored { project, device, operation: id, bytes: total };
-    match stored {
-        Ok(stored) if stored == expected => Ok(()),
-        Ok(_) => Err("the server's signed response is for another file".to_owned()),
-        Err(why) => Err(format!("the server's confirmation is not validly signed: {why}")),
-    }
+    if stored == expected { Ok(()) } else { Err(ReceiptError::OtherFile) }
 }
 
 fn next_piece_bytes(size: usize, took: Duration) -> usize {
@@ -149,7 +174,11 @@ fn next_piece_bytes(size: usize, took: Duration) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use muster_schemas::{DeviceId, ProjectId, SigningKey, Timestamp};
+    use uuid::Uuid;
+
     use super::*;
+    use crate::identity::DeviceKeys;
 
     #[test]
     fn pieces_grow_on_a_fast_connection_and_shrink_on_a_slow_one() {
@@ -165,6 +194,38 @@ mod tests {
         assert_eq!(size, MIN_PIECE_BYTES);
         for (speed, most) in [(None, MAX_FILE_PIECE_BYTES), (Some(9_000), 9_000), (Some(1), 4096)] {
             assert_eq!(RateLimiter::new(speed).max_piece_bytes(), most);
+        }
+    }
+
+    #[test]
+    fn a_file_is_confirmed_only_by_a_receipt_that_the_server_signed_for_it() {
+        let server = SigningKey::from_seed(&[1; 32]);
+        let identity = Identity {
+            url: "https://muster.example".parse().unwrap(),
+            project: ProjectId::default_project(),
+            device: DeviceId(Uuid::from_u128(1)),
+            name: "robot-7".parse().unwrap(),
+            epoch: 1,
+            enrolled_at: Timestamp(0),
+            keys: DeviceKeys::generate().unwrap(),
+            operation_key: server.public().to_cose_key(),
+            ca: Vec::new(),
+        };
+        let id = OperationId(Uuid::from_u128(2));
+        let (project, device) = (identity.project.clone(), identity.device);
+        let stored = codec::encode(&FileStored { project, device, operation: id, bytes: 7 });
+        let check = |total, receipt: &[u8]| {
+            check_receipt(&identity, id, total, receipt).map_err(|error| error.to_string())
+        };
+        let receipt = server.seal(Kind::Stored, stored.clone());
+        assert_eq!(check(7, &receipt), Ok(()));
+        let other = check(8, &receipt).unwrap_err();
+        assert_eq!(other, "the server's signed response is for another file");
+        let forged = SigningKey::from_seed(&[2; 32]).seal(Kind::Stored, stored);
+        for receipt in [&forged, &server.seal(Kind::Stored, b"x".to_vec())] {
+            let refused = check(7, receipt).unwrap_err();
+            let expected = "the server's confirmation is not validly signed: ";
+            assert!(refused.starts_with(expected), "{refused}");
         }
     }
 

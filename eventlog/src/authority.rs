@@ -77,15 +77,16 @@ impl EventLog {
     }
 
     /// Returns the authentic events, in their order.
-    pub async fn authentic(
+    pub async fn authentic<E: AsRef<StoredEvent>>(
         &self,
         project: &ProjectId,
-        events: Vec<StoredEvent>,
-    ) -> Vec<StoredEvent> {
+        events: Vec<E>,
+    ) -> Vec<E> {
         let Some(verifier) = &self.authority_keys.verifier else { return events };
         let mut kept = Vec::with_capacity(events.len());
         let mut verified = 0;
-        for event in events {
+        for shared in events {
+            let event: &StoredEvent = shared.as_ref();
             if Proof::required_for(&event.stream, &event.kind).is_some() {
                 verified += 1;
                 if verified % EVENTS_PER_YIELD == 0 {
@@ -93,8 +94,8 @@ impl EventLog {
                 }
             }
             match event.verify(project, verifier) {
-                Ok(()) => kept.push(event),
-                Err(problem) => self.inner.refused.add(project, &event, &problem),
+                Ok(()) => kept.push(shared),
+                Err(problem) => self.inner.refused.add(project, event, &problem),
             }
         }
         kept

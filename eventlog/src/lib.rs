@@ -30,6 +30,7 @@ mod partitions;
 mod presence;
 pub mod projection;
 mod read;
+mod recent;
 mod relays;
 mod revocations;
 mod stored_event;

@@ -16,6 +16,7 @@ use crate::failure::{Failure, FailureWatch};
 use crate::log_options::LogOptions;
 use crate::merkle::Frontier;
 use crate::partitions;
+use crate::recent::RecentEvents;
 use crate::traces;
 
 /// Runs missing migrations. A database user without that right only checks that there are none.
@@ -79,6 +80,7 @@ pub(crate) struct Inner {
     dead_letter_quota: Mutex<DeadLetterQuota>,
     append_failure: FailureWatch,
     pub(crate) refused: RefusedEvents,
+    pub(crate) recent: RecentEvents,
 }
 
 impl EventLog {
@@ -96,6 +98,7 @@ impl EventLog {
             dead_letter_quota: Mutex::default(),
             append_failure: FailureWatch::default(),
             refused: RefusedEvents::default(),
+            recent: RecentEvents::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),

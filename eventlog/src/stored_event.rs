@@ -41,6 +41,12 @@ pub struct StoredEvent {
     pub authority: Option<Bytes>,
 }
 
+impl AsRef<Self> for StoredEvent {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 /// Columns of [`StoredEvent`], in the order of its fields.
 pub(crate) const COLUMNS: &str = "position, stream, stream_version, type, schema_version, \
      occurred_at, (extract(epoch FROM recorded_at) * 1000000)::bigint, actor, correlation, \

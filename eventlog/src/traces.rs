@@ -5,6 +5,7 @@
 //! export spans; an exporter subscribes to [`TARGET`].
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use muster_schemas::{ProjectId, StreamName, Timestamp};
@@ -126,7 +127,7 @@ pub(crate) fn emit_projected(
     project: &ProjectId,
     projection: &str,
     started_at: Timestamp,
-    events: &[StoredEvent],
+    events: &[Arc<StoredEvent>],
 ) {
     if !is_enabled() {
         return;

@@ -3,6 +3,7 @@
 //! A run is removed when it has ended, an operation with its last run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
@@ -114,7 +115,7 @@ impl Projection for QueueProjection {
         &mut self,
         transaction: &Transaction<'_>,
         project: &ProjectId,
-        events: &[StoredEvent],
+        events: &[Arc<StoredEvent>],
     ) -> Result<(), ProjectionError> {
         let mut changes = Changes::default();
         for stored in events {

@@ -1,6 +1,7 @@
 //! The list of uploaded files: a projection of the log to its own tables, for `keeper` alone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
@@ -100,7 +101,7 @@ impl Projection for Files {
         &mut self,
         transaction: &Transaction<'_>,
         project: &ProjectId,
-        events: &[StoredEvent],
+        events: &[Arc<StoredEvent>],
     ) -> Result<(), ProjectionError> {
         for stored in events {
             let event = stored

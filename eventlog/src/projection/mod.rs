@@ -7,6 +7,8 @@
 mod runner;
 mod transaction;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use muster_schemas::ProjectId;
 
@@ -79,7 +81,7 @@ pub trait Projection: Send + 'static {
         &mut self,
         transaction: &Transaction<'_>,
         project: &ProjectId,
-        events: &[StoredEvent],
+        events: &[Arc<StoredEvent>],
     ) -> Result<(), ProjectionError>;
 
     /// Discards cached rows: a transaction did not commit, or another process moved the checkpoint.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use muster_schemas::ProjectId;
 use muster_schemas::errors::error_chain;
 use tokio::sync::watch;
@@ -36,7 +37,9 @@ const STOPPED_RETRY_DELAY: Duration = Duration::from_secs(30);
 const UPDATE_CHECKPOINT: &str = "UPDATE checkpoints
      SET position = $4, failure = NULL, updated_at = clock_timestamp()
      WHERE projection = $1 AND project = $2 AND position = $3
-       AND $4 <= (SELECT position FROM heads WHERE project = $2)";
+       AND $4 <= (SELECT position FROM heads WHERE project = $2)
+       AND ($5::bytea IS NULL
+            OR $5 = (SELECT salt FROM events WHERE project = $2 AND position = $4))";
 
 /// Position of a projection in each project, for readers that wait for it.
 #[derive(Clone, Debug)]
@@ -86,6 +89,16 @@ impl Progress {
             positions.insert(project.clone(), position) != Some(position)
         });
     }
+}
+
+/// The next events of a projection.
+struct Batch {
+    /// Events of the declared types.
+    events: Vec<Arc<StoredEvent>>,
+    /// Position up to which the log was read.
+    last: u64,
+    /// Salt of the event at that position, if it may come from memory.
+    salt: Option<Bytes>,
 }
 
 /// Runs one projection.
@@ -247,21 +260,12 @@ impl<P: Projection> Runner<P> {
             }
             return Ok(checkpoint < head);
         }
-        let kinds = self.projection.kinds().into_iter().map(str::to_owned).collect();
-        let events = if head == position {
-            Vec::new()
-        } else {
-            // Up to `head`, the filter selects all events of the declared types.
-            let filter = ReadFilter { after: position, until: Some(head), kinds };
-            self.log.read(project, &filter, MAX_BATCH_EVENTS).await?
-        };
-        let is_full = events.len() == MAX_BATCH_EVENTS as usize;
-        let newest = events.last().map(|event| event.position);
+        let Batch { events, last, salt } = self.read_batch(project, position, head).await?;
+        let is_full = last < head;
         let events = match self.projection.needs_authority() {
             true => self.log.authentic(project, events).await,
             false => events,
         };
-        let last = newest.filter(|_| is_full).unwrap_or(head);
         let stored = self.checkpoints.get(project).copied().unwrap_or(position);
         let is_early =
             self.stored_at.get(project).is_some_and(|at| at.elapsed() < CHECKPOINT_INTERVAL);
@@ -270,7 +274,7 @@ impl<P: Projection> Runner<P> {
             return Ok(false);
         }
         let started_at = traces::now();
-        match self.commit(project, stored, last, &events).await {
+        match self.commit(project, (stored, last), salt.as_deref(), &events).await {
             Ok(true) => {
                 traces::emit_projected(project, self.projection.name(), started_at, &events);
                 self.checkpoints.insert(project.clone(), last);
@@ -282,6 +286,7 @@ impl<P: Projection> Runner<P> {
                 // Another runner of this projection was faster: continue from its checkpoint. Or
                 // the log is shorter than `head`: then it was restored, and is read again.
                 self.projection.discard_cache();
+                self.log.forget_recent(project);
                 let is_moved = self.load_checkpoint(project).await? != stored;
                 if is_moved { Ok(true) } else { Err(restored_error(project)) }
             }
@@ -297,20 +302,54 @@ impl<P: Projection> Runner<P> {
         }
     }
 
+    /// Reads the next events of the declared types, at most [`MAX_BATCH_EVENTS`] of all types if the
+    /// projection is near the head, or of its own types otherwise.
+    async fn read_batch(
+        &self,
+        project: &ProjectId,
+        after: u64,
+        head: u64,
+    ) -> Result<Batch, StoreError> {
+        if head == after {
+            return Ok(Batch { events: Vec::new(), last: head, salt: None });
+        }
+        let kinds = self.projection.kinds();
+        if head - after <= MAX_BATCH_EVENTS.into()
+            && let Some(mut events) =
+                self.log.read_recent(project, after, head, MAX_BATCH_EVENTS).await?
+        {
+            let newest = events.last().map(|event| (event.position, event.salt.clone()));
+            if !kinds.is_empty() {
+                events.retain(|event| kinds.contains(&event.kind.as_str()));
+            }
+            // Without an event the log is shorter than `head`: the commit detects that.
+            let (last, salt) = newest.map_or((head, None), |(last, salt)| (last, Some(salt)));
+            return Ok(Batch { events, last, salt });
+        }
+        let kinds = kinds.into_iter().map(str::to_owned).collect();
+        // Up to `head`, the filter selects all events of the declared types.
+        let filter = ReadFilter { after, until: Some(head), kinds };
+        let events = self.log.read(project, &filter, MAX_BATCH_EVENTS).await?;
+        let newest = events.last().map(|event| event.position);
+        let is_full = events.len() == MAX_BATCH_EVENTS as usize;
+        let last = newest.filter(|_| is_full).unwrap_or(head);
+        Ok(Batch { events: events.into_iter().map(Arc::new).collect(), last, salt: None })
+    }
+
     /// Commits rows and checkpoint in one transaction; false when another process moved the
-    /// checkpoint.
+    /// checkpoint, or the log does not contain the event at its new position with this salt.
     async fn commit(
         &mut self,
         project: &ProjectId,
-        from: u64,
-        to: u64,
-        events: &[StoredEvent],
+        (from, to): (u64, u64),
+        salt: Option<&[u8]>,
+        events: &[Arc<StoredEvent>],
     ) -> Result<bool, ProjectionError> {
         let mut client = self.log.stores().pool.get().await.map_err(StoreError::from)?;
         let transaction = client.transaction().await.while_trying("start a projection's batch")?;
         let transaction = Transaction::new(transaction);
         let (name, from, to) = (self.projection.name(), as_i64(from), as_i64(to));
-        let parameters: [&(dyn ToSql + Sync); 4] = [&name, &project.as_str(), &from, &to];
+        let parameters: [&(dyn ToSql + Sync); 5] = [&name, &project.as_str(), &from, &to, &salt];
         let (_, moved) = tokio::try_join!(
             biased;
             transaction.disable_synchronous_commit(),
@@ -369,7 +408,7 @@ impl<P: Projection> Runner<P> {
 
 fn restored_error(project: &ProjectId) -> ProjectionError {
     let message =
-        format!("the log of {project} is shorter than before; was an older backup restored?");
+        format!("the log of {project} is not the same as before; was an older backup restored?");
     StoreError::Corrupt(message).into()
 }
 

@@ -1,6 +1,7 @@
 //! The projection that stores the tiles.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_schemas::ProjectId;
@@ -135,7 +136,7 @@ impl Projection for TreeTiles {
         &mut self,
         transaction: &Transaction<'_>,
         project: &ProjectId,
-        events: &[StoredEvent],
+        events: &[Arc<StoredEvent>],
     ) -> Result<(), ProjectionError> {
         let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(()) };
         let newest = first.position + events.len() as u64 - 1;

@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "small numbers of the tests")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
 
+mod shared_reads;
 mod support;
 mod tiles;
 

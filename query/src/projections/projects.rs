@@ -1,5 +1,7 @@
 //! The projects, from the log `system`. There are few rows, so each event is one statement.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use muster_eventlog::StoredEvent;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
@@ -108,7 +110,7 @@ impl Projection for Projects {
         &mut self,
         transaction: &Transaction<'_>,
         project: &ProjectId,
-        events: &[StoredEvent],
+        events: &[Arc<StoredEvent>],
     ) -> Result<(), ProjectionError> {
         if !project.is_system() {
             return Ok(());

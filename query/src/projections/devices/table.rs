@@ -4,6 +4,7 @@
 //! not guarantee for numbers); lists filter, sort and count by the other columns.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
@@ -190,9 +191,10 @@ impl Projection for Devices {
         &mut self,
         transaction: &Transaction<'_>,
         project: &ProjectId,
-        events: &[StoredEvent],
+        events: &[Arc<StoredEvent>],
     ) -> Result<(), ProjectionError> {
-        let touched: HashSet<DeviceId> = events.iter().filter_map(changed_device).collect();
+        let touched: HashSet<DeviceId> =
+            events.iter().filter_map(|event| changed_device(event)).collect();
         if touched.is_empty() {
             return Ok(());
         }
@@ -224,12 +226,13 @@ impl Projection for Devices {
 
 /// Returns for each event whether its content is needed: no later one of the batch replaces it.
 #[must_use]
-pub fn needed(events: &[StoredEvent]) -> Vec<bool> {
+pub fn needed<E: AsRef<StoredEvent>>(events: &[E]) -> Vec<bool> {
     let mut replaced: HashSet<(DeviceId, &str)> = HashSet::new();
     let mut needed: Vec<bool> = events
         .iter()
+        .map(AsRef::as_ref)
         .rev()
-        .map(|event| match changed_device(event) {
+        .map(|event: &StoredEvent| match changed_device(event) {
             Some(device) if is_replaced_by_next(&event.kind) => {
                 replaced.insert((device, event.kind.as_str()))
             }

@@ -2,6 +2,7 @@
 //! once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
@@ -193,7 +194,7 @@ impl Projection for Operations {
         &mut self,
         transaction: &Transaction<'_>,
         project: &ProjectId,
-        events: &[StoredEvent],
+        events: &[Arc<StoredEvent>],
     ) -> Result<(), ProjectionError> {
         let project = project.as_str();
         let mut read = Vec::with_capacity(events.len());

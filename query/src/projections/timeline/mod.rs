@@ -3,6 +3,8 @@
 //! The log itself has no index of devices' reports by stream (it would cost a quarter of the append
 //! rate), so the pages of one device's events are read through this table.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use muster_eventlog::StoredEvent;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
@@ -57,7 +59,7 @@ impl Projection for Timeline {
         &mut self,
         transaction: &Transaction<'_>,
         project: &ProjectId,
-        events: &[StoredEvent],
+        events: &[Arc<StoredEvent>],
     ) -> Result<(), ProjectionError> {
         let mut rows: Vec<_> = events
             .iter()

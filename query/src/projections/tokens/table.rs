@@ -2,6 +2,7 @@
 //! changes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
@@ -102,9 +103,10 @@ impl Projection for Tokens {
         &mut self,
         transaction: &Transaction<'_>,
         project: &ProjectId,
-        events: &[StoredEvent],
+        events: &[Arc<StoredEvent>],
     ) -> Result<(), ProjectionError> {
-        let mut ids: Vec<Uuid> = events.iter().filter_map(token_of).map(|id| id.0).collect();
+        let mut ids: Vec<Uuid> =
+            events.iter().filter_map(|event| token_of(event)).map(|id| id.0).collect();
         ids.sort_unstable();
         ids.dedup();
         if ids.is_empty() {

@@ -1,0 +1,210 @@
+//! The newest events of each log, shared by the projections of a process: each event is read once,
+//! however many projections apply it.
+//!
+//! A window holds consecutive events. It is only a cache, and a log may be restored from a backup
+//! meanwhile: a window is extended only if the log still contains its newest event, and a projection
+//! commits events of a window only if the log still contains the last of them. Otherwise the events
+//! are read again ([`EventLog::forget_recent`]). Salts are random, so they identify events.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use muster_schemas::ProjectId;
+
+use crate::error::StoreError;
+use crate::log::EventLog;
+use crate::read::ReadFilter;
+use crate::stored_event::StoredEvent;
+
+/// Maximum number of logs with a window; beyond it all windows are dropped.
+const MAX_WINDOWS: usize = 16;
+/// Maximum size of a window, in bytes: a projection that is further behind reads for itself.
+const MAX_WINDOW_BYTES: usize = 4 << 20;
+/// Estimated memory of an event in addition to its record.
+const EVENT_OVERHEAD_BYTES: usize = 400;
+
+/// The windows of all logs.
+#[derive(Debug, Default)]
+pub(crate) struct RecentEvents {
+    windows: Mutex<HashMap<ProjectId, Arc<tokio::sync::Mutex<Window>>>>,
+}
+
+/// Consecutive events of a log.
+#[derive(Debug, Default)]
+struct Window {
+    events: VecDeque<Arc<StoredEvent>>,
+    bytes: usize,
+}
+
+impl Window {
+    /// Whether the events after this position are in the window, or follow it.
+    fn continues(&self, after: u64) -> bool {
+        match (self.events.front(), self.events.back()) {
+            (Some(first), Some(last)) => (first.position - 1..=last.position).contains(&after),
+            _ => false,
+        }
+    }
+
+    fn last(&self) -> Option<u64> {
+        self.events.back().map(|last| last.position)
+    }
+
+    fn extend(&mut self, events: Vec<StoredEvent>) {
+        for event in events {
+            self.bytes += size(&event);
+            self.events.push_back(Arc::new(event));
+        }
+    }
+
+    /// Appends events, of which the first must be the newest one of the window; false if it is not.
+    fn extend_after_newest(&mut self, mut events: Vec<StoredEvent>) -> bool {
+        let is_same = match (self.events.back(), events.first()) {
+            (Some(newest), Some(first)) => {
+                (newest.position, &newest.salt) == (first.position, &first.salt)
+            }
+            _ => false,
+        };
+        if is_same {
+            self.extend(events.split_off(1));
+        }
+        is_same
+    }
+
+    fn between(&self, after: u64, until: u64) -> Vec<Arc<StoredEvent>> {
+        let from = self.events.partition_point(|event| event.position <= after);
+        let to = self.events.partition_point(|event| event.position <= until);
+        self.events.range(from..to.max(from)).cloned().collect()
+    }
+
+    /// Drops the oldest events beyond the maximum size.
+    fn trim(&mut self) {
+        while self.bytes > MAX_WINDOW_BYTES
+            && let Some(oldest) = self.events.pop_front()
+        {
+            self.bytes -= size(&oldest);
+        }
+    }
+}
+
+fn size(event: &StoredEvent) -> usize {
+    event.record.len() + EVENT_OVERHEAD_BYTES
+}
+
+impl RecentEvents {
+    fn window(&self, project: &ProjectId) -> Arc<tokio::sync::Mutex<Window>> {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        if windows.len() >= MAX_WINDOWS && !windows.contains_key(project) {
+            windows.clear();
+        }
+        windows.entry(project.clone()).or_default().clone()
+    }
+}
+
+impl EventLog {
+    /// Returns all events after one position and up to another, at most `limit`, from memory if
+    /// another reader has read them; `None` if the first of them is older than those in memory.
+    ///
+    /// # Errors
+    /// When PostgreSQL is unreachable or the statement fails.
+    pub(crate) async fn read_recent(
+        &self,
+        project: &ProjectId,
+        after: u64,
+        until: u64,
+        limit: u32,
+    ) -> Result<Option<Vec<Arc<StoredEvent>>>, StoreError> {
+        let window = self.inner.recent.window(project);
+        // Other readers wait for the same events.
+        let mut window = window.lock().await;
+        if !window.continues(after) {
+            if window.last().is_some_and(|last| after < last) {
+                return Ok(None);
+            }
+            *window = Window::default();
+        }
+        let read = async |after| {
+            let filter = ReadFilter { after, until: Some(until), kinds: Vec::new() };
+            self.read(project, &filter, limit).await
+        };
+        if let Some(newest) = window.last().filter(|newest| until > *newest)
+            && !window.extend_after_newest(read(newest - 1).await?)
+        {
+            *window = Window::default();
+        }
+        if window.events.is_empty() {
+            window.extend(read(after).await?);
+        }
+        let found = window.between(after, until);
+        window.trim();
+        Ok(Some(found))
+    }
+
+    /// Drops the events of a log from memory: it was restored, or may have been.
+    pub(crate) fn forget_recent(&self, project: &ProjectId) {
+        self.inner.recent.windows.lock().unwrap_or_else(PoisonError::into_inner).remove(project);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use muster_schemas::{DeviceId, StreamName, Timestamp};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn event(position: u64, bytes: usize) -> StoredEvent {
+        StoredEvent {
+            position,
+            stream: StreamName::Device(DeviceId(Uuid::nil())),
+            stream_version: position,
+            kind: "DeviceRenamed".to_owned(),
+            schema_version: 1,
+            occurred_at: Timestamp(0),
+            recorded_at: Timestamp(0),
+            actor: String::new(),
+            correlation: None,
+            causation: None,
+            record: Bytes::from(vec![0; bytes]),
+            salt: Bytes::new(),
+            authority: None,
+        }
+    }
+
+    fn positions(events: &[Arc<StoredEvent>]) -> Vec<u64> {
+        events.iter().map(|event| event.position).collect()
+    }
+
+    #[test]
+    fn a_window_answers_for_consecutive_events_only() {
+        let mut window = Window::default();
+        assert!(!window.continues(0), "an empty window");
+        window.extend((5..=9).map(|position| event(position, 10)).collect());
+        let continues: Vec<u64> = (0..12).filter(|after| window.continues(*after)).collect();
+        assert_eq!(continues, [4, 5, 6, 7, 8, 9]);
+        assert_eq!(positions(&window.between(4, 7)), [5, 6, 7]);
+        assert_eq!(positions(&window.between(6, 100)), [7, 8, 9]);
+        assert_eq!(positions(&window.between(9, 9)), Vec::<u64>::new());
+        assert_eq!(positions(&window.between(9, 3)), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn the_size_of_a_window_is_limited() {
+        let mut window = Window::default();
+        window.extend((1..=200).map(|position| event(position, 64 << 10)).collect());
+        window.trim();
+        assert!(window.bytes <= MAX_WINDOW_BYTES, "{}", window.bytes);
+        assert_eq!(window.last(), Some(200));
+        assert_eq!(window.bytes, window.events.iter().map(|event| size(event)).sum::<usize>());
+        assert!(!window.continues(1) && window.continues(199));
+    }
+
+    #[test]
+    fn the_number_of_windows_is_limited() {
+        let recent = RecentEvents::default();
+        for n in 0..100 {
+            drop(recent.window(&format!("project-{n}").parse().unwrap()));
+            assert!(recent.windows.lock().unwrap().len() <= MAX_WINDOWS);
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Metrics over time from a real InfluxDB.
 
 use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
-use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
+use muster_metric_store::{self as metric_store, StoreSettings};
 use muster_schemas::DeviceId;
 
 use crate::support::{ExtraServers, World};
@@ -43,10 +43,9 @@ async fn a_field_can_be_queried_over_time() {
     let Credentials::Password { user, password } = influx.credentials().clone() else {
         panic!("these tests want the InfluxDB that `make deps` installs");
     };
-    let options = InfluxQueryOptions {
-        url: influx.url().parse().unwrap(),
-        database: influx.database().into(),
-        credentials: InfluxCredentials::Password { user, password },
+    let options = StoreSettings {
+        credentials: metric_store::Credentials::Password { user, password },
+        ..StoreSettings::new(&influx.url(), influx.database())
     };
     let world = World::new(ExtraServers { influx: Some(options), ..ExtraServers::default() }).await;
     let robot = world.register("robot", &[]).await;

@@ -22,9 +22,13 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("muster-api", &["muster-eventlog", "muster-schemas"]),
     ("muster-agent", &["muster-channel", "muster-schemas"]),
     ("muster-simulate", &["muster-channel", "muster-schemas"]),
-    ("muster-ingest", &["muster-eventlog", "muster-schemas"]),
+    ("muster-metric-store", &["muster-schemas"]),
+    ("muster-ingest", &["muster-eventlog", "muster-metric-store", "muster-schemas"]),
     ("muster-command", &["muster-api", "muster-channel", "muster-eventlog", "muster-schemas"]),
-    ("muster-query", &["muster-api", "muster-eventlog", "muster-schemas"]),
+    (
+        "muster-query",
+        &["muster-api", "muster-eventlog", "muster-metric-store", "muster-schemas"],
+    ),
 ];
 /// These two assemble everything and may depend on all crates.
 const UNRESTRICTED: &[&str] = &["muster", "muster-tests"];

@@ -18,7 +18,7 @@
 //! | [`InfluxClient::apply_retention`] (buckets of projects) | ingest |
 //! | [`InfluxClient::create_database`], [`InfluxClient::set_up`] | ingest, backing, `muster bootstrap` |
 //! | [`InfluxClient::create_administrator`], [`InfluxClient::grant_read`] | backing, `muster grafana` |
-//! | [`InfluxClient::version`], [`InfluxClient::ping`] | ingest, backing, `muster doctor` |
+//! | [`InfluxClient::version`], [`InfluxClient::ping`], [`Flavor`] | ingest, backing, `muster doctor` |
 //!
 //! The crate has no state besides the detected API, and repeats no request except a refused change
 //! of a bucket. The roles decide what to write and query, and when to repeat it.
@@ -31,6 +31,7 @@ mod bucket;
 mod bucket_setup;
 mod client;
 mod error;
+mod flavor;
 mod line_protocol;
 mod query;
 mod quoting;
@@ -48,6 +49,7 @@ pub use bucket::{MetricBucket, OWN_POLICY, own_bucket, own_policy};
 pub use bucket_setup::shard_seconds;
 pub use client::InfluxClient;
 pub use error::StoreError;
+pub use flavor::Flavor;
 pub use line_protocol::{Lines, Origin, encode};
 pub use query::Row;
 pub use quoting::{identifier, string};

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use muster_backing::child::{Child, ChildEvent, Progress};
-use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
+use muster_backing::influx::{InfluxDb, InfluxOptions};
 use muster_backing::nats::{Identity, NatsOptions, NatsServer, Preload, Tls};
 use muster_backing::postgres::{Postgres, PostgresOptions};
 use muster_command::keys::{Certificates, KeyStore};
-use muster_metric_store::{self as metric_store, StoreSettings};
+use muster_metric_store::StoreSettings;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -182,15 +182,7 @@ impl Influx {
             ..InfluxOptions::new(folder.path().join("influx"))
         };
         let credentials = muster_backing::influx::credentials(&options).await;
-        let credentials = match credentials.context("failed to read the secrets of InfluxDB")? {
-            Credentials::Open => metric_store::Credentials::Open,
-            Credentials::Password { user, password } => {
-                metric_store::Credentials::Password { user, password }
-            }
-            Credentials::Token { organization, token } => {
-                metric_store::Credentials::Token { organization: Some(organization), token }
-            }
-        };
+        let credentials = credentials.context("failed to read the secrets of InfluxDB")?;
         let url = format!("http://127.0.0.1:{port}");
         let store = StoreSettings { credentials, ..StoreSettings::new(&url, &options.database) };
         let stop = CancellationToken::new();

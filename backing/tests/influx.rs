@@ -3,7 +3,7 @@
 
 use muster_backing::child::ChildEvent;
 use muster_backing::influx::{Auth, Credentials, Flavor, InfluxDb, InfluxError, InfluxOptions};
-use muster_metric_store::{InfluxClient, StoreSettings, WriteResponse};
+use muster_metric_store::{InfluxClient, StoreError, StoreSettings, WriteResponse};
 
 fn client(influx: &InfluxDb, credentials: &Credentials) -> InfluxClient {
     let credentials = credentials.clone();
@@ -75,4 +75,24 @@ async fn a_password_that_does_not_match_the_data_is_reported() {
     // The failed start left nothing behind that blocks another one.
     std::fs::write(&password, right).unwrap();
     InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap().stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_user_can_query_and_not_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let influx = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap();
+    let administrator = client(&influx, influx.credentials());
+    administrator.query("SHOW MEASUREMENTS").await.unwrap();
+    // The second call sets the password of the existing user.
+    for password in ["first", "a'b\\c\"d"] {
+        administrator.grant_read("reader", password).await.unwrap();
+        let reader = Credentials::Password { user: "reader".into(), password: password.into() };
+        client(&influx, &reader).query("SHOW MEASUREMENTS").await.unwrap();
+        let denied = write(&influx, &reader, "cpu usage=1\n").await;
+        assert!(matches!(denied, WriteResponse::Misconfigured(_)), "{denied:?}");
+    }
+    let old = Credentials::Password { user: "reader".into(), password: "first".into() };
+    let error = client(&influx, &old).query("SHOW MEASUREMENTS").await.unwrap_err();
+    assert!(matches!(error, StoreError::Denied { .. }), "{error}");
+    influx.stop().await.unwrap();
 }

@@ -2,7 +2,7 @@
 //! directly, and InfluxQL reads only the policies that a query names.
 
 use anyhow::{Context, Result};
-use muster_metric_store::{OWN_POLICY, StoreError, StoreSettings};
+use muster_metric_store::{OWN_POLICY, StoreError, StoreSettings, identifier};
 use serde_json::Value;
 
 use super::influx::client;
@@ -36,7 +36,7 @@ pub(super) fn with_policies(query: &str, policies: &[String]) -> String {
         text.push_str(name);
         text.push('"');
         for policy in policies {
-            text.push_str(&format!(", \"{policy}\".\"{name}\""));
+            text.push_str(&format!(", {}.\"{name}\"", identifier(policy)));
         }
         rest = after;
     }

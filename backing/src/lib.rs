@@ -2,7 +2,8 @@
 //! nats-server, PostgreSQL and InfluxDB.
 //!
 //! `muster up`, the system tests and the tests of every store use this crate, and so always the
-//! real servers. The crate does not depend on the other muster crates.
+//! real servers. The crate depends on no other muster crate, except the
+//! client of the metric store.
 //!
 //! Each service owns one folder (`dir` in its options) with its data, secrets, configuration and
 //! logs. A [`child::Child`] is one server process with its restart policy.

@@ -3,29 +3,22 @@
 
 use muster_backing::child::ChildEvent;
 use muster_backing::influx::{Auth, Credentials, Flavor, InfluxDb, InfluxError, InfluxOptions};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use muster_metric_store::{InfluxClient, StoreError, StoreSettings, WriteResponse};
 
-/// Sends one request; returns the whole response.
-async fn post(influx: &InfluxDb, path: &str, sign_in: bool, body: &str) -> String {
-    let query = match influx.credentials() {
-        Credentials::Password { user, password } if sign_in => format!("&u={user}&p={password}"),
-        _ => String::new(),
-    };
-    let mut stream = TcpStream::connect(("127.0.0.1", influx.port())).await.unwrap();
-    let head = "Host: localhost\r\nContent-Type: application/x-www-form-urlencoded";
-    let text = format!(
-        "POST {path}{query} HTTP/1.0\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(text.as_bytes()).await.unwrap();
-    let mut response = String::new();
-    stream.read_to_string(&mut response).await.unwrap();
-    response
+fn client(influx: &InfluxDb, credentials: &Credentials) -> InfluxClient {
+    let credentials = credentials.clone();
+    InfluxClient::new(StoreSettings { credentials, ..influx.store_settings().clone() }).unwrap()
 }
 
-async fn count(influx: &InfluxDb, sign_in: bool) -> String {
-    post(influx, "/query?db=muster", sign_in, "q=SELECT%20COUNT(usage)%20FROM%20cpu").await
+async fn write(influx: &InfluxDb, credentials: &Credentials, lines: &str) -> WriteResponse {
+    let client = client(influx, credentials);
+    client.write(client.pack(lines.into())).await
+}
+
+async fn count(influx: &InfluxDb) -> Option<u64> {
+    let client = client(influx, influx.credentials());
+    let rows = client.query("SELECT COUNT(usage) FROM cpu").await.unwrap();
+    rows.first()?.values.first()?.get(1)?.as_u64()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,28 +30,23 @@ async fn a_killed_server_restarts_with_its_points_and_its_password() {
         Flavor::V1,
         "these tests want the InfluxDB that `make deps` installs"
     );
-    let written = post(
-        &influx,
-        "/write?db=muster",
-        true,
-        "cpu,host=a usage=1 1000000000\ncpu,host=a usage=2 2000000000",
-    )
-    .await;
-    assert!(written.starts_with("HTTP/1.0 204"), "{written}");
-    let response = post(&influx, "/write?db=muster", false, "cpu usage=3").await;
-    assert!(response.starts_with("HTTP/1.0 401"), "{response}");
+    let lines = "cpu,host=a usage=1 1000000\ncpu,host=a usage=2 2000000\n";
+    let written = write(&influx, influx.credentials(), lines).await;
+    assert_eq!(written, WriteResponse::Written);
+    let denied = write(&influx, &Credentials::Open, "cpu usage=3\n").await;
+    assert!(matches!(denied, WriteResponse::Misconfigured(_)), "{denied:?}");
 
     let mut events = influx.child().events();
     influx.child().kill9().unwrap();
     assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { is_requested: false, .. }));
     assert!(matches!(events.recv().await.unwrap(), ChildEvent::Restarted { .. }));
-    assert!(count(&influx, true).await.contains("[\"1970-01-01T00:00:00Z\",2]"));
+    assert_eq!(count(&influx).await, Some(2));
     let credentials = influx.credentials().clone();
     influx.stop().await.unwrap();
 
     let again = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap();
     assert!(again.credentials() == &credentials);
-    assert!(count(&again, true).await.contains(",2]"));
+    assert_eq!(count(&again).await, Some(2));
     again.stop().await.unwrap();
 }
 
@@ -70,8 +58,8 @@ async fn without_a_password_every_local_client_has_access() {
             .await
             .unwrap();
     assert!(influx.credentials() == &Credentials::Open);
-    let written = post(&influx, "/write?db=muster", false, "cpu usage=1").await;
-    assert!(written.starts_with("HTTP/1.0 204"), "{written}");
+    let written = write(&influx, &Credentials::Open, "cpu usage=1\n").await;
+    assert_eq!(written, WriteResponse::Written);
     influx.stop().await.unwrap();
 }
 
@@ -87,4 +75,24 @@ async fn a_password_that_does_not_match_the_data_is_reported() {
     // The failed start left nothing behind that blocks another one.
     std::fs::write(&password, right).unwrap();
     InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap().stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_user_can_query_and_not_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let influx = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap();
+    let administrator = client(&influx, influx.credentials());
+    administrator.query("SHOW MEASUREMENTS").await.unwrap();
+    // The second call sets the password of the existing user.
+    for password in ["first", "a'b\\c\"d"] {
+        administrator.grant_read("reader", password).await.unwrap();
+        let reader = Credentials::Password { user: "reader".into(), password: password.into() };
+        client(&influx, &reader).query("SHOW MEASUREMENTS").await.unwrap();
+        let denied = write(&influx, &reader, "cpu usage=1\n").await;
+        assert!(matches!(denied, WriteResponse::Misconfigured(_)), "{denied:?}");
+    }
+    let old = Credentials::Password { user: "reader".into(), password: "first".into() };
+    let error = client(&influx, &old).query("SHOW MEASUREMENTS").await.unwrap_err();
+    assert!(matches!(error, StoreError::Denied { .. }), "{error}");
+    influx.stop().await.unwrap();
 }

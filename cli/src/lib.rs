@@ -12,6 +12,7 @@ mod environment;
 mod exit;
 mod log_limit;
 mod log_setup;
+mod metric_store;
 mod otlp;
 mod output;
 mod private_file;

@@ -5,8 +5,8 @@
 
 use muster_api::Cursor;
 use muster_channel::{Frame, KeyExchange, Side};
-use muster_ingest::metrics::{Origin, encode as to_lines};
 use muster_ingest::presence::{Advisory, ServerList};
+use muster_metric_store::{Origin, encode as to_lines};
 use muster_schemas::cose::{Kind, PublicKey, Unverified};
 use muster_schemas::envelope::{DeviceEnvelope, parse_sealed};
 use muster_schemas::metrics::MetricBatch;

@@ -10,6 +10,7 @@
 #[allow(dead_code)]
 mod support;
 use muster_ingest::metrics::*;
+use muster_metric_store::*;
 use muster_schemas::metrics::{MetricBatch, Point};
 use muster_schemas::{DeviceId, Timestamp};
 use std::sync::Arc;

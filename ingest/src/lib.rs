@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_eventlog::EventLog;
+use muster_metric_store::{InfluxClient, StoreError, StoreSettings};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +25,8 @@ pub struct IngestOptions {
     pub log: EventLog,
     /// A connection to the broker, in the servers' account.
     pub nats: async_nats::Client,
-    /// The metric store.
-    pub store: metrics::StoreSettings,
+    /// The metric store, which this role writes.
+    pub store: StoreSettings,
     /// Limits on the metrics of one device.
     pub limits: metrics::DeviceLimits,
     /// Options of presence tracking.
@@ -41,13 +42,10 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 ///
 /// # Errors
 /// When the metric store's settings are unusable.
-pub async fn run(
-    options: IngestOptions,
-    stop: CancellationToken,
-) -> Result<(), metrics::ClientError> {
+pub async fn run(options: IngestOptions, stop: CancellationToken) -> Result<(), StoreError> {
     let IngestOptions { log, nats, store, limits, presence, copies } = options;
     counters::describe();
-    let client = Arc::new(metrics::InfluxClient::new(store)?);
+    let client = Arc::new(InfluxClient::new(store)?);
     let buckets = metrics::MetricBuckets::follow(log.clone(), client.clone(), stop.clone());
     let (sink, sink_task) = metrics::MetricSink::start(client, metrics::SinkSettings::default());
     let mut parts = JoinSet::new();

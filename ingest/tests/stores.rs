@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode, Uri};
 use axum::{Json, Router};
-use muster_ingest::metrics::{
-    Api, BucketError, InfluxClient, Lines, MetricBucket, MetricSink, Outcome, SinkSettings,
-    StoreSettings, WriteResponse,
+use muster_ingest::metrics::{MetricSink, Outcome, SinkSettings};
+use muster_metric_store::{
+    Api, Credentials, InfluxClient, Lines, MetricBucket, StoreError, StoreSettings, WriteResponse,
 };
 use muster_schemas::{ProjectId, Retention};
 use serde_json::{Value, json};
@@ -50,8 +50,7 @@ async fn victoria_metrics_accepts_the_v2_write_api() -> Result<(), Failure> {
     for gzip in [false, true] {
         let store = StoreSettings {
             api: Api::V2,
-            org: Some("muster".to_owned()),
-            token: Some("secret".to_owned()),
+            credentials: token("muster"),
             gzip,
             ..StoreSettings::new(&url, "metrics")
         };
@@ -61,7 +60,7 @@ async fn victoria_metrics_accepts_the_v2_write_api() -> Result<(), Failure> {
         client.create_database().await?;
         // It has no configurable retention either.
         let kept = client.apply_retention("project-x", Retention::Days(30)).await;
-        assert!(matches!(kept, Err(BucketError::Refused(_))));
+        assert!(matches!(kept, Err(StoreError::NoBuckets { .. })));
         let (sink, _task) = MetricSink::start(client, SinkSettings::default());
         let lines = (1..=1000)
             .map(|n| format!("m,gzip={gzip} v={n} {}\n", 1_795_420_800_000_000_i64 + n * 1000))
@@ -125,11 +124,14 @@ async fn new_v2() -> Result<(String, RecordedRequests), Failure> {
     Ok((url, requests))
 }
 
+fn token(organization: &str) -> Credentials {
+    Credentials::Token { organization: Some(organization.to_owned()), token: "secret".to_owned() }
+}
+
 fn v2_client(url: &str) -> Result<InfluxClient, Failure> {
     support::install_crypto();
     Ok(InfluxClient::new(StoreSettings {
-        org: Some("plant".to_owned()),
-        token: Some("secret".to_owned()),
+        credentials: token("plant"),
         ..StoreSettings::new(url, "metrics")
     })?)
 }
@@ -371,13 +373,15 @@ async fn any_store_keeps_written_points_and_supports_influxql() -> Result<(), Fa
     let url =
         variable("URL").or_else(|| own.as_ref().map(support::Influx::url)).unwrap_or_default();
     let database = variable("DATABASE").unwrap_or_else(|| "muster_test".to_owned());
-    let store = StoreSettings {
-        org: variable("ORG").or_else(|| Some("muster".to_owned())),
-        token: variable("TOKEN"),
-        user: variable("USER"),
-        password: variable("PASSWORD"),
-        ..StoreSettings::new(&url, &database)
+    let organization = variable("ORG").or_else(|| Some("muster".to_owned()));
+    let credentials = match (variable("TOKEN"), variable("USER")) {
+        (Some(token), _) => Credentials::Token { organization, token },
+        (None, Some(user)) => {
+            Credentials::Password { user, password: variable("PASSWORD").unwrap_or_default() }
+        }
+        (None, None) => Credentials::Open,
     };
+    let store = StoreSettings { credentials, ..StoreSettings::new(&url, &database) };
     let client = Arc::new(InfluxClient::new(store.clone())?);
     client.create_database().await?;
     let (sink, _task) = MetricSink::start(client, SinkSettings::default());
@@ -386,19 +390,8 @@ async fn any_store_keeps_written_points_and_supports_influxql() -> Result<(), Fa
     assert_eq!(sink.submit(Lines::from_text(lines)).await?.await, Outcome::Written);
 
     let query = format!("SELECT f, i, b, t, place FROM {measurement}");
-    let http = reqwest::Client::builder().no_proxy().build()?;
-    let mut request = http.get(format!("{}/query", url.trim_end_matches('/'))).query(&[
-        ("db", database.as_str()),
-        ("epoch", "u"),
-        ("q", &query),
-    ]);
-    if let Some(token) = &store.token {
-        request = request.header("authorization", format!("Token {token}"));
-    } else if let Some(user) = &store.user {
-        request = request.basic_auth(user, store.password.as_ref());
-    }
-    let response: Value = request.send().await?.json().await?;
+    let rows = InfluxClient::new(store)?.query(&query).await?;
     let expected = json!([[1_795_420_800_000_001_i64, 1.5, 7, true, "x", "a"]]);
-    assert_eq!(response["results"][0]["series"][0]["values"], expected, "{response}");
+    assert_eq!(json!(rows[0].values), expected);
     Ok(())
 }

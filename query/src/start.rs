@@ -7,6 +7,7 @@ use muster_api::blobs::Blobs;
 use muster_eventlog::projection::{Progress, Projection, Runner};
 use muster_eventlog::tiles::TreeTiles;
 use muster_eventlog::{EventLog, Follower, StoreError};
+use muster_metric_store::{StoreError as MetricStoreError, StoreSettings};
 use muster_schemas::SigningKey;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::append_reports;
 use crate::grafana;
 use crate::http;
-use crate::influx::{InfluxClient, InfluxError, InfluxQueryOptions};
+use crate::influx::MetricReader;
 use crate::latest::{LatestMetrics, follow};
 use crate::live_streams::LiveStreams;
 use crate::projections::devices::{self, Devices};
@@ -37,8 +38,8 @@ pub struct QueryOptions {
     pub nats: async_nats::Client,
     /// Blobs: bytes that are too large or too private for events.
     pub blobs: Blobs,
-    /// The metric store.
-    pub influx: InfluxQueryOptions,
+    /// The metric store, which this role reads.
+    pub influx: StoreSettings,
     /// Key with which this role signs its responses to command; without it, selectors of operations
     /// are not resolved.
     pub key: Option<SigningKey>,
@@ -56,9 +57,9 @@ pub enum StartError {
     /// The tables of a projection could not be created.
     #[error("failed to create the tables of the read models")]
     Tables(#[from] StoreError),
-    /// The client of InfluxDB could not be created.
+    /// The client of the metric store could not be created.
     #[error(transparent)]
-    Influx(#[from] InfluxError),
+    Influx(#[from] MetricStoreError),
 }
 
 /// The running query role.
@@ -87,7 +88,7 @@ impl Query {
             walks_per_minute,
             stop,
         } = options;
-        let influx = InfluxClient::new(influx)?;
+        let influx = MetricReader::new(influx)?;
         // A failed start leaves nothing running, so that it can be retried.
         let own = stop.child_token();
         let undo = own.clone().drop_guard();

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::append_reports::AppendReports;
-use crate::influx::InfluxClient;
+use crate::influx::MetricReader;
 use crate::latest::LatestMetrics;
 use crate::live_streams::LiveStreams;
 use crate::projections::devices::{self, Device};
@@ -102,7 +102,7 @@ pub struct QueryState {
     /// The newest metrics.
     pub latest: LatestMetrics,
     /// Metrics over time.
-    pub influx: InfluxClient,
+    pub influx: MetricReader,
     /// The broker, for requests of other roles and notifications of new output.
     pub nats: async_nats::Client,
     /// Blobs: bytes that are too large or too private for events.
@@ -129,7 +129,7 @@ impl QueryState {
         follower: Follower,
         read_models: ReadModels,
         latest: LatestMetrics,
-        influx: InfluxClient,
+        influx: MetricReader,
         (nats, blobs, (streams, walk_rate)): (async_nats::Client, Blobs, (LiveStreams, WalkRate)),
         stop: CancellationToken,
     ) -> Self {

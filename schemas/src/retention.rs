@@ -1,5 +1,4 @@
-//! The retention of a project's metrics, and the name of the bucket with that retention. Ingest
-//! creates the bucket, query reads it.
+//! The retention of a project's metrics.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +8,6 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::ids::ProjectId;
 use crate::names::InvalidName;
 
 /// The text of [`Retention::Default`].
@@ -46,23 +44,6 @@ impl Retention {
         }
     }
 }
-
-/// The name of a project's own bucket in the metric store: a retention policy of the database. In
-/// InfluxDB 2.x that is a bucket, [`own_bucket`], mapped to this name for InfluxQL.
-#[must_use]
-pub fn own_policy(project: &ProjectId) -> String {
-    format!("{OWN_POLICY}{project}")
-}
-
-/// The bucket that is mapped to a policy in InfluxDB 2.x. Not `DATABASE/POLICY`: 2.x treats that as
-/// a second default policy of the database, and then refuses requests without a policy.
-#[must_use]
-pub fn own_bucket(database: &str, policy: &str) -> String {
-    format!("{database}-{policy}")
-}
-
-/// The prefix of the names of all projects' own buckets.
-pub const OWN_POLICY: &str = "project-";
 
 impl FromStr for Retention {
     type Err = InvalidName;
@@ -146,12 +127,5 @@ mod tests {
         ] {
             assert!(wrong.parse::<Retention>().is_err(), "{wrong:?} was taken");
         }
-    }
-
-    #[test]
-    fn a_project_with_its_own_retention_has_its_own_bucket() {
-        let project = "plant-7".parse::<ProjectId>().unwrap();
-        assert_eq!(own_policy(&project), "project-plant-7");
-        assert_eq!(own_bucket("muster", &own_policy(&project)), "muster-project-plant-7");
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use muster_metric_store::StoreError;
 use thiserror::Error;
 
 use crate::child::{ChildError, OneShotError};
@@ -48,20 +49,12 @@ pub enum InfluxError {
         source: io::Error,
     },
     /// InfluxDB runs, and a request to it failed.
-    #[error("failed to send InfluxDB the request to {attempt}")]
-    Http {
+    #[error("failed to {attempt}")]
+    Store {
         /// The attempted action.
         attempt: &'static str,
         /// The cause.
-        source: io::Error,
-    },
-    /// InfluxDB runs, and refused a request.
-    #[error("InfluxDB rejected the request to {attempt}: {}", .response)]
-    Refused {
-        /// The attempted action.
-        attempt: &'static str,
-        /// Its response.
-        response: String,
+        source: StoreError,
     },
     /// The administrator in its data has another password.
     #[error(

@@ -2,20 +2,23 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, absolute};
+use std::sync::Arc;
 use std::time::Duration;
 
+use muster_metric_store::{Api, Credentials, Flavor, InfluxClient, StoreError, StoreSettings};
 use nix::sys::signal::Signal;
 
 use super::bootstrap::bootstrap;
 use super::config;
-use super::credentials::Credentials;
+use super::credentials::read_or_create;
 use super::error::InfluxError;
-use super::flavor::Flavor;
-use super::http::Request;
 use super::options::InfluxOptions;
 use crate::child::{Check, Child, ChildError, ChildSpec, NotReady, OneShot};
 use crate::files;
 use crate::ports;
+
+/// Timeout of a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns the credentials of the server that these options start, whether or not it is running:
 /// its secrets are in its folder, and created if they are missing.
@@ -33,7 +36,7 @@ pub async fn credentials(options: &InfluxOptions) -> Result<Credentials, InfluxE
         Ok(program) => flavor(&program).await.unwrap_or(Flavor::V1),
         Err(_) => Flavor::V1,
     };
-    Credentials::read_or_create(options, &options.dir, flavor)
+    read_or_create(options, &options.dir, flavor)
 }
 
 /// An InfluxDB with its database.
@@ -42,8 +45,7 @@ pub struct InfluxDb {
     child: Child,
     address: SocketAddr,
     flavor: Flavor,
-    database: String,
-    credentials: Credentials,
+    settings: StoreSettings,
 }
 
 impl InfluxDb {
@@ -68,14 +70,8 @@ impl InfluxDb {
             match Child::start(spec).await {
                 Ok(child) => {
                     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-                    return match bootstrap(&options, &dir, flavor, address).await {
-                        Ok(credentials) => Ok(Self {
-                            child,
-                            address,
-                            flavor,
-                            database: options.database,
-                            credentials,
-                        }),
+                    return match prepare(&options, &dir, flavor, address).await {
+                        Ok(settings) => Ok(Self { child, address, flavor, settings }),
                         Err(error) => {
                             child.shut_down().await?;
                             Err(error)
@@ -110,12 +106,17 @@ impl InfluxDb {
 
     /// The initial database (2.x: the bucket).
     pub fn database(&self) -> &str {
-        &self.database
+        &self.settings.database
     }
 
     /// Its credentials.
     pub fn credentials(&self) -> &Credentials {
-        &self.credentials
+        &self.settings.credentials
+    }
+
+    /// The settings of a client: its address, its database and its credentials.
+    pub fn store_settings(&self) -> &StoreSettings {
+        &self.settings
     }
 
     /// Stops it permanently and orderly.
@@ -159,6 +160,7 @@ fn spec(
         }
         Flavor::V2 | Flavor::V3 => config::v2(dir, port),
     };
+    let client = Arc::new(client(settings(address, &options.database, flavor, Credentials::Open))?);
     Ok(ChildSpec {
         name: "influxd",
         program: program.into(),
@@ -173,16 +175,46 @@ fn spec(
         // It responds only after it has read its whole write-ahead log.
         start_timeout: Duration::from_secs(900),
         restart: options.restart,
-        check: Check::new(move || check_ready(address)),
+        check: Check::new(move || check_ready(Arc::clone(&client))),
         transient: &[],
         on_progress: options.on_progress.clone(),
     })
 }
 
-async fn check_ready(address: SocketAddr) -> Result<(), NotReady> {
-    match Request::get("/ping").send(address).await {
-        Ok(response) if response.status == 204 => Ok(()),
-        Ok(response) => Err(NotReady::Yet(format!("it responds with status {}", response.status))),
-        Err(_) => Err(NotReady::Yet("it does not accept connections yet".into())),
-    }
+/// Returns the settings of a client.
+fn settings(
+    address: SocketAddr,
+    database: &str,
+    flavor: Flavor,
+    credentials: Credentials,
+) -> StoreSettings {
+    let api = if flavor == Flavor::V1 { Api::V1 } else { Api::V2 };
+    StoreSettings { api, credentials, ..StoreSettings::new(&format!("http://{address}"), database) }
+}
+
+fn client(settings: StoreSettings) -> Result<InfluxClient, InfluxError> {
+    InfluxClient::new(StoreSettings { timeout: REQUEST_TIMEOUT, ..settings })
+        .map_err(|source| InfluxError::Store { attempt: "create a client of InfluxDB", source })
+}
+
+/// Creates what a server that has started lacks; returns the settings of its clients.
+async fn prepare(
+    options: &InfluxOptions,
+    dir: &Path,
+    flavor: Flavor,
+    address: SocketAddr,
+) -> Result<StoreSettings, InfluxError> {
+    let credentials = read_or_create(options, dir, flavor)?;
+    let settings = settings(address, &options.database, flavor, credentials);
+    bootstrap(&client(settings.clone())?, dir).await?;
+    Ok(settings)
+}
+
+async fn check_ready(client: Arc<InfluxClient>) -> Result<(), NotReady> {
+    client.ping().await.map_err(|error| {
+        NotReady::Yet(match error {
+            StoreError::Unreachable { .. } => "it does not accept connections yet".into(),
+            error => error.to_string(),
+        })
+    })
 }

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow};
 use clap::Args;
 use muster_command::keys::KeyStore;
-use muster_ingest::metrics::InfluxClient;
+use muster_metric_store::InfluxClient;
 use serde_json::json;
 
 use crate::client::Connection;
 use crate::database_users;
+use crate::metric_store::InfluxArgs;
 use crate::output::{self, line, note};
-use crate::serve::MetricStore;
 
 #[derive(Args, Debug)]
 pub(crate) struct BootstrapArgs {
@@ -29,21 +29,8 @@ pub(crate) struct BootstrapArgs {
     /// InfluxDB: http://host:port; its database or bucket is created if missing
     #[arg(long, env = "MUSTER_INFLUX_URL")]
     influx_url: Option<String>,
-    /// InfluxDB database (1.x) or bucket (2.x, 3.x)
-    #[arg(long, env = "MUSTER_INFLUX_DATABASE", default_value = "muster")]
-    influx_database: String,
-    /// InfluxDB 1.x: user name
-    #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
-    influx_user: Option<String>,
-    /// InfluxDB 1.x: password of the user (environment variable only)
-    #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
-    influx_password: Option<String>,
-    /// InfluxDB 2.x and 3.x: organization
-    #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
-    influx_org: String,
-    /// InfluxDB 2.x and 3.x: token (environment variable only)
-    #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
-    influx_token: Option<String>,
+    #[command(flatten)]
+    influx: InfluxArgs,
     /// Set up a new InfluxDB 2.x, with this password for its user muster
     ///
     /// MUSTER_INFLUX_TOKEN becomes a token with full access.
@@ -89,20 +76,15 @@ pub(crate) async fn run(connection: &Connection, args: BootstrapArgs) -> Result<
 /// Creates the database or bucket of the metric store, if a store is configured.
 async fn prepare_store(args: &BootstrapArgs) -> Result<()> {
     let Some(url) = args.influx_url.clone() else { return Ok(()) };
-    let store = MetricStore {
-        url: url.clone(),
-        database: args.influx_database.clone(),
-        user: args.influx_user.clone().zip(args.influx_password.clone()),
-        token: args.influx_token.clone().map(|token| (args.influx_org.clone(), token)),
-    };
-    let client = InfluxClient::new(store.store_settings())?;
+    let client = InfluxClient::new(args.influx.clone().settings(&url))?;
     if let Some(password) = &args.influx_setup_password {
         client
             .set_up(password)
             .await
-            .map_err(|reason| anyhow!("failed to set up InfluxDB at {url}: {reason}"))?;
+            .map_err(|error| anyhow!("failed to set up InfluxDB at {url}: {}", error.reason()))?;
     }
-    client.create_database().await.map_err(|reason| {
-        anyhow!("failed to create '{}' in InfluxDB at {url}: {reason}", store.database)
+    client.create_database().await.map_err(|error| {
+        let database = &client.settings().database;
+        anyhow!("failed to create '{database}' in InfluxDB at {url}: {}", error.reason())
     })
 }

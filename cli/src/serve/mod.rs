@@ -42,8 +42,8 @@ pub(crate) use limits::UnauthenticatedRate;
 pub(crate) use metric_limits::MetricLimits;
 pub(crate) use names::{address_for_others, certificate_names};
 pub(crate) use options::{
-    DEFAULT_PORT, Listen, MetricStore, RecordShells, Role, Roles, ServeArgs, ServeOptions,
-    TokenLimits, parse_offline_after,
+    DEFAULT_PORT, Listen, RecordShells, Role, Roles, ServeArgs, ServeOptions, TokenLimits,
+    parse_offline_after,
 };
 pub(crate) use proxies::TrustedProxies;
 
@@ -164,7 +164,7 @@ pub(crate) async fn run(
         let ingest = muster_ingest::IngestOptions {
             log: log.clone(),
             nats,
-            store: options.needed_metric_store()?.store_settings(),
+            store: options.needed_metric_store()?.clone(),
             limits: options.metric_limits.into(),
             presence,
             copies: options.copies,
@@ -217,7 +217,7 @@ pub(crate) async fn run(
             log: log.clone(),
             nats,
             blobs: open_blobs(&options.blobs).await?,
-            influx: options.needed_metric_store()?.query_options()?,
+            influx: options.needed_metric_store()?.clone(),
             key: keys.response_key.clone(),
             streams_per_token: options.token_limits.streams_per_token,
             walks_per_minute: options.token_limits.list_walks_per_minute,

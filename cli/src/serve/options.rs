@@ -12,9 +12,8 @@ use clap::{Args, ValueEnum};
 use muster_api::blobs::BlobLocation;
 use muster_command::channels::Recording;
 use muster_command::keys::{Certificates, KeyStore, Listener};
-use muster_ingest::metrics::StoreSettings;
 use muster_ingest::streams::Copies;
-use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
+use muster_metric_store::StoreSettings;
 
 use super::connections::ConnectionLimits;
 use super::limits::UnauthenticatedRate;
@@ -22,6 +21,7 @@ use super::metric_limits::MetricLimits;
 use super::names::certificate_names;
 use super::proxies::TrustedProxies;
 use crate::exit::UsageError;
+use crate::metric_store::InfluxArgs;
 use crate::otlp::OtlpArgs;
 use crate::units::seconds;
 
@@ -48,47 +48,6 @@ impl Roles {
     }
 }
 
-/// The metric store, which ingest writes and query reads.
-#[derive(Clone, Debug)]
-pub(crate) struct MetricStore {
-    pub(crate) url: String,
-    pub(crate) database: String,
-    pub(crate) user: Option<(String, String)>,
-    pub(crate) token: Option<(String, String)>,
-}
-
-impl MetricStore {
-    pub(crate) fn store_settings(&self) -> StoreSettings {
-        let mut settings = StoreSettings::new(&self.url, &self.database);
-        if let Some((user, password)) = &self.user {
-            settings.user = Some(user.clone());
-            settings.password = Some(password.clone());
-        }
-        if let Some((org, token)) = &self.token {
-            settings.org = Some(org.clone());
-            settings.token = Some(token.clone());
-        }
-        settings
-    }
-
-    pub(crate) fn query_options(&self) -> Result<InfluxQueryOptions> {
-        Ok(InfluxQueryOptions {
-            url: self
-                .url
-                .parse()
-                .with_context(|| format!("'{}' is not InfluxDB's URL", self.url))?,
-            database: self.database.clone(),
-            credentials: match (&self.token, &self.user) {
-                (Some((_, token)), _) => InfluxCredentials::Token(token.clone()),
-                (None, Some((user, password))) => {
-                    InfluxCredentials::Password { user: user.clone(), password: password.clone() }
-                }
-                (None, None) => InfluxCredentials::Open,
-            },
-        })
-    }
-}
-
 /// Options of the roles of one process.
 #[derive(Clone, Debug)]
 pub(crate) struct ServeOptions {
@@ -97,8 +56,9 @@ pub(crate) struct ServeOptions {
     pub(crate) nats_urls: Vec<String>,
     /// Number of replicas of each JetStream stream.
     pub(crate) copies: Copies,
-    /// The metric store; `None` when no role of the process needs it.
-    pub(crate) metric_store: Option<MetricStore>,
+    /// The metric store, which ingest writes and query reads; `None` when no role of the process
+    /// needs it.
+    pub(crate) metric_store: Option<StoreSettings>,
     pub(crate) keys: PathBuf,
     /// Location of data that is too large or too private for events.
     pub(crate) blobs: BlobLocation,
@@ -225,7 +185,7 @@ pub(crate) fn parse_offline_after(text: &str) -> Result<Duration, String> {
 
 impl ServeOptions {
     /// Returns the metric store, or an error when a role needs it and it is not configured.
-    pub(crate) fn needed_metric_store(&self) -> Result<&MetricStore> {
+    pub(crate) fn needed_metric_store(&self) -> Result<&StoreSettings> {
         self.metric_store.as_ref().context("this role needs a metric store; give --influx-url")
     }
 
@@ -259,21 +219,8 @@ pub(crate) struct ServeArgs {
     /// InfluxDB: http://host:port; not needed by the role command
     #[arg(long, env = "MUSTER_INFLUX_URL")]
     influx_url: Option<String>,
-    /// InfluxDB database (1.x) or bucket (2.x, 3.x)
-    #[arg(long, env = "MUSTER_INFLUX_DATABASE", default_value = "muster")]
-    influx_database: String,
-    /// InfluxDB 1.x: user name
-    #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
-    influx_user: Option<String>,
-    /// InfluxDB 1.x: password of the user (environment variable only)
-    #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
-    influx_password: Option<String>,
-    /// InfluxDB 2.x and 3.x: organization
-    #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
-    influx_org: String,
-    /// InfluxDB 2.x and 3.x: token (environment variable only)
-    #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
-    influx_token: Option<String>,
+    #[command(flatten)]
+    influx: InfluxArgs,
     /// Key folder
     #[arg(long, env = "MUSTER_KEYS")]
     keys: PathBuf,
@@ -355,12 +302,7 @@ impl TryFrom<ServeArgs> for ServeOptions {
             postgres_url: args.postgres_url,
             nats_urls: args.nats_url,
             copies: Copies(args.stream_copies),
-            metric_store: args.influx_url.map(|url| MetricStore {
-                url,
-                database: args.influx_database,
-                user: args.influx_user.zip(args.influx_password),
-                token: args.influx_token.map(|token| (args.influx_org, token)),
-            }),
+            metric_store: args.influx_url.map(|url| args.influx.settings(&url)),
             blobs: args.blobs.unwrap_or_else(|| default_blob_location(&args.keys)),
             keys: args.keys,
             names: certificate_names(listen.unwrap_or(DEFAULT_ADDRESS), args.name),

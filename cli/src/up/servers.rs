@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use muster_backing::child::{Child, ChildEvent, Progress};
-use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
+use muster_backing::influx::{InfluxDb, InfluxOptions};
 use muster_backing::nats::{Identity, NatsOptions, NatsServer, Preload, Tls};
 use muster_backing::postgres::{Postgres, PostgresOptions};
 use muster_command::keys::{Certificates, KeyStore};
+use muster_metric_store::StoreSettings;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::console::Console;
 use super::folder::{Folder, Ports};
-use crate::serve::MetricStore;
 
 #[derive(Debug)]
 pub(super) struct Servers {
@@ -82,7 +82,7 @@ impl Servers {
         self.nats.port()
     }
 
-    pub(super) fn metric_store(&self) -> MetricStore {
+    pub(super) fn metric_store(&self) -> StoreSettings {
         self.influx.store.clone()
     }
 
@@ -161,7 +161,7 @@ async fn start_nats(options: &ServerOptions<'_>, ports: Ports) -> Result<NatsSer
 #[derive(Debug)]
 struct Influx {
     port: u16,
-    store: MetricStore,
+    store: StoreSettings,
     /// Stops the task on drop.
     stop: DropGuard,
     task: JoinHandle<Option<InfluxDb>>,
@@ -182,17 +182,9 @@ impl Influx {
             ..InfluxOptions::new(folder.path().join("influx"))
         };
         let credentials = muster_backing::influx::credentials(&options).await;
-        let (user, token) = match credentials.context("failed to read the secrets of InfluxDB")? {
-            Credentials::Open => (None, None),
-            Credentials::Password { user, password } => (Some((user, password)), None),
-            Credentials::Token { organization, token } => (None, Some((organization, token))),
-        };
-        let store = MetricStore {
-            url: format!("http://127.0.0.1:{port}"),
-            database: options.database.clone(),
-            user,
-            token,
-        };
+        let credentials = credentials.context("failed to read the secrets of InfluxDB")?;
+        let url = format!("http://127.0.0.1:{port}");
+        let store = StoreSettings { credentials, ..StoreSettings::new(&url, &options.database) };
         let stop = CancellationToken::new();
         let (first, started) = oneshot::channel();
         let task = tokio::spawn(supervise_influx(options, console.clone(), first, stop.clone()));

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use muster_metric_store::{ADMINISTRATOR, StoreSettings};
 
 use super::folder::Ports;
-use crate::serve::MetricStore;
+use crate::metric_store::credentials;
 
 /// Returns PostgreSQL's URL and the metric store of the `muster up` in this folder.
-pub(crate) fn servers_in(dir: &Path) -> Result<(String, MetricStore)> {
+pub(crate) fn servers_in(dir: &Path) -> Result<(String, StoreSettings)> {
     let path = dir.join("ports.json");
     let ports: Ports = fs::read(&path)
         .map_err(anyhow::Error::new)
@@ -29,13 +30,12 @@ pub(crate) fn servers_in(dir: &Path) -> Result<(String, MetricStore)> {
     let token = secret(&dir.join("influx/token")).ok();
     let user = match &token {
         Some(_) => None,
-        None => Some(("muster".to_owned(), secret(&dir.join("influx/password"))?)),
+        None => Some((ADMINISTRATOR.to_owned(), secret(&dir.join("influx/password"))?)),
     };
-    let store = MetricStore {
-        url: format!("http://127.0.0.1:{influx}"),
-        database: "muster".to_owned(),
-        user,
-        token: token.map(|token| ("muster".to_owned(), token)),
+    let token = token.map(|token| (Some("muster".to_owned()), token));
+    let store = StoreSettings {
+        credentials: credentials(token, user),
+        ..StoreSettings::new(&format!("http://127.0.0.1:{influx}"), "muster")
     };
     Ok((format!("postgres://muster:{password}@127.0.0.1:{postgres}/muster"), store))
 }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
+use muster_metric_store::{Lines, MetricBucket};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::bucket::MetricBucket;
 use super::counters::{SinkCounters, add, sub};
-use super::line_protocol::Lines;
 use super::sink_settings::SinkSettings;
 
 /// A line that the store refused because of its content.

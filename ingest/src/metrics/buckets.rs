@@ -1,5 +1,5 @@
 //! The bucket of each project in the metric store, with the retention from the log `system`.
-//! `bucket_setup` creates a bucket before anything is written to it.
+//! The client creates a bucket before anything is written to it.
 //!
 //! Every project except `default` has its own bucket, so that no project sees or affects the names,
 //! types and values of another. `default` uses the database itself until it gets a retention. If
@@ -11,15 +11,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_eventlog::{EventLog, Follower, ReadFilter, StoreError};
+use muster_metric_store::{InfluxClient, MetricBucket, own_policy};
 use muster_schemas::events::ProjectRetentionSet;
-use muster_schemas::retention::own_policy;
 use muster_schemas::{Event, ProjectId, Retention, StreamName};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::bucket::MetricBucket;
-use super::bucket_setup::BucketError;
-use super::client::InfluxClient;
 use crate::counters;
 
 /// Delay before a failed request to the log or the store is repeated.
@@ -227,20 +224,20 @@ impl RetentionManager {
                     }
                     State::Applied(*retention)
                 }
-                Err(BucketError::Refused(reason)) => {
-                    let state = State::Refused(*retention, reason);
+                Err(error) if error.is_temporary() => {
+                    is_away = true;
+                    tracing::debug!(
+                        %project, reason = error.reason(),
+                        "failed to set a project's retention in the metric store"
+                    );
+                    State::Pending
+                }
+                Err(error) => {
+                    let state = State::Refused(*retention, error.reason());
                     if before != Some(&state) {
                         log_state(project, &state);
                     }
                     state
-                }
-                Err(BucketError::Unavailable(reason)) => {
-                    is_away = true;
-                    tracing::debug!(
-                        %project, reason,
-                        "failed to set a project's retention in the metric store"
-                    );
-                    State::Pending
                 }
             };
             self.states.insert(project.clone(), state);

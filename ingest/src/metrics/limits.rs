@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use muster_metric_store::shard_seconds;
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::{Retention, Timestamp};
 
-use super::bucket_setup::shard_seconds;
 use super::drop_reason::DropReason;
 use super::names::ProjectDevice;
 

@@ -9,16 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use muster_metric_store::{InfluxClient, Lines, MetricBucket};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Entry, HeldBytes, Outcome};
 use super::batcher;
-use super::bucket::MetricBucket;
-use super::client::InfluxClient;
 use super::counters::SinkCounters;
-use super::line_protocol::Lines;
 use super::sink_settings::SinkSettings;
 use super::writer::Writer;
 

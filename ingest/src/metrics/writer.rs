@@ -25,16 +25,16 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::join_all;
+use muster_metric_store::{
+    BadLines, InfluxClient, MetricBucket, StoreError, WriteResponse, dropped_points,
+    find_bad_lines, is_past_retention,
+};
 use muster_schemas::Timestamp;
 
 use super::backoff::Backoff;
-use super::bad_lines::{self, BadLines};
 use super::batch::{Batch, Entry, Outcome, RejectedLine};
-use super::bucket::MetricBucket;
-use super::client::InfluxClient;
 use super::counters::{SinkCounters, add, sub};
 use super::drop_reason::DropReason;
-use super::response::WriteResponse;
 use super::sink_settings::SinkSettings;
 use crate::counters::points_dropped;
 
@@ -200,7 +200,7 @@ impl Writer {
             // All lines are bad if there is only one, or if the store reports that it dropped all.
             // Of a message that reached the limit of requests, the store has accepted the good
             // lines.
-            let are_all_bad = is_coarse || bad_lines::dropped(&detail) == Some(lines.len());
+            let are_all_bad = is_coarse || dropped_points(&detail) == Some(lines.len());
             if lines.len() <= 1 || (!halve && are_all_bad) {
                 lines.iter().for_each(|line| reject(line, &detail));
                 continue;
@@ -240,15 +240,10 @@ async fn find_bad_lines_in(message: String, text: &Arc<str>, lines: &[Line]) -> 
     let ranges: Vec<Range<usize>> = lines.iter().map(|line| line.range.clone()).collect();
     let work = tokio::task::spawn_blocking(move || {
         let texts: Vec<&str> = ranges.into_iter().map(|range| &text[range]).collect();
-        bad_lines::find_bad_lines(&message, &texts)
+        find_bad_lines(&message, &texts)
     });
     // The task cannot be canceled, and a panic in it is a bug: in that case the lines are halved.
     work.await.unwrap_or(BadLines::Unknown)
-}
-
-/// Whether a store reports points older than its retention. It has accepted the others then.
-fn is_retention_error(message: &str) -> bool {
-    message.contains("beyond retention policy") || message.contains("outside retention policy")
 }
 
 /// Splits lines by a predicate on their index: those that fulfill it, and the others.
@@ -304,11 +299,11 @@ impl Writer {
                 }
                 WriteResponse::TooLarge(reason) => return Verdict::TooLarge(reason),
                 WriteResponse::Refused(reason)
-                    if *bucket != MetricBucket::Shared && is_retention_error(&reason) =>
+                    if *bucket != MetricBucket::Shared && is_past_retention(&reason) =>
                 {
                     points_dropped(
                         DropReason::PastRetention.as_str(),
-                        bad_lines::dropped(&reason).unwrap_or(0),
+                        dropped_points(&reason).unwrap_or(0),
                     );
                     self.recovered();
                     return Verdict::Written;
@@ -341,7 +336,9 @@ impl Writer {
                         continue;
                     }
                     Ok(()) => (None, reason),
-                    Err(why) => (None, format!("{reason}; creating it failed: {why}")),
+                    Err(error) => {
+                        (None, format!("{reason}; creating it failed: {}", error.reason()))
+                    }
                 },
                 WriteResponse::Misconfigured(reason) => {
                     (None, format!("{reason}; check the settings of the metric store"))
@@ -362,12 +359,11 @@ impl Writer {
     }
 
     /// Creates a missing bucket.
-    async fn create_bucket(&self, bucket: &MetricBucket) -> Result<(), String> {
+    async fn create_bucket(&self, bucket: &MetricBucket) -> Result<(), StoreError> {
         match bucket {
             MetricBucket::Shared => self.client.create_database().await,
             MetricBucket::Own { policy, retention } => {
-                let kept = self.client.apply_retention(policy, *retention).await;
-                kept.map_err(|error| error.to_string())
+                self.client.apply_retention(policy, *retention).await
             }
         }
     }

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream};
-use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
+use muster_backing::influx::{InfluxDb, InfluxOptions};
 use muster_channel::{PublishError, Publisher};
 use muster_eventlog::{Append, Expected, NewEvent};
-use muster_ingest::metrics::{
-    DeviceLimits, InfluxClient, MetricBuckets, MetricSink, SinkSettings, StoreSettings, reader,
-};
+use muster_ingest::metrics::{DeviceLimits, MetricBuckets, MetricSink, SinkSettings, reader};
 use muster_ingest::streams;
+use muster_metric_store::InfluxClient;
 use muster_schemas::events::DeviceRegistered;
 use muster_schemas::metrics::{MetricBatch, Point};
 use muster_schemas::subjects::{ALL_METRICS, DeviceSubjects, METRICS_STREAM, METRICS_TRANSFORM};
@@ -55,29 +54,12 @@ async fn register(backing: &Backing, n: u128) -> DeviceId {
     device
 }
 
-fn store_settings(influx: &InfluxDb) -> StoreSettings {
-    let mut settings = StoreSettings::new(&influx.url(), influx.database());
-    if let Credentials::Password { user, password } = influx.credentials() {
-        settings.user = Some(user.clone());
-        settings.password = Some(password.clone());
-    }
-    settings
-}
-
 /// The number of values of the field `n` in the store.
 async fn count(influx: &InfluxDb) -> u64 {
-    let settings = store_settings(influx);
-    let mut query = vec![("db", influx.database()), ("q", "SELECT count(n) FROM sim")];
-    if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
-        query.extend([("u", user.as_str()), ("p", password.as_str())]);
-    }
-    let url = reqwest::Url::parse_with_params(&format!("{}/query", influx.url()), query).unwrap();
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let response: serde_json::Value = client.get(url).send().await.unwrap().json().await.unwrap();
-    response
-        .pointer("/results/0/series/0/values/0/1")
-        .and_then(serde_json::Value::as_u64)
-        .unwrap_or(0)
+    let client = InfluxClient::new(influx.store_settings().clone()).unwrap();
+    let rows = client.query("SELECT count(n) FROM sim").await.unwrap_or_default();
+    let value = rows.first().and_then(|row| row.values.first()?.get(1)?.as_u64());
+    value.unwrap_or(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +76,7 @@ async fn a_full_stream_rejects_messages_and_loses_no_accepted_one() {
     assert_eq!((config.max_age, config.max_bytes), (Duration::ZERO, SMALL_STREAM_BYTES));
 
     let devices = [register(&backing, 1).await, register(&backing, 2).await];
-    let client = Arc::new(InfluxClient::new(store_settings(&influx)).unwrap());
+    let client = Arc::new(InfluxClient::new(influx.store_settings().clone()).unwrap());
     let settings = SinkSettings {
         max_delay: Duration::from_millis(500),
         max_held_bytes: 16 * 1024,

@@ -8,10 +8,8 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use muster_ingest::metrics::{
-    InfluxClient, Lines, MetricBucket, MetricSink, Origin, Outcome, SinkSettings, SinkTask,
-    StoreSettings, encode,
-};
+use muster_ingest::metrics::{MetricSink, Outcome, SinkSettings, SinkTask};
+use muster_metric_store::{InfluxClient, Lines, MetricBucket, Origin, StoreSettings, encode};
 use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
 use muster_schemas::{ProjectId, Retention, Timestamp};
 use support::{Failure, Influx};

@@ -5,19 +5,19 @@
 
 use std::sync::Arc;
 
+use muster_metric_store::{StoreError, own_bucket, own_policy};
 use muster_schemas::ProjectId;
-use muster_schemas::retention::{own_bucket, own_policy};
 
-use super::client::{InfluxClient, InfluxError};
 use super::metric_buckets::MetricBuckets;
 use super::policy_cache::Policies;
+use super::reader::MetricReader;
 
-impl InfluxClient {
+impl MetricReader {
     /// Returns the buckets that may currently hold a project's points.
     ///
     /// # Errors
-    /// See [`InfluxError`].
-    pub async fn buckets(&self, project: &ProjectId) -> Result<MetricBuckets, InfluxError> {
+    /// When the store is unavailable, or rejects the credentials.
+    pub async fn buckets(&self, project: &ProjectId) -> Result<MetricBuckets, StoreError> {
         let own = own_policy(project);
         let policies = self.policies().await?;
         // A store without retention policies cannot separate projects.
@@ -26,29 +26,24 @@ impl InfluxClient {
         if !policies.names.contains(&own) {
             return Ok(MetricBuckets { are_names_shared, ..MetricBuckets::default() });
         }
-        let database = &self.options.database;
+        let database = &self.client.settings().database;
         let own_database = policies.are_buckets.then(|| own_bucket(database, &own));
         Ok(MetricBuckets { own: Some(own), own_database, are_names_shared, is_own_only: false })
     }
 
-    async fn policies(&self) -> Result<Arc<Policies>, InfluxError> {
+    async fn policies(&self) -> Result<Arc<Policies>, StoreError> {
         if let Some(policies) = self.policies.current() {
             return Ok(policies);
         }
-        let result = self.query_database(&self.options.database, "SHOW RETENTION POLICIES").await;
-        let policies = match result {
-            Ok((rows, version)) => Policies {
-                names: rows
-                    .iter()
-                    .flat_map(|row| &row.values)
-                    .filter_map(|value| Some(value.first()?.as_str()?.to_owned()))
-                    .collect(),
-                are_buckets: version.trim_start_matches('v').starts_with("2."),
+        let policies = match self.client.retention_policies().await {
+            Ok(found) => Policies {
+                names: found.policies.into_iter().map(|policy| policy.name).collect(),
+                are_buckets: found.are_buckets,
             },
             // The database does not exist yet, or the store has no policies: no project has its
             // own.
-            Err(InfluxError::Refused(why)) => {
-                tracing::debug!(reason = why, "failed to list the retention policies of InfluxDB");
+            Err(StoreError::Refused { message: reason, .. }) => {
+                tracing::debug!(reason, "failed to list the retention policies of InfluxDB");
                 Policies::default()
             }
             Err(error) => return Err(error),

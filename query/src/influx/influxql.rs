@@ -4,12 +4,12 @@
 
 use std::fmt::Write as _;
 
+use muster_metric_store::{identifier, string};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::metric_buckets::MetricBuckets;
-use super::quoting::{identifier, string};
 
 /// Function that aggregates the values of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -1,6 +1,6 @@
 //! The buckets that may hold the points of one project, as sources of a query. Pure.
 
-use super::quoting::identifier;
+use muster_metric_store::identifier;
 
 /// The buckets that may hold the points of one project.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

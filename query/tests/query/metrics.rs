@@ -1,7 +1,7 @@
 //! Metrics over time from a real InfluxDB.
 
-use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
-use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
+use muster_backing::influx::{InfluxDb, InfluxOptions};
+use muster_metric_store::{InfluxClient, WriteResponse};
 use muster_schemas::DeviceId;
 
 use crate::support::{ExtraServers, World};
@@ -10,17 +10,8 @@ use crate::support::{ExtraServers, World};
 const START: u64 = 1_795_420_800;
 
 async fn write(influx: &InfluxDb, lines: String) {
-    let Credentials::Password { user, password } = influx.credentials() else {
-        panic!("these tests want the InfluxDB that `make deps` installs");
-    };
-    let response = reqwest::Client::new()
-        .post(format!("{}/write?db={}&precision=s", influx.url(), influx.database()))
-        .basic_auth(user, Some(password))
-        .body(lines)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(response.status(), 204, "{}", response.text().await.unwrap());
+    let client = InfluxClient::new(influx.store_settings().clone()).unwrap();
+    assert_eq!(client.write(client.pack(lines.into())).await, WriteResponse::Written);
 }
 
 fn lines(device: DeviceId, host: &str, factor: u64) -> String {
@@ -28,7 +19,7 @@ fn lines(device: DeviceId, host: &str, factor: u64) -> String {
         let time = START + second;
         format!(
             "cpu,project=default,device_id={device},host={host},cpu={cpu} \
-             usage_user={value},state=\"ok\" {time}\n"
+             usage_user={value},state=\"ok\" {time}000000\n"
         )
     };
     (0..60)
@@ -40,14 +31,7 @@ fn lines(device: DeviceId, host: &str, factor: u64) -> String {
 async fn a_field_can_be_queried_over_time() {
     let dir = tempfile::tempdir().unwrap();
     let influx = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap();
-    let Credentials::Password { user, password } = influx.credentials().clone() else {
-        panic!("these tests want the InfluxDB that `make deps` installs");
-    };
-    let options = InfluxQueryOptions {
-        url: influx.url().parse().unwrap(),
-        database: influx.database().into(),
-        credentials: InfluxCredentials::Password { user, password },
-    };
+    let options = influx.store_settings().clone();
     let world = World::new(ExtraServers { influx: Some(options), ..ExtraServers::default() }).await;
     let robot = world.register("robot", &[]).await;
     let other = world.register("other", &[]).await;

@@ -10,7 +10,7 @@ use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
 use muster_eventlog::{
     Append, ConnectOptions, EventLog, Expected, LogOptions, NewEvent, StreamAppend,
 };
-use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
+use muster_metric_store::StoreSettings;
 use muster_query::{Query, QueryOptions};
 use muster_schemas::events::{
     ApiTokenCreated, DeviceConnected, DeviceEnrolled, DeviceInventoryReported, DeviceNameReserved,
@@ -41,7 +41,7 @@ pub(crate) struct World {
 #[derive(Default)]
 pub(crate) struct ExtraServers {
     pub(crate) nats: Option<String>,
-    pub(crate) influx: Option<InfluxQueryOptions>,
+    pub(crate) influx: Option<StoreSettings>,
 }
 
 pub(crate) struct TestResponse {
@@ -78,11 +78,9 @@ impl World {
             key: None,
             streams_per_token: muster_query::DEFAULT_STREAMS_PER_TOKEN,
             walks_per_minute: muster_query::DEFAULT_WALKS_PER_MINUTE,
-            influx: with.influx.unwrap_or(InfluxQueryOptions {
-                url: "http://127.0.0.1:1".parse().unwrap(),
-                database: "muster".into(),
-                credentials: InfluxCredentials::Open,
-            }),
+            influx: with
+                .influx
+                .unwrap_or_else(|| StoreSettings::new("http://127.0.0.1:1", "muster")),
             stop: stop.clone(),
         })
         .await

@@ -8,11 +8,8 @@ use std::time::Instant;
 
 use async_nats::jetstream;
 use futures::future::join_all;
-use muster_backing::influx::Credentials;
-use muster_ingest::metrics::{
-    InfluxClient, Lines, MetricSink, Origin, Outcome, SinkSettings, StoreSettings, WriteResponse,
-    encode,
-};
+use muster_ingest::metrics::{MetricSink, Outcome, SinkSettings};
+use muster_metric_store::{InfluxClient, Lines, Origin, StoreSettings, WriteResponse, encode};
 use muster_schemas::subjects::{DeviceSubjects, METRICS_STREAM};
 use muster_schemas::{ProjectId, Timestamp};
 
@@ -59,10 +56,10 @@ fn time(round: usize, step: usize) -> Timestamp {
 }
 
 async fn client(field: &Field, database: &str) -> Arc<InfluxClient> {
-    let mut settings = StoreSettings::new(&field.fleet.influx.url(), database);
-    if let Credentials::Password { user, password } = field.fleet.influx.credentials() {
-        (settings.user, settings.password) = (Some(user.clone()), Some(password.clone()));
-    }
+    let settings = StoreSettings {
+        database: database.to_owned(),
+        ..field.fleet.influx.store_settings().clone()
+    };
     let client = InfluxClient::new(settings).unwrap();
     client.create_database().await.unwrap();
     Arc::new(client)

@@ -16,15 +16,16 @@ use serde_json::Value;
 /// with a document in docs/decisions/.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("muster-schemas", &[]),
-    ("muster-backing", &[]),
+    ("muster-backing", &["muster-metric-store"]),
     ("muster-channel", &["muster-schemas"]),
     ("muster-eventlog", &["muster-schemas"]),
     ("muster-api", &["muster-eventlog", "muster-schemas"]),
     ("muster-agent", &["muster-channel", "muster-schemas"]),
     ("muster-simulate", &["muster-channel", "muster-schemas"]),
-    ("muster-ingest", &["muster-eventlog", "muster-schemas"]),
+    ("muster-metric-store", &["muster-schemas"]),
+    ("muster-ingest", &["muster-eventlog", "muster-metric-store", "muster-schemas"]),
     ("muster-command", &["muster-api", "muster-channel", "muster-eventlog", "muster-schemas"]),
-    ("muster-query", &["muster-api", "muster-eventlog", "muster-schemas"]),
+    ("muster-query", &["muster-api", "muster-eventlog", "muster-metric-store", "muster-schemas"]),
 ];
 /// These two assemble everything and may depend on all crates.
 const UNRESTRICTED: &[&str] = &["muster", "muster-tests"];

@@ -13,14 +13,16 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use muster_eventlog::DatabaseRole;
+use muster_metric_store::StoreSettings;
 
 use self::check::Check;
 use super::health;
 use crate::client::Connection;
 use crate::database_users::url_file;
 use crate::exit::PartialFailure;
+use crate::metric_store::InfluxArgs;
 use crate::output::{self, line};
-use crate::serve::{Listen, MetricStore};
+use crate::serve::Listen;
 
 /// Check a server: the data folder of `muster up`, or the options of `muster serve`
 ///
@@ -39,21 +41,8 @@ pub(crate) struct DoctorArgs {
     /// InfluxDB: http://host:port
     #[arg(long, env = "MUSTER_INFLUX_URL")]
     influx_url: Option<String>,
-    /// InfluxDB database (1.x) or bucket (2.x, 3.x)
-    #[arg(long, env = "MUSTER_INFLUX_DATABASE", default_value = "muster")]
-    influx_database: String,
-    /// InfluxDB 1.x: user name
-    #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
-    influx_user: Option<String>,
-    /// InfluxDB 1.x: password of the user (environment variable only)
-    #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
-    influx_password: Option<String>,
-    /// InfluxDB 2.x and 3.x: organization
-    #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
-    influx_org: String,
-    /// InfluxDB 2.x and 3.x: token (environment variable only)
-    #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
-    influx_token: Option<String>,
+    #[command(flatten)]
+    influx: InfluxArgs,
     /// Key folder
     #[arg(long, env = "MUSTER_KEYS")]
     keys: Option<PathBuf>,
@@ -66,7 +55,7 @@ pub(crate) struct DoctorArgs {
 struct Subject {
     postgres_url: String,
     nats_urls: Vec<String>,
-    store: Option<MetricStore>,
+    store: Option<StoreSettings>,
     keys: PathBuf,
     /// Folder for data on this machine.
     data: Option<PathBuf>,
@@ -99,12 +88,7 @@ impl DoctorArgs {
         Ok(Subject {
             postgres_url,
             nats_urls: self.nats_url,
-            store: self.influx_url.map(|url| MetricStore {
-                url,
-                database: self.influx_database,
-                user: self.influx_user.zip(self.influx_password),
-                token: self.influx_token.map(|token| (self.influx_org, token)),
-            }),
+            store: self.influx_url.map(|url| self.influx.settings(&url)),
             keys,
             data: None,
             api: self.listen.map(|listen| {

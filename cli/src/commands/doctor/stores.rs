@@ -8,14 +8,13 @@ use muster_command::keys::verifier_in;
 use muster_eventlog::{
     AuthorityAudit, ConnectOptions, Examination, ReadModel, audit_authority, examine,
 };
-use muster_ingest::metrics::{InfluxClient, WriteResponse};
+use muster_metric_store::{InfluxClient, StoreSettings, WriteResponse};
 use muster_query::PROJECTIONS;
 use muster_schemas::Timestamp;
 use muster_schemas::errors::error_chain;
 use tokio::time::timeout;
 
 use super::check::Check;
-use crate::serve::MetricStore;
 
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 const AUTHORITY_CHECK: &str = "authority";
@@ -180,21 +179,19 @@ fn read_models(found: &Examination) -> Vec<Check> {
 }
 
 /// Checks that the metric store is reachable and accepts metrics. Nothing is written.
-pub(super) async fn influx(store: &MetricStore) -> Check {
+pub(super) async fn influx(store: &StoreSettings) -> Check {
     let name = "InfluxDB";
     let url = &store.url;
     let remedy = "check that it is started, and that its port is reachable from here; meanwhile \
          metrics wait in the broker and on devices";
-    let mut settings = store.store_settings();
-    settings.timeout = CHECK_TIMEOUT;
-    settings.gzip = false;
+    let settings = StoreSettings { timeout: CHECK_TIMEOUT, gzip: false, ..store.clone() };
     let client = match InfluxClient::new(settings) {
         Ok(client) => client,
         Err(error) => return Check::bad(name, error.to_string(), "correct --influx-url"),
     };
     let version = match client.version().await {
         Ok(version) => version.text,
-        Err(problem) => return Check::bad(name, format!("{url}: {problem}"), remedy),
+        Err(error) => return Check::bad(name, format!("{url}: {}", error.reason()), remedy),
     };
     match client.write(client.pack(b"\n".to_vec())).await {
         // The request was authorized; the store refused only its empty body.

@@ -1,39 +1,25 @@
 //! Adds projects' own retention policies to dashboards and alert rules: Grafana queries InfluxDB
 //! directly, and InfluxQL reads only the policies that a query names.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, bail};
-use muster_schemas::retention::OWN_POLICY;
+use anyhow::{Context, Result};
+use muster_metric_store::{OWN_POLICY, StoreError, StoreSettings, identifier};
 use serde_json::Value;
 
-use crate::serve::MetricStore;
+use super::influx::client;
 
 /// Returns the names of the store's policies; empty for a store without policies.
-pub(super) async fn read_policies(store: &MetricStore) -> Result<Vec<String>> {
-    let mut http = reqwest::Client::builder().timeout(Duration::from_secs(15));
-    if store.url.starts_with("http://") {
-        // A minimal container has no CA certificates, and HTTP needs none.
-        http = http.tls_certs_only([]);
-    }
-    let url = format!("{}/query", store.url.trim_end_matches('/'));
-    let query = [("db", store.database.as_str()), ("q", "SHOW RETENTION POLICIES")];
-    let mut request = http.build()?.get(url).query(&query);
-    if let Some((_, token)) = &store.token {
-        request = request.header("Authorization", format!("Token {token}"));
-    } else if let Some((user, password)) = &store.user {
-        request = request.basic_auth(user, Some(password));
-    }
-    let attempted =
-        || format!("failed to query InfluxDB at {} for its retention policies", store.url);
-    let response = request.send().await.with_context(attempted)?;
-    let status = response.status();
-    if matches!(status.as_u16(), 401 | 403) || status.is_server_error() {
-        bail!("{}: it returned {status}", attempted());
-    }
-    let body: Value = response.json().await.unwrap_or_default();
-    let rows = body["results"][0]["series"][0]["values"].as_array().into_iter().flatten();
-    let names = rows.filter_map(|row| row[0].as_str()).map(str::to_owned);
+pub(super) async fn read_policies(store: &StoreSettings) -> Result<Vec<String>> {
+    let policies = match client(store)?.retention_policies().await {
+        Ok(found) => found.policies,
+        // The database does not exist yet, or the store has no policies.
+        Err(StoreError::Refused { .. } | StoreError::Malformed { .. }) => Vec::new(),
+        Err(error) => {
+            return Err(error).with_context(|| {
+                format!("failed to query InfluxDB at {} for its retention policies", store.url)
+            });
+        }
+    };
+    let names = policies.into_iter().map(|policy| policy.name);
     Ok(names.filter(|name| name.starts_with(OWN_POLICY)).collect())
 }
 
@@ -50,7 +36,7 @@ pub(super) fn with_policies(query: &str, policies: &[String]) -> String {
         text.push_str(name);
         text.push('"');
         for policy in policies {
-            text.push_str(&format!(", \"{policy}\".\"{name}\""));
+            text.push_str(&format!(", {}.\"{name}\"", identifier(policy)));
         }
         rest = after;
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
+use muster_metric_store::{Credentials, StoreSettings};
 use muster_query::grafana::{self, GrantOutcome};
 use reqwest::Url;
 use uuid::Uuid;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 use super::files::Values;
 use super::influx;
 use crate::exit::UsageError;
-use crate::serve::MetricStore;
+use crate::metric_store::credentials;
 
 /// The server: the data folder of a running `muster up`, or the backing servers of `muster serve`.
 #[derive(Args, Debug)]
@@ -46,17 +47,18 @@ pub(crate) struct ServerArgs {
 
 impl ServerArgs {
     /// Creates Grafana's users; returns the variables of the data sources, and the metric store.
-    pub(super) async fn grant_access(self) -> Result<(Values, MetricStore)> {
+    pub(super) async fn grant_access(self) -> Result<(Values, StoreSettings)> {
         let (postgres_url, store) = match self.postgres_url {
             Some(url) => {
                 let influx_url = self.influx_url.ok_or_else(|| {
                     UsageError("--postgres-url requires --influx-url http://host:port".to_owned())
                 })?;
-                let store = MetricStore {
-                    url: influx_url,
-                    database: self.influx_database,
-                    user: self.influx_user.zip(self.influx_password),
-                    token: self.influx_token.map(|token| (String::new(), token)),
+                let store = StoreSettings {
+                    credentials: credentials(
+                        self.influx_token.map(|token| (None, token)),
+                        self.influx_user.zip(self.influx_password),
+                    ),
+                    ..StoreSettings::new(&influx_url, &self.influx_database)
                 };
                 (url, store)
             }
@@ -89,15 +91,15 @@ impl ServerArgs {
                 role = grafana::ROLE
             ),
         }
-        if let Some((user, administrator_password)) = &store.user {
-            influx::grant_access(&store, (user, administrator_password), &password).await?;
+        if let Credentials::Password { .. } = store.credentials {
+            influx::grant_access(&store, &password).await?;
         }
         Ok((values(&postgres_url, &store, &password)?, store))
     }
 }
 
 /// Returns the values of the variables in the data sources.
-fn values(postgres_url: &str, store: &MetricStore, password: &str) -> Result<Values> {
+fn values(postgres_url: &str, store: &StoreSettings, password: &str) -> Result<Values> {
     let postgres = Url::parse(postgres_url).context("the URL of PostgreSQL")?;
     let socket = postgres.query_pairs().find(|(name, _)| name == "host").map(|(_, host)| host);
     let host = postgres.host_str().filter(|host| !host.is_empty());
@@ -112,13 +114,13 @@ fn values(postgres_url: &str, store: &MetricStore, password: &str) -> Result<Val
         }
         _ => "require",
     };
-    let (user, influx_password) = match &store.user {
-        Some(_) => (influx::USER, password),
-        None => ("", ""),
+    let (user, influx_password) = match &store.credentials {
+        Credentials::Password { .. } => (influx::USER, password),
+        Credentials::Open | Credentials::Token { .. } => ("", ""),
     };
-    let (header, header_value) = match &store.token {
-        Some((_, token)) => ("Authorization", format!("Token {token}")),
-        None => ("", String::new()),
+    let (header, header_value) = match &store.credentials {
+        Credentials::Token { token, .. } => ("Authorization", format!("Token {token}")),
+        Credentials::Open | Credentials::Password { .. } => ("", String::new()),
     };
     Ok(Values::from([
         ("MUSTER_INFLUX_URL", store.url.clone()),
@@ -138,17 +140,18 @@ fn values(postgres_url: &str, store: &MetricStore, password: &str) -> Result<Val
 mod tests {
     use super::*;
 
-    fn store(user: Option<(String, String)>, token: Option<(String, String)>) -> MetricStore {
-        MetricStore { url: "http://i:8086".into(), database: "m".into(), user, token }
+    fn store(credentials: Credentials) -> StoreSettings {
+        StoreSettings { credentials, ..StoreSettings::new("http://i:8086", "m") }
     }
 
     #[test]
     fn the_variables_are_derived_from_the_urls() {
-        let user = Some(("admin".to_owned(), "secret".to_owned()));
-        let one = values("postgres://m:p@127.0.0.1:5433/muster", &store(user, None), "pw").unwrap();
+        let user =
+            Credentials::Password { user: "admin".to_owned(), password: "secret".to_owned() };
+        let one = values("postgres://m:p@127.0.0.1:5433/muster", &store(user), "pw").unwrap();
         assert_eq!(one["MUSTER_GRAFANA_POSTGRES"], "127.0.0.1:5433");
         let by_socket = "postgresql:///muster?host=/run/postgresql&user=m";
-        let other = values(by_socket, &store(None, None), "pw").unwrap();
+        let other = values(by_socket, &store(Credentials::Open), "pw").unwrap();
         assert_eq!(other["MUSTER_GRAFANA_POSTGRES"], "/run/postgresql:5432");
         assert_eq!(other["MUSTER_GRAFANA_POSTGRES_SSLMODE"], "disable");
         assert_eq!(one["MUSTER_GRAFANA_POSTGRES_DATABASE"], "muster");
@@ -156,8 +159,8 @@ mod tests {
         assert_eq!(one["MUSTER_GRAFANA_INFLUX_USER"], "muster_grafana");
         assert_eq!(one["MUSTER_GRAFANA_INFLUX_PASSWORD"], "pw");
         assert!(one.values().all(|value| !value.contains("secret")), "{one:?}");
-        let token = Some((String::new(), "t".to_owned()));
-        let two = values("postgres://m:p@db/x?sslmode=verify-full", &store(None, token), "pw");
+        let token = Credentials::Token { organization: None, token: "t".to_owned() };
+        let two = values("postgres://m:p@db/x?sslmode=verify-full", &store(token), "pw");
         let two = two.unwrap();
         assert_eq!(two["MUSTER_GRAFANA_POSTGRES"], "db:5432");
         assert_eq!(two["MUSTER_GRAFANA_POSTGRES_SSLMODE"], "verify-full");

@@ -7,13 +7,14 @@ use muster_api::auth::ReadDevices;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, Page, PathParam, Problem, Query, Scope};
+use muster_metric_store::Row;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::OWN_TAGS;
 use super::problem::problem;
 use crate::http::devices::resolve;
-use crate::influx::{self, Row};
+use crate::influx;
 use crate::state::QueryState;
 
 /// A measurement of a device.

@@ -2,31 +2,34 @@
 
 use muster_api::Problem;
 use muster_api::problem::Kind;
+use muster_metric_store::StoreError;
 use muster_schemas::errors::error_chain;
 
-use crate::influx::{InfluxError, MAX_POINTS, MAX_SERIES, show_duration};
+use crate::influx::{MAX_POINTS, MAX_SERIES, show_duration};
 
 /// Value of `Retry-After`, in seconds.
 const RETRY_AFTER_SECS: u32 = 5;
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature that `map_err` calls")]
-pub(super) fn problem(error: InfluxError) -> Problem {
+pub(super) fn problem(error: StoreError) -> Problem {
     match &error {
-        InfluxError::Unreachable(_) | InfluxError::Busy(_) | InfluxError::Denied(_) => {
+        StoreError::Unreachable { .. }
+        | StoreError::Unavailable { .. }
+        | StoreError::Denied { .. } => {
             tracing::warn!(error = %error_chain(&error), "failed to read metrics");
             let detail = "InfluxDB does not respond; metrics are kept, and can be read when it is \
                           available again";
             Problem::unavailable(detail, RETRY_AFTER_SECS)
         }
-        InfluxError::Refused(why) => {
-            Problem::field("fn", format!("cannot be computed: {why}"), None)
+        StoreError::Refused { message, .. } => {
+            Problem::field("fn", format!("cannot be computed: {message}"), None)
         }
-        InfluxError::TooLarge => Problem::new(
+        StoreError::TooLarge { .. } => Problem::new(
             Kind::TooMuch,
             "the response would exceed 8 MiB; choose a larger step, a shorter time range, or fewer \
              series",
         ),
-        InfluxError::Client(_) | InfluxError::Malformed(_) => Problem::internal(&error),
+        _ => Problem::internal(&error),
     }
 }
 

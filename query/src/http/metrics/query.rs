@@ -8,6 +8,7 @@ use muster_api::auth::ReadDevices;
 use muster_api::params::{self, ProjectParam};
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, PathParam, Problem, Scope};
+use muster_metric_store::Row;
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -18,7 +19,7 @@ use super::OWN_TAGS;
 use super::problem::{problem, too_many_points, too_many_series};
 use crate::http::devices::resolve;
 use crate::http::examples;
-use crate::influx::{self, Function, MAX_SERIES, MetricBuckets, MetricQuery, Range, Row};
+use crate::influx::{self, Function, MAX_SERIES, MetricBuckets, MetricQuery, Range};
 use crate::state::QueryState;
 
 /// Default range of a query, in microseconds.

@@ -1,12 +1,14 @@
 //! Quotes names and values for InfluxQL. Pure.
 
 /// Quotes a name with double quotes.
-pub(super) fn identifier(name: &str) -> String {
+#[must_use]
+pub fn identifier(name: &str) -> String {
     quoted(name, '"')
 }
 
 /// Quotes a value with single quotes.
-pub(super) fn string(value: &str) -> String {
+#[must_use]
+pub fn string(value: &str) -> String {
     quoted(value, '\'')
 }
 
@@ -26,4 +28,15 @@ fn quoted(text: &str, quote: char) -> String {
     }
     quoted.push(quote);
     quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_backslashes_and_line_ends_are_escaped() {
+        assert_eq!(string("a'b\\c\"\n"), r#"'a\'b\\c"\n'"#);
+        assert_eq!(identifier("a'b\\c\"\n"), r#""a'b\\c\"\n""#);
+    }
 }

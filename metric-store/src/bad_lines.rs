@@ -1,4 +1,4 @@
-//! Determines which lines a store refuses in a body. Pure.
+//! Finds refused lines by the store's messages. Pure.
 //!
 //! A suspicion only saves requests: suspected lines are sent again separately from the others, and
 //! only the store's responses decide which lines are rejected. A quoted line is such a response.
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 /// The lines that a store's message refers to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum BadLines {
+pub enum BadLines {
     /// No specific lines.
     Unknown,
     /// These lines, by index, have the field that is in conflict.
@@ -17,7 +17,8 @@ pub(super) enum BadLines {
 }
 
 /// Determines which of these lines the message refers to.
-pub(super) fn find_bad_lines(message: &str, lines: &[&str]) -> BadLines {
+#[must_use]
+pub fn find_bad_lines(message: &str, lines: &[&str]) -> BadLines {
     if let Some(conflict) = Conflict::parse(message) {
         let suspects: Vec<usize> =
             (0..lines.len()).filter(|at| conflict.matches(lines[*at])).collect();
@@ -56,8 +57,15 @@ const QUOTE: &str = "unable to parse '";
 const QUOTE_END: &str = "':";
 
 /// The number of points that the store dropped from this body; it has accepted the others.
-pub(super) fn dropped(message: &str) -> Option<usize> {
+#[must_use]
+pub fn dropped_points(message: &str) -> Option<usize> {
     message.rsplit_once("dropped=").and_then(|(_, number)| number.trim().parse().ok())
+}
+
+/// Whether a store reports points older than its retention. It has accepted the others then.
+#[must_use]
+pub fn is_past_retention(message: &str) -> bool {
+    message.contains("beyond retention policy") || message.contains("outside retention policy")
 }
 
 /// `input field "F" on measurement "M" is type T, already exists as type U` (InfluxDB 1.x and 2.x).
@@ -153,7 +161,7 @@ mod tests {
             ("dropped=x", None),
             ("field type conflict", None),
         ] {
-            assert_eq!(dropped(message), expected);
+            assert_eq!(dropped_points(message), expected);
         }
     }
 }

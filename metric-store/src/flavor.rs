@@ -9,12 +9,13 @@ pub enum Flavor {
     V1,
     /// 2.x: buckets, tokens, Flux in addition to InfluxQL, the v2 API.
     V2,
-    /// 3.x: not started by this crate.
+    /// 3.x: databases, tokens; not started by muster.
     V3,
 }
 
 impl Flavor {
     /// Parses the output of `influxd version` or `influxdb3 --version`.
+    #[must_use]
     pub fn parse(printed: &str) -> Option<Self> {
         printed.split_whitespace().find_map(|word| {
             let version = word.trim_start_matches('v').trim_end_matches(',');

@@ -12,7 +12,7 @@ use sha2::Sha256;
 
 use crate::clock::now;
 use crate::domain::project::Project;
-use crate::domain::{Decider, Rejection};
+use crate::domain::{Conflict, Decider, Rejection};
 use crate::error::CommandError;
 use crate::keys::KeyStore;
 use crate::request::{Request, Written};
@@ -187,10 +187,7 @@ impl Executor {
         let stream = StreamName::Project(project.clone());
         let existing = self.load::<Project>(&ProjectId::system(), &stream).await?;
         if existing.state.is_archived {
-            let message = format!(
-                "project {project} is archived; `muster project restore {project}` restores it"
-            );
-            return Err(Rejection::Conflict(message).into());
+            return Err(Rejection::from(Conflict::ProjectArchived(project.clone())).into());
         }
         Ok(())
     }
@@ -208,8 +205,7 @@ where
         }
         back_off(attempt).await;
     }
-    let message = "it is being changed by many requests concurrently; try again".to_owned();
-    Err(Rejection::Conflict(message).into())
+    Err(Rejection::from(Conflict::TooManyChanges).into())
 }
 
 /// Waits for a random time that grows with each attempt, so that conflicting requests do not meet

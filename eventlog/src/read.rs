@@ -1,11 +1,14 @@
 //! Reads of the log: by position, by stream, by time.
 
+use std::sync::Arc;
+
 use muster_schemas::{ProjectId, StreamName, Timestamp};
 use tokio_postgres::types::ToSql;
 
 use crate::error::{ErrorContext, StoreError};
 use crate::integers::as_i64;
 use crate::log::EventLog;
+use crate::recent::Window;
 use crate::stored_event::{COLUMNS, StoredEvent};
 
 /// Filter of a read; the default selects all events.
@@ -41,6 +44,44 @@ impl EventLog {
         let project = project.as_str();
         let (after, limit) = (as_i64(filter.after), i64::from(limit));
         self.select(&sql, &[&project, &after, &until, &kinds, &limit]).await
+    }
+
+    /// Returns all events after one position and up to another, at most `limit`, from memory if
+    /// another reader has read them; `None` if the first of them is older than those in memory.
+    ///
+    /// # Errors
+    /// When PostgreSQL is unreachable or the statement fails.
+    pub(crate) async fn read_recent(
+        &self,
+        project: &ProjectId,
+        after: u64,
+        until: u64,
+        limit: u32,
+    ) -> Result<Option<Vec<Arc<StoredEvent>>>, StoreError> {
+        let window = self.inner.recent.of(project);
+        // Other readers wait for the same events.
+        let mut window = window.lock().await;
+        if !window.continues(after) {
+            if window.last().is_some_and(|last| after < last) {
+                return Ok(None);
+            }
+            *window = Window::default();
+        }
+        let read = async |after| {
+            let filter = ReadFilter { after, until: Some(until), kinds: Vec::new() };
+            self.read(project, &filter, limit).await
+        };
+        if let Some(newest) = window.last().filter(|newest| until > *newest)
+            && !window.extend_after_newest(read(newest - 1).await?)
+        {
+            *window = Window::default();
+        }
+        if window.last().is_none() {
+            window.extend(read(after).await?);
+        }
+        let found = window.between(after, until);
+        window.trim();
+        Ok(Some(found))
     }
 
     /// Returns the newest events before a position, newest first, at most `limit`.

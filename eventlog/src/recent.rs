@@ -4,16 +4,13 @@
 //! A window holds consecutive events. It is only a cache, and a log may be restored from a backup
 //! meanwhile: a window is extended only if the log still contains its newest event, and a projection
 //! commits events of a window only if the log still contains the last of them. Otherwise the events
-//! are read again ([`EventLog::forget_recent`]). Salts are random, so they identify events.
+//! are read again ([`RecentEvents::forget`]). Salts are random, so they identify events.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use muster_schemas::ProjectId;
 
-use crate::error::StoreError;
-use crate::log::EventLog;
-use crate::read::ReadFilter;
 use crate::stored_event::StoredEvent;
 
 /// Maximum number of logs with a window; beyond it all windows are dropped.
@@ -31,25 +28,27 @@ pub(crate) struct RecentEvents {
 
 /// Consecutive events of a log.
 #[derive(Debug, Default)]
-struct Window {
+pub(crate) struct Window {
     events: VecDeque<Arc<StoredEvent>>,
     bytes: usize,
 }
 
 impl Window {
     /// Whether the events after this position are in the window, or follow it.
-    fn continues(&self, after: u64) -> bool {
+    pub(crate) fn continues(&self, after: u64) -> bool {
         match (self.events.front(), self.events.back()) {
             (Some(first), Some(last)) => (first.position - 1..=last.position).contains(&after),
             _ => false,
         }
     }
 
-    fn last(&self) -> Option<u64> {
+    /// Position of the newest event; `None` in an empty window.
+    pub(crate) fn last(&self) -> Option<u64> {
         self.events.back().map(|last| last.position)
     }
 
-    fn extend(&mut self, events: Vec<StoredEvent>) {
+    /// Appends the events that follow the newest one.
+    pub(crate) fn extend(&mut self, events: Vec<StoredEvent>) {
         for event in events {
             self.bytes += size(&event);
             self.events.push_back(Arc::new(event));
@@ -57,7 +56,7 @@ impl Window {
     }
 
     /// Appends events, of which the first must be the newest one of the window; false if it is not.
-    fn extend_after_newest(&mut self, mut events: Vec<StoredEvent>) -> bool {
+    pub(crate) fn extend_after_newest(&mut self, mut events: Vec<StoredEvent>) -> bool {
         let is_same = match (self.events.back(), events.first()) {
             (Some(newest), Some(first)) => {
                 (newest.position, &newest.salt) == (first.position, &first.salt)
@@ -70,14 +69,15 @@ impl Window {
         is_same
     }
 
-    fn between(&self, after: u64, until: u64) -> Vec<Arc<StoredEvent>> {
+    /// Returns the events after one position and up to another.
+    pub(crate) fn between(&self, after: u64, until: u64) -> Vec<Arc<StoredEvent>> {
         let from = self.events.partition_point(|event| event.position <= after);
         let to = self.events.partition_point(|event| event.position <= until);
         self.events.range(from..to.max(from)).cloned().collect()
     }
 
     /// Drops the oldest events beyond the maximum size.
-    fn trim(&mut self) {
+    pub(crate) fn trim(&mut self) {
         while self.bytes > MAX_WINDOW_BYTES
             && let Some(oldest) = self.events.pop_front()
         {
@@ -91,57 +91,18 @@ fn size(event: &StoredEvent) -> usize {
 }
 
 impl RecentEvents {
-    fn window(&self, project: &ProjectId) -> Arc<tokio::sync::Mutex<Window>> {
+    /// Returns the window of a log.
+    pub(crate) fn of(&self, project: &ProjectId) -> Arc<tokio::sync::Mutex<Window>> {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         if windows.len() >= MAX_WINDOWS && !windows.contains_key(project) {
             windows.clear();
         }
         windows.entry(project.clone()).or_default().clone()
     }
-}
 
-impl EventLog {
-    /// Returns all events after one position and up to another, at most `limit`, from memory if
-    /// another reader has read them; `None` if the first of them is older than those in memory.
-    ///
-    /// # Errors
-    /// When PostgreSQL is unreachable or the statement fails.
-    pub(crate) async fn read_recent(
-        &self,
-        project: &ProjectId,
-        after: u64,
-        until: u64,
-        limit: u32,
-    ) -> Result<Option<Vec<Arc<StoredEvent>>>, StoreError> {
-        let window = self.inner.recent.window(project);
-        // Other readers wait for the same events.
-        let mut window = window.lock().await;
-        if !window.continues(after) {
-            if window.last().is_some_and(|last| after < last) {
-                return Ok(None);
-            }
-            *window = Window::default();
-        }
-        let read = async |after| {
-            let filter = ReadFilter { after, until: Some(until), kinds: Vec::new() };
-            self.read(project, &filter, limit).await
-        };
-        if let Some(newest) = window.last().filter(|newest| until > *newest)
-            && !window.extend_after_newest(read(newest - 1).await?)
-        {
-            *window = Window::default();
-        }
-        if window.events.is_empty() {
-            window.extend(read(after).await?);
-        }
-        let found = window.between(after, until);
-        window.trim();
-        Ok(Some(found))
-    }
-
-    /// Drops the events of a log from memory: it was restored, or may have been.
-    pub(crate) fn forget_recent(&self, project: &ProjectId) {
-        self.inner.recent.windows.lock().unwrap_or_else(PoisonError::into_inner).remove(project);
+    /// Drops the events of a log: it was restored, or may have been.
+    pub(crate) fn forget(&self, project: &ProjectId) {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner).remove(project);
     }
 }
 
@@ -203,7 +164,7 @@ mod tests {
     fn the_number_of_windows_is_limited() {
         let recent = RecentEvents::default();
         for n in 0..100 {
-            drop(recent.window(&format!("project-{n}").parse().unwrap()));
+            drop(recent.of(&format!("project-{n}").parse().unwrap()));
             assert!(recent.windows.lock().unwrap().len() <= MAX_WINDOWS);
         }
     }

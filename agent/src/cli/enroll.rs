@@ -103,8 +103,9 @@ mod tests {
 
     #[test]
     fn a_label_has_a_key_and_a_value() {
-        let (key, value) = label("site=north=1").unwrap();
-        assert_eq!((key.as_str(), value.as_str()), ("site", "north=1"));
+        let (key, value) = label("site=north:1").unwrap();
+        assert_eq!((key.as_str(), value.as_str()), ("site", "north:1"));
+        assert!(matches!(label("site=north=1"), Err(InvalidLabel::Name(_))));
         assert_eq!(label("site").unwrap_err().to_string(), "write it as KEY=VALUE");
         assert!(matches!(label("=north"), Err(InvalidLabel::Name(_))));
     }

@@ -4,7 +4,7 @@
 use muster_schemas::events::{ApiTokenCreated, ApiTokenRevoked};
 use muster_schemas::{Event, Timestamp};
 
-use super::{Decider, Decision, Rejection};
+use super::{Conflict, Decider, Decision, Rejection};
 
 /// State of an API token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,9 +34,7 @@ impl Decider for ApiToken {
 
     fn decide(&self, command: ApiTokenCommand) -> Decision {
         match (command, &self.created) {
-            (ApiTokenCommand::Create { .. }, Some(_)) => {
-                Err(Rejection::Conflict("the token exists already".to_owned()))
-            }
+            (ApiTokenCommand::Create { .. }, Some(_)) => Err(Conflict::TokenExists.into()),
             (ApiTokenCommand::Create { token, now }, None) => match token.expires_at {
                 Some(at) if at <= now => Err(Rejection::Invalid {
                     field: "expires_at",

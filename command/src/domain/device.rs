@@ -13,7 +13,7 @@ use muster_schemas::names::{
 };
 use muster_schemas::{DeviceId, Event, Hash, TokenId};
 
-use super::{Decider, Decision, Rejection};
+use super::{Conflict, Decider, Decision, NotEnrolled, Rejection};
 
 /// Config variable that requests a rotation of the device's signing key.
 const KEY_ROTATION_VARIABLE: &str = "agent.key_generation";
@@ -168,16 +168,16 @@ impl Device {
     /// When the device has never enrolled, or is revoked; with the reason and a hint.
     pub fn check_enrolled(&self) -> Result<(), Rejection> {
         let name = self.existing_name()?;
-        let reason = if self.is_revoked {
-            "was revoked; enroll it again with a token that is made for it"
+        let state = if self.is_revoked {
+            NotEnrolled::Revoked
         } else if self.pending_enrollment.is_some() {
-            "waits to be accepted; accept it first"
+            NotEnrolled::Pending
         } else if self.epoch == 0 {
-            "has never enrolled; enroll it first"
+            NotEnrolled::NeverEnrolled
         } else {
             return Ok(());
         };
-        Err(Rejection::Conflict(format!("device {name} {reason}")))
+        Err(Conflict::NotEnrolled { name: name.clone(), state }.into())
     }
 
     fn existing_name(&self) -> Result<&DeviceName, Rejection> {
@@ -189,7 +189,7 @@ impl Device {
 
     fn register(&self, name: DeviceName, labels: Labels, fingerprint: Option<Hash>) -> Decision {
         if self.name.is_some() {
-            return Err(Rejection::Conflict("the device is registered already".to_owned()));
+            return Err(Conflict::DeviceExists.into());
         }
         check_count("labels", labels.len(), MAX_LABELS)?;
         Ok(vec![DeviceRegistered { name, labels, fingerprint }.into()])
@@ -198,7 +198,7 @@ impl Device {
     fn await_approval(&self, enrollment: Enrollment, similar: Option<DeviceId>) -> Decision {
         self.existing_name()?;
         if self.epoch > 0 || self.pending_enrollment.is_some() {
-            return Err(Rejection::Conflict("the device's enrollment is not pending".to_owned()));
+            return Err(Conflict::CannotBecomePending.into());
         }
         let Enrollment { signing_key, fingerprint, nats_key, token, hostname, machine, macs } =
             enrollment;
@@ -219,7 +219,7 @@ impl Device {
         let name = self.existing_name()?;
         match &self.pending_enrollment {
             Some(waiting) => Ok((name, waiting)),
-            None => Err(Rejection::Conflict(format!("the enrollment of {name} is not pending"))),
+            None => Err(Conflict::NotPending(name.clone()).into()),
         }
     }
 
@@ -243,7 +243,7 @@ impl Device {
     fn revoke(&self, reason: Option<String>) -> Decision {
         let name = self.existing_name()?;
         if self.epoch == 0 {
-            return Err(Rejection::Conflict(format!("{name} has no keys: it never enrolled")));
+            return Err(Conflict::NothingToRevoke(name.clone()).into());
         }
         if self.is_revoked {
             return Ok(Vec::new());
@@ -327,8 +327,7 @@ impl Device {
     fn rotate_key(&self) -> Decision {
         self.existing_name()?;
         if self.is_revoked || self.fingerprint.is_none() {
-            let problem = "the device has no key to rotate: it never enrolled, or it was revoked";
-            return Err(Rejection::Conflict(problem.into()));
+            return Err(Conflict::NothingToRotate.into());
         }
         let key =
             KEY_ROTATION_VARIABLE.parse().map_err(|_| Rejection::NotFound("config variable"))?;

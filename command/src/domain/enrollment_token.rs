@@ -4,7 +4,7 @@ use muster_schemas::events::{EnrollmentTokenCreated, EnrollmentTokenRevoked, Enr
 use muster_schemas::names::{MAX_CONFIG_VARS, MAX_LABELS};
 use muster_schemas::{DeviceId, Event, Hash, Timestamp};
 
-use super::{Decider, Decision, Rejection};
+use super::{Conflict, Decider, Decision, Rejection, TokenRefusal};
 
 /// Maximum number of devices that may enroll with one token.
 pub const MAX_USES: u32 = 100_000;
@@ -60,7 +60,7 @@ impl EnrollmentToken {
 
     fn create(&self, token: EnrollmentTokenCreated, now: Timestamp) -> Decision {
         if self.created.is_some() {
-            return Err(Rejection::Conflict("the token exists already".to_owned()));
+            return Err(Conflict::TokenExists.into());
         }
         if token.expires_at <= now {
             return Err(Rejection::Invalid {
@@ -112,27 +112,24 @@ impl EnrollmentToken {
     /// When the secret is wrong, or the token does not exist.
     pub fn check_secret(&self, secret: Hash) -> Result<&EnrollmentTokenCreated, Rejection> {
         let created = self.created.as_ref().filter(|created| created.secret == secret);
-        created.ok_or(Rejection::TokenRefused(
-            "the enrollment token is unknown; check that it was copied completely, and that it is \
-             for this server",
-        ))
+        created.ok_or(TokenRefusal::Unknown.into())
     }
 
     fn use_for(&self, secret: Hash, device: DeviceId, now: Timestamp) -> Decision {
         let created = self.check_secret(secret)?;
         let refusal = if self.is_revoked {
-            Some("the enrollment token was revoked; ask for a new one")
+            Some(TokenRefusal::Revoked)
         } else if created.expires_at <= now {
-            Some("the enrollment token has expired; ask for a new one")
+            Some(TokenRefusal::Expired)
         } else if self.used >= created.uses {
-            Some("the enrollment token has reached its maximum number of uses; ask for a new one")
+            Some(TokenRefusal::UsedUp)
         } else if created.device.is_some_and(|only| only != device) {
-            Some("the enrollment token was made for another device")
+            Some(TokenRefusal::OtherDevice)
         } else {
             None
         };
         match refusal {
-            Some(refusal) => Err(Rejection::TokenRefused(refusal)),
+            Some(refusal) => Err(refusal.into()),
             None => Ok(vec![EnrollmentTokenUsed { device }.into()]),
         }
     }

@@ -10,44 +10,12 @@ pub mod enrollment_token;
 pub mod name;
 pub mod operation;
 pub mod project;
+mod rejection;
 pub mod run;
 
 use muster_schemas::Event;
 
-/// A command is rejected. This module does not know the HTTP status that follows.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    /// The aggregate does not exist, or was deleted.
-    #[error("there is no such {0}")]
-    NotFound(&'static str),
-    /// Nothing has this name.
-    #[error("there is no {what} '{name}'")]
-    NameNotFound {
-        /// Kind of the requested object.
-        what: &'static str,
-        /// The requested name.
-        name: String,
-    },
-    /// The object exists already, or the command conflicts with its state.
-    #[error("{0}")]
-    Conflict(String),
-    /// The command violates a rule.
-    #[error("{rule}")]
-    Invalid {
-        /// Field that violates the rule.
-        field: &'static str,
-        /// The rule.
-        rule: String,
-        /// Value of the field, as text.
-        value: String,
-    },
-    /// The token does not authorize it.
-    #[error("{0}")]
-    TokenRefused(&'static str),
-    /// An operator has rejected it.
-    #[error("{0}")]
-    Refused(String),
-}
+pub use rejection::{Conflict, NotEnrolled, Rejection, TokenRefusal};
 
 /// The result of a decision.
 pub type Decision = Result<Vec<Event>, Rejection>;

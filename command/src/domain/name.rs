@@ -3,7 +3,7 @@
 use muster_schemas::events::{DeviceNameReleased, DeviceNameReserved};
 use muster_schemas::{DeviceId, Event};
 
-use super::{Decider, Decision, Rejection};
+use super::{Conflict, Decider, Decision};
 
 /// State of a name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,9 +28,7 @@ impl Decider for Name {
         match (command, self.holder) {
             (NameCommand::Reserve(device), None) => Ok(vec![DeviceNameReserved { device }.into()]),
             (NameCommand::Reserve(device), Some(holder)) if holder == device => Ok(Vec::new()),
-            (NameCommand::Reserve(_), Some(_)) => {
-                Err(Rejection::Conflict("another device has this name".to_owned()))
-            }
+            (NameCommand::Reserve(_), Some(_)) => Err(Conflict::NameInUse.into()),
             (NameCommand::Release(device), Some(holder)) if holder == device => {
                 Ok(vec![DeviceNameReleased { device }.into()])
             }

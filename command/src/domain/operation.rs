@@ -7,7 +7,7 @@ use muster_schemas::events::{
 };
 use muster_schemas::wire::MAX_UPLOAD_BYTES;
 
-use super::{Decider, Decision, Rejection};
+use super::{Conflict, Decider, Decision, Rejection};
 
 /// Maximum timeout of a run, in milliseconds: a day.
 pub const MAX_TIMEOUT_MS: u64 = 24 * 3600 * 1000;
@@ -54,7 +54,7 @@ impl Decider for Operation {
     fn decide(&self, command: OperationCommand) -> Decision {
         if let OperationCommand::Request(requested) = command {
             if self.requested.is_some() {
-                return Err(Rejection::Conflict("the operation exists already".to_owned()));
+                return Err(Conflict::OperationExists.into());
             }
             check(&requested)?;
             return Ok(vec![(*requested).into()]);
@@ -69,7 +69,7 @@ impl Decider for Operation {
                 Ok(once(self.is_aborted, OperationAborted { cause }.into()))
             }
             OperationCommand::Pause | OperationCommand::Resume if self.is_aborted => {
-                Err(Rejection::Conflict("the operation was aborted".to_owned()))
+                Err(Conflict::OperationAborted.into())
             }
             OperationCommand::Pause => Ok(once(self.is_paused, OperationPaused {}.into())),
             OperationCommand::Resume => Ok(once(!self.is_paused, OperationResumed {}.into())),

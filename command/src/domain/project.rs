@@ -7,7 +7,7 @@ use muster_schemas::events::{
 use muster_schemas::names::ProjectTitle;
 use muster_schemas::{Event, Retention};
 
-use super::{Decider, Decision, Rejection};
+use super::{Conflict, Decider, Decision, Rejection};
 
 /// State of a project.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Decider for Project {
     fn decide(&self, command: ProjectCommand) -> Decision {
         match (command, &self.title) {
             (ProjectCommand::Create { .. }, Some(title)) => {
-                Err(Rejection::Conflict(format!("the project exists already: {title}")))
+                Err(Conflict::ProjectExists(title.clone()).into())
             }
             (ProjectCommand::Create { title, retention }, None) => {
                 let created = ProjectCreated { title }.into();

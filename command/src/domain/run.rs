@@ -9,7 +9,7 @@ use muster_schemas::events::{
 };
 use muster_schemas::{Event, Hash, RunState, Timestamp};
 
-use super::{Decider, Decision, Rejection};
+use super::{Conflict, Decider, Decision, Rejection};
 
 /// Decisions of the server about a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -137,67 +137,12 @@ impl Run {
             RunCommand::Stall { bytes, reason } => {
                 Ok(vec![UploadStalled { bytes: *bytes, reason: reason.clone() }.into()])
             }
-            RunCommand::CreateLink { .. } if self.is_erased => {
-                Err(Rejection::Conflict("the file was erased; there is nothing to link to".into()))
-            }
+            RunCommand::CreateLink { .. } if self.is_erased => Err(Conflict::FileErased.into()),
             RunCommand::CreateLink { secret, expires_at } => {
                 let (secret, expires_at) = (*secret, *expires_at);
                 Ok(vec![DownloadLinkMade { secret, expires_at }.into()])
             }
             _ => return None,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn kinds(commands: Vec<RunCommand>) -> Vec<&'static str> {
-        let mut run = Run::default();
-        let mut kinds = Vec::new();
-        for command in commands {
-            match run.decide(command) {
-                Ok(events) => {
-                    kinds.extend(events.iter().map(Event::kind));
-                    run = events.iter().fold(run, Run::evolve);
-                }
-                Err(_) => kinds.push("no"),
-            }
-        }
-        kinds
-    }
-
-    #[test]
-    fn a_file_is_erased_once_and_gets_no_link_afterwards() {
-        let link = || RunCommand::CreateLink { secret: Hash::ZERO, expires_at: Timestamp(1) };
-        let stall = |bytes| RunCommand::Stall { bytes, reason: "full".into() };
-        let erase = || RunCommand::Erase(EraseCause::Asked);
-        let close = RunCommand::Close { state: ClosedState::TimedOut, reason: "late".into() };
-        assert_eq!(kinds(vec![erase(), link(), stall(0)]), ["no", "no", "no"]);
-        let commands = vec![
-            RunCommand::Request,
-            stall(0),
-            stall(0),
-            stall(7),
-            close,
-            link(),
-            erase(),
-            erase(),
-            stall(9),
-            link(),
-        ];
-        assert_eq!(
-            kinds(commands),
-            [
-                "RunRequested",
-                "UploadStalled",
-                "UploadStalled",
-                "RunClosed",
-                "DownloadLinkMade",
-                "UploadErased",
-                "no"
-            ]
-        );
     }
 }

@@ -15,7 +15,7 @@ use super::epoch_limit::EpochLimit;
 use crate::clock::now;
 use crate::device_keys::{DeviceKeys, KnownDevice};
 use crate::domain::device::{Device, DeviceCommand, ForkPoint};
-use crate::domain::{Decider, Rejection};
+use crate::domain::{Conflict, Decider, Rejection};
 use crate::error::CommandError;
 use crate::executor::{Executor, until_appended};
 use crate::keys::KeyStore;
@@ -201,9 +201,7 @@ impl Hellos {
                 stored.iter().filter(|event| event.stream.device() == Some(device)).collect();
             let events: Vec<Event> =
                 own.iter().map(|stored| stored.event()).collect::<Result<_, _>>()?;
-            return granted(&events).ok_or_else(|| {
-                Rejection::Conflict("the request id was used before".into()).into()
-            });
+            return granted(&events).ok_or_else(|| Rejection::from(Conflict::RequestIdUsed).into());
         }
         if !self.epoch_limit.try_acquire(device) {
             return Err(CommandError::IdentityNotProven(

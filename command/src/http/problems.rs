@@ -65,11 +65,11 @@ impl From<Rejection> for Problem {
         match rejection {
             Rejection::NotFound(what) => Self::not_found(format!("there is no such {what}")),
             Rejection::NameNotFound { .. } => Self::not_found(rejection.to_string()),
-            Rejection::Conflict(why) => Self::conflict(why),
+            Rejection::Conflict(conflict) => Self::conflict(conflict.to_string()),
             Rejection::Invalid { field, rule, value } => {
                 Self::field(field, rule, Some(value.into()))
             }
-            Rejection::TokenRefused(why) => Self::new(Kind::Forbidden, why),
+            Rejection::TokenRefused(refusal) => Self::new(Kind::Forbidden, refusal.to_string()),
             Rejection::Refused(why) => Self::new(Kind::Forbidden, why),
         }
     }

@@ -5,7 +5,7 @@ use muster_schemas::{DeviceId, StreamName};
 use super::accounts::BrokerAccounts;
 use super::names;
 use crate::domain::device::{Device, DeviceCommand};
-use crate::domain::{Decider, Rejection};
+use crate::domain::{Conflict, Decider, Rejection};
 use crate::error::CommandError;
 use crate::executor::{Executor, until_appended};
 use crate::request::{Request, Written};
@@ -38,7 +38,7 @@ impl Approvals {
             return Ok(written);
         }
         if replaces == Some(device) {
-            return Err(Rejection::Conflict("a device cannot replace itself".to_owned()).into());
+            return Err(Rejection::from(Conflict::ReplacesItself).into());
         }
         let done = until_appended(|| async {
             let loaded = self.executor.load::<Device>(&request.project, &stream).await?;

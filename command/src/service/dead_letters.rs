@@ -6,7 +6,7 @@ use muster_channel::Publisher;
 use muster_eventlog::EventLog;
 use muster_schemas::subjects::{self, DeviceSubjects};
 
-use crate::domain::Rejection;
+use crate::domain::{Conflict, Rejection};
 use crate::error::CommandError;
 
 /// Timeout for the broker's confirmation.
@@ -44,18 +44,13 @@ impl DeadLetters {
         let dead_letter =
             self.log.dead_letter(id).await?.ok_or(Rejection::NotFound("dead letter"))?;
         if dead_letter.size != dead_letter.bytes.len() as u64 {
-            return Err(Rejection::Conflict(
-                "only a part of this dead letter is stored, so it cannot be sent again".to_owned(),
-            )
-            .into());
+            return Err(Rejection::from(Conflict::DeadLetterTruncated).into());
         }
-        let subject = device_subject(&dead_letter.subject).ok_or_else(|| {
-            Rejection::Conflict("the dead letter's subject is not a device's".to_owned())
-        })?;
+        let subject = device_subject(&dead_letter.subject)
+            .ok_or_else(|| Rejection::from(Conflict::DeadLetterNotFromDevice))?;
         let broker = |error: String| CommandError::Broker(error);
-        let (project, device, _) = subjects::parse(&subject).ok_or_else(|| {
-            Rejection::Conflict("the dead letter's subject is not a device's".to_owned())
-        })?;
+        let (project, device, _) = subjects::parse(&subject)
+            .ok_or_else(|| Rejection::from(Conflict::DeadLetterNotFromDevice))?;
         let stored = DeviceSubjects::new(&project, device).stored();
         let publisher = Publisher::new(self.nats.clone(), stored, CONFIRM_TIMEOUT)
             .await

@@ -23,7 +23,7 @@ use crate::device_keys::DeviceKeys;
 use crate::domain::device::{Device, DeviceCommand, Enrollment, Verdict};
 use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::name::{Name, NameCommand};
-use crate::domain::{Decider, Rejection};
+use crate::domain::{Conflict, Decider, Rejection, TokenRefusal};
 use crate::error::CommandError;
 use crate::executor::{Executor, Loaded, until_appended};
 use crate::keys::KeyStore;
@@ -91,20 +91,11 @@ fn verify_proofs(request: &EnrollRequest) -> Result<VerifiedEnrollment, CommandE
     nats_key
         .verify(&sealed, &decode("nats_proof", &request.nats_proof)?)
         .map_err(|_| unproved("nats_proof is not a signature of the NATS key over the request"))?;
-    let token = proof.token.parse().map_err(|_| {
-        Rejection::TokenRefused(
-            "this is not an enrollment token (mse_…); check that it was copied completely",
-        )
-    })?;
+    let token = proof.token.parse().map_err(|_| Rejection::from(TokenRefusal::NotAToken))?;
     let previous = request.previous.as_deref().map(|text| decode("previous", text)).transpose()?;
     let request = Hash::of(&sealed);
     Ok(VerifiedEnrollment { fingerprint: key.thumbprint(), proof, token, request, previous })
 }
-
-/// Error for a revoked device: revocation takes precedence over tokens that were not created for
-/// the device.
-const REVOKED: &str =
-    "this machine's key belongs to a revoked device; ask for an enrollment token for that device";
 
 /// Returns the append's id: a device that received no response sends the same keys and nonce again.
 fn append_id(verified: &VerifiedEnrollment) -> Uuid {
@@ -164,7 +155,7 @@ impl Enrollments {
     pub async fn enroll(&self, enroll: &EnrollRequest) -> Result<EnrollOutcome, CommandError> {
         let proved = verify_proofs(enroll)?;
         if proved.token.project.is_system() {
-            return Err(Rejection::TokenRefused("the project system has no devices").into());
+            return Err(Rejection::from(TokenRefusal::SystemProject).into());
         }
         let request = Request::unconditional(
             proved.token.project.clone(),
@@ -263,7 +254,7 @@ impl Enrollments {
         for device in expecting.into_iter().chain(holders) {
             let loaded = self.executor.load::<Device>(project, &StreamName::Device(device)).await?;
             if loaded.state.is_revoked {
-                return Err(Rejection::TokenRefused(REVOKED).into());
+                return Err(Rejection::from(TokenRefusal::DeviceRevoked).into());
             }
             // The event decides, not the table of identity hints.
             let is_expected = loaded.state.registered_key == Some(verified.fingerprint);
@@ -355,8 +346,7 @@ impl Enrollments {
                 return Ok((name, vec![(stream, held.version, reserved)]));
             }
         }
-        let advice = "choose another with --name";
-        Err(Rejection::Conflict(format!("another device is named '{base}'; {advice}")).into())
+        Err(Rejection::from(Conflict::NamesInUse(base)).into())
     }
 
     async fn outcome(
@@ -385,15 +375,11 @@ impl Enrollments {
             None => {}
         }
         if state.fingerprint != Some(verified.fingerprint) || !state.exists() {
-            return Err(Rejection::Conflict(
-                "this enrollment has ended: the device was deleted or has enrolled again since"
-                    .into(),
-            )
-            .into());
+            return Err(Rejection::from(Conflict::EnrollmentEnded).into());
         }
         // A repeated request must not restore access after a revocation.
         if state.is_revoked {
-            return Err(Rejection::TokenRefused(REVOKED).into());
+            return Err(Rejection::from(TokenRefusal::DeviceRevoked).into());
         }
         let name = state.name.ok_or(Rejection::NotFound("device"))?;
         let operation_key = self.keys.operation_key(project)?.public().to_cose_key();

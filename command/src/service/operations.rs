@@ -17,7 +17,7 @@ use crate::clock::now;
 use crate::dispatch::{Dispatch, ImmediateOrder, OpenOperation, WorkQueue};
 use crate::domain::operation::{Operation, OperationCommand};
 use crate::domain::run::{Run, RunCommand};
-use crate::domain::{Decider, Rejection};
+use crate::domain::{Conflict, Decider, Rejection};
 use crate::error::CommandError;
 use crate::executor::{Executor, until_appended};
 use crate::request::{Request, Written};
@@ -248,11 +248,11 @@ impl Operations {
         if WorkQueue::new(self.executor.log.clone()).is_open(project, operation, device).await? {
             return Ok(());
         }
-        let what = match device {
-            Some(_) => "the run has ended",
-            None => "the operation has finished",
+        let ended = match device {
+            Some(_) => Conflict::RunEnded,
+            None => Conflict::OperationFinished,
         };
-        Err(Rejection::Conflict(format!("{what}; there is nothing left to change")).into())
+        Err(Rejection::from(ended).into())
     }
 
     /// Cancels one run.

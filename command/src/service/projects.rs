@@ -5,7 +5,7 @@ use muster_schemas::{ProjectId, Retention, StreamName};
 use uuid::Uuid;
 
 use crate::domain::project::{Project, ProjectCommand};
-use crate::domain::{Decider, Rejection};
+use crate::domain::{Conflict, Decider, Rejection};
 use crate::error::CommandError;
 use crate::executor::{Executor, until_appended};
 use crate::request::{Request, Written};
@@ -48,8 +48,7 @@ impl Projects {
             .into());
         }
         if self.executor.log.projects().await?.len() > MAX_PROJECTS {
-            let rule = format!("the server has {MAX_PROJECTS} projects, which is the maximum");
-            return Err(Rejection::Conflict(rule).into());
+            return Err(Rejection::from(Conflict::TooManyProjects(MAX_PROJECTS)).into());
         }
         until_appended(|| async {
             let loaded = self.executor.load::<Project>(&request.project, &stream).await?;

@@ -16,7 +16,7 @@ use super::devices::seal_config;
 use crate::clock::now;
 use crate::domain::api_token::{ApiToken, ApiTokenCommand};
 use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
-use crate::domain::{Decider, Rejection};
+use crate::domain::{Conflict, Decider, Rejection};
 use crate::error::CommandError;
 use crate::executor::Executor;
 use crate::keys::KeyStore;
@@ -236,7 +236,7 @@ impl Tokens {
     ) -> Result<Written, CommandError> {
         let parts = vec![(StreamName::Token(id), 0, created)];
         let position = self.executor.try_append(request, parts).await?;
-        let taken = || Rejection::Conflict("the token exists already".to_owned());
+        let taken = || Rejection::from(Conflict::TokenExists);
         Ok(Written { version: 1, position: position.ok_or_else(taken)? })
     }
 

@@ -286,7 +286,7 @@ impl<P: Projection> Runner<P> {
                 // Another runner of this projection was faster: continue from its checkpoint. Or
                 // the log is shorter than `head`: then it was restored, and is read again.
                 self.projection.discard_cache();
-                self.log.forget_recent(project);
+                self.log.inner.recent.forget(project);
                 let is_moved = self.load_checkpoint(project).await? != stored;
                 if is_moved { Ok(true) } else { Err(restored_error(project)) }
             }

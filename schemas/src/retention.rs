@@ -17,7 +17,7 @@ const MAX_DAYS: u16 = 9_999;
 /// Maximum number of weeks.
 const MAX_WEEKS: u16 = 999;
 /// The accepted syntax, as a regular expression.
-const PATTERN: &str = "^(default|[1-9][0-9]{0,3}d|[1-9][0-9]{0,2}w)$";
+pub const PATTERN: &str = "^(default|[1-9][0-9]{0,3}d|[1-9][0-9]{0,2}w)$";
 
 /// The retention of a project's metrics. Written as `default`, or as days, `30d`; weeks, `2w`, are
 /// accepted, too.

@@ -7,6 +7,7 @@ use axum::extract::ws::{CloseCode, CloseFrame, Message, WebSocket, close_code};
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
+use muster_api_types::sessions::ShellUpdate;
 use muster_channel::{Channel, Frame, Receiver, Sender};
 use muster_schemas::events::{SessionDetached, SessionEnded};
 use muster_schemas::wire::{Purpose, TerminalSize};
@@ -104,7 +105,7 @@ pub async fn relay_shell(
     recorder: Option<Recorder>,
     is_watching: bool,
 ) -> bool {
-    let opened = json!({"type": "opened", "session": session.id, "device": session.device});
+    let opened = json!(ShellUpdate::Opened { session: session.id, device: session.device });
     let work = RelayOptions { opened, is_watching, is_shell: true };
     let outcome = relay(socket, channel, &work, recorder, &session).await;
     // Neither an unrecorded shell nor one that was opened by a revoked token may continue.
@@ -125,7 +126,7 @@ pub async fn relay_shell(
 /// Relays bytes that do not belong to a terminal until one of the sides disconnects. Returns
 /// whether the session's end was appended.
 pub async fn relay_bytes(socket: WebSocket, channel: Channel, session: Session) -> bool {
-    let opened = json!({"type": "opened", "session": session.id, "device": session.device});
+    let opened = json!(ShellUpdate::Opened { session: session.id, device: session.device });
     let work = RelayOptions { opened, is_watching: false, is_shell: false };
     let outcome = relay(socket, channel, &work, None, &session).await;
     let Outcome { reason, bytes_in, bytes_out, .. } = outcome;
@@ -403,13 +404,14 @@ async fn relay_to_client(
                     }
                     Message::Binary(bytes)
                 }
-                Ok(Frame::Eof) => text(&json!({"type": "eof"})),
-                Ok(Frame::Attached(attached)) => text(&json!({
-                    "type": "attached", "shared": attached.shared, "watching": attached.watching
+                Ok(Frame::Eof) => text(&json!(ShellUpdate::Eof)),
+                Ok(Frame::Attached(attached)) => text(&json!(ShellUpdate::Attached {
+                    shared: attached.shared,
+                    watching: attached.watching,
                 })),
                 Ok(Frame::Exit(exit)) => {
-                    let update = json!({"type": "exit", "code": exit.code, "reason": exit.reason});
-                    let _ = sink.send(text(&update)).await;
+                    let (code, reason) = (exit.code, exit.reason.clone());
+                    let _ = sink.send(text(&json!(ShellUpdate::Exit { code, reason }))).await;
                     let reason = exit.reason.unwrap_or_else(|| "the program ended".to_owned());
                     return (reason, Some(exit.code));
                 }

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use muster_api_types::devices::Status;
+use muster_api_types::runs::RunState;
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
     Action, ClosedState, EraseCause, FileSummary, OperationRequested, RefusalCause, RunAccepted,
@@ -14,7 +16,6 @@ use muster_schemas::{DeviceId, Event, Hash, OperationId, StreamName, Timestamp};
 use uuid::Uuid;
 
 use super::*;
-use crate::projections::devices::Status;
 
 const NOW: Timestamp = Timestamp(1_795_420_800_000_000);
 

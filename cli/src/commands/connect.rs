@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use bytes::BytesMut;
 use clap::Args;
 use futures::{SinkExt, StreamExt};
+use serde::de::IgnoredAny;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -111,7 +112,7 @@ fn tcp(device: &str) -> String {
 /// is not a websocket only after all other checks of it have passed.
 async fn check(client: &Client, device: &str, (host, port): &Address) -> Result<()> {
     let query = [("host", host.clone()), ("port", port.to_string())];
-    let Err(error) = client.get(&tcp(device), &query).await else { return Ok(()) };
+    let Err(error) = client.get::<IgnoredAny>(&tcp(device), &query).await else { return Ok(()) };
     match error.downcast_ref::<RequestError>() {
         Some(RequestError::Problem { status: 400, detail, .. })
             if detail.starts_with("Upgrade:") =>

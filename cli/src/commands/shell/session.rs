@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use futures::{SinkExt, StreamExt};
-use serde_json::Value;
+use muster_api_types::sessions::ShellUpdate;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -87,7 +87,7 @@ async fn ended_by_signal() -> u8 {
 /// End of one connection.
 enum ConnectionEnd {
     /// The shell ended with this exit code.
-    Exit(Option<i64>),
+    Exit(Option<i32>),
     /// The user detached.
     Detached,
     /// The server closed the session with this reason.
@@ -366,21 +366,19 @@ fn handle_message(
     target: &mut SessionTarget,
     print: &impl Fn(&str),
 ) -> Option<ConnectionEnd> {
-    let update: Value = serde_json::from_str(message).ok()?;
-    match update["type"].as_str()? {
-        "opened" => {
-            target.session = update["session"].as_str().map(str::to_owned);
-            target.device = update["device"].as_str().unwrap_or(&target.device).to_owned();
+    match serde_json::from_str(message).ok()? {
+        ShellUpdate::Opened { session, device } => {
+            target.session = Some(session.to_string());
+            target.device = device.to_string();
             None
         }
-        "attached" => {
-            let count = |name: &str| update[name].as_u64().unwrap_or(0);
-            if count("shared") + count("watching") > 1 {
-                print(&format!("attached: {}, watching: {}", count("shared"), count("watching")));
+        ShellUpdate::Attached { shared, watching } => {
+            if shared + watching > 1 {
+                print(&format!("attached: {shared}, watching: {watching}"));
             }
             None
         }
-        "exit" => Some(ConnectionEnd::Exit(update["code"].as_i64())),
-        _ => None,
+        ShellUpdate::Exit { code, .. } => Some(ConnectionEnd::Exit(code)),
+        ShellUpdate::Eof | ShellUpdate::Unknown => None,
     }
 }

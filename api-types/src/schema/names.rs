@@ -1,7 +1,6 @@
 //! Names, labels, config values and retentions.
 
 use muster_schemas::names::MAX_CONFIG_TEXT;
-use muster_schemas::retention::PATTERN;
 use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -82,7 +81,7 @@ impl PartialSchema for Retention {
                 "How long metrics are kept: days (`30d`), weeks (`2w`), or `default`: as long as the \
                  metric store keeps those of all projects. Given back as days or `default`.",
             ))
-            .pattern(Some(PATTERN))
+            .pattern(Some("^(default|[1-9][0-9]{0,3}d|[1-9][0-9]{0,2}w)$"))
             .examples(["90d"])
             .into()
     }

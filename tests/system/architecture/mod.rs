@@ -136,7 +136,9 @@ fn crates_have_only_allowed_dependencies() {
 fn schemas_depends_on_no_runtime_broker_or_store() {
     let crates = crates();
     let schemas = crates.iter().find(|package| package.name == "muster-schemas").unwrap();
-    for banned in ["tokio", "sqlx", "tokio-postgres", "async-nats", "axum", "reqwest", "rand"] {
+    for banned in
+        ["tokio", "sqlx", "tokio-postgres", "async-nats", "axum", "reqwest", "rand", "utoipa"]
+    {
         assert!(!schemas.dependencies.contains(banned), "muster-schemas depends on {banned}");
     }
 }

@@ -48,6 +48,7 @@ pub(crate) struct ListUploads {
     #[param(example = "robot-7")]
     device: Option<String>,
     /// Only uploads of this operation.
+    #[param(value_type = Option<schema::OperationId>)]
     operation: Option<OperationId>,
     /// Only uploads in these states, comma-separated.
     #[param(example = "sending,stored")]

@@ -84,10 +84,27 @@ pub struct SessionEndedResult {
     pub ended: bool,
 }
 
-/// A message of the server about a shell or a connection, as text of its websocket.
+/// A message of a client about its session, as text of the websocket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum SessionControl {
+    /// The terminal has a new size.
+    Resize {
+        /// Columns.
+        cols: u16,
+        /// Rows.
+        rows: u16,
+    },
+    /// Keep-alive.
+    Ping {},
+    /// End of the input.
+    Eof {},
+}
+
+/// A message of the server about a session, as text of the websocket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum ShellUpdate {
+pub enum SessionUpdate {
     /// The session is open.
     Opened {
         /// Id of the session.
@@ -114,4 +131,27 @@ pub enum ShellUpdate {
     /// A message of a later server.
     #[serde(other, skip_serializing)]
     Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_a_later_server_are_ignored() {
+        let read = |text: &str| serde_json::from_str::<SessionUpdate>(text).unwrap();
+        let attached = SessionUpdate::Attached { shared: 1, watching: 2 };
+        assert_eq!(read(r#"{"type": "attached", "shared": 1, "watching": 2, "x": 3}"#), attached);
+        assert_eq!(read(r#"{"type": "eof"}"#), SessionUpdate::Eof);
+        assert_eq!(read(r#"{"type": "later", "x": 3}"#), SessionUpdate::Unknown);
+        assert_eq!(serde_json::to_string(&SessionUpdate::Eof).unwrap(), r#"{"type":"eof"}"#);
+    }
+
+    #[test]
+    fn control_messages_have_no_unknown_fields() {
+        let read = |text: &str| serde_json::from_str::<SessionControl>(text).ok();
+        assert_eq!(read(r#"{"type": "ping"}"#), Some(SessionControl::Ping {}));
+        assert_eq!(read(r#"{"type": "ping", "x": 1}"#), None);
+        assert_eq!(read(r#"{"type": "later"}"#), None);
+    }
 }

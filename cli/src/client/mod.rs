@@ -23,7 +23,7 @@ use crate::exit::RequestError;
 use crate::output::note;
 pub(crate) use connection::Connection;
 pub(crate) use received::Received;
-pub(crate) use socket::Socket;
+pub(crate) use socket::{Socket, control};
 
 /// Maximum number of items on one page of the API.
 const MAX_PAGE_ITEMS: u16 = 1000;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use futures::{SinkExt, StreamExt};
-use muster_api_types::sessions::ShellUpdate;
+use muster_api_types::sessions::{SessionControl, SessionUpdate};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::terminal::{Escape, EscapeCharacter, Escapes, Key, RawMode, size};
-use crate::client::{Client, Socket, segment};
+use crate::client::{Client, Socket, control, segment};
 use crate::commands::wait::Wait;
 use crate::exit::{self, Exited};
 use crate::output::note;
@@ -344,14 +344,13 @@ async fn run_connection(
             },
             _ = resize => {
                 let (cols, rows) = size();
-                let update = serde_json::json!({"type": "resize", "cols": cols, "rows": rows});
-                Message::Text(update.to_string().into())
+                control(&SessionControl::Resize { cols, rows })
             }
             _ = ping.tick() => {
                 if received_at.elapsed() > SERVER_TIMEOUT {
                     return ConnectionEnd::Lost;
                 }
-                Message::Text(r#"{"type":"ping"}"#.into())
+                control(&SessionControl::Ping {})
             }
         };
         if sink.send(outgoing).await.is_err() {
@@ -367,18 +366,18 @@ fn handle_message(
     print: &impl Fn(&str),
 ) -> Option<ConnectionEnd> {
     match serde_json::from_str(message).ok()? {
-        ShellUpdate::Opened { session, device } => {
+        SessionUpdate::Opened { session, device } => {
             target.session = Some(session.to_string());
             target.device = device.to_string();
             None
         }
-        ShellUpdate::Attached { shared, watching } => {
+        SessionUpdate::Attached { shared, watching } => {
             if shared + watching > 1 {
                 print(&format!("attached: {shared}, watching: {watching}"));
             }
             None
         }
-        ShellUpdate::Exit { code, .. } => Some(ConnectionEnd::Exit(code)),
-        ShellUpdate::Eof | ShellUpdate::Unknown => None,
+        SessionUpdate::Exit { code, .. } => Some(ConnectionEnd::Exit(code)),
+        SessionUpdate::Eof | SessionUpdate::Unknown => None,
     }
 }

@@ -247,3 +247,28 @@ const fn a_day() -> u32 {
 const fn a_hundred() -> u32 {
     100
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// An older server refuses fields that it does not know, so new ones must be absent by default.
+    #[test]
+    fn requests_have_only_the_given_optional_fields() {
+        let request = RequestOperation {
+            target: OperationTarget { devices: None, selector: Some("env=dev".to_owned()) },
+            action: ActionRequest::LogLevel { level: "info".to_owned(), seconds: None },
+            timeout_seconds: None,
+            expires_in_seconds: 60,
+            at_once: 1,
+            stop_after: None,
+        };
+        let expected = json!({
+            "target": {"selector": "env=dev"}, "action": {"kind": "log_level", "level": "info"},
+            "expires_in_seconds": 60, "at_once": 1,
+        });
+        assert_eq!(json!(request), expected);
+    }
+}

@@ -54,10 +54,10 @@ impl<T: Serialize> fmt::Display for Open<T> {
 
 #[cfg(test)]
 mod tests {
+    use muster_schemas::RunState;
     use muster_schemas::events::Action;
 
     use super::*;
-    use crate::runs::RunState;
 
     fn read<T: serde::de::DeserializeOwned>(text: &str) -> Open<T> {
         serde_json::from_str(text).unwrap()

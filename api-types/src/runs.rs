@@ -1,83 +1,11 @@
 //! Runs: the parts of an operation, one for each device.
 
 use muster_schemas::events::{OutputSummary, RefusalCause};
-use muster_schemas::{DeviceId, OperationId, Timestamp};
+use muster_schemas::{DeviceId, OperationId, RunState, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{Open, schema};
-
-/// State of a run.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum RunState {
-    /// The run waits for a slot or for its device.
-    #[default]
-    Requested,
-    /// The order is sent repeatedly until the device responds.
-    Dispatched,
-    /// The order is in the device's journal.
-    Accepted,
-    /// Its program runs.
-    Running,
-    /// The run succeeded.
-    Succeeded,
-    /// Its program failed, or could not be started.
-    Failed,
-    /// The run exceeded its timeout.
-    TimedOut,
-    /// An operator canceled the run.
-    Canceled,
-    /// The run was not started in time.
-    Expired,
-    /// The device rejected the run.
-    Rejected,
-    /// The result is unknown.
-    Unknown,
-}
-
-impl RunState {
-    /// All states.
-    pub const ALL: [Self; 11] = [
-        Self::Requested,
-        Self::Dispatched,
-        Self::Accepted,
-        Self::Running,
-        Self::Succeeded,
-        Self::Failed,
-        Self::TimedOut,
-        Self::Canceled,
-        Self::Expired,
-        Self::Rejected,
-        Self::Unknown,
-    ];
-
-    /// Returns its name in the API.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Requested => "requested",
-            Self::Dispatched => "dispatched",
-            Self::Accepted => "accepted",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::TimedOut => "timed_out",
-            Self::Canceled => "canceled",
-            Self::Expired => "expired",
-            Self::Rejected => "rejected",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// Whether the run has ended.
-    #[must_use]
-    pub const fn is_final(self) -> bool {
-        !matches!(self, Self::Requested | Self::Dispatched | Self::Accepted | Self::Running)
-    }
-}
 
 /// A run.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -92,7 +20,7 @@ pub struct RunView {
     #[schema(value_type = Option<schema::DeviceName>)]
     pub name: Option<String>,
     /// State of the run.
-    #[schema(value_type = RunState)]
+    #[schema(value_type = schema::RunState)]
     pub state: Open<RunState>,
     /// Explanation of the state, and the possible actions.
     #[serde(skip_serializing_if = "Option::is_none")]

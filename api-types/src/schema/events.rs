@@ -1,4 +1,4 @@
-//! The parts of events that are in responses.
+//! Parts of events, and the states of runs, that are in responses.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -258,4 +258,32 @@ pub struct Interface {
     pub addresses: Vec<String>,
     /// Whether it is up.
     pub up: bool,
+}
+
+/// State of a run.
+#[derive(Debug, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// The run waits for a slot or for its device.
+    Requested,
+    /// The order is sent repeatedly until the device responds.
+    Dispatched,
+    /// The order is in the device's journal.
+    Accepted,
+    /// Its program runs.
+    Running,
+    /// The run succeeded.
+    Succeeded,
+    /// Its program failed, or could not be started.
+    Failed,
+    /// The run exceeded its timeout.
+    TimedOut,
+    /// An operator canceled the run.
+    Canceled,
+    /// The run was not started in time.
+    Expired,
+    /// The device rejected the run.
+    Rejected,
+    /// The result is unknown.
+    Unknown,
 }

@@ -15,7 +15,7 @@ pub use enrollment::{
 };
 pub use events::{
     AbortCause, Action, DeviceInventoryReported, DisconnectReason, EraseCause, Exec, Interface,
-    LossCause, OutputSummary, Program, RefusalCause, Role, SessionKind, Upload,
+    LossCause, OutputSummary, Program, RefusalCause, Role, RunState, SessionKind, Upload,
 };
 pub use ids::{DeviceId, Hash, OperationId, ProjectId, SessionId, Timestamp, TokenId};
 pub use names::{

@@ -47,6 +47,7 @@ fn enumerations_have_the_described_values() {
     );
     assert_values::<super::EraseCause>(&variants!(events::EraseCause: Asked, Kept, Replaced));
     assert_values::<super::Role>(&variants!(events::Role: Viewer, Operator, Admin, Auditor));
+    assert_values::<super::RunState>(&muster_schemas::RunState::ALL);
     assert_values::<super::DisconnectReason>(
         &variants!(events::DisconnectReason: Closed, Silent, Gone),
     );

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use muster_api_types::operations::{OperationStatus, OperationView};
-use muster_api_types::runs::{RunState, RunView};
-use muster_schemas::{DeviceId, OperationId};
+use muster_api_types::runs::RunView;
+use muster_schemas::{DeviceId, OperationId, RunState};
 use serde_json::{Value, json};
 
 use crate::projections::operations::{Operation, Run};

@@ -1,9 +1,8 @@
 //! Uploads in responses of the API.
 
-use muster_api_types::runs::RunState;
 use muster_api_types::uploads::{UploadState, UploadView};
 use muster_schemas::events::Upload;
-use muster_schemas::{DeviceId, OperationId};
+use muster_schemas::{DeviceId, OperationId, RunState};
 use serde_json::{Value, json};
 
 use crate::projections::operations::{Operation, Run};

@@ -1,9 +1,8 @@
 //! Explanations of a run's state for people, with the possible actions. Pure.
 
 use muster_api_types::devices::Status;
-use muster_api_types::runs::RunState;
-use muster_schemas::Timestamp;
 use muster_schemas::events::{AbortCause, EraseCause, RefusalCause};
+use muster_schemas::{RunState, Timestamp};
 
 use super::fold::{Operation, Run};
 

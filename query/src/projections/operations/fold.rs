@@ -1,12 +1,11 @@
 //! The fold: the effect of each event on an operation and on a run. Pure.
 
-use muster_api_types::runs::RunState;
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
     AbortCause, Action, ClosedState, EraseCause, OperationRequested, RefusalCause, RunReport,
     Upload,
 };
-use muster_schemas::{Event, Timestamp};
+use muster_schemas::{Event, RunState, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The state of an operation in the log, without its runs.

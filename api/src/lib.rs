@@ -22,10 +22,10 @@ pub use body::Json;
 pub use cursor::Cursor;
 pub use etag::{IfMatch, etag};
 pub use idempotency::IdempotencyKey;
-pub use page::{Limit, Page};
+pub use page::Limit;
 pub use params::{PathParam, Query};
 pub use position::{MinPosition, position_header};
-pub use problem::{FieldError, Problem};
+pub use problem::Problem;
 pub use state::ApiState;
 
 #[cfg(test)]

@@ -1,17 +1,7 @@
-//! Lists: a page of items, and the start of the next page.
+//! The size of a page of a list.
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 use utoipa::ToSchema;
-
-/// A page of a list.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Page<T> {
-    /// Items of the page.
-    pub items: Vec<T>,
-    /// Value for `cursor` to read the next page; absent on the last page.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub next: Option<String>,
-}
 
 /// Maximum number of items in a page: 1 to 1000, default 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]

@@ -1,11 +1,13 @@
 //! Output of commands: tables for users, JSON for programs.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io::Write;
 
 use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
-use serde_json::Value;
+use muster_schemas::Timestamp;
 
 /// Prints a line; a closed pipe (`| head`) ends the program without an error.
 pub(crate) fn line(text: impl AsRef<str>) {
@@ -98,28 +100,25 @@ pub(crate) fn facts(facts: &[(&str, String)]) {
     }
 }
 
-/// Formats a value of a response as text; null is empty.
-pub(crate) fn text(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => safe_value(text).into_owned(),
-        other => other.to_string(),
-    }
+/// Formats a value of a response as text on one line.
+pub(crate) fn text(value: impl Display) -> String {
+    safe_value(&value.to_string()).into_owned()
 }
 
-/// Formats labels.
-pub(crate) fn pairs(value: &Value) -> String {
-    let Some(map) = value.as_object() else { return String::new() };
-    map.iter().map(|(key, value)| format!("{key}={}", text(value))).collect::<Vec<_>>().join(",")
+/// As [`text`]; a missing value is empty.
+pub(crate) fn optional(value: Option<impl Display>) -> String {
+    value.map(text).unwrap_or_default()
+}
+
+/// Formats labels, or other values with names.
+pub(crate) fn pairs<K: Display, V: Display>(values: &BTreeMap<K, V>) -> String {
+    let pairs = values.iter().map(|(key, value)| text(format_args!("{key}={value}")));
+    pairs.collect::<Vec<_>>().join(",")
 }
 
 /// Formats the time that has passed since a time.
-pub(crate) fn ago(value: &Value) -> String {
-    let Some(time) = value.as_str().and_then(|text| text.parse().ok()) else {
-        return String::new();
-    };
-    let time: muster_schemas::Timestamp = time;
-    let now = muster_schemas::Timestamp::from(std::time::SystemTime::now());
+pub(crate) fn ago(time: Timestamp) -> String {
+    let now = Timestamp::from(std::time::SystemTime::now());
     let seconds = (now.micros() - time.micros()).div_euclid(1_000_000);
     match seconds {
         ..=1 => "now".to_owned(),
@@ -130,9 +129,9 @@ pub(crate) fn ago(value: &Value) -> String {
     }
 }
 
-/// Formats a percentage; null is empty.
-pub(crate) fn percent(value: &Value) -> String {
-    value.as_f64().map(|number| format!("{number:.0}%")).unwrap_or_default()
+/// Formats a percentage; a missing one is empty.
+pub(crate) fn percent(value: Option<f64>) -> String {
+    value.map(|number| format!("{number:.0}%")).unwrap_or_default()
 }
 
 /// Draws a sparkline, from the smallest to the largest value; missing values are gaps.
@@ -177,8 +176,8 @@ mod tests {
         let json = serde_json::to_string_pretty(&value).unwrap();
         let printed = json_text(&json).into_owned();
         assert!(!printed.contains(|c| is_unsafe(c) && c != '\n'));
-        assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), value);
-        assert_eq!(text(&value["name"]), safe_value(hostile));
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&printed).unwrap(), value);
+        assert_eq!(text(hostile), safe_value(hostile));
     }
 
     #[test]
@@ -190,7 +189,7 @@ mod tests {
 
     #[test]
     fn an_age_is_formatted_in_one_unit() {
-        assert_eq!(ago(&Value::Null), "");
-        assert_eq!(ago(&Value::from("2001-01-01T00:00:00Z")).split('d').next_back(), Some(" ago"));
+        let time: Timestamp = "2001-01-01T00:00:00Z".parse().unwrap();
+        assert_eq!(ago(time).split('d').next_back(), Some(" ago"));
     }
 }

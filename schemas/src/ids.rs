@@ -16,10 +16,7 @@ pub const DEFAULT_PROJECT: &str = "default";
 /// A project's name, which is its id: `[a-z][a-z0-9-]*`, 1 to 40 characters, no `-` at the end.
 ///
 /// Invariant: never contains `.`, `*` or `>`, which would widen a NATS permission.
-#[derive(
-    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
-)]
-#[schema(pattern = "^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$", example = "default")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ProjectId(String);
 
@@ -99,12 +96,11 @@ impl fmt::Display for ProjectId {
 }
 
 macro_rules! uuid_id {
-    ($(#[$doc:meta])* $name:ident, $example:tt) => {
+    ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(
-            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize
         )]
-        #[schema(value_type = String, format = Uuid, example = $example)]
         #[serde(transparent)]
         pub struct $name(pub Uuid);
 
@@ -138,23 +134,23 @@ macro_rules! uuid_id {
 
 uuid_id! {
     /// A device: a UUIDv7, assigned by the server at the registration.
-    DeviceId, "0198c0de-7000-7abc-8def-0123456789ab"
+    DeviceId
 }
 uuid_id! {
     /// An enrollment token or an API token.
-    TokenId, "0198c0de-7001-7abc-8def-0123456789ab"
+    TokenId
 }
 uuid_id! {
     /// An operation: a request to devices. A UUIDv7.
-    OperationId, "0198c0de-7002-7abc-8def-0123456789ab"
+    OperationId
 }
 uuid_id! {
     /// A session on a device; it outlives the channels that are attached to it. A UUIDv7.
-    SessionId, "0198c0de-7003-7abc-8def-0123456789ab"
+    SessionId
 }
 uuid_id! {
     /// A channel: one encrypted byte stream between a server and an agent.
-    ChannelId, "0198c0de-7004-7abc-8def-0123456789ab"
+    ChannelId
 }
 
 #[cfg(test)]

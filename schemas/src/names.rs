@@ -5,7 +5,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
-use utoipa::ToSchema;
 
 /// Labels of a device: key to value.
 pub type Labels = BTreeMap<LabelKey, LabelValue>;
@@ -35,10 +34,9 @@ fn check(text: &str, fits: bool, rule: &'static str) -> Result<(), InvalidName> 
 }
 
 macro_rules! checked_text {
-    ($(#[$doc:meta])* $name:ident, $rule:tt, $pattern:tt, $max:tt, $example:tt, $fits:expr) => {
+    ($(#[$doc:meta])* $name:ident, $rule:tt, $max:tt, $fits:expr) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
-        #[schema(pattern = $pattern, max_length = $max, example = $example)]
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         #[serde(transparent)]
         pub struct $name(String);
 
@@ -89,7 +87,7 @@ checked_text! {
     DeviceName,
     "is not a device name: use 1 to 63 of a-z, 0-9, '-' and '.', starting and ending with a-z or \
      0-9",
-    "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", 63, "robot-7",
+    63,
     |text| starts_and_ends_alphanumeric(text)
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
 }
@@ -98,7 +96,7 @@ checked_text! {
     LabelKey,
     "is not a label key: use 1 to 63 of A-Z, a-z, 0-9, '-', '_', '.' and '/', starting and ending \
      with A-Z, a-z or 0-9",
-    "^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$", 63, "env",
+    63,
     |text| starts_and_ends_alphanumeric(text)
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b))
 }
@@ -106,7 +104,7 @@ checked_text! {
     /// A label's value; may be empty.
     LabelValue,
     "is not a label value: use up to 128 of A-Z, a-z, 0-9, '-', '_', '.', ':', '/', '+' and '@'",
-    "^[A-Za-z0-9_.:/+@-]{0,128}$", 128, "prod",
+    128,
     |text| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+@".contains(&b))
 }
 checked_text! {
@@ -114,7 +112,7 @@ checked_text! {
     ConfigKey,
     "is not a config key: use 1 to 63 of A-Z, a-z, 0-9, '_', '-' and '.', starting and ending \
      with A-Z, a-z or 0-9",
-    "^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$", 63, "log.level",
+    63,
     |text| starts_and_ends_alphanumeric(text)
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
@@ -122,14 +120,14 @@ checked_text! {
     /// A token's display name.
     TokenName,
     "is not a token name: use 1 to 80 printable characters, no space at either end",
-    "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]{0,78}[^\\s\\u0000-\\u001f\\u007f-\\u009f])?$", 80, "grafana read-only",
+    80,
     |text| !text.is_empty() && text.trim() == text && !text.chars().any(char::is_control)
 }
 checked_text! {
     /// A project's display name; its id is permanent.
     ProjectTitle,
     "is not a project's title: use 1 to 80 printable characters, no space at either end",
-    "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]{0,78}[^\\s\\u0000-\\u001f\\u007f-\\u009f])?$", 80, "Plant 7",
+    80,
     |text| !text.is_empty() && text.trim() == text && !text.chars().any(char::is_control)
 }
 
@@ -146,23 +144,6 @@ pub enum ConfigValue {
     /// Text, up to 4096 bytes.
     Text(String),
 }
-
-/// By hand: in JSON Schema an integer is a number, too, so "one of" all variants would refuse 3.
-/// utoipa requires this trait for the values of a map, and derives only "one of".
-impl utoipa::__dev::ComposeSchema for ConfigValue {
-    fn compose(
-        _: Vec<utoipa::openapi::RefOr<utoipa::openapi::Schema>>,
-    ) -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
-        use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
-        ObjectBuilder::new()
-            .schema_type(SchemaType::from_iter([Type::Boolean, Type::Number, Type::String]))
-            .description(Some("A config variable's value; its type is kept."))
-            .max_length(Some(MAX_CONFIG_TEXT))
-            .into()
-    }
-}
-
-impl ToSchema for ConfigValue {}
 
 impl ConfigValue {
     /// Checks the value's limits: text up to [`MAX_CONFIG_TEXT`], finite numbers.

@@ -4,9 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
-use utoipa::openapi::{RefOr, Schema};
-use utoipa::{PartialSchema, ToSchema};
 
 use crate::names::InvalidName;
 
@@ -16,8 +13,6 @@ const DEFAULT: &str = "default";
 const MAX_DAYS: u16 = 9_999;
 /// Maximum number of weeks.
 const MAX_WEEKS: u16 = 999;
-/// The accepted syntax, as a regular expression.
-const PATTERN: &str = "^(default|[1-9][0-9]{0,3}d|[1-9][0-9]{0,2}w)$";
 
 /// The retention of a project's metrics. Written as `default`, or as days, `30d`; weeks, `2w`, are
 /// accepted, too.
@@ -87,22 +82,6 @@ impl<'de> Deserialize<'de> for Retention {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
-
-impl PartialSchema for Retention {
-    fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new()
-            .schema_type(Type::String)
-            .description(Some(
-                "How long metrics are kept: days (`30d`), weeks (`2w`), or `default`: as long as the \
-                 metric store keeps those of all projects. Given back as days or `default`.",
-            ))
-            .pattern(Some(PATTERN))
-            .examples(["90d"])
-            .into()
-    }
-}
-
-impl ToSchema for Retention {}
 
 #[cfg(test)]
 mod tests {

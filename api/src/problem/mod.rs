@@ -8,9 +8,8 @@ mod responses;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use muster_api_types::problems::{FieldError, ProblemDocument};
 use muster_schemas::errors::error_chain;
-use serde::Serialize;
-use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use responses::{OpenProblems, ReadProblems, WriteProblems};
@@ -129,21 +128,6 @@ impl Kind {
     }
 }
 
-/// A rule that a part of the request breaks.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-pub struct FieldError {
-    /// The field of the body (`labels.env`), the parameter, or the header.
-    #[schema(example = "labels.env")]
-    pub field: String,
-    /// The rule.
-    #[schema(example = "is not a label value: use up to 128 of A-Z, a-z, 0-9, …")]
-    pub rule: String,
-    /// The value in the request, shortened; absent when there was none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Value, required = false, example = "a b")]
-    pub value: Option<serde_json::Value>,
-}
-
 /// An error for the client.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -152,34 +136,6 @@ pub struct Problem {
     errors: Vec<FieldError>,
     correlation: Option<Uuid>,
     retry_after: Option<u32>,
-}
-
-/// A problem document, as in RFC 9457 and in the OpenAPI document.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-#[schema(as = Problem, example = json!({
-    "type": "/problems/not-found",
-    "title": "Not found",
-    "status": 404,
-    "detail": "there is no device 'robot-7' in project default",
-}))]
-pub struct ProblemDocument {
-    /// Kind of the problem; stable, for programs.
-    #[serde(rename = "type")]
-    #[schema(example = "/problems/validation")]
-    pub kind: String,
-    /// Kind of the problem, for people.
-    pub title: &'static str,
-    /// The HTTP status.
-    pub status: u16,
-    /// The attempted action with its object, and a suggested fix.
-    pub detail: String,
-    /// The rules that were broken.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(required = false)]
-    pub errors: Vec<FieldError>,
-    /// Correlation id of the entry in the server's log.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub correlation: Option<Uuid>,
 }
 
 impl Problem {
@@ -275,7 +231,7 @@ impl Problem {
         let (name, title, status) = self.kind.parts();
         ProblemDocument {
             kind: format!("/problems/{name}"),
-            title,
+            title: title.into(),
             status: status.as_u16(),
             detail: self.detail.clone(),
             errors: self.errors.clone(),

@@ -2,6 +2,7 @@
 
 mod connection;
 pub(crate) mod contexts;
+mod received;
 mod socket;
 
 use std::path::Path;
@@ -10,14 +11,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use muster_api::position::MIN_POSITION;
+use muster_api_types::Page;
+use muster_api_types::problems::ProblemDocument;
 use muster_schemas::errors::root_cause;
 use reqwest::{Method, RequestBuilder, Response};
+use serde::Serialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
 use crate::exit::RequestError;
 use crate::output::note;
 pub(crate) use connection::Connection;
-pub(crate) use socket::Socket;
+pub(crate) use received::Received;
+pub(crate) use socket::{Socket, control};
 
 /// Maximum number of items on one page of the API.
 const MAX_PAGE_ITEMS: u16 = 1000;
@@ -77,13 +83,13 @@ impl Client {
         }
         let status = response.status().as_u16();
         let body = response.text().await.unwrap_or_default();
-        let problem = serde_json::from_str::<Value>(&body).unwrap_or_default();
-        let detail = problem["detail"]
-            .as_str()
-            .map(str::to_owned)
-            .unwrap_or_else(|| format!("the server returned {status}: {}", body.trim()));
-        let kind = problem["type"].as_str().and_then(|kind| kind.strip_prefix("/problems/"));
-        let kind = kind.unwrap_or_default().to_owned();
+        let (kind, detail) = match serde_json::from_str::<ProblemDocument>(&body) {
+            Ok(problem) => {
+                let kind = problem.kind.strip_prefix("/problems/").unwrap_or_default();
+                (kind.to_owned(), problem.detail)
+            }
+            Err(_) => (String::new(), format!("the server returned {status}: {}", body.trim())),
+        };
         Err(RequestError::Problem { status, kind, detail }.into())
     }
 
@@ -91,94 +97,119 @@ impl Client {
         RequestError::Unreachable { url: self.url.clone(), problem: root_cause(error) }
     }
 
-    async fn json(&self, request: RequestBuilder) -> Result<Value> {
+    async fn receive<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<Received<T>> {
         let response = self.send(request.timeout(Duration::from_secs(60))).await?;
         let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
-        serde_json::from_slice(&body).context("the server's response is not JSON")
+        let json = serde_json::from_slice(&body).context("the server's response is not JSON")?;
+        Received::from_json(json)
     }
 
-    pub(crate) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value> {
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Received<T>> {
         self.get_at(path, query, None).await
     }
 
     /// Sends a GET request that waits until the response includes this position of the log.
-    pub(crate) async fn get_at(
+    pub(crate) async fn get_at<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &[(&str, String)],
         position: Option<u64>,
-    ) -> Result<Value> {
+    ) -> Result<Received<T>> {
         let mut request = self.request(Method::GET, path).query(query);
         if let Some(position) = position {
             request = request.header(MIN_POSITION, position);
         }
-        self.json(request).await
+        self.receive(request).await
     }
 
     /// Waits until `list` includes a write, so that the next command sees it. A timeout does not
     /// make the write fail.
-    pub(crate) async fn wait_until_listed(&self, list: &str, position: &Value) {
-        if let Some(position) = position.as_u64() {
-            let one = [("limit", "1".to_owned())];
-            if let Err(error) = self.get_at(list, &one, Some(position)).await {
-                tracing::debug!(error = format!("{error:#}"), "the read model is behind");
-            }
+    pub(crate) async fn wait_until_listed(&self, list: &str, position: u64) {
+        let one = [("limit", "1".to_owned())];
+        if let Err(error) = self.get_at::<IgnoredAny>(list, &one, Some(position)).await {
+            tracing::debug!(error = format!("{error:#}"), "the read model is behind");
         }
     }
 
-    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        self.json(self.request(Method::POST, path).json(body)).await
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Received<T>> {
+        self.receive(self.request(Method::POST, path).json(body)).await
     }
 
-    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Result<Value> {
-        self.json(self.request(Method::PATCH, path).json(body)).await
+    /// Sends a POST request without content.
+    pub(crate) async fn post_empty<T: DeserializeOwned>(&self, path: &str) -> Result<Received<T>> {
+        self.post(path, &Value::Object(serde_json::Map::new())).await
     }
 
-    pub(crate) async fn delete(&self, path: &str) -> Result<Value> {
-        self.json(self.request(Method::DELETE, path)).await
+    pub(crate) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Received<T>> {
+        self.receive(self.request(Method::PATCH, path).json(body)).await
+    }
+
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<Received<T>> {
+        self.receive(self.request(Method::DELETE, path)).await
+    }
+
+    /// Returns a page of a list.
+    async fn page<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Page<Received<T>>> {
+        let page = self.get::<Page<Value>>(path, query).await?.into_content();
+        let items = page.items.into_iter().map(Received::from_json).collect::<Result<_>>()?;
+        Ok(Page { items, next: page.next })
     }
 
     /// Returns all items of a list, page by page.
-    pub(crate) async fn list(&self, path: &str, query: &[(&str, String)]) -> Result<Vec<Value>> {
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Vec<Received<T>>> {
         let mut items = Vec::new();
         let mut query = query.to_vec();
         query.push(("limit", MAX_PAGE_ITEMS.to_string()));
         loop {
-            let mut page = self.get(path, &query).await?;
-            if let Value::Array(found) = page["items"].take() {
-                items.extend(found);
-            }
-            let Some(next) = page["next"].as_str() else { return Ok(items) };
+            let page = self.page(path, &query).await?;
+            items.extend(page.items);
+            let Some(next) = page.next else { return Ok(items) };
             query.retain(|(name, _)| *name != "cursor");
-            query.push(("cursor", next.to_owned()));
+            query.push(("cursor", next));
         }
     }
 
     /// Returns the first items of a list, at most `limit`, and whether there are more.
-    pub(crate) async fn first(
+    pub(crate) async fn first<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &[(&str, String)],
         limit: u16,
-    ) -> Result<(Vec<Value>, bool)> {
+    ) -> Result<(Vec<Received<T>>, bool)> {
         let mut query = query.to_vec();
         query.push(("limit", limit.to_string()));
-        let mut page = self.get(path, &query).await?;
-        let items = match page["items"].take() {
-            Value::Array(items) => items,
-            _ => Vec::new(),
-        };
-        Ok((items, page["next"].is_string()))
+        let page = self.page(path, &query).await?;
+        Ok((page.items, page.next.is_some()))
     }
 
     /// As [`Self::first`], or all items without a limit. A truncated list is reported on standard
     /// error.
-    pub(crate) async fn newest(
+    pub(crate) async fn newest<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &[(&str, String)],
         limit: Option<u16>,
-    ) -> Result<Vec<Value>> {
+    ) -> Result<Vec<Received<T>>> {
         let Some(limit) = limit else { return self.list(path, query).await };
         let (items, more) = self.first(path, query, limit).await?;
         if more {

@@ -2,14 +2,22 @@
 
 use anyhow::{Context, Result};
 use data_encoding::BASE64;
+use muster_api_types::sessions::SessionControl;
 use reqwest::header;
+use serde_json::json;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::Client;
 
 /// A websocket.
 pub(crate) type Socket = WebSocketStream<reqwest::Upgraded>;
+
+/// Encodes a message to the server about the session.
+pub(crate) fn control(message: &SessionControl) -> Message {
+    Message::Text(json!(message).to_string().into())
+}
 
 impl Client {
     /// Opens a websocket. A refusal by the server is an error as for any request.

@@ -2,11 +2,13 @@
 
 use anyhow::Result;
 use clap::Subcommand;
-use serde_json::json;
+use muster_api_types::WriteResult;
+use muster_api_types::tokens::{ApiToken, CreateToken, TokenCreated};
+use muster_schemas::Timestamp;
 
 use super::confirm::Confirm;
 use crate::client::{Connection, segment};
-use crate::output::{self, line, note, table, text};
+use crate::output::{self, line, note, optional, table, text};
 use crate::units::seconds;
 
 const TOKENS: &str = "/api/v1/tokens";
@@ -56,36 +58,39 @@ pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Res
     let client = connection.client()?;
     match command {
         ApiTokenCommand::Create { name, role, ttl, server_wide } => {
-            let mut body = json!({"name": name, "role": role});
-            if server_wide {
-                body["server_wide"] = true.into();
-            }
-            if let Some(ttl) = ttl {
-                let now = muster_schemas::Timestamp::from(std::time::SystemTime::now());
-                let expires_at = now.plus_micros(i64::from(ttl) * 1_000_000);
-                body["expires_at"] = expires_at.to_string().into();
-            }
-            let created = client.post(TOKENS, &body).await?;
-            client.wait_until_listed(TOKENS, &created["position"]).await;
+            let now = Timestamp::from(std::time::SystemTime::now());
+            let body = CreateToken {
+                name: name.parse()?,
+                role: role.parse()?,
+                expires_at: ttl.map(|ttl| now.plus_micros(i64::from(ttl) * 1_000_000)),
+                server_wide,
+            };
+            let created = client.post::<TokenCreated>(TOKENS, &body).await?;
+            client.wait_until_listed(TOKENS, created.result.position).await;
             if connection.json {
                 return output::json(&created);
             }
             // Only the token is written to standard output, for scripts.
-            note(format!("id {}", text(&created["id"])));
-            line(text(&created["token"]));
+            note(format!("id {}", created.id));
+            line(text(&created.token));
             Ok(())
         }
         ApiTokenCommand::List { .. } => {
-            let tokens = client.list(TOKENS, &[]).await?;
+            let tokens = client.list::<ApiToken>(TOKENS, &[]).await?;
             if connection.json {
                 return output::json(&tokens);
             }
             let rows = tokens
                 .iter()
                 .map(|token| {
-                    ["id", "name", "role", "status", "expires_at", "last_used_at"]
-                        .map(|name| text(&token[name]))
-                        .to_vec()
+                    vec![
+                        text(token.id),
+                        optional(token.name.as_ref()),
+                        text(&token.role),
+                        text(&token.status),
+                        optional(token.expires_at),
+                        optional(token.last_used_at),
+                    ]
                 })
                 .collect();
             let header = ["id", "name", "role", "status", "expires", "last used"];
@@ -94,8 +99,8 @@ pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Res
         }
         ApiTokenCommand::Revoke { id, confirm, .. } => {
             confirm.confirm_one("revoke", "API token", &id)?;
-            let done = client.delete(&format!("{TOKENS}/{}", segment(&id))).await?;
-            client.wait_until_listed(TOKENS, &done["position"]).await;
+            let done = client.delete::<WriteResult>(&format!("{TOKENS}/{}", segment(&id))).await?;
+            client.wait_until_listed(TOKENS, done.position).await;
             if connection.json {
                 return output::json(&done);
             }

@@ -131,6 +131,21 @@ fn every_subcommand_is_listed_with_or_without_confirmation() {
     assert_eq!(listed.difference(&known).collect::<Vec<_>>(), Vec::<&&str>::new());
 }
 
+/// Returns the fields of a device, a run, an upload and a session.
+fn item(id: uuid::Uuid, name: &str) -> Value {
+    let time = "2026-11-23T08:00:00Z";
+    json!({
+        "id": id, "device": id, "operation": id, "name": name, "device_name": name,
+        "status": "online", "labels": {}, "created_at": time, "version": 1, "epochs": [],
+        "config": {}, "events": {}, "flags": {}, "updated_position": 1,
+        "state": "running", "requested_at": time, "late": false,
+        "path": "/x", "is_folder": false, "bytes_done": 0, "actor": "x", "remove_source": false,
+        "replace": false, "max_bytes": 1,
+        "session": {"kind": "shell"}, "opened_at": time, "attached": 1, "attachments": 1,
+        "recorded": true, "input_recorded": false, "recording_bytes": 0,
+    })
+}
+
 /// Starts a server that responds to the commands' requests, and records the writes.
 async fn server() -> (String, Arc<Mutex<Vec<String>>>) {
     let writes = Arc::new(Mutex::new(Vec::new()));
@@ -140,12 +155,14 @@ async fn server() -> (String, Arc<Mutex<Vec<String>>>) {
         async move {
             let device = |number: u128| {
                 let id = uuid::Uuid::from_u128(number);
-                json!({"id": id, "device": id, "name": format!("robot-{number}"),
-                    "metrics": {}, "state": "running"})
+                item(id, &format!("robot-{number}"))
             };
             if method != Method::GET {
                 noted.lock().unwrap().push(format!("{method} {}", uri.path()));
-                return axum::Json(json!({"id": "id", "devices": 1, "position": 1}));
+                let id = uuid::Uuid::from_u128(1);
+                return axum::Json(json!({
+                    "id": id, "devices": 1, "version": 1, "position": 1, "ended": true
+                }));
             }
             axum::Json(match uri.path() {
                 "/api/v1/devices" => {

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, bail};
 use bytes::BytesMut;
 use clap::Args;
 use futures::{SinkExt, StreamExt};
+use muster_api_types::sessions::{SessionControl, SessionUpdate};
+use serde::de::IgnoredAny;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -16,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::wait::Wait;
-use crate::client::{Client, Connection, Socket, segment};
+use crate::client::{Client, Connection, Socket, control, segment};
 use crate::exit::{RequestError, UsageError};
 use crate::output::{line, note};
 
@@ -111,7 +113,7 @@ fn tcp(device: &str) -> String {
 /// is not a websocket only after all other checks of it have passed.
 async fn check(client: &Client, device: &str, (host, port): &Address) -> Result<()> {
     let query = [("host", host.clone()), ("port", port.to_string())];
-    let Err(error) = client.get(&tcp(device), &query).await else { return Ok(()) };
+    let Err(error) = client.get::<IgnoredAny>(&tcp(device), &query).await else { return Ok(()) };
     match error.downcast_ref::<RequestError>() {
         Some(RequestError::Problem { status: 400, detail, .. })
             if detail.starts_with("Upgrade:") =>
@@ -219,6 +221,11 @@ pub(crate) async fn transfer(
     transfer_until(socket, read, write, None).await
 }
 
+/// Whether a message of the server is the end of the device's bytes.
+fn is_eof(message: &str) -> bool {
+    matches!(serde_json::from_str(message), Ok(SessionUpdate::Eof))
+}
+
 /// As [`transfer`]. After the device's side has ended, input is read for at most `input_timeout`, or
 /// until its own end when absent.
 async fn transfer_until(
@@ -236,7 +243,7 @@ async fn transfer_until(
         let mut silent_at = None;
         loop {
             buffer.reserve(MAX_MESSAGE_BYTES);
-            let eof = || Message::Text(r#"{"type":"eof"}"#.into());
+            let eof = || control(&SessionControl::Eof {});
             let message = tokio::select! {
                 count = read.read_buf(&mut buffer), if open => match count {
                     Ok(0) | Err(_) => {
@@ -260,7 +267,7 @@ async fn transfer_until(
                     open = false;
                     eof()
                 }
-                _ = ping.tick() => Message::Text(r#"{"type":"ping"}"#.into()),
+                _ = ping.tick() => control(&SessionControl::Ping {}),
             };
             if sink.send(message).await.is_err() {
                 // Data that was sent before the end is still received.
@@ -277,7 +284,7 @@ async fn transfer_until(
                     write.write_all(&bytes).await?;
                     write.flush().await?;
                 }
-                Ok(Message::Text(text)) if text.contains("\"eof\"") => {
+                Ok(Message::Text(text)) if is_eof(&text) => {
                     let _ = write.shutdown().await;
                     far_end.notify_one();
                 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Subcommand;
-use serde_json::json;
+use muster_api_types::dead_letters::{DeadLetter, DeadLetterRetried};
 
 use crate::client::Connection;
 use crate::output::{self, ago, line, table, text};
@@ -32,7 +32,7 @@ pub(crate) async fn run(connection: Connection, command: DeadLetterCommand) -> R
     match command {
         DeadLetterCommand::List { everywhere } => {
             let query = [("everywhere", everywhere.to_string())];
-            let dead_letters = client.list("/api/v1/dead-letters", &query).await?;
+            let dead_letters = client.list::<DeadLetter>("/api/v1/dead-letters", &query).await?;
             if connection.json {
                 return output::json(&dead_letters);
             }
@@ -40,13 +40,13 @@ pub(crate) async fn run(connection: Connection, command: DeadLetterCommand) -> R
                 .iter()
                 .map(|dead_letter| {
                     vec![
-                        text(&dead_letter["id"]),
-                        text(&dead_letter["source"]),
-                        text(&dead_letter["cause"]),
-                        text(&dead_letter["seen"]),
-                        ago(&dead_letter["last_seen"]),
-                        text(&dead_letter["subject"]),
-                        text(&dead_letter["detail"]),
+                        text(dead_letter.id),
+                        text(&dead_letter.source),
+                        text(&dead_letter.cause),
+                        text(dead_letter.seen),
+                        ago(dead_letter.last_seen),
+                        text(&dead_letter.subject),
+                        text(&dead_letter.detail),
                     ]
                 })
                 .collect();
@@ -55,10 +55,12 @@ pub(crate) async fn run(connection: Connection, command: DeadLetterCommand) -> R
             Ok(())
         }
         DeadLetterCommand::Show { id } => {
-            output::json(&client.get(&format!("/api/v1/dead-letters/{id}"), &[]).await?)
+            let path = format!("/api/v1/dead-letters/{id}");
+            output::json(&client.get::<DeadLetter>(&path, &[]).await?)
         }
         DeadLetterCommand::Retry { id } => {
-            let done = client.post(&format!("/api/v1/dead-letters/{id}/retry"), &json!({})).await?;
+            let path = format!("/api/v1/dead-letters/{id}/retry");
+            let done = client.post_empty::<DeadLetterRetried>(&path).await?;
             if connection.json {
                 return output::json(&done);
             }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use futures::StreamExt;
-use serde_json::Value;
+use muster_api_types::events::{EventView, LogHead};
 
 use super::target::{NamedDevice, Selected, Target};
-use crate::client::{Client, Connection};
+use crate::client::{Client, Connection, Received};
 use crate::exit;
 use crate::output::{line, note, text};
 
@@ -47,14 +47,12 @@ pub(crate) async fn run(connection: Connection, args: EventsArgs) -> Result<()> 
         Some(Target::One(name)) if !args.follow => {
             Some(vec![NamedDevice { key: name.clone(), name: name.clone() }])
         }
-        Some(target) => {
-            Some(target.find(&client).await?.iter().map(NamedDevice::from_value).collect())
-        }
+        Some(target) => Some(target.find(&client).await?),
         None => None,
     };
     let mut query: Vec<(&str, String)> = vec![("order", "desc".to_owned())];
     query.extend(args.types.clone().map(|types| ("type", types)));
-    let head = client.get("/api/v1/log/head", &[]).await?;
+    let head = client.get::<LogHead>("/api/v1/log/head", &[]).await?;
     let (events, more) = newest(&client, devices.as_deref(), &query, args.limit).await?;
     if more && !args.follow {
         note(format!("showing the newest {}; there are older ones: -n shows more", events.len()));
@@ -66,8 +64,7 @@ pub(crate) async fn run(connection: Connection, args: EventsArgs) -> Result<()> 
         return Ok(());
     }
     // The head was read first: a newer event is either printed above or follows it.
-    let after = [events.last(), Some(&head)].into_iter().flatten();
-    let after = after.filter_map(|one| one["position"].as_u64()).next().unwrap_or(0);
+    let after = events.last().map_or(head.position, |event| event.position);
     follow(&client, after, args.types, devices, connection.json).await
 }
 
@@ -77,7 +74,7 @@ async fn newest(
     devices: Option<&[NamedDevice]>,
     query: &[(&str, String)],
     limit: u16,
-) -> Result<(Vec<Value>, bool)> {
+) -> Result<(Vec<Received<EventView>>, bool)> {
     let paths = match devices {
         None => vec!["/api/v1/events".to_owned()],
         Some(devices) => devices.iter().map(|device| format!("{}/events", device.path())).collect(),
@@ -88,7 +85,7 @@ async fn newest(
         events.extend(found);
         more |= is_cut;
     }
-    events.sort_by_key(|event| event["position"].as_u64());
+    events.sort_by_key(|event: &Received<EventView>| event.position);
     let surplus = events.len().saturating_sub(limit.into());
     Ok((events.split_off(surplus), more || surplus > 0))
 }
@@ -122,7 +119,7 @@ async fn follow(
                         let Some(event) = data(&String::from_utf8_lossy(&message)) else {
                             continue;
                         };
-                        after = event["position"].as_u64().unwrap_or(after);
+                        after = event.position;
                         if is_about(&event, devices.as_deref()) {
                             print(&event, json)?;
                         }
@@ -139,35 +136,35 @@ async fn follow(
 }
 
 /// Filters events for several devices; for one device, the server filters.
-fn is_about(event: &Value, devices: Option<&[NamedDevice]>) -> bool {
-    let stream = text(&event["stream"]);
-    devices.is_none_or(|devices| devices.iter().any(|device| stream.contains(&device.key)))
+fn is_about(event: &EventView, devices: Option<&[NamedDevice]>) -> bool {
+    let is_of = |device: &NamedDevice| event.stream.contains(&device.key);
+    devices.is_none_or(|devices| devices.iter().any(is_of))
 }
 
 /// Parses the JSON in the `data:` lines of one server-sent event.
-fn data(message: &str) -> Option<Value> {
+fn data(message: &str) -> Option<Received<EventView>> {
     let data: Vec<&str> = message
         .lines()
         .filter_map(|line| line.strip_prefix("data:").map(str::trim_start))
         .collect();
-    serde_json::from_str(&data.join("\n")).ok()
+    Received::from_json(serde_json::from_str(&data.join("\n")).ok()?).ok()
 }
 
-fn print(event: &Value, json: bool) -> Result<()> {
+fn print(event: &Received<EventView>, json: bool) -> Result<()> {
     if json {
         line(serde_json::to_string(event)?);
         return Ok(());
     }
-    let mut about = event["data"].to_string();
+    let mut about = event.data.to_string();
     if about.chars().count() > 140 {
         about = about.chars().take(140).chain(['…']).collect();
     }
     line(format!(
         "{:>6}  {:<27}  {:<24}  {:<56}  {about}",
-        text(&event["position"]),
-        text(&event["recorded_at"]),
-        text(&event["type"]),
-        text(&event["stream"]),
+        event.position,
+        text(event.recorded_at),
+        text(&event.kind),
+        text(&event.stream),
     ));
     Ok(())
 }
@@ -178,10 +175,14 @@ mod tests {
 
     #[test]
     fn server_sent_events_are_parsed_and_comments_ignored() {
-        assert_eq!(data(": still here\n\n"), None);
-        assert_eq!(
-            data("id: 7\nevent: x\ndata: {\"position\":7}\n\n"),
-            Some(serde_json::json!({"position": 7}))
-        );
+        assert!(data(": still here\n\n").is_none());
+        let event = serde_json::json!({
+            "position": 7, "stream": "x", "version": 1, "type": "Later", "schema_version": 1,
+            "occurred_at": "2026-11-23T08:00:00Z", "recorded_at": "2026-11-23T08:00:00Z",
+            "actor": "x", "sealed": false, "odd_time": false, "data": null, "later": 1,
+        });
+        let found = data(&format!("id: 7\nevent: x\ndata: {event}\n\n")).unwrap();
+        assert_eq!((found.position, found.kind.as_str()), (7, "Later"));
+        assert_eq!(serde_json::to_value(&found).unwrap(), event);
     }
 }

@@ -1,11 +1,12 @@
 //! `muster exec`: runs a program on one device, as if locally, or on all devices of a selector.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use data_encoding::BASE64;
-use serde_json::{Map, Value, json};
+use muster_api_types::operations::{ActionRequest, OperationTarget, RequestOperation};
 
 use super::confirm::Confirm;
 use super::operation::{self, RequestedOperation};
@@ -78,20 +79,26 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Builds the body of the request: `action` for `target`.
-    pub(crate) fn request(&self, target: &Target, action: &Value) -> Value {
-        let target = match target {
-            Target::One(name) => json!({"devices": [name]}),
-            Target::Matching(selector) => json!({"selector": selector}),
-        };
-        json!({
-            "target": target,
-            "action": action,
-            "timeout_seconds": self.timeout,
-            "expires_in_seconds": self.expires,
-            "at_once": self.at_once,
-            "stop_after": self.stop_after,
-        })
+    /// Builds the request: `action` for `target`.
+    pub(crate) fn request(&self, target: &Target, action: ActionRequest) -> RequestOperation {
+        RequestOperation {
+            target: operation_target(target),
+            action,
+            timeout_seconds: Some(self.timeout),
+            expires_in_seconds: self.expires,
+            at_once: self.at_once,
+            stop_after: self.stop_after,
+        }
+    }
+}
+
+/// Returns the target as in a request.
+pub(crate) fn operation_target(target: &Target) -> OperationTarget {
+    match target {
+        Target::One(name) => OperationTarget { devices: Some(vec![name.clone()]), selector: None },
+        Target::Matching(selector) => {
+            OperationTarget { devices: None, selector: Some(selector.clone()) }
+        }
     }
 }
 
@@ -105,7 +112,7 @@ pub(crate) async fn run(connection: Connection, args: ExecArgs) -> Result<()> {
     }
     let client = connection.client()?;
     args.confirm.confirm_many(&client, "run a program on", &target).await?;
-    let request = args.limits.request(&target, &action);
+    let request = args.limits.request(&target, action);
     let requested = RequestedOperation::new(&client, &request).await?;
     if args.detach {
         return requested.print(connection.json);
@@ -114,12 +121,10 @@ pub(crate) async fn run(connection: Connection, args: ExecArgs) -> Result<()> {
 }
 
 /// Builds the action, as the API accepts it.
-fn action(args: &ExecArgs) -> Result<Value> {
-    let mut action = Map::new();
-    action.insert("kind".to_owned(), "exec".into());
-    match (&args.shell, args.argv.is_empty()) {
-        (Some(line), true) => drop(action.insert("shell".to_owned(), line.clone().into())),
-        (None, false) => drop(action.insert("argv".to_owned(), args.argv.clone().into())),
+fn action(args: &ExecArgs) -> Result<ActionRequest> {
+    let (shell, argv) = match (&args.shell, args.argv.is_empty()) {
+        (Some(line), true) => (Some(line.clone()), None),
+        (None, false) => (None, Some(args.argv.clone())),
         (Some(_), false) => {
             return Err(
                 UsageError("give --shell LINE or a program after --, not both".into()).into()
@@ -130,28 +135,28 @@ fn action(args: &ExecArgs) -> Result<Value> {
                 "name a program: muster exec DEVICE -- PROGRAM [ARGUMENT…], or --shell LINE";
             return Err(UsageError(message.to_owned()).into());
         }
-    }
-    for (name, value) in [("user", &args.user), ("cwd", &args.cwd)] {
-        if let Some(value) = value {
-            action.insert(name.to_owned(), value.clone().into());
-        }
-    }
-    if !args.env.is_empty() {
-        action.insert("env".to_owned(), variables(&args.env)?.into());
-    }
-    if args.background {
-        action.insert("background".to_owned(), true.into());
-    }
+    };
+    let env = variables(&args.env)?;
+    let mut stdin_base64 = None;
     if args.stdin {
         let mut bytes = Vec::new();
         std::io::stdin().lock().read_to_end(&mut bytes).context("failed to read standard input")?;
-        action.insert("stdin_base64".to_owned(), BASE64.encode(&bytes).into());
+        stdin_base64 = Some(BASE64.encode(&bytes));
     }
-    Ok(action.into())
+    Ok(ActionRequest::Exec {
+        argv,
+        shell,
+        cwd: args.cwd.clone(),
+        user: args.user.clone(),
+        env,
+        stdin: None,
+        stdin_base64,
+        background: args.background,
+    })
 }
 
-fn variables(assignments: &[String]) -> Result<Map<String, Value>> {
-    let mut variables = Map::new();
+fn variables(assignments: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut variables = BTreeMap::new();
     for word in assignments {
         let (name, value) = match word.split_once('=') {
             Some((name, value)) => (name, value.to_owned()),
@@ -160,7 +165,7 @@ fn variables(assignments: &[String]) -> Result<Map<String, Value>> {
                 Err(_) => bail!(UsageError(format!("--env {word}: no such variable is set here"))),
             },
         };
-        variables.insert(name.to_owned(), value.into());
+        variables.insert(name.to_owned(), value);
     }
     Ok(variables)
 }

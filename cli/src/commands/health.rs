@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use muster_api_types::problems::ProblemDocument;
+use muster_api_types::server::Health;
 use muster_schemas::errors::error_chain;
 
 use crate::exit::RequestError;
@@ -57,11 +59,11 @@ pub(super) async fn query_readiness(address: &str, keys: &Path) -> Result<Option
         problem: error_chain(&error),
     })?;
     let status = response.status();
-    let body: serde_json::Value = response.json().await.unwrap_or_default();
     if status.is_success() {
-        return Ok(body["degraded"].as_str().map(str::to_owned));
+        return Ok(response.json::<Health>().await.ok().and_then(|health| health.degraded));
     }
-    let detail = body["detail"].as_str().map_or_else(|| status.to_string(), str::to_owned);
+    let problem = response.json::<ProblemDocument>().await;
+    let detail = problem.map_or_else(|_| status.to_string(), |problem| problem.detail);
     Err(RequestError::Problem { status: status.as_u16(), kind: String::new(), detail }.into())
 }
 

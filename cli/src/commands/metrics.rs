@@ -2,11 +2,14 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
+use muster_api_types::Page;
+use muster_api_types::metrics::{self as api, Measurement, MetricSeries};
 use muster_schemas::Timestamp;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::target::{NamedDevice, Selected, Target};
-use crate::client::{Client, Connection};
+use crate::client::{Client, Connection, Received};
 use crate::exit::UsageError;
 use crate::output::{self, line, pairs, sparkline, table, text};
 use crate::units::seconds;
@@ -53,20 +56,18 @@ pub(crate) async fn run(connection: Connection, args: MetricsArgs) -> Result<()>
     let client = connection.client()?;
     let devices = match &target {
         Target::One(name) => vec![NamedDevice { key: name.clone(), name: name.clone() }],
-        Target::Matching(_) => {
-            target.find(&client).await?.iter().map(NamedDevice::from_value).collect()
-        }
+        Target::Matching(_) => target.find(&client).await?,
     };
     let Some(field) = rest.pop() else {
-        let fields = query_devices(&client, &devices, "/fields", &[]).await?;
+        let fields = query_devices::<Page<Measurement>>(&client, &devices, "/fields", &[]).await?;
         if connection.json {
-            return print_json(&target, fields);
+            return print_json(&target, &fields);
         }
         for (device, response) in &fields {
             if fields.len() > 1 {
                 line(format!("{}:", device.name));
             }
-            print_fields(response);
+            print_fields(&response.items);
         }
         return Ok(());
     };
@@ -83,19 +84,19 @@ pub(crate) async fn run(connection: Connection, args: MetricsArgs) -> Result<()>
         query.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
     let responses = query_devices(&client, &devices, "", &query).await?;
     if connection.json {
-        return print_json(&target, responses);
+        return print_json(&target, &responses);
     }
     print(&responses, args.points);
     Ok(())
 }
 
 /// Returns the API's response for each device.
-async fn query_devices<'a>(
+async fn query_devices<'a, T: DeserializeOwned>(
     client: &Client,
     devices: &'a [NamedDevice],
     path: &str,
     query: &[(&str, String)],
-) -> Result<Vec<(&'a NamedDevice, Value)>> {
+) -> Result<Vec<(&'a NamedDevice, Received<T>)>> {
     let mut responses = Vec::with_capacity(devices.len());
     for device in devices {
         let path = format!("{}/metrics{path}", device.path());
@@ -105,30 +106,26 @@ async fn query_devices<'a>(
 }
 
 /// Prints one device's response unchanged; those of several devices as a list with their names.
-fn print_json(target: &Target, mut responses: Vec<(&NamedDevice, Value)>) -> Result<()> {
-    if let (Target::One(_), [(_, response)]) = (target, responses.as_slice()) {
+fn print_json<T>(target: &Target, responses: &[(&NamedDevice, Received<T>)]) -> Result<()> {
+    if let (Target::One(_), [(_, response)]) = (target, responses) {
         return output::json(response);
     }
-    for (device, response) in &mut responses {
-        response["device"] = json!({"id": device.key, "name": device.name});
-    }
-    let bodies: Vec<&Value> = responses.iter().map(|(_, response)| response).collect();
-    output::json(&bodies)
+    let with_device = |(device, response): &(&NamedDevice, Received<T>)| {
+        response.with_field("device", json!({"id": device.key, "name": device.name}))
+    };
+    output::json(&responses.iter().map(with_device).collect::<Vec<_>>())
 }
 
 /// Prints one row per field, with the name to query it by.
-fn print_fields(response: &Value) {
-    table(&["field", "type", "tags"], field_rows(response), "this device has no metrics yet");
+fn print_fields(measurements: &[Measurement]) {
+    table(&["field", "type", "tags"], field_rows(measurements), "this device has no metrics yet");
 }
 
-fn field_rows(response: &Value) -> Vec<Vec<String>> {
+fn field_rows(measurements: &[Measurement]) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
-    for measurement in response["items"].as_array().into_iter().flatten() {
-        let tags: Vec<String> =
-            measurement["tags"].as_array().into_iter().flatten().map(text).collect();
-        for (field, kind) in measurement["fields"].as_object().into_iter().flatten() {
-            let name = format!("{}.{field}", text(&measurement["name"]));
-            rows.push(vec![name, text(kind), tags.join(" ")]);
+    for Measurement { name, fields, tags } in measurements {
+        for (field, kind) in fields {
+            rows.push(vec![format!("{name}.{field}"), text(kind), tags.join(" ")]);
         }
     }
     rows
@@ -147,19 +144,13 @@ struct Series {
 
 impl Series {
     /// Parses all series of a response.
-    fn from_response(response: &Value, owner: &str) -> Vec<Self> {
-        let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
-        let micros = |name: &str| time(&response[name]).map_or(0, Timestamp::micros);
-        let (from, to) = (micros("from"), micros("to"));
-        let step = response["step"].as_str().and_then(|text| seconds(text).ok()).unwrap_or(1);
-        let all = response["series"].as_array().into_iter().flatten();
-        all.map(|one| {
-            let points = one["points"].as_array().into_iter().flatten();
-            let points = points
-                .filter_map(|point| Some((time(&point["time"])?, point["value"].clone())))
-                .filter(|(_, value)| !value.is_null())
-                .collect();
-            let tags = pairs(&one["tags"]);
+    fn from_response(response: &MetricSeries, owner: &str) -> Vec<Self> {
+        let (from, to) = (response.from.micros(), response.to.micros());
+        let step = seconds(&response.step).unwrap_or(1);
+        let series = |one: &api::Series| {
+            let points = one.points.iter().filter(|point| !point.value.is_null());
+            let points = points.map(|point| (point.time, point.value.clone())).collect();
+            let tags = pairs(&one.tags);
             let title = [owner, tags.as_str()].join(if owner.is_empty() { "" } else { "  " });
             let title = title.trim().to_owned();
             Self {
@@ -169,8 +160,8 @@ impl Series {
                 span: (to - from).max(1),
                 step: i64::from(step) * 1_000_000,
             }
-        })
-        .collect()
+        };
+        response.series.iter().map(series).collect()
     }
 
     fn numbers(&self) -> Vec<f64> {
@@ -255,10 +246,14 @@ impl Series {
 }
 
 fn show(value: &Value) -> String {
-    value.as_f64().map_or_else(|| text(value), |value| format!("{value:.2}"))
+    match value {
+        Value::Null => String::new(),
+        Value::String(value) => text(value),
+        value => value.as_f64().map_or_else(|| value.to_string(), |value| format!("{value:.2}")),
+    }
 }
 
-fn print(responses: &[(&NamedDevice, Value)], all_points: bool) {
+fn print(responses: &[(&NamedDevice, Received<MetricSeries>)], all_points: bool) {
     let has_several = responses.len() > 1;
     let series: Vec<Series> = responses
         .iter()
@@ -282,21 +277,23 @@ fn print(responses: &[(&NamedDevice, Value)], all_points: bool) {
 mod tests {
     use super::*;
 
-    fn response(points: &[(u32, f64)]) -> Value {
+    fn response(points: &[(u32, f64)], step: &str) -> MetricSeries {
         let time = |second: u32| format!("2026-11-23T08:00:{second:02}Z");
         let points: Vec<Value> = points
             .iter()
             .map(|(second, value)| json!({"time": time(*second), "value": value}))
             .collect();
-        json!({
-            "from": time(5), "to": time(45), "step": "10s",
+        let response = json!({
+            "field": "cpu.usage_user", "function": "mean",
+            "from": time(5), "to": time(45), "step": step,
             "series": [{"tags": {"cpu": "cpu0"}, "points": points}],
-        })
+        });
+        serde_json::from_value(response).unwrap()
     }
 
     #[test]
     fn a_gap_in_time_is_a_gap_in_the_sparkline() {
-        let response = response(&[(0, 0.0), (10, 1.0), (40, 2.0)]);
+        let response = response(&[(0, 0.0), (10, 1.0), (40, 2.0)], "10s");
         let series = Series::from_response(&response, "");
         assert_eq!(series[0].sparkline(MAX_WIDTH), "▁▅  █");
         // Two steps share a column, which shows their mean.
@@ -305,23 +302,24 @@ mod tests {
 
     #[test]
     fn a_value_is_drawn_until_the_next_point_is_due() {
-        let mut response = response(&[(10, 0.0), (20, 1.0), (40, 2.0)]);
-        response["step"] = "5s".into();
+        let response = response(&[(10, 0.0), (20, 1.0), (40, 2.0)], "5s");
         // From 5 to 45 s, in steps of 5 s: the point due at 30 s is missing.
         assert_eq!(Series::from_response(&response, "")[0].sparkline(MAX_WIDTH), " ▁▁▅▅▅ ██");
     }
 
     #[test]
     fn fields_are_listed_by_their_query_names() {
-        let response = json!({"items": [
-            {"name": "cpu", "fields": {"usage_user": "float"}, "tags": ["cpu"]},
-        ]});
-        assert_eq!(field_rows(&response), [["cpu.usage_user", "float", "cpu"]]);
+        let measurement = Measurement {
+            name: "cpu".to_owned(),
+            fields: [("usage_user".to_owned(), "float".to_owned())].into(),
+            tags: vec!["cpu".to_owned()],
+        };
+        assert_eq!(field_rows(&[measurement]), [["cpu.usage_user", "float", "cpu"]]);
     }
 
     #[test]
     fn a_series_is_printed_as_one_row() {
-        let response = response(&[(10, 1.0), (20, 2.0), (30, 6.0)]);
+        let response = response(&[(10, 1.0), (20, 2.0), (30, 6.0)], "10s");
         let row = Series::from_response(&response, "vm").remove(0).row();
         assert_eq!(row[..5], ["vm  cpu=cpu0", "6.00", "1.00", "3.00", "6.00"]);
     }

@@ -26,28 +26,35 @@ pub(crate) mod token;
 pub(crate) mod upload;
 pub(crate) mod wait;
 
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
 use anyhow::{Context, Result, bail};
-use serde_json::{Map, Value};
+use muster_schemas::names::{ConfigKey, ConfigValue};
 
 use crate::exit::UsageError;
 
+/// Changes of labels or config variables: a value sets, none removes.
+type Changes<K, V> = BTreeMap<K, Option<V>>;
+
 /// Parses a config value: a boolean, a number, or text.
-pub(crate) fn typed(text: &str) -> Value {
-    serde_json::from_str::<Value>(text)
-        .ok()
-        .filter(|value| value.is_boolean() || value.is_number() || value.is_string())
-        .unwrap_or_else(|| Value::from(text))
+pub(crate) fn typed(text: &str) -> ConfigValue {
+    serde_json::from_str(text).unwrap_or_else(|_| ConfigValue::Text(text.to_owned()))
 }
 
 /// Parses config variables, as [`changes`]; the value of a secret one (`secret.…`) is read from a
 /// file, because the process list shows arguments.
-pub(crate) fn config_changes(assignments: &[String]) -> Result<Map<String, Value>> {
-    let mut found = changes(assignments, typed)?;
+pub(crate) fn config_changes(assignments: &[String]) -> Result<Changes<ConfigKey, ConfigValue>> {
+    let mut found: Changes<ConfigKey, ConfigValue> = changes(assignments, |text| Ok(typed(text)))?;
     for (key, value) in &mut found {
-        if !key.starts_with("secret.") || value.is_null() {
+        let Some(value) = value.as_mut().filter(|_| key.as_str().starts_with("secret.")) else {
             continue;
-        }
-        let file = value.as_str().and_then(|text| text.strip_prefix('@')).ok_or_else(|| {
+        };
+        let file = match value {
+            ConfigValue::Text(text) => text.strip_prefix('@'),
+            _ => None,
+        };
+        let file = file.ok_or_else(|| {
             UsageError(format!(
                 "the value of {key} is secret, and every user of this machine can read arguments; write \
                  {key}=@FILE, or {key}=@- for standard input"
@@ -59,22 +66,25 @@ pub(crate) fn config_changes(assignments: &[String]) -> Result<Map<String, Value
         };
         let text =
             text.with_context(|| format!("failed to read the value of {key} from {file}"))?;
-        *value = text.strip_suffix('\n').unwrap_or(&text).into();
+        *value = ConfigValue::Text(text.strip_suffix('\n').unwrap_or(&text).to_owned());
     }
     Ok(found)
 }
 
-/// Parses `key=value` (set) and `key-` (remove) into a JSON merge patch.
-pub(crate) fn changes(
+/// Parses `key=value` (set) and `key-` (remove).
+pub(crate) fn changes<K, V>(
     assignments: &[String],
-    parse: impl Fn(&str) -> Value,
-) -> Result<Map<String, Value>> {
-    let mut changes = Map::new();
+    parse: impl Fn(&str) -> Result<V>,
+) -> Result<Changes<K, V>>
+where
+    K: FromStr<Err: std::error::Error + Send + Sync + 'static> + Ord,
+{
+    let mut changes = BTreeMap::new();
     for word in assignments {
         if let Some((key, value)) = word.split_once('=') {
-            changes.insert(key.to_owned(), parse(value));
+            changes.insert(key.parse()?, Some(parse(value)?));
         } else if let Some(key) = word.strip_suffix('-') {
-            changes.insert(key.to_owned(), Value::Null);
+            changes.insert(key.parse()?, None);
         } else {
             bail!("'{word}' is neither key=value (sets) nor key- (removes)");
         }
@@ -82,15 +92,45 @@ pub(crate) fn changes(
     Ok(changes)
 }
 
+/// Returns the values of changes that remove nothing.
+pub(crate) fn values<K: Ord + std::fmt::Display, V>(
+    changes: Changes<K, V>,
+) -> Result<BTreeMap<K, V>> {
+    let value = |(key, value): (K, Option<V>)| match value {
+        Some(value) => Ok((key, value)),
+        None => bail!("'{key}-' removes nothing here: give key=value"),
+    };
+    changes.into_iter().map(value).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn config_values_keep_their_type() {
+        for (text, value) in [
+            ("true", ConfigValue::Bool(true)),
+            ("3", ConfigValue::Int(3)),
+            ("3.0", ConfigValue::Float(3.0)),
+            ("5s", ConfigValue::Text("5s".to_owned())),
+            ("\"80\"", ConfigValue::Text("80".to_owned())),
+            ("null", ConfigValue::Text("null".to_owned())),
+            ("[1]", ConfigValue::Text("[1]".to_owned())),
+        ] {
+            assert_eq!(typed(text), value, "{text}");
+        }
+    }
+
+    #[test]
     fn changes_are_parsed() {
         let arguments = ["a=1".to_owned(), "b-".to_owned(), "c=x=y".to_owned()];
-        let found = changes(&arguments, |text| text.into()).unwrap();
-        assert_eq!(Value::Object(found), serde_json::json!({"a": "1", "b": null, "c": "x=y"}));
-        assert!(changes(&["x".to_owned()], |text| text.into()).is_err());
+        let parse = |text: &str| Ok(text.to_owned());
+        let found = changes::<String, _>(&arguments, parse).unwrap();
+        let set = |key: &str, value: &str| (key.to_owned(), Some(value.to_owned()));
+        let expected = [set("a", "1"), ("b".to_owned(), None), set("c", "x=y")];
+        assert_eq!(found, BTreeMap::from(expected));
+        assert!(values(found).is_err());
+        assert!(changes::<String, _>(&["x".to_owned()], parse).is_err());
     }
 }

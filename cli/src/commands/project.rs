@@ -2,11 +2,13 @@
 
 use anyhow::Result;
 use clap::Subcommand;
+use muster_api_types::WriteResult;
+use muster_api_types::projects::{ChangeProject, CreateProject, Project, ProjectMade};
 use muster_schemas::Retention;
-use serde_json::json;
+use serde::Serialize;
 
 use super::confirm::Confirm;
-use crate::client::{Connection, segment};
+use crate::client::{Client, Connection, segment};
 use crate::output::{self, line, table, text};
 
 #[derive(Subcommand, Debug)]
@@ -53,73 +55,74 @@ pub(crate) enum ProjectCommand {
     },
 }
 
+const PROJECTS: &str = "/api/v1/projects";
+
 pub(crate) async fn run(connection: Connection, command: ProjectCommand) -> Result<()> {
     let client = connection.client()?;
-    let path_of = |id: &str| format!("/api/v1/projects/{}", segment(id));
-    let (done, message) = match command {
-        ProjectCommand::List => {
-            let projects = client.list("/api/v1/projects", &[]).await?;
-            if connection.json {
-                return output::json(&projects);
-            }
-            let rows = projects
-                .iter()
-                .map(|project| {
-                    let of = |name: &str| text(&project[name]);
-                    vec![
-                        of("id"),
-                        of("title"),
-                        of("status"),
-                        of("retention"),
-                        of("position"),
-                        of("created_at"),
-                    ]
-                })
-                .collect();
-            table(
-                &["id", "title", "status", "metrics kept", "events", "created"],
-                rows,
-                "no projects",
-            );
-            return Ok(());
-        }
+    let (id, change, message) = match command {
+        ProjectCommand::List => return list(&client, connection.json).await,
         ProjectCommand::Create { id, title, retention } => {
-            let mut body = json!({"id": id});
-            if let Some(title) = title {
-                body["title"] = title.into();
-            }
-            if let Some(retention) = retention {
-                body["retention"] = retention.to_string().into();
-            }
-            (client.post("/api/v1/projects", &body).await?, format!("created the project {id}"))
+            let title = title.map(|title| title.parse()).transpose()?;
+            let body = CreateProject { id: id.parse()?, title, retention };
+            let done = client.post::<ProjectMade>(PROJECTS, &body).await?;
+            return print_done(&done, &format!("created the project {id}"), connection.json);
         }
         ProjectCommand::Rename { id, title } => {
-            let body = json!({"title": title});
-            (client.patch(&path_of(&id), &body).await?, format!("{id} now has the title '{title}'"))
+            let change = ChangeProject { title: Some(title.parse()?), ..ChangeProject::default() };
+            let message = format!("{id} now has the title '{title}'");
+            (id, change, message)
         }
         ProjectCommand::Set { id, retention } => {
-            let body = json!({"retention": retention});
             let message = match retention.days() {
                 Some(days) => format!(
                     "new metrics of {id} are kept for {days} days; for Grafana, run `muster grafana export` again"
                 ),
                 None => format!("new metrics of {id} are kept as long as those of all projects"),
             };
-            (client.patch(&path_of(&id), &body).await?, message)
+            (id, ChangeProject { retention: Some(retention), ..ChangeProject::default() }, message)
         }
         ProjectCommand::Archive { id, confirm } => {
             confirm.confirm_one("archive", "project", &id)?;
-            let body = json!({"archived": true});
-            (client.patch(&path_of(&id), &body).await?, format!("{id} is archived"))
+            let message = format!("{id} is archived");
+            (id, ChangeProject { archived: Some(true), ..ChangeProject::default() }, message)
         }
         ProjectCommand::Restore { id } => {
-            let body = json!({"archived": false});
-            (client.patch(&path_of(&id), &body).await?, format!("{id} is active again"))
+            let message = format!("{id} is active again");
+            (id, ChangeProject { archived: Some(false), ..ChangeProject::default() }, message)
         }
     };
-    if connection.json {
-        return output::json(&done);
+    let path = format!("{PROJECTS}/{}", segment(&id));
+    let done = client.patch::<WriteResult>(&path, &change).await?;
+    print_done(&done, &message, connection.json)
+}
+
+fn print_done(done: &impl Serialize, message: &str, json: bool) -> Result<()> {
+    if json {
+        return output::json(done);
     }
     line(message);
+    Ok(())
+}
+
+async fn list(client: &Client, json: bool) -> Result<()> {
+    let projects = client.list::<Project>(PROJECTS, &[]).await?;
+    if json {
+        return output::json(&projects);
+    }
+    let rows = projects
+        .iter()
+        .map(|project| {
+            vec![
+                text(&project.id),
+                text(&project.title),
+                text(&project.status),
+                text(project.retention),
+                text(project.position),
+                text(project.created_at),
+            ]
+        })
+        .collect();
+    let header = ["id", "title", "status", "metrics kept", "events", "created"];
+    table(&header, rows, "no projects");
     Ok(())
 }

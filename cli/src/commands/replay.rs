@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use muster_api_types::devices::DeviceSummary;
 
 use super::device::print_devices;
 use crate::client::Connection;
@@ -23,7 +24,7 @@ pub(crate) async fn run(connection: Connection, args: ReplayArgs) -> Result<()> 
     let mut query: Vec<(&str, String)> = Vec::new();
     query.extend(args.to_position.map(|position| ("position", position.to_string())));
     query.extend(args.to_time.map(|time| ("at", time)));
-    let devices = client.list("/api/v1/devices", &query).await?;
+    let devices = client.list::<DeviceSummary>("/api/v1/devices", &query).await?;
     if connection.json {
         return output::json(&devices);
     }

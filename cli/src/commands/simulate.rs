@@ -8,9 +8,12 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
+use muster_api_types::WriteResult;
+use muster_api_types::devices::DeviceSummary;
+use muster_api_types::tokens::{CreateEnrollmentToken, TokenCreated};
 use muster_simulate::{CounterSnapshot, Counters, Fleet, FleetOptions, Profile};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::{Client, Connection};
@@ -60,19 +63,17 @@ pub(crate) async fn run(connection: Connection, args: SimulateArgs) -> Result<()
     raise_file_limit(u64::from(args.devices) + RESERVED_FILES)?;
     let client = connection.client()?;
     let run = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect::<String>();
-    let token = client
-        .post(
-            "/api/v1/enrollment-tokens",
-            &json!({
-                "name": format!("simulation {run}"), "ttl_seconds": 3600, "uses": args.devices,
-                "labels": {"simulated": run},
-            }),
-        )
-        .await?;
+    let request = CreateEnrollmentToken {
+        ttl_seconds: 3600,
+        uses: args.devices,
+        labels: [("simulated".parse()?, run.parse()?)].into(),
+        ..CreateEnrollmentToken::new(format!("simulation {run}").parse()?)
+    };
+    let token = client.post::<TokenCreated>("/api/v1/enrollment-tokens", &request).await?;
     let options = FleetOptions {
         url: client.url().to_owned(),
         ca: server.ca,
-        token: output::text(&token["token"]),
+        token: token.token.clone(),
         devices: usize::try_from(args.devices)?,
         prefix: args.prefix.clone(),
         profile: args.profile,
@@ -283,13 +284,12 @@ fn print_report(
 /// Deletes the devices of this run.
 async fn delete(client: &Client, run: &str) -> Result<()> {
     let query = [("selector", format!("simulated={run}"))];
-    let devices = client.list("/api/v1/devices", &query).await?;
+    let devices = client.list::<DeviceSummary>("/api/v1/devices", &query).await?;
     let bar = ProgressBar::new(devices.len() as u64);
     bar.set_style(ProgressStyle::with_template("deleting {pos} of {len} devices")?);
     let mut deleting = futures::stream::iter(devices)
-        .map(|device: Value| async move {
-            let id = output::text(&device["id"]);
-            client.delete(&format!("/api/v1/devices/{id}")).await
+        .map(|device| async move {
+            client.delete::<WriteResult>(&format!("/api/v1/devices/{}", device.id)).await
         })
         .buffer_unordered(MAX_CONCURRENT_DELETIONS);
     while let Some(deleted) = deleting.next().await {

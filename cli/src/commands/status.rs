@@ -1,34 +1,36 @@
 //! `muster status`: prints a summary of the fleet and the server.
 
 use anyhow::Result;
+use muster_api_types::Page;
+use muster_api_types::events::LogHead;
+use muster_api_types::server::{FleetSummary, ProjectionState};
 use serde_json::json;
 
 use crate::client::Connection;
-use crate::output::{self, facts, line, pairs, table, text};
+use crate::output::{self, facts, line, optional, pairs, table, text};
 
 pub(crate) async fn run(connection: Connection) -> Result<()> {
     let client = connection.client()?;
-    let fleet = client.get("/api/v1/fleet/summary", &[]).await?;
-    let head = client.get("/api/v1/log/head", &[]).await?;
-    let projections = client.get("/api/v1/projections", &[]).await?;
+    let fleet = client.get::<FleetSummary>("/api/v1/fleet/summary", &[]).await?;
+    let head = client.get::<LogHead>("/api/v1/log/head", &[]).await?;
+    let projections = client.get::<Page<ProjectionState>>("/api/v1/projections", &[]).await?;
     if connection.json {
         return output::json(&json!({"fleet": fleet, "log": head, "projections": projections}));
     }
     facts(&[
-        ("devices", text(&fleet["total"])),
-        ("by status", pairs(&fleet["status"])),
-        ("by os", pairs(&fleet["os"])),
-        ("by agent", pairs(&fleet["agent_version"])),
-        ("log ends at", text(&head["position"])),
-        ("merkle root", text(&head["root"])),
+        ("devices", text(fleet.total)),
+        ("by status", pairs(&fleet.status)),
+        ("by os", pairs(&fleet.os)),
+        ("by agent", pairs(&fleet.agent_version)),
+        ("log ends at", text(head.position)),
+        ("merkle root", text(head.root)),
     ]);
     line("");
-    let rows = projections["items"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|one| ["name", "position", "lag", "failure"].map(|name| text(&one[name])).to_vec())
-        .collect();
+    let row = |one: &ProjectionState| {
+        let failure = optional(one.failure.as_ref());
+        vec![text(&one.name), text(one.position), text(one.lag), failure]
+    };
+    let rows = projections.items.iter().map(row).collect();
     table(&["projection", "position", "lag", "failure"], rows, "no projections");
     Ok(())
 }

@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 use clap::Args;
+use muster_api_types::devices::{DeviceDetail, DeviceSummary};
 use muster_schemas::DeviceId;
-use serde_json::Value;
 
 use crate::client::{Client, segment};
 use crate::exit::{NotFound, UsageError};
-use crate::output::text;
+use crate::output::optional;
 
 /// Flag of every command for devices.
 #[derive(Args, Debug)]
@@ -66,20 +66,21 @@ impl Target {
         if is_selector { Self::Matching(word) } else { Self::One(word) }
     }
 
-    /// Returns the devices as list items. No matching device is an error.
-    pub(crate) async fn find(&self, client: &Client) -> Result<Vec<Value>> {
+    /// Returns the devices. No matching device is an error.
+    pub(crate) async fn find(&self, client: &Client) -> Result<Vec<NamedDevice>> {
         match self {
             Self::One(name) => {
                 let path = format!("/api/v1/devices/{}", segment(name));
-                Ok(vec![client.get(&path, &[]).await?])
+                let found = client.get::<DeviceDetail>(&path, &[]).await?;
+                Ok(vec![NamedDevice::new(&found.summary)])
             }
             Self::Matching(selector) => {
                 let query = [("selector", selector.clone())];
-                let found = client.list("/api/v1/devices", &query).await?;
+                let found = client.list::<DeviceSummary>("/api/v1/devices", &query).await?;
                 if found.is_empty() {
                     return Err(NotFound(format!("no device matches {selector}")).into());
                 }
-                Ok(found)
+                Ok(found.iter().map(|device| NamedDevice::new(device)).collect())
             }
         }
     }
@@ -90,8 +91,7 @@ impl Target {
         if let Self::One(name) = self {
             return Ok(vec![NamedDevice { key: name.clone(), name: name.clone() }]);
         }
-        let found = self.find(client).await?;
-        Ok(found.iter().map(NamedDevice::from_value).collect())
+        self.find(client).await
     }
 
     /// Returns the names of the devices. A single one is not resolved.
@@ -112,13 +112,12 @@ impl Target {
     }
 
     /// Returns the id of the only selected device.
-    pub(crate) async fn only_id(&self, client: &Client) -> Result<String> {
+    pub(crate) async fn only_id(&self, client: &Client) -> Result<DeviceId> {
         let one = self.only(client).await?;
-        if one.key.parse::<DeviceId>().is_ok() {
-            return Ok(one.key);
+        if let Ok(id) = one.key.parse() {
+            return Ok(id);
         }
-        let path = format!("/api/v1/devices/{}", segment(&one.key));
-        Ok(text(&client.get(&path, &[]).await?["id"]))
+        Ok(client.get::<DeviceDetail>(&one.path(), &[]).await?.summary.id)
     }
 }
 
@@ -132,8 +131,8 @@ pub(crate) struct NamedDevice {
 }
 
 impl NamedDevice {
-    pub(crate) fn from_value(device: &Value) -> Self {
-        Self { key: text(&device["id"]), name: text(&device["name"]) }
+    pub(crate) fn new(device: &DeviceSummary) -> Self {
+        Self { key: device.id.to_string(), name: optional(device.name.as_ref()) }
     }
 
     /// Returns the device's path in the API.

@@ -2,13 +2,14 @@
 
 use anyhow::Result;
 use clap::Subcommand;
-use serde_json::json;
+use muster_api_types::WriteResult;
+use muster_api_types::tokens::{CreateEnrollmentToken, EnrollmentToken, TokenCreated};
 
 use super::confirm::Confirm;
 use super::target::Target;
-use super::{changes, config_changes};
+use super::{changes, config_changes, values};
 use crate::client::{Connection, segment};
-use crate::output::{self, facts, line, note, pairs, table, text};
+use crate::output::{self, facts, line, note, optional, pairs, table, text};
 use crate::units::seconds;
 
 const TOKENS: &str = "/api/v1/enrollment-tokens";
@@ -75,28 +76,32 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
             approval,
             token_only,
         } => {
-            let mut body = json!({
-                "name": name, "ttl_seconds": ttl, "uses": uses,
-                "labels": changes(&labels, |text| text.into())?,
-                "config": config_changes(&config)?,
-                "allow_labels": allow_labels,
-                "approval": approval,
-            });
-            if let Some(device) = device {
-                body["device"] = Target::read(device).only_id(&client).await?.into();
-            }
-            let created = client.post(TOKENS, &body).await?;
-            client.wait_until_listed(TOKENS, &created["position"]).await;
+            let allowed = allow_labels.iter().map(|key| key.parse()).collect::<Result<_, _>>()?;
+            let body = CreateEnrollmentToken {
+                name: name.parse()?,
+                ttl_seconds: ttl,
+                uses,
+                labels: values(changes(&labels, |text| Ok(text.parse()?))?)?,
+                allow_labels: allowed,
+                config: values(config_changes(&config)?)?,
+                device: match device {
+                    Some(device) => Some(Target::read(device).only_id(&client).await?),
+                    None => None,
+                },
+                approval,
+            };
+            let created = client.post::<TokenCreated>(TOKENS, &body).await?;
+            client.wait_until_listed(TOKENS, created.result.position).await;
             if connection.json {
                 return output::json(&created);
             }
-            let [id, end] = ["id", "expires_at"].map(|name| text(&created[name]));
+            let (id, end) = (created.id, optional(created.expires_at));
             note(format!("id {id}, valid until {end}; run on each machine that joins:"));
-            let token = text(&created["token"]);
+            let token = text(&created.token);
             line(if token_only {
                 token
             } else {
-                let (url, pin) = (client.url(), text(&created["server_pin"]));
+                let (url, pin) = (client.url(), optional(created.server_pin.as_ref()));
                 format!(
                     "curl -fsSk --pinnedpubkey '{pin}' {url}/install.sh | \
                      MUSTER_ENROLL_TOKEN={token} sudo --preserve-env=MUSTER_ENROLL_TOKEN sh -s --"
@@ -105,7 +110,7 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
             Ok(())
         }
         TokenCommand::List => {
-            let tokens = client.list(TOKENS, &[]).await?;
+            let tokens = client.list::<EnrollmentToken>(TOKENS, &[]).await?;
             if connection.json {
                 return output::json(&tokens);
             }
@@ -113,12 +118,12 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
                 .iter()
                 .map(|token| {
                     vec![
-                        text(&token["id"]),
-                        text(&token["name"]),
-                        text(&token["status"]),
-                        format!("{}/{}", text(&token["used"]), text(&token["uses"])),
-                        text(&token["expires_at"]),
-                        pairs(&token["labels"]),
+                        text(token.id),
+                        optional(token.name.as_ref()),
+                        text(&token.status),
+                        format!("{}/{}", token.used, token.uses),
+                        optional(token.expires_at),
+                        pairs(&token.labels),
                     ]
                 })
                 .collect();
@@ -127,30 +132,30 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
             Ok(())
         }
         TokenCommand::Show { id } => {
-            let token = client.get(&format!("{TOKENS}/{}", segment(&id)), &[]).await?;
+            let path = format!("{TOKENS}/{}", segment(&id));
+            let token = client.get::<EnrollmentToken>(&path, &[]).await?;
             if connection.json {
                 return output::json(&token);
             }
-            let shown = |name: &'static str| (name, text(&token[name]));
             facts(&[
-                shown("id"),
-                shown("name"),
-                shown("status"),
-                ("used", format!("{} of {}", token["used"], token["uses"])),
-                shown("last_used_at"),
-                shown("created_by"),
-                shown("created_at"),
-                shown("expires_at"),
-                shown("revoked_at"),
-                ("labels", pairs(&token["labels"])),
-                shown("device"),
+                ("id", text(token.id)),
+                ("name", optional(token.name.as_ref())),
+                ("status", text(&token.status)),
+                ("used", format!("{} of {}", token.used, token.uses)),
+                ("last_used_at", optional(token.last_used_at)),
+                ("created_by", text(&token.created_by)),
+                ("created_at", text(token.created_at)),
+                ("expires_at", optional(token.expires_at)),
+                ("revoked_at", optional(token.revoked_at)),
+                ("labels", pairs(&token.labels)),
+                ("device", optional(token.device)),
             ]);
             Ok(())
         }
         TokenCommand::Revoke { id, confirm } => {
             confirm.confirm_one("revoke", "enrollment token", &id)?;
-            let done = client.delete(&format!("{TOKENS}/{}", segment(&id))).await?;
-            client.wait_until_listed(TOKENS, &done["position"]).await;
+            let done = client.delete::<WriteResult>(&format!("{TOKENS}/{}", segment(&id))).await?;
+            client.wait_until_listed(TOKENS, done.position).await;
             if connection.json {
                 return output::json(&done);
             }

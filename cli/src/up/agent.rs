@@ -12,8 +12,12 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use muster_api_types::devices::{DeviceDetail, DeviceSummary, Status};
+use muster_api_types::events::LogHead;
+use muster_api_types::tokens::{CreateEnrollmentToken, TokenCreated};
 use muster_backing::child::Child;
-use serde_json::{Value, json};
+use muster_schemas::Timestamp;
+use serde::Deserialize;
 
 use super::console::Console;
 use super::folder::Folder;
@@ -46,6 +50,16 @@ struct Program {
 struct Device {
     id: String,
     name: String,
+}
+
+/// Output of `muster-agent status --json`, as far as it is used here.
+#[derive(Debug, Deserialize)]
+struct AgentStatus {
+    device: String,
+    name: String,
+    ca: String,
+    #[serde(default)]
+    last_error: Option<(Timestamp, String)>,
 }
 
 /// Finds `muster-agent`, next to this program or on PATH.
@@ -108,7 +122,7 @@ impl LocalAgent {
             tokio::time::sleep(CHECK_INTERVAL).await;
             // A server error is no information about the device.
             match find(client, &self.device.id).await {
-                Ok(Some(device)) if device["status"] == "online" => {
+                Ok(Some(device)) if device.status == Status::Online => {
                     if away >= OFFLINE_CHECKS {
                         console.line(&format!("  ok this machine's device {name} is online again"));
                     }
@@ -142,12 +156,12 @@ impl LocalAgent {
 }
 
 /// Returns the device, unless it was deleted, from a read model that has applied the current log.
-async fn find(client: &Client, id: &str) -> Result<Option<Value>> {
-    let head = client.get("/api/v1/log/head", &[]).await?;
+async fn find(client: &Client, id: &str) -> Result<Option<DeviceSummary>> {
+    let head = client.get::<LogHead>("/api/v1/log/head", &[]).await?;
     let path = format!("/api/v1/devices/{}", segment(id));
-    match client.get_at(&path, &[], head["position"].as_u64()).await {
-        Ok(device) if device["status"] == "deleted" => Ok(None),
-        Ok(device) => Ok(Some(device)),
+    match client.get_at::<DeviceDetail>(&path, &[], Some(head.position)).await {
+        Ok(device) if device.summary.status == Status::Deleted => Ok(None),
+        Ok(device) => Ok(Some(device.into_content().summary)),
         Err(error) => match error.downcast_ref() {
             Some(RequestError::Problem { status: 404, .. }) => Ok(None),
             _ => Err(error),
@@ -172,7 +186,7 @@ impl Program {
 
     /// Returns the agent's status; `None` if it is not enrolled, or if its state is one that
     /// `enroll` will report.
-    async fn status(&self) -> Result<Option<Value>> {
+    async fn status(&self) -> Result<Option<AgentStatus>> {
         let output = self.run(["status", "--json"].map(OsStr::new)).await?;
         if !output.status.success() {
             return Ok(None);
@@ -184,10 +198,8 @@ impl Program {
     }
 
     async fn last_error(&self) -> String {
-        let status = self.status().await.ok().flatten().unwrap_or_default();
-        status["last_error"][1]
-            .as_str()
-            .map_or_else(String::new, |error| format!("; its agent reports: {error}"))
+        let error = self.status().await.ok().flatten().and_then(|status| status.last_error);
+        error.map_or_else(String::new, |(_, error)| format!("; its agent reports: {error}"))
     }
 }
 
@@ -225,7 +237,7 @@ impl AgentStart<'_> {
         let reason = if ca == std::fs::read_to_string(self.ca)?.trim() {
             match find(self.client, &device.id).await {
                 Ok(Some(existing)) => {
-                    let name = existing["name"].as_str().map_or(device.name, str::to_owned);
+                    let name = existing.name.map_or(device.name, |name| name.to_string());
                     return Ok(Device { name, ..device });
                 }
                 Ok(None) => format!("the server has no device {} ({})", device.name, device.id),
@@ -249,22 +261,24 @@ impl AgentStart<'_> {
     async fn identity(&self) -> Result<Option<(Device, String)>> {
         let status = self.agent.status().await?;
         Ok(status.map(|status| {
-            let text = |name: &str| status[name].as_str().unwrap_or_default().trim().to_owned();
-            (Device { id: text("device"), name: text("name") }, text("ca"))
+            let AgentStatus { device, name, ca, .. } = status;
+            (Device { id: device, name }, ca.trim().to_owned())
         }))
     }
 
     async fn enroll(&self, force: bool) -> Result<Device> {
-        let mut wish = json!({"name": "muster up", "ttl_seconds": 600});
+        let mut wish = CreateEnrollmentToken {
+            ttl_seconds: 600,
+            ..CreateEnrollmentToken::new("muster up".parse()?)
+        };
         let noted = self.folder.path().join("this-device");
         let was = std::fs::read_to_string(&noted).unwrap_or_default();
         if !was.is_empty() && find(self.client, was.trim()).await?.is_some() {
-            wish["device"] = was.trim().into();
+            wish.device = Some(was.trim().parse()?);
         }
-        let response = self.client.post("/api/v1/enrollment-tokens", &wish).await?;
-        let token = response["token"].as_str().context("the server returned no token")?;
+        let response = self.client.post::<TokenCreated>("/api/v1/enrollment-tokens", &wish).await?;
         let file = self.folder.path().join("enrollment-token");
-        write_private(&file, token.as_bytes())?;
+        write_private(&file, response.token.as_bytes())?;
         let mut args: Vec<&OsStr> =
             ["enroll", "--url", self.client.url(), "--token-file"].map(OsStr::new).to_vec();
         args.push(file.as_os_str());

@@ -5,9 +5,16 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use muster_metric_store::{ADMINISTRATOR, StoreSettings};
+use serde::Deserialize;
 
 use super::folder::Ports;
 use crate::metric_store::credentials;
+
+/// The part of `ready.json` that is used here.
+#[derive(Debug, Deserialize)]
+struct Ready {
+    url: String,
+}
 
 /// Returns PostgreSQL's URL and the metric store of the `muster up` in this folder.
 pub(crate) fn servers_in(dir: &Path) -> Result<(String, StoreSettings)> {
@@ -43,9 +50,8 @@ pub(crate) fn servers_in(dir: &Path) -> Result<(String, StoreSettings)> {
 /// Returns the ports of its broker and its API.
 pub(crate) fn ports_in(dir: &Path) -> Option<(u16, Option<String>)> {
     let ports: Ports = serde_json::from_slice(&fs::read(dir.join("ports.json")).ok()?).ok()?;
-    let ready: serde_json::Value =
-        serde_json::from_slice(&fs::read(dir.join("ready.json")).ok()?).unwrap_or_default();
-    let api = ready["url"].as_str().and_then(|url| url.parse::<reqwest::Url>().ok());
+    let ready: Option<Ready> = serde_json::from_slice(&fs::read(dir.join("ready.json")).ok()?).ok();
+    let api = ready.and_then(|ready| ready.url.parse::<reqwest::Url>().ok());
     let address =
         |url: reqwest::Url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?));
     Some((ports.nats?, api.and_then(address)))

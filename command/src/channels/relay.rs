@@ -7,10 +7,10 @@ use axum::extract::ws::{CloseCode, CloseFrame, Message, WebSocket, close_code};
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
+use muster_api_types::sessions::{SessionControl, SessionUpdate};
 use muster_channel::{Channel, Frame, Receiver, Sender};
 use muster_schemas::events::{SessionDetached, SessionEnded};
 use muster_schemas::wire::{Purpose, TerminalSize};
-use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -36,18 +36,6 @@ const RECORDING_FAILED: &str = "failed to write the recording";
 
 type Sink = SplitSink<WebSocket, Message>;
 type Stream = SplitStream<WebSocket>;
-
-/// A client's control message.
-#[derive(Debug, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-enum ControlMessage {
-    /// The terminal has a new size.
-    Resize { cols: u16, rows: u16 },
-    /// Keep-alive.
-    Ping {},
-    /// End of the input.
-    Eof {},
-}
 
 /// A client's input that may be part of the recording.
 #[derive(Debug)]
@@ -104,7 +92,7 @@ pub async fn relay_shell(
     recorder: Option<Recorder>,
     is_watching: bool,
 ) -> bool {
-    let opened = json!({"type": "opened", "session": session.id, "device": session.device});
+    let opened = json!(SessionUpdate::Opened { session: session.id, device: session.device });
     let work = RelayOptions { opened, is_watching, is_shell: true };
     let outcome = relay(socket, channel, &work, recorder, &session).await;
     // Neither an unrecorded shell nor one that was opened by a revoked token may continue.
@@ -125,7 +113,7 @@ pub async fn relay_shell(
 /// Relays bytes that do not belong to a terminal until one of the sides disconnects. Returns
 /// whether the session's end was appended.
 pub async fn relay_bytes(socket: WebSocket, channel: Channel, session: Session) -> bool {
-    let opened = json!({"type": "opened", "session": session.id, "device": session.device});
+    let opened = json!(SessionUpdate::Opened { session: session.id, device: session.device });
     let work = RelayOptions { opened, is_watching: false, is_shell: false };
     let outcome = relay(socket, channel, &work, None, &session).await;
     let Outcome { reason, bytes_in, bytes_out, .. } = outcome;
@@ -319,11 +307,11 @@ async fn relay_from_client(
                     Err(reason) => return reason,
                 }
             }
-            Message::Text(text) => match serde_json::from_str::<ControlMessage>(&text) {
-                Ok(ControlMessage::Ping {}) => continue,
-                Ok(ControlMessage::Eof {}) => sender.send(Frame::Eof).await,
-                Ok(ControlMessage::Resize { .. }) if watch => continue,
-                Ok(ControlMessage::Resize { cols, rows }) => {
+            Message::Text(text) => match serde_json::from_str::<SessionControl>(&text) {
+                Ok(SessionControl::Ping {}) => continue,
+                Ok(SessionControl::Eof {}) => sender.send(Frame::Eof).await,
+                Ok(SessionControl::Resize { .. }) if watch => continue,
+                Ok(SessionControl::Resize { cols, rows }) => {
                     let size = TerminalSize { cols, rows };
                     let _ = notes.try_send(RecordedInput::Resized(size));
                     sender.send(Frame::Resize(size)).await
@@ -403,13 +391,14 @@ async fn relay_to_client(
                     }
                     Message::Binary(bytes)
                 }
-                Ok(Frame::Eof) => text(&json!({"type": "eof"})),
-                Ok(Frame::Attached(attached)) => text(&json!({
-                    "type": "attached", "shared": attached.shared, "watching": attached.watching
+                Ok(Frame::Eof) => text(&json!(SessionUpdate::Eof)),
+                Ok(Frame::Attached(attached)) => text(&json!(SessionUpdate::Attached {
+                    shared: attached.shared,
+                    watching: attached.watching,
                 })),
                 Ok(Frame::Exit(exit)) => {
-                    let update = json!({"type": "exit", "code": exit.code, "reason": exit.reason});
-                    let _ = sink.send(text(&update)).await;
+                    let (code, reason) = (exit.code, exit.reason.clone());
+                    let _ = sink.send(text(&json!(SessionUpdate::Exit { code, reason }))).await;
                     let reason = exit.reason.unwrap_or_else(|| "the program ended".to_owned());
                     return (reason, Some(exit.code));
                 }

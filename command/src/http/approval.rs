@@ -8,52 +8,22 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
-use serde::Deserialize;
-use utoipa::ToSchema;
+use muster_api_types::WriteResult;
+use muster_api_types::devices::{AcceptDevice, KeepOut, RotateKey};
 
 use super::state::CommandState;
-use super::write::{WriteResult, headers, request};
+use super::write::{headers, request};
 
 /// Maximum length of a reason, in characters.
 const MAX_REASON_CHARS: usize = 500;
 
-/// A request to accept a pending enrollment.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"replaces": "robot-7"}))]
-pub(super) struct AcceptDevice {
-    /// Device that the machine becomes, by id or name: the device keeps its name, labels, config
-    /// and history, and the machine's keys replace its keys. Default: a new device.
-    #[serde(default)]
-    replaces: Option<String>,
-}
-
-/// A request to reject or revoke a device.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"reason": "stolen from the van"}))]
-pub(super) struct KeepOut {
-    /// Reason, as text for the log; maximum: 500 characters.
-    #[serde(default)]
-    #[schema(max_length = 500)]
-    reason: Option<String>,
-}
-
-/// A request to rotate a device's signing key; it has no fields.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({}))]
-pub(super) struct RotateKey {}
-
-impl KeepOut {
-    fn checked_reason(self) -> Result<Option<String>, Problem> {
-        match self.reason {
-            Some(reason) if reason.chars().count() > MAX_REASON_CHARS => {
-                let rule = format!("must be at most {MAX_REASON_CHARS} characters long");
-                Err(Problem::field("reason", rule, Some(reason.into())))
-            }
-            reason => Ok(reason),
+fn checked_reason(request: KeepOut) -> Result<Option<String>, Problem> {
+    match request.reason {
+        Some(reason) if reason.chars().count() > MAX_REASON_CHARS => {
+            let rule = format!("must be at most {MAX_REASON_CHARS} characters long");
+            Err(Problem::field("reason", rule, Some(reason.into())))
         }
+        reason => Ok(reason),
     }
 }
 
@@ -115,7 +85,7 @@ pub(super) async fn reject_device(
     if_match: IfMatch,
     Json(body): Json<KeepOut>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let reason = body.checked_reason()?;
+    let reason = checked_reason(body)?;
     let request = request(&scope.principal, scope.project, &key, &if_match);
     let device = state.service.devices.requested(&request, &device).await?;
     let written = state.service.approvals.reject(&request, device, reason).await?;
@@ -179,7 +149,7 @@ pub(super) async fn revoke_device(
     if_match: IfMatch,
     Json(body): Json<KeepOut>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let reason = body.checked_reason()?;
+    let reason = checked_reason(body)?;
     let request = request(&scope.principal, scope.project, &key, &if_match);
     let device = state.service.devices.requested(&request, &device).await?;
     let written = state.service.approvals.revoke(&request, device, reason).await?;

@@ -5,18 +5,9 @@ use muster_api::auth::{Administer, Allowed};
 use muster_api::params::NoParams;
 use muster_api::problem::WriteProblems;
 use muster_api::{PathParam, Problem, Query};
-use serde::Serialize;
-use utoipa::ToSchema;
+use muster_api_types::dead_letters::DeadLetterRetried;
 
 use super::state::CommandState;
-
-/// A dead letter that was published again.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({"id": 7}))]
-pub(super) struct DeadLetterRetried {
-    /// Number of the dead letter.
-    id: i64,
-}
 
 /// Retry a dead letter
 ///

@@ -7,9 +7,10 @@ use axum::response::{IntoResponse, Response};
 use muster_api::params::NoParams;
 use muster_api::problem::OpenProblems;
 use muster_api::{Json, Problem, Query};
+use muster_api_types::problems::ProblemDocument;
+use muster_api_types::schema;
 use muster_schemas::wire::{
-    CredentialsRequest, CredentialsResponse, EnrollRequest, EnrollResponse, EnrollWaiting,
-    NonceRequest, NonceResponse,
+    CredentialsRequest, CredentialsResponse, EnrollRequest, NonceRequest, NonceResponse,
 };
 
 use super::state::CommandState;
@@ -25,22 +26,22 @@ use crate::service::EnrollOutcome;
 /// decision when it is sent again.
 #[utoipa::path(
     post, path = "/api/v1/device/enroll", tag = "device",
-    request_body(content = EnrollRequest, example = json!({"request": "0oRDoQEn…", "nats_proof": "c2ln…"})),
+    request_body(content = schema::EnrollRequest, example = json!({"request": "0oRDoQEn…", "nats_proof": "c2ln…"})),
     responses(
-        (status = 201, description = "The device is enrolled", body = EnrollResponse, example = json!({
+        (status = 201, description = "The device is enrolled", body = schema::EnrollResponse, example = json!({
             "project": "default", "device": "0198c0de-7000-7abc-8def-0123456789ab", "name": "robot-7",
             "epoch": 1, "operation_key": "pAEBIAYhWCA…",
             "credentials": {"jwt": "eyJ0eXAiOiJKV1Qi…", "expires_at": "2026-11-23T09:00:00Z",
                 "servers": ["tls://0.0.0.0:4222"], "server_time": "2026-11-23T08:00:00Z"}
         })),
-        (status = 202, description = "The enrollment is pending; repeat the request", body = EnrollWaiting, example = json!({
+        (status = 202, description = "The enrollment is pending; repeat the request", body = schema::EnrollWaiting, example = json!({
             "project": "default", "device": "0198c0de-7000-7abc-8def-0123456789ab", "name": "robot-7-2",
             "retry_after": 5
         })),
-        (status = 401, description = "A signature or proof is invalid", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "The token is invalid, or an operator rejected the enrollment", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "The device or project does not exist", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
-        (status = 409, description = "The name is in use", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "A signature or proof is invalid", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "The token is invalid, or an operator rejected the enrollment", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "The device or project does not exist", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "The name is in use", body = ProblemDocument, content_type = "application/problem+json"),
         OpenProblems,
     ),
 )]
@@ -62,9 +63,9 @@ pub(super) async fn enroll_device(
 /// For agents. A nonce proves that a signed request is recent.
 #[utoipa::path(
     post, path = "/api/v1/device/nonce", tag = "device",
-    request_body(content = NonceRequest, example = json!({"project": "default", "device": "0198c0de-7000-7abc-8def-0123456789ab"})),
+    request_body(content = schema::NonceRequest, example = json!({"project": "default", "device": "0198c0de-7000-7abc-8def-0123456789ab"})),
     responses(
-        (status = 200, description = "The nonce", body = NonceResponse, example = json!({"nonce": "AAZh…", "server_time": "2026-11-23T08:00:00Z"})),
+        (status = 200, description = "The nonce", body = schema::NonceResponse, example = json!({"nonce": "AAZh…", "server_time": "2026-11-23T08:00:00Z"})),
         OpenProblems,
     ),
 )]
@@ -81,13 +82,13 @@ pub(super) async fn create_nonce(
 /// For agents whose credentials are missing or have expired, however long ago.
 #[utoipa::path(
     post, path = "/api/v1/device/credentials", tag = "device",
-    request_body(content = CredentialsRequest, example = json!({"request": "0oRDoQEn…"})),
+    request_body(content = schema::CredentialsRequest, example = json!({"request": "0oRDoQEn…"})),
     responses(
-        (status = 200, description = "The credentials", body = CredentialsResponse, example = json!({
+        (status = 200, description = "The credentials", body = schema::CredentialsResponse, example = json!({
             "jwt": "eyJ0eXAiOiJKV1Qi…", "expires_at": "2026-11-23T09:00:00Z",
             "servers": ["tls://0.0.0.0:4222"], "server_time": "2026-11-23T08:00:00Z"
         })),
-        (status = 401, description = "The proof is invalid, or the device was deleted", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "The proof is invalid, or the device was deleted", body = ProblemDocument, content_type = "application/problem+json"),
         OpenProblems,
     ),
 )]

@@ -1,7 +1,5 @@
 //! Routes that change devices.
 
-use std::collections::BTreeMap;
-
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use muster_api::auth::{Scope, WriteDevices};
@@ -10,43 +8,12 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
-use muster_schemas::names::{ConfigKey, ConfigValue, DeviceName, LabelKey, LabelValue, Labels};
-use muster_schemas::{DeviceId, Hash};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use muster_api_types::WriteResult;
+use muster_api_types::devices::{ChangeDevice, DeviceRegisteredResult, RegisterDevice, SetConfig};
 
 use super::state::CommandState;
-use super::write::{WriteResult, headers, request};
+use super::write::{headers, request};
 use crate::service::DeviceChanges;
-
-/// A request to register a device.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"name": "robot-7", "labels": {"env": "prod"}}))]
-pub(super) struct RegisterDevice {
-    /// Name of the device, unique in the project.
-    name: DeviceName,
-    /// Labels of the device.
-    #[serde(default)]
-    #[schema(value_type = BTreeMap<LabelKey, LabelValue>)]
-    labels: Labels,
-    /// Fingerprint of the key that the device will enroll with, as `muster-agent fingerprint`
-    /// prints it: a machine that enrolls with this key and a token becomes this device.
-    #[serde(default)]
-    fingerprint: Option<Hash>,
-}
-
-/// A registered device.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({
-    "id": "0198c0de-7000-7abc-8def-0123456789ab", "version": 1, "position": 42
-}))]
-pub(super) struct DeviceRegisteredResult {
-    /// Id of the device.
-    id: DeviceId,
-    #[serde(flatten)]
-    result: WriteResult,
-}
 
 /// Register a device
 ///
@@ -72,29 +39,6 @@ pub(super) async fn register_device(
     let (id, written) = registered.await?;
     let result = DeviceRegisteredResult { id, result: written.into() };
     Ok((StatusCode::CREATED, headers(written), axum::Json(result)))
-}
-
-/// A request to change a device.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"name": "robot-8", "labels": {"env": "prod", "retired": null}}))]
-pub(super) struct ChangeDevice {
-    /// New name of the device.
-    #[serde(default)]
-    name: Option<DeviceName>,
-    /// Labels: a value sets, `null` removes; other labels are unchanged.
-    #[serde(default)]
-    #[schema(value_type = BTreeMap<LabelKey, LabelChange>)]
-    labels: BTreeMap<LabelKey, Option<LabelValue>>,
-}
-
-/// New value of a label; `null` removes it.
-#[derive(ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "describes the values of `labels` in the OpenAPI document")]
-enum LabelChange {
-    Set(LabelValue),
-    Remove,
 }
 
 /// Rename or label a device
@@ -126,26 +70,6 @@ pub(super) async fn change_device(
     let changes = DeviceChanges { name: body.name, labels: body.labels };
     let written = state.service.devices.change(&request, device, changes).await?;
     Ok((headers(written), axum::Json(written.into())))
-}
-
-/// A request to set and remove config variables.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"vars": {"metrics.interval": "5s", "log.level": "info", "old": null}}))]
-pub(super) struct SetConfig {
-    /// Config variables: a value sets, `null` removes; others are unchanged. A value keeps its
-    /// type.
-    #[schema(value_type = BTreeMap<ConfigKey, ConfigChange>)]
-    vars: BTreeMap<ConfigKey, Option<ConfigValue>>,
-}
-
-/// New value of a config variable; `null` removes it.
-#[derive(ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "describes the values of `vars` in the OpenAPI document")]
-enum ConfigChange {
-    Set(ConfigValue),
-    Remove,
 }
 
 /// Set config variables of a device

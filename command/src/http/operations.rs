@@ -10,13 +10,13 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
+use muster_api_types::operations::{ActionRequest, OperationRequestedResult, RequestOperation};
+use muster_api_types::{WriteResult, schema};
 use muster_schemas::OperationId;
 use muster_schemas::events::{AbortCause, Action, Exec, Program, Upload};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::state::CommandState;
-use super::write::{WriteResult, headers, request};
+use super::write::{headers, request};
 use crate::domain::operation::OperationCommand;
 use crate::service::{NewOperation, Target};
 
@@ -30,150 +30,6 @@ const MAX_UPLOAD_TIMEOUT_SECS: u32 = 30 * MAX_TIMEOUT_SECS;
 const DEFAULT_TIMEOUT_SECS: u32 = 300;
 /// Maximum number of devices that run an operation concurrently.
 const MAX_CONCURRENT_DEVICES: u32 = 1_000;
-
-/// Target devices: `devices` or `selector`.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct OperationTarget {
-    /// Names or ids of devices.
-    #[serde(default)]
-    #[schema(max_items = 1000)]
-    devices: Option<Vec<String>>,
-    /// Selector, as in `GET /devices`. An empty one selects all devices of the project.
-    #[serde(default)]
-    #[schema(example = "env=dev,online")]
-    selector: Option<String>,
-}
-
-/// Action that each device runs.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub(super) enum ActionRequest {
-    /// Run a program: `argv` or `shell`.
-    Exec {
-        /// Program and its arguments, run without a shell.
-        #[serde(default)]
-        argv: Option<Vec<String>>,
-        /// Command line for `/bin/sh -c`.
-        #[serde(default)]
-        shell: Option<String>,
-        /// Working directory; default: the user's home.
-        #[serde(default)]
-        cwd: Option<String>,
-        /// User that the program runs as; default: the agent's own.
-        #[serde(default)]
-        user: Option<String>,
-        /// Environment variables. The log contains only their names.
-        #[serde(default)]
-        env: BTreeMap<String, String>,
-        /// Standard input, as text. The log contains only its length.
-        #[serde(default)]
-        stdin: Option<String>,
-        /// Standard input, as base64.
-        #[serde(default)]
-        stdin_base64: Option<String>,
-        /// Whether the run ends as soon as the program has started. The program continues, and its
-        /// output is not kept.
-        #[serde(default)]
-        background: bool,
-    },
-    /// Stop the agent, so that its service manager starts it again.
-    RestartAgent {},
-    /// Restart the machine.
-    Reboot {},
-    /// Collect diagnostics: a gzip-compressed tar archive, as standard output.
-    Diagnostics {},
-    /// Change the agent's log level.
-    LogLevel {
-        /// `error`, `warn`, `info`, `debug` or `trace`.
-        level: String,
-        /// Time after which the configured level applies again, in seconds; default: never.
-        #[serde(default)]
-        #[schema(minimum = 1)]
-        seconds: Option<u32>,
-    },
-    /// Upload a file or a folder to the server, which stores it: `GET /uploads`.
-    Upload {
-        /// Path of the file: absolute, or relative to the home of the agent's user. A folder
-        /// becomes a tar archive, compressed with gzip.
-        #[schema(min_length = 1, max_length = 4096, example = "/var/log/app.log")]
-        path: String,
-        /// Whether the device removes the file once the server has all of it. Not for folders.
-        #[serde(default)]
-        remove_source: bool,
-        /// Whether this upload, once it is stored, replaces earlier uploads of the same path of the
-        /// same device, which are erased.
-        #[serde(default)]
-        replace: bool,
-        /// Time after which the stored copy is erased, in seconds since it was stored; default:
-        /// never.
-        #[serde(default)]
-        #[schema(minimum = 1)]
-        keep_seconds: Option<u32>,
-        /// Maximum size of the file, in bytes; default: 1 GiB.
-        #[serde(default)]
-        #[schema(minimum = 1, maximum = 68_719_476_736_u64)]
-        max_bytes: Option<u64>,
-        /// Maximum rate of the upload, in bytes per second; default: unlimited.
-        #[serde(default)]
-        #[schema(minimum = 1024)]
-        bytes_per_second: Option<u64>,
-    },
-}
-
-/// A request to run an action on devices.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({
-    "target": {"selector": "env=dev"}, "action": {"kind": "exec", "argv": ["uname", "-a"]},
-    "timeout_seconds": 60, "at_once": 10, "stop_after": 3
-}))]
-pub(super) struct RequestOperation {
-    /// Target devices.
-    target: OperationTarget,
-    /// Action that each device runs.
-    action: ActionRequest,
-    /// Timeout of a run, in seconds; default: 300, for an upload a day. Maximum: a day, for an
-    /// upload 30 days.
-    #[serde(default)]
-    #[schema(minimum = 1, maximum = 2_592_000)]
-    timeout_seconds: Option<u32>,
-    /// Time, in seconds, after which runs that have not started expire, because their device is
-    /// offline or no slot is free; default: a day.
-    #[serde(default = "a_day")]
-    #[schema(minimum = 1, maximum = 2_592_000)]
-    expires_in_seconds: u32,
-    /// Maximum number of devices that run it concurrently; default: 100.
-    #[serde(default = "a_hundred")]
-    #[schema(minimum = 1, maximum = 1000)]
-    at_once: u32,
-    /// Number of unsuccessful runs after which the operation is aborted; default: no limit.
-    #[serde(default)]
-    #[schema(minimum = 1)]
-    stop_after: Option<u32>,
-}
-
-const fn a_day() -> u32 {
-    24 * 3600
-}
-
-const fn a_hundred() -> u32 {
-    100
-}
-
-/// A requested operation.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({
-    "id": "0198c0de-7002-7abc-8def-0123456789ab", "devices": 12, "version": 1, "position": 42
-}))]
-pub(super) struct OperationRequestedResult {
-    /// Id of the operation.
-    id: OperationId,
-    /// Number of target devices.
-    devices: u64,
-    #[serde(flatten)]
-    result: WriteResult,
-}
 
 /// Request an operation
 ///
@@ -304,7 +160,7 @@ fn input(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, Proble
 /// No further run starts; runs that devices have received continue.
 #[utoipa::path(
     post, path = "/api/v1/operations/{operation}/pause", tag = "operations",
-    params(ProjectParam, ("operation" = OperationId, Path, description = "The operation's id")),
+    params(ProjectParam, ("operation" = schema::OperationId, Path, description = "The operation's id")),
     responses((status = 200, description = "Paused", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
     security(("bearer" = [])),
 )]
@@ -322,7 +178,7 @@ pub(super) async fn pause_operation(
 /// The dispatch of its waiting runs continues.
 #[utoipa::path(
     post, path = "/api/v1/operations/{operation}/resume", tag = "operations",
-    params(ProjectParam, ("operation" = OperationId, Path, description = "The operation's id")),
+    params(ProjectParam, ("operation" = schema::OperationId, Path, description = "The operation's id")),
     responses((status = 200, description = "Resumed", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
     security(("bearer" = [])),
 )]
@@ -340,7 +196,7 @@ pub(super) async fn resume_operation(
 /// No further run starts; runs that devices have received are canceled.
 #[utoipa::path(
     post, path = "/api/v1/operations/{operation}/abort", tag = "operations",
-    params(ProjectParam, ("operation" = OperationId, Path, description = "The operation's id")),
+    params(ProjectParam, ("operation" = schema::OperationId, Path, description = "The operation's id")),
     responses((status = 200, description = "Aborted", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
     security(("bearer" = [])),
 )]
@@ -373,7 +229,7 @@ async fn change(
     post, path = "/api/v1/operations/{operation}/runs/{device}/cancel", tag = "operations",
     params(
         ProjectParam,
-        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("operation" = schema::OperationId, Path, description = "The operation's id"),
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IdempotencyParam,
     ),

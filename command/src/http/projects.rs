@@ -9,57 +9,12 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::NoParams;
 use muster_api::problem::{Kind, WriteProblems};
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
-use muster_schemas::names::ProjectTitle;
-use muster_schemas::{ProjectId, Retention};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use muster_api_types::projects::{ChangeProject, CreateProject, ProjectMade};
+use muster_api_types::{WriteResult, schema};
+use muster_schemas::ProjectId;
 
 use super::state::CommandState;
-use super::write::{WriteResult, headers, request};
-
-/// A request to create a project.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"id": "plant-7", "title": "Plant 7", "retention": "90d"}))]
-pub(super) struct CreateProject {
-    /// Id of the project, permanent: 1 to 40 characters of a-z, 0-9 and -; it starts with a-z and
-    /// does not end with -.
-    id: ProjectId,
-    /// Display name of the project; default: the id.
-    #[serde(default)]
-    title: Option<ProjectTitle>,
-    /// Retention of the project's metrics; default: `default`.
-    #[serde(default)]
-    retention: Option<Retention>,
-}
-
-/// A created project.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({"id": "plant-7", "version": 1, "position": 42}))]
-pub(super) struct ProjectMade {
-    /// Id of the project.
-    id: ProjectId,
-    #[serde(flatten)]
-    result: WriteResult,
-}
-
-/// A request to change a project; fields that are left out are unchanged.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"title": "Plant 7, north", "retention": "30d"}))]
-pub(super) struct ChangeProject {
-    /// New display name of the project.
-    #[serde(default)]
-    title: Option<ProjectTitle>,
-    /// Whether the project is archived. An archived project is read-only and accepts no devices.
-    #[serde(default)]
-    archived: Option<bool>,
-    /// Retention of the project's metrics: `30d`, `2w`, or `default`. Points from before the
-    /// project's first own retention stay in the bucket that all projects share; a later change of
-    /// the number of days applies to all points since then.
-    #[serde(default)]
-    retention: Option<Retention>,
-}
+use super::write::{headers, request};
 
 /// Create a project
 ///
@@ -98,7 +53,7 @@ pub(super) async fn create_project(
 /// `system`.
 #[utoipa::path(
     patch, path = "/api/v1/projects/{project}", tag = "projects",
-    params(("project" = ProjectId, Path, description = "The project's id"), IfMatchParam, IdempotencyParam),
+    params(("project" = schema::ProjectId, Path, description = "The project's id"), IfMatchParam, IdempotencyParam),
     request_body = ChangeProject,
     responses((status = 200, description = "Changed", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
     security(("bearer" = [])),

@@ -9,13 +9,15 @@ use muster_api::auth::{RunOperations, Scope};
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::{Kind, WriteProblems};
 use muster_api::{PathParam, Problem, Query};
+use muster_api_types::schema;
+use muster_api_types::sessions::SessionEndedResult;
 use muster_schemas::events::{
     SessionAttached, SessionDetached, SessionEnded, SessionKind, SessionRefused, SessionRequested,
 };
 use muster_schemas::wire::{Purpose, TerminalSize};
 use muster_schemas::{DeviceId, SessionId};
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Deserialize;
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::state::CommandState;
@@ -342,7 +344,7 @@ pub(super) struct AttachSession {
     get, path = "/api/v1/devices/{device}/sessions/{session}/attach", tag = "sessions",
     params(
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
-        ("session" = SessionId, Path, description = "The session's id"),
+        ("session" = schema::SessionId, Path, description = "The session's id"),
         AttachSession, ProjectParam,
     ),
     responses((status = 101, description = "Attached", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
@@ -383,14 +385,6 @@ pub(super) async fn attach_session(
     }))
 }
 
-/// An ended session.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({"ended": true}))]
-pub(super) struct SessionEndedResult {
-    /// Whether the session was ended; always true.
-    ended: bool,
-}
-
 /// End a session
 ///
 /// Ends the shell and disconnects its clients. The request also succeeds if the session has already
@@ -399,7 +393,7 @@ pub(super) struct SessionEndedResult {
     post, path = "/api/v1/devices/{device}/sessions/{session}/end", tag = "sessions",
     params(
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
-        ("session" = SessionId, Path, description = "The session's id"),
+        ("session" = schema::SessionId, Path, description = "The session's id"),
         ProjectParam,
     ),
     responses((status = 200, description = "Ended", body = SessionEndedResult), WriteProblems),

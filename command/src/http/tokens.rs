@@ -1,7 +1,5 @@
 //! Routes of tokens. Only the response to a token's creation contains its text.
 
-use std::collections::BTreeSet;
-
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use muster_api::auth::{Administer, Scope, WriteDevices};
@@ -9,87 +7,16 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::{Kind, WriteProblems};
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
-use muster_schemas::events::Role;
-use muster_schemas::names::{ConfigVars, LabelKey, Labels, TokenName};
-use muster_schemas::{DeviceId, ProjectId, Timestamp, TokenId};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use muster_api_types::tokens::{CreateEnrollmentToken, CreateToken, TokenCreated};
+use muster_api_types::{WriteResult, schema};
+use muster_schemas::{ProjectId, TokenId};
 
 use super::state::CommandState;
-use super::write::{WriteResult, headers, request};
+use super::write::{headers, request};
 use crate::service::{CreatedToken, NewApiToken, NewEnrollmentToken};
 
 /// Maximum lifetime of an enrollment token, in seconds: a year.
 const MAX_TTL_SECS: u32 = 365 * 24 * 3600;
-
-/// A request to create an enrollment token.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"name": "plant 7", "ttl_seconds": 600, "uses": 20, "labels": {"site": "a"}, "config": {"metrics.interval": "30s"}}))]
-pub(super) struct CreateEnrollmentToken {
-    /// Display name of the token.
-    name: TokenName,
-    /// Lifetime, in seconds; default: an hour.
-    #[serde(default = "one_hour")]
-    #[schema(minimum = 1, maximum = 31_536_000)]
-    ttl_seconds: u32,
-    /// Number of devices that may enroll with the token; default: one.
-    #[serde(default = "one")]
-    #[schema(minimum = 1, maximum = 100_000)]
-    uses: u32,
-    /// Labels that a device receives.
-    #[serde(default)]
-    #[schema(value_type = BTreeMap<muster_schemas::names::LabelKey, muster_schemas::names::LabelValue>)]
-    labels: Labels,
-    /// Keys of the labels that a machine may set itself; default: none. Other labels that the
-    /// machine sends are dropped, because labels decide which orders a device receives.
-    #[serde(default)]
-    #[schema(max_items = 64, value_type = Vec<muster_schemas::names::LabelKey>)]
-    allow_labels: BTreeSet<LabelKey>,
-    /// Config variables that a new device starts with; a device that was already known keeps its
-    /// own.
-    #[serde(default)]
-    #[schema(value_type = BTreeMap<muster_schemas::names::ConfigKey, muster_schemas::names::ConfigValue>)]
-    config: ConfigVars,
-    /// The only device that may enroll with the token; if it is enrolled already, its keys are
-    /// replaced.
-    #[serde(default)]
-    device: Option<DeviceId>,
-    /// Whether an operator must accept each device that enrolls with the token.
-    #[serde(default)]
-    approval: bool,
-}
-
-const fn one_hour() -> u32 {
-    3600
-}
-
-const fn one() -> u32 {
-    1
-}
-
-/// A created token.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({
-    "id": "0198c0de-7001-7abc-8def-0123456789ab",
-    "token": "mst_default_0198c0de70017abc8def0123456789ab_…",
-    "expires_at": "2036-11-23T09:00:00Z", "version": 1, "position": 42
-}))]
-pub(super) struct TokenCreated {
-    /// Id of the token.
-    id: TokenId,
-    /// Text of the token; it cannot be shown again.
-    token: String,
-    /// Time at which the token expires; `null` if it does not.
-    expires_at: Option<Timestamp>,
-    /// For an enrollment token: the pin of the server's key, for the command that installs the
-    /// agent:
-    /// `curl -fsSk --pinnedpubkey PIN URL/install.sh | MUSTER_ENROLL_TOKEN=TOKEN sudo --preserve-env=MUSTER_ENROLL_TOKEN sh -s --`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    server_pin: Option<String>,
-    #[serde(flatten)]
-    result: WriteResult,
-}
 
 /// Create an enrollment token
 ///
@@ -141,7 +68,7 @@ pub(super) async fn create_enrollment_token(
 /// No further device can enroll with the token; enrolled devices stay enrolled.
 #[utoipa::path(
     delete, path = "/api/v1/enrollment-tokens/{token}", tag = "tokens",
-    params(ProjectParam, ("token" = TokenId, Path, description = "The token's id")),
+    params(ProjectParam, ("token" = schema::TokenId, Path, description = "The token's id")),
     responses((status = 200, description = "Revoked", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
     security(("bearer" = [])),
 )]
@@ -155,24 +82,6 @@ pub(super) async fn revoke_enrollment_token(
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
     let written = state.service.tokens.revoke_enrollment_token(&request, token).await?;
     Ok((headers(written), axum::Json(written.into())))
-}
-
-/// A request to create an API token.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"name": "grafana", "role": "viewer", "expires_at": "2027-11-23T08:00:00Z"}))]
-pub(super) struct CreateToken {
-    /// Display name of the token.
-    name: TokenName,
-    /// Role that the token grants.
-    role: Role,
-    /// Time at which the token expires; default: never.
-    #[serde(default)]
-    expires_at: Option<Timestamp>,
-    /// Whether the token is valid for all projects and the server itself. Only a server-wide admin
-    /// can create one; the parameter `project` is ignored then.
-    #[serde(default)]
-    server_wide: bool,
 }
 
 /// Create an API token
@@ -231,7 +140,7 @@ pub(super) async fn create_token(
 /// Further requests with the token are rejected.
 #[utoipa::path(
     delete, path = "/api/v1/tokens/{token}", tag = "tokens",
-    params(ProjectParam, ("token" = TokenId, Path, description = "The token's id")),
+    params(ProjectParam, ("token" = schema::TokenId, Path, description = "The token's id")),
     responses((status = 200, description = "Revoked", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
     security(("bearer" = [])),
 )]

@@ -8,13 +8,13 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
+use muster_api_types::uploads::{CreateDownloadLink, DownloadLinkCreated};
+use muster_api_types::{WriteResult, schema};
+use muster_schemas::OperationId;
 use muster_schemas::events::EraseCause;
-use muster_schemas::{OperationId, Timestamp};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::state::CommandState;
-use super::write::{WriteResult, headers, request};
+use super::write::{headers, request};
 
 /// Maximum lifetime of a download link, in seconds: 7 days.
 const MAX_LINK_TTL_SECS: u32 = 7 * 24 * 3600;
@@ -27,7 +27,7 @@ const MAX_LINK_TTL_SECS: u32 = 7 * 24 * 3600;
     delete, path = "/api/v1/uploads/{operation}/{device}", tag = "uploads",
     params(
         ProjectParam,
-        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("operation" = schema::OperationId, Path, description = "The operation's id"),
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IdempotencyParam,
     ),
@@ -48,31 +48,6 @@ pub(super) async fn delete_upload(
     Ok((headers(written), axum::Json(written.into())))
 }
 
-/// A request to create a download link.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"expires_in": 3600}))]
-pub(super) struct CreateDownloadLink {
-    /// Lifetime of the link, in seconds.
-    #[schema(minimum = 1, maximum = 604_800)]
-    expires_in: u32,
-}
-
-/// A created download link.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({
-    "url": "/api/v1/downloads/msd_default_0198c0de70027abc8def0123456789ab_0198c0de70007abc8def0123456789ab_…",
-    "expires_at": "2026-11-26T09:00:00Z", "version": 3, "position": 42
-}))]
-pub(super) struct DownloadLinkCreated {
-    /// Path of the link, relative to this server's address. It cannot be shown again.
-    url: String,
-    /// Time at which the link expires.
-    expires_at: Timestamp,
-    #[serde(flatten)]
-    result: WriteResult,
-}
-
 /// Create a download link for a stored file
 ///
 /// The link allows the file to be downloaded without a token, until it expires or the file is
@@ -81,7 +56,7 @@ pub(super) struct DownloadLinkCreated {
     post, path = "/api/v1/uploads/{operation}/{device}/link", tag = "uploads",
     params(
         ProjectParam,
-        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("operation" = schema::OperationId, Path, description = "The operation's id"),
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IdempotencyParam,
     ),

@@ -3,23 +3,10 @@
 use axum::http::HeaderMap;
 use muster_api::auth::Principal;
 use muster_api::{IdempotencyKey, IfMatch, etag, position_header};
+use muster_api_types::WriteResult;
 use muster_schemas::ProjectId;
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use crate::request::{Request, Written};
-
-/// Result of a write.
-#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
-pub(super) struct WriteResult {
-    /// Version of the resource; also the `ETag`.
-    #[schema(example = 3)]
-    pub(super) version: u64,
-    /// Position of the write in the project's log. Send it as `Muster-Min-Position` with a read
-    /// that must include the write.
-    #[schema(example = 42)]
-    pub(super) position: u64,
-}
 
 impl From<Written> for WriteResult {
     fn from(Written { version, position }: Written) -> Self {

@@ -6,61 +6,29 @@ use data_encoding::BASE64;
 use muster_api::auth::ReadAll;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::{Kind, ReadProblems};
-use muster_api::{Cursor, Json, Limit, Page, PathParam, Problem, Query, Scope};
-use muster_schemas::Timestamp;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use muster_api::{Cursor, Json, Limit, PathParam, Problem, Query, Scope};
+use muster_api_types::Page;
+use muster_api_types::dead_letters::DeadLetter;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::examples;
 use crate::state::QueryState;
 
-/// A message that could not be attributed to a device or written.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct DeadLetter {
-    /// Number of the dead letter.
-    id: i64,
-    /// Kind of the message: `events` or `metrics`.
-    source: String,
-    /// Project in the message's subject; null when there is none.
-    project: Option<String>,
-    /// Subject of the message.
-    subject: String,
-    /// Short code of the cause, such as `bad_signature`.
-    cause: String,
-    /// The cause in full.
-    detail: String,
-    /// Size of the whole message, in bytes.
-    size: u64,
-    /// Time at which the message was first received.
-    first_seen: Timestamp,
-    /// Time at which the message was last received.
-    last_seen: Timestamp,
-    /// Number of times that the message was received.
-    seen: u64,
-    /// Time of the last retry.
-    retried_at: Option<Timestamp>,
-    /// The message in base64, at most the first 64 KiB; only in the response for a single dead
-    /// letter.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bytes: Option<String>,
-}
-
-impl DeadLetter {
-    fn new(dead_letter: muster_eventlog::DeadLetter, with_bytes: bool) -> Self {
-        Self {
-            id: dead_letter.id,
-            source: dead_letter.source,
-            project: dead_letter.project,
-            subject: dead_letter.subject,
-            cause: dead_letter.cause,
-            detail: dead_letter.detail,
-            size: dead_letter.size,
-            first_seen: dead_letter.first_seen,
-            last_seen: dead_letter.last_seen,
-            seen: dead_letter.seen,
-            retried_at: dead_letter.retried_at,
-            bytes: with_bytes.then(|| BASE64.encode(&dead_letter.bytes)),
-        }
+fn view(dead_letter: muster_eventlog::DeadLetter, with_bytes: bool) -> DeadLetter {
+    DeadLetter {
+        id: dead_letter.id,
+        source: dead_letter.source,
+        project: dead_letter.project,
+        subject: dead_letter.subject,
+        cause: dead_letter.cause,
+        detail: dead_letter.detail,
+        size: dead_letter.size,
+        first_seen: dead_letter.first_seen,
+        last_seen: dead_letter.last_seen,
+        seen: dead_letter.seen,
+        retried_at: dead_letter.retried_at,
+        bytes: with_bytes.then(|| BASE64.encode(&dead_letter.bytes)),
     }
 }
 
@@ -105,11 +73,8 @@ pub(crate) async fn list_dead_letters(
     let project = (!query.everywhere).then_some(scope.project.as_str());
     let found = state.log().list_dead_letters(project, before, u32::from(limit) + 1).await?;
     let more = found.len() > usize::from(limit);
-    let items: Vec<DeadLetter> = found
-        .into_iter()
-        .take(limit.into())
-        .map(|dead_letter| DeadLetter::new(dead_letter, false))
-        .collect();
+    let items: Vec<DeadLetter> =
+        found.into_iter().take(limit.into()).map(|dead_letter| view(dead_letter, false)).collect();
     let next = items.last().filter(|_| more).map(|dead_letter| Cursor::encode(&dead_letter.id));
     Ok(Json(Page { items, next }))
 }
@@ -136,6 +101,6 @@ pub(crate) async fn get_dead_letter(
         .filter(|dead_letter| {
             server_wide || dead_letter.project.as_deref() == Some(scope.project.as_str())
         })
-        .map(|dead_letter| Json(DeadLetter::new(dead_letter, true)))
+        .map(|dead_letter| Json(view(dead_letter, true)))
         .ok_or_else(|| Problem::not_found(format!("there is no dead letter {id}")))
 }

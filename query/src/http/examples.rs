@@ -148,3 +148,43 @@ pub(super) fn dead_letter() -> Value {
         "seen": 2
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_api_types::dead_letters::DeadLetter;
+    use muster_api_types::devices::{DeviceDetail, DeviceSummary};
+    use muster_api_types::events::EventView;
+    use muster_api_types::metrics::{Latest, MetricSeries};
+    use muster_api_types::tokens::{ApiToken, EnrollmentToken};
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    fn read<T: DeserializeOwned>(example: Value) -> T {
+        serde_json::from_value(example).unwrap()
+    }
+
+    #[test]
+    fn clients_can_read_the_examples() {
+        let device: DeviceDetail = read(device_detail());
+        assert_eq!(device.summary.id.to_string(), DEVICE);
+        read::<DeviceSummary>(device_summary());
+        read::<EnrollmentToken>(enrollment_token());
+        read::<ApiToken>(api_token());
+        read::<DeadLetter>(dead_letter());
+        read::<EventView>(event());
+        read::<Latest>(latest());
+        read::<MetricSeries>(series());
+    }
+
+    #[test]
+    fn clients_can_read_responses_of_a_later_server() {
+        let mut example = device_detail();
+        example["later"] = json!({"x": 1});
+        example["status"] = json!("hibernating");
+        example["epochs"][0]["cause"] = json!("merged");
+        let device: DeviceDetail = read(example);
+        assert_eq!(device.summary.status.to_string(), "hibernating");
+        assert_eq!(device.epochs[0].cause.to_string(), "merged");
+    }
+}

@@ -1,7 +1,5 @@
 //! `GET /fleet/summary`: the number of devices by status and by their attributes.
 
-use std::collections::BTreeMap;
-
 use axum::extract::State;
 use axum::response::IntoResponse;
 use muster_api::auth::ReadDevices;
@@ -9,29 +7,13 @@ use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, MinPosition, Problem, Query, Scope, position_header};
-use serde::Serialize;
-use utoipa::ToSchema;
+use muster_api_types::server::FleetSummary;
 
 use crate::projections::devices::TABLE;
 use crate::state::{QueryState, sql_problem};
 
 /// Maximum number of counted values of an attribute; less frequent values are left out.
 const MAX_VALUES: i64 = 100;
-
-/// Numbers of devices, without deleted ones.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct FleetSummary {
-    /// Number of all devices.
-    total: i64,
-    /// Numbers by status: `registered`, `pending`, `online`, `offline`, `revoked`.
-    status: BTreeMap<String, i64>,
-    /// Numbers by operating system; the 100 most frequent.
-    os: BTreeMap<String, i64>,
-    /// Numbers by architecture; the 100 most frequent.
-    arch: BTreeMap<String, i64>,
-    /// Numbers by the agent's version; the 100 most frequent.
-    agent_version: BTreeMap<String, i64>,
-}
 
 /// Count the devices of a project by status and attributes
 #[utoipa::path(

@@ -1,12 +1,12 @@
 //! `/healthz`: whether the process runs. `/readyz`: whether it can serve requests.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::extract::State;
 use muster_api::problem::OpenProblems;
 use muster_api::{Json, Problem};
-use serde::Serialize;
-use utoipa::ToSchema;
+use muster_api_types::server::Health;
 
 use super::degraded;
 use crate::state::{QueryState, required_projections, sql_problem};
@@ -16,20 +16,7 @@ const MAX_READY_LAG: i64 = 10_000;
 /// Timeout of the query to PostgreSQL.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The state of this server.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct Health {
-    /// `ok`, or `degraded` when it serves reads but cannot write something.
-    #[schema(example = "ok")]
-    status: &'static str,
-    /// Parts that cannot be written, since when and why.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    degraded: Option<String>,
-}
-
-impl Health {
-    const OK: Self = Self { status: "ok", degraded: None };
-}
+const OK: Health = Health { status: Cow::Borrowed("ok"), degraded: None };
 
 /// Check whether the process runs
 #[utoipa::path(
@@ -40,7 +27,7 @@ impl Health {
     )
 )]
 pub(crate) async fn get_health() -> Json<Health> {
-    Json(Health::OK)
+    Json(OK)
 }
 
 /// Check whether the server can serve requests
@@ -90,8 +77,8 @@ pub(crate) async fn get_readiness(
             Err(Problem::unavailable(format!("the read model {name} is catching up"), 2))
         }
         _ => Ok(Json(match degraded::describe(&state) {
-            degraded if degraded.is_empty() => Health::OK,
-            degraded => Health { status: "degraded", degraded: Some(degraded) },
+            degraded if degraded.is_empty() => OK,
+            degraded => Health { status: "degraded".into(), degraded: Some(degraded) },
         })),
     }
 }

@@ -4,38 +4,12 @@ use axum::extract::State;
 use muster_api::auth::ReadDevices;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::ReadProblems;
-use muster_api::{Json, Page, Problem, Query, Scope};
-use muster_schemas::{Hash, ProjectId, Timestamp};
-use serde::Serialize;
-use utoipa::ToSchema;
+use muster_api::{Json, Problem, Query, Scope};
+use muster_api_types::Page;
+use muster_api_types::events::LogHead;
+use muster_api_types::server::ProjectionState;
 
 use crate::state::{QueryState, sql_problem};
-
-/// The end of a project's log.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct LogHead {
-    /// The project.
-    project: ProjectId,
-    /// The newest position; 0 when the log is empty.
-    position: u64,
-    /// Time at which the newest event was recorded.
-    recorded_at: Timestamp,
-    /// Root of the Merkle tree over all positions so far.
-    root: Hash,
-}
-
-/// A projection's progress.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct ProjectionState {
-    /// Name with the version of its fold.
-    name: String,
-    /// The position that it has reached.
-    position: i64,
-    /// Number of events by which it is behind the log.
-    lag: i64,
-    /// Cause for which it stopped; absent while it runs.
-    failure: Option<String>,
-}
 
 /// Get the end of the log
 #[utoipa::path(

@@ -1,8 +1,8 @@
 //! The read API: routes, and the OpenAPI document that describes them.
 //!
 //! A handler authorizes the request, parses its parameters, reads a read model or the log, and
-//! responds; the responses' types are in the `view.rs` of the same folder. The command role has the
-//! writes.
+//! responds. The responses' types are in `muster-api-types`; `view.rs` creates the large ones from
+//! read models. The command role has the writes.
 
 mod dead_letters;
 mod degraded;
@@ -23,7 +23,7 @@ mod whoami;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use muster_api::auth::end_with_token;
-use muster_api::problem::{FieldError, ProblemDocument};
+use muster_api_types::problems::{FieldError, ProblemDocument};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;

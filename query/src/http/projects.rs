@@ -6,44 +6,16 @@ use muster_api::auth::{Allowed, ReadDevices};
 use muster_api::params::NoParams;
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, etag};
-use muster_schemas::names::ProjectTitle;
-use muster_schemas::{ProjectId, Retention, Timestamp};
-use serde::{Deserialize, Serialize};
+use muster_api::{Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, etag};
+use muster_api_types::projects::{Project, ProjectStatus};
+use muster_api_types::{Page, schema};
+use muster_schemas::{ProjectId, Timestamp};
+use serde::Deserialize;
 use serde_json::json;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 
 use crate::projections::projects::TABLE;
 use crate::state::{QueryState, sql_problem};
-
-/// Whether a project accepts changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ProjectStatus {
-    /// The project accepts changes.
-    Active,
-    /// The project accepts no changes and no devices, but can be read.
-    Archived,
-}
-
-/// A project.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct Project {
-    /// Id, which never changes.
-    id: ProjectId,
-    /// Title for people.
-    title: ProjectTitle,
-    /// Whether it accepts changes.
-    status: ProjectStatus,
-    /// Time for which its metrics are kept.
-    retention: Retention,
-    /// Time of creation.
-    created_at: Timestamp,
-    /// The newest position of its log.
-    position: u64,
-    /// Version of the resource; also the `ETag`.
-    version: u64,
-}
 
 /// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -90,7 +62,7 @@ pub(crate) async fn list_projects(
 /// Get a project
 #[utoipa::path(
     get, path = "/api/v1/projects/{project}", tag = "projects", security(("bearer" = [])),
-    params(("project" = ProjectId, Path, description = "The project's id"), MinPositionParam),
+    params(("project" = schema::ProjectId, Path, description = "The project's id"), MinPositionParam),
     responses(
         (status = 200, description = "The project", body = Project,
             headers(("ETag" = String, description = "Version of the project")),
@@ -135,10 +107,11 @@ async fn read(
         .map_err(sql_problem)?;
     rows.into_iter()
         .map(|(id, title, archived, retention, created_at, version, position)| {
+            let status = if archived { ProjectStatus::Archived } else { ProjectStatus::Active };
             Ok(Project {
                 id: id.parse().map_err(|error| Problem::internal(&error))?,
                 title: title.parse().map_err(|error| Problem::internal(&error))?,
-                status: if archived { ProjectStatus::Archived } else { ProjectStatus::Active },
+                status: status.into(),
                 retention: retention.parse().map_err(|error| Problem::internal(&error))?,
                 created_at: Timestamp(created_at),
                 position: position.unsigned_abs(),

@@ -12,21 +12,22 @@ use muster_api::auth::{ReadDevices, ReadOutput};
 use muster_api::blobs::{BlobError, Blobs, key};
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
-use muster_api::problem::{ProblemDocument, ReadProblems};
-use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, Scope};
+use muster_api::problem::ReadProblems;
+use muster_api::{Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Scope};
+use muster_api_types::problems::ProblemDocument;
+use muster_api_types::sessions::{SessionState, SessionView};
+use muster_api_types::{Page, schema};
 use muster_schemas::errors::error_chain;
-use muster_schemas::events::SessionKind;
-use muster_schemas::names::DeviceName;
 use muster_schemas::wire::output_hash;
-use muster_schemas::{DeviceId, ProjectId, SessionId, Timestamp};
-use serde::{Deserialize, Serialize};
+use muster_schemas::{DeviceId, ProjectId, SessionId};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sqlx::QueryBuilder;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::devices::resolve;
-use crate::projections::sessions::{Session, SessionState, TABLE};
+use crate::projections::sessions::{Session, TABLE};
 use crate::projections::{as_i64, devices};
 use crate::state::{QueryState, sql_problem};
 
@@ -37,44 +38,6 @@ type Piece = (u32, u32, Vec<u8>);
 const MAX_CONCURRENT_READS: usize = 8;
 /// Size of the salt with which each piece starts, in bytes.
 const SALT_BYTES: usize = 16;
-
-/// A shell on a device, or a connection from it.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct SessionView {
-    /// Id of the session.
-    id: SessionId,
-    /// The device.
-    device: DeviceId,
-    /// The device's name.
-    #[schema(value_type = Option<DeviceName>)]
-    name: Option<String>,
-    /// State of the session.
-    state: SessionState,
-    /// Kind of the session.
-    session: SessionKind,
-    /// The actor that opened it.
-    actor: String,
-    /// Address of the client that opened it.
-    address: Option<String>,
-    /// Time at which it was opened.
-    opened_at: Timestamp,
-    /// Number of currently attached clients.
-    attached: u64,
-    /// Total number of attachments.
-    attachments: u64,
-    /// Whether its output is recorded.
-    recorded: bool,
-    /// Whether its input is recorded.
-    input_recorded: bool,
-    /// Size of the recording, in bytes.
-    recording_bytes: u64,
-    /// Time at which it ended.
-    ended_at: Option<Timestamp>,
-    /// Reason of its end, or of its refusal.
-    reason: Option<String>,
-    /// The shell's exit code.
-    exit_code: Option<i32>,
-}
 
 /// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -129,8 +92,8 @@ fn view((id, device, name, _, text): Row) -> Result<Option<SessionView>, Problem
         id: SessionId(id),
         device: DeviceId(device),
         name,
-        state: session.state,
-        session: kind,
+        state: session.state.into(),
+        session: kind.into(),
         actor: session.actor,
         address: session.address,
         opened_at: session.opened_at,
@@ -225,7 +188,7 @@ async fn pieces(
 #[utoipa::path(
     get, path = "/api/v1/sessions/{session}", tag = "sessions", security(("bearer" = [])),
     params(
-        ("session" = SessionId, Path, description = "The session's id"), ProjectParam,
+        ("session" = schema::SessionId, Path, description = "The session's id"), ProjectParam,
         MinPositionParam,
     ),
     responses(
@@ -257,7 +220,7 @@ pub(crate) async fn get_session(
     get, path = "/api/v1/sessions/{session}/recording", tag = "sessions",
     security(("bearer" = [])),
     params(
-        ("session" = SessionId, Path, description = "The session's id"), ProjectParam,
+        ("session" = schema::SessionId, Path, description = "The session's id"), ProjectParam,
         MinPositionParam,
     ),
     responses(

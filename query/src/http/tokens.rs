@@ -8,93 +8,18 @@ use muster_api::auth::{ReadAll, ReadEnrollmentTokens};
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, Scope};
-use muster_schemas::events::Role;
-use muster_schemas::names::{Labels, TokenName};
-use muster_schemas::{DeviceId, ProjectId, Timestamp, TokenId};
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use muster_api::{Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Scope};
+use muster_api_types::tokens::{ApiToken, EnrollmentToken, TokenStatus};
+use muster_api_types::{Page, schema};
+use muster_schemas::{ProjectId, Timestamp, TokenId};
+use serde::Deserialize;
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::examples;
 use crate::projections::as_i64;
 use crate::projections::tokens::{TABLE, Token, TokenKind};
 use crate::state::{QueryState, sql_problem};
-
-/// Whether a token is valid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum TokenStatus {
-    /// The token is valid.
-    Active,
-    /// The token has reached its maximum number of uses.
-    UsedUp,
-    /// The token has expired.
-    Expired,
-    /// The token was revoked.
-    Revoked,
-}
-
-/// A token with which devices enroll.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct EnrollmentToken {
-    /// Id of the token.
-    id: TokenId,
-    /// Name for people.
-    #[schema(value_type = TokenName)]
-    name: Option<TokenName>,
-    /// Whether the token is valid.
-    status: TokenStatus,
-    /// The actor that created it.
-    created_by: String,
-    /// Time of creation.
-    created_at: Timestamp,
-    /// Time at which it expires.
-    expires_at: Option<Timestamp>,
-    /// Time at which it was revoked.
-    revoked_at: Option<Timestamp>,
-    /// Maximum number of devices that may enroll with it.
-    uses: u32,
-    /// Number of devices that have enrolled with it.
-    used: u64,
-    /// Time of the last enrollment with it.
-    last_used_at: Option<Timestamp>,
-    /// Labels for the devices that enroll with it.
-    #[schema(value_type = BTreeMap<String, String>)]
-    labels: Labels,
-    /// The only device that may use it.
-    device: Option<DeviceId>,
-    /// Version of its stream, as in its `ETag`.
-    version: u64,
-}
-
-/// A token with which a client uses the API.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct ApiToken {
-    /// Id of the token.
-    id: TokenId,
-    /// Name for people.
-    #[schema(value_type = TokenName)]
-    name: Option<TokenName>,
-    /// Whether the token is valid.
-    status: TokenStatus,
-    /// Role of its bearer.
-    role: Role,
-    /// The actor that created it.
-    created_by: String,
-    /// Time of creation.
-    created_at: Timestamp,
-    /// Time at which it expires; never when absent.
-    expires_at: Option<Timestamp>,
-    /// Time at which it was revoked.
-    revoked_at: Option<Timestamp>,
-    /// Time of its last use; recorded at most once an hour.
-    last_used_at: Option<Timestamp>,
-    /// Client address of its last use.
-    last_address: Option<String>,
-    /// Version of its stream, as in its `ETag`.
-    version: u64,
-}
 
 /// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -135,7 +60,7 @@ pub(crate) async fn list_enrollment_tokens(
 #[utoipa::path(
     get, path = "/api/v1/enrollment-tokens/{token}", tag = "tokens", security(("bearer" = [])),
     params(
-        ("token" = TokenId, Path, description = "The token's id"), ProjectParam, MinPositionParam,
+        ("token" = schema::TokenId, Path, description = "The token's id"), ProjectParam, MinPositionParam,
     ),
     responses(
         (status = 200, description = "The token", body = EnrollmentToken,
@@ -246,7 +171,7 @@ fn enrollment((id, token): (TokenId, Token)) -> Option<EnrollmentToken> {
     };
     Some(EnrollmentToken {
         id,
-        status: status(&token, token.used >= u64::from(uses)),
+        status: status(&token, token.used >= u64::from(uses)).into(),
         name: token.name,
         created_by: token.created_by,
         created_at: token.created_at,
@@ -267,9 +192,9 @@ fn api((id, token): (TokenId, Token)) -> Option<ApiToken> {
     };
     Some(ApiToken {
         id,
-        status: status(&token, false),
+        status: status(&token, false).into(),
         name: token.name,
-        role,
+        role: role.into(),
         created_by: token.created_by,
         created_at: token.created_at,
         expires_at: token.expires_at,

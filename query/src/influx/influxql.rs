@@ -6,14 +6,11 @@ use std::fmt::Write as _;
 
 use muster_metric_store::{identifier, string};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::metric_buckets::MetricBuckets;
 
 /// Function that aggregates the values of a step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Function {
     /// Mean.
     #[default]

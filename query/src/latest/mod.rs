@@ -8,7 +8,6 @@ mod store;
 mod summary;
 
 pub use store::{LatestGroup, LatestMetrics};
-pub use summary::MetricsSummary;
 
 #[cfg(test)]
 mod tests;

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
+use muster_api_types::metrics::MetricsSummary;
 use muster_schemas::metrics::{InvalidBatch, MetricBatch};
 use muster_schemas::selector::Requirement;
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 
-use super::MetricsSummary;
-use super::summary::matches;
+use super::summary::{from_batch, matches};
 
 /// Maximum number of groups that are kept of one device.
 const MAX_GROUPS: usize = 16;
@@ -82,7 +82,7 @@ impl LatestMetrics {
             return Ok(());
         }
         let (batch, _) = MetricBatch::decode_valid_points(payload)?;
-        let summary = MetricsSummary::from_batch(&batch);
+        let summary = from_batch(&batch);
         // Encoded again: the received batch may be compressed, include points that were dropped, or
         // be a slice of a larger buffer.
         let whole = batch.encode();

@@ -1,83 +1,36 @@
 //! Summary of a device's health from its metric batches. Pure.
 
+use muster_api_types::metrics::MetricsSummary;
 use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
 use muster_schemas::selector::{Requirement, Test};
-use serde::Serialize;
-use utoipa::ToSchema;
 
-/// Summary of a device's newest metrics; metrics that it does not measure are absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
-pub struct MetricsSummary {
-    /// Utilization of all processors together, in percent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = 12.5)]
-    pub cpu_percent: Option<f64>,
-    /// Utilization of the memory, in percent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = 41.2)]
-    pub memory_percent: Option<f64>,
-    /// Utilization of the file system `/`, in percent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = 63.0)]
-    pub disk_percent: Option<f64>,
-    /// Charge of the battery, in percent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = 80.0)]
-    pub battery_percent: Option<f64>,
-    /// Time by which the device's clock is ahead of the server's, in microseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = -1200)]
-    pub clock_skew_us: Option<i64>,
+/// Creates the summary of one batch.
+pub(super) fn from_batch(batch: &MetricBatch) -> MetricsSummary {
+    let mut summary = MetricsSummary::default();
+    for point in &batch.points {
+        add_point(&mut summary, point);
+    }
+    summary
 }
 
-impl MetricsSummary {
-    /// Creates the summary of one batch.
-    #[must_use]
-    pub fn from_batch(batch: &MetricBatch) -> Self {
-        let mut summary = Self::default();
-        for point in &batch.points {
-            summary.add_point(point);
+fn add_point(summary: &mut MetricsSummary, point: &Point) {
+    match point.measurement.as_str() {
+        "cpu" if is_tagged(point, "cpu", "cpu-total") => {
+            let idle = number(point, "usage_idle").map(|idle| 100.0 - idle);
+            summary.cpu_percent = number(point, "usage_active").or(idle).or(summary.cpu_percent);
         }
-        summary
-    }
-
-    /// Returns this summary, with the other's values for those that are absent.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            cpu_percent: self.cpu_percent.or(other.cpu_percent),
-            memory_percent: self.memory_percent.or(other.memory_percent),
-            disk_percent: self.disk_percent.or(other.disk_percent),
-            battery_percent: self.battery_percent.or(other.battery_percent),
-            clock_skew_us: self.clock_skew_us.or(other.clock_skew_us),
+        "mem" => summary.memory_percent = number(point, "used_percent").or(summary.memory_percent),
+        "disk" if is_tagged(point, "path", "/") => {
+            summary.disk_percent = number(point, "used_percent").or(summary.disk_percent);
         }
-    }
-
-    /// Whether all values are absent.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
-    fn add_point(&mut self, point: &Point) {
-        match point.measurement.as_str() {
-            "cpu" if is_tagged(point, "cpu", "cpu-total") => {
-                let idle = number(point, "usage_idle").map(|idle| 100.0 - idle);
-                self.cpu_percent = number(point, "usage_active").or(idle).or(self.cpu_percent);
+        "battery" => summary.battery_percent = number(point, "percent").or(summary.battery_percent),
+        // Only the agent's own measurement: an application may have a field of this name.
+        "muster_agent" => {
+            if let Some(FieldValue::Int(skew)) = field(point, "clock_skew_us") {
+                summary.clock_skew_us = Some(*skew);
             }
-            "mem" => self.memory_percent = number(point, "used_percent").or(self.memory_percent),
-            "disk" if is_tagged(point, "path", "/") => {
-                self.disk_percent = number(point, "used_percent").or(self.disk_percent);
-            }
-            "battery" => self.battery_percent = number(point, "percent").or(self.battery_percent),
-            // Only the agent's own measurement: an application may have a field of this name.
-            "muster_agent" => {
-                if let Some(FieldValue::Int(skew)) = field(point, "clock_skew_us") {
-                    self.clock_skew_us = Some(*skew);
-                }
-            }
-            _ => {}
         }
+        _ => {}
     }
 }
 

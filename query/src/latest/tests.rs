@@ -1,11 +1,13 @@
 //! The store keeps the newest batch in any order of receipt; the summary has the right values.
 
 use bytes::Bytes;
+use muster_api_types::metrics::MetricsSummary;
 use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use uuid::Uuid;
 
-use super::{LatestMetrics, MetricsSummary};
+use super::LatestMetrics;
+use super::summary::from_batch;
 
 fn batch(time: i64, points: Vec<Point>) -> Bytes {
     let time = Timestamp(time);
@@ -77,7 +79,7 @@ fn the_summary_uses_the_right_points() {
     ];
     let time = Timestamp(0);
     assert_eq!(
-        MetricsSummary::from_batch(&MetricBatch { time, points }),
+        from_batch(&MetricBatch { time, points }),
         MetricsSummary {
             cpu_percent: Some(25.0),
             memory_percent: Some(41.5),
@@ -93,7 +95,7 @@ fn an_applications_field_does_not_replace_the_clock_skew() {
     let own = Point::new("muster_agent").field("clock_skew_us", -1_200_i64);
     let application = Point::new("app").field("clock_skew_us", 99_000_000_i64);
     let points = vec![own, application];
-    let summary = MetricsSummary::from_batch(&MetricBatch { time: Timestamp(0), points });
+    let summary = from_batch(&MetricBatch { time: Timestamp(0), points });
     assert_eq!(summary.clock_skew_us, Some(-1_200));
 }
 

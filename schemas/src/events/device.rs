@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::codec::unique_map;
 use crate::cose::Hash;
@@ -12,7 +11,7 @@ use crate::names::{ConfigKey, ConfigVars, DeviceName, LabelKey, Labels};
 use crate::timestamp::Timestamp;
 
 /// A device was registered, by an operator or by an enrollment. Stream `device/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRegistered {
     /// The device's name, unique in its project.
     pub name: DeviceName,
@@ -25,11 +24,10 @@ pub struct DeviceRegistered {
 }
 
 /// A machine requested enrollment, and waits for an operator. Stream `device/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceEnrollmentRequested {
     /// The signing key, a COSE_Key.
     #[serde(with = "serde_bytes")]
-    #[schema(value_type = Vec<u8>)]
     pub signing_key: Vec<u8>,
     /// The signing key's thumbprint (RFC 9679).
     pub fingerprint: Hash,
@@ -49,14 +47,14 @@ pub struct DeviceEnrollmentRequested {
 }
 
 /// An operator accepted a pending machine. Stream `device/<id>` of the pending device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceEnrollmentAccepted {
     /// The existing device that it became, if any.
     pub replaces: Option<DeviceId>,
 }
 
 /// An operator rejected a pending machine. Stream `device/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceEnrollmentRejected {
     /// The operator's reason.
     pub reason: Option<String>,
@@ -64,20 +62,19 @@ pub struct DeviceEnrollmentRejected {
 
 /// A device's keys were revoked. It keeps its name and settings until it enrolls again. Stream
 /// `device/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRevoked {
     /// The operator's reason.
     pub reason: Option<String>,
 }
 
 /// A device enrolled: its keys were registered. Stream `device/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceEnrolled {
     /// The epoch that starts with this enrollment; higher than any previous one.
     pub epoch: u64,
     /// The signing key, a COSE_Key.
     #[serde(with = "serde_bytes")]
-    #[schema(value_type = Vec<u8>)]
     pub signing_key: Vec<u8>,
     /// The signing key's thumbprint (RFC 9679).
     pub fingerprint: Hash,
@@ -95,7 +92,7 @@ pub struct DeviceEnrolled {
 }
 
 /// Why a device continued in a new epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// Its branch of the history differs from the log's.
@@ -105,7 +102,7 @@ pub enum Cause {
 }
 
 /// A device was granted a new epoch, with the same keys. Stream `device/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceEpochGranted {
     /// The new epoch; `seq` starts at 1.
     pub epoch: u64,
@@ -117,7 +114,7 @@ pub struct DeviceEpochGranted {
 
 /// Two branches of one device's history exist: a copied disk, or a restored image. Stream
 /// `device/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceForked {
     /// The epoch in which the branches diverge.
     pub epoch: u64,
@@ -133,7 +130,7 @@ pub struct DeviceForked {
 }
 
 /// A device was renamed. Stream `device/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRenamed {
     /// The new name.
     pub name: DeviceName,
@@ -142,7 +139,7 @@ pub struct DeviceRenamed {
 }
 
 /// Labels were set or removed. Stream `device/<id>`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceLabelsChanged {
     /// Labels with a new value.
     #[serde(deserialize_with = "unique_map", default)]
@@ -153,7 +150,7 @@ pub struct DeviceLabelsChanged {
 }
 
 /// Config variables were set or removed. Stream `device/<id>`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeviceConfigSet {
     /// Number of changes of this device's config, from 1.
     pub version: u64,
@@ -166,7 +163,7 @@ pub struct DeviceConfigSet {
 }
 
 /// A device applied its config. Stream `device-report/<id>/<epoch>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceConfigApplied {
     /// The version of the config.
     pub version: u64,
@@ -176,7 +173,7 @@ pub struct DeviceConfigApplied {
 }
 
 /// A device's first connection was opened. Stream `device-presence/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceConnected {
     /// The broker's id of the connection, `<server id>/<client id>`.
     pub connection: String,
@@ -185,7 +182,7 @@ pub struct DeviceConnected {
 }
 
 /// Why a device is offline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DisconnectReason {
     /// The connection was closed.
@@ -197,7 +194,7 @@ pub enum DisconnectReason {
 }
 
 /// A device's last connection was closed. Stream `device-presence/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceDisconnected {
     /// The last connection.
     pub connection: String,
@@ -209,7 +206,7 @@ pub struct DeviceDisconnected {
 
 /// A device recorded an event that this server cannot decode; its sequence number and signed bytes are
 /// kept. Stream `device-report/<id>/<epoch>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceEventUnreadable {
     /// The event type that the device named.
     pub claimed_type: String,
@@ -219,12 +216,11 @@ pub struct DeviceEventUnreadable {
     pub cause: String,
     /// The signed event as received.
     #[serde(with = "serde_bytes")]
-    #[schema(value_type = Vec<u8>)]
     pub bytes: Vec<u8>,
 }
 
 /// Why a part of a device's history was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossCause {
     /// The outbox was full: these events were never recorded.
@@ -236,7 +232,7 @@ pub enum LossCause {
 }
 
 /// A device declared a part of its history as lost. Stream `device-report/<id>/<epoch>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceHistoryLost {
     /// Why.
     pub cause: LossCause,
@@ -256,34 +252,32 @@ pub struct DeviceHistoryLost {
 
 /// A device signs with a new key from the next event on. The event itself is signed by the old
 /// key and contains the new key's proof. Stream `device-report/<id>/<epoch>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceKeyRotated {
     /// The new signing key, a COSE_Key.
     #[serde(with = "serde_bytes")]
-    #[schema(value_type = Vec<u8>)]
     pub signing_key: Vec<u8>,
     /// COSE_Sign1 of kind `rotation` by the new key over `[device id, epoch, old key's thumbprint]`.
     #[serde(with = "serde_bytes")]
-    #[schema(value_type = Vec<u8>)]
     pub proof: Vec<u8>,
 }
 
 /// A device was deleted; its history is kept, its name is free. Stream `device/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceDeleted {
     /// Its last name.
     pub name: DeviceName,
 }
 
 /// A name was assigned to a device. Stream `name/<name>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceNameReserved {
     /// The device.
     pub device: DeviceId,
 }
 
 /// A name was released. Stream `name/<name>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceNameReleased {
     /// The device that had it.
     pub device: DeviceId,

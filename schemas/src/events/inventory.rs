@@ -1,14 +1,13 @@
 //! A device's inventory.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::cose::Hash;
 use crate::timestamp::Timestamp;
 
 /// A device reported its inventory; at start and after a change. Unknown values are absent. Stream
 /// `device-report/<id>/<epoch>`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DeviceInventoryReported {
     /// The agent's version.
@@ -54,7 +53,7 @@ pub struct DeviceInventoryReported {
 }
 
 /// A network interface of a device.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Interface {
     /// Its name, such as `eth0`.

@@ -76,7 +76,7 @@ pub enum EventError {
 macro_rules! events {
     ($( $(#[$doc:meta])* $name:ident, $version:literal, $by:ident; )+) => {
         /// Any event.
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "type", content = "data")]
         pub enum Event {
             $( $(#[$doc])* $name($name), )+

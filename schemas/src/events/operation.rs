@@ -6,14 +6,13 @@
 //! device's report is always a fact: it replaces what the server had to assume.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::cose::Hash;
 use crate::ids::OperationId;
 use crate::timestamp::Timestamp;
 
 /// The command: a program with its arguments, or a line for the device's shell.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Program {
     /// The program and its arguments, without a shell. The first one is looked up in `PATH`.
@@ -23,7 +22,7 @@ pub enum Program {
 }
 
 /// A program to run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
     /// The command.
     pub program: Program,
@@ -42,7 +41,7 @@ pub struct Exec {
 }
 
 /// A file, or a folder, to upload to the server and store there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upload {
     /// The path: absolute, or relative to the home of the agent's user. A folder becomes a tar archive,
     /// compressed by gzip.
@@ -76,7 +75,7 @@ impl Upload {
 }
 
 /// The action of an operation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Action {
     /// Run a program.
@@ -116,7 +115,7 @@ impl Action {
 
 /// Bytes that are not in an event because they are private: environment values and standard
 /// input. They are stored as a blob, which can be erased, and sent to the device with the order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrivatePart {
     /// SHA-256 of the bytes, which start with a random salt.
     pub hash: Hash,
@@ -127,7 +126,7 @@ pub struct PrivatePart {
 }
 
 /// An operation was requested. Stream `operation/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationRequested {
     /// The action.
     pub action: Action,
@@ -150,15 +149,15 @@ pub struct OperationRequested {
 }
 
 /// An operation was paused: no further run starts. Stream `operation/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationPaused {}
 
 /// An operation was resumed. Stream `operation/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationResumed {}
 
 /// Why an operation was aborted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AbortCause {
     /// An operator requested it.
@@ -168,34 +167,33 @@ pub enum AbortCause {
 }
 
 /// An operation was aborted: no further run starts, running ones are canceled. Stream `operation/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationAborted {
     /// Why.
     pub cause: AbortCause,
 }
 
 /// A run was requested from a device. Stream `run/<operation>/<device>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRequested {}
 
 /// A run's order was signed; it is sent until the device responds. Stream
 /// `run/<operation>/<device>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunDispatched {
     /// The device's epoch that the order is for.
     pub epoch: u64,
     /// The order: COSE_Sign1 of kind `run` by the project's operation key.
     #[serde(with = "serde_bytes")]
-    #[schema(value_type = Vec<u8>)]
     pub order: Vec<u8>,
 }
 
 /// Cancellation of a run was requested. Stream `run/<operation>/<device>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunCancelRequested {}
 
 /// The result of a run, as far as the server can determine it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClosedState {
     /// No device accepted it in time.
@@ -210,7 +208,7 @@ pub enum ClosedState {
 
 /// The server closed a run without the device's report; a later report still counts. Stream
 /// `run/<operation>/<device>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunClosed {
     /// The assumed result.
     pub state: ClosedState,
@@ -220,7 +218,7 @@ pub struct RunClosed {
 
 /// The device has journaled the run: from here on it runs once, and its end is reported. In the
 /// device's reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunAccepted {
     /// The operation.
     pub operation: OperationId,
@@ -229,7 +227,7 @@ pub struct RunAccepted {
 }
 
 /// The program was started. In the device's reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunStarted {
     /// The operation.
     pub operation: OperationId,
@@ -242,7 +240,7 @@ pub struct RunStarted {
 }
 
 /// The output of a program on one stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputSummary {
     /// The number of bytes written.
     pub bytes: u64,
@@ -255,7 +253,7 @@ pub struct OutputSummary {
 }
 
 /// A file that the server has completely.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSummary {
     /// Its name: the last part of its path, with the suffix `.tar.gz` for a folder.
     pub name: String,
@@ -269,7 +267,7 @@ pub struct FileSummary {
 }
 
 /// The report of a run's end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunReport {
     /// The operation.
     pub operation: OperationId,
@@ -309,29 +307,29 @@ pub struct RunReport {
 }
 
 /// The run succeeded: its program ended with 0. In the device's reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunSucceeded(pub RunReport);
 
 /// The program ended with another code, by a signal, or could not be started. In the device's
 /// reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunFailed(pub RunReport);
 
 /// The run exceeded its timeout, and was ended. In the device's reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunTimedOut(pub RunReport);
 
 /// The run was canceled. In the device's reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunCanceled(pub RunReport);
 
 /// The agent stopped while the run was in progress; the program's result is unknown. In the
 /// device's reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunInterrupted(pub RunReport);
 
 /// Why a device rejects a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusalCause {
     /// The policy file on the device forbids it.
@@ -347,7 +345,7 @@ pub enum RefusalCause {
 }
 
 /// The device rejected the run; nothing was done. In the device's reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRejected {
     /// The operation.
     pub operation: OperationId,
@@ -358,7 +356,7 @@ pub struct RunRejected {
 }
 
 /// The order arrived after its expiry, by the server's time; nothing was done. In the device's reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunExpired {
     /// The operation.
     pub operation: OperationId,

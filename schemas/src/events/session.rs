@@ -1,13 +1,12 @@
 //! Sessions: shells, connections and file transfers that users open on devices, and their clients.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::cose::Hash;
 use crate::ids::SessionId;
 
 /// The kind of a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum SessionKind {
     /// A shell.
@@ -37,7 +36,7 @@ pub enum SessionKind {
 
 /// A session was requested; its order is sent to the device after this. Stream
 /// `session/<id>/<device>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRequested {
     /// The kind.
     pub session: SessionKind,
@@ -52,7 +51,7 @@ pub struct SessionRequested {
 }
 
 /// A client attached to a session. Stream `session/<id>/<device>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionAttached {
     /// The client's address.
     #[serde(default)]
@@ -62,21 +61,21 @@ pub struct SessionAttached {
 }
 
 /// A client detached. Stream `session/<id>/<device>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionDetached {
     /// The reason, as text.
     pub reason: String,
 }
 
 /// A device refused a session. Stream `session/<id>/<device>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRefused {
     /// The reason, as text.
     pub reason: String,
 }
 
 /// A piece of a session's recording. Stream `session/<id>/<device>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecorded {
     /// The recording: each attachment that records has its own.
     pub recording: u32,
@@ -89,7 +88,7 @@ pub struct SessionRecorded {
 }
 
 /// A shell ended on its device, with or without clients. In the device's reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShellEnded {
     /// The session.
     pub session: SessionId,
@@ -101,7 +100,7 @@ pub struct ShellEnded {
 }
 
 /// A session ended. Stream `session/<id>/<device>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionEnded {
     /// The shell's exit code, unless a signal ended it.
     #[serde(default)]

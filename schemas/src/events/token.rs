@@ -8,7 +8,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::codec::unique_map;
 use crate::cose::Hash;
@@ -17,7 +16,7 @@ use crate::names::{ConfigVars, LabelKey, Labels, TokenName};
 use crate::timestamp::Timestamp;
 
 /// The role of an API token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Reads the state of devices and their metrics.
@@ -65,7 +64,7 @@ impl FromStr for Role {
 }
 
 /// An enrollment token was created. Stream `token/<id>`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EnrollmentTokenCreated {
     /// The display name.
     pub name: TokenName,
@@ -92,18 +91,18 @@ pub struct EnrollmentTokenCreated {
 }
 
 /// A device enrolled with an enrollment token. Stream `token/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrollmentTokenUsed {
     /// The device.
     pub device: DeviceId,
 }
 
 /// An enrollment token was revoked. Stream `token/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrollmentTokenRevoked {}
 
 /// An API token was created. Stream `token/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiTokenCreated {
     /// The display name.
     pub name: TokenName,
@@ -116,12 +115,12 @@ pub struct ApiTokenCreated {
 }
 
 /// An API token was used. Stream `token/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiTokenUsed {
     /// The address of the client.
     pub address: Option<String>,
 }
 
 /// An API token was revoked. Stream `token/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiTokenRevoked {}

@@ -3,13 +3,12 @@
 //! All of them are in the stream of the run that uploaded the file, `run/<operation>/<device>`.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::cose::Hash;
 use crate::timestamp::Timestamp;
 
 /// Why a stored file was erased.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EraseCause {
     /// An operator deleted it.
@@ -22,7 +21,7 @@ pub enum EraseCause {
 
 /// A stored file was erased, or an incomplete one is no longer accepted. Stream
 /// `run/<operation>/<device>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadErased {
     /// Why.
     pub cause: EraseCause,
@@ -30,7 +29,7 @@ pub struct UploadErased {
 
 /// The server cannot store a file that a device sends; the device retries. Recorded once for each
 /// offset at which it stalls. Stream `run/<operation>/<device>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadStalled {
     /// The number of bytes that the server has.
     pub bytes: u64,
@@ -39,7 +38,7 @@ pub struct UploadStalled {
 }
 
 /// A download link for a file was created, valid until it expires. Stream `run/<operation>/<device>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DownloadLinkMade {
     /// SHA-256 of the link's secret.
     pub secret: Hash,

@@ -11,7 +11,7 @@ use crate::ids::{ChannelId, DeviceId, ProjectId, SessionId};
 use crate::timestamp::Timestamp;
 
 /// The size of a terminal, in characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalSize {
     /// Columns.
     pub cols: u16,
@@ -138,7 +138,7 @@ pub struct ChannelRefusal {
 pub const MAX_DEVICE_CHANNELS: usize = 128;
 
 /// The kinds of refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChannelRefusalCause {
     /// The policy file on the device forbids it.

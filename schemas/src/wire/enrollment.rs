@@ -3,7 +3,6 @@
 //! The JSON bodies contain signed CBOR in unpadded base64url, so that the signed bytes are verified.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::codec::unique_map;
@@ -13,7 +12,7 @@ use crate::names::{DeviceName, LabelKey, Labels};
 use crate::timestamp::Timestamp;
 
 /// Body of `POST /api/v1/device/enroll`.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnrollRequest {
     /// COSE_Sign1 of kind `enroll` by the new signing key over an enroll proof; base64url.
@@ -64,7 +63,7 @@ pub struct EnrollProof {
 }
 
 /// Response of `POST /api/v1/device/enroll`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrollResponse {
     /// The device's project.
     pub project: ProjectId,
@@ -85,7 +84,7 @@ pub struct EnrollResponse {
 
 /// Response of `POST /api/v1/device/enroll` while an operator must decide: the same request, sent
 /// again at intervals, gets the decision.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrollWaiting {
     /// The project.
     pub project: ProjectId,
@@ -98,7 +97,7 @@ pub struct EnrollWaiting {
 }
 
 /// Body of `POST /api/v1/device/nonce`.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NonceRequest {
     /// The device's project.
@@ -108,7 +107,7 @@ pub struct NonceRequest {
 }
 
 /// Response of `POST /api/v1/device/nonce`.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NonceResponse {
     /// To be signed; valid for two minutes, for this device.
     pub nonce: String,
@@ -117,7 +116,7 @@ pub struct NonceResponse {
 }
 
 /// Body of `POST /api/v1/device/credentials`.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CredentialsRequest {
     /// COSE_Sign1 of kind `credentials` by the signing key over a credentials proof; base64url.
@@ -136,7 +135,7 @@ pub struct CredentialsProof {
 }
 
 /// Credentials for the broker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CredentialsResponse {
     /// The NATS user JWT.
     pub jwt: String,

@@ -19,13 +19,26 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("muster-backing", &["muster-metric-store"]),
     ("muster-channel", &["muster-schemas"]),
     ("muster-eventlog", &["muster-schemas"]),
-    ("muster-api", &["muster-eventlog", "muster-schemas"]),
+    ("muster-api-types", &["muster-schemas"]),
+    ("muster-api", &["muster-api-types", "muster-eventlog", "muster-schemas"]),
     ("muster-agent", &["muster-channel", "muster-schemas"]),
     ("muster-simulate", &["muster-channel", "muster-schemas"]),
     ("muster-metric-store", &["muster-schemas"]),
     ("muster-ingest", &["muster-eventlog", "muster-metric-store", "muster-schemas"]),
-    ("muster-command", &["muster-api", "muster-channel", "muster-eventlog", "muster-schemas"]),
-    ("muster-query", &["muster-api", "muster-eventlog", "muster-metric-store", "muster-schemas"]),
+    (
+        "muster-command",
+        &["muster-api", "muster-api-types", "muster-channel", "muster-eventlog", "muster-schemas"],
+    ),
+    (
+        "muster-query",
+        &[
+            "muster-api",
+            "muster-api-types",
+            "muster-eventlog",
+            "muster-metric-store",
+            "muster-schemas",
+        ],
+    ),
 ];
 /// These two assemble everything and may depend on all crates.
 const UNRESTRICTED: &[&str] = &["muster", "muster-tests"];
@@ -123,9 +136,19 @@ fn crates_have_only_allowed_dependencies() {
 fn schemas_depends_on_no_runtime_broker_or_store() {
     let crates = crates();
     let schemas = crates.iter().find(|package| package.name == "muster-schemas").unwrap();
-    for banned in ["tokio", "sqlx", "tokio-postgres", "async-nats", "axum", "reqwest", "rand"] {
+    for banned in
+        ["tokio", "sqlx", "tokio-postgres", "async-nats", "axum", "reqwest", "rand", "utoipa"]
+    {
         assert!(!schemas.dependencies.contains(banned), "muster-schemas depends on {banned}");
     }
+}
+
+#[test]
+fn the_api_types_depend_on_no_server_runtime_or_store() {
+    let crates = crates();
+    let types = crates.iter().find(|package| package.name == "muster-api-types").unwrap();
+    let allowed = ["muster-schemas", "serde", "serde_json", "utoipa", "uuid"].map(str::to_owned);
+    assert_eq!(types.dependencies, BTreeSet::from(allowed));
 }
 
 #[test]

@@ -6,14 +6,16 @@ mod write;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use muster_api_types::devices::{
+    AcceptDevice, ChangeDevice, DeviceSummary, KeepOut, RegisterDevice, RotateKey, SetConfig,
+};
 
 use super::confirm::Confirm;
 use super::target::Selected;
-use super::{changes, config_changes};
-use crate::client::{Client, Connection};
+use super::{changes, config_changes, values};
+use crate::client::{Client, Connection, Received};
 use crate::exit::UsageError;
-use crate::output::{self, ago, pairs, percent, table, text};
+use crate::output::{self, ago, optional, pairs, percent, table, text};
 
 /// Path that accepts a device, and the verb that reports it.
 const ACCEPT: (&str, &str) = ("/accept", "accepted");
@@ -155,30 +157,31 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
             show::show(&client()?, &selected.target_alone(device)?, json).await
         }
         DeviceCommand::Register { name, labels, fingerprint } => {
-            let labels = changes(&labels, |text| text.into())?;
-            let body = json!({"name": name, "labels": labels, "fingerprint": fingerprint});
-            write::register(&client()?, &name, &body, json).await
+            let labels = values(changes(&labels, |text| Ok(text.parse()?))?)?;
+            let fingerprint = fingerprint.map(|text| text.parse()).transpose()?;
+            let body = RegisterDevice { name: name.parse()?, labels, fingerprint };
+            write::register(&client()?, &body, json).await
         }
         DeviceCommand::Accept { device, replaces, selected } => {
-            let body = json!({"replaces": replaces});
+            let body = AcceptDevice { replaces };
             write::post_each(&client()?, &selected.target_alone(device)?, None, ACCEPT, &body, json)
                 .await
         }
         DeviceCommand::Reject { device, reason, selected, confirm } => {
-            let body = json!({"reason": reason});
+            let body = KeepOut { reason };
             let ask = Some((confirm, "reject"));
             write::post_each(&client()?, &selected.target_alone(device)?, ask, REJECT, &body, json)
                 .await
         }
         DeviceCommand::Revoke { device, reason, selected, confirm } => {
-            let body = json!({"reason": reason});
+            let body = KeepOut { reason };
             let ask = Some((confirm, "revoke"));
             write::post_each(&client()?, &selected.target_alone(device)?, ask, REVOKE, &body, json)
                 .await
         }
         DeviceCommand::RotateKey { device, selected } => {
             let target = selected.target_alone(device)?;
-            write::post_each(&client()?, &target, None, ROTATE, &json!({}), json).await
+            write::post_each(&client()?, &target, None, ROTATE, &RotateKey {}, json).await
         }
         DeviceCommand::Rename { device, name, selected } => {
             let mut rest = name.into_iter().collect();
@@ -194,7 +197,8 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
                 let message = "give at least one label: key=value sets, key- removes";
                 return Err(UsageError(message.to_owned()).into());
             }
-            let body = json!({"labels": changes(&arguments, |text| text.into())?});
+            let body =
+                ChangeDevice { name: None, labels: changes(&arguments, |text| Ok(text.parse()?))? };
             write::change(&client()?, &target, "", &body, json).await
         }
         DeviceCommand::Config { device, changes: mut arguments, selected } => {
@@ -202,7 +206,7 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
             if arguments.is_empty() {
                 return show::config(&client()?, &target, json).await;
             }
-            let body = json!({"vars": config_changes(&arguments)?});
+            let body = SetConfig { vars: config_changes(&arguments)? };
             write::change(&client()?, &target, "/config", &body, json).await
         }
         DeviceCommand::Delete { device, selected, confirm } => {
@@ -230,23 +234,23 @@ async fn list(client: &Client, args: ListArgs, json: bool) -> Result<()> {
 }
 
 /// Prints the list as a table.
-pub(crate) fn print_devices(devices: &[Value]) {
+pub(crate) fn print_devices(devices: &[Received<DeviceSummary>]) {
     let rows = devices
         .iter()
         .map(|device| {
-            let metrics = &device["metrics"];
+            let metrics = device.metrics.unwrap_or_default();
             vec![
-                text(&device["name"]),
-                text(&device["status"]),
-                ago(&device["last_seen"]),
-                percent(&metrics["cpu_percent"]),
-                percent(&metrics["memory_percent"]),
-                percent(&metrics["disk_percent"]),
-                percent(&metrics["battery_percent"]),
-                text(&device["os"]),
-                text(&device["arch"]),
-                text(&device["agent_version"]),
-                pairs(&device["labels"]),
+                optional(device.name.as_ref()),
+                text(&device.status),
+                device.last_seen.map(ago).unwrap_or_default(),
+                percent(metrics.cpu_percent),
+                percent(metrics.memory_percent),
+                percent(metrics.disk_percent),
+                percent(metrics.battery_percent),
+                optional(device.os.as_ref()),
+                optional(device.arch.as_ref()),
+                optional(device.agent_version.as_ref()),
+                pairs(&device.labels),
             ]
         })
         .collect();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use serde_json::{Value, json};
+use muster_api_types::operations::{ActionRequest, RequestOperation};
 
 use crate::client::Connection;
 use crate::commands::confirm::{Action, Confirm};
@@ -63,13 +63,13 @@ pub(crate) async fn run(connection: Connection, command: RequestCommand) -> Resu
         RequestCommand::Diagnostics { .. } | RequestCommand::LogLevel { .. } => None,
     };
     let (action, common, archive) = match command {
-        RequestCommand::RestartAgent(common) => (json!({"kind": "restart_agent"}), common, None),
-        RequestCommand::Reboot(common) => (json!({"kind": "reboot"}), common, None),
+        RequestCommand::RestartAgent(common) => (ActionRequest::RestartAgent {}, common, None),
+        RequestCommand::Reboot(common) => (ActionRequest::Reboot {}, common, None),
         RequestCommand::Diagnostics { common, output } => {
-            (json!({"kind": "diagnostics"}), common, Some(output))
+            (ActionRequest::Diagnostics {}, common, Some(output))
         }
         RequestCommand::LogLevel { level, common, seconds } => {
-            (json!({"kind": "log_level", "level": level, "seconds": seconds}), common, None)
+            (ActionRequest::LogLevel { level, seconds }, common, None)
         }
     };
     let target = common.selected.target_alone(common.device)?;
@@ -82,6 +82,7 @@ pub(crate) async fn run(connection: Connection, command: RequestCommand) -> Resu
         Some(_) => {}
         None => common.confirm.confirm_many(&client, "send this request to", &target).await?,
     }
+    let request = common.limits.request(&target, action);
     if let Some(output) = archive {
         let device = target.only(&client).await?;
         let path = output.unwrap_or_else(|| format!("{}-diagnostics.tar.gz", device.name).into());
@@ -89,10 +90,9 @@ pub(crate) async fn run(connection: Connection, command: RequestCommand) -> Resu
             let message = format!("{} exists already; choose another file with -o", path.display());
             return Err(UsageError(message).into());
         }
-        return collect(&client, &common.limits.request(&target, &action), &path).await;
+        return collect(&client, &request, &path).await;
     }
-    let requested =
-        RequestedOperation::new(&client, &common.limits.request(&target, &action)).await?;
+    let requested = RequestedOperation::new(&client, &request).await?;
     if common.detach {
         return requested.print(connection.json);
     }
@@ -101,7 +101,7 @@ pub(crate) async fn run(connection: Connection, command: RequestCommand) -> Resu
 
 async fn collect(
     client: &crate::client::Client,
-    request: &Value,
+    request: &RequestOperation,
     path: &std::path::Path,
 ) -> Result<()> {
     let requested = RequestedOperation::new(client, request).await?;

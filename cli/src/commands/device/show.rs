@@ -1,11 +1,16 @@
 //! Prints the details of devices.
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use muster_api_types::devices::{Config, DeviceDetail, Epoch, Flags, Presence};
+use muster_schemas::Timestamp;
+use muster_schemas::events::{DeviceInventoryReported, Interface};
+use muster_schemas::names::ConfigValue;
+use serde::Serialize;
+use serde_json::json;
 
-use crate::client::Client;
+use crate::client::{Client, Received, segment};
 use crate::commands::target::{NamedDevice, Target};
-use crate::output::{self, ago, facts, line, pairs, percent, text};
+use crate::output::{self, ago, facts, line, optional, pairs, percent, text};
 
 /// Prints the details of each device.
 pub(super) async fn show(client: &Client, target: &Target, json: bool) -> Result<()> {
@@ -26,30 +31,25 @@ pub(super) async fn show(client: &Client, target: &Target, json: bool) -> Result
 pub(super) async fn config(client: &Client, target: &Target, json: bool) -> Result<()> {
     let devices = details(client, target).await?;
     if json {
-        let configs = devices
-            .into_iter()
-            .map(|mut device| {
-                let config = device["config"].take();
-                match target {
-                    Target::One(_) => config,
-                    Target::Matching(_) => {
-                        json!({"id": device["id"], "name": device["name"], "config": config})
-                    }
-                }
-            })
-            .collect();
-        return print_json(target, configs);
+        let config = |device: &Received<DeviceDetail>| match target {
+            Target::One(_) => device.field("config"),
+            Target::Matching(_) => {
+                let [id, name, config] = ["id", "name", "config"].map(|name| device.field(name));
+                json!({"id": id, "name": name, "config": config})
+            }
+        };
+        return print_json(target, devices.iter().map(config).collect());
     }
     for device in &devices {
-        let config = &device["config"];
-        line(format!("{}: {}", text(&device["name"]), versions(config)));
-        print_config(config);
+        let name = optional(device.summary.name.as_ref());
+        line(format!("{name}: {}", versions(&device.config)));
+        print_config(&device.config);
     }
     Ok(())
 }
 
 /// Prints an object for a named device, and a list for a selector, independent of its length.
-fn print_json(target: &Target, mut values: Vec<Value>) -> Result<()> {
+fn print_json(target: &Target, mut values: Vec<impl Serialize>) -> Result<()> {
     match (target, values.pop()) {
         (Target::One(_), Some(one)) => output::json(&one),
         (_, last) => {
@@ -60,152 +60,127 @@ fn print_json(target: &Target, mut values: Vec<Value>) -> Result<()> {
 }
 
 /// Returns the details of the devices.
-async fn details(client: &Client, target: &Target) -> Result<Vec<Value>> {
-    let found = target.find(client).await?;
-    if matches!(target, Target::One(_)) {
-        return Ok(found);
-    }
-    let mut devices = Vec::with_capacity(found.len());
-    for device in &found {
-        devices.push(client.get(&NamedDevice::from_value(device).path(), &[]).await?);
+async fn details(client: &Client, target: &Target) -> Result<Vec<Received<DeviceDetail>>> {
+    let paths = match target {
+        Target::One(name) => vec![format!("/api/v1/devices/{}", segment(name))],
+        Target::Matching(_) => target.find(client).await?.iter().map(NamedDevice::path).collect(),
+    };
+    let mut devices = Vec::with_capacity(paths.len());
+    for path in paths {
+        devices.push(client.get(&path, &[]).await?);
     }
     Ok(devices)
 }
 
-fn print(found: &Value) {
-    let (inventory, enrollment, presence) =
-        (&found["inventory"], &found["enrollment"], &found["presence"]);
-    let metrics = &found["metrics"];
-    let join = |parts: &[&Value]| {
-        parts
-            .iter()
-            .map(|part| text(part))
-            .filter(|part| !part.is_empty())
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
-    let interfaces: Vec<String> = inventory["interfaces"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|interface| {
-            let addresses: Vec<String> =
-                interface["addresses"].as_array().into_iter().flatten().map(text).collect();
-            format!(
-                "{}  {}  {}",
-                text(&interface["name"]),
-                addresses.join(" "),
-                text(&interface["mac"])
-            )
-        })
-        .collect();
-    let skew = metrics["clock_skew_us"].as_f64().map(|us| format!("{:+.3} s", us / 1e6));
-    let config = &found["config"];
+fn print(found: &DeviceDetail) {
+    let summary = &found.summary;
+    let metrics = summary.metrics.unwrap_or_default();
+    let inventory = found.inventory.clone().unwrap_or_default();
+    let presence = found.presence.as_ref();
+    let enrollment = found.enrollment.as_ref();
+    let interfaces: Vec<String> = inventory.interfaces.iter().map(interface).collect();
+    let skew = metrics.clock_skew_us.map(seconds);
+    let memory = [percent(metrics.memory_percent), optional(inventory.memory_bytes.map(of_bytes))];
     facts(&[
-        ("name", text(&found["name"])),
-        ("id", text(&found["id"])),
-        ("status", join(&[&found["status"], &Value::from(since(presence))])),
-        (
-            "last seen",
-            join(&[&found["last_seen"], &Value::from(parenthesized(ago(&found["last_seen"])))]),
-        ),
-        ("labels", pairs(&found["labels"])),
-        ("cpu", percent(&metrics["cpu_percent"])),
-        (
-            "memory",
-            join(&[
-                &Value::from(percent(&metrics["memory_percent"])),
-                &Value::from(of(bytes(&inventory["memory_bytes"]))),
-            ]),
-        ),
-        ("disk /", percent(&metrics["disk_percent"])),
-        ("battery", percent(&metrics["battery_percent"])),
-        ("hostname", text(&found["hostname"])),
-        ("os", text(&inventory["os_name"])),
-        ("kernel", join(&[&inventory["kernel"], &inventory["arch"]])),
-        (
-            "processor",
-            join(&[&inventory["cpu_model"], &Value::from(cores(&inventory["cpu_cores"]))]),
-        ),
-        (
-            "hardware",
-            join(&[
-                &inventory["hardware_vendor"],
-                &inventory["hardware_model"],
-                &inventory["hardware_serial"],
-                &inventory["virtualization"],
-            ]),
-        ),
-        (
-            "booted",
-            join(&[
-                &inventory["boot_time"],
-                &Value::from(parenthesized(ago(&inventory["boot_time"]))),
-            ]),
-        ),
+        ("name", optional(summary.name.as_ref())),
+        ("id", text(summary.id)),
+        ("status", join([text(&summary.status), optional(presence.map(since))])),
+        ("last seen", optional(summary.last_seen.map(with_age))),
+        ("labels", pairs(&summary.labels)),
+        ("cpu", percent(metrics.cpu_percent)),
+        ("memory", join(memory)),
+        ("disk /", percent(metrics.disk_percent)),
+        ("battery", percent(metrics.battery_percent)),
+        ("hostname", optional(summary.hostname.as_ref())),
+        ("os", optional(inventory.os_name.as_ref())),
+        ("kernel", join([&inventory.kernel, &inventory.arch].map(|it| optional(it.as_ref())))),
+        ("processor", processor(&inventory)),
+        ("hardware", hardware(&inventory)),
+        ("booted", optional(inventory.boot_time.map(with_age))),
         ("interfaces", interfaces.join("\n")),
-        ("address", text(&presence["address"])),
-        ("docker", text(&inventory["docker_version"])),
-        ("time zone", text(&inventory["timezone"])),
-        ("clock skew", skew.unwrap_or_default()),
-        ("agent", text(&inventory["agent_version"])),
-        ("enrolled", text(&enrollment["enrolled_at"])),
-        ("key", text(&enrollment["fingerprint"])),
-        ("epochs", epochs(&found["epochs"])),
-        ("odd", anomalies(&found["flags"])),
-        ("config", versions(config)),
+        ("address", optional(presence.and_then(|presence| presence.address.as_ref()))),
+        ("docker", optional(inventory.docker_version.as_ref())),
+        ("time zone", optional(inventory.timezone.as_ref())),
+        ("clock skew", optional(skew)),
+        ("agent", text(&inventory.agent_version)),
+        ("enrolled", optional(enrollment.map(|it| it.enrolled_at))),
+        ("key", optional(enrollment.map(|it| it.fingerprint))),
+        ("epochs", found.epochs.iter().map(epoch).collect::<Vec<_>>().join("\n")),
+        ("odd", anomalies(&found.flags)),
+        ("config", versions(&found.config)),
     ]);
-    print_config(config);
+    print_config(&found.config);
 }
 
-fn versions(config: &Value) -> String {
-    if config["version"].as_u64().unwrap_or(0) == 0 {
+/// Joins the parts that are not empty.
+fn join<const N: usize>(parts: [String; N]) -> String {
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+fn processor(inventory: &DeviceInventoryReported) -> String {
+    let cores = inventory.cpu_cores.map(|cores| format!("× {cores}"));
+    join([optional(inventory.cpu_model.as_ref()), optional(cores)])
+}
+
+fn hardware(inventory: &DeviceInventoryReported) -> String {
+    let parts = [
+        &inventory.hardware_vendor,
+        &inventory.hardware_model,
+        &inventory.hardware_serial,
+        &inventory.virtualization,
+    ];
+    join(parts.map(|part| optional(part.as_ref())))
+}
+
+fn interface(interface: &Interface) -> String {
+    let addresses: Vec<String> = interface.addresses.iter().map(text).collect();
+    let mac = optional(interface.mac.as_ref());
+    format!("{}  {}  {mac}", text(&interface.name), addresses.join(" "))
+}
+
+fn versions(config: &Config) -> String {
+    if config.version == 0 {
         return "never set".to_owned();
     }
-    format!("version {}, applied {}", config["version"], config["applied_version"])
+    format!("version {}, applied {}", config.version, config.applied_version)
 }
 
 /// Prints the variables, each with the device's error, if any.
-fn print_config(config: &Value) {
-    let empty = serde_json::Map::new();
-    let map = |name: &str| config[name].as_object().unwrap_or(&empty);
-    for (key, value) in map("vars") {
-        let is_sealed = value.as_str().is_some_and(|text| text.starts_with("sealed:v1:"));
-        line(if is_sealed { format!("  {key} (secret)") } else { format!("  {key} = {value}") });
+fn print_config(config: &Config) {
+    for (key, value) in &config.vars {
+        line(match value {
+            ConfigValue::Text(text) if text.starts_with("sealed:v1:") => {
+                format!("  {key} (secret)")
+            }
+            value => format!("  {key} = {}", json!(value)),
+        });
     }
-    for (key, error) in map("errors") {
+    for (key, error) in &config.errors {
         line(format!("  !! {key} is not applied: {}", text(error)));
     }
 }
 
-/// Formats one line per epoch, the newest last.
-fn epochs(epochs: &Value) -> String {
-    let one = |epoch: &Value| {
-        let [number, cause, since, seq] =
-            ["epoch", "cause", "since", "seq"].map(|name| text(&epoch[name]));
-        format!("{number}  {cause} {since}  {seq} events")
-    };
-    epochs.as_array().into_iter().flatten().map(one).collect::<Vec<_>>().join("\n")
+fn epoch(epoch: &Epoch) -> String {
+    let Epoch { epoch, cause, since, seq } = epoch;
+    format!("{epoch}  {} {since}  {seq} events", text(cause))
 }
 
 /// Formats the unexpected states of a device, one per line; empty if there are none.
-fn anomalies(flags: &Value) -> String {
-    let counted = |name: &str, description: &str| {
-        let count = flags[name].as_u64().filter(|count| *count > 0)?;
-        Some(format!("{name}: {count}  {description}"))
+fn anomalies(flags: &Flags) -> String {
+    let counted = |name: &str, count: u64, description: &str| {
+        (count > 0).then(|| format!("{name}: {count}  {description}"))
     };
-    let loss = &flags["last_loss"];
-    let last_loss = loss.is_object().then(|| {
-        let count = loss["count"].as_u64().map_or("some".to_owned(), |count| count.to_string());
-        format!("last loss: {count} events of epoch {}, {}", loss["epoch"], text(&loss["cause"]))
+    let last_loss = flags.last_loss.as_ref().map(|loss| {
+        let count = loss.count.map_or("some".to_owned(), |count| count.to_string());
+        format!("last loss: {count} events of epoch {}, {}", loss.epoch, text(&loss.cause))
     });
     [
-        counted("forks", "its history has branches: a cloned card, a restored image"),
-        counted("losses", "lost parts of its history"),
+        counted("forks", flags.forks, "its history has branches: a cloned card, a restored image"),
+        counted("losses", flags.losses, "lost parts of its history"),
         last_loss,
-        counted("unreadable", "events that could not be read"),
-        counted("odd_times", "events with an impossible time"),
-        (flags["odd_clock"] == true).then(|| "odd_clock  its clock is wrong".to_owned()),
+        counted("unreadable", flags.unreadable, "events that could not be read"),
+        counted("odd_times", flags.odd_times, "events with an impossible time"),
+        flags.odd_clock.then(|| "odd_clock  its clock is wrong".to_owned()),
     ]
     .into_iter()
     .flatten()
@@ -213,41 +188,48 @@ fn anomalies(flags: &Value) -> String {
     .join("\n")
 }
 
-fn parenthesized(text: String) -> String {
-    if text.is_empty() { text } else { format!("({text})") }
+fn with_age(time: Timestamp) -> String {
+    format!("{time} ({})", ago(time))
 }
 
-fn of(text: String) -> String {
-    if text.is_empty() { text } else { format!("of {text}") }
+fn since(presence: &Presence) -> String {
+    format!("since {}", presence.since)
 }
 
-fn cores(value: &Value) -> String {
-    value.as_u64().map(|cores| format!("× {cores}")).unwrap_or_default()
+#[expect(clippy::cast_precision_loss, reason = "a rounded number is printed")]
+fn of_bytes(bytes: u64) -> String {
+    format!("of {:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
-fn since(presence: &Value) -> String {
-    presence["since"].as_str().map(|since| format!("since {since}")).unwrap_or_default()
-}
-
-fn bytes(value: &Value) -> String {
-    let Some(bytes) = value.as_f64() else { return String::new() };
-    format!("{:.1} GiB", bytes / f64::from(1 << 30))
+#[expect(clippy::cast_precision_loss, reason = "a rounded number is printed")]
+fn seconds(micros: i64) -> String {
+    format!("{:+.3} s", micros as f64 / 1e6)
 }
 
 #[cfg(test)]
 mod tests {
+    use muster_api_types::devices::Loss;
+    use muster_schemas::events::LossCause;
+
     use super::*;
 
     #[test]
     fn only_anomalies_are_printed() {
-        let quiet = json!({"forks": 0, "losses": 0, "unreadable": 0, "odd_clock": false});
-        assert_eq!(anomalies(&quiet), "");
-        let odd = json!({
-            "forks": 2, "losses": 1, "odd_clock": true,
-            "last_loss": {"cause": "disk_full", "epoch": 3, "count": null},
-        });
+        assert_eq!(anomalies(&Flags::default()), "");
+        let odd = Flags {
+            forks: 2,
+            losses: 1,
+            odd_clock: true,
+            last_loss: Some(Loss {
+                cause: LossCause::OutboxFull.into(),
+                epoch: 3,
+                count: None,
+                said_at: Timestamp(0),
+            }),
+            ..Flags::default()
+        };
         let text = anomalies(&odd);
-        for part in ["forks: 2", "losses: 1", "epoch 3", "disk_full", "odd_clock"] {
+        for part in ["forks: 2", "losses: 1", "epoch 3", "outbox_full", "odd_clock"] {
             assert!(text.contains(part), "{part} is missing: {text}");
         }
     }

@@ -4,30 +4,36 @@
 //! model, so that the next command sees them.
 
 use anyhow::{Error, Result};
-use serde_json::{Value, json};
+use muster_api_types::WriteResult;
+use muster_api_types::devices::{
+    ChangeDevice, DeviceDetail, DeviceRegisteredResult, RegisterDevice,
+};
+use muster_schemas::DeviceId;
+use serde::Serialize;
 
-use crate::client::{Client, segment};
+use crate::client::{Client, Received, segment};
 use crate::commands::confirm::{Action, Confirm};
 use crate::commands::target::{NamedDevice, Target};
 use crate::exit::{self, PartialFailure};
-use crate::output::{self, line, note, text};
+use crate::output::{self, line, note, optional};
 
 const DEVICES: &str = "/api/v1/devices";
 
-pub(super) async fn register(client: &Client, name: &str, body: &Value, json: bool) -> Result<()> {
-    let done = client.post(DEVICES, body).await?;
-    client.wait_until_listed(DEVICES, &done["position"]).await;
+pub(super) async fn register(client: &Client, body: &RegisterDevice, json: bool) -> Result<()> {
+    let done = client.post::<DeviceRegisteredResult>(DEVICES, body).await?;
+    client.wait_until_listed(DEVICES, done.result.position).await;
     if json {
         return output::json(&done);
     }
-    line(format!("registered {name} as {}", text(&done["id"])));
+    line(format!("registered {} as {}", body.name, done.id));
     Ok(())
 }
 
 pub(super) async fn rename(client: &Client, target: &Target, name: &str, json: bool) -> Result<()> {
     let device = target.only(client).await?;
-    let done = client.patch(&device.path(), &json!({"name": name})).await?;
-    client.wait_until_listed(DEVICES, &done["position"]).await;
+    let body = ChangeDevice { name: Some(name.parse()?), ..ChangeDevice::default() };
+    let done = client.patch::<WriteResult>(&device.path(), &body).await?;
+    client.wait_until_listed(DEVICES, done.position).await;
     if json {
         return output::json(&done);
     }
@@ -40,13 +46,13 @@ pub(super) async fn change(
     client: &Client,
     target: &Target,
     path: &str,
-    body: &Value,
+    body: &impl Serialize,
     json: bool,
 ) -> Result<()> {
     let mut report = Report { json, ..Report::default() };
     for device in target.to_write(client).await? {
         let changed = client.patch(&format!("{}{path}", device.path()), body).await;
-        report.add(&device, changed, |done| format!("changed (version {})", done["version"]));
+        report.add(&device, changed, |done| format!("changed (version {})", done.version));
     }
     report.finish(client).await
 }
@@ -57,7 +63,7 @@ pub(super) async fn post_each(
     target: &Target,
     confirmation: Option<(Confirm, &str)>,
     (path, done): (&str, &str),
-    body: &Value,
+    body: &impl Serialize,
     json: bool,
 ) -> Result<()> {
     let devices = target.to_write(client).await?;
@@ -87,7 +93,7 @@ pub(super) async fn delete(
     // With the id, which finds the device's history after its name was reused. The server refuses a
     // device that does not exist.
     let devices = match (target.find(client).await, target) {
-        (Ok(found), _) => found.iter().map(NamedDevice::from_value).collect(),
+        (Ok(found), _) => found,
         (Err(_), Target::One(_)) if confirm.is_given() => target.to_write(client).await?,
         (Err(error), _) => return Err(error),
     };
@@ -106,7 +112,7 @@ pub(super) async fn delete(
 #[derive(Debug, Default)]
 struct Report {
     json: bool,
-    items: Vec<Value>,
+    items: Vec<Item>,
     /// Newest position that was written.
     position: u64,
     failed: Vec<(String, Error)>,
@@ -116,20 +122,21 @@ impl Report {
     fn add(
         &mut self,
         device: &NamedDevice,
-        done: Result<Value>,
-        describe: impl Fn(&Value) -> String,
+        done: Result<Received<WriteResult>>,
+        describe: impl Fn(&WriteResult) -> String,
     ) {
         match done {
             Ok(done) => {
-                self.position = self.position.max(done["position"].as_u64().unwrap_or(0));
+                self.position = self.position.max(done.position);
                 if !self.json {
                     line(format!("{}: {}", device.name, describe(&done)));
                 }
-                let [version, position] = [&done["version"], &done["position"]];
-                self.items.push(item(device, &json!({"version": version, "position": position})));
+                let (version, position) = (Some(done.version), Some(done.position));
+                self.items.push(Item { version, position, ..Item::new(device) });
             }
             Err(error) => {
-                self.items.push(item(device, &json!({"error": format!("{error:#}")})));
+                let text = Some(format!("{error:#}"));
+                self.items.push(Item { error: text, ..Item::new(device) });
                 self.failed.push((device.name.clone(), error));
             }
         }
@@ -140,18 +147,19 @@ impl Report {
             if let Some((_, error)) = self.failed.pop() {
                 return Err(error);
             }
-            if item["id"].is_null() {
+            if item.id.is_none() {
                 // Printed with its id, by a read that is needed anyway.
-                let path = format!("{DEVICES}/{}", segment(&text(&item["name"])));
-                if let Ok(device) = client.get_at(&path, &[], Some(self.position)).await {
-                    item["id"] = device["id"].clone();
-                    item["name"] = device["name"].clone();
+                let path = format!("{DEVICES}/{}", segment(&item.name));
+                let device = client.get_at::<DeviceDetail>(&path, &[], Some(self.position)).await;
+                if let Ok(device) = device {
+                    item.id = Some(device.summary.id);
+                    item.name = optional(device.summary.name.as_ref());
                 }
             } else {
-                client.wait_until_listed(DEVICES, &self.position.into()).await;
+                client.wait_until_listed(DEVICES, self.position).await;
             }
         } else {
-            client.wait_until_listed(DEVICES, &self.position.into()).await;
+            client.wait_until_listed(DEVICES, self.position).await;
         }
         if self.json {
             output::json(&self.items)?;
@@ -167,14 +175,22 @@ impl Report {
     }
 }
 
-/// Describes a selected device as JSON.
-fn item(device: &NamedDevice, more: &Value) -> Value {
-    let mut item = json!({"name": device.name});
-    if device.key.parse::<muster_schemas::DeviceId>().is_ok() {
-        item["id"] = device.key.clone().into();
+/// Result of one device, as JSON; in alphabetical order, as in responses.
+#[derive(Debug, Default, Serialize)]
+struct Item {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<DeviceId>,
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+}
+
+impl Item {
+    fn new(device: &NamedDevice) -> Self {
+        Self { id: device.key.parse().ok(), name: device.name.clone(), ..Self::default() }
     }
-    if let (Some(item), Some(more)) = (item.as_object_mut(), more.as_object()) {
-        item.extend(more.clone());
-    }
-    item
 }

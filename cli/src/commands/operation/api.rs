@@ -1,6 +1,6 @@
 //! Operations in the API: their paths, and the device of a run.
 
-use serde_json::Value;
+use muster_api_types::runs::RunView;
 
 use crate::client::segment;
 use crate::output::text;
@@ -14,6 +14,6 @@ pub(super) fn path(id: &str) -> String {
 }
 
 /// Returns the name of a run's device, or its id.
-pub(super) fn device_of(run: &Value) -> String {
-    if run["name"].is_string() { text(&run["name"]) } else { text(&run["device"]) }
+pub(super) fn device_of(run: &RunView) -> String {
+    run.name.as_ref().map_or_else(|| text(run.device), text)
 }

@@ -7,14 +7,21 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use muster_api_types::devices::{DeviceDetail, Status};
+use muster_api_types::operations::{OperationDetail, OperationStatus};
+use muster_api_types::runs::RunView;
+use muster_api_types::{Page, WriteResult};
+use muster_schemas::RunState;
+use muster_schemas::events::OutputSummary;
+use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use super::api::{device_of, path};
 use super::requested::RequestedOperation;
 use super::show::{states, summary};
-use crate::client::{Client, segment};
+use crate::client::{Client, Received, segment};
 use crate::exit::{Exited, UsageError};
-use crate::output::{self, line, note, text};
+use crate::output::{self, line, note, optional, text};
 use crate::terminal_modes::Contained;
 
 /// Poll interval of an operation on several devices.
@@ -26,11 +33,39 @@ const MAX_JSON_BYTES: usize = 16 << 20;
 /// Maximum number of devices whose outputs are printed; for more, a hint names the command.
 const MAX_PRINTED_DEVICES: u64 = 20;
 
+/// An output of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+
+    const fn of(self, run: &RunView) -> Option<&OutputSummary> {
+        match self {
+            Self::Stdout => run.stdout.as_ref(),
+            Self::Stderr => run.stderr.as_ref(),
+        }
+    }
+
+    /// Returns the number of bytes that were written, if it is more than this.
+    fn missing(self, run: &RunView, shown: u64) -> Option<u64> {
+        self.of(run).map(|output| output.bytes).filter(|bytes| *bytes > shown)
+    }
+}
+
 /// One output of one run.
 pub(super) struct Source<'a> {
     pub(super) id: &'a str,
     pub(super) device: &'a str,
-    pub(super) stream: &'static str,
+    pub(super) stream: Stream,
     pub(super) position: Option<u64>,
 }
 
@@ -64,8 +99,8 @@ pub(crate) async fn wait_or_abort(
     }
     note("aborting the operation; press Ctrl-C again to exit without waiting");
     let aborted = async {
-        if let Err(error) = client.post(&format!("{}/abort", path(&operation.id)), &json!({})).await
-        {
+        let abort = format!("{}/abort", path(&operation.id));
+        if let Err(error) = client.post_empty::<WriteResult>(&abort).await {
             note(format!("failed to abort the operation: {error:#}"));
         }
         waiting.await
@@ -81,9 +116,9 @@ pub(crate) async fn wait_or_abort(
 
 /// Returns the only device of an operation.
 pub(super) async fn only_device(client: &Client, id: &str) -> Result<String> {
-    let page = client.get(&format!("{}/runs", path(id)), &[("limit", "2".to_owned())]).await?;
-    match page["items"].as_array().map(Vec::as_slice) {
-        Some([run]) => Ok(text(&run["device"])),
+    let (runs, _) = client.first::<RunView>(&format!("{}/runs", path(id)), &[], 2).await?;
+    match runs.as_slice() {
+        [run] => Ok(text(run.device)),
         _ => {
             let message = format!(
                 "the operation is for several devices; name one: muster operation runs {id}"
@@ -94,10 +129,11 @@ pub(super) async fn only_device(client: &Client, id: &str) -> Result<String> {
 }
 
 /// Reports output of a program that was not printed.
-pub(super) fn report_missing(run: &Value, stream: &str, shown: u64) {
-    if let Some(bytes) = run[stream]["bytes"].as_u64().filter(|bytes| *bytes > shown) {
+pub(super) fn report_missing(run: &RunView, stream: Stream, shown: u64) {
+    if let Some(bytes) = stream.missing(run, shown) {
         note(format!(
-            "warning: {stream} is truncated: {bytes} bytes were written, {shown} are shown"
+            "warning: {} is truncated: {bytes} bytes were written, {shown} are shown",
+            stream.as_str()
         ));
     }
 }
@@ -135,7 +171,7 @@ pub(super) async fn copy(
     let mut failures = 0;
     loop {
         let query = [
-            ("stream", source.stream.to_owned()),
+            ("stream", source.stream.as_str().to_owned()),
             ("from", from.to_string()),
             ("follow", follow.to_string()),
         ];
@@ -167,12 +203,12 @@ pub(super) async fn copy(
 }
 
 /// Sends a request, and retries while the server is temporarily unavailable.
-pub(crate) async fn get_with_retry(
+pub(crate) async fn get_with_retry<T: DeserializeOwned>(
     client: &Client,
     path: &str,
     query: &[(&str, String)],
     position: Option<u64>,
-) -> Result<Value> {
+) -> Result<Received<T>> {
     let mut failures = 0;
     loop {
         match client.get_at(path, query, position).await {
@@ -193,24 +229,30 @@ async fn wait_for_end(
     client: &Client,
     operation: &RequestedOperation,
     device: &str,
-) -> Result<Value> {
+) -> Result<Received<RunView>> {
     let path = format!("{}/runs/{}", path(&operation.id), segment(device));
     loop {
-        let run = get_with_retry(client, &path, &[], operation.position).await?;
-        let is_open = ["requested", "dispatched", "accepted", "running"];
-        if !is_open.contains(&run["state"].as_str().unwrap_or_default()) {
+        let run: Received<RunView> = get_with_retry(client, &path, &[], operation.position).await?;
+        if run.state.known().is_none_or(|state| state.is_final()) {
             return Ok(run);
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-async fn one(client: &Client, operation: &RequestedOperation, json: bool) -> Result<()> {
+/// Returns the first run of an operation.
+async fn first_run(client: &Client, operation: &RequestedOperation) -> Result<RunView> {
     let runs = format!("{}/runs", path(&operation.id));
-    let found = get_with_retry(client, &runs, &[("limit", "1".into())], operation.position).await?;
-    let run = &found["items"][0];
-    let device = text(&run["device"]);
-    if !json && run["state"] == "requested" {
+    let query = [("limit", "1".to_owned())];
+    let found: Received<Page<RunView>> =
+        get_with_retry(client, &runs, &query, operation.position).await?;
+    found.into_content().items.pop().context("the operation has no run")
+}
+
+async fn one(client: &Client, operation: &RequestedOperation, json: bool) -> Result<()> {
+    let run = first_run(client, operation).await?;
+    let device = text(run.device);
+    if !json && run.state == RunState::Requested {
         report_if_offline(client, &device).await;
     }
     let source = |stream| Source {
@@ -219,7 +261,7 @@ async fn one(client: &Client, operation: &RequestedOperation, json: bool) -> Res
         stream,
         position: operation.position,
     };
-    let (out, err) = (source("stdout"), source("stderr"));
+    let (out, err) = (source(Stream::Stdout), source(Stream::Stderr));
     if json {
         let (mut stdout, mut stderr) = (BoundedBuffer::default(), BoundedBuffer::default());
         let shown = tokio::try_join!(
@@ -227,14 +269,14 @@ async fn one(client: &Client, operation: &RequestedOperation, json: bool) -> Res
             copy(client, &err, true, &mut stderr)
         )?;
         let run = wait_for_end(client, operation, &device).await?;
-        let is_cut = |stream: &str, text: &BoundedBuffer, shown| {
-            text.is_truncated || run[stream]["bytes"].as_u64().is_some_and(|bytes| bytes > shown)
+        let is_cut = |stream: Stream, text: &BoundedBuffer, shown| {
+            text.is_truncated || stream.missing(&run, shown).is_some()
         };
         output::json(&json!({
             "stdout": String::from_utf8_lossy(&stdout.bytes),
             "stderr": String::from_utf8_lossy(&stderr.bytes),
-            "stdout_truncated": is_cut("stdout", &stdout, shown.0),
-            "stderr_truncated": is_cut("stderr", &stderr, shown.1),
+            "stdout_truncated": is_cut(Stream::Stdout, &stdout, shown.0),
+            "stderr_truncated": is_cut(Stream::Stderr, &stderr, shown.1),
             "run": run,
         }))?;
         return outcome(&run, false);
@@ -251,24 +293,22 @@ async fn one(client: &Client, operation: &RequestedOperation, json: bool) -> Res
         never = explain_waiting(client, operation, &device) => match never {},
     };
     let run = wait_for_end(client, operation, &device).await?;
-    report_missing(&run, "stdout", shown.0);
-    report_missing(&run, "stderr", shown.1);
+    report_missing(&run, Stream::Stdout, shown.0);
+    report_missing(&run, Stream::Stderr, shown.1);
     outcome(&run, true)
 }
 
 /// Waits for the only run and returns its standard output; fails if the run fails or the output is
 /// too long.
 pub(crate) async fn collect(client: &Client, operation: &RequestedOperation) -> Result<Vec<u8>> {
-    let runs = format!("{}/runs", path(&operation.id));
-    let found = get_with_retry(client, &runs, &[("limit", "1".into())], operation.position).await?;
-    let device = text(&found["items"][0]["device"]);
-    let position = operation.position;
-    let source = Source { id: &operation.id, device: &device, stream: "stdout", position };
+    let device = text(first_run(client, operation).await?.device);
+    let (stream, position) = (Stream::Stdout, operation.position);
+    let source = Source { id: &operation.id, device: &device, stream, position };
     let mut output = BoundedBuffer::default();
     let shown = copy(client, &source, true, &mut output).await?;
     let run = wait_for_end(client, operation, &device).await?;
     outcome(&run, true)?;
-    if output.is_truncated || run["stdout"]["bytes"].as_u64().is_some_and(|bytes| bytes > shown) {
+    if output.is_truncated || stream.missing(&run, shown).is_some() {
         bail!(
             "the output of {} is truncated: {shown} bytes were received, at most {} are accepted",
             device_of(&run),
@@ -288,9 +328,10 @@ async fn explain_waiting(
     let mut explained = String::new();
     loop {
         tokio::time::sleep(EXPLAIN_INTERVAL).await;
-        let Ok(run) = client.get(&path, &[]).await else { continue };
-        if matches!(run["state"].as_str(), Some("requested" | "dispatched" | "accepted")) {
-            let text = text(&run["explanation"]);
+        let Ok(run) = client.get::<RunView>(&path, &[]).await else { continue };
+        let waits = [RunState::Requested, RunState::Dispatched, RunState::Accepted];
+        if waits.iter().any(|state| run.state == *state) {
+            let text = optional(run.explanation.as_ref());
             if text != explained {
                 note(format!("waiting: {text}"));
                 explained = text;
@@ -301,40 +342,45 @@ async fn explain_waiting(
 
 /// Reports that the operation waits for an offline device.
 async fn report_if_offline(client: &Client, device: &str) {
-    let Ok(device) = client.get(&format!("/api/v1/devices/{}", segment(device)), &[]).await else {
-        return;
-    };
-    if device["status"] == "offline" {
-        let since = device["last_seen"].as_str().map(|at| format!(" since {at}"));
+    let path = format!("/api/v1/devices/{}", segment(device));
+    let Ok(device) = client.get::<DeviceDetail>(&path, &[]).await else { return };
+    if device.summary.status == Status::Offline {
+        let since = device.summary.last_seen.map(|at| format!(" since {at}"));
         note(format!(
             "{} is offline{}; it receives the operation when it reconnects. Ctrl-C aborts the \
              operation",
-            text(&device["name"]),
+            optional(device.summary.name.as_ref()),
             since.unwrap_or_default()
         ));
     }
 }
 
 /// Returns the program's exit code; any other end of the run is reported.
-fn outcome(run: &Value, is_verbose: bool) -> Result<()> {
-    let exit = run["exit_code"].as_i64().and_then(|code| u8::try_from(code & 0xff).ok());
-    match (run["state"].as_str().unwrap_or_default(), exit) {
-        ("succeeded", _) => Ok(()),
-        ("failed", Some(code)) if code != 0 => Err(Exited(code).into()),
+fn outcome(run: &RunView, is_verbose: bool) -> Result<()> {
+    let exit = run.exit_code.and_then(|code| u8::try_from(code & 0xff).ok());
+    match (run.state.known(), exit) {
+        (Some(RunState::Succeeded), _) => Ok(()),
+        (Some(RunState::Failed), Some(code)) if code != 0 => Err(Exited(code).into()),
         (state, _) => {
             if is_verbose {
-                let explanation = text(&run["explanation"]);
-                note(format!("{}: {state}. {explanation}", device_of(run)));
+                let explanation = optional(run.explanation.as_ref());
+                note(format!("{}: {}. {explanation}", device_of(run), run.state));
             }
-            let signal = run["signal"].as_u64().and_then(|signal| u8::try_from(signal).ok());
+            let signal = run.signal.and_then(|signal| u8::try_from(signal).ok());
             let code = match (state, signal) {
-                (_, Some(signal)) if state == "failed" => 128_u8.saturating_add(signal),
-                ("timed_out", _) => 124,
+                (Some(RunState::Failed), Some(signal)) => 128_u8.saturating_add(signal),
+                (Some(RunState::TimedOut), _) => 124,
                 _ => 125,
             };
             Err(Exited(code).into())
         }
     }
+}
+
+/// Whether all runs of an operation have ended.
+pub(crate) fn is_over(found: &OperationDetail) -> bool {
+    let status = found.operation.status.known();
+    matches!(status, Some(OperationStatus::Finished | OperationStatus::Aborted))
 }
 
 async fn many(client: &Client, operation: &RequestedOperation, json: bool) -> Result<()> {
@@ -343,10 +389,11 @@ async fn many(client: &Client, operation: &RequestedOperation, json: bool) -> Re
     bar.set_style(ProgressStyle::with_template(style)?);
     note(format!("operation {}", operation.id));
     let found = loop {
-        let found = get_with_retry(client, &path(&operation.id), &[], operation.position).await?;
-        bar.set_position(found["finished"].as_u64().unwrap_or(0));
-        bar.set_message(states(&found["runs"]));
-        if matches!(found["status"].as_str(), Some("finished" | "aborted")) {
+        let found: Received<OperationDetail> =
+            get_with_retry(client, &path(&operation.id), &[], operation.position).await?;
+        bar.set_position(found.operation.finished);
+        bar.set_message(states(&found.operation.runs));
+        if is_over(&found) {
             break found;
         }
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -363,20 +410,20 @@ async fn many(client: &Client, operation: &RequestedOperation, json: bool) -> Re
                 operation.id
             ));
         }
-        line(format!("{}: {}", text(&found["status"]), states(&found["runs"])));
+        line(format!("{}: {}", text(&found.operation.status), states(&found.operation.runs)));
         summary(&found);
     }
-    let succeeded = found["runs"]["succeeded"].as_u64().unwrap_or(0);
+    let succeeded = found.operation.runs.get(RunState::Succeeded.as_str()).copied().unwrap_or(0);
     if succeeded == operation.devices { Ok(()) } else { Err(Exited(1).into()) }
 }
 
 /// Prints the output of each device, under its name.
 async fn outputs(client: &Client, operation: &RequestedOperation) -> Result<()> {
-    for run in client.list(&format!("{}/runs", path(&operation.id)), &[]).await? {
-        let device = text(&run["device"]);
-        line(format!("── {} ({})", device_of(&run), text(&run["state"])));
-        for stream in ["stdout", "stderr"] {
-            if run[stream]["kept"].as_u64().unwrap_or(0) > 0 {
+    for run in client.list::<RunView>(&format!("{}/runs", path(&operation.id)), &[]).await? {
+        let device = text(run.device);
+        line(format!("── {} ({})", device_of(&run), text(&run.state)));
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if stream.of(&run).is_some_and(|output| output.kept > 0) {
                 let source = Source { id: &operation.id, device: &device, stream, position: None };
                 let stdout = std::io::stdout();
                 let shown = if stdout.is_terminal() {

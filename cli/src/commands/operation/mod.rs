@@ -7,14 +7,17 @@ mod show;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use serde_json::json;
+use muster_api_types::WriteResult;
+use muster_api_types::operations::OperationDetail;
+use muster_api_types::runs::RunView;
 
 use super::confirm::{Action, Confirm};
 use crate::client::{Client, Connection, segment};
 use crate::output::{self, line};
 
 use api::{OPERATIONS, device_of, path};
-pub(crate) use follow::{collect, follow, get_with_retry, wait_or_abort};
+use follow::Stream;
+pub(crate) use follow::{collect, follow, get_with_retry, is_over, wait_or_abort};
 pub(crate) use requested::RequestedOperation;
 
 #[derive(Subcommand, Debug)]
@@ -114,21 +117,18 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
                 Some(device) => device,
                 None => follow::only_device(&client, &args.id).await?,
             };
-            let stream = if args.stderr { "stderr" } else { "stdout" };
+            let stream = if args.stderr { Stream::Stderr } else { Stream::Stdout };
             let source = follow::Source { id: &args.id, device: &device, stream, position: None };
             let mut stdout = std::io::stdout();
             let shown = follow::copy(&client, &source, !args.no_follow, &mut stdout).await?;
             let run = format!("{}/runs/{}", path(&args.id), segment(&device));
-            follow::report_missing(&client.get(&run, &[]).await?, stream, shown);
+            follow::report_missing(&*client.get::<RunView>(&run, &[]).await?, stream, shown);
             Ok(())
         }
         OperationCommand::Wait { id } => {
-            let found = client.get(&path(&id), &[]).await?;
-            let requested = RequestedOperation {
-                id,
-                devices: found["devices"].as_u64().unwrap_or(0),
-                position: None,
-            };
+            let found = client.get::<OperationDetail>(&path(&id), &[]).await?;
+            let requested =
+                RequestedOperation { id, devices: found.operation.devices, position: None };
             follow(&client, &requested, json).await
         }
         OperationCommand::Pause { id } => change(&client, &id, ("pause", "paused"), json).await,
@@ -150,8 +150,8 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
 /// Lists the devices with running programs, which an abort interrupts.
 async fn confirm_abort(client: &Client, id: &str, confirm: Confirm) -> Result<()> {
     let query = [("state", "dispatched,accepted,running".to_owned())];
-    let runs = client.list(&format!("{}/runs", path(id)), &query).await?;
-    let names: Vec<String> = runs.iter().map(device_of).collect();
+    let runs = client.list::<RunView>(&format!("{}/runs", path(id)), &query).await?;
+    let names: Vec<String> = runs.iter().map(|run| device_of(run)).collect();
     if names.is_empty() {
         return confirm.confirm_one("abort", "operation", id);
     }
@@ -165,8 +165,8 @@ async fn change(
     (verb, summary): (&str, &str),
     json: bool,
 ) -> Result<()> {
-    let done = client.post(&format!("{}/{verb}", path(id)), &json!({})).await?;
-    client.wait_until_listed(OPERATIONS, &done["position"]).await;
+    let done = client.post_empty::<WriteResult>(&format!("{}/{verb}", path(id))).await?;
+    client.wait_until_listed(OPERATIONS, done.position).await;
     if json {
         return output::json(&done);
     }

@@ -1,7 +1,9 @@
 //! An operation that a command creates.
 
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use anyhow::Result;
+use muster_api_types::devices::DeviceDetail;
+use muster_api_types::operations::{OperationRequestedResult, RequestOperation};
+use serde_json::json;
 
 use super::api::OPERATIONS;
 use crate::client::{Client, segment};
@@ -19,15 +21,15 @@ pub(crate) struct RequestedOperation {
 
 impl RequestedOperation {
     /// Creates the operation.
-    pub(crate) async fn new(client: &Client, request: &Value) -> Result<Self> {
-        let made = match client.post(OPERATIONS, request).await {
+    pub(crate) async fn new(client: &Client, request: &RequestOperation) -> Result<Self> {
+        let made = match client.post::<OperationRequestedResult>(OPERATIONS, request).await {
             Ok(made) => made,
             Err(error) => return Err(map_unknown_device(client, request, error).await),
         };
         Ok(Self {
-            id: made["id"].as_str().context("the server returned no operation id")?.to_owned(),
-            devices: made["devices"].as_u64().unwrap_or(0),
-            position: made["position"].as_u64(),
+            id: made.id.to_string(),
+            devices: made.devices,
+            position: Some(made.result.position),
         })
     }
 
@@ -45,17 +47,18 @@ impl RequestedOperation {
 /// Reports an unknown device as "not found", for scripts; the API reports an invalid field.
 async fn map_unknown_device(
     client: &Client,
-    request: &Value,
+    request: &RequestOperation,
     error: anyhow::Error,
 ) -> anyhow::Error {
     let is_invalid = matches!(
         error.downcast_ref::<RequestError>(),
         Some(RequestError::Problem { status: 400, .. })
     );
-    let Some(name) = request["target"]["devices"][0].as_str().filter(|_| is_invalid) else {
+    let names = request.target.devices.as_deref().unwrap_or_default();
+    let Some(name) = names.first().filter(|_| is_invalid) else {
         return error;
     };
-    match client.get(&format!("/api/v1/devices/{}", segment(name)), &[]).await {
+    match client.get::<DeviceDetail>(&format!("/api/v1/devices/{}", segment(name)), &[]).await {
         Err(other) if code(&other) == NOT_FOUND => NotFound(error.to_string()).into(),
         _ => error,
     }

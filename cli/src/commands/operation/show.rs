@@ -1,24 +1,28 @@
 //! Prints operations and runs as tables and facts.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
-use serde_json::{Value, json};
+use muster_api_types::Open;
+use muster_api_types::operations::{OperationDetail, OperationView};
+use muster_api_types::runs::RunView;
+use muster_schemas::events::{Action, Exec, Program};
+use serde_json::json;
 
 use super::api::{OPERATIONS, device_of, path};
-use crate::client::{Client, segment};
-use crate::output::{self, ago, facts, line, note, table, text};
+use crate::client::{Client, Received, segment};
+use crate::output::{self, ago, facts, line, note, optional, table, text};
 
 /// Describes the action in one line.
-pub(super) fn action(action: &Value) -> String {
-    match action["kind"].as_str().unwrap_or_default() {
-        "exec" => match (&action["program"]["argv"], &action["program"]["shell"]) {
-            (Value::Array(argv), _) => {
-                argv.iter().map(|word| quoted(&text(word))).collect::<Vec<_>>().join(" ")
-            }
-            (_, shell) => text(shell),
-        },
-        "upload" => format!("upload {}", quoted(&text(&action["path"]))),
-        "log_level" => format!("log level {}", text(&action["level"])),
-        other => other.replace('_', " "),
+pub(super) fn action(action: &Open<Action>) -> String {
+    match action.known() {
+        Some(Action::Exec(Exec { program: Program::Argv(argv), .. })) => {
+            argv.iter().map(|word| quoted(&text(word))).collect::<Vec<_>>().join(" ")
+        }
+        Some(Action::Exec(Exec { program: Program::Shell(line), .. })) => text(line),
+        Some(Action::Upload(upload)) => format!("upload {}", quoted(&text(&upload.path))),
+        Some(Action::LogLevel { level, .. }) => format!("log level {}", text(level)),
+        _ => text(action).replace('_', " "),
     }
 }
 
@@ -32,8 +36,7 @@ fn quoted(word: &str) -> String {
 }
 
 /// Formats the counts, such as `3 running, 10 succeeded`.
-pub(super) fn states(runs: &Value) -> String {
-    let Some(runs) = runs.as_object() else { return String::new() };
+pub(super) fn states(runs: &BTreeMap<String, u64>) -> String {
     runs.iter().map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
 }
 
@@ -52,18 +55,18 @@ pub(super) async fn list(
     json: bool,
 ) -> Result<()> {
     let query: Vec<_> = device.map(|device| ("device", device)).into_iter().collect();
-    let items = client.newest(OPERATIONS, &query, limit).await?;
+    let items = client.newest::<OperationView>(OPERATIONS, &query, limit).await?;
     if json {
         return output::json(&items);
     }
     let rows = items.iter().map(|one| {
         vec![
-            text(&one["id"]),
-            ago(&one["requested_at"]),
-            text(&one["status"]),
-            states(&one["runs"]),
-            truncate(&text(&one["target"]), 30),
-            truncate(&action(&one["action"]), 50),
+            text(one.id),
+            ago(one.requested_at),
+            text(&one.status),
+            states(&one.runs),
+            truncate(&text(&one.target), 30),
+            truncate(&action(&one.action), 50),
         ]
     });
     table(
@@ -75,31 +78,28 @@ pub(super) async fn list(
 }
 
 pub(super) async fn one(client: &Client, id: &str, json: bool) -> Result<()> {
-    let found = client.get(&path(id), &[]).await?;
+    let found = client.get::<OperationDetail>(&path(id), &[]).await?;
     if json {
         return output::json(&found);
     }
-    let stop = found["stop_after"].as_u64().map(|n| format!("{n} that did not succeed"));
+    let one = &found.operation;
+    let (user, cwd) = match one.action.known() {
+        Some(Action::Exec(exec)) => (exec.user.as_ref(), exec.cwd.as_ref()),
+        _ => (None, None),
+    };
+    let stop = one.stop_after.map(|n| format!("{n} that did not succeed"));
     facts(&[
-        ("id", text(&found["id"])),
-        ("status", text(&found["status"])),
-        ("action", action(&found["action"])),
-        ("user", text(&found["action"]["user"])),
-        ("folder", text(&found["action"]["cwd"])),
-        ("target", text(&found["target"])),
-        ("requested by", text(&found["actor"])),
-        ("requested at", text(&found["requested_at"])),
-        ("expires at", text(&found["expires_at"])),
-        (
-            "runs",
-            format!(
-                "{} of {} ended: {}",
-                found["finished"],
-                found["devices"],
-                states(&found["runs"])
-            ),
-        ),
-        ("concurrency", text(&found["at_once"])),
+        ("id", text(one.id)),
+        ("status", text(&one.status)),
+        ("action", action(&one.action)),
+        ("user", optional(user)),
+        ("folder", optional(cwd)),
+        ("target", text(&one.target)),
+        ("requested by", text(&one.actor)),
+        ("requested at", text(one.requested_at)),
+        ("expires at", text(one.expires_at)),
+        ("runs", format!("{} of {} ended: {}", one.finished, one.devices, states(&one.runs))),
+        ("concurrency", text(one.at_once)),
         ("stops after", stop.unwrap_or_default()),
     ]);
     summary(&found);
@@ -107,35 +107,32 @@ pub(super) async fn one(client: &Client, id: &str, json: bool) -> Result<()> {
 }
 
 /// Prints failures grouped by reason, and the slowest runs.
-pub(super) fn summary(found: &Value) {
-    let failures = found["failures"].as_array().cloned().unwrap_or_default();
+pub(super) fn summary(found: &OperationDetail) {
+    let failures = &found.failures;
     if !failures.is_empty() {
         line("");
         let rows = failures.iter().map(|one| {
-            let devices: Vec<String> =
-                one["devices"].as_array().into_iter().flatten().map(text).collect();
-            let more = one["count"].as_u64().unwrap_or(0) > devices.len() as u64;
+            let devices: Vec<String> = one.devices.iter().map(text).collect();
+            let more = one.count > devices.len() as u64;
             let devices = devices.join(", ") + if more { ", …" } else { "" };
-            vec![text(&one["count"]), text(&one["reason"]), devices]
+            vec![text(one.count), text(&one.reason), devices]
         });
         table(&["runs", "did not succeed", "devices"], rows.collect(), "");
     }
-    let slowest = found["slowest"].as_array().cloned().unwrap_or_default();
-    if found["devices"].as_u64().unwrap_or(0) > 1 && !slowest.is_empty() {
+    let slowest = &found.slowest;
+    if found.operation.devices > 1 && !slowest.is_empty() {
         line("");
-        let rows =
-            slowest.iter().map(|one| vec![text(&one["device"]), duration(&one["duration_ms"])]);
+        let rows = slowest.iter().map(|one| vec![text(&one.device), duration(one.duration_ms)]);
         table(&["slowest", "took"], rows.collect(), "");
     }
 }
 
 /// Formats milliseconds.
-pub(super) fn duration(millis: &Value) -> String {
-    match millis.as_u64() {
-        None => String::new(),
-        Some(ms @ 0..=999) => format!("{ms} ms"),
-        Some(ms @ 1_000..=119_999) => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
-        Some(ms) => format!("{} min", ms / 60_000),
+pub(super) fn duration(millis: u64) -> String {
+    match millis {
+        ms @ 0..=999 => format!("{ms} ms"),
+        ms @ 1_000..=119_999 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        ms => format!("{} min", ms / 60_000),
     }
 }
 
@@ -146,23 +143,23 @@ pub(super) async fn runs(
     json: bool,
 ) -> Result<()> {
     let query: Vec<(&str, String)> = state.map(|state| ("state", state)).into_iter().collect();
-    let found = client.list(&format!("{}/runs", path(id)), &query).await?;
+    let found = client.list::<RunView>(&format!("{}/runs", path(id)), &query).await?;
     if json {
         return output::json(&found);
     }
     let rows = found.iter().map(|run| {
-        let exit = match (&run["exit_code"], &run["signal"]) {
-            (_, Value::Number(signal)) => format!("signal {signal}"),
-            (code, _) => text(code),
+        let exit = match run.signal {
+            Some(signal) => format!("signal {signal}"),
+            None => optional(run.exit_code),
         };
         vec![
             device_of(run),
-            text(&run["state"]),
+            text(&run.state),
             exit,
-            duration(&run["duration_ms"]),
-            text(&run["stdout"]["bytes"]),
-            text(&run["stderr"]["bytes"]),
-            truncate(&text(&run["reason"]), 60),
+            run.duration_ms.map(duration).unwrap_or_default(),
+            optional(run.stdout.map(|it| it.bytes)),
+            optional(run.stderr.map(|it| it.bytes)),
+            truncate(&optional(run.reason.as_ref()), 60),
         ]
     });
     let header = ["device", "state", "exit", "took", "stdout", "stderr", "reason"];
@@ -184,34 +181,31 @@ pub(super) async fn explain(
         Some(device) => vec![device],
         None => {
             let query = [("state", NOT_SUCCEEDED.to_owned())];
-            let found = client.list(&format!("{}/runs", path(id)), &query).await?;
-            found.iter().map(|run| text(&run["device"])).collect()
+            let found = client.list::<RunView>(&format!("{}/runs", path(id)), &query).await?;
+            found.iter().map(|run| text(run.device)).collect()
         }
     };
     let mut explained = Vec::new();
     for device in devices.iter().take(MAX_EXPLAINED) {
-        let run = client.get(&format!("{}/runs/{}", path(id), segment(device)), &[]).await?;
-        explained.push(run);
+        let path = format!("{}/runs/{}", path(id), segment(device));
+        explained.push(client.get::<RunView>(&path, &[]).await?);
     }
     if devices.len() > MAX_EXPLAINED {
         note(format!("showing {MAX_EXPLAINED} of {}; name a device to see another", devices.len()));
     }
     if json {
-        let items: Vec<Value> = explained
-            .iter()
-            .map(|run| {
-                json!({"device": run["device"], "name": run["name"], "state": run["state"],
-                       "explanation": run["explanation"]})
-            })
-            .collect();
-        return output::json(&items);
+        let item = |run: &Received<RunView>| {
+            json!({"device": run.device, "name": run.name, "state": run.state,
+                   "explanation": run.explanation})
+        };
+        return output::json(&explained.iter().map(item).collect::<Vec<_>>());
     }
     if explained.is_empty() {
         line("all runs have succeeded or are running");
     }
     for run in &explained {
-        line(format!("{}: {}", device_of(run), text(&run["state"])));
-        line(format!("  {}", text(&run["explanation"])));
+        line(format!("{}: {}", device_of(run), text(&run.state)));
+        line(format!("  {}", optional(run.explanation.as_ref())));
     }
     Ok(())
 }

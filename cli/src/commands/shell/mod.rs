@@ -7,7 +7,7 @@ mod terminal;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use serde_json::json;
+use muster_api_types::sessions::SessionEndedResult;
 
 use super::confirm::Confirm;
 use super::wait::Wait;
@@ -119,7 +119,7 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
         Some(ShellCommand::Attach { id, watch, escape, wait }) => {
             let session = find(&client, &id).await?;
             let target = session::SessionTarget {
-                device: text(&session["device"]),
+                device: text(session.device),
                 session: Some(id),
                 is_read_only: watch,
                 escape,
@@ -128,11 +128,11 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
         }
         Some(ShellCommand::End { id, confirm }) => {
             let session = find(&client, &id).await?;
-            let device = text(&session["device"]);
+            let device = text(session.device);
             confirm.confirm_one("end", "session", format!("{id} on {}", device_name(&session)))?;
             let path =
                 format!("/api/v1/devices/{}/sessions/{}/end", segment(&device), segment(&id));
-            client.post(&path, &json!({})).await?;
+            client.post_empty::<SessionEndedResult>(&path).await?;
             line("ended");
             return Ok(());
         }

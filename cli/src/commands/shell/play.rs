@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
-use serde_json::{Value, json};
+use muster_api_types::sessions::SessionView;
+use muster_schemas::SessionId;
+use serde::Serialize;
 
 use super::sessions::SESSIONS;
 use crate::client::{Client, segment};
 use crate::exit::{Exited, NotFound, PartialFailure};
-use crate::output::{self, line, note, table, text};
+use crate::output::{self, line, note, optional, table, text};
 use crate::terminal_modes::Contained;
 
 /// Maximum length of a line in a search, in bytes; longer text is split.
@@ -42,8 +44,7 @@ fn events(recording: File) -> impl Iterator<Item = io::Result<(f64, String, Stri
 }
 
 fn event(line: &str) -> Option<(f64, String, String)> {
-    let event: Value = serde_json::from_str(line).ok()?;
-    Some((event[0].as_f64()?, event[1].as_str()?.to_owned(), event[2].as_str()?.to_owned()))
+    serde_json::from_str(line).ok()
 }
 
 /// Returns the error for a session without a recording.
@@ -140,6 +141,14 @@ fn matching_lines(recording: File, pattern: &str) -> Result<Vec<String>> {
     Ok(hits)
 }
 
+/// A line of a recording that contains a text.
+#[derive(Debug, Serialize)]
+struct Hit {
+    line: String,
+    name: Option<String>,
+    session: SessionId,
+}
+
 pub(super) async fn search(
     client: &Client,
     pattern: &str,
@@ -149,13 +158,14 @@ pub(super) async fn search(
     let mut query: Vec<(&str, String)> = Vec::new();
     query.extend(device.map(|device| ("device", device)));
     let (mut found, mut read, mut unread) = (Vec::new(), 0, 0);
-    for session in client.list(SESSIONS, &query).await? {
-        if session["recording_bytes"].as_u64().unwrap_or(0) == 0 {
+    for session in client.list::<SessionView>(SESSIONS, &query).await? {
+        if session.recording_bytes == 0 {
             continue;
         }
-        let id = text(&session["id"]);
+        let id = session.id;
         let lines =
-            match recording(client, &id).await.and_then(|cast| matching_lines(cast, pattern)) {
+            match recording(client, &text(id)).await.and_then(|cast| matching_lines(cast, pattern))
+            {
                 Ok(lines) => lines,
                 Err(error) => {
                     note(format!("the recording of session {id} cannot be searched: {error:#}"));
@@ -165,7 +175,7 @@ pub(super) async fn search(
             };
         read += 1;
         for line in lines {
-            found.push(json!({"session": id, "name": session["name"], "line": line}));
+            found.push(Hit { line, name: session.name.clone(), session: id });
         }
     }
     let whole = || match unread {
@@ -182,7 +192,7 @@ pub(super) async fn search(
     }
     let rows = found
         .iter()
-        .map(|hit| vec![text(&hit["session"]), text(&hit["name"]), text(&hit["line"])])
+        .map(|hit| vec![text(hit.session), optional(hit.name.as_ref()), text(&hit.line)])
         .collect();
     table(&["session", "device", "line"], rows, "");
     whole()
@@ -190,6 +200,8 @@ pub(super) async fn search(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

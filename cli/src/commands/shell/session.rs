@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use futures::{SinkExt, StreamExt};
-use serde_json::Value;
+use muster_api_types::sessions::{SessionControl, SessionUpdate};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::terminal::{Escape, EscapeCharacter, Escapes, Key, RawMode, size};
-use crate::client::{Client, Socket, segment};
+use crate::client::{Client, Socket, control, segment};
 use crate::commands::wait::Wait;
 use crate::exit::{self, Exited};
 use crate::output::note;
@@ -87,7 +87,7 @@ async fn ended_by_signal() -> u8 {
 /// End of one connection.
 enum ConnectionEnd {
     /// The shell ended with this exit code.
-    Exit(Option<i64>),
+    Exit(Option<i32>),
     /// The user detached.
     Detached,
     /// The server closed the session with this reason.
@@ -344,14 +344,13 @@ async fn run_connection(
             },
             _ = resize => {
                 let (cols, rows) = size();
-                let update = serde_json::json!({"type": "resize", "cols": cols, "rows": rows});
-                Message::Text(update.to_string().into())
+                control(&SessionControl::Resize { cols, rows })
             }
             _ = ping.tick() => {
                 if received_at.elapsed() > SERVER_TIMEOUT {
                     return ConnectionEnd::Lost;
                 }
-                Message::Text(r#"{"type":"ping"}"#.into())
+                control(&SessionControl::Ping {})
             }
         };
         if sink.send(outgoing).await.is_err() {
@@ -366,21 +365,19 @@ fn handle_message(
     target: &mut SessionTarget,
     print: &impl Fn(&str),
 ) -> Option<ConnectionEnd> {
-    let update: Value = serde_json::from_str(message).ok()?;
-    match update["type"].as_str()? {
-        "opened" => {
-            target.session = update["session"].as_str().map(str::to_owned);
-            target.device = update["device"].as_str().unwrap_or(&target.device).to_owned();
+    match serde_json::from_str(message).ok()? {
+        SessionUpdate::Opened { session, device } => {
+            target.session = Some(session.to_string());
+            target.device = device.to_string();
             None
         }
-        "attached" => {
-            let count = |name: &str| update[name].as_u64().unwrap_or(0);
-            if count("shared") + count("watching") > 1 {
-                print(&format!("attached: {}, watching: {}", count("shared"), count("watching")));
+        SessionUpdate::Attached { shared, watching } => {
+            if shared + watching > 1 {
+                print(&format!("attached: {shared}, watching: {watching}"));
             }
             None
         }
-        "exit" => Some(ConnectionEnd::Exit(update["code"].as_i64())),
-        _ => None,
+        SessionUpdate::Exit { code, .. } => Some(ConnectionEnd::Exit(code)),
+        SessionUpdate::Eof | SessionUpdate::Unknown => None,
     }
 }

@@ -1,7 +1,8 @@
 //! Sessions in the API, and their list.
 
 use anyhow::Result;
-use serde_json::Value;
+use muster_api_types::sessions::SessionView;
+use muster_schemas::events::SessionKind;
 
 use crate::client::{Client, segment};
 use crate::output::{self, ago, table, text};
@@ -10,14 +11,15 @@ use crate::output::{self, ago, table, text};
 pub(super) const SESSIONS: &str = "/api/v1/sessions";
 
 /// Returns a session.
-pub(super) async fn find(client: &Client, id: &str) -> Result<Value> {
-    client.get(&format!("{SESSIONS}/{}", segment(id)), &[]).await
+pub(super) async fn find(client: &Client, id: &str) -> Result<SessionView> {
+    let path = format!("{SESSIONS}/{}", segment(id));
+    let found = client.get::<SessionView>(&path, &[]).await?;
+    Ok(found.into_content())
 }
 
 /// Returns the name of a session's device, or its id.
-pub(super) fn device_name(session: &Value) -> String {
-    let name = &session["name"];
-    if name.is_string() { text(name) } else { text(&session["device"]) }
+pub(super) fn device_name(session: &SessionView) -> String {
+    session.name.as_ref().map_or_else(|| text(session.device), text)
 }
 
 /// Lists the sessions.
@@ -30,37 +32,34 @@ pub(super) async fn list(
     let mut query = Vec::new();
     query.extend((!all).then(|| ("state", "open".to_owned())));
     query.extend(device.map(|device| ("device", device)));
-    let items = client.list(SESSIONS, &query).await?;
+    let items = client.list::<SessionView>(SESSIONS, &query).await?;
     if json {
         return output::json(&items);
     }
     let rows = items.iter().map(|one| {
-        let what = match one["session"]["kind"].as_str() {
-            Some("tcp") => {
-                format!("tcp {}:{}", text(&one["session"]["host"]), text(&one["session"]["port"]))
+        let what = match one.session.known() {
+            Some(SessionKind::Tcp { host, port }) => format!("tcp {}:{port}", text(host)),
+            Some(SessionKind::Files { path, write }) => {
+                let way = if *write { "write" } else { "read" };
+                format!("files: {way} {}", text(path))
             }
-            Some("files") => {
-                let way = if one["session"]["write"] == true { "write" } else { "read" };
-                format!("files: {way} {}", text(&one["session"]["path"]))
-            }
-            _ => match one["session"]["command"].as_str() {
-                Some(command) => format!("shell: {command}"),
-                None => "shell".to_owned(),
-            },
+            Some(SessionKind::Shell { command: Some(command), .. }) => format!("shell: {command}"),
+            Some(SessionKind::Shell { command: None, .. }) => "shell".to_owned(),
+            None => text(&one.session),
         };
         vec![
-            text(&one["id"]),
+            text(one.id),
             device_name(one),
-            text(&one["state"]),
+            text(&one.state),
             what,
-            ago(&one["opened_at"]),
-            text(&one["attached"]),
-            match (one["recorded"] == true, one["input_recorded"] == true) {
+            ago(one.opened_at),
+            text(one.attached),
+            match (one.recorded, one.input_recorded) {
                 (true, true) => "with input".to_owned(),
                 (true, false) => "yes".to_owned(),
                 _ => String::new(),
             },
-            text(&one["actor"]),
+            text(&one.actor),
         ]
     });
     let header = ["id", "device", "state", "what", "opened", "attached", "recorded", "by"];

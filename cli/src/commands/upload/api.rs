@@ -1,6 +1,6 @@
 //! Uploads in the API: their path, and the device of one.
 
-use serde_json::Value;
+use muster_api_types::uploads::UploadView;
 
 use crate::output::text;
 
@@ -8,7 +8,6 @@ use crate::output::text;
 pub(super) const UPLOADS: &str = "/api/v1/uploads";
 
 /// Returns the name of an upload's device, or its id.
-pub(super) fn device_of(upload: &Value) -> String {
-    let name = &upload["device_name"];
-    if name.is_string() { text(name) } else { text(&upload["device"]) }
+pub(super) fn device_of(upload: &UploadView) -> String {
+    upload.device_name.as_ref().map_or_else(|| text(upload.device), text)
 }

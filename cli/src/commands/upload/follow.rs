@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
-use serde_json::Value;
+use muster_api_types::devices::{DeviceDetail, Status};
+use muster_api_types::operations::OperationDetail;
+use muster_api_types::uploads::{UploadState, UploadView};
 
 use super::api::{UPLOADS, device_of};
-use crate::client::{Client, segment};
-use crate::commands::operation::{RequestedOperation, get_with_retry, wait_or_abort};
+use crate::client::{Client, Received, segment};
+use crate::commands::operation::{RequestedOperation, get_with_retry, is_over, wait_or_abort};
 use crate::exit::Exited;
-use crate::output::{self, line, note, text};
+use crate::output::{self, line, note, optional, text};
 
 /// Poll interval.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
@@ -32,7 +34,8 @@ async fn wait(client: &Client, operation: &RequestedOperation, json: bool) -> Re
     let path = format!("/api/v1/operations/{}", segment(&operation.id));
     let mut is_reported = false;
     loop {
-        let found = get_with_retry(client, &path, &[], operation.position).await?;
+        let found: Received<OperationDetail> =
+            get_with_retry(client, &path, &[], operation.position).await?;
         if operation.devices <= MAX_COUNTED_DEVICES {
             let uploads = match uploads(client, &operation.id).await {
                 // The wait above detects a server that stays unavailable.
@@ -47,16 +50,16 @@ async fn wait(client: &Client, operation: &RequestedOperation, json: bool) -> Re
             let style = "{bar:30} {pos}/{len} devices  {elapsed}  {msg}";
             bar.set_style(ProgressStyle::with_template(style)?);
             bar.set_length(operation.devices);
-            bar.set_position(found["finished"].as_u64().unwrap_or(0));
+            bar.set_position(found.operation.finished);
         }
-        if matches!(found["status"].as_str(), Some("finished" | "aborted")) {
+        if is_over(&found) {
             break;
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     bar.finish_and_clear();
     let uploads = uploads(client, &operation.id).await?;
-    let stored = uploads.iter().filter(|upload| upload["state"] == "stored").count();
+    let stored = uploads.iter().filter(|upload| upload.state == UploadState::Stored).count();
     if json {
         output::json(&uploads)?;
     } else {
@@ -71,30 +74,30 @@ async fn wait(client: &Client, operation: &RequestedOperation, json: bool) -> Re
     }
 }
 
-async fn uploads(client: &Client, id: &str) -> Result<Vec<Value>> {
+async fn uploads(client: &Client, id: &str) -> Result<Vec<Received<UploadView>>> {
     client.list(UPLOADS, &[("operation", id.to_owned())]).await
 }
 
-fn show_bytes(bar: &ProgressBar, uploads: &[Value]) -> Result<()> {
-    let sum = |name: &str| uploads.iter().filter_map(|it| it[name].as_u64()).sum::<u64>();
+fn show_bytes(bar: &ProgressBar, uploads: &[Received<UploadView>]) -> Result<()> {
     let style = "{bar:30} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {elapsed}  {wide_msg}";
     bar.set_style(ProgressStyle::with_template(style)?);
-    bar.set_length(sum("bytes"));
-    bar.set_position(sum("bytes_done"));
-    let problem = uploads.iter().find_map(|it| it["problem"].as_str());
-    bar.set_message(problem.unwrap_or_default().to_owned());
+    bar.set_length(uploads.iter().filter_map(|it| it.bytes).sum());
+    bar.set_position(uploads.iter().map(|it| it.bytes_done).sum());
+    let problem = uploads.iter().find_map(|it| it.problem.clone());
+    bar.set_message(problem.unwrap_or_default());
     Ok(())
 }
 
 /// Reports that an upload waits for an offline device.
-async fn report_if_offline(client: &Client, uploads: &[Value]) -> bool {
+async fn report_if_offline(client: &Client, uploads: &[Received<UploadView>]) -> bool {
     let Some(upload) = uploads.first() else { return false };
-    if upload["state"] == "waiting" {
-        let path = format!("/api/v1/devices/{}", segment(&text(&upload["device"])));
-        if let Ok(device) = client.get(&path, &[]).await
-            && device["status"] != "online"
+    if upload.state == UploadState::Waiting {
+        let path = format!("/api/v1/devices/{}", segment(&text(upload.device)));
+        if let Ok(device) = client.get::<DeviceDetail>(&path, &[]).await
+            && device.summary.status != Status::Online
         {
-            let (name, status) = (text(&device["name"]), text(&device["status"]));
+            let DeviceDetail { summary: device, .. } = &*device;
+            let (name, status) = (optional(device.name.as_ref()), text(&device.status));
             note(format!(
                 "{name} is {status}; it sends the file when it reconnects. Ctrl-C aborts the \
                  upload"
@@ -105,13 +108,13 @@ async fn report_if_offline(client: &Client, uploads: &[Value]) -> bool {
 }
 
 /// Prints the result of an upload.
-fn print_result(upload: &Value) {
-    let (device, state) = (device_of(upload), text(&upload["state"]));
-    let problem = text(&upload["problem"]);
-    if state == "stored" {
-        let (name, bytes) = (text(&upload["name"]), upload["bytes"].as_u64().unwrap_or(0));
+fn print_result(upload: &UploadView) {
+    let device = device_of(upload);
+    let problem = optional(upload.problem.as_ref());
+    if upload.state == UploadState::Stored {
+        let (name, bytes) = (optional(upload.name.as_ref()), upload.bytes.unwrap_or(0));
         line(format!("{device}: stored, {name} ({})", BinaryBytes(bytes)));
-        note(format!("muster upload get {} {device}", text(&upload["operation"])));
+        note(format!("muster upload get {} {device}", upload.operation));
         if !problem.is_empty() {
             note(format!("{device}: {problem}"));
         }

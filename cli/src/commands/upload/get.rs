@@ -8,11 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
+use muster_api_types::uploads::UploadView;
 use serde_json::json;
 
 use crate::client::Client;
 use crate::exit::UsageError;
-use crate::output::{self, note, text};
+use crate::output::{self, note};
 
 /// Maximum number of attempts without progress to resume an interrupted copy.
 const MAX_ATTEMPTS: u32 = 6;
@@ -25,11 +26,11 @@ pub(super) async fn get(
     output: Option<PathBuf>,
     json: bool,
 ) -> Result<()> {
-    let found = client.get(path, &[]).await?;
+    let found = client.get::<UploadView>(path, &[]).await?;
     // Only the last component, because the device chooses the name.
-    let name = text(&found["name"]);
-    let name = Path::new(&name).file_name().map(PathBuf::from);
-    let total = found["bytes"].as_u64().unwrap_or(0);
+    let name = found.name.as_deref().and_then(|name| Path::new(name).file_name());
+    let name = name.map(PathBuf::from);
+    let total = found.bytes.unwrap_or(0);
     let content = format!("{path}/content");
     if output.as_deref() == Some(Path::new("-")) {
         return copy(client, &content, total, &mut std::io::stdout()).await;

@@ -9,11 +9,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use serde_json::{Map, Value, json};
+use muster_api_types::WriteResult;
+use muster_api_types::operations::{ActionRequest, RequestOperation};
+use muster_api_types::uploads::{CreateDownloadLink, DownloadLinkCreated, UploadView};
 
+use super::exec::operation_target;
 use super::operation::RequestedOperation;
-use super::target::{Selected, Target};
-use crate::client::{Client, Connection, segment};
+use super::target::Selected;
+use crate::client::{Client, Connection, Received, segment};
 use crate::commands::confirm::Confirm;
 use crate::exit::{NotFound, UsageError};
 use crate::output::{self, line, text};
@@ -151,12 +154,12 @@ impl UploadArgs {
         if let Some(device) = &self.device {
             return Ok(device.clone());
         }
-        let query = [("operation", self.id.clone()), ("limit", "2".to_owned())];
-        let page = client.get(UPLOADS, &query).await?;
-        match page["items"].as_array().map(Vec::as_slice) {
-            Some([one]) => Ok(text(&one["device"])),
-            Some([]) | None => Err(NotFound(format!("there is no upload {}", self.id)).into()),
-            Some(_) => {
+        let query = [("operation", self.id.clone())];
+        let (uploads, _) = client.first::<UploadView>(UPLOADS, &query, 2).await?;
+        match uploads.as_slice() {
+            [one] => Ok(text(one.device)),
+            [] => Err(NotFound(format!("there is no upload {}", self.id)).into()),
+            _ => {
                 let message = "the upload is for several devices; name one: muster operation runs ";
                 Err(UsageError(format!("{message}{}", self.id)).into())
             }
@@ -180,14 +183,14 @@ pub(crate) async fn run(connection: Connection, command: UploadCommand) -> Resul
         }
         UploadCommand::Link { one, expires } => {
             let path = format!("{}/link", one.path(&client).await?);
-            let mut made = client.post(&path, &json!({"expires_in": expires})).await?;
-            let url = format!("{}{}", client.url(), text(&made["url"]));
+            let body = CreateDownloadLink { expires_in: expires };
+            let made = client.post::<DownloadLinkCreated>(&path, &body).await?;
+            let url = format!("{}{}", client.url(), text(&made.url));
             if json {
-                made["url"] = url.into();
-                return output::json(&made);
+                return output::json(&made.with_field("url", url));
             }
             line(url);
-            output::note(format!("valid until {}", text(&made["expires_at"])));
+            output::note(format!("valid until {}", made.expires_at));
             Ok(())
         }
         UploadCommand::Cancel { one, confirm } => {
@@ -195,7 +198,7 @@ pub(crate) async fn run(connection: Connection, command: UploadCommand) -> Resul
             let device = one.device(&client).await?;
             let (id, device) = (segment(&one.id), segment(&device));
             let path = format!("/api/v1/operations/{id}/runs/{device}/cancel");
-            let done = client.post(&path, &json!({})).await?;
+            let done = client.post_empty(&path).await?;
             print_done(&client, &done, "cancellation requested", json).await
         }
         UploadCommand::Delete { one, confirm } => {
@@ -206,8 +209,13 @@ pub(crate) async fn run(connection: Connection, command: UploadCommand) -> Resul
     }
 }
 
-async fn print_done(client: &Client, done: &Value, done_message: &str, json: bool) -> Result<()> {
-    client.wait_until_listed(UPLOADS, &done["position"]).await;
+async fn print_done(
+    client: &Client,
+    done: &Received<WriteResult>,
+    done_message: &str,
+    json: bool,
+) -> Result<()> {
+    client.wait_until_listed(UPLOADS, done.position).await;
     if json {
         return output::json(done);
     }
@@ -222,26 +230,23 @@ async fn start(client: &Client, args: StartArgs, json: bool) -> Result<()> {
         let message = "name one path on the device: muster upload start DEVICE PATH";
         return Err(UsageError(message.to_owned()).into());
     };
-    let mut action = Map::new();
-    action.insert("kind".to_owned(), "upload".into());
-    action.insert("path".to_owned(), path.clone().into());
-    action.insert("remove_source".to_owned(), args.remove_source.into());
-    action.insert("replace".to_owned(), args.replace.into());
-    action.insert("keep_seconds".to_owned(), args.keep.into());
-    action.insert("max_bytes".to_owned(), args.max_size.into());
-    action.insert("bytes_per_second".to_owned(), args.limit.into());
-    args.confirm.confirm_many(client, "pull a file from", &target).await?;
-    let target = match target {
-        Target::One(name) => json!({"devices": [name]}),
-        Target::Matching(selector) => json!({"selector": selector}),
+    let action = ActionRequest::Upload {
+        path: path.clone(),
+        remove_source: args.remove_source,
+        replace: args.replace,
+        keep_seconds: args.keep,
+        max_bytes: Some(args.max_size),
+        bytes_per_second: args.limit,
     };
-    let request = json!({
-        "target": target,
-        "action": action,
-        "timeout_seconds": args.timeout,
-        "expires_in_seconds": args.expires,
-        "at_once": args.at_once,
-    });
+    args.confirm.confirm_many(client, "pull a file from", &target).await?;
+    let request = RequestOperation {
+        target: operation_target(&target),
+        action,
+        timeout_seconds: Some(args.timeout),
+        expires_in_seconds: args.expires,
+        at_once: args.at_once,
+        stop_after: None,
+    };
     let requested = RequestedOperation::new(client, &request).await?;
     if args.detach {
         return requested.print(json);

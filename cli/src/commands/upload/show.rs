@@ -2,17 +2,17 @@
 
 use anyhow::Result;
 use indicatif::BinaryBytes;
-use serde_json::Value;
+use muster_api_types::uploads::{UploadState, UploadView};
 
 use super::api::{UPLOADS, device_of};
 use crate::client::Client;
-use crate::output::{self, ago, facts, table, text};
+use crate::output::{self, ago, facts, optional, table, text};
 
 /// Formats `12.0 MiB of 50.0 MiB`, or the total size when complete.
-fn size(upload: &Value) -> String {
-    let (done, total) = (upload["bytes_done"].as_u64().unwrap_or(0), upload["bytes"].as_u64());
+fn size(upload: &UploadView) -> String {
+    let (done, total) = (upload.bytes_done, upload.bytes);
     match total {
-        Some(total) if done == total || upload["state"] == "erased" => {
+        Some(total) if done == total || upload.state == UploadState::Erased => {
             BinaryBytes(total).to_string()
         }
         Some(total) => format!("{} of {}", BinaryBytes(done), BinaryBytes(total)),
@@ -26,19 +26,19 @@ pub(super) async fn list(
     limit: Option<u16>,
     json: bool,
 ) -> Result<()> {
-    let items = client.newest(UPLOADS, query, limit).await?;
+    let items = client.newest::<UploadView>(UPLOADS, query, limit).await?;
     if json {
         return output::json(&items);
     }
     let rows = items.iter().map(|one| {
         vec![
-            text(&one["operation"]),
+            text(one.operation),
             device_of(one),
-            ago(&one["requested_at"]),
-            text(&one["state"]),
+            ago(one.requested_at),
+            text(&one.state),
             size(one),
-            text(&one["path"]),
-            text(&one["problem"]),
+            text(&one.path),
+            optional(one.problem.as_ref()),
         ]
     });
     table(
@@ -50,34 +50,31 @@ pub(super) async fn list(
 }
 
 pub(super) async fn one(client: &Client, path: &str, json: bool) -> Result<()> {
-    let found = client.get(path, &[]).await?;
+    let found = client.get::<UploadView>(path, &[]).await?;
     if json {
         return output::json(&found);
     }
-    let speed = found["bytes_per_second"].as_u64();
-    let yes = |name: &str| if found[name] == true { "yes" } else { "" }.to_owned();
+    let speed = found.bytes_per_second;
+    let yes = |value: bool| if value { "yes" } else { "" }.to_owned();
     facts(&[
-        ("id", text(&found["operation"])),
+        ("id", text(found.operation)),
         ("device", device_of(&found)),
-        ("path", text(&found["path"])),
-        ("state", text(&found["state"])),
-        ("", text(&found["explanation"])),
-        ("problem", text(&found["problem"])),
-        ("name", text(&found["name"])),
+        ("path", text(&found.path)),
+        ("state", text(&found.state)),
+        ("", optional(found.explanation.as_ref())),
+        ("problem", optional(found.problem.as_ref())),
+        ("name", optional(found.name.as_ref())),
         ("size", size(&found)),
-        ("requested by", text(&found["actor"])),
-        ("requested at", text(&found["requested_at"])),
-        ("started at", text(&found["started_at"])),
-        ("stored at", text(&found["stored_at"])),
-        ("erase at", text(&found["erase_at"])),
-        ("erased at", text(&found["erased_at"])),
-        ("erase cause", text(&found["erased"])),
-        ("removes source", yes("remove_source")),
-        ("replaces", yes("replace")),
-        (
-            "max size",
-            found["max_bytes"].as_u64().map(|n| BinaryBytes(n).to_string()).unwrap_or_default(),
-        ),
+        ("requested by", text(&found.actor)),
+        ("requested at", text(found.requested_at)),
+        ("started at", optional(found.started_at)),
+        ("stored at", optional(found.stored_at)),
+        ("erase at", optional(found.erase_at)),
+        ("erased at", optional(found.erased_at)),
+        ("erase cause", optional(found.erased.as_ref())),
+        ("removes source", yes(found.remove_source)),
+        ("replaces", yes(found.replace)),
+        ("max size", BinaryBytes(found.max_bytes).to_string()),
         ("speed limit", speed.map(|speed| format!("{}/s", BinaryBytes(speed))).unwrap_or_default()),
     ]);
     Ok(())

@@ -2,6 +2,7 @@
 //! both select the same devices.
 
 use muster_api::Problem;
+use muster_api_types::devices::Status;
 use muster_schemas::names::LabelValue;
 use muster_schemas::selector::{ONLINE, Requirement, Selector, Test, is_attribute};
 use muster_schemas::{DeviceId, ProjectId};
@@ -9,7 +10,7 @@ use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::latest::LatestMetrics;
-use crate::projections::devices::{Device, Status, search_text};
+use crate::projections::devices::{Device, search_text};
 
 /// The filter of a request. Deleted devices are excluded unless the request selects their status.
 #[derive(Clone, Debug, Default)]

@@ -7,12 +7,13 @@ use muster_api::params::ProjectParam;
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, MinPosition, PathParam, Problem, Query, Scope, etag, position_header};
+use muster_api_types::devices::DeviceDetail;
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::resolve::unknown;
-use super::view::{DeviceDetail, Live};
+use super::view::Live;
 use super::{at_position, resolve};
 use crate::http::examples;
 use crate::projections::devices::{Device, TABLE};

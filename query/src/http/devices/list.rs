@@ -9,8 +9,10 @@ use muster_api::params::ProjectParam;
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{
-    Cursor, Json, Limit, MinPosition, Page, Principal, Problem, Query, Scope, position_header,
+    Cursor, Json, Limit, MinPosition, Principal, Problem, Query, Scope, position_header,
 };
+use muster_api_types::Page;
+use muster_api_types::devices::DeviceSummary;
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use serde::Deserialize;
 use sqlx::{Postgres, QueryBuilder};
@@ -21,7 +23,7 @@ use super::at_position;
 use super::filter::Filter;
 use super::renames::names_at;
 use super::sort::{By, PageStart, Sort, SortKey, page};
-use super::view::{DeviceSummary, Live};
+use super::view::Live;
 use super::walk::{self, WalkCursor};
 use crate::http::examples;
 use crate::projections::devices::{Device, TABLE};

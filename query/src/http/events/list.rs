@@ -7,15 +7,17 @@ use muster_api::params::ProjectParam;
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{
-    Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, Scope, position_header,
+    Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Scope, position_header,
 };
+use muster_api_types::Page;
+use muster_api_types::events::EventView;
 use muster_eventlog::{ReadFilter, StoredEvent};
 use muster_schemas::{DeviceId, ProjectId};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::types;
-use super::view::{EventView, Include};
+use super::view::{Include, view};
 use crate::http::devices::resolve;
 use crate::http::examples;
 use crate::state::{QueryState, sql_problem};
@@ -203,7 +205,7 @@ pub(crate) async fn get_event(
     let events = state.log().read_positions(&scope.project, &[position]).await?;
     let visible = types::requested_types(None, &scope.principal)?;
     let event = events.first().filter(|event| visible.is_empty() || visible.contains(&event.kind));
-    event.map(|event| Json(EventView::new(event, query.include))).ok_or_else(|| {
+    event.map(|event| Json(view(event, query.include))).ok_or_else(|| {
         Problem::not_found(format!(
             "there is no event at position {position} of project {} that this token may see",
             scope.project
@@ -213,7 +215,7 @@ pub(crate) async fn get_event(
 
 fn show(events: &[StoredEvent], next: Option<u64>, include: Option<Include>) -> Page<EventView> {
     Page {
-        items: events.iter().map(|event| EventView::new(event, include)).collect(),
+        items: events.iter().map(|event| view(event, include)).collect(),
         next: next.map(|position| Cursor::encode(&position)),
     }
 }

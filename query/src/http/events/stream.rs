@@ -23,7 +23,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::types;
-use super::view::{EventView, Include};
+use super::view::{Include, view};
 use crate::http::devices::resolve;
 use crate::http::examples;
 use crate::live_streams::LiveStream;
@@ -189,7 +189,7 @@ impl Reader {
             .iter()
             .filter(fits)
             .map(|stored| {
-                let view = EventView::new(stored, self.include);
+                let view = view(stored, self.include);
                 let data = serde_json::to_string(&view).unwrap_or_default();
                 ServerSent::default().id(stored.position.to_string()).event(&stored.kind).data(data)
             })

@@ -6,29 +6,16 @@ use axum::extract::State;
 use muster_api::auth::ReadDevices;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::ReadProblems;
-use muster_api::{Json, Page, PathParam, Problem, Query, Scope};
+use muster_api::{Json, PathParam, Problem, Query, Scope};
+use muster_api_types::Page;
+use muster_api_types::metrics::Measurement;
 use muster_metric_store::Row;
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::OWN_TAGS;
 use super::problem::problem;
 use crate::http::devices::resolve;
 use crate::influx;
 use crate::state::QueryState;
-
-/// A measurement of a device.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct Measurement {
-    /// Name of the measurement.
-    #[schema(example = "cpu")]
-    name: String,
-    /// Fields with their types: `float`, `integer`, `boolean`, `string`. Fields that only other
-    /// devices of the project have are included.
-    fields: BTreeMap<String, String>,
-    /// Tags of this device's series.
-    tags: Vec<String>,
-}
 
 /// List the measurements of a device with their fields and tags
 #[utoipa::path(

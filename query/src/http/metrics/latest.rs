@@ -1,49 +1,17 @@
 //! `GET /devices/{device}/metrics/latest`: the newest metrics, from memory.
 
-use std::collections::BTreeMap;
-
 use axum::extract::State;
 use muster_api::auth::ReadDevices;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, PathParam, Problem, Query, Scope};
-use muster_schemas::Timestamp;
+use muster_api_types::metrics::{Latest, LatestPoint};
 use muster_schemas::metrics::FieldValue;
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use crate::http::devices::resolve;
 use crate::http::examples;
-use crate::latest::{LatestGroup, MetricsSummary};
+use crate::latest::LatestGroup;
 use crate::state::QueryState;
-
-/// The newest metrics of a device.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct Latest {
-    /// Time at which metrics were last received; null when this server has received none.
-    last_seen: Option<Timestamp>,
-    /// The most important metrics.
-    summary: Option<MetricsSummary>,
-    /// All points of the newest batch of each group.
-    points: Vec<LatestPoint>,
-}
-
-/// A point.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct LatestPoint {
-    /// Measurement of the point.
-    #[schema(example = "cpu")]
-    measurement: String,
-    /// Tags of the point.
-    tags: BTreeMap<String, String>,
-    /// Values by field.
-    #[schema(value_type = Object, example = json!({"usage_idle": 87.5}))]
-    fields: BTreeMap<String, serde_json::Value>,
-    /// Time of the point.
-    time: Timestamp,
-    /// Group in which the device sends it.
-    group: String,
-}
 
 /// Get the newest metrics of a device
 #[utoipa::path(

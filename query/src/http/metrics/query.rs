@@ -1,6 +1,6 @@
 //! `GET /devices/{device}/metrics`: one field over time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use axum::extract::{RawQuery, State};
@@ -8,18 +8,18 @@ use muster_api::auth::ReadDevices;
 use muster_api::params::{self, ProjectParam};
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, PathParam, Problem, Scope};
+use muster_api_types::metrics::{Function, MetricSeries, Series, SeriesPoint};
+use muster_api_types::problems::ProblemDocument;
 use muster_metric_store::Row;
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
-use utoipa::{IntoParams, ToSchema};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::OWN_TAGS;
 use super::problem::{problem, too_many_points, too_many_series};
 use crate::http::devices::resolve;
 use crate::http::examples;
-use crate::influx::{self, Function, MAX_SERIES, MetricBuckets, MetricQuery, Range};
+use crate::influx::{self, MAX_SERIES, MetricBuckets, MetricQuery, Range};
 use crate::state::QueryState;
 
 /// Default range of a query, in microseconds.
@@ -58,52 +58,6 @@ pub(crate) struct QueryMetrics {
     group_by: Option<String>,
 }
 
-/// A field of a device over time.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct MetricSeries {
-    /// The requested field.
-    field: String,
-    /// Function that aggregated the values of a step.
-    function: Function,
-    /// Start of the range.
-    from: Timestamp,
-    /// End of the range.
-    to: Timestamp,
-    /// Interval between points.
-    step: String,
-    /// One series for each combination of tags.
-    series: Vec<Series>,
-}
-
-/// A series.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-pub(crate) struct Series {
-    /// Tags that distinguish it from the others.
-    tags: BTreeMap<String, String>,
-    /// Points, the oldest first; a step without values has no point.
-    points: Vec<SeriesPoint>,
-}
-
-/// A point.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-pub(crate) struct SeriesPoint {
-    /// Start of its step.
-    time: Timestamp,
-    /// A number; for `last`, any value of the field's type.
-    #[schema(schema_with = any_value)]
-    value: serde_json::Value,
-}
-
-/// Returns the schema of a field's values.
-fn any_value() -> Schema {
-    let types = [Type::Number, Type::String, Type::Boolean];
-    ObjectBuilder::new()
-        .schema_type(SchemaType::from_iter(types))
-        .description(Some("A number; for `last`, any value of the field's type"))
-        .examples([json!(12.5)])
-        .into()
-}
-
 /// Query a field of a device over time
 ///
 /// `tag.<key>=<value>` selects only series with that tag, for example `tag.cpu=cpu-total`. A
@@ -118,7 +72,7 @@ fn any_value() -> Schema {
     responses(
         (status = 200, description = "The series", body = MetricSeries,
             example = json!(examples::series())),
-        (status = 422, description = "The response would be too large", body = muster_api::problem::ProblemDocument,
+        (status = 422, description = "The response would be too large", body = ProblemDocument,
             content_type = "application/problem+json"),
         ReadProblems,
     )
@@ -152,7 +106,7 @@ pub(crate) async fn query_metrics(
         from: range.from,
         to: range.to,
         step: range.step,
-        function: query.function,
+        function: aggregate(query.function),
         group_by: &group_by,
         filters: &filters,
     };
@@ -173,11 +127,24 @@ pub(crate) async fn query_metrics(
     Ok(Json(MetricSeries {
         series: rows.into_iter().map(series).collect(),
         field: query.field,
-        function: query.function,
+        function: query.function.into(),
         from: range.from,
         to: range.to,
         step: influx::show_duration(range.step),
     }))
+}
+
+/// Returns the function of the metric store.
+const fn aggregate(function: Function) -> influx::Function {
+    match function {
+        Function::Mean => influx::Function::Mean,
+        Function::Min => influx::Function::Min,
+        Function::Max => influx::Function::Max,
+        Function::Last => influx::Function::Last,
+        Function::P95 => influx::Function::P95,
+        Function::Sum => influx::Function::Sum,
+        Function::Count => influx::Function::Count,
+    }
 }
 
 type Pairs = Vec<(String, String)>;

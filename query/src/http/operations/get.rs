@@ -8,16 +8,18 @@ use muster_api::auth::ReadDevices;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, Scope, etag};
-use muster_schemas::{OperationId, ProjectId};
+use muster_api::{Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
+use muster_api_types::operations::{Failure, OperationDetail, OperationView, Slow};
+use muster_api_types::{Page, schema};
+use muster_schemas::{OperationId, ProjectId, RunState};
 use serde::Deserialize;
 use sqlx::{AssertSqlSafe, QueryBuilder};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::view::{Failure, OperationDetail, OperationView, Slow, detail_example, example};
+use super::view::{detail_example, example, operation_view};
 use crate::http::devices::resolve;
-use crate::projections::operations::{Operation, RunState, TABLE};
+use crate::projections::operations::{Operation, TABLE};
 use crate::projections::{as_i64, devices};
 use crate::state::{QueryState, sql_problem};
 
@@ -83,7 +85,7 @@ pub(crate) async fn list_operations(
     for (id, _, text) in rows {
         let operation = read(&text)?;
         let runs = counts.remove(&id).unwrap_or_default();
-        items.extend(OperationView::new(OperationId(id), operation, runs));
+        items.extend(operation_view(OperationId(id), operation, runs));
     }
     Ok(Json(Page { items, next }))
 }
@@ -92,7 +94,7 @@ pub(crate) async fn list_operations(
 #[utoipa::path(
     get, path = "/api/v1/operations/{operation}", tag = "operations", security(("bearer" = [])),
     params(
-        ("operation" = OperationId, Path, description = "The operation's id"), ProjectParam,
+        ("operation" = schema::OperationId, Path, description = "The operation's id"), ProjectParam,
         MinPositionParam,
     ),
     responses(
@@ -114,7 +116,7 @@ pub(crate) async fn get_operation(
     let operation = find(&state, project, id).await?;
     let mut counts = counts(&state, project, &[id.0]).await?;
     let runs = counts.remove(&id.0).unwrap_or_default();
-    let operation = OperationView::new(id, operation, runs).ok_or_else(|| unknown(project, id))?;
+    let operation = operation_view(id, operation, runs).ok_or_else(|| unknown(project, id))?;
     let version = operation.version;
     let detail = OperationDetail {
         operation,

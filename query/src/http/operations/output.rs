@@ -17,6 +17,7 @@ use muster_api::params::ProjectParam;
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{MinPosition, PathParam, Problem, Query, Scope};
+use muster_api_types::schema;
 use muster_schemas::errors::error_chain;
 use muster_schemas::wire::internal::{OUTPUT_READ_SUBJECT, OutputRead, output_subject};
 use muster_schemas::wire::{MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputStream};
@@ -129,7 +130,7 @@ impl From<OutputName> for OutputStream {
     get, path = "/api/v1/operations/{operation}/runs/{device}/output", tag = "operations",
     security(("bearer" = [])),
     params(
-        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("operation" = schema::OperationId, Path, description = "The operation's id"),
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         GetOutput, ProjectParam, MinPositionParam,
     ),

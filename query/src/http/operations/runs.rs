@@ -8,18 +8,21 @@ use muster_api::auth::ReadDevices;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, Scope, etag};
-use muster_schemas::{DeviceId, OperationId, ProjectId};
+use muster_api::{Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
+use muster_api_types::devices::Status;
+use muster_api_types::runs::RunView;
+use muster_api_types::{Page, schema};
+use muster_schemas::{DeviceId, OperationId, ProjectId, RunState};
 use serde::Deserialize;
 use sqlx::QueryBuilder;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::get::find;
-use super::view::{RunView, run_example};
+use super::view::{run_example, run_view};
 use crate::http::devices::resolve;
-use crate::projections::devices::{self, Status};
-use crate::projections::operations::{Run, RunState, TABLE, explain};
+use crate::projections::devices;
+use crate::projections::operations::{Run, TABLE, explain};
 use crate::state::{QueryState, sql_problem};
 
 /// Parameters of the list.
@@ -42,7 +45,7 @@ pub(crate) struct ListRuns {
 #[utoipa::path(
     get, path = "/api/v1/operations/{operation}/runs", tag = "operations", security(("bearer" = [])),
     params(
-        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("operation" = schema::OperationId, Path, description = "The operation's id"),
         ListRuns, ProjectParam, MinPositionParam,
     ),
     responses(
@@ -83,7 +86,7 @@ pub(crate) async fn list_runs(
     let next = rows.last().filter(|_| more).map(|(device, ..)| Cursor::encode(device));
     let mut items = Vec::with_capacity(rows.len());
     for (device, name, _, text) in rows {
-        items.push(RunView::new((operation, DeviceId(device)), name, read(&text)?));
+        items.push(run_view((operation, DeviceId(device)), name, read(&text)?));
     }
     Ok(Json(Page { items, next }))
 }
@@ -93,7 +96,7 @@ pub(crate) async fn list_runs(
     get, path = "/api/v1/operations/{operation}/runs/{device}", tag = "operations",
     security(("bearer" = [])),
     params(
-        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("operation" = schema::OperationId, Path, description = "The operation's id"),
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         ProjectParam, MinPositionParam,
     ),
@@ -117,7 +120,7 @@ pub(crate) async fn get_run(
     let device = resolve(&state, project, &device).await?;
     let (name, status, run) = find_run(&state, project, operation, device).await?;
     let explanation = explain(&requested, &run, status, SystemTime::now().into());
-    let mut view = RunView::new((operation, device), name, run);
+    let mut view = run_view((operation, device), name, run);
     view.explanation = Some(explanation);
     Ok(([etag(view.version)], Json(view)))
 }

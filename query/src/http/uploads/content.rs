@@ -6,8 +6,10 @@ use axum::response::Response;
 use muster_api::auth::RunOperations;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
-use muster_api::problem::{ProblemDocument, ReadProblems};
+use muster_api::problem::ReadProblems;
 use muster_api::{MinPosition, PathParam, Problem, Query, Scope};
+use muster_api_types::problems::ProblemDocument;
+use muster_api_types::schema;
 use muster_schemas::OperationId;
 
 use super::list::find;
@@ -24,7 +26,7 @@ use crate::state::QueryState;
     get, path = "/api/v1/uploads/{operation}/{device}/content", tag = "uploads",
     security(("bearer" = [])),
     params(
-        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("operation" = schema::OperationId, Path, description = "The operation's id"),
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         ProjectParam, MinPositionParam,
     ),

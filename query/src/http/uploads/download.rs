@@ -3,8 +3,9 @@
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use muster_api::problem::{Kind, OpenProblems, ProblemDocument};
+use muster_api::problem::{Kind, OpenProblems};
 use muster_api::{PathParam, Problem};
+use muster_api_types::problems::ProblemDocument;
 use muster_schemas::wire::DownloadText;
 use muster_schemas::{Event, Hash, StreamName, Timestamp};
 

@@ -10,7 +10,10 @@ use muster_api::blobs::key;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, Scope, etag};
+use muster_api::{Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
+use muster_api_types::devices::Status;
+use muster_api_types::uploads::{UploadState, UploadView};
+use muster_api_types::{Page, schema};
 use muster_schemas::wire::OutputStream;
 use muster_schemas::{DeviceId, OperationId, ProjectId};
 use serde::Deserialize;
@@ -19,11 +22,11 @@ use sqlx::QueryBuilder;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::view::{UploadState, UploadView, example};
+use super::view::{condition, example, set_received, view};
 use crate::http::devices::resolve;
 use crate::http::sessions::blob_problem;
 use crate::projections::as_i64;
-use crate::projections::devices::{self, Status};
+use crate::projections::devices;
 use crate::projections::operations::{Operation, Run, TABLE, explain};
 use crate::state::{QueryState, sql_problem};
 
@@ -45,6 +48,7 @@ pub(crate) struct ListUploads {
     #[param(example = "robot-7")]
     device: Option<String>,
     /// Only uploads of this operation.
+    #[param(value_type = Option<schema::OperationId>)]
     operation: Option<OperationId>,
     /// Only uploads in these states, comma-separated.
     #[param(example = "sending,stored")]
@@ -94,13 +98,13 @@ impl UploadRow {
 
     /// Returns the view; for a file in transfer, counts the received bytes.
     async fn view(self, state: &QueryState, project: &ProjectId) -> Result<UploadView, Problem> {
-        let shown = UploadView::new(self.key, self.name, &self.operation, &self.run);
+        let shown = view(self.key, self.name, &self.operation, &self.run);
         let mut view = shown.ok_or_else(|| unknown(project, self.key))?;
-        if view.state.is_partial() {
+        if view.state == UploadState::Sending {
             let folder = key::output(project, self.key.0, self.key.1, OutputStream::File);
             let found = state.blobs.list(&folder).await.map_err(|error| blob_problem(&error))?;
             let done = key::contiguous(&found).last().map_or(0, |piece| piece.end());
-            view.set_received(done, key::size_in(&found), &self.run);
+            set_received(&mut view, done, key::size_in(&found), &self.run);
         }
         Ok(view)
     }
@@ -147,7 +151,7 @@ pub(crate) async fn list_uploads(
         sql.push(" AND u.path = ").push_bind(crate::projections::storable(&path));
     }
     if !states.is_empty() {
-        let conditions: Vec<_> = states.into_iter().map(UploadState::condition).collect();
+        let conditions: Vec<_> = states.into_iter().map(condition).collect();
         sql.push(format!(" AND ({})", conditions.join(" OR ")));
     }
     sql.push(" ORDER BY u.position DESC LIMIT ");
@@ -171,7 +175,7 @@ pub(crate) async fn list_uploads(
 #[utoipa::path(
     get, path = "/api/v1/uploads/{operation}/{device}", tag = "uploads", security(("bearer" = [])),
     params(
-        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("operation" = schema::OperationId, Path, description = "The operation's id"),
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         ProjectParam, MinPositionParam,
     ),

@@ -13,6 +13,7 @@ use muster_api::Problem;
 use muster_api::blobs::Blobs;
 use muster_api::blobs::key::{self, Piece};
 use muster_api::problem::Kind;
+use muster_api_types::uploads::UploadState;
 use muster_schemas::errors::error_chain;
 use muster_schemas::events::FileSummary;
 use muster_schemas::wire::{MAX_FILE_PIECE_BYTES, OutputStream};
@@ -21,7 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::list::UploadRow;
 use super::range::{Part, part};
-use super::view::UploadState;
+use super::view::state_of;
 use crate::http::sessions::blob_problem;
 use crate::live_streams::{Holder, LiveStream};
 use crate::state::QueryState;
@@ -49,7 +50,7 @@ pub(super) async fn respond(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let (operation, device) = upload.key;
-    match UploadState::from_run(&upload.run) {
+    match state_of(&upload.run) {
         UploadState::Stored => {}
         UploadState::Erased => {
             return Err(Problem::new(Kind::Gone, "the file was erased"));

@@ -5,13 +5,14 @@
 //! content. An event that is completely replaced by a later one ([`is_replaced_by_next`]) needs no
 //! second part if the later one is available.
 
+use muster_api_types::devices::{Enrollment, Epoch, EpochCause, Loss, Presence, Waiting};
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
     Cause, DeviceConfigApplied, DeviceEventUnreadable, DeviceInventoryReported, author,
 };
 use muster_schemas::{DeviceId, Event, PublicKey, StreamName, Timestamp};
 
-use super::state::{Device, Enrollment, Epoch, EpochCause, Loss, Presence, Waiting};
+use super::state::Device;
 
 /// Maximum time by which a plausible time is ahead of the server's clock, in microseconds.
 const MAX_AHEAD_MICROS: i64 = 300_000_000;
@@ -173,14 +174,14 @@ impl Device {
                     online: false,
                     since: stored.occurred_at,
                     address,
-                    reason: Some(disconnected.reason),
+                    reason: Some(disconnected.reason.into()),
                 });
             }
             Event::DeviceForked(_) => self.flags.forks += 1,
             Event::DeviceHistoryLost(lost) => {
                 self.flags.losses += 1;
                 self.flags.last_loss = Some(Loss {
-                    cause: lost.cause,
+                    cause: lost.cause.into(),
                     epoch: lost.epoch,
                     count: lost.count,
                     said_at: at,
@@ -244,7 +245,7 @@ impl Device {
         if self.epochs.len() == Self::EPOCHS {
             self.epochs.remove(0);
         }
-        self.epochs.push(Epoch { epoch, cause, since, seq: 0 });
+        self.epochs.push(Epoch { epoch, cause: cause.into(), since, seq: 0 });
     }
 }
 

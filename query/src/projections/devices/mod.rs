@@ -6,10 +6,7 @@ mod table;
 
 pub(crate) use fold::has_implausible_time;
 pub use fold::{CannotApply, changed_device, is_replaced_by_next};
-pub use state::{
-    Config, Device, Enrollment, Epoch, EpochCause, Flags, Loss, Presence, Status, StreamCounts,
-    Waiting,
-};
+pub use state::Device;
 pub use table::{Devices, needed};
 pub(crate) use table::{search_text, store_error};
 

@@ -1,6 +1,7 @@
 //! The fold: the effect of single events on a device, and that any split into batches has the same
 //! effect.
 
+use muster_api_types::devices::Status;
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
     Cause, DeviceConfigApplied, DeviceConfigSet, DeviceConnected, DeviceDeleted,
@@ -12,7 +13,7 @@ use muster_schemas::{DeviceId, Event, Hash, StreamName, Timestamp};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{Device, Status, needed};
+use super::{Device, needed};
 
 const NOW: i64 = 1_795_420_800_000_000;
 

@@ -1,10 +1,10 @@
 //! Explanations of a run's state for people, with the possible actions. Pure.
 
-use muster_schemas::Timestamp;
+use muster_api_types::devices::Status;
 use muster_schemas::events::{AbortCause, EraseCause, RefusalCause};
+use muster_schemas::{RunState, Timestamp};
 
-use super::fold::{Operation, Run, RunState};
-use crate::projections::devices::Status;
+use super::fold::{Operation, Run};
 
 /// Explains why the program did not run on the device, or not yet. `device` is the device's current
 /// status.

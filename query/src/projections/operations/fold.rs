@@ -5,9 +5,8 @@ use muster_schemas::events::{
     AbortCause, Action, ClosedState, EraseCause, OperationRequested, RefusalCause, RunReport,
     Upload,
 };
-use muster_schemas::{Event, Timestamp};
+use muster_schemas::{Event, RunState, Timestamp};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// The state of an operation in the log, without its runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,78 +74,6 @@ pub struct Stalled {
     pub bytes: u64,
     /// Reason of the failure.
     pub reason: String,
-}
-
-/// State of a run.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum RunState {
-    /// The run waits for a slot or for its device.
-    #[default]
-    Requested,
-    /// The order is sent repeatedly until the device responds.
-    Dispatched,
-    /// The order is in the device's journal.
-    Accepted,
-    /// Its program runs.
-    Running,
-    /// The run succeeded.
-    Succeeded,
-    /// Its program failed, or could not be started.
-    Failed,
-    /// The run exceeded its timeout.
-    TimedOut,
-    /// An operator canceled the run.
-    Canceled,
-    /// The run was not started in time.
-    Expired,
-    /// The device rejected the run.
-    Rejected,
-    /// The result is unknown.
-    Unknown,
-}
-
-impl RunState {
-    /// All states.
-    pub const ALL: [Self; 11] = [
-        Self::Requested,
-        Self::Dispatched,
-        Self::Accepted,
-        Self::Running,
-        Self::Succeeded,
-        Self::Failed,
-        Self::TimedOut,
-        Self::Canceled,
-        Self::Expired,
-        Self::Rejected,
-        Self::Unknown,
-    ];
-
-    /// Returns its name in the API.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Requested => "requested",
-            Self::Dispatched => "dispatched",
-            Self::Accepted => "accepted",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::TimedOut => "timed_out",
-            Self::Canceled => "canceled",
-            Self::Expired => "expired",
-            Self::Rejected => "rejected",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// Whether the run has ended.
-    #[must_use]
-    pub const fn is_final(self) -> bool {
-        !matches!(self, Self::Requested | Self::Dispatched | Self::Accepted | Self::Running)
-    }
 }
 
 /// The server's decision to stop waiting for a run's result.

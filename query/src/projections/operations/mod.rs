@@ -6,7 +6,7 @@ mod table;
 mod uploads;
 
 pub use explain::explain;
-pub use fold::{Closed, Erased, Operation, Run, RunState, Stalled};
+pub use fold::{Closed, Erased, Operation, Run, Stalled};
 pub use table::Operations;
 
 /// Name of the live table; the live table of runs has the suffix `_runs`, and that of uploads

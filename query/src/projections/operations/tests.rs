@@ -4,17 +4,17 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use muster_api_types::devices::Status;
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
     Action, ClosedState, EraseCause, FileSummary, OperationRequested, RefusalCause, RunAccepted,
     RunClosed, RunDispatched, RunFailed, RunInterrupted, RunRejected, RunReport, RunRequested,
     RunStarted, RunSucceeded, Upload, UploadErased, UploadStalled,
 };
-use muster_schemas::{DeviceId, Event, Hash, OperationId, StreamName, Timestamp};
+use muster_schemas::{DeviceId, Event, Hash, OperationId, RunState, StreamName, Timestamp};
 use uuid::Uuid;
 
 use super::*;
-use crate::projections::devices::Status;
 
 const NOW: Timestamp = Timestamp(1_795_420_800_000_000);
 

@@ -1,35 +1,10 @@
 //! The fold of a session's stream. Pure.
 
+use muster_api_types::sessions::SessionState;
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::SessionKind;
 use muster_schemas::{Event, Timestamp};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
-
-/// State of a session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SessionState {
-    /// The session was requested, and has not ended.
-    #[default]
-    Open,
-    /// The device refused the session.
-    Refused,
-    /// The session has ended.
-    Ended,
-}
-
-impl SessionState {
-    /// Returns its name in the API.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Refused => "refused",
-            Self::Ended => "ended",
-        }
-    }
-}
 
 /// The state of a session in the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 mod fold;
 mod table;
 
-pub use fold::{Session, SessionState};
+pub use fold::Session;
 pub use table::Sessions;
 
 /// Name of the live table; with the suffix `_pieces`, that of the pieces of recordings: a long one

@@ -1,0 +1,67 @@
+//! Events of a log, and its end.
+
+use muster_schemas::{Hash, ProjectId, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::schema;
+
+/// An event of the log.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct EventView {
+    /// Position in the project's log, from 1, without gaps.
+    pub position: u64,
+    /// Stream of the event.
+    #[schema(example = "device/0198c0de-7000-7abc-8def-0123456789ab")]
+    pub stream: String,
+    /// Version in that stream, from 1; for a device's reports, the device's own `seq`.
+    pub version: u64,
+    /// Type of the event.
+    #[serde(rename = "type")]
+    #[schema(example = "DeviceConnected")]
+    pub kind: String,
+    /// Version of the stored schema; `data` has the newest version.
+    pub schema_version: u16,
+    /// Time of the event, by the clock of its actor.
+    #[schema(value_type = schema::Timestamp)]
+    pub occurred_at: Timestamp,
+    /// Time at which the event was recorded, by the database's clock.
+    #[schema(value_type = schema::Timestamp)]
+    pub recorded_at: Timestamp,
+    /// The actor that caused it.
+    #[schema(example = "token:0198c0de-7001-7abc-8def-0123456789ab")]
+    pub actor: String,
+    /// Correlation id of the request that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation: Option<Uuid>,
+    /// Id of its cause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub causation: Option<Uuid>,
+    /// Whether the device's own key has signed its record.
+    pub sealed: bool,
+    /// Whether its time is implausible.
+    pub odd_time: bool,
+    /// Content of the event; the shape depends on the type. Null when this server cannot decode it.
+    #[schema(value_type = Option<Object>)]
+    pub data: serde_json::Value,
+    /// The exact bytes, base64; only with `include=record`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<String>,
+}
+
+/// The end of a project's log.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LogHead {
+    /// The project.
+    #[schema(value_type = schema::ProjectId)]
+    pub project: ProjectId,
+    /// The newest position; 0 when the log is empty.
+    pub position: u64,
+    /// Time at which the newest event was recorded.
+    #[schema(value_type = schema::Timestamp)]
+    pub recorded_at: Timestamp,
+    /// Root of the Merkle tree over all positions so far.
+    #[schema(value_type = schema::Hash)]
+    pub root: Hash,
+}

@@ -1,0 +1,26 @@
+//! Requests and responses of the HTTP API, as command and query serve them and clients use them.
+//! Pure: no routes, no clients, no storage.
+//!
+//! Requests refuse unknown fields. Responses ignore them, and an enumeration that may grow is
+//! [`Open`], so that a client can read the responses of a newer server.
+
+pub mod dead_letters;
+pub mod devices;
+pub mod events;
+pub mod metrics;
+mod open;
+pub mod operations;
+mod page;
+pub mod problems;
+pub mod projects;
+pub mod runs;
+pub mod schema;
+pub mod server;
+pub mod sessions;
+pub mod tokens;
+pub mod uploads;
+mod write;
+
+pub use open::Open;
+pub use page::Page;
+pub use write::WriteResult;

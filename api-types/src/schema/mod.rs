@@ -1,0 +1,23 @@
+//! Descriptions of the published language's types (`muster-schemas`) for the OpenAPI document. No
+//! values of these types exist: fields of requests and responses have the types of the published
+//! language, and name these with `value_type`.
+
+mod enrollment;
+mod events;
+mod ids;
+mod names;
+#[cfg(test)]
+mod tests;
+
+pub use enrollment::{
+    CredentialsRequest, CredentialsResponse, EnrollRequest, EnrollResponse, EnrollWaiting,
+    NonceRequest, NonceResponse,
+};
+pub use events::{
+    AbortCause, Action, DeviceInventoryReported, DisconnectReason, EraseCause, Exec, Interface,
+    LossCause, OutputSummary, Program, RefusalCause, Role, RunState, SessionKind, Upload,
+};
+pub use ids::{DeviceId, Hash, OperationId, ProjectId, SessionId, Timestamp, TokenId};
+pub use names::{
+    ConfigKey, ConfigValue, DeviceName, LabelKey, LabelValue, ProjectTitle, Retention, TokenName,
+};

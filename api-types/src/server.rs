@@ -1,0 +1,47 @@
+//! The state of the server and its projections, and counts of its devices.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The state of this server.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok`, or `degraded` when it serves reads but cannot write something.
+    #[schema(example = "ok")]
+    #[schema(value_type = String)]
+    pub status: Cow<'static, str>,
+    /// Parts that cannot be written, since when and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<String>,
+}
+
+/// A projection's progress.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ProjectionState {
+    /// Name with the version of its fold.
+    pub name: String,
+    /// The position that it has reached.
+    pub position: i64,
+    /// Number of events by which it is behind the log.
+    pub lag: i64,
+    /// Cause for which it stopped; absent while it runs.
+    pub failure: Option<String>,
+}
+
+/// Numbers of devices, without deleted ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FleetSummary {
+    /// Number of all devices.
+    pub total: i64,
+    /// Numbers by status: `registered`, `pending`, `online`, `offline`, `revoked`.
+    pub status: BTreeMap<String, i64>,
+    /// Numbers by operating system; the 100 most frequent.
+    pub os: BTreeMap<String, i64>,
+    /// Numbers by architecture; the 100 most frequent.
+    pub arch: BTreeMap<String, i64>,
+    /// Numbers by the agent's version; the 100 most frequent.
+    pub agent_version: BTreeMap<String, i64>,
+}

@@ -1,0 +1,168 @@
+//! Uploads: files that were pulled from devices, and links to them.
+
+use muster_schemas::events::EraseCause;
+use muster_schemas::{DeviceId, OperationId, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Open, WriteResult, schema};
+
+/// State of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UploadState {
+    /// The upload waits for a slot or for its device.
+    Waiting,
+    /// The device sends the file.
+    Sending,
+    /// The server has the whole file.
+    Stored,
+    /// The stored copy was erased.
+    Erased,
+    /// The upload failed, and will not be retried.
+    Failed,
+    /// The upload exceeded its timeout.
+    TimedOut,
+    /// An operator canceled the upload.
+    Canceled,
+    /// The upload was not started in time.
+    Expired,
+    /// The device rejected the upload.
+    Rejected,
+    /// The result is unknown.
+    Unknown,
+}
+
+impl UploadState {
+    /// All states.
+    pub const ALL: [Self; 10] = [
+        Self::Waiting,
+        Self::Sending,
+        Self::Stored,
+        Self::Erased,
+        Self::Failed,
+        Self::TimedOut,
+        Self::Canceled,
+        Self::Expired,
+        Self::Rejected,
+        Self::Unknown,
+    ];
+
+    /// Returns its name in the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Sending => "sending",
+            Self::Stored => "stored",
+            Self::Erased => "erased",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Canceled => "canceled",
+            Self::Expired => "expired",
+            Self::Rejected => "rejected",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Returns the state with this name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
+    /// Returns all names.
+    #[must_use]
+    pub fn names() -> String {
+        Self::ALL.map(Self::as_str).join(", ")
+    }
+}
+
+/// A file that was requested from a device.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct UploadView {
+    /// Operation that requested it.
+    #[schema(value_type = schema::OperationId)]
+    pub operation: OperationId,
+    /// The device.
+    #[schema(value_type = schema::DeviceId)]
+    pub device: DeviceId,
+    /// The device's name.
+    #[schema(value_type = Option<schema::DeviceName>)]
+    pub device_name: Option<String>,
+    /// State of the upload.
+    #[schema(value_type = UploadState)]
+    pub state: Open<UploadState>,
+    /// Explanation of the state, and the possible actions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<String>,
+    /// Path on the device.
+    pub path: String,
+    /// Name of the stored file.
+    pub name: Option<String>,
+    /// Whether the file is the tar archive of a folder, compressed with gzip.
+    pub is_folder: bool,
+    /// Size in bytes; unknown before the device has started.
+    pub bytes: Option<u64>,
+    /// Number of bytes that the server has.
+    pub bytes_done: u64,
+    /// The actor that requested it.
+    pub actor: String,
+    /// Time of the request.
+    #[schema(value_type = schema::Timestamp)]
+    pub requested_at: Timestamp,
+    /// Time at which the device started, by its clock.
+    #[schema(value_type = Option<schema::Timestamp>)]
+    pub started_at: Option<Timestamp>,
+    /// Time at which the server had the whole file.
+    #[schema(value_type = Option<schema::Timestamp>)]
+    pub stored_at: Option<Timestamp>,
+    /// Time at which it is erased automatically.
+    #[schema(value_type = Option<schema::Timestamp>)]
+    pub erase_at: Option<Timestamp>,
+    /// Time at which it was erased.
+    #[schema(value_type = Option<schema::Timestamp>)]
+    pub erased_at: Option<Timestamp>,
+    /// Cause for which it was erased.
+    #[schema(value_type = Option<schema::EraseCause>)]
+    pub erased: Option<Open<EraseCause>>,
+    /// The current obstacle, or the cause of the failure.
+    pub problem: Option<String>,
+    /// Whether the device removes the file once the server has it.
+    pub remove_source: bool,
+    /// Whether it replaces the stored files of the same path.
+    pub replace: bool,
+    /// Maximum size of the file, in bytes.
+    pub max_bytes: u64,
+    /// Maximum transfer rate, in bytes per second.
+    pub bytes_per_second: Option<u64>,
+    /// Version of its run's stream, as in its `ETag`.
+    pub version: u64,
+}
+
+/// A request to create a download link.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"expires_in": 3600}))]
+pub struct CreateDownloadLink {
+    /// Lifetime of the link, in seconds.
+    #[schema(minimum = 1, maximum = 604_800)]
+    pub expires_in: u32,
+}
+
+/// A created download link.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "url": "/api/v1/downloads/msd_default_0198c0de70027abc8def0123456789ab_0198c0de70007abc8def0123456789ab_…",
+    "expires_at": "2026-11-26T09:00:00Z", "version": 3, "position": 42
+}))]
+pub struct DownloadLinkCreated {
+    /// Path of the link, relative to this server's address. It cannot be shown again.
+    pub url: String,
+    /// Time at which the link expires.
+    #[schema(value_type = schema::Timestamp)]
+    pub expires_at: Timestamp,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "the document would repeat the description")]
+    pub result: WriteResult,
+}

@@ -159,7 +159,11 @@ fn config_variables_are_versioned_and_limited() {
     let text = |length| ConfigValue::Text("x".repeat(length));
     let device = [registered()];
     let first = configured(1, "k", text(4096));
-    assert_decides_once::<Device>(&device, &set("k", Some(text(4096))), &[first.clone()]);
+    assert_decides_once::<Device>(
+        &device,
+        &set("k", Some(text(4096))),
+        std::slice::from_ref(&first),
+    );
     let removed =
         DeviceConfigSet { version: 2, set: BTreeMap::new(), removed: vec!["k".parse().unwrap()] };
     assert_decides_once::<Device>(&[registered(), first], &set("k", None), &[removed.into()]);

@@ -5,7 +5,7 @@ use muster_schemas::events::{
     AbortCause, Action, ClosedState, EraseCause, OperationRequested, RefusalCause, RunReport,
     Upload,
 };
-use muster_schemas::{Event, RunState, Timestamp};
+use muster_schemas::{Event, RunState, Timestamp, run};
 use serde::{Deserialize, Serialize};
 
 /// The state of an operation in the log, without its runs.
@@ -131,22 +131,20 @@ impl Run {
     /// Applies an event of the run's stream, or one of its device's.
     pub fn evolve(&mut self, stored: &StoredEvent, event: &Event) {
         let at = stored.recorded_at;
+        let before = self.state;
+        self.state = before.next(event);
+        if let Some(end) = run::device_report(event).filter(|report| report.state.is_final()) {
+            self.end(end.report, at);
+        }
         match event {
             Event::RunRequested(_) => self.requested_at = at,
             Event::RunDispatched(_) => {
                 self.dispatched_at = Some(at);
-                self.advance(RunState::Dispatched);
             }
             Event::RunCancelRequested(_) => self.cancel_requested_at = Some(at),
             Event::RunClosed(closed) => {
                 // A result that the device reported takes precedence.
-                if !self.state.is_final() {
-                    self.state = match closed.state {
-                        ClosedState::Expired => RunState::Expired,
-                        ClosedState::TimedOut => RunState::TimedOut,
-                        ClosedState::Canceled => RunState::Canceled,
-                        ClosedState::Unknown => RunState::Unknown,
-                    };
+                if !before.is_final() {
                     self.ended_at = Some(at);
                 }
                 let (state, reason) = (closed.state, closed.reason.clone());
@@ -154,49 +152,30 @@ impl Run {
             }
             Event::RunAccepted(_) => {
                 self.accepted_at = Some(stored.occurred_at);
-                self.advance(RunState::Accepted);
             }
             Event::RunStarted(started) => {
                 self.started_at = Some(stored.occurred_at);
                 self.pid = started.pid;
                 self.user.clone_from(&started.user);
-                self.advance(RunState::Running);
             }
-            Event::RunSucceeded(event) => self.end(RunState::Succeeded, Some(&event.0), at),
-            Event::RunFailed(event) => self.end(RunState::Failed, Some(&event.0), at),
-            Event::RunTimedOut(event) => self.end(RunState::TimedOut, Some(&event.0), at),
-            Event::RunCanceled(event) => self.end(RunState::Canceled, Some(&event.0), at),
-            Event::RunInterrupted(event) => self.end(RunState::Unknown, Some(&event.0), at),
             Event::RunRejected(event) => {
                 self.refused = Some((event.cause, event.reason.clone()));
-                self.end(RunState::Rejected, None, at);
             }
-            Event::RunExpired(_) => self.end(RunState::Expired, None, at),
             Event::UploadErased(event) => {
                 self.erased.get_or_insert(Erased { cause: event.cause, at });
             }
             Event::UploadStalled(event) => {
                 self.stalled = Some(Stalled { bytes: event.bytes, reason: event.reason.clone() });
             }
-            Event::DownloadLinkMade(_) => {}
-            _ => return,
+            _ => {}
         }
         if matches!(stored.stream, muster_schemas::StreamName::Run(..)) {
             self.version = stored.stream_version;
         }
     }
 
-    /// Advances the state. An order that is signed again does not undo what the device has
-    /// reported.
-    fn advance(&mut self, state: RunState) {
-        if state > self.state && !self.state.is_final() {
-            self.state = state;
-        }
-    }
-
-    fn end(&mut self, state: RunState, report: Option<&RunReport>, at: Timestamp) {
+    fn end(&mut self, report: Option<&RunReport>, at: Timestamp) {
         self.late = self.closed.is_some();
-        self.state = state;
         self.ended_at = Some(at);
         self.report = report.cloned();
         if let Some(started) = report.and_then(|report| report.started_at) {

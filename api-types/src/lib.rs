@@ -7,6 +7,7 @@
 pub mod dead_letters;
 pub mod devices;
 pub mod events;
+pub mod headers;
 pub mod metrics;
 mod open;
 pub mod operations;

@@ -5,7 +5,6 @@
 //! the names of projects.
 
 pub mod auth;
-pub mod blobs;
 pub mod body;
 pub mod cursor;
 pub mod etag;

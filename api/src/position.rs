@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue};
+use muster_api_types::headers;
 use muster_eventlog::projection::Progress;
 use muster_eventlog::{EventLog, Failure};
 use muster_schemas::ProjectId;
@@ -12,9 +13,9 @@ use muster_schemas::ProjectId;
 use crate::problem::{Kind, Problem};
 
 /// Header of a write's response: the position of its last event.
-pub const POSITION: HeaderName = HeaderName::from_static("muster-position");
+pub const POSITION: HeaderName = HeaderName::from_static(headers::POSITION);
 /// Header of a read: the position that its response must include.
-pub const MIN_POSITION: HeaderName = HeaderName::from_static("muster-min-position");
+pub const MIN_POSITION: HeaderName = HeaderName::from_static(headers::MIN_POSITION);
 /// Maximum time for which a read waits for a position.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between checks whether the position can still be reached.

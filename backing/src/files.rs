@@ -1,8 +1,8 @@
 //! Small files with secrets or configuration: private, and written atomically.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use rand::TryRngCore;
@@ -14,22 +14,10 @@ pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Replaces `path` atomically, readable only by the current user (mode 0600), and synced when this
-/// returns.
+/// As [`muster_files::write_private`]; creates missing folders.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    make_private_dir(folder)?;
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(folder)?.sync_all()
+    make_private_dir(path.parent().unwrap_or(Path::new(".")))?;
+    muster_files::write_private(path, content).map_err(|error| error.source)
 }
 
 /// Returns the secret in `path`; creates it with 192 bits at first use.
@@ -76,16 +64,5 @@ mod tests {
         let path = dir.path().join("password");
         fs::write(&path, "\n").unwrap();
         assert!(read_or_create_secret(&path).is_err());
-    }
-
-    #[test]
-    fn rewriting_replaces_the_file_and_its_mode() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("config");
-        fs::write(&path, "old and longer").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        write_private(&path, b"new").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

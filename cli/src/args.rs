@@ -2,14 +2,15 @@
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
+use muster_server::prepare::{self, PrepareArgs};
+use muster_server::serve::{self, ServeArgs};
+use muster_server::up::{self, UpArgs};
 
-use crate::client::Connection;
 use crate::commands::{
     api_token, bootstrap, connect, context, cp, dead_letter, device, doctor, events, exec, grafana,
-    health, metrics, operation, prepare, project, replay, shell, simulate, status, token, upload,
+    health, metrics, operation, project, replay, shell, simulate, status, token, upload,
 };
-use crate::serve::ServeArgs;
-use crate::up::UpArgs;
+use crate::connection::Connection;
 
 /// Manage fleets of Linux devices
 ///
@@ -33,7 +34,7 @@ enum Command {
     /// Create the first admin token (needs the server's database and keys)
     Bootstrap(bootstrap::BootstrapArgs),
     /// Create keys, passwords and configuration for docker-compose.yml
-    Prepare(prepare::PrepareArgs),
+    Prepare(PrepareArgs),
     /// Check a server and its dependencies, and suggest fixes
     Doctor(doctor::DoctorArgs),
     /// Check whether a role is ready (exit code 0); for health checks
@@ -107,10 +108,8 @@ impl Args {
 pub(crate) async fn run(args: Args) -> Result<()> {
     let connection = args.connection;
     match args.command {
-        Command::Up(up) => crate::up::run(up).await,
-        Command::Serve(serve) => {
-            Box::pin(crate::serve::run_until_signal((*serve).try_into()?)).await
-        }
+        Command::Up(up) => up::run(up).await,
+        Command::Serve(serve) => Box::pin(serve::run_until_signal((*serve).try_into()?)).await,
         Command::Bootstrap(command) => bootstrap::run(&connection, command).await,
         Command::Prepare(command) => prepare::run(&command),
         Command::Doctor(command) => doctor::run(&connection, command).await,

@@ -2,28 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Failure of a request to the server.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RequestError {
-    /// The server refused the request.
-    #[error("{detail}")]
-    Problem {
-        /// HTTP status.
-        status: u16,
-        /// Last segment of the problem's type, such as `not-found`; empty if there is none.
-        kind: String,
-        /// Message of the server.
-        detail: String,
-    },
-    /// The server is unreachable.
-    #[error("cannot reach {url}: {problem}")]
-    Unreachable {
-        /// URL of the server.
-        url: String,
-        /// Reason.
-        problem: String,
-    },
-}
+use muster_client::{NoContext, RequestError};
+use muster_server::InvalidOption;
 
 /// Invalid use of the command line.
 #[derive(Debug, thiserror::Error)]
@@ -59,10 +39,10 @@ pub(crate) const OFFLINE: &str = "device-offline";
 /// Returns the exit code: 1 failure, 2 usage error (as clap), 3 not found, 4 permission denied,
 /// 5 unreachable or unavailable, 6 conflict with the current state.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
-    if error.is::<UsageError>() {
+    if error.is::<UsageError>() || error.is::<InvalidOption>() {
         return 2;
     }
-    if error.is::<NotFound>() {
+    if error.is::<NotFound>() || error.is::<NoContext>() {
         return NOT_FOUND;
     }
     if let Some(Exited(code)) = error.downcast_ref::<Exited>() {

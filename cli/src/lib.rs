@@ -1,25 +1,15 @@
-//! The operator's program: client commands, `muster serve`, `muster up`.
+//! The operator's program: the client's commands, and those of the server (`muster_server`).
 //!
-//! Invariant: this crate composes the roles and depends on them, not vice versa; it makes no domain
-//! decisions.
+//! Invariant: what a client's command knows of a server, it knows from the API.
 
 mod args;
 mod arguments;
-mod client;
 mod commands;
-mod database_users;
+mod connection;
 mod environment;
 mod exit;
-mod log_limit;
-mod log_setup;
-mod metric_store;
-mod otlp;
 mod output;
-mod private_file;
-mod serve;
 mod terminal_modes;
-mod units;
-mod up;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -30,8 +20,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use log_limit::Limited;
-pub use serve::openapi_document;
+use muster_server::log_limit::{self, Limited};
+use muster_server::otlp;
 
 /// Runs the program.
 #[must_use]

@@ -1,6 +1,6 @@
 //! The error of the write side's use cases.
 
-use muster_api::blobs::BlobError;
+use muster_blobs::BlobError;
 use muster_channel::SealedError;
 use muster_eventlog::{AppendError, StoreError};
 use muster_schemas::events::EventError;

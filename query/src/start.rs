@@ -3,7 +3,7 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 
 use muster_api::ApiState;
-use muster_api::blobs::Blobs;
+use muster_blobs::Blobs;
 use muster_eventlog::projection::{Progress, Projection, Runner};
 use muster_eventlog::tiles::TreeTiles;
 use muster_eventlog::{EventLog, Follower, StoreError};

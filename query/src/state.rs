@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::FromRef;
-use muster_api::blobs::Blobs;
 use muster_api::{ApiState, Problem};
+use muster_blobs::Blobs;
 use muster_eventlog::projection::Progress;
 use muster_eventlog::tiles::TREE_TILES;
 use muster_eventlog::{EventLog, Failure, Follower};

@@ -63,7 +63,7 @@ struct Operation {
 }
 
 fn operations() -> Vec<Operation> {
-    let document = serde_json::to_value(muster::openapi_document()).unwrap();
+    let document = serde_json::to_value(muster_server::openapi_document()).unwrap();
     let mut found = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {

@@ -125,7 +125,7 @@ async fn a_bucket_stores_and_erases_the_same_blobs_as_a_folder() {
     assert!(["requested", "dispatched"].contains(&waits["state"].as_str().unwrap()), "{waits}");
     let mut another = fleet.start_another_with("query", &variables);
     wait::until("a role to start all the same", WAIT_TIMEOUT * 2, || {
-        let is_ready = has_line(&another.output(), "WARN", "muster::serve", |fields| {
+        let is_ready = has_line(&another.output(), "WARN", "muster_server::serve", |fields| {
             fields.to_string().contains("s3://fleet/muster")
         });
         async move { is_ready.then_some(()) }

@@ -120,7 +120,12 @@ async fn the_connection_limit_applies_per_address() {
         metric(&system.api, "muster_connections_refused_total{limit=\"address\"} ").await;
     assert!(rejected >= 5, "{rejected}");
     let is_address_limit = |fields: &Value| fields["limit"] == "address";
-    assert!(has_line(&system.output(), "WARN", "muster::serve::connections", is_address_limit));
+    assert!(has_line(
+        &system.output(),
+        "WARN",
+        "muster_server::serve::connections",
+        is_address_limit
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,12 +13,12 @@ fn checked_in() -> PathBuf {
 }
 
 fn document() -> Value {
-    serde_json::from_str(&muster::openapi_document().to_json().unwrap()).unwrap()
+    serde_json::from_str(&muster_server::openapi_document().to_json().unwrap()).unwrap()
 }
 
 #[test]
 fn the_committed_document_matches_the_served_one() {
-    let served = muster::openapi_document().to_pretty_json().unwrap() + "\n";
+    let served = muster_server::openapi_document().to_pretty_json().unwrap() + "\n";
     if std::env::var_os(UPDATE).is_some() {
         std::fs::write(checked_in(), &served).unwrap();
     }

@@ -99,7 +99,7 @@ async fn an_unreachable_collector_affects_nothing() {
     device.sync(WAIT_TIMEOUT).await;
     wait::until("ingest to say so", WAIT_TIMEOUT, || async {
         let has_error = |fields: &Value| fields["error"].is_string();
-        has_line(&fleet.ingest.output(), "WARN", "muster::otlp", has_error).then_some(())
+        has_line(&fleet.ingest.output(), "WARN", "muster_server::otlp", has_error).then_some(())
     })
     .await;
 }

@@ -6,6 +6,7 @@ mod settings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use muster_files::write_private;
 use muster_schemas::events::DeviceConfigApplied;
 use muster_schemas::names::ConfigVars;
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use crate::local::LocalMetrics;
 use crate::log_level::LogLevel;
 use crate::outbox::Recorder;
 use crate::report::SampleSettings;
-use crate::store::{Store, StoreError, key, write_private};
+use crate::store::{Store, StoreError, key};
 
 /// The stored config of the device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -118,7 +119,8 @@ impl DeviceConfig {
         let config = Config { version, vars: vars.clone(), rejected };
         // For the applications: they read the file, which is replaced atomically.
         let json = serde_json::json!({"version": version, "vars": vars}).to_string();
-        write_private(&self.store.folder().path().join("config.json"), json.as_bytes())?;
+        write_private(&self.store.folder().path().join("config.json"), json.as_bytes())
+            .map_err(StoreError::from)?;
         let event = DeviceConfigApplied { version, errors }.into();
         if let Err(error) = self.recorder.record_with(&event, key::CONFIG, &config) {
             tracing::warn!(%error, "failed to report the applied config");

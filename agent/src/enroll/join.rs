@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
+use muster_files::write_private;
 use muster_schemas::codec;
 use muster_schemas::cose::{CoseError, Kind, PublicKey};
 use muster_schemas::names::{DeviceName, LabelKey, Labels};
@@ -19,7 +20,7 @@ use crate::backoff::Backoff;
 use crate::clock::{Anchor, Moment};
 use crate::identity::{Credentials, DeviceKeys, Http, HttpError, Identity, to_pem};
 use crate::inventory;
-use crate::store::{self, Folder, Store, StoreError, key, write_private};
+use crate::store::{self, Folder, Store, StoreError, key};
 use crate::trust::{PinnedCa, Verifier};
 
 /// File of the pinned CA in the data folder, PEM: for other programs; the agent itself reads its
@@ -183,7 +184,8 @@ pub async fn enroll(options: EnrollOptions) -> Result<Enrolled, EnrollError> {
         mono: credentials.mono,
         server: credentials.response.server_time,
     };
-    write_private(&options.data.join(CA_FILE), to_pem(&identity.ca).as_bytes())?;
+    write_private(&options.data.join(CA_FILE), to_pem(&identity.ca).as_bytes())
+        .map_err(StoreError::from)?;
     store.write(|transaction| {
         store::put(transaction, key::IDENTITY, &identity)?;
         store::put(transaction, key::CREDENTIALS, &credentials)?;

@@ -183,7 +183,7 @@ fn in_background(spools: &Spools, id: OperationId, stdin: &[u8]) -> io::Result<[
 /// Creates a file without a name, which only the program that gets it can read.
 fn file_with(spools: &Spools, id: OperationId, bytes: &[u8]) -> io::Result<std::fs::File> {
     let path = spools.folder()?.join(format!("{id}.stdin"));
-    crate::store::write_private(&path, bytes).map_err(io::Error::other)?;
+    muster_files::write_private(&path, bytes).map_err(io::Error::other)?;
     let file = std::fs::File::open(&path);
     std::fs::remove_file(&path)?;
     file

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use muster_files::WriteError;
+
 /// The reason why the data folder could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -97,5 +99,11 @@ impl StoreError {
     pub(crate) fn is_io(&self) -> bool {
         matches!(self, Self::Database { source, .. }
             if matches!(**source, redb::Error::Io(_) | redb::Error::PreviousIo))
+    }
+}
+
+impl From<WriteError> for StoreError {
+    fn from(WriteError { path, source }: WriteError) -> Self {
+        Self::File { attempted: "write", path, source }
     }
 }

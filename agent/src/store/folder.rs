@@ -1,7 +1,7 @@
 //! The data folder: accessible only to its owner, locked by the agent that uses it.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -130,22 +130,4 @@ pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     #[allow(clippy::useless_conversion, reason = "both are 32 bits wide on some machines")]
     let (blocks, size) = (u64::from(stat.blocks_available()), u64::from(stat.fragment_size()));
     blocks.checked_mul(size)
-}
-
-/// Replaces a file atomically; only its owner can read it.
-///
-/// # Errors
-/// When the write fails.
-pub fn write_private(path: &Path, content: &[u8]) -> Result<(), StoreError> {
-    let beside = path.with_extension("new");
-    let write = || {
-        let mut file =
-            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)?;
-        // The name is in the folder, which must be synced, too.
-        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-    };
-    write().map_err(file_error("write", path))
 }

@@ -17,5 +17,5 @@ pub(crate) use database::{
 };
 pub use database::{FORMAT, Store, key};
 pub use error::StoreError;
+pub use folder::Folder;
 pub(crate) use folder::free_bytes;
-pub use folder::{Folder, write_private};

@@ -41,18 +41,6 @@ fn values_survive_a_restart_and_a_newer_format_is_rejected() {
 }
 
 #[test]
-fn a_private_file_is_replaced_atomically() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("config.json");
-    for content in ["first", "2"] {
-        write_private(&path, content.as_bytes()).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
-        assert_eq!(mode(&path), 0o600);
-    }
-    assert!(write_private(&dir.path().join("no/such"), b"").is_err());
-}
-
-#[test]
 fn a_folder_that_others_can_access_is_restricted_or_rejected() {
     let open_up = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();

@@ -4,12 +4,13 @@ use anyhow::Result;
 use clap::Subcommand;
 use muster_api_types::WriteResult;
 use muster_api_types::tokens::{ApiToken, CreateToken, TokenCreated};
+use muster_client::segment;
 use muster_schemas::Timestamp;
+use muster_schemas::units::parse_seconds;
 
 use super::confirm::Confirm;
-use crate::client::{Connection, segment};
+use crate::connection::Connection;
 use crate::output::{self, line, note, optional, table, text};
-use crate::units::seconds;
 
 const TOKENS: &str = "/api/v1/tokens";
 
@@ -23,7 +24,7 @@ pub(crate) enum ApiTokenCommand {
         #[arg(long, default_value = "viewer")]
         role: String,
         /// Lifetime of the token: 90s, 10m, 2h, 7d; default: unlimited
-        #[arg(long, value_parser = seconds)]
+        #[arg(long, value_parser = parse_seconds)]
         ttl: Option<u32>,
         /// Create a server-wide token (requires a server-wide admin token)
         #[arg(long)]

@@ -5,9 +5,9 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use anyhow::{Result, bail};
 use clap::Args;
+use muster_client::Client;
 
 use super::target::Target;
-use crate::client::Client;
 use crate::exit::UsageError;
 use crate::output::note;
 

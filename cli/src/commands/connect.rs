@@ -10,6 +10,8 @@ use bytes::BytesMut;
 use clap::Args;
 use futures::{SinkExt, StreamExt};
 use muster_api_types::sessions::{SessionControl, SessionUpdate};
+use muster_client::RequestError;
+use muster_client::{Client, Socket, control, segment};
 use serde::de::IgnoredAny;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -18,8 +20,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::wait::Wait;
-use crate::client::{Client, Connection, Socket, control, segment};
-use crate::exit::{RequestError, UsageError};
+use crate::connection::Connection;
+use crate::exit::UsageError;
 use crate::output::{line, note};
 
 /// Maximum size of one message, in bytes.

@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use clap::Subcommand;
+use muster_client::contexts;
 use serde_json::json;
 
 use super::confirm::Confirm;
-use crate::client::Connection;
-use crate::client::contexts;
+use crate::connection::Connection;
 use crate::output::{self, line, table};
 
 #[derive(Subcommand, Debug)]

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use muster_api_types::dead_letters::{DeadLetter, DeadLetterRetried};
 
-use crate::client::Connection;
+use crate::connection::Connection;
 use crate::output::{self, ago, line, table, text};
 
 #[derive(Subcommand, Debug)]

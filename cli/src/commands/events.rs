@@ -6,9 +6,10 @@ use anyhow::Result;
 use clap::Args;
 use futures::StreamExt;
 use muster_api_types::events::{EventView, LogHead};
+use muster_client::{Client, Received};
 
 use super::target::{NamedDevice, Selected, Target};
-use crate::client::{Client, Connection, Received};
+use crate::connection::Connection;
 use crate::exit;
 use crate::output::{line, note, text};
 

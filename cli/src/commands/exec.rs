@@ -7,13 +7,13 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use data_encoding::BASE64;
 use muster_api_types::operations::{ActionRequest, OperationTarget, RequestOperation};
+use muster_schemas::units::parse_seconds;
 
 use super::confirm::Confirm;
 use super::operation::{self, RequestedOperation};
 use super::target::{Selected, Target};
-use crate::client::Connection;
+use crate::connection::Connection;
 use crate::exit::UsageError;
-use crate::units::seconds;
 
 /// Run a program on devices
 ///
@@ -65,10 +65,10 @@ pub(crate) struct ExecArgs {
 #[derive(Args, Debug)]
 pub(crate) struct Limits {
     /// Time limit of a run
-    #[arg(long, default_value = "5m", value_parser = seconds)]
+    #[arg(long, default_value = "5m", value_parser = parse_seconds)]
     timeout: u32,
     /// Time for which an offline device can still receive the run
-    #[arg(long, default_value = "24h", value_parser = seconds)]
+    #[arg(long, default_value = "24h", value_parser = parse_seconds)]
     expires: u32,
     /// Maximum number of devices that run concurrently
     #[arg(long, default_value_t = 100, value_name = "N")]

@@ -8,11 +8,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 use muster_api_types::problems::ProblemDocument;
 use muster_api_types::server::Health;
+use muster_client::RequestError;
 use muster_schemas::errors::error_chain;
+use muster_server::serve::{DEFAULT_PORT, Listen};
 
-use crate::exit::RequestError;
 use crate::output::line;
-use crate::serve::{DEFAULT_PORT, Listen};
 
 #[derive(Args, Debug)]
 pub(crate) struct HealthArgs {

@@ -4,15 +4,16 @@ use anyhow::{Context, Result};
 use clap::Args;
 use muster_api_types::Page;
 use muster_api_types::metrics::{self as api, Measurement, MetricSeries};
+use muster_client::{Client, Received};
 use muster_schemas::Timestamp;
+use muster_schemas::units::parse_seconds;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::target::{NamedDevice, Selected, Target};
-use crate::client::{Client, Connection, Received};
+use crate::connection::Connection;
 use crate::exit::UsageError;
 use crate::output::{self, line, pairs, sparkline, table, text};
-use crate::units::seconds;
 
 /// Maximum width of a sparkline.
 const MAX_WIDTH: usize = 120;
@@ -146,7 +147,7 @@ impl Series {
     /// Parses all series of a response.
     fn from_response(response: &MetricSeries, owner: &str) -> Vec<Self> {
         let (from, to) = (response.from.micros(), response.to.micros());
-        let step = seconds(&response.step).unwrap_or(1);
+        let step = parse_seconds(&response.step).unwrap_or(1);
         let series = |one: &api::Series| {
             let points = one.points.iter().filter(|point| !point.value.is_null());
             let points = points.map(|point| (point.time, point.value.clone())).collect();

@@ -15,7 +15,6 @@ pub(crate) mod grafana;
 pub(crate) mod health;
 pub(crate) mod metrics;
 pub(crate) mod operation;
-pub(crate) mod prepare;
 pub(crate) mod project;
 pub(crate) mod replay;
 pub(crate) mod shell;
@@ -30,12 +29,30 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
+use muster_client::{Client, Received};
 use muster_schemas::names::{ConfigKey, ConfigValue};
 
+use serde::de::DeserializeOwned;
+
 use crate::exit::UsageError;
+use crate::output::note;
 
 /// Changes of labels or config variables: a value sets, none removes.
 type Changes<K, V> = BTreeMap<K, Option<V>>;
+
+/// Returns the newest items of a list, or all without a limit. A truncated list is reported.
+pub(crate) async fn newest<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    query: &[(&str, String)],
+    limit: Option<u16>,
+) -> Result<Vec<Received<T>>> {
+    let (items, more) = client.newest(path, query, limit).await?;
+    if more {
+        note(format!("showing the newest {}; there are more: --all shows all", items.len()));
+    }
+    Ok(items)
+}
 
 /// Parses a config value: a boolean, a number, or text.
 pub(crate) fn typed(text: &str) -> ConfigValue {

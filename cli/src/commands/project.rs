@@ -4,11 +4,12 @@ use anyhow::Result;
 use clap::Subcommand;
 use muster_api_types::WriteResult;
 use muster_api_types::projects::{ChangeProject, CreateProject, Project, ProjectMade};
+use muster_client::{Client, segment};
 use muster_schemas::Retention;
 use serde::Serialize;
 
 use super::confirm::Confirm;
-use crate::client::{Client, Connection, segment};
+use crate::connection::Connection;
 use crate::output::{self, line, table, text};
 
 #[derive(Subcommand, Debug)]

@@ -5,7 +5,7 @@ use clap::Args;
 use muster_api_types::devices::DeviceSummary;
 
 use super::device::print_devices;
-use crate::client::Connection;
+use crate::connection::Connection;
 use crate::output;
 
 #[derive(Args, Debug)]

@@ -11,14 +11,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use muster_api_types::WriteResult;
 use muster_api_types::devices::DeviceSummary;
 use muster_api_types::tokens::{CreateEnrollmentToken, TokenCreated};
+use muster_client::Client;
+use muster_schemas::units::parse_seconds;
 use muster_simulate::{CounterSnapshot, Counters, Fleet, FleetOptions, Profile};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::client::{Client, Connection};
+use crate::connection::Connection;
 use crate::output::{self, facts, note};
-use crate::units::seconds;
 
 /// Timeout for the log to receive the events in flight.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(120);
@@ -47,7 +48,7 @@ pub(crate) struct SimulateArgs {
     #[arg(long, default_value = "steady")]
     profile: Profile,
     /// Duration: 90s, 10m, 2h; default: until Ctrl-C
-    #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_seconds)]
     time: Option<u32>,
     /// Prefix of the devices' names
     #[arg(long, default_value = "sim")]
@@ -95,7 +96,7 @@ pub(crate) async fn run(connection: Connection, args: SimulateArgs) -> Result<()
 
 /// Restarts the process with the server's CA as the only one: async-nats reads all of the system's
 /// CAs for each connection. A process cannot safely change its own environment.
-fn restart_with_ca(server: &crate::client::contexts::Context) {
+fn restart_with_ca(server: &muster_client::contexts::Context) {
     let Some(ca) = &server.ca else { return };
     if std::env::var_os("SSL_CERT_FILE").is_some_and(|file| file == *ca) {
         return;

@@ -6,7 +6,7 @@ use muster_api_types::events::LogHead;
 use muster_api_types::server::{FleetSummary, ProjectionState};
 use serde_json::json;
 
-use crate::client::Connection;
+use crate::connection::Connection;
 use crate::output::{self, facts, line, optional, pairs, table, text};
 
 pub(crate) async fn run(connection: Connection) -> Result<()> {

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use clap::Args;
 use muster_api_types::devices::{DeviceDetail, DeviceSummary};
+use muster_client::{Client, segment};
 use muster_schemas::DeviceId;
 
-use crate::client::{Client, segment};
 use crate::exit::{NotFound, UsageError};
 use crate::output::optional;
 

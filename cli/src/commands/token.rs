@@ -4,13 +4,14 @@ use anyhow::Result;
 use clap::Subcommand;
 use muster_api_types::WriteResult;
 use muster_api_types::tokens::{CreateEnrollmentToken, EnrollmentToken, TokenCreated};
+use muster_client::segment;
+use muster_schemas::units::parse_seconds;
 
 use super::confirm::Confirm;
 use super::target::Target;
 use super::{changes, config_changes, values};
-use crate::client::{Connection, segment};
+use crate::connection::Connection;
 use crate::output::{self, facts, line, note, optional, pairs, table, text};
-use crate::units::seconds;
 
 const TOKENS: &str = "/api/v1/enrollment-tokens";
 
@@ -22,7 +23,7 @@ pub(crate) enum TokenCommand {
         #[arg(long, default_value = "from the command line")]
         name: String,
         /// Lifetime of the token: 90s, 10m, 2h, 7d
-        #[arg(long, default_value = "1h", value_parser = seconds)]
+        #[arg(long, default_value = "1h", value_parser = parse_seconds)]
         ttl: u32,
         /// Maximum number of devices that can enroll with it
         #[arg(long, default_value_t = 1)]

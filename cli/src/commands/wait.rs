@@ -6,11 +6,12 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use muster_client::RequestError;
+use muster_schemas::units::parse_seconds;
 use tokio::time::{Instant, sleep};
 
-use crate::exit::{RequestError, is_offline};
+use crate::exit::is_offline;
 use crate::output::{note, safe_value};
-use crate::units::seconds;
 
 /// Interval between two attempts to reach a device that is offline.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -27,7 +28,7 @@ pub(crate) struct Wait {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "10m",
-        value_parser = seconds
+        value_parser = parse_seconds
     )]
     wait: Option<u32>,
 }

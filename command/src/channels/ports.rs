@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use muster_api::blobs::Blobs;
+use muster_blobs::Blobs;
 
 use super::recording_rule::Recording;
 use super::relays::Relays;

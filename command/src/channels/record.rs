@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use muster_api::blobs::key;
+use muster_blobs::key;
 use muster_schemas::Event;
 use muster_schemas::events::{SessionKind, SessionRecorded};
 use muster_schemas::wire::{TerminalSize, output_hash};

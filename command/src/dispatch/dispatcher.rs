@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use muster_api::blobs::key;
+use muster_blobs::key;
 use muster_eventlog::projection::Progress;
 use muster_eventlog::{Append, AppendError, Batch, Expected, NewEvent};
 use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName};

@@ -27,7 +27,7 @@ pub use work_queue::{OpenOperation, OpenRun};
 use std::future::Future;
 use std::sync::Arc;
 
-use muster_api::blobs::Blobs;
+use muster_blobs::Blobs;
 use muster_eventlog::projection::{Progress, Runner};
 use muster_eventlog::{Follower, StoreError};
 use tokio_util::sync::CancellationToken;

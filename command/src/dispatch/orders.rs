@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use muster_api::blobs::{Blobs, key};
+use muster_blobs::{Blobs, key};
 use muster_channel::seal_to;
 use muster_eventlog::EventLog;
 use muster_schemas::cose::{Kind, Unverified};

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use muster_api::blobs::{BlobError, key};
+use muster_blobs::{BlobError, key};
 use muster_schemas::{DeviceId, OperationId, ProjectId};
 use tokio::task::JoinSet;
 use tokio::time::timeout;

@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use muster_files::write_private;
 use muster_schemas::{Hash, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -86,7 +87,7 @@ pub fn create_certificates(
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     let certificate = params.signed_by(&server_key, &issuer)?;
-    files::write_private(&paths.chain, format!("{}{ca_pem}", certificate.pem()).as_bytes())?;
+    write_private(&paths.chain, format!("{}{ca_pem}", certificate.pem()).as_bytes())?;
     Ok(paths)
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use muster_files::WriteError;
+
 use super::nats_jwt;
 
 /// A key could not be read or created.
@@ -59,6 +61,12 @@ pub enum KeyError {
     /// A certificate could not be created.
     #[error("failed to create a certificate")]
     Certificate(#[from] rcgen::Error),
+}
+
+impl From<WriteError> for KeyError {
+    fn from(WriteError { path, source }: WriteError) -> Self {
+        Self::File { attempted: "write", path, source }
+    }
 }
 
 pub(super) fn unusable(path: &Path, problem: impl Into<String>) -> KeyError {

@@ -1,10 +1,11 @@
 //! Secret files: created once and atomically, readable by their owner only.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use muster_files::write_private;
 use muster_schemas::Timestamp;
 
 use super::error::{KeyError, unusable};
@@ -85,25 +86,6 @@ pub(super) fn restrict_secrets(dir: &Path) -> Result<(), KeyError> {
 fn mode_of(path: &Path) -> Result<u32, KeyError> {
     let metadata = fs::metadata(path).map_err(file_error("inspect", path))?;
     Ok(metadata.permissions().mode() & 0o7777)
-}
-
-/// Writes a file atomically: two processes that start concurrently end up with the same content.
-pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
-    let temporary = path.with_extension(format!("{}.new", std::process::id()));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(file_error("write", &temporary))?;
-    file.write_all(bytes).map_err(file_error("write", &temporary))?;
-    file.sync_all().map_err(file_error("write", &temporary))?;
-    fs::rename(&temporary, path).map_err(file_error("write", path))?;
-    if let Some(dir) = path.parent() {
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(file_error("sync", dir))?;
-    }
-    Ok(())
 }
 
 /// Reads a file, or creates it.

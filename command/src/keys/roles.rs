@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64URL_NOPAD;
+use muster_files::write_private;
 use muster_schemas::authority::AuthorityVerifier;
 use muster_schemas::{SigningKey, Timestamp};
 
@@ -118,25 +119,25 @@ impl KeyStore {
                 path: from.to_owned(),
                 source,
             })?;
-            files::write_private(to, &bytes)
+            write_private(to, &bytes).map_err(KeyError::from)
         };
         for (role, listener) in [("ingest", Listener::Ingest), ("query", Listener::Https)] {
             let made = self.certificates(listener, names, now)?;
             let dir = self.dir.join("roles").join(role);
             files::make_private_dir(&dir, &[BROKER])?;
             let broker = self.role_credentials(role)?;
-            files::write_private(&dir.join(BROKER), broker.0.as_bytes())?;
-            files::write_private(&dir.join(ACCOUNT), self.device_account().as_bytes())?;
+            write_private(&dir.join(BROKER), broker.0.as_bytes())?;
+            write_private(&dir.join(ACCOUNT), self.device_account().as_bytes())?;
             let authority = authority::text(&self.authority_verifier());
-            files::write_private(&dir.join(authority::PUBLIC_FILE), authority.as_bytes())?;
+            write_private(&dir.join(authority::PUBLIC_FILE), authority.as_bytes())?;
             copy(&made.ca, &dir.join(CA))?;
             if role == "ingest" {
                 let system = self.system_credentials()?;
-                files::write_private(&dir.join(SYSTEM), system.0.as_bytes())?;
+                write_private(&dir.join(SYSTEM), system.0.as_bytes())?;
             } else {
                 let seed = files::load_or_create_seed(&self.dir.join(RESPONSE_KEY))?;
                 let text = BASE64URL_NOPAD.encode(&seed);
-                files::write_private(&dir.join(RESPONSE_KEY), text.as_bytes())?;
+                write_private(&dir.join(RESPONSE_KEY), text.as_bytes())?;
             }
             copy(&made.chain, &dir.join(CHAIN))?;
             copy(&made.key, &dir.join(KEY))?;

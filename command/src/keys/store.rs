@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use muster_files::write_private;
 use muster_schemas::authority::{AuthorityKey, AuthorityVerifier};
 use muster_schemas::{Hash, ProjectId, SigningKey, Timestamp};
 use nkeys::{KeyPair, KeyPairType};
@@ -256,7 +257,7 @@ impl KeyStore {
     /// # Errors
     /// When it cannot be written.
     pub fn write_database_url(&self, file: &str, url: &str) -> Result<(), KeyError> {
-        files::write_private(&self.dir.join(file), url.as_bytes())
+        Ok(write_private(&self.dir.join(file), url.as_bytes())?)
     }
 
     /// The key from which the secrets of tokens and links with an `Idempotency-Key` are derived; it
@@ -330,7 +331,7 @@ impl KeyStore {
     /// When the record cannot be written.
     pub fn record_adopted_events(&self, adopted: u64) -> Result<(), KeyError> {
         let text = format!("{adopted} events from before authority.key were adopted\n");
-        files::write_private(&self.dir.join(authority::ADOPTED_FILE), text.as_bytes())
+        Ok(write_private(&self.dir.join(authority::ADOPTED_FILE), text.as_bytes())?)
     }
 }
 

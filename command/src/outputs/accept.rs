@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use muster_api::blobs::key::Piece;
-use muster_api::blobs::{BlobError, Blobs, key};
+use muster_blobs::key::Piece;
+use muster_blobs::{BlobError, Blobs, key};
 use muster_channel::open_by;
 use muster_eventlog::EventLog;
 use muster_schemas::wire::internal::output_subject;

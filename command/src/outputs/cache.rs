@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use muster_api::blobs::key::Piece;
+use muster_blobs::key::Piece;
 use muster_schemas::wire::OutputStream;
 use muster_schemas::{DeviceId, OperationId, ProjectId};
 

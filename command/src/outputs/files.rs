@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use muster_api::blobs::BlobError;
+use muster_blobs::BlobError;
 use muster_eventlog::{Append, AppendError, Expected, NewEvent};
 use muster_schemas::cose::Kind;
 use muster_schemas::errors::root_cause;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use muster_api::blobs::key::Piece;
+use muster_blobs::key::Piece;
 use uuid::Uuid;
 
 use super::id::OutputId;

@@ -1,6 +1,6 @@
 //! The identity of an output, and where it is stored.
 
-use muster_api::blobs::key;
+use muster_blobs::key;
 use muster_schemas::wire::OutputStream;
 use muster_schemas::{DeviceId, OperationId, ProjectId};
 

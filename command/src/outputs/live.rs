@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use muster_api::blobs::key::{self, Piece};
-use muster_api::blobs::{BlobError, Blobs};
+use muster_blobs::key::{self, Piece};
+use muster_blobs::{BlobError, Blobs};
 use muster_schemas::codec;
 use muster_schemas::wire::internal::{OUTPUT_READ_SUBJECT, OutputRead, output_subject};
 use muster_schemas::wire::{MAX_OUTPUT_BYTES, OutputPiece, OutputTaken};

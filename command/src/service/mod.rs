@@ -19,7 +19,7 @@ mod uploads;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_api::blobs::Blobs;
+use muster_blobs::Blobs;
 use muster_eventlog::EventLog;
 
 use crate::channels::{Channels, Recording};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use muster_api::blobs::{Blobs, key};
+use muster_blobs::{Blobs, key};
 use muster_eventlog::{Append, AppendError, Appended, Expected, NewEvent};
 use muster_schemas::events::{Action, OperationRequested, PrivatePart};
 use muster_schemas::wire::{MAX_PRIVATE_BYTES, PrivateInput};

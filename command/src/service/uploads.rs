@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use muster_api::blobs::{BlobError, Blobs, key};
+use muster_blobs::{BlobError, Blobs, key};
 use muster_eventlog::{AppendError, EventLog};
 use muster_schemas::errors::error_chain;
 use muster_schemas::events::EraseCause;

@@ -8,7 +8,8 @@ use axum::response::Response;
 use crate::state::QueryState;
 
 /// Name of the header: what this server cannot write, since when and why.
-pub(super) const DEGRADED: HeaderName = HeaderName::from_static("muster-degraded");
+pub(super) const DEGRADED: HeaderName =
+    HeaderName::from_static(muster_api_types::headers::DEGRADED);
 
 /// Middleware: adds [`DEGRADED`] while a read model or the log cannot be written.
 pub(super) async fn add_header(

@@ -9,7 +9,6 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use futures::{StreamExt, TryStreamExt, future, stream};
 use muster_api::auth::{ReadDevices, ReadOutput};
-use muster_api::blobs::{BlobError, Blobs, key};
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
@@ -17,6 +16,7 @@ use muster_api::{Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Sc
 use muster_api_types::problems::ProblemDocument;
 use muster_api_types::sessions::{SessionState, SessionView};
 use muster_api_types::{Page, schema};
+use muster_blobs::{BlobError, Blobs, key};
 use muster_schemas::errors::error_chain;
 use muster_schemas::wire::output_hash;
 use muster_schemas::{DeviceId, ProjectId, SessionId};

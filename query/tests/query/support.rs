@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response, header};
-use muster_api::blobs::{BlobLocation, Blobs};
 use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
+use muster_blobs::{BlobLocation, Blobs};
 use muster_eventlog::{
     Append, ConnectOptions, EventLog, Expected, LogOptions, NewEvent, StreamAppend,
 };

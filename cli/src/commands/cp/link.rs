@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use muster_client::RequestError;
+use muster_client::{Client, segment};
 use muster_schemas::wire::SFTP_SHA256;
 use russh_sftp::client::RawSftpSession;
 use russh_sftp::client::error::Error as Sftp;
@@ -13,9 +15,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
-use crate::client::{Client, segment};
 use crate::commands::connect::transfer;
-use crate::exit::RequestError;
 
 /// Capacity of the buffer between the session and the websocket in each direction, in bytes.
 const BUFFER_BYTES: usize = 256 * 1024;

@@ -25,6 +25,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use muster_client::Client;
+use muster_schemas::units::parse_bytes;
 
 use self::job::CopyJob;
 use self::link::{Link, files};
@@ -32,11 +34,10 @@ use self::location::Location;
 use self::progress::Progress;
 use self::rate_limit::RateLimit;
 use super::connect::transfer;
-use crate::client::{Client, Connection};
 use crate::commands::wait::Wait;
+use crate::connection::Connection;
 use crate::exit::{PartialFailure, UsageError};
 use crate::output::note;
-use crate::units::bytes;
 
 /// Copy files and folders to or from a device
 ///
@@ -59,7 +60,7 @@ pub(crate) struct CpArgs {
     #[arg(short, long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
     jobs: u8,
     /// Maximum bytes per second, such as 500KiB
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     limit: Option<u64>,
     /// Copy files that exist with the same size and time, too
     #[arg(long)]

@@ -9,11 +9,12 @@ use clap::{Args, Subcommand};
 use muster_api_types::devices::{
     AcceptDevice, ChangeDevice, DeviceSummary, KeepOut, RegisterDevice, RotateKey, SetConfig,
 };
+use muster_client::{Client, Received};
 
 use super::confirm::Confirm;
 use super::target::Selected;
 use super::{changes, config_changes, values};
-use crate::client::{Client, Connection, Received};
+use crate::connection::Connection;
 use crate::exit::UsageError;
 use crate::output::{self, ago, optional, pairs, percent, table, text};
 

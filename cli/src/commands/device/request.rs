@@ -6,11 +6,11 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 use muster_api_types::operations::{ActionRequest, RequestOperation};
 
-use crate::client::Connection;
 use crate::commands::confirm::{Action, Confirm};
 use crate::commands::exec::Limits;
 use crate::commands::operation::{self, RequestedOperation};
 use crate::commands::target::Selected;
+use crate::connection::Connection;
 use crate::exit::UsageError;
 use crate::output::note;
 
@@ -35,7 +35,7 @@ pub(crate) enum RequestCommand {
         #[command(flatten)]
         common: Common,
         /// Duration, after which the previous level is restored; default: permanent
-        #[arg(long = "for", value_name = "TIME", value_parser = crate::units::seconds)]
+        #[arg(long = "for", value_name = "TIME", value_parser = muster_schemas::units::parse_seconds)]
         seconds: Option<u32>,
     },
 }
@@ -100,7 +100,7 @@ pub(crate) async fn run(connection: Connection, command: RequestCommand) -> Resu
 }
 
 async fn collect(
-    client: &crate::client::Client,
+    client: &muster_client::Client,
     request: &RequestOperation,
     path: &std::path::Path,
 ) -> Result<()> {

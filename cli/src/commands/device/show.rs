@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use muster_api_types::devices::{Config, DeviceDetail, Epoch, Flags, Presence};
+use muster_client::{Client, Received, segment};
 use muster_schemas::Timestamp;
 use muster_schemas::events::{DeviceInventoryReported, Interface};
 use muster_schemas::names::ConfigValue;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::client::{Client, Received, segment};
 use crate::commands::target::{NamedDevice, Target};
 use crate::output::{self, ago, facts, line, optional, pairs, percent, text};
 

@@ -8,10 +8,10 @@ use muster_api_types::WriteResult;
 use muster_api_types::devices::{
     ChangeDevice, DeviceDetail, DeviceRegisteredResult, RegisterDevice,
 };
+use muster_client::{Client, Received, segment};
 use muster_schemas::DeviceId;
 use serde::Serialize;
 
-use crate::client::{Client, Received, segment};
 use crate::commands::confirm::{Action, Confirm};
 use crate::commands::target::{NamedDevice, Target};
 use crate::exit::{self, PartialFailure};

@@ -14,15 +14,15 @@ use anyhow::Result;
 use clap::Args;
 use muster_eventlog::DatabaseRole;
 use muster_metric_store::StoreSettings;
+use muster_server::database_users::url_file;
+use muster_server::metric_store::InfluxArgs;
+use muster_server::serve::Listen;
 
 use self::check::Check;
 use super::health;
-use crate::client::Connection;
-use crate::database_users::url_file;
+use crate::connection::Connection;
 use crate::exit::PartialFailure;
-use crate::metric_store::InfluxArgs;
 use crate::output::{self, line};
-use crate::serve::Listen;
 
 /// Check a server: the data folder of `muster up`, or the options of `muster serve`
 ///
@@ -66,12 +66,12 @@ struct Subject {
 impl DoctorArgs {
     fn subject(self) -> Result<Subject> {
         let (Some(postgres_url), Some(keys)) = (self.postgres_url, self.keys) else {
-            let (owner, store) = crate::up::servers_in(&self.data)?;
+            let (owner, store) = muster_server::up::servers_in(&self.data)?;
             // The URL that the roles use; it is missing in a folder of an older release.
             let file = self.data.join("keys").join(url_file(DatabaseRole::Server));
             let kept = std::fs::read_to_string(file).ok().map(|url| url.trim().to_owned());
             let postgres_url = kept.unwrap_or(owner);
-            let ports = crate::up::ports_in(&self.data);
+            let ports = muster_server::up::ports_in(&self.data);
             return Ok(Subject {
                 postgres_url,
                 nats_urls: ports
@@ -92,7 +92,7 @@ impl DoctorArgs {
             keys,
             data: None,
             api: self.listen.map(|listen| {
-                health::reachable_address(listen.with_port(crate::serve::DEFAULT_PORT))
+                health::reachable_address(listen.with_port(muster_server::serve::DEFAULT_PORT))
             }),
         })
     }

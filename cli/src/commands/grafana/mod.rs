@@ -15,7 +15,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::client::Connection;
+use crate::connection::Connection;
 use crate::output::{self, line, note};
 use server::ServerArgs;
 

@@ -7,13 +7,13 @@ use clap::Args;
 use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
 use muster_metric_store::{Credentials, StoreSettings};
 use muster_query::grafana::{self, GrantOutcome};
+use muster_server::metric_store::credentials;
 use reqwest::Url;
 use uuid::Uuid;
 
 use super::files::Values;
 use super::influx;
 use crate::exit::UsageError;
-use crate::metric_store::credentials;
 
 /// The server: the data folder of a running `muster up`, or the backing servers of `muster serve`.
 #[derive(Args, Debug)]
@@ -62,7 +62,7 @@ impl ServerArgs {
                 };
                 (url, store)
             }
-            None => crate::up::servers_in(&self.data)?,
+            None => muster_server::up::servers_in(&self.data)?,
         };
         let given = self.password.is_some();
         let password = self

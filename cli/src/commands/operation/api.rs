@@ -1,8 +1,8 @@
 //! Operations in the API: their paths, and the device of a run.
 
 use muster_api_types::runs::RunView;
+use muster_client::segment;
 
-use crate::client::segment;
 use crate::output::text;
 
 /// Path of the operations in the API.

@@ -10,9 +10,10 @@ use clap::{Args, Subcommand};
 use muster_api_types::WriteResult;
 use muster_api_types::operations::OperationDetail;
 use muster_api_types::runs::RunView;
+use muster_client::{Client, segment};
 
 use super::confirm::{Action, Confirm};
-use crate::client::{Client, Connection, segment};
+use crate::connection::Connection;
 use crate::output::{self, line};
 
 use api::{OPERATIONS, device_of, path};

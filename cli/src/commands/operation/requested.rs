@@ -3,11 +3,12 @@
 use anyhow::Result;
 use muster_api_types::devices::DeviceDetail;
 use muster_api_types::operations::{OperationRequestedResult, RequestOperation};
+use muster_client::RequestError;
+use muster_client::{Client, segment};
 use serde_json::json;
 
 use super::api::OPERATIONS;
-use crate::client::{Client, segment};
-use crate::exit::{NOT_FOUND, NotFound, RequestError, code};
+use crate::exit::{NOT_FOUND, NotFound, code};
 use crate::output::{self, line};
 
 /// An operation that this command created.

@@ -6,11 +6,12 @@ use anyhow::Result;
 use muster_api_types::Open;
 use muster_api_types::operations::{OperationDetail, OperationView};
 use muster_api_types::runs::RunView;
+use muster_client::{Client, Received, segment};
 use muster_schemas::events::{Action, Exec, Program};
 use serde_json::json;
 
 use super::api::{OPERATIONS, device_of, path};
-use crate::client::{Client, Received, segment};
+use crate::commands::newest;
 use crate::output::{self, ago, facts, line, note, optional, table, text};
 
 /// Describes the action in one line.
@@ -55,7 +56,7 @@ pub(super) async fn list(
     json: bool,
 ) -> Result<()> {
     let query: Vec<_> = device.map(|device| ("device", device)).into_iter().collect();
-    let items = client.newest::<OperationView>(OPERATIONS, &query, limit).await?;
+    let items: Vec<Received<OperationView>> = newest(client, OPERATIONS, &query, limit).await?;
     if json {
         return output::json(&items);
     }

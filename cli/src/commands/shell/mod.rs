@@ -8,13 +8,14 @@ mod terminal;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use muster_api_types::sessions::SessionEndedResult;
+use muster_client::segment;
+use muster_schemas::units::parse_seconds;
 
 use super::confirm::Confirm;
 use super::wait::Wait;
-use crate::client::{Connection, segment};
+use crate::connection::Connection;
 use crate::exit::UsageError;
 use crate::output::{line, text};
-use crate::units::seconds;
 
 use sessions::{device_name, find};
 use terminal::EscapeCharacter;
@@ -36,7 +37,7 @@ pub(crate) struct ShellArgs {
     #[arg(short, long)]
     user: Option<String>,
     /// Grace time for which a detached session is kept
-    #[arg(long, default_value = "10m", value_parser = seconds)]
+    #[arg(long, default_value = "10m", value_parser = parse_seconds)]
     grace: u32,
     /// Do not record the output (for admins)
     #[arg(long)]

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures::StreamExt;
 use muster_api_types::sessions::SessionView;
+use muster_client::{Client, segment};
 use muster_schemas::SessionId;
 use serde::Serialize;
 
 use super::sessions::SESSIONS;
-use crate::client::{Client, segment};
 use crate::exit::{Exited, NotFound, PartialFailure};
 use crate::output::{self, line, note, optional, table, text};
 use crate::terminal_modes::Contained;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use futures::{SinkExt, StreamExt};
 use muster_api_types::sessions::{SessionControl, SessionUpdate};
+use muster_client::{Client, Socket, control, segment};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -14,7 +15,6 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::terminal::{Escape, EscapeCharacter, Escapes, Key, RawMode, size};
-use crate::client::{Client, Socket, control, segment};
 use crate::commands::wait::Wait;
 use crate::exit::{self, Exited};
 use crate::output::note;

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use muster_api_types::sessions::SessionView;
+use muster_client::{Client, segment};
 use muster_schemas::events::SessionKind;
 
-use crate::client::{Client, segment};
 use crate::output::{self, ago, table, text};
 
 /// Path of the sessions in the API.

@@ -7,9 +7,9 @@ use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use muster_api_types::devices::{DeviceDetail, Status};
 use muster_api_types::operations::OperationDetail;
 use muster_api_types::uploads::{UploadState, UploadView};
+use muster_client::{Client, Received, segment};
 
 use super::api::{UPLOADS, device_of};
-use crate::client::{Client, Received, segment};
 use crate::commands::operation::{RequestedOperation, get_with_retry, is_over, wait_or_abort};
 use crate::exit::Exited;
 use crate::output::{self, line, note, optional, text};

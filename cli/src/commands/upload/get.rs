@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use muster_api_types::uploads::UploadView;
+use muster_client::Client;
 use serde_json::json;
 
-use crate::client::Client;
 use crate::exit::UsageError;
 use crate::output::{self, note};
 

@@ -12,15 +12,16 @@ use clap::{Args, Subcommand};
 use muster_api_types::WriteResult;
 use muster_api_types::operations::{ActionRequest, RequestOperation};
 use muster_api_types::uploads::{CreateDownloadLink, DownloadLinkCreated, UploadView};
+use muster_client::{Client, Received, segment};
+use muster_schemas::units::{parse_bytes, parse_seconds};
 
 use super::exec::operation_target;
 use super::operation::RequestedOperation;
 use super::target::Selected;
-use crate::client::{Client, Connection, Received, segment};
 use crate::commands::confirm::Confirm;
+use crate::connection::Connection;
 use crate::exit::{NotFound, UsageError};
 use crate::output::{self, line, text};
-use crate::units::{bytes, seconds};
 
 use api::UPLOADS;
 
@@ -68,7 +69,7 @@ pub(crate) enum UploadCommand {
         #[command(flatten)]
         one: UploadArgs,
         /// Lifetime of the link; at most 7 days
-        #[arg(long, default_value = "1d", value_parser = seconds)]
+        #[arg(long, default_value = "1d", value_parser = parse_seconds)]
         expires: u32,
     },
     /// Cancel an unfinished upload
@@ -102,19 +103,19 @@ pub(crate) struct StartArgs {
     #[arg(long)]
     replace: bool,
     /// Time after which the stored copy is deleted; default: kept until deleted
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     keep: Option<u32>,
     /// Maximum size of the upload; at most 64GiB
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_bytes)]
     max_size: u64,
     /// Maximum bytes per second
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     limit: Option<u64>,
     /// Time limit of an upload; at most 30 days
-    #[arg(long, default_value = "1d", value_parser = seconds)]
+    #[arg(long, default_value = "1d", value_parser = parse_seconds)]
     timeout: u32,
     /// Time for which an offline device can still receive the request
-    #[arg(long, default_value = "7d", value_parser = seconds)]
+    #[arg(long, default_value = "7d", value_parser = parse_seconds)]
     expires: u32,
     /// Maximum number of devices that upload concurrently
     #[arg(long, default_value_t = 100, value_name = "N")]

@@ -3,9 +3,10 @@
 use anyhow::Result;
 use indicatif::BinaryBytes;
 use muster_api_types::uploads::{UploadState, UploadView};
+use muster_client::{Client, Received};
 
 use super::api::{UPLOADS, device_of};
-use crate::client::Client;
+use crate::commands::newest;
 use crate::output::{self, ago, facts, optional, table, text};
 
 /// Formats `12.0 MiB of 50.0 MiB`, or the total size when complete.
@@ -26,7 +27,7 @@ pub(super) async fn list(
     limit: Option<u16>,
     json: bool,
 ) -> Result<()> {
-    let items = client.newest::<UploadView>(UPLOADS, query, limit).await?;
+    let items: Vec<Received<UploadView>> = newest(client, UPLOADS, query, limit).await?;
     if json {
         return output::json(&items);
     }

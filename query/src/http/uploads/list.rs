@@ -6,7 +6,6 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use futures::StreamExt;
 use muster_api::auth::ReadDevices;
-use muster_api::blobs::key;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
@@ -14,6 +13,7 @@ use muster_api::{Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Sc
 use muster_api_types::devices::Status;
 use muster_api_types::uploads::{UploadState, UploadView};
 use muster_api_types::{Page, schema};
+use muster_blobs::key;
 use muster_schemas::wire::OutputStream;
 use muster_schemas::{DeviceId, OperationId, ProjectId};
 use serde::Deserialize;

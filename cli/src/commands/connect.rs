@@ -1,5 +1,6 @@
 //! `muster connect` and `muster forward`: TCP connections that a device opens for this machine.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context as Poller, Poll};
@@ -8,10 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bytes::BytesMut;
 use clap::Args;
+use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use muster_api_types::sessions::{SessionControl, SessionUpdate};
-use muster_client::RequestError;
-use muster_client::{Client, Socket, control, segment};
+use muster_client::{Client, RequestError, Socket, control, segment};
 use serde::de::IgnoredAny;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -232,81 +233,91 @@ fn is_eof(message: &str) -> bool {
 /// until its own end when absent.
 async fn transfer_until(
     socket: Socket,
-    mut read: impl AsyncRead + Unpin,
-    mut write: impl AsyncWrite + Unpin,
+    read: impl AsyncRead + Unpin,
+    write: impl AsyncWrite + Unpin,
     input_timeout: Option<Duration>,
 ) -> Result<()> {
-    let (mut sink, mut stream) = socket.split();
+    let (sink, stream) = socket.split();
     let far_end = Notify::new();
-    let up = async {
-        let mut ping = tokio::time::interval(KEEP_ALIVE_INTERVAL);
-        let mut buffer = BytesMut::new();
-        let mut open = true;
-        let mut silent_at = None;
-        loop {
-            buffer.reserve(MAX_MESSAGE_BYTES);
-            let eof = || control(&SessionControl::Eof {});
-            let message = tokio::select! {
-                count = read.read_buf(&mut buffer), if open => match count {
-                    Ok(0) | Err(_) => {
-                        open = false;
-                        eof()
-                    }
-                    Ok(_) => {
-                        if let (Some(at), Some(limit)) = (&mut silent_at, input_timeout) {
-                            *at = Instant::now() + limit;
-                        }
-                        Message::Binary(buffer.split().freeze())
-                    }
-                },
-                () = far_end.notified() => {
-                    silent_at = input_timeout.map(|limit| Instant::now() + limit);
-                    continue;
-                }
-                () = sleep_until(silent_at.unwrap_or_else(Instant::now)),
-                    if open && silent_at.is_some() =>
-                {
+    tokio::select! {
+        never = send_input(sink, read, &far_end, input_timeout) => match never {},
+        ended = receive_output(stream, write, &far_end) => ended,
+    }
+}
+
+/// Sends input until its end, then keep-alives.
+async fn send_input(
+    mut sink: SplitSink<Socket, Message>,
+    mut read: impl AsyncRead + Unpin,
+    far_end: &Notify,
+    input_timeout: Option<Duration>,
+) -> Infallible {
+    let mut ping = tokio::time::interval(KEEP_ALIVE_INTERVAL);
+    let mut buffer = BytesMut::new();
+    let mut open = true;
+    let mut silent_at = None;
+    loop {
+        buffer.reserve(MAX_MESSAGE_BYTES);
+        let eof = || control(&SessionControl::Eof {});
+        let message = tokio::select! {
+            count = read.read_buf(&mut buffer), if open => match count {
+                Ok(0) | Err(_) => {
                     open = false;
                     eof()
                 }
-                _ = ping.tick() => control(&SessionControl::Ping {}),
-            };
-            if sink.send(message).await.is_err() {
-                // Data that was sent before the end is still received.
-                std::future::pending::<()>().await;
-            }
-        }
-    };
-    let down = async {
-        // The server sends keep-alives.
-        while let Ok(message) = tokio::time::timeout(SERVER_TIMEOUT, stream.next()).await {
-            let Some(message) = message else { bail!("the connection was lost") };
-            match message {
-                Ok(Message::Binary(bytes)) => {
-                    write.write_all(&bytes).await?;
-                    write.flush().await?;
-                }
-                Ok(Message::Text(text)) if is_eof(&text) => {
-                    let _ = write.shutdown().await;
-                    far_end.notify_one();
-                }
-                Ok(Message::Close(frame)) => {
-                    let reason = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
-                    if NORMAL_CLOSE_REASONS.contains(&reason.as_str()) {
-                        return Ok(());
+                Ok(_) => {
+                    if let (Some(at), Some(limit)) = (&mut silent_at, input_timeout) {
+                        *at = Instant::now() + limit;
                     }
-                    bail!("the connection was lost: {reason}");
+                    Message::Binary(buffer.split().freeze())
                 }
-                Ok(_) => {}
-                Err(error) => return Err(error.into()),
+            },
+            () = far_end.notified() => {
+                silent_at = input_timeout.map(|limit| Instant::now() + limit);
+                continue;
             }
+            () = sleep_until(silent_at.unwrap_or_else(Instant::now)), if open && silent_at.is_some() => {
+                open = false;
+                eof()
+            }
+            _ = ping.tick() => control(&SessionControl::Ping {}),
+        };
+        if sink.send(message).await.is_err() {
+            // Data that was sent before the end is still received.
+            return std::future::pending().await;
         }
-        bail!("the connection was lost: the server does not respond")
-    };
-    tokio::select! {
-        () = up => Ok(()),
-        ended = down => ended,
     }
+}
+
+/// Writes the device's bytes until the connection is closed.
+async fn receive_output(
+    mut stream: SplitStream<Socket>,
+    mut write: impl AsyncWrite + Unpin,
+    far_end: &Notify,
+) -> Result<()> {
+    // The server sends keep-alives.
+    while let Ok(message) = tokio::time::timeout(SERVER_TIMEOUT, stream.next()).await {
+        let Some(message) = message else { bail!("the connection was lost") };
+        match message? {
+            Message::Binary(bytes) => {
+                write.write_all(&bytes).await?;
+                write.flush().await?;
+            }
+            Message::Text(text) if is_eof(&text) => {
+                let _ = write.shutdown().await;
+                far_end.notify_one();
+            }
+            Message::Close(frame) => {
+                let reason = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
+                if NORMAL_CLOSE_REASONS.contains(&reason.as_str()) {
+                    return Ok(());
+                }
+                bail!("the connection was lost: {reason}");
+            }
+            _ => {}
+        }
+    }
+    bail!("the connection was lost: the server does not respond")
 }
 
 #[cfg(test)]

@@ -90,8 +90,9 @@ impl HttpsListener {
         self.metrics = Some((metrics, api));
     }
 
-    pub(super) fn dependencies(&mut self, needs: Dependencies) {
-        self.dependencies = Some(needs);
+    /// Sets what `/readyz` checks; returns what it checked before.
+    pub(super) fn dependencies(&mut self, needs: Dependencies) -> Option<Dependencies> {
+        self.dependencies.replace(needs)
     }
 
     pub(super) fn has_services(&self) -> bool {
@@ -107,6 +108,36 @@ impl HttpsListener {
         connections: Connections,
         stop: CancellationToken,
     ) -> Result<impl Future<Output = Result<()>> + Send + 'static> {
+        let app = self.routes(proxies, connections.clone());
+        let tls = RustlsConfig::from_pem_file(&certificates.chain, &certificates.key)
+            .await
+            .context("the server's certificate is not usable")?;
+        let listener = std::net::TcpListener::bind(listen).with_context(|| {
+            format!("failed to listen on {listen}; choose another with --port or --listen")
+        })?;
+        listener.set_nonblocking(true)?;
+        let handle = Handle::new();
+        let stopping = handle.clone();
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            stopping.graceful_shutdown(Some(Duration::from_secs(2)));
+        });
+        let acceptor = RustlsAcceptor::new(tls).handshake_timeout(HANDSHAKE_TIMEOUT);
+        let acceptor = acceptor.acceptor(connections);
+        let mut server = axum_server::from_tcp(listener)?
+            .acceptor(acceptor)
+            .handle(handle)
+            .accept_error_handler(Connections::failed)
+            .first_request_timeout(INACTIVITY_TIMEOUT);
+        let http = server.http_builder();
+        http.http1().header_read_timeout(INACTIVITY_TIMEOUT);
+        http.http2().keep_alive_interval(INACTIVITY_TIMEOUT).max_concurrent_streams(100);
+        let server = server.serve(app.into_make_service_with_connect_info::<SocketAddr>());
+        Ok(async move { server.await.context("the API stopped") })
+    }
+
+    /// Returns the routes of all roles, behind the checks that every request passes.
+    fn routes(self, proxies: TrustedProxies, connections: Connections) -> Router {
         let mut routes = Router::new();
         for router in self.routers {
             routes = routes.merge(router.split_for_parts().0);
@@ -140,38 +171,13 @@ impl HttpsListener {
         if let Some(limits) = self.limits {
             routes = routes.layer(from_fn_with_state(limits, limits::limit));
         }
-        let app = routes
+        routes
             .layer(from_fn(paths::check))
             .layer(from_fn_with_state(Arc::new(proxies), proxies::set_client_address))
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .layer(from_fn(body::read_body))
             .layer(CatchPanicLayer::custom(panic_response))
-            .layer(from_fn_with_state(connections.clone(), connections::track_request));
-        let tls = RustlsConfig::from_pem_file(&certificates.chain, &certificates.key)
-            .await
-            .context("the server's certificate is not usable")?;
-        let listener = std::net::TcpListener::bind(listen).with_context(|| {
-            format!("failed to listen on {listen}; choose another with --port or --listen")
-        })?;
-        listener.set_nonblocking(true)?;
-        let handle = Handle::new();
-        let stopping = handle.clone();
-        tokio::spawn(async move {
-            stop.cancelled().await;
-            stopping.graceful_shutdown(Some(Duration::from_secs(2)));
-        });
-        let acceptor = RustlsAcceptor::new(tls).handshake_timeout(HANDSHAKE_TIMEOUT);
-        let acceptor = acceptor.acceptor(connections);
-        let mut server = axum_server::from_tcp(listener)?
-            .acceptor(acceptor)
-            .handle(handle)
-            .accept_error_handler(Connections::failed)
-            .first_request_timeout(INACTIVITY_TIMEOUT);
-        let http = server.http_builder();
-        http.http1().header_read_timeout(INACTIVITY_TIMEOUT);
-        http.http2().keep_alive_interval(INACTIVITY_TIMEOUT).max_concurrent_streams(100);
-        let server = server.serve(app.into_make_service_with_connect_info::<SocketAddr>());
-        Ok(async move { server.await.context("the API stopped") })
+            .layer(from_fn_with_state(connections, connections::track_request))
     }
 }
 

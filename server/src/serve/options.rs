@@ -191,6 +191,11 @@ impl ServeOptions {
         self.metric_store.as_ref().context("this role needs a metric store; give --influx-url")
     }
 
+    /// Returns the role whose key folder is used for what the process needs once.
+    pub(super) fn main_role(&self) -> &'static str {
+        if self.roles.has(Role::Query) { "query" } else { "ingest" }
+    }
+
     pub(crate) fn certificates(&self, keys: &KeyStore) -> Result<Certificates> {
         let now = std::time::SystemTime::now().into();
         // Only the listener that devices and clients connect to uses the pinned key.

@@ -217,8 +217,8 @@ async fn start_servers(
 }
 
 impl Up<'_> {
-    async fn run_roles(&self) -> Result<()> {
-        let mut options = ServeOptions {
+    fn options(&self) -> ServeOptions {
+        ServeOptions {
             roles: Roles(Role::All),
             postgres_url: self.servers.postgres_url(),
             nats_urls: vec![self.servers.nats_url()],
@@ -239,15 +239,23 @@ impl Up<'_> {
             metric_limits: self.metric_limits,
             proxies: TrustedProxies::default(),
             recording: self.recording,
-        };
-        let file = self.folder.path().join("admin-token");
-        let owner = open_as_owner(&options.postgres_url, self.keys).await?;
-        let token = admin_token(&owner, self.keys, &file, false).await?;
-        if database_users::create(&owner, &options.postgres_url, self.keys).await? {
-            let url = &options.postgres_url;
-            options.postgres_url = database_users::url_of(url, DatabaseRole::Server, self.keys)?;
         }
-        drop(owner);
+    }
+
+    /// Sets up the log; returns the admin token and, if the roles have a database user, its URL.
+    async fn set_up_log(&self, owner: &str) -> Result<(String, Option<String>)> {
+        let file = self.folder.path().join("admin-token");
+        let log = open_as_owner(owner, self.keys).await?;
+        let token = admin_token(&log, self.keys, &file, false).await?;
+        let has_users = database_users::create(&log, owner, self.keys).await?;
+        let url = || database_users::url_of(owner, DatabaseRole::Server, self.keys);
+        Ok((token, has_users.then(url).transpose()?))
+    }
+
+    async fn run_roles(&self) -> Result<()> {
+        let mut options = self.options();
+        let (token, url) = self.set_up_log(&options.postgres_url).await?;
+        options.postgres_url = url.unwrap_or(options.postgres_url);
 
         let starting = self.console.start("muster");
         let stop = CancellationToken::new();

@@ -16,32 +16,44 @@ use serde_json::Value;
 /// with a document in docs/decisions/.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("muster-schemas", &[]),
-    ("muster-backing", &["muster-metric-store"]),
+    ("muster-files", &[]),
+    ("muster-blobs", &["muster-schemas"]),
+    ("muster-client", &["muster-api-types", "muster-files", "muster-schemas"]),
+    ("muster-backing", &["muster-files", "muster-metric-store"]),
     ("muster-channel", &["muster-schemas"]),
     ("muster-eventlog", &["muster-schemas"]),
     ("muster-api-types", &["muster-schemas"]),
     ("muster-api", &["muster-api-types", "muster-eventlog", "muster-schemas"]),
-    ("muster-agent", &["muster-channel", "muster-schemas"]),
+    ("muster-agent", &["muster-channel", "muster-files", "muster-schemas"]),
     ("muster-simulate", &["muster-channel", "muster-schemas"]),
     ("muster-metric-store", &["muster-schemas"]),
     ("muster-ingest", &["muster-eventlog", "muster-metric-store", "muster-schemas"]),
     (
         "muster-command",
-        &["muster-api", "muster-api-types", "muster-channel", "muster-eventlog", "muster-schemas"],
+        &[
+            "muster-api",
+            "muster-api-types",
+            "muster-blobs",
+            "muster-channel",
+            "muster-eventlog",
+            "muster-files",
+            "muster-schemas",
+        ],
     ),
     (
         "muster-query",
         &[
             "muster-api",
             "muster-api-types",
+            "muster-blobs",
             "muster-eventlog",
             "muster-metric-store",
             "muster-schemas",
         ],
     ),
 ];
-/// These two assemble everything and may depend on all crates.
-const UNRESTRICTED: &[&str] = &["muster", "muster-tests"];
+/// These assemble everything and may depend on all crates.
+const UNRESTRICTED: &[&str] = &["muster-server", "muster", "muster-tests"];
 
 const MAX_FILE_LINES: usize = 500;
 

@@ -1,6 +1,7 @@
 //! Copies from the device.
 
 use std::fs::{File, OpenOptions, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -14,7 +15,7 @@ use super::blocks::{CountedBytes, Direction, FilePair};
 use super::job::CopyJob;
 use super::link::{CopyError, Session};
 use super::progress::{Copied, CopyResult};
-use super::tree::{Entry, FileMetadata, INCOMPLETE, Kind, is_part, list_remote};
+use super::tree::{Entry, FileMetadata, INCOMPLETE, Kind, Skipped, is_part, list_remote};
 
 /// Set-user-id, set-group-id and sticky bits.
 const SPECIAL_BITS: u32 = 0o7000;
@@ -48,71 +49,113 @@ pub(super) async fn fetch_all(
         Some(name) if is_folder => target.join(name),
         _ => target.to_owned(),
     };
-    let local_path = |entry: &Entry| match entry.path.as_str() {
-        "" => root.clone(),
-        path => root.join(path),
-    };
-    let has_kind = |kind| move |entry: &&Entry| entry.metadata.kind == kind && !is_part(entry);
-    let of = |kind| entries.iter().filter(has_kind(kind));
-    for left in entries.iter().filter(|entry| is_part(entry)) {
-        let path = left.below(from);
-        work.progress.print(format!("{path} is left over from an interrupted copy: skipped"));
-    }
     let is_new = is_tree && !is_folder && !root.exists();
-    for folder in of(Kind::Folder) {
-        create_folder(&local_path(folder), folder.path.is_empty())?;
-        if is_new && folder.path.is_empty() {
-            File::create_new(&marker)
-                .with_context(|| format!("failed to write {}", marker.display()))?;
+    let marker = (is_new || is_incomplete).then_some(marker);
+    Tree { work, from, entries, root, marker }.copy(skipped).await
+}
+
+/// A file, or a folder with all it contains, and its path on this machine.
+struct Tree<'a> {
+    work: &'a CopyJob,
+    from: &'a str,
+    entries: Vec<Entry>,
+    root: PathBuf,
+    /// Path of the marker file, for a folder that is incomplete while it is copied.
+    marker: Option<PathBuf>,
+}
+
+impl Tree<'_> {
+    async fn copy(self, skipped: Skipped) -> Result<Vec<CopyResult>> {
+        let work = self.work;
+        for left in self.entries.iter().filter(|entry| is_part(entry)) {
+            let path = left.below(self.from);
+            work.progress.print(format!("{path} is left over from an interrupted copy: skipped"));
+        }
+        self.create_folders()?;
+        let mut done = self.copy_files().await?;
+        // After all files, so that none of them is written through a link.
+        for entry in self.of(Kind::Link) {
+            done.push(self.copy_link(entry).await);
+        }
+        for entry in self.of(Kind::Other) {
+            let path = entry.below(self.from);
+            work.progress.print(format!("{path} is not a file, folder or link: skipped"));
+        }
+        done.extend(skipped.into_iter().map(Err));
+        if let Some(marker) = self.marker.as_ref().filter(|_| done.iter().all(Result::is_ok)) {
+            std::fs::remove_file(marker)
+                .with_context(|| format!("failed to remove {}", marker.display()))?;
+        }
+        // The innermost first, because a folder may become read-only.
+        let folders = self.entries.iter().rev();
+        for folder in folders.filter(|entry| entry.metadata.kind == Kind::Folder) {
+            let opened = File::open(self.local_path(folder))?;
+            finish(&opened, &folder.metadata, work.preserve_special)?;
+        }
+        Ok(done)
+    }
+
+    fn of(&self, kind: Kind) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.metadata.kind == kind && !is_part(entry))
+    }
+
+    fn local_path(&self, entry: &Entry) -> PathBuf {
+        match entry.path.as_str() {
+            "" => self.root.clone(),
+            path => self.root.join(path),
         }
     }
-    let files: Vec<&Entry> = of(Kind::File).collect();
-    work.progress.add_total(files.iter().map(|entry| entry.metadata.size).sum());
-    let mut done = work
-        .copy_each(files, async |entry: &Entry| {
-            let (path, to) = (entry.below(from), local_path(entry));
+
+    fn create_folders(&self) -> Result<()> {
+        for folder in self.of(Kind::Folder) {
+            let is_root = folder.path.is_empty();
+            create_folder(&self.local_path(folder), is_root)?;
+            if let Some(marker) = self.marker.as_ref().filter(|_| is_root) {
+                match File::create_new(marker) {
+                    // An interrupted copy has left it.
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    created => {
+                        created.with_context(|| format!("failed to write {}", marker.display()))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn copy_files(&self) -> Result<Vec<CopyResult>> {
+        let work = self.work;
+        let files: Vec<&Entry> = self.of(Kind::File).collect();
+        work.progress.add_total(files.iter().map(|entry| entry.metadata.size).sum());
+        let copied = work.copy_each(files, async |entry: &Entry| {
+            let (path, to) = (entry.below(self.from), self.local_path(entry));
             let copied = work.link.with_reconnect(&work.progress, async |session| {
                 file(work, session, &path, &entry.metadata, &to).await
             });
             copied.await.with_context(|| format!("{}:{path}", work.link.device))
-        })
-        .await?;
-    // After all files, so that none of them is written through a link.
-    for entry in of(Kind::Link) {
-        let path = entry.below(from);
-        let target = work.link.with_reconnect(&work.progress, async |session| {
+        });
+        copied.await
+    }
+
+    async fn copy_link(&self, entry: &Entry) -> CopyResult {
+        let path = entry.below(self.from);
+        let target = self.work.link.with_reconnect(&self.work.progress, async |session| {
             let read = session.sftp.readlink(&path);
             session.require("failed to read a link", read).await
         });
-        let made = match target.await {
-            Ok(target) => {
-                create_link(target.files.first().map(|file| &*file.filename), &local_path(entry))
-            }
-            Err(error) => Err(error),
-        };
-        done.push(made.with_context(|| format!("{}:{path}", work.link.device)));
+        let created = target.await.and_then(|target| {
+            let target = target.files.first().map(|file| &*file.filename);
+            create_link(target, &self.local_path(entry))
+        });
+        created.with_context(|| format!("{}:{path}", self.work.link.device))
     }
-    for entry in of(Kind::Other) {
-        work.progress
-            .print(format!("{} is not a file, folder or link: skipped", entry.below(from)));
-    }
-    done.extend(skipped.into_iter().map(Err));
-    if (is_new || is_incomplete) && done.iter().all(Result::is_ok) {
-        std::fs::remove_file(&marker)
-            .with_context(|| format!("failed to remove {}", marker.display()))?;
-    }
-    // The innermost first, because a folder may become read-only.
-    for folder in entries.iter().rev().filter(|entry| entry.metadata.kind == Kind::Folder) {
-        finish(&File::open(local_path(folder))?, &folder.metadata, work.preserve_special)?;
-    }
-    Ok(done)
 }
 
 /// Creates a folder if it does not exist. `is_root`: the path was given on the command line and may
 /// be a link; deeper links come from the device and are not followed.
 fn create_folder(path: &Path, is_root: bool) -> Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let there = if is_root { path.metadata() } else { path.symlink_metadata() };
             match there {
                 Ok(there) if there.is_dir() => Ok(()),

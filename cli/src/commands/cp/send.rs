@@ -1,7 +1,7 @@
 //! Copies to the device.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use muster_schemas::wire::FILE_PART_SUFFIX;
@@ -67,8 +67,8 @@ pub(super) async fn send_all(
             _ => real.clone(),
         };
         let marker = (goes_on || (is_tree && kind == Target::New)).then(|| marker_of(&root));
-        let copied = tree(work, source, (entries, skipped), &root, marker.as_deref()).await?;
-        done.extend(copied);
+        let tree = Tree { work, source, entries, root, marker };
+        done.extend(tree.copy(skipped).await?);
     }
     Ok(done)
 }
@@ -91,32 +91,72 @@ fn marker_of(folder: &str) -> String {
     format!("{}/{INCOMPLETE}", folder.trim_end_matches('/'))
 }
 
-async fn tree(
-    work: &CopyJob,
-    source: &Path,
-    (entries, skipped): (Vec<Entry>, Skipped),
-    root: &str,
-    marker: Option<&str>,
-) -> Result<Vec<CopyResult>> {
-    let link = &work.link;
-    let has_kind = |kind| move |entry: &&Entry| entry.metadata.kind == kind && !is_part(entry);
-    let of = |kind| entries.iter().filter(has_kind(kind));
-    for left in entries.iter().filter(|entry| is_part(entry)) {
-        let path = left.below(root);
-        work.progress.print(format!("{path} is left over from an interrupted copy: skipped"));
+/// A file, or a folder with all it contains, and its path on the device.
+struct Tree<'a> {
+    work: &'a CopyJob,
+    source: &'a Path,
+    entries: Vec<Entry>,
+    root: String,
+    /// Path of the marker file, for a folder that is incomplete while it is copied.
+    marker: Option<String>,
+}
+
+impl Tree<'_> {
+    async fn copy(self, skipped: Skipped) -> Result<Vec<CopyResult>> {
+        for left in self.entries.iter().filter(|entry| is_part(entry)) {
+            let path = left.below(&self.root);
+            let progress = &self.work.progress;
+            progress.print(format!("{path} is left over from an interrupted copy: skipped"));
+        }
+        self.create_folders().await?;
+        let mut done = self.copy_files().await?;
+        for entry in self.of(Kind::Link) {
+            done.push(self.copy_link(entry).await);
+        }
+        for entry in self.of(Kind::Other) {
+            let path = self.local_path(entry);
+            let progress = &self.work.progress;
+            progress.print(format!("{} is not a file, folder or link: skipped", path.display()));
+        }
+        done.extend(skipped.into_iter().map(Err));
+        if let Some(marker) = self.marker.as_ref().filter(|_| done.iter().all(Result::is_ok)) {
+            let removed = self.work.link.with_reconnect(&self.work.progress, async |session| {
+                session.find("failed to remove it", session.sftp.remove(marker)).await
+            });
+            removed.await.with_context(|| format!("{}:{marker}", self.work.link.device))?;
+        }
+        self.set_folder_modes().await?;
+        Ok(done)
     }
-    let local_path = |entry: &Entry| match entry.path.as_str() {
-        "" => source.to_owned(),
-        path => source.join(path),
-    };
-    let there = |entry: &Entry| format!("{}:{}", link.device, entry.below(root));
-    for folder in of(Kind::Folder) {
-        let path = folder.below(root);
-        let made = link
-            .with_reconnect(&work.progress, async |session| create_folder(session, &path).await);
-        made.await.with_context(|| there(folder))?;
-        if let Some(marker) = marker.filter(|_| folder.path.is_empty()) {
-            let marked = link.with_reconnect(&work.progress, async |session| {
+
+    fn of(&self, kind: Kind) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.metadata.kind == kind && !is_part(entry))
+    }
+
+    fn local_path(&self, entry: &Entry) -> PathBuf {
+        match entry.path.as_str() {
+            "" => self.source.to_owned(),
+            path => self.source.join(path),
+        }
+    }
+
+    /// Names the entry on the device, for errors.
+    fn remote_name(&self, entry: &Entry) -> String {
+        format!("{}:{}", self.work.link.device, entry.below(&self.root))
+    }
+
+    async fn create_folders(&self) -> Result<()> {
+        let link = &self.work.link;
+        for folder in self.of(Kind::Folder) {
+            let path = folder.below(&self.root);
+            let created = link.with_reconnect(&self.work.progress, async |session| {
+                create_folder(session, &path).await
+            });
+            created.await.with_context(|| self.remote_name(folder))?;
+            let Some(marker) = self.marker.as_ref().filter(|_| folder.path.is_empty()) else {
+                continue;
+            };
+            let marked = link.with_reconnect(&self.work.progress, async |session| {
                 let flags = OpenFlags::WRITE | OpenFlags::CREATE;
                 let open = session.sftp.open(marker, flags, FileAttributes::empty());
                 let handle = session.require("failed to open it", open).await?.handle;
@@ -124,52 +164,48 @@ async fn tree(
             });
             marked.await.with_context(|| format!("{}:{marker}", link.device))?;
         }
+        Ok(())
     }
-    let files: Vec<&Entry> = of(Kind::File).collect();
-    work.progress.add_total(files.iter().map(|entry| entry.metadata.size).sum());
-    let mut done = work
-        .copy_each(files, async |entry: &Entry| {
-            let (from, to) = (local_path(entry), entry.below(root));
-            let copied = link.with_reconnect(&work.progress, async |session| {
+
+    async fn copy_files(&self) -> Result<Vec<CopyResult>> {
+        let work = self.work;
+        let files: Vec<&Entry> = self.of(Kind::File).collect();
+        work.progress.add_total(files.iter().map(|entry| entry.metadata.size).sum());
+        let copied = work.copy_each(files, async |entry: &Entry| {
+            let (from, to) = (self.local_path(entry), entry.below(&self.root));
+            let copied = work.link.with_reconnect(&work.progress, async |session| {
                 file(work, session, &from, &to).await
             });
-            copied.await.with_context(|| there(entry))
-        })
-        .await?;
-    for entry in of(Kind::Link) {
-        let path = entry.below(root);
-        let made = match std::fs::read_link(local_path(entry)) {
-            Ok(target) => {
-                let target = target.to_string_lossy();
-                link.with_reconnect(&work.progress, async |session| {
-                    create_link(session, &target, &path).await
-                })
-                .await
-            }
-            Err(error) => Err(error.into()),
-        };
-        done.push(made.with_context(|| there(entry)));
-    }
-    for entry in of(Kind::Other) {
-        let path = local_path(entry);
-        work.progress.print(format!("{} is not a file, folder or link: skipped", path.display()));
-    }
-    done.extend(skipped.into_iter().map(Err));
-    if let Some(marker) = marker.filter(|_| done.iter().all(Result::is_ok)) {
-        let removed = link.with_reconnect(&work.progress, async |session| {
-            session.find("failed to remove it", session.sftp.remove(marker)).await
+            copied.await.with_context(|| self.remote_name(entry))
         });
-        removed.await.with_context(|| format!("{}:{marker}", link.device))?;
+        copied.await
     }
-    for folder in entries.iter().rev().filter(|entry| entry.metadata.kind == Kind::Folder) {
-        let (path, facts) = (folder.below(root), &folder.metadata);
-        let set = link.with_reconnect(&work.progress, async |session| {
-            let set = session.sftp.setstat(&path, facts.attributes());
-            session.require("failed to set its mode", set).await
+
+    async fn copy_link(&self, entry: &Entry) -> CopyResult {
+        let path = entry.below(&self.root);
+        let target = std::fs::read_link(self.local_path(entry));
+        let target = target.with_context(|| self.remote_name(entry))?;
+        let target = target.to_string_lossy();
+        let created = self.work.link.with_reconnect(&self.work.progress, async |session| {
+            create_link(session, &target, &path).await
         });
-        set.await.with_context(|| there(folder))?;
+        created.await.with_context(|| self.remote_name(entry))
     }
-    Ok(done)
+
+    /// Sets the modes after everything was copied: the innermost first, because a folder may become
+    /// read-only.
+    async fn set_folder_modes(&self) -> Result<()> {
+        let folders = self.entries.iter().rev();
+        for folder in folders.filter(|entry| entry.metadata.kind == Kind::Folder) {
+            let (path, metadata) = (folder.below(&self.root), &folder.metadata);
+            let set = self.work.link.with_reconnect(&self.work.progress, async |session| {
+                let set = session.sftp.setstat(&path, metadata.attributes());
+                session.require("failed to set its mode", set).await
+            });
+            set.await.with_context(|| self.remote_name(folder))?;
+        }
+        Ok(())
+    }
 }
 
 /// Creates a folder if it does not exist. Its mode is set after its content was copied.

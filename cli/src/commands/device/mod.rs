@@ -7,7 +7,7 @@ mod write;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use muster_api_types::devices::{
-    AcceptDevice, ChangeDevice, DeviceSummary, KeepOut, RegisterDevice, RotateKey, SetConfig,
+    AcceptDevice, DeviceSummary, KeepOut, RegisterDevice, RotateKey, SetConfig,
 };
 use muster_client::{Client, Received};
 
@@ -15,7 +15,6 @@ use super::confirm::Confirm;
 use super::target::Selected;
 use super::{changes, config_changes, values};
 use crate::connection::Connection;
-use crate::exit::UsageError;
 use crate::output::{self, ago, optional, pairs, percent, table, text};
 
 /// Path that accepts a device, and the verb that reports it.
@@ -187,20 +186,11 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
         DeviceCommand::Rename { device, name, selected } => {
             let mut rest = name.into_iter().collect();
             let target = selected.target(device, &mut rest)?;
-            let [name] = rest.as_slice() else {
-                return Err(UsageError("give one device and its new name".to_owned()).into());
-            };
-            write::rename(&client()?, &target, name, json).await
+            write::rename(&client()?, &target, &rest, json).await
         }
         DeviceCommand::Label { device, changes: mut arguments, selected } => {
             let target = selected.target(device, &mut arguments)?;
-            if arguments.is_empty() {
-                let message = "give at least one label: key=value sets, key- removes";
-                return Err(UsageError(message.to_owned()).into());
-            }
-            let body =
-                ChangeDevice { name: None, labels: changes(&arguments, |text| Ok(text.parse()?))? };
-            write::change(&client()?, &target, "", &body, json).await
+            write::label(&client()?, &target, &arguments, json).await
         }
         DeviceCommand::Config { device, changes: mut arguments, selected } => {
             let target = selected.target(device, &mut arguments)?;

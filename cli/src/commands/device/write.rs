@@ -12,9 +12,10 @@ use muster_client::{Client, Received, segment};
 use muster_schemas::DeviceId;
 use serde::Serialize;
 
+use crate::commands::changes;
 use crate::commands::confirm::{Action, Confirm};
 use crate::commands::target::{NamedDevice, Target};
-use crate::exit::{self, PartialFailure};
+use crate::exit::{self, PartialFailure, UsageError};
 use crate::output::{self, line, note, optional};
 
 const DEVICES: &str = "/api/v1/devices";
@@ -29,7 +30,16 @@ pub(super) async fn register(client: &Client, body: &RegisterDevice, json: bool)
     Ok(())
 }
 
-pub(super) async fn rename(client: &Client, target: &Target, name: &str, json: bool) -> Result<()> {
+/// Renames the device; `names` contains the new name.
+pub(super) async fn rename(
+    client: &Client,
+    target: &Target,
+    names: &[String],
+    json: bool,
+) -> Result<()> {
+    let [name] = names else {
+        return Err(UsageError("give one device and its new name".to_owned()).into());
+    };
     let device = target.only(client).await?;
     let body = ChangeDevice { name: Some(name.parse()?), ..ChangeDevice::default() };
     let done = client.patch::<WriteResult>(&device.path(), &body).await?;
@@ -55,6 +65,21 @@ pub(super) async fn change(
         report.add(&device, changed, |done| format!("changed (version {})", done.version));
     }
     report.finish(client).await
+}
+
+/// Changes labels: `key=value` sets, `key-` removes.
+pub(super) async fn label(
+    client: &Client,
+    target: &Target,
+    arguments: &[String],
+    json: bool,
+) -> Result<()> {
+    if arguments.is_empty() {
+        let message = "give at least one label: key=value sets, key- removes";
+        return Err(UsageError(message.to_owned()).into());
+    }
+    let labels = changes(arguments, |text| Ok(text.parse()?))?;
+    change(client, target, "", &ChangeDevice { name: None, labels }, json).await
 }
 
 /// Sends a POST request for each device; `ask` is the verb of the confirmation.

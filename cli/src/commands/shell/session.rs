@@ -11,8 +11,8 @@ use muster_client::{Client, Socket, control, segment};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::terminal::{Escape, EscapeCharacter, Escapes, Key, RawMode, size};
 use crate::commands::wait::Wait;
@@ -300,40 +300,16 @@ async fn run_connection(
         let outgoing = tokio::select! {
             message = stream.next() => {
                 received_at = tokio::time::Instant::now();
-                match message {
-                    Some(Ok(Message::Binary(bytes))) => {
-                        if screen.show(&bytes).is_err() {
-                            return ConnectionEnd::Detached;
-                        }
-                        continue;
-                    }
-                    Some(Ok(Message::Text(text))) => match handle_message(&text, target, print) {
-                        Some(left) => return left,
-                        None => continue,
-                    },
-                    Some(Ok(Message::Close(frame))) => {
-                        // A session lost by the server still exists on the device; an ended one
-                        // does not.
-                        return match frame {
-                            Some(frame) if frame.code == CloseCode::Normal => {
-                                ConnectionEnd::Closed(frame.reason.to_string())
-                            }
-                            _ => ConnectionEnd::Lost,
-                        };
-                    }
-                    Some(Ok(_)) => continue,
-                    Some(Err(_)) | None => return ConnectionEnd::Lost,
+                match receive(message, target, screen, print) {
+                    Some(end) => return end,
+                    None => continue,
                 }
             }
             key = typed.recv(), if !input_ended => match key {
                 Some(UserInput::Bytes(bytes)) => Message::Binary(bytes.into()),
                 Some(UserInput::Escape(Escape::Detach)) => return ConnectionEnd::Detached,
                 Some(UserInput::Escape(Escape::Help)) => {
-                    let c = target.escape;
-                    print(&format!(
-                        "{c}. detaches from the session, which continues; {c}{c} sends {c}; both \
-                         after Enter"
-                    ));
+                    print_help(target.escape, print);
                     continue;
                 }
                 Some(UserInput::End) | None => {
@@ -356,6 +332,33 @@ async fn run_connection(
         if sink.send(outgoing).await.is_err() {
             return ConnectionEnd::Lost;
         }
+    }
+}
+
+fn print_help(c: EscapeCharacter, print: &impl Fn(&str)) {
+    print(&format!(
+        "{c}. detaches from the session, which continues; {c}{c} sends {c}; both after Enter"
+    ));
+}
+
+/// Handles what the server sent; returns the end of the connection.
+fn receive(
+    message: Option<Result<Message, tungstenite::Error>>,
+    target: &mut SessionTarget,
+    screen: &mut Screen,
+    print: &impl Fn(&str),
+) -> Option<ConnectionEnd> {
+    match message {
+        Some(Ok(Message::Binary(bytes))) => {
+            screen.show(&bytes).is_err().then_some(ConnectionEnd::Detached)
+        }
+        Some(Ok(Message::Text(text))) => handle_message(&text, target, print),
+        // A session lost by the server still exists on the device; an ended one does not.
+        Some(Ok(Message::Close(Some(frame)))) if frame.code == CloseCode::Normal => {
+            Some(ConnectionEnd::Closed(frame.reason.to_string()))
+        }
+        Some(Ok(Message::Close(_)) | Err(_)) | None => Some(ConnectionEnd::Lost),
+        Some(Ok(_)) => None,
     }
 }
 

@@ -1,3 +1,5 @@
+//! Tests of the decider of operations.
+
 use muster_schemas::Timestamp;
 use muster_schemas::events::{
     AbortCause, Action, Exec, OperationAborted, OperationPaused, OperationRequested,

@@ -15,6 +15,7 @@ use crate::metric_store::InfluxArgs;
 
 /// Arguments of `muster bootstrap`.
 #[derive(Args, Debug)]
+#[group(skip)]
 pub struct BootstrapArgs {
     /// PostgreSQL: postgres://user@host:port/database; with a password, use the variable
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true)]

@@ -21,6 +21,14 @@ pub struct Allowed<P> {
     permission: PhantomData<P>,
 }
 
+/// A principal with the permission `P` and a server-wide token.
+#[derive(Clone, Debug)]
+pub struct ServerWide<P> {
+    /// The principal.
+    pub principal: Principal,
+    permission: PhantomData<P>,
+}
+
 /// A principal with the permission `P` in a project.
 #[derive(Clone, Debug)]
 pub struct Scope<P> {
@@ -42,6 +50,21 @@ where
         let principal = authenticate(parts, &ApiState::from_ref(state)).await?;
         check_permission(&principal, P::PERMISSION)?;
         Ok(Self { principal, permission: PhantomData })
+    }
+}
+
+impl<P: Needs, S> FromRequestParts<S> for ServerWide<P>
+where
+    S: Send + Sync,
+    ApiState: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Allowed { principal, permission } =
+            Allowed::<P>::from_request_parts(parts, state).await?;
+        principal.require_server_wide()?;
+        Ok(Self { principal, permission })
     }
 }
 

@@ -11,8 +11,10 @@ mod watch;
 use muster_schemas::events::Role;
 use muster_schemas::{ProjectId, TokenId};
 
+use crate::problem::{Kind, Problem};
+
 pub use authenticator::Authenticator;
-pub use extract::{Allowed, Scope};
+pub use extract::{Allowed, Scope, ServerWide};
 pub use token::{ApiTokenState, Refusal};
 pub use watch::end_with_token;
 
@@ -38,6 +40,19 @@ impl Principal {
     #[must_use]
     pub fn has_permission(&self, permission: Permission) -> bool {
         permission.roles().contains(&self.role)
+    }
+
+    /// Requires a server-wide token.
+    ///
+    /// # Errors
+    /// When the token is for one project.
+    pub fn require_server_wide(&self) -> Result<(), Problem> {
+        let Some(project) = &self.project else { return Ok(()) };
+        let detail = format!(
+            "the token is for project {project} only; this requires a server-wide token (muster \
+             api-token create --server-wide)"
+        );
+        Err(Problem::new(Kind::Forbidden, detail))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Routes of dead letters: retry them.
 
 use axum::extract::State;
-use muster_api::auth::{Administer, Allowed};
+use muster_api::auth::{Administer, ServerWide};
 use muster_api::params::NoParams;
 use muster_api::problem::WriteProblems;
 use muster_api::{PathParam, Problem, Query};
@@ -21,14 +21,10 @@ use super::state::CommandState;
 )]
 pub(super) async fn retry_dead_letter(
     State(state): State<CommandState>,
-    allowed: Allowed<Administer>,
+    _: ServerWide<Administer>,
     PathParam(id): PathParam<i64>,
     Query(NoParams {}): Query<NoParams>,
 ) -> Result<axum::Json<DeadLetterRetried>, Problem> {
-    if allowed.principal.project.is_some() {
-        let detail = "retrying a dead letter requires a server-wide token";
-        return Err(Problem::new(muster_api::problem::Kind::Forbidden, detail));
-    }
     state.service.dead_letters.retry(id).await?;
     Ok(axum::Json(DeadLetterRetried { id }))
 }

@@ -3,11 +3,11 @@
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use muster_api::auth::{Administer, Allowed, Principal};
+use muster_api::auth::{Administer, Allowed, ServerWide};
 use muster_api::etag::IfMatchParam;
 use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::NoParams;
-use muster_api::problem::{Kind, WriteProblems};
+use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
 use muster_api_types::projects::{ChangeProject, CreateProject, ProjectMade};
 use muster_api_types::{WriteResult, schema};
@@ -28,12 +28,11 @@ use super::write::{headers, request};
 )]
 pub(super) async fn create_project(
     State(state): State<CommandState>,
-    allowed: Allowed<Administer>,
+    allowed: ServerWide<Administer>,
     Query(NoParams {}): Query<NoParams>,
     key: IdempotencyKey,
     Json(body): Json<CreateProject>,
 ) -> Result<(StatusCode, HeaderMap, axum::Json<ProjectMade>), Problem> {
-    check(&allowed.principal, None)?;
     let title = match body.title {
         Some(title) => title,
         None => body.id.as_str().parse().map_err(|error| Problem::internal(&error))?,
@@ -65,23 +64,15 @@ pub(super) async fn change_project(
     Query(NoParams {}): Query<NoParams>,
     if_match: IfMatch,
     key: IdempotencyKey,
-    Json(body): Json<ChangeProject>,
+    body: Result<Json<ChangeProject>, Problem>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    check(&allowed.principal, Some(&project))?;
+    if allowed.principal.project.as_ref() != Some(&project) {
+        allowed.principal.require_server_wide()?;
+    }
+    let Json(body) = body?;
     let request = request(&allowed.principal, ProjectId::system(), &key, &if_match);
     let ChangeProject { title, archived, retention } = body;
     let changed = state.service.projects.change(&request, &project, title, archived, retention);
     let written = changed.await?;
     Ok((headers(written), axum::Json(written.into())))
-}
-
-/// Checks that the principal may change this project: a project's token reaches only that project.
-fn check(principal: &Principal, project: Option<&ProjectId>) -> Result<(), Problem> {
-    match &principal.project {
-        Some(own) if Some(own) != project => Err(Problem::new(
-            Kind::Forbidden,
-            format!("the token is for project {own} only; this requires a server-wide token"),
-        )),
-        _ => Ok(()),
-    }
 }

@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, StatusCode};
 use muster_api::auth::{Administer, Scope, WriteDevices};
 use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
-use muster_api::problem::{Kind, WriteProblems};
+use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
 use muster_api_types::tokens::{CreateEnrollmentToken, CreateToken, TokenCreated};
 use muster_api_types::{WriteResult, schema};
@@ -103,22 +103,16 @@ pub(super) async fn create_token(
     key: IdempotencyKey,
     Json(body): Json<CreateToken>,
 ) -> Result<(StatusCode, HeaderMap, axum::Json<TokenCreated>), Problem> {
-    let project = match (body.server_wide, &scope.principal.project) {
-        (true, Some(own)) => {
-            return Err(Problem::new(
-                Kind::Forbidden,
-                format!(
-                    "the token is for project {own}; only a server-wide admin can create a \
-                     server-wide token"
-                ),
-            ));
-        }
-        (true, None) => ProjectId::system(),
-        (false, _) if scope.project.is_system() => {
+    if body.server_wide {
+        scope.principal.require_server_wide()?;
+    }
+    let project = match body.server_wide {
+        true => ProjectId::system(),
+        false if scope.project.is_system() => {
             let rule = "must not be system: send server_wide: true for a token for all projects";
             return Err(Problem::field("project", rule, Some(scope.project.as_str().into())));
         }
-        (false, _) => scope.project,
+        false => scope.project,
     };
     let request = request(&scope.principal, project, &key, &IfMatch::Absent);
     let expires_at = body.expires_at;

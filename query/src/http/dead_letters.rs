@@ -5,7 +5,7 @@ use axum::extract::State;
 use data_encoding::BASE64;
 use muster_api::auth::ReadAll;
 use muster_api::params::{NoParams, ProjectParam};
-use muster_api::problem::{Kind, ReadProblems};
+use muster_api::problem::ReadProblems;
 use muster_api::{Cursor, Json, Limit, PathParam, Problem, Query, Scope};
 use muster_api_types::Page;
 use muster_api_types::dead_letters::DeadLetter;
@@ -64,9 +64,8 @@ pub(crate) async fn list_dead_letters(
     scope: Scope<ReadAll>,
     Query(query): Query<ListDeadLetters>,
 ) -> Result<Json<Page<DeadLetter>>, Problem> {
-    if query.everywhere && scope.principal.project.is_some() {
-        let detail = "everywhere=true requires a server-wide token; this token is for one project";
-        return Err(Problem::new(Kind::Forbidden, detail));
+    if query.everywhere {
+        scope.principal.require_server_wide()?;
     }
     let before = Cursor::decode::<i64>(query.cursor.as_deref())?.unwrap_or(i64::MAX);
     let limit = query.limit.get();

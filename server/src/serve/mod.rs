@@ -80,7 +80,7 @@ pub(crate) async fn run(
         process.start_ingest().await?;
     }
     if roles.has(Role::Command) {
-        process.start_command().await?;
+        Box::pin(process.start_command()).await?;
     }
     if roles.has(Role::Query) {
         process.start_query().await?;

@@ -237,7 +237,7 @@ impl Process {
 
     fn certificates(&self) -> Result<Certificates> {
         if let Some(keys) = &self.keys {
-            return Ok(self.options.certificates(keys)?);
+            return self.options.certificates(keys);
         }
         self.keys_of(self.options.main_role())?.certificates.context(
             "the role's folder contains no server.pem and server.key; `muster bootstrap` creates \

@@ -13,8 +13,7 @@ use axum::{Extension, Router};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
-use muster_api::auth::{Allowed, ReadDevices};
-use muster_api::problem::Kind;
+use muster_api::auth::{ReadDevices, ServerWide};
 use muster_api::{ApiState, Problem};
 use muster_eventlog::{EventLog, StoreError};
 use tokio_util::sync::CancellationToken;
@@ -82,15 +81,8 @@ impl ProcessMetrics {
 async fn get_metrics(
     State(api): State<ApiState>,
     Extension(metrics): Extension<ProcessMetrics>,
-    allowed: Allowed<ReadDevices>,
+    _: ServerWide<ReadDevices>,
 ) -> Result<Response, Problem> {
-    if let Some(project) = &allowed.principal.project {
-        let detail = format!(
-            "the token is for project {project}; metrics of the server need a server-wide token \
-             (muster api-token create --server-wide)"
-        );
-        return Err(Problem::new(Kind::Forbidden, detail));
-    }
     metrics.process.collect();
     counter!(REFUSED).absolute(api.log.refused_events());
     // Without PostgreSQL the other metrics are even more useful.

@@ -1,3 +1,5 @@
+//! Tests of the decider of devices.
+
 use std::collections::BTreeMap;
 
 use muster_schemas::events::{

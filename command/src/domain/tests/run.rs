@@ -1,3 +1,5 @@
+//! Tests of the decider of runs.
+
 use muster_schemas::Timestamp;
 use muster_schemas::events::{
     ClosedState, DownloadLinkMade, EraseCause, RunCancelRequested, RunClosed, RunDispatched,

@@ -1,3 +1,5 @@
+//! Tests of the deciders of tokens.
+
 use std::collections::BTreeMap;
 
 use muster_schemas::Timestamp;

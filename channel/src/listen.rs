@@ -50,15 +50,7 @@ pub(crate) async fn listen(
     mut window: Window,
 ) {
     let mut subscriber = Some(subscriber);
-    let mut received = ReceiveState {
-        opener,
-        acked_before: 0,
-        bytes: 0,
-        is_ack_due: false,
-        has_missing: false,
-        requested_at: None,
-        request_delay: RETRANSMIT_REQUEST_DELAY.0,
-    };
+    let mut received = ReceiveState::new(opener);
     let mut last = Instant::now();
     let mut interval = tokio::time::interval(ACK_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -89,26 +81,10 @@ pub(crate) async fn listen(
                 Ok(())
             }
             () = state.credit_due.notified() => {
-                let count = state.consumed.swap(0, Ordering::Relaxed);
-                let credit = window.credit(count, Instant::now().into_std());
-                state.credit_threshold.store(window.due(), Ordering::Relaxed);
-                if credit > 0 {
-                    let _ = state.send(&Frame::Credit(credit)).await;
-                }
+                send_credit(&state, &mut window).await;
                 Ok(())
             }
-            _ = interval.tick() => {
-                if last.elapsed() > SILENCE_TIMEOUT {
-                    Err(SILENT.to_owned())
-                } else {
-                    let quiet = lock(&state.last_sent).elapsed();
-                    let is_probe_due = state.has_unacked() && quiet >= PROBE_DELAY;
-                    if received.is_ack_due || is_probe_due || quiet >= KEEP_ALIVE_INTERVAL {
-                        received.acknowledge(&state).await;
-                    }
-                    Ok(())
-                }
-            }
+            _ = interval.tick() => received.check(&state, last.elapsed()).await,
         };
         if let Err(reason) = result {
             state.end(&reason);
@@ -124,6 +100,16 @@ pub(crate) async fn listen(
     }
     if let Some(mut subscriber) = subscriber {
         let _ = subscriber.unsubscribe().await;
+    }
+}
+
+/// Lets the other side send as much as was consumed.
+async fn send_credit(state: &ChannelState, window: &mut Window) {
+    let count = state.consumed.swap(0, Ordering::Relaxed);
+    let credit = window.credit(count, Instant::now().into_std());
+    state.credit_threshold.store(window.due(), Ordering::Relaxed);
+    if credit > 0 {
+        let _ = state.send(&Frame::Credit(credit)).await;
     }
 }
 
@@ -179,6 +165,31 @@ struct ReceiveState {
 }
 
 impl ReceiveState {
+    const fn new(opener: Opener) -> Self {
+        Self {
+            opener,
+            acked_before: 0,
+            bytes: 0,
+            is_ack_due: false,
+            has_missing: false,
+            requested_at: None,
+            request_delay: RETRANSMIT_REQUEST_DELAY.0,
+        }
+    }
+
+    /// Acknowledges, probes or keeps the connection alive if that is due; an error ends the channel.
+    async fn check(&mut self, state: &ChannelState, silence: Duration) -> Result<(), String> {
+        if silence > SILENCE_TIMEOUT {
+            return Err(SILENT.to_owned());
+        }
+        let quiet = lock(&state.last_sent).elapsed();
+        let is_probe_due = state.has_unacked() && quiet >= PROBE_DELAY;
+        if self.is_ack_due || is_probe_due || quiet >= KEEP_ALIVE_INTERVAL {
+            self.acknowledge(state).await;
+        }
+        Ok(())
+    }
+
     /// Acknowledges the received messages.
     async fn acknowledge(&mut self, state: &ChannelState) {
         (self.acked_before, self.bytes, self.is_ack_due) = (self.opener.next(), 0, false);

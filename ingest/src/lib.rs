@@ -18,6 +18,8 @@ use muster_metric_store::{InfluxClient, StoreError, StoreSettings};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use metrics::reader::ReaderOptions;
+
 /// The dependencies of the ingest role.
 #[derive(Debug)]
 pub struct IngestOptions {
@@ -51,8 +53,8 @@ pub async fn run(options: IngestOptions, stop: CancellationToken) -> Result<(), 
     let mut parts = JoinSet::new();
     parts.spawn(metrics::export_counters(sink.counters().clone(), stop.clone()));
     parts.spawn(events::run(log.clone(), nats.clone(), copies, stop.clone()));
-    let settings = (copies, limits);
-    parts.spawn(metrics::reader::run(log.clone(), nats, (sink, buckets), settings, stop.clone()));
+    let reader = ReaderOptions { log: log.clone(), sink, buckets, copies, limits };
+    parts.spawn(metrics::reader::run(reader, nats, stop.clone()));
     parts.spawn(presence::run(presence, stop.clone()));
     parts.spawn(prune(log, stop));
     while let Some(ended) = parts.join_next().await {

@@ -9,7 +9,7 @@ use muster_schemas::envelope::MAX_EVENT_BYTES;
 use muster_schemas::metrics::MAX_BATCH_BYTES;
 use muster_schemas::subjects;
 
-type StreamError = async_nats::error::Error<jetstream::context::CreateStreamErrorKind>;
+pub(crate) type StreamError = async_nats::error::Error<jetstream::context::CreateStreamErrorKind>;
 
 /// Creates both streams if missing, and updates them.
 ///

@@ -284,15 +284,7 @@ impl Device {
                 message = acks.next() => {
                     let Some(message) = message else { return Ok(Disconnect::Lost) };
                     let Ok(ack) = codec::decode::<Ack>(&message.payload) else { continue };
-                    let is_ours = ack.epoch == self.enrolled.response.epoch;
-                    let has_moved = is_ours && ack.seq > 0 && self.confirm(ack.seq, ack.hash);
-                    if (plan.is_probing && has_moved) || (is_ours && ack.resend) {
-                        self.send_pending(publisher).await?;
-                    }
-                    if has_moved {
-                        (plan.is_probing, plan.resend_delay) = (false, RESEND_DELAY.0);
-                        plan.resend = Instant::now() + RESEND_DELAY.0;
-                    }
+                    self.receive_ack(publisher, &ack, &mut plan).await?;
                 }
                 message = commands.next() => {
                     let Some(message) = message else { return Ok(Disconnect::Lost) };
@@ -311,17 +303,39 @@ impl Device {
                     *metrics_at = plan.metrics;
                     self.measure(publisher).await?;
                 }
-                () = sleep_until(plan.resend) => {
-                    plan.resend = Instant::now() + plan.resend_delay;
-                    plan.resend_delay = (plan.resend_delay * 2).min(RESEND_DELAY.1);
-                    if let Some(first) = self.outbox.pending().next() {
-                        add(&fleet.counters.resent, 1);
-                        self.send(publisher, first).await?;
-                        plan.is_probing = true;
-                    }
-                }
+                () = sleep_until(plan.resend) => self.resend(publisher, &mut plan).await?,
             }
         }
+    }
+
+    async fn receive_ack(
+        &mut self,
+        publisher: &Publisher,
+        ack: &Ack,
+        plan: &mut Schedule,
+    ) -> Result<(), String> {
+        let is_ours = ack.epoch == self.enrolled.response.epoch;
+        let has_moved = is_ours && ack.seq > 0 && self.confirm(ack.seq, ack.hash);
+        if (plan.is_probing && has_moved) || (is_ours && ack.resend) {
+            self.send_pending(publisher).await?;
+        }
+        if has_moved {
+            (plan.is_probing, plan.resend_delay) = (false, RESEND_DELAY.0);
+            plan.resend = Instant::now() + RESEND_DELAY.0;
+        }
+        Ok(())
+    }
+
+    /// Sends the first event without an ack again, less and less often.
+    async fn resend(&self, publisher: &Publisher, plan: &mut Schedule) -> Result<(), String> {
+        plan.resend = Instant::now() + plan.resend_delay;
+        plan.resend_delay = (plan.resend_delay * 2).min(RESEND_DELAY.1);
+        if let Some(first) = self.outbox.pending().next() {
+            add(&self.fleet.counters.resent, 1);
+            self.send(publisher, first).await?;
+            plan.is_probing = true;
+        }
+        Ok(())
     }
 
     /// Returns whether the log has more than before.

@@ -168,46 +168,7 @@ impl Fleet {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path();
         let keys = KeyStore::open(&path.join("keys")).expect("keys");
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let now = std::time::SystemTime::now().into();
-        let certificates = keys.certificates(Listener::Broker, &names, now).expect("certificates");
-        let identity = keys.broker_identity().expect("an identity");
-        let accounts = identity.accounts.into_iter();
-        let preload = accounts.map(|(account, jwt)| Preload { account, jwt }).collect();
-        let routes: Vec<u16> = (0..brokers).map(|_| free_port().expect("a port")).collect();
-        let identity = Identity {
-            operator: identity.operator_jwt,
-            system_account: identity.system_account,
-            preload,
-        };
-        let tls = Tls {
-            certificate: certificates.chain.clone(),
-            key: certificates.key.clone(),
-            client_ca: None,
-        };
-        let nodes = (0..brokers).map(|node| {
-            let options = NatsOptions {
-                listen: Ipv4Addr::LOCALHOST.into(),
-                tls: Some(tls.clone()),
-                identity: Some(identity.clone()),
-                ..node_options(path, node, &routes)
-            };
-            async { NatsServer::start(options).await.map_err(|error| error.to_string()) }
-        });
-        let (postgres, mut brokers, influx) = tokio::try_join!(
-            async {
-                let options =
-                    PostgresOptions { tuning, ..PostgresOptions::new(path.join("postgres")) };
-                Postgres::start(options).await.map_err(|error| error.to_string())
-            },
-            // The servers of a cluster wait for each other.
-            futures::future::try_join_all(nodes),
-            async {
-                let options = InfluxOptions::new(path.join("influx"));
-                InfluxDb::start(options).await.map_err(|error| error.to_string())
-            },
-        )
-        .expect("the servers");
+        let (postgres, mut brokers, influx) = start_servers(path, &keys, tuning, brokers).await;
 
         let output = Command::new(binary("muster"))
             .env("MUSTER_POSTGRES_URL", postgres.connection_url())
@@ -355,6 +316,50 @@ impl Fleet {
 
 fn to_owned_pairs(variables: &[(&str, &str)]) -> Vec<(String, String)> {
     variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+}
+
+/// Starts PostgreSQL, the brokers, and InfluxDB.
+async fn start_servers(
+    path: &Path,
+    keys: &KeyStore,
+    tuning: Tuning,
+    brokers: usize,
+) -> (Postgres, Vec<NatsServer>, InfluxDb) {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let now = std::time::SystemTime::now().into();
+    let certificates = keys.certificates(Listener::Broker, &names, now).expect("certificates");
+    let identity = keys.broker_identity().expect("an identity");
+    let accounts = identity.accounts.into_iter();
+    let preload = accounts.map(|(account, jwt)| Preload { account, jwt }).collect();
+    let routes: Vec<u16> = (0..brokers).map(|_| free_port().expect("a port")).collect();
+    let identity = Identity {
+        operator: identity.operator_jwt,
+        system_account: identity.system_account,
+        preload,
+    };
+    let tls = Tls { certificate: certificates.chain, key: certificates.key, client_ca: None };
+    let nodes = (0..brokers).map(|node| {
+        let options = NatsOptions {
+            listen: Ipv4Addr::LOCALHOST.into(),
+            tls: Some(tls.clone()),
+            identity: Some(identity.clone()),
+            ..node_options(path, node, &routes)
+        };
+        async { NatsServer::start(options).await.map_err(|error| error.to_string()) }
+    });
+    tokio::try_join!(
+        async {
+            let options = PostgresOptions { tuning, ..PostgresOptions::new(path.join("postgres")) };
+            Postgres::start(options).await.map_err(|error| error.to_string())
+        },
+        // The servers of a cluster wait for each other.
+        futures::future::try_join_all(nodes),
+        async {
+            let options = InfluxOptions::new(path.join("influx"));
+            InfluxDb::start(options).await.map_err(|error| error.to_string())
+        },
+    )
+    .expect("the servers")
 }
 
 /// Options of one broker of the cluster with these route ports; standalone when there is only one.

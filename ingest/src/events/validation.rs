@@ -174,56 +174,38 @@ pub(crate) fn validate(
         return refuse_all(messages, Cause::ClosedEpoch, detail);
     }
 
-    let before = (current.seq, current.tip);
-    let (mut seq, mut tip, mut resend) = (current.seq, current.tip, false);
-    let mut events = Vec::new();
-    let mut taken = Vec::new();
-    let mut keys = access.keys.clone();
-    let mut is_rotated = false;
+    let mut tail = Tail {
+        epoch: *epoch,
+        seq: current.seq,
+        tip: current.tip,
+        keys: access.keys.clone(),
+        is_rotated: false,
+    };
+    let (mut events, mut taken, mut resend) = (Vec::new(), Vec::new(), false);
     for entry in messages {
-        if entry.envelope.seq < seq || (entry.envelope.seq == seq && entry.hash == tip) {
+        let AttributedMessage { inbound, message, envelope, hash } = entry;
+        if envelope.seq < tail.seq || (envelope.seq == tail.seq && hash == tail.tip) {
             continue; // The log has it.
         }
-        if entry.envelope.seq > seq + 1 {
+        if envelope.seq > tail.seq + 1 {
             resend = true; // And with it, all that follows.
             break;
         }
-        let AttributedMessage { inbound: arrival, message, envelope, hash } = entry;
-        let mut refuse = |arrival, cause, detail: String| {
-            rejected.push(RejectedMessage { inbound: arrival, cause, detail });
-        };
-        let kid = message.kid();
-        let Some((_, public)) = keys.iter().find(|(fingerprint, _)| *fingerprint == kid) else {
-            let detail = format!(
-                "the device has no valid key {kid}; is an old copy of its data folder in use?"
-            );
-            refuse(arrival, Cause::UnknownKey, detail);
-            continue;
-        };
-        if let Err(error) = message.verify(Kind::Event, public) {
-            refuse(arrival, Cause::BadSignature, error.to_string());
-            continue;
+        match tail.accept(message, &envelope, &inbound.bytes, hash) {
+            Ok(event) => {
+                events.push(event);
+                taken.push(inbound);
+            }
+            Err((cause, detail)) => rejected.push(RejectedMessage { inbound, cause, detail }),
         }
-        if envelope.seq == seq || envelope.prev != tip {
-            let detail = format!("the log has event {tip} at seq {seq} of epoch {epoch}");
-            refuse(arrival, Cause::Fork, detail);
-            continue;
-        }
-        let (event, rotated) = to_new_event(&envelope, &arrival.bytes, &kid);
-        if let Some(new_key) = rotated {
-            keys = vec![(new_key.thumbprint(), new_key)];
-            is_rotated = true;
-        }
-        events.push(event);
-        taken.push(arrival);
-        (seq, tip) = (envelope.seq, hash);
     }
 
+    let Tail { seq, tip, is_rotated, .. } = tail;
     let append = (!events.is_empty()).then(|| {
         let mut append = Append::by_actor(format!("device:{device}"));
         append.streams.push(StreamAppend {
             stream: StreamName::DeviceReport(*device, *epoch),
-            expected: Expected::Tip { version: before.0, tip: before.1 },
+            expected: Expected::Tip { version: current.seq, tip: current.tip },
             events,
             tip: Some(tip),
         });
@@ -231,6 +213,50 @@ pub(crate) fn validate(
     });
     let ack = Ack { epoch: *epoch, seq, hash: tip, resend };
     Some(Chain { key, append, messages: taken, ack, is_rotated })
+}
+
+/// The end of a device's chain, and the keys that sign the next event.
+struct Tail {
+    epoch: u64,
+    seq: u64,
+    tip: Hash,
+    keys: Vec<(Hash, PublicKey)>,
+    is_rotated: bool,
+}
+
+impl Tail {
+    /// Appends the next event, or returns why it is refused.
+    fn accept(
+        &mut self,
+        message: Unverified,
+        envelope: &DeviceEnvelope,
+        sealed: &Bytes,
+        hash: Hash,
+    ) -> Result<NewEvent, (Cause, String)> {
+        let kid = message.kid();
+        let Some((_, public)) = self.keys.iter().find(|(fingerprint, _)| *fingerprint == kid)
+        else {
+            let detail = format!(
+                "the device has no valid key {kid}; is an old copy of its data folder in use?"
+            );
+            return Err((Cause::UnknownKey, detail));
+        };
+        if let Err(error) = message.verify(Kind::Event, public) {
+            return Err((Cause::BadSignature, error.to_string()));
+        }
+        if envelope.seq == self.seq || envelope.prev != self.tip {
+            let Self { epoch, seq, tip, .. } = self;
+            let detail = format!("the log has event {tip} at seq {seq} of epoch {epoch}");
+            return Err((Cause::Fork, detail));
+        }
+        let (event, rotated) = to_new_event(envelope, sealed, &kid);
+        if let Some(new_key) = rotated {
+            self.keys = vec![(new_key.thumbprint(), new_key)];
+            self.is_rotated = true;
+        }
+        (self.seq, self.tip) = (envelope.seq, hash);
+        Ok(event)
+    }
 }
 
 /// The event for the log; unreadable content is appended as such. A valid rotation also returns the

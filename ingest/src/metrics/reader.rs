@@ -11,11 +11,13 @@ use std::time::{Duration, Instant, SystemTime};
 use async_nats::jetstream::{self, consumer};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use muster_eventlog::{DeadLetterSource, EventLog, NewDeadLetter};
+use muster_eventlog::{DeadLetterSource, EventLog, NewDeadLetter, StoreError};
 use muster_metric_store::{Origin, encode};
+use muster_schemas::errors::error_chain;
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::names::DeviceName;
 use muster_schemas::{Timestamp, subjects};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Outcome;
@@ -25,7 +27,8 @@ use super::limits::{DeviceGuard, DeviceLimits};
 use super::names::{NameCache, NameLookup, ProjectDevice};
 use super::pruning;
 use super::series::SeriesGuard;
-use super::sink::{Completion, MetricSink};
+use super::sink::{Completion, MetricSink, SinkClosed};
+use crate::streams::StreamError;
 use crate::{counters, streams};
 
 /// Maximum number of messages that are read and not acknowledged, of all readers together.
@@ -45,95 +48,101 @@ const MAX_DEAD_LETTERS_PER_STATEMENT: usize = 128;
 const MAX_DEAD_LETTER_BYTES: usize = 16 << 20;
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
+/// What the readers of a process share.
+#[derive(Debug)]
+pub struct ReaderOptions {
+    /// The log, for dead letters and the names of devices.
+    pub log: EventLog,
+    /// Destination of the lines.
+    pub sink: MetricSink,
+    /// Buckets of the projects.
+    pub buckets: MetricBuckets,
+    /// Number of replicas of the stream.
+    pub copies: streams::Copies,
+    /// Limits for each device.
+    pub limits: DeviceLimits,
+}
+
 /// Reads metric batches until `stop`, and deletes consumed ones from the stream.
-pub async fn run(
-    log: EventLog,
-    nats: async_nats::Client,
-    (sink, buckets): (MetricSink, MetricBuckets),
-    (copies, limits): (streams::Copies, DeviceLimits),
-    stop: CancellationToken,
-) {
-    let reading = read(log, nats.clone(), (sink, buckets, copies, limits), &stop);
-    tokio::join!(reading, pruning::run(nats, stop.clone()));
+pub async fn run(options: ReaderOptions, nats: async_nats::Client, stop: CancellationToken) {
+    tokio::join!(read(options, nats.clone(), &stop), pruning::run(nats, stop.clone()));
 }
 
 /// Runs a reader, and restarts it after a failure.
-async fn read(
-    log: EventLog,
-    nats: async_nats::Client,
-    (sink, buckets, copies, limits): (MetricSink, MetricBuckets, streams::Copies, DeviceLimits),
-    stop: &CancellationToken,
-) {
+async fn read(options: ReaderOptions, nats: async_nats::Client, stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => return,
-        () = buckets.wait_until_loaded() => {}
+        () = options.buckets.wait_until_loaded() => {}
     }
     let mut reported = String::new();
-    let names = NameCache::start(log.clone());
-    let series = Mutex::new(SeriesGuard::new(MAX_DEVICE_SERIES));
-    let guard = Mutex::new(DeviceGuard::new(limits));
+    let reader = Reader {
+        names: NameCache::start(options.log.clone()),
+        series: Mutex::new(SeriesGuard::new(MAX_DEVICE_SERIES)),
+        guard: Mutex::new(DeviceGuard::new(options.limits)),
+        options,
+    };
     while !stop.is_cancelled() {
-        let reader = Reader {
-            log: &log,
-            sink: &sink,
-            buckets: &buckets,
-            names: &names,
-            series: &series,
-            guard: &guard,
-            copies,
-        };
         let ended = tokio::select! {
             () = stop.cancelled() => return,
             ended = reader.run(&nats) => ended,
         };
-        if let Err(problem) = ended
-            && problem != reported
-        {
-            tracing::warn!(error = %problem, "failed to read metrics; trying again");
-            reported = problem;
+        if let Err(error) = ended {
+            let error = error_chain(&error);
+            if error != reported {
+                tracing::warn!(error, "failed to read metrics; trying again");
+                reported = error;
+            }
         }
         tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
-struct Reader<'a> {
-    log: &'a EventLog,
-    sink: &'a MetricSink,
-    buckets: &'a MetricBuckets,
-    names: &'a NameCache,
-    series: &'a Mutex<SeriesGuard>,
-    guard: &'a Mutex<DeviceGuard>,
-    copies: streams::Copies,
+/// Why a reader ended.
+#[derive(Debug, thiserror::Error)]
+enum ReaderError {
+    #[error("the stream of metrics is unavailable")]
+    Stream(#[from] StreamError),
+    #[error("the broker failed")]
+    Broker(#[source] async_nats::Error),
+    #[error("the subscription ended")]
+    SubscriptionEnded,
+    #[error("device names are unavailable")]
+    NamesUnavailable,
+    #[error("failed to store dead letters")]
+    DeadLetters(#[from] StoreError),
+    #[error(transparent)]
+    Sink(#[from] SinkClosed),
 }
 
-impl Reader<'_> {
-    async fn run(&self, nats: &async_nats::Client) -> Result<(), String> {
-        let jetstream = jetstream::new(nats.clone());
-        let (stream, _) = streams::ensure_metrics(&jetstream, self.copies)
-            .await
-            .map_err(|error| error.to_string())?;
-        let consumer = stream
-            .get_or_create_consumer(
-                streams::METRICS_CONSUMER,
-                consumer::pull::Config {
-                    durable_name: Some(streams::METRICS_CONSUMER.to_owned()),
-                    ack_policy: consumer::AckPolicy::Explicit,
-                    ack_wait: Duration::from_secs(60),
-                    max_ack_pending: MAX_PENDING,
-                    ..Default::default()
-                },
-            )
-            .await
-            .map_err(|error| error.to_string())?;
-        let mut messages = consumer
-            .stream()
-            .max_messages_per_batch(MAX_HELD_MESSAGES)
-            .max_bytes_per_batch(MAX_PREFETCH_BYTES)
-            .expires(Duration::from_secs(20))
-            .heartbeat(Duration::from_secs(5))
-            .messages()
-            .await
-            .map_err(|error| error.to_string())?;
+impl ReaderError {
+    fn broker(error: impl Into<async_nats::Error>) -> Self {
+        Self::Broker(error.into())
+    }
+}
+
+struct Reader {
+    options: ReaderOptions,
+    names: NameCache,
+    series: Mutex<SeriesGuard>,
+    guard: Mutex<DeviceGuard>,
+}
+
+/// A message of a device, and the device's name; `None` for a device that does not exist.
+type Named = (Arc<jetstream::Message>, ProjectDevice, Option<DeviceName>);
+
+/// How a received message continues.
+enum Received {
+    Named(Named),
+    /// Its device's name is being read.
+    Unnamed(Arc<jetstream::Message>, ProjectDevice, oneshot::Receiver<Option<DeviceName>>),
+    DeadLetter(PendingDeadLetter),
+    /// It exceeded a limit, and was acknowledged.
+    Dropped,
+}
+
+impl Reader {
+    async fn run(&self, nats: &async_nats::Client) -> Result<(), ReaderError> {
+        let mut messages = self.subscribe(nats).await?;
         let mut naming = FuturesUnordered::new();
         let mut writing = FuturesUnordered::new();
         let mut dead_letters = DeadLetterQueue::default();
@@ -141,12 +150,12 @@ impl Reader<'_> {
         let mut keeping = FuturesUnordered::new();
         loop {
             if keeping.is_empty() && !dead_letters.pending.is_empty() {
-                keeping.push(store_dead_letters(self.log, dead_letters.take()));
+                keeping.push(store_dead_letters(&self.options.log, dead_letters.take()));
             }
             let has_capacity = writing.len() + dead_letters.pending.len() < MAX_HELD_MESSAGES
                 && naming.len() < MAX_UNNAMED_MESSAGES
                 && dead_letters.bytes < MAX_DEAD_LETTER_BYTES;
-            let (message, who, name) = tokio::select! {
+            let received = tokio::select! {
                 Some(kept) = keeping.next() => {
                     let () = kept?;
                     continue;
@@ -158,37 +167,25 @@ impl Reader<'_> {
                     continue;
                 }
                 Some(named) = naming.next() => {
-                    let (message, who, name): (Arc<jetstream::Message>, ProjectDevice, Result<_, _>) = named;
-                    (message, who, name.map_err(|_| "device names are unavailable".to_owned())?)
+                    let (message, who, name): (_, _, Result<_, _>) = named;
+                    Received::Named((message, who, name.map_err(|_| ReaderError::NamesUnavailable)?))
                 }
                 next = messages.next(), if has_capacity => {
-                    let Some(message) = next else { return Err("the subscription ended".to_owned()) };
-                    let message = Arc::new(message.map_err(|error| error.to_string())?);
-                    let Some((project, device, _)) = subjects::parse_stored(&message.subject) else {
-                        let detail = "not the subject of a device".to_owned();
-                        dead_letters.push(PendingDeadLetter {
-                            message,
-                            cause: "foreign_subject",
-                            detail,
-                        });
-                        continue;
-                    };
-                    let who = (project, device);
-                    let admitted = self.guard().admit(&who, received_at(&message));
-                    if let Err(excess) = admitted {
-                        counters::metric_messages_dropped(excess.as_str());
-                        self.report(&who, excess);
-                        acknowledge(&message).await?;
-                        continue;
-                    }
-                    match self.names.lookup(&who) {
-                        NameLookup::Cached(name) => (message, who, name),
-                        NameLookup::Pending(name) => {
-                            naming.push(async move { (message, who, name.await) });
-                            continue;
-                        }
-                    }
+                    let message = next.ok_or(ReaderError::SubscriptionEnded)?;
+                    self.receive(message.map_err(ReaderError::broker)?).await?
                 }
+            };
+            let (message, who, name) = match received {
+                Received::Named(named) => named,
+                Received::Unnamed(message, who, name) => {
+                    naming.push(async move { (message, who, name.await) });
+                    continue;
+                }
+                Received::DeadLetter(dead_letter) => {
+                    dead_letters.push(dead_letter);
+                    continue;
+                }
+                Received::Dropped => continue,
             };
             match self.submit(&message, &who, name).await? {
                 Submission::Submitted(completion) => {
@@ -200,6 +197,54 @@ impl Reader<'_> {
                 Submission::Empty => acknowledge(&message).await?,
             }
         }
+    }
+
+    async fn subscribe(
+        &self,
+        nats: &async_nats::Client,
+    ) -> Result<consumer::pull::Stream, ReaderError> {
+        let jetstream = jetstream::new(nats.clone());
+        let (stream, _) = streams::ensure_metrics(&jetstream, self.options.copies).await?;
+        let config = consumer::pull::Config {
+            durable_name: Some(streams::METRICS_CONSUMER.to_owned()),
+            ack_policy: consumer::AckPolicy::Explicit,
+            ack_wait: Duration::from_secs(60),
+            max_ack_pending: MAX_PENDING,
+            ..Default::default()
+        };
+        let consumer = stream.get_or_create_consumer(streams::METRICS_CONSUMER, config).await;
+        consumer
+            .map_err(ReaderError::broker)?
+            .stream()
+            .max_messages_per_batch(MAX_HELD_MESSAGES)
+            .max_bytes_per_batch(MAX_PREFETCH_BYTES)
+            .expires(Duration::from_secs(20))
+            .heartbeat(Duration::from_secs(5))
+            .messages()
+            .await
+            .map_err(ReaderError::broker)
+    }
+
+    /// Finds the device of a message, and applies the limits on its messages.
+    async fn receive(&self, message: jetstream::Message) -> Result<Received, ReaderError> {
+        let message = Arc::new(message);
+        let Some((project, device, _)) = subjects::parse_stored(&message.subject) else {
+            let detail = "not the subject of a device".to_owned();
+            let cause = "foreign_subject";
+            return Ok(Received::DeadLetter(PendingDeadLetter { message, cause, detail }));
+        };
+        let who = (project, device);
+        let admitted = self.guard().admit(&who, received_at(&message));
+        if let Err(excess) = admitted {
+            counters::metric_messages_dropped(excess.as_str());
+            self.report(&who, excess);
+            acknowledge(&message).await?;
+            return Ok(Received::Dropped);
+        }
+        Ok(match self.names.lookup(&who) {
+            NameLookup::Cached(name) => Received::Named((message, who, name)),
+            NameLookup::Pending(name) => Received::Unnamed(message, who, name),
+        })
     }
 
     fn guard(&self) -> MutexGuard<'_, DeviceGuard> {
@@ -231,7 +276,7 @@ impl Reader<'_> {
         message: &jetstream::Message,
         who: &ProjectDevice,
         name: Option<DeviceName>,
-    ) -> Result<Submission, String> {
+    ) -> Result<Submission, ReaderError> {
         let (project, device) = (&who.0, who.1);
         let Some(name) = name else {
             let detail = format!("device {device} is unknown or was deleted");
@@ -250,7 +295,7 @@ impl Reader<'_> {
                 format!("every point has {reason}"),
             ));
         }
-        let bucket = self.buckets.get(project).await;
+        let bucket = self.options.buckets.get(project).await;
         let now = SystemTime::now().into();
         let dropped = self.guard().enforce(who, &mut batch, bucket.retention(), now);
         for (excess, points) in dropped {
@@ -266,9 +311,7 @@ impl Reader<'_> {
             return Ok(Submission::Empty);
         }
         self.guard().charge(who, received_at(message), lines.bytes());
-        let completion =
-            self.sink.submit_to(bucket, lines).await.map_err(|error| error.to_string())?;
-        Ok(Submission::Submitted(completion))
+        Ok(Submission::Submitted(self.options.sink.submit_to(bucket, lines).await?))
     }
 }
 
@@ -320,7 +363,7 @@ enum Submission {
 async fn finish(
     message: Arc<jetstream::Message>,
     outcome: Outcome,
-) -> Result<Option<PendingDeadLetter>, String> {
+) -> Result<Option<PendingDeadLetter>, ReaderError> {
     match outcome {
         Outcome::Written => acknowledge(&message).await.map(|()| None),
         Outcome::Rejected(lines) => {
@@ -336,15 +379,15 @@ async fn finish(
     }
 }
 
-async fn acknowledge(message: &jetstream::Message) -> Result<(), String> {
-    message.ack().await.map_err(|error| error.to_string())
+async fn acknowledge(message: &jetstream::Message) -> Result<(), ReaderError> {
+    message.ack().await.map_err(ReaderError::Broker)
 }
 
 /// Stores messages as dead letters, then acknowledges them.
 async fn store_dead_letters(
     log: &EventLog,
     dead_letters: Vec<PendingDeadLetter>,
-) -> Result<(), String> {
+) -> Result<(), ReaderError> {
     let rows: Vec<NewDeadLetter> = dead_letters
         .iter()
         .map(|PendingDeadLetter { message, cause, detail }| NewDeadLetter {
@@ -357,7 +400,7 @@ async fn store_dead_letters(
             bytes: message.payload.to_vec(),
         })
         .collect();
-    log.store_dead_letters(&rows).await.map_err(|error| error.to_string())?;
+    log.store_dead_letters(&rows).await?;
     for PendingDeadLetter { message, cause, .. } in &dead_letters {
         counters::dead_letter(DeadLetterSource::Metrics, cause);
         acknowledge(message).await?;

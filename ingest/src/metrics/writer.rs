@@ -206,24 +206,12 @@ impl Writer {
                 continue;
             }
             add(&self.counters.splits, 1);
-            let blamed = if halve {
+            let bad = if halve {
                 BadLines::Unknown
             } else {
                 find_bad_lines_in(detail, &text, &lines).await
             };
-            let (left, right) = match blamed {
-                BadLines::Quoted(bad) => {
-                    bad.iter().for_each(|(index, reason)| reject(&lines[*index], reason));
-                    let (good, _) = part(lines, |index| {
-                        bad.binary_search_by_key(&index, |(bad, _)| *bad).is_err()
-                    });
-                    (good, Vec::new())
-                }
-                BadLines::Suspects(suspects) if suspects.len() < lines.len() => {
-                    part(lines, |index| suspects.binary_search(&index).is_err())
-                }
-                BadLines::Suspects(_) | BadLines::Unknown => in_halves(lines),
-            };
+            let (left, right) = split(lines, bad, reject);
             for part in [right, left] {
                 if !part.is_empty() {
                     open.push((part, None));
@@ -244,6 +232,25 @@ async fn find_bad_lines_in(message: String, text: &Arc<str>, lines: &[Line]) -> 
     });
     // The task cannot be canceled, and a panic in it is a bug: in that case the lines are halved.
     work.await.unwrap_or(BadLines::Unknown)
+}
+
+/// Rejects the lines that the store quoted as bad; splits the others, if it did not.
+fn split(
+    lines: Vec<Line>,
+    bad: BadLines,
+    mut reject: impl FnMut(&Line, &str),
+) -> (Vec<Line>, Vec<Line>) {
+    match bad {
+        BadLines::Quoted(bad) => {
+            bad.iter().for_each(|(index, reason)| reject(&lines[*index], reason));
+            let is_good = |index| bad.binary_search_by_key(&index, |(bad, _)| *bad).is_err();
+            (part(lines, is_good).0, Vec::new())
+        }
+        BadLines::Suspects(suspects) if suspects.len() < lines.len() => {
+            part(lines, |index| suspects.binary_search(&index).is_err())
+        }
+        BadLines::Suspects(_) | BadLines::Unknown => in_halves(lines),
+    }
 }
 
 /// Splits lines by a predicate on their index: those that fulfill it, and the others.
@@ -301,10 +308,8 @@ impl Writer {
                 WriteResponse::Refused(reason)
                     if *bucket != MetricBucket::Shared && is_past_retention(&reason) =>
                 {
-                    points_dropped(
-                        DropReason::PastRetention.as_str(),
-                        dropped_points(&reason).unwrap_or(0),
-                    );
+                    let points = dropped_points(&reason).unwrap_or(0);
+                    points_dropped(DropReason::PastRetention.as_str(), points);
                     self.recovered();
                     return Verdict::Written;
                 }
@@ -327,14 +332,7 @@ impl Writer {
                     (None, reason)
                 }
                 WriteResponse::DatabaseMissing(reason) => match self.create_bucket(bucket).await {
-                    Ok(()) if !std::mem::replace(&mut is_made, true) => {
-                        tracing::info!(
-                            store = self.client.address(),
-                            bucket = ?bucket,
-                            "created a missing bucket"
-                        );
-                        continue;
-                    }
+                    Ok(()) if !std::mem::replace(&mut is_made, true) => continue,
                     Ok(()) => (None, reason),
                     Err(error) => {
                         (None, format!("{reason}; creating it failed: {}", error.reason()))
@@ -361,11 +359,13 @@ impl Writer {
     /// Creates a missing bucket.
     async fn create_bucket(&self, bucket: &MetricBucket) -> Result<(), StoreError> {
         match bucket {
-            MetricBucket::Shared => self.client.create_database().await,
+            MetricBucket::Shared => self.client.create_database().await?,
             MetricBucket::Own { policy, retention } => {
-                self.client.apply_retention(policy, *retention).await
+                self.client.apply_retention(policy, *retention).await?;
             }
         }
+        tracing::info!(store = self.client.address(), ?bucket, "created a missing bucket");
+        Ok(())
     }
 
     fn warn_unusable(&self, message: &str) {

@@ -1,5 +1,6 @@
 //! The presence tracker: one process at a time turns the broker's connections into presence events.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, Message};
@@ -138,16 +139,7 @@ async fn track(options: &PresenceOptions, holder: Uuid) -> Result<(), TrackerErr
                 // The next sweep, unless something else causes an earlier one.
                 sweep_at = tokio::time::Instant::now() + options.sweep_interval;
                 table.start_sweep();
-                let (options, server_ids, lists) = (options.clone(), servers.ids(), lists.clone());
-                tokio::spawn(async move {
-                    let query = sweep::query_servers(
-                        &options.system,
-                        &options.account,
-                        options.page_size,
-                        &server_ids,
-                    );
-                    let _ = lists.send(query.await).await;
-                });
+                start_sweep(options.clone(), servers.ids(), lists.clone());
             }
             Some(responses) = swept.recv() => {
                 is_sweeping = false;
@@ -182,6 +174,19 @@ async fn track(options: &PresenceOptions, holder: Uuid) -> Result<(), TrackerErr
         }
         counters::online(table.online());
     }
+}
+
+/// Queries the broker's list of connections in the background.
+fn start_sweep(
+    options: PresenceOptions,
+    server_ids: HashSet<String>,
+    lists: mpsc::Sender<Option<Responses>>,
+) {
+    tokio::spawn(async move {
+        let PresenceOptions { system, account, page_size, .. } = options;
+        let query = sweep::query_servers(&system, &account, page_size, &server_ids);
+        let _ = lists.send(query.await).await;
+    });
 }
 
 fn apply_message(table: &mut Table, changes: &mut Vec<Change>, message: &Message) {

@@ -8,7 +8,8 @@ use async_nats::jetstream::{self, stream};
 use muster_backing::influx::{InfluxDb, InfluxOptions};
 use muster_channel::{PublishError, Publisher};
 use muster_eventlog::{Append, Expected, NewEvent};
-use muster_ingest::metrics::{DeviceLimits, MetricBuckets, MetricSink, SinkSettings, reader};
+use muster_ingest::metrics::reader::{self, ReaderOptions};
+use muster_ingest::metrics::{DeviceLimits, MetricBuckets, MetricSink, SinkSettings};
 use muster_ingest::streams;
 use muster_metric_store::InfluxClient;
 use muster_schemas::events::DeviceRegistered;
@@ -93,13 +94,14 @@ async fn a_full_stream_rejects_messages_and_loses_no_accepted_one() {
     };
     let stop = CancellationToken::new();
     let _guard = stop.clone().drop_guard();
-    tokio::spawn(reader::run(
-        backing.log.clone(),
-        nats.clone(),
-        (sink, MetricBuckets::shared()),
-        (muster_ingest::streams::Copies(1), limits),
-        stop,
-    ));
+    let options = ReaderOptions {
+        log: backing.log.clone(),
+        sink,
+        buckets: MetricBuckets::shared(),
+        copies: muster_ingest::streams::Copies(1),
+        limits,
+    };
+    tokio::spawn(reader::run(options, nats.clone(), stop));
 
     // Like the agent: a batch is deleted when the broker has confirmed it.
     let mut publishers = Vec::new();

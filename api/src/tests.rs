@@ -146,7 +146,7 @@ async fn only_the_right_token_is_accepted() {
 
     // The use of the admin's token is noted for command to record it.
     let uses = async || {
-        let noted = log.token_uses().await.unwrap();
+        let noted = crate::auth::token_uses::token_uses(&log).await.unwrap();
         noted.iter().filter(|noted| noted.token == admin.id).count()
     };
     for _ in 0..200 {

@@ -73,7 +73,26 @@ impl Dialer {
     }
 }
 
+/// A connection of a pool.
+pub type Connection = deadpool_postgres::Client;
+
 impl Stores {
+    /// Returns a connection of the log's pool, for the tables of other crates.
+    ///
+    /// # Errors
+    /// When PostgreSQL is unreachable.
+    pub async fn connection(&self) -> Result<Connection, StoreError> {
+        Ok(self.pool.get().await?)
+    }
+
+    /// Opens a connection outside of the pools, for a lock that is held for long.
+    ///
+    /// # Errors
+    /// When PostgreSQL is unreachable.
+    pub async fn separate_connection(&self) -> Result<tokio_postgres::Client, StoreError> {
+        self.dialer.dial().await
+    }
+
     /// Creates both pools. Connects only when the first connection is needed.
     ///
     /// # Errors

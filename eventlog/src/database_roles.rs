@@ -42,7 +42,7 @@ const QUERY: Grants = &[
 ];
 /// Tables that every role may read.
 const READ: &str = "events, heads, streams, appends, device_keys, device_marks, offsets, leases, \
-     dead_letters, checkpoints, nats_revocations, account_claims, bridges, token_uses, \
+     dead_letters, checkpoints, projection_states, nats_revocations, account_claims, bridges, token_uses, \
      _sqlx_migrations";
 
 impl DatabaseRole {

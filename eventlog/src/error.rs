@@ -98,8 +98,12 @@ impl StoreError {
     }
 }
 
-/// Adds the attempted operation to an error: `query(…).await.attempted("read the log")?`.
-pub(crate) trait ErrorContext<T> {
+/// Adds the attempted operation to an error: `query(…).await.while_trying("read the log")?`.
+pub trait ErrorContext<T> {
+    /// Converts the error.
+    ///
+    /// # Errors
+    /// When the statement failed.
     fn while_trying(self, operation: &'static str) -> Result<T, StoreError>;
 }
 

@@ -55,15 +55,6 @@ pub struct Head {
     pub root: Hash,
 }
 
-/// Positions of all logs and projections.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LogStatus {
-    /// Newest position of each project.
-    pub heads: HashMap<String, u64>,
-    /// Position of each projection in each project.
-    pub projections: Vec<(String, String, u64)>,
-}
-
 /// The event log; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct EventLog {
@@ -184,30 +175,6 @@ impl EventLog {
                 Ok((project, row.get::<_, i64>(1).unsigned_abs()))
             })
             .collect()
-    }
-
-    /// Returns the head of each log, and the position of each projection in it, for monitoring.
-    ///
-    /// # Errors
-    /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn status(&self) -> Result<LogStatus, StoreError> {
-        let client = self.stores().pool.get().await?;
-        let heads = client
-            .query("SELECT project, position FROM heads", &[])
-            .await
-            .while_trying("read the heads of the logs")?;
-        let checkpoints = client
-            .query("SELECT projection, project, position FROM checkpoints", &[])
-            .await
-            .while_trying("read the projections' checkpoints")?;
-        let position_of = |row: &tokio_postgres::Row, at| row.get::<_, i64>(at).unsigned_abs();
-        Ok(LogStatus {
-            heads: heads.iter().map(|row| (row.get(0), position_of(row, 1))).collect(),
-            projections: checkpoints
-                .iter()
-                .map(|row| (row.get(0), row.get(1), position_of(row, 2)))
-                .collect(),
-        })
     }
 
     /// Returns the head of a project's log; `None` if the project does not exist.

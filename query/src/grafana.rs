@@ -46,16 +46,12 @@ fn views() -> String {
          -- By the timeline's index: one device's events are found without reading all others.
          CREATE OR REPLACE VIEW grafana.device_events AS
          SELECT t.project, t.device, t.position, e.type, e.actor, e.recorded_at
-         FROM {timeline} t JOIN events e ON e.project = t.project AND e.position = t.position;
+         FROM {timeline} t
+         JOIN grafana.events e ON e.project = t.project AND e.position = t.position;
 
          CREATE OR REPLACE VIEW grafana.read_models AS
-         SELECT c.projection,
-                c.project,
-                c.position,
-                h.position - c.position AS lag,
-                c.failure,
-                c.updated_at
-         FROM checkpoints c JOIN heads h USING (project) WHERE c.projection IN ('{live}')"
+         SELECT projection, project, position, lag, failure, updated_at
+         FROM projection_states WHERE projection IN ('{live}')"
     )
 }
 

@@ -47,8 +47,8 @@ pub const PROJECTIONS: [&str; 7] = [
 ];
 
 /// Projections without which no request can be served. The tiles are filled while the server runs.
-pub(crate) fn required_projections() -> Vec<String> {
-    PROJECTIONS.iter().filter(|name| **name != TREE_TILES).map(|name| (*name).to_owned()).collect()
+pub(crate) fn required_projections() -> Vec<&'static str> {
+    PROJECTIONS.into_iter().filter(|name| *name != TREE_TILES).collect()
 }
 
 /// Progress of the read models.

@@ -56,6 +56,11 @@ pub(crate) async fn create(log: &EventLog, owner: &str, keys: &KeyStore) -> Resu
     }
     muster_command::create_tables(log).await?;
     muster_query::create_tables(log).await?;
+    let live: Vec<&str> =
+        muster_command::PROJECTIONS.into_iter().chain(muster_query::PROJECTIONS).collect();
+    for projection in log.drop_superseded_projections(&live).await? {
+        tracing::info!(projection, "the tables of a superseded projection were dropped");
+    }
     let passwords = DatabaseRole::ALL.map(|role| keys.database_password(role.user()));
     let mut users = Vec::new();
     for (role, password) in DatabaseRole::ALL.into_iter().zip(&passwords) {

@@ -11,6 +11,7 @@ use muster_eventlog::{EventLog, StoreError};
 use muster_schemas::wire::ApiTokenText;
 use muster_schemas::{ProjectId, StreamName, Timestamp, TokenId};
 
+use super::token_uses::store_token_use;
 use super::{ApiTokenState, Principal};
 use crate::problem::{Kind, Problem};
 
@@ -160,7 +161,7 @@ impl Authenticator {
         }
         let log = self.inner.log.clone();
         tokio::spawn(async move {
-            if let Err(error) = log.store_token_use(&key.0, key.1, address.as_deref()).await {
+            if let Err(error) = store_token_use(&log, &key.0, key.1, address.as_deref()).await {
                 tracing::debug!(token = %key.1, %error, "failed to record the use of a token");
             }
         });

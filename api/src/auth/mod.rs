@@ -6,6 +6,7 @@
 mod authenticator;
 mod extract;
 mod token;
+pub mod token_uses;
 mod watch;
 
 use muster_schemas::events::Role;

@@ -10,6 +10,7 @@
 //! Invariant: a shell that must be recorded ends when its recording cannot be written.
 
 mod open;
+mod open_shells;
 mod opening;
 mod ports;
 mod reachability;
@@ -17,6 +18,7 @@ mod reaper;
 mod record;
 mod recording_rule;
 mod relay;
+mod relay_rows;
 mod relays;
 mod session;
 mod shells;

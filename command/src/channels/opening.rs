@@ -1,9 +1,9 @@
 //! A session that is being opened: its request is in the log, and its relay has a lease.
 
-use muster_eventlog::Relay;
 use muster_schemas::Event;
 use uuid::Uuid;
 
+use super::relay_rows::{Relay, RelayRows};
 use super::relays::LEASE_TTL;
 use super::session::Session;
 use crate::error::CommandError;
@@ -40,7 +40,7 @@ impl Opening {
             actor: session.actor.clone(),
         };
         let (relays, log) = (session.relays(), &session.channels().executor.log);
-        log.put_relay(&relay, LEASE_TTL).await?;
+        RelayRows(log).put(&relay, LEASE_TTL).await?;
         relays.leased().insert(relay.id);
         let relay = Some(relay.id);
         let mut opening = Self { session: session.clone(), abort_event: None, relay };
@@ -62,7 +62,8 @@ impl Opening {
 /// Stops renewing a lease. If the end is not in the log, it is recorded when the lease has expired.
 async fn release(session: &Session, relay: Uuid, is_known: bool) {
     session.relays().leased().remove(&relay);
-    if is_known && let Err(error) = session.channels().executor.log.drop_relay(relay).await {
+    if is_known && let Err(error) = RelayRows(&session.channels().executor.log).remove(relay).await
+    {
         tracing::debug!(%error, "failed to delete a relay; it expires");
     }
 }

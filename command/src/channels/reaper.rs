@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use muster_eventlog::{Relay, StoredEvent};
+use muster_eventlog::StoredEvent;
 use muster_schemas::Event;
 use muster_schemas::events::{
     SessionAttached, SessionDetached, SessionEnded, SessionRefused, SessionRequested,
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::ports::Channels;
+use super::relay_rows::{Relay, RelayRows};
 use super::relays::LEASE_TTL;
 use super::session::Session;
 use crate::error::CommandError;
@@ -56,9 +57,9 @@ impl Channels {
     async fn renew_and_reap(&self, expired: &mut ExpiredLeases) -> Result<(), CommandError> {
         let held: Vec<Uuid> = self.relays.leased().iter().copied().collect();
         if !held.is_empty() {
-            self.executor.log.renew_relays(&held, LEASE_TTL).await?;
+            self.relay_rows().renew(&held, LEASE_TTL).await?;
         }
-        let stale = self.executor.log.expired_relays(MAX_LEASES_PER_CHECK).await?;
+        let stale = self.relay_rows().expired(MAX_LEASES_PER_CHECK).await?;
         let due = expired.due(&stale, Instant::now());
         if due.is_empty() {
             return Ok(());
@@ -74,13 +75,13 @@ impl Channels {
 
     async fn reap_all(&self, due: &BTreeSet<Uuid>) -> Result<(), CommandError> {
         // Another process may have reaped some of them meanwhile.
-        for relay in self.executor.log.expired_relays(MAX_LEASES_PER_CHECK).await? {
+        for relay in self.relay_rows().expired(MAX_LEASES_PER_CHECK).await? {
             if !due.contains(&relay.id) {
                 continue;
             }
             let id = relay.id;
             match self.reap(relay).await {
-                Ok(()) => self.executor.log.drop_relay(id).await?,
+                Ok(()) => self.relay_rows().remove(id).await?,
                 Err(error) => {
                     tracing::warn!(
                         relay = %id, %error,
@@ -93,13 +94,17 @@ impl Channels {
     }
 
     /// Records the end of a relay, unless the log has it already.
+    fn relay_rows(&self) -> RelayRows<'_> {
+        RelayRows(&self.executor.log)
+    }
+
     async fn reap(&self, relay: Relay) -> Result<(), CommandError> {
         let Relay { project, device, session, is_shell, actor, .. } = relay;
         let session = Session::new(self.clone(), project, device, session, actor);
         let stored = self.executor.log.read_stream(&session.project, &session.stream()).await?;
         // Each attached client has a relay. If the stream has more attached clients than relays
         // exist, this relay's end is missing.
-        if attached(&stored) < self.executor.log.count_relays(session.id).await? {
+        if attached(&stored) < self.relay_rows().count(session.id).await? {
             return Ok(());
         }
         tracing::info!(session = %session.id, "a session's server has ended; its relay is reaped");

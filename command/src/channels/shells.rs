@@ -5,7 +5,6 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use muster_eventlog::OpenShell;
 use muster_schemas::ProjectId;
 use muster_schemas::events::SessionEnded;
 use muster_schemas::wire::Purpose;
@@ -13,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::open::OpenError;
+use super::open_shells::{OpenShell, OpenShellRows};
 use super::ports::Channels;
 use super::session::Session;
 use super::token::{CHECK_INTERVAL, Token};
@@ -45,7 +45,7 @@ impl Channels {
             device: session.device,
             actor: session.actor.clone(),
         };
-        Ok(self.executor.log.put_open_shell(&shell, grace).await?)
+        Ok(self.shell_rows().put(&shell, grace).await?)
     }
 
     /// Ends the shells of tokens that have ended, until `stop`.
@@ -68,8 +68,8 @@ impl Channels {
         tokens: &mut Tokens,
         ending: &mut JoinSet<()>,
     ) -> Result<(), CommandError> {
-        self.executor.log.renew_open_shells().await?;
-        let openers = self.executor.log.shell_openers(MAX_OPENERS).await?;
+        self.shell_rows().renew().await?;
+        let openers = self.shell_rows().openers(MAX_OPENERS).await?;
         let openers: HashSet<_> = openers.into_iter().collect();
         tokens.retain(|opener, _| openers.contains(opener));
         for opener in openers {
@@ -88,7 +88,7 @@ impl Channels {
             };
             let free = MAX_ENDING.saturating_sub(ending.len());
             let free = u32::try_from(free).unwrap_or(u32::MAX);
-            for shell in self.executor.log.claim_open_shells(&opener, CLAIM_TTL, free).await? {
+            for shell in self.shell_rows().claim(&opener, CLAIM_TTL, free).await? {
                 let (channels, reason) = (self.clone(), reason.clone());
                 ending.spawn(async move { channels.end_claimed_shell(shell, reason).await });
             }
@@ -96,13 +96,17 @@ impl Channels {
         Ok(())
     }
 
+    fn shell_rows(&self) -> OpenShellRows<'_> {
+        OpenShellRows(&self.executor.log)
+    }
+
     async fn end_claimed_shell(&self, shell: OpenShell, reason: String) {
         let id = shell.session;
         let done = match self.end_shell(shell, reason).await {
-            Ok(()) => self.executor.log.drop_open_shell(id).await,
+            Ok(()) => self.shell_rows().remove(id).await,
             Err(reason) => {
                 tracing::debug!(session = %id, reason, "failed to end a shell; trying again");
-                self.executor.log.release_open_shell(id, RETRY_INTERVAL).await
+                self.shell_rows().release(id, RETRY_INTERVAL).await
             }
         };
         if let Err(error) = done {

@@ -260,7 +260,7 @@ impl WorkQueue {
     ) -> Result<(Vec<(DeviceId, u64)>, u64), StoreError> {
         let sql = format!(
             "SELECT d.device, d.epoch, c.position FROM {NAME}_devices d
-             JOIN checkpoints c ON c.projection = '{NAME}' AND c.project = d.project
+             JOIN projection_states c ON c.projection = '{NAME}' AND c.project = d.project
              WHERE d.project = $1 AND d.device = ANY($2) AND d.online AND NOT d.gone AND d.epoch > 0
                AND NOT EXISTS (SELECT FROM {NAME}_runs r WHERE r.project = $1
                                AND r.device = d.device

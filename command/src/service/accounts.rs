@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::claim_lock::lock_claim;
 use crate::clock::now;
 use crate::error::CommandError;
 use crate::keys::KeyStore;
@@ -139,7 +140,7 @@ impl BrokerAccounts {
     /// Revocations that are older than any JWT that can still be valid are left out.
     async fn update_devices(&self, has_revoked: bool) -> Result<(), CommandError> {
         let account = self.keys.device_account();
-        let lock = self.log.lock_claim(&account, self.jwt_ttl + Duration::from_secs(120)).await?;
+        let lock = lock_claim(&self.log, &account, self.jwt_ttl + Duration::from_secs(120)).await?;
         let claims = self.keys.device_account_jwt(&lock.revoked, lock.issued_at)?;
         if !has_revoked && self.has_claims(&account, &claims).await? {
             return Ok(());

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod approvals;
+mod claim_lock;
 mod credentials;
 mod dead_letters;
 mod devices;

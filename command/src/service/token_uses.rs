@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use muster_api::auth::ApiTokenState;
-use muster_eventlog::{Append, AppendError, EventLog, Expected, NewEvent, TokenUse};
+use muster_api::auth::token_uses::{TokenUse, delete_token_use, token_uses};
+use muster_eventlog::{Append, AppendError, EventLog, Expected, NewEvent};
 use muster_schemas::StreamName;
 use muster_schemas::events::ApiTokenUsed;
 use tokio_util::sync::CancellationToken;
@@ -47,9 +48,9 @@ impl TokenUses {
     }
 
     async fn record_noted(&self) -> Result<(), CommandError> {
-        for noted in self.log.token_uses().await? {
+        for noted in token_uses(&self.log).await? {
             self.record_one(&noted).await?;
-            self.log.delete_token_use(&noted).await?;
+            delete_token_use(&self.log, &noted).await?;
         }
         Ok(())
     }

@@ -5,6 +5,8 @@
 //! nor does a crash at any point.
 
 mod runner;
+mod state;
+mod superseded;
 mod transaction;
 
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use crate::error::StoreError;
 use crate::stored_event::StoredEvent;
 
 pub use runner::{Progress, Runner, compare_tables};
+pub use state::ProjectionState;
 pub use transaction::Transaction;
 
 /// Reason why a projection cannot continue.

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
 
 mod shared_reads;
+mod superseded;
 mod support;
 mod tiles;
 

@@ -7,12 +7,13 @@ use axum::extract::State;
 use muster_api::problem::OpenProblems;
 use muster_api::{Json, Problem};
 use muster_api_types::server::Health;
+use muster_eventlog::projection::ProjectionState;
 
 use super::degraded;
-use crate::state::{QueryState, required_projections, sql_problem};
+use crate::state::{QueryState, required_projections};
 
 /// Maximum lag of a read model that is ready, in events.
-const MAX_READY_LAG: i64 = 10_000;
+const MAX_READY_LAG: u64 = 10_000;
 /// Timeout of the query to PostgreSQL.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -46,21 +47,13 @@ pub(crate) async fn get_health() -> Json<Health> {
 pub(crate) async fn get_readiness(
     State(state): State<QueryState>,
 ) -> Result<Json<Health>, Problem> {
-    let furthest = sqlx::query_as::<_, (String, String, i64, Option<String>)>(
-        "SELECT n.name, h.project, h.position - coalesce(c.position, 0) AS lag, c.failure
-         FROM heads h CROSS JOIN unnest($1::text[]) AS n (name)
-         LEFT JOIN checkpoints c ON c.project = h.project AND c.projection = n.name
-         ORDER BY c.failure IS NULL, lag DESC LIMIT 1",
-    )
-    .bind(required_projections())
-    .fetch_optional(state.sql());
-    let furthest = tokio::time::timeout(DATABASE_TIMEOUT, furthest)
+    let required = required_projections();
+    let worst = tokio::time::timeout(DATABASE_TIMEOUT, state.log().worst_projection(&required))
         .await
-        .map_err(|_| Problem::unavailable("the database does not respond; try again", 2))?
-        .map_err(sql_problem)?;
-    match furthest {
+        .map_err(|_| Problem::unavailable("the database does not respond; try again", 2))??;
+    match worst {
         // The endpoint is public, so the response has neither a project nor a failure's message.
-        Some((name, project, _, Some(failure))) => {
+        Some(ProjectionState { name, project, failure: Some(failure), .. }) => {
             tracing::warn!(
                 projection = name,
                 project,
@@ -72,7 +65,7 @@ pub(crate) async fn get_readiness(
                 30,
             ))
         }
-        Some((name, project, lag, None)) if lag > MAX_READY_LAG => {
+        Some(ProjectionState { name, project, lag, .. }) if lag > MAX_READY_LAG => {
             tracing::info!(projection = name, project, lag, "not ready: a projection is behind");
             Err(Problem::unavailable(format!("the read model {name} is catching up"), 2))
         }

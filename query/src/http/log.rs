@@ -9,7 +9,8 @@ use muster_api_types::Page;
 use muster_api_types::events::LogHead;
 use muster_api_types::server::ProjectionState;
 
-use crate::state::{QueryState, sql_problem};
+use crate::projections::as_i64;
+use crate::state::QueryState;
 
 /// Get the end of the log
 #[utoipa::path(
@@ -60,18 +61,15 @@ pub(crate) async fn list_projections(
     scope: Scope<ReadDevices>,
     Query(NoParams {}): Query<NoParams>,
 ) -> Result<Json<Page<ProjectionState>>, Problem> {
-    let rows: Vec<(String, i64, i64, Option<String>)> = sqlx::query_as(
-        "SELECT c.projection, c.position, greatest(h.position - c.position, 0), c.failure
-         FROM checkpoints c JOIN heads h USING (project)
-         WHERE c.project = $1 ORDER BY c.projection",
-    )
-    .bind(scope.project.as_str())
-    .fetch_all(state.sql())
-    .await
-    .map_err(sql_problem)?;
-    let items = rows
+    let states = state.log().projection_states(Some(&scope.project)).await?;
+    let items = states
         .into_iter()
-        .map(|(name, position, lag, failure)| ProjectionState { name, position, lag, failure })
+        .map(|state| ProjectionState {
+            name: state.name,
+            position: as_i64(state.position),
+            lag: as_i64(state.lag),
+            failure: state.failure,
+        })
         .collect();
     Ok(Json(Page { items, next: None }))
 }

@@ -30,7 +30,7 @@ pub(crate) struct ListProjects {
     cursor: Option<String>,
 }
 
-type Row = (String, String, bool, String, i64, i64, i64);
+type Row = (String, String, bool, String, i64, i64);
 
 /// List the projects that the token can access: its own, or all projects
 #[utoipa::path(
@@ -94,9 +94,8 @@ async fn read(
     limit: usize,
 ) -> Result<Vec<Project>, Problem> {
     let sql = format!(
-        "SELECT p.id, p.title, p.archived, p.retention, p.created_at, p.version, h.position
-         FROM {TABLE} p JOIN heads h ON h.project = p.id
-         WHERE ($1::text IS NULL OR p.id = $1) AND p.id > $2 ORDER BY p.id LIMIT $3"
+        "SELECT id, title, archived, retention, created_at, version FROM {TABLE}
+         WHERE ($1::text IS NULL OR id = $1) AND id > $2 ORDER BY id LIMIT $3"
     );
     let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .bind(only.map(ProjectId::as_str))
@@ -105,16 +104,18 @@ async fn read(
         .fetch_all(state.sql())
         .await
         .map_err(sql_problem)?;
+    let heads = state.log().heads().await?;
     rows.into_iter()
-        .map(|(id, title, archived, retention, created_at, version, position)| {
+        .map(|(id, title, archived, retention, created_at, version)| {
+            let id: ProjectId = id.parse().map_err(|error| Problem::internal(&error))?;
             let status = if archived { ProjectStatus::Archived } else { ProjectStatus::Active };
             Ok(Project {
-                id: id.parse().map_err(|error| Problem::internal(&error))?,
+                position: heads.get(&id).copied().unwrap_or_default(),
+                id,
                 title: title.parse().map_err(|error| Problem::internal(&error))?,
                 status: status.into(),
                 retention: retention.parse().map_err(|error| Problem::internal(&error))?,
                 created_at: Timestamp(created_at),
-                position: position.unsigned_abs(),
                 version: version.unsigned_abs(),
             })
         })

@@ -15,6 +15,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 use muster_api::auth::{ReadDevices, ServerWide};
 use muster_api::{ApiState, Problem};
+use muster_eventlog::projection::ProjectionState;
 use muster_eventlog::{EventLog, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -95,14 +96,11 @@ async fn get_metrics(
 
 /// Updates the position of each log, and the lag of each projection.
 async fn update_log_gauges(log: &EventLog) -> Result<(), StoreError> {
-    let status = log.status().await?;
-    for (projection, project, position) in &status.projections {
-        let head = status.heads.get(project).copied().unwrap_or_default();
-        let labels = [("projection", projection.clone()), ("project", project.clone())];
-        gauge!(LAG, &labels).set(float(head.saturating_sub(*position)));
+    for ProjectionState { name, project, lag, .. } in log.projection_states(None).await? {
+        gauge!(LAG, "projection" => name, "project" => project).set(float(lag));
     }
-    for (project, position) in status.heads {
-        gauge!(POSITION, "project" => project).set(float(position));
+    for (project, position) in log.heads().await? {
+        gauge!(POSITION, "project" => project.to_string()).set(float(position));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 mod cycles;
 mod imports;
 mod layers;
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

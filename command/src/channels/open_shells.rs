@@ -3,10 +3,8 @@
 
 use std::time::Duration;
 
+use muster_eventlog::{ErrorContext, EventLog, StoreError};
 use muster_schemas::{DeviceId, ProjectId, SessionId};
-
-use crate::error::{ErrorContext, StoreError};
-use crate::log::EventLog;
 
 /// Time for which a shell is kept after its grace time, in seconds: the device notices later than
 /// the server that no client is attached.
@@ -14,28 +12,28 @@ const EXPIRY_MARGIN_SECS: f64 = 60.0;
 
 /// A shell on a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenShell {
+pub(super) struct OpenShell {
     /// Id of the session.
-    pub session: SessionId,
+    pub(super) session: SessionId,
     /// Project of the device.
-    pub project: ProjectId,
+    pub(super) project: ProjectId,
     /// Id of the device.
-    pub device: DeviceId,
+    pub(super) device: DeviceId,
     /// Actor that opened it: `token:<id>`.
-    pub actor: String,
+    pub(super) actor: String,
 }
 
 fn project(text: &str) -> Result<ProjectId, StoreError> {
     text.parse().map_err(|error| StoreError::Corrupt(format!("open_shells: {error}")))
 }
 
-impl EventLog {
+/// The rows of open shells.
+pub(super) struct OpenShellRows<'a>(pub(super) &'a EventLog);
+
+impl OpenShellRows<'_> {
     /// Registers a shell before it is opened. `grace`: its grace time without an attached client.
-    ///
-    /// # Errors
-    /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn put_open_shell(&self, shell: &OpenShell, grace: u32) -> Result<(), StoreError> {
-        let client = self.stores().pool.get().await?;
+    pub(super) async fn put(&self, shell: &OpenShell, grace: u32) -> Result<(), StoreError> {
+        let client = self.0.stores().connection().await?;
         let OpenShell { session, project, device, actor } = shell;
         let grace = i32::try_from(grace).unwrap_or(i32::MAX);
         client
@@ -53,11 +51,8 @@ impl EventLog {
 
     /// Extends the registrations of the shells with an open websocket by their grace time from now,
     /// and removes the expired ones.
-    ///
-    /// # Errors
-    /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn renew_open_shells(&self) -> Result<(), StoreError> {
-        let client = self.stores().pool.get().await?;
+    pub(super) async fn renew(&self) -> Result<(), StoreError> {
+        let client = self.0.stores().connection().await?;
         // A row is updated only when its time changes by more than a few seconds.
         client
             .execute(
@@ -78,11 +73,8 @@ impl EventLog {
     }
 
     /// Returns the openers of the registered shells, at most `limit`.
-    ///
-    /// # Errors
-    /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn shell_openers(&self, limit: u32) -> Result<Vec<(ProjectId, String)>, StoreError> {
-        let client = self.stores().pool.get().await?;
+    pub(super) async fn openers(&self, limit: u32) -> Result<Vec<(ProjectId, String)>, StoreError> {
+        let client = self.0.stores().connection().await?;
         let rows = client
             .query("SELECT DISTINCT project, actor FROM open_shells LIMIT $1", &[&i64::from(limit)])
             .await
@@ -93,16 +85,13 @@ impl EventLog {
     /// Claims shells of an opener, at most `limit`, so that no other process claims them within
     /// `time`. Shells to which the opener is attached through a running process are left to that
     /// process.
-    ///
-    /// # Errors
-    /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn claim_open_shells(
+    pub(super) async fn claim(
         &self,
         opener: &(ProjectId, String),
         claim_ttl: Duration,
         limit: u32,
     ) -> Result<Vec<OpenShell>, StoreError> {
-        let client = self.stores().pool.get().await?;
+        let client = self.0.stores().connection().await?;
         let (of, actor) = opener;
         let rows = client
             .query(
@@ -135,15 +124,12 @@ impl EventLog {
     }
 
     /// Releases a claimed shell, which can be claimed again after `wait`.
-    ///
-    /// # Errors
-    /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn release_open_shell(
+    pub(super) async fn release(
         &self,
         session: SessionId,
         retry_delay: Duration,
     ) -> Result<(), StoreError> {
-        let client = self.stores().pool.get().await?;
+        let client = self.0.stores().connection().await?;
         client
             .execute(
                 "UPDATE open_shells
@@ -157,11 +143,8 @@ impl EventLog {
     }
 
     /// Removes a shell that has ended.
-    ///
-    /// # Errors
-    /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn drop_open_shell(&self, session: SessionId) -> Result<(), StoreError> {
-        let client = self.stores().pool.get().await?;
+    pub(super) async fn remove(&self, session: SessionId) -> Result<(), StoreError> {
+        let client = self.0.stores().connection().await?;
         client
             .execute("DELETE FROM open_shells WHERE session = $1", &[&session.0])
             .await

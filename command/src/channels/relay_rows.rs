@@ -3,36 +3,34 @@
 
 use std::time::Duration;
 
+use muster_eventlog::{ErrorContext, EventLog, StoreError};
 use muster_schemas::{DeviceId, ProjectId, SessionId};
 use uuid::Uuid;
 
-use crate::error::{ErrorContext, StoreError};
-use crate::log::EventLog;
-
 /// A relay: a websocket to a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Relay {
+pub(super) struct Relay {
     /// Id of the relay.
-    pub id: Uuid,
+    pub(super) id: Uuid,
     /// Project of the device.
-    pub project: ProjectId,
+    pub(super) project: ProjectId,
     /// Id of the device.
-    pub device: DeviceId,
+    pub(super) device: DeviceId,
     /// Session that it belongs to.
-    pub session: SessionId,
+    pub(super) session: SessionId,
     /// Whether a client is attached to a shell by it; otherwise the session ends with it.
-    pub is_shell: bool,
+    pub(super) is_shell: bool,
     /// Actor that opened it.
-    pub actor: String,
+    pub(super) actor: String,
 }
 
-impl EventLog {
+/// The rows of relays, in the table `bridges`.
+pub(super) struct RelayRows<'a>(pub(super) &'a EventLog);
+
+impl RelayRows<'_> {
     /// Registers a relay of this process for the time `life`.
-    ///
-    /// # Errors
-    /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn put_relay(&self, relay: &Relay, ttl: Duration) -> Result<(), StoreError> {
-        let client = self.stores().pool.get().await?;
+    pub(super) async fn put(&self, relay: &Relay, ttl: Duration) -> Result<(), StoreError> {
+        let client = self.0.stores().connection().await?;
         let Relay { id, project, device, session, is_shell, actor } = relay;
         client
             .execute(
@@ -54,11 +52,8 @@ impl EventLog {
     }
 
     /// Renews registrations of relays, including expired ones.
-    ///
-    /// # Errors
-    /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn renew_relays(&self, ids: &[Uuid], ttl: Duration) -> Result<(), StoreError> {
-        let client = self.stores().pool.get().await?;
+    pub(super) async fn renew(&self, ids: &[Uuid], ttl: Duration) -> Result<(), StoreError> {
+        let client = self.0.stores().connection().await?;
         client
             .execute(
                 "UPDATE bridges SET expires_at = clock_timestamp() + $2 * interval '1 second'
@@ -71,11 +66,8 @@ impl EventLog {
     }
 
     /// Returns relays with an expired registration, at most `limit`.
-    ///
-    /// # Errors
-    /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn expired_relays(&self, limit: u32) -> Result<Vec<Relay>, StoreError> {
-        let client = self.stores().pool.get().await?;
+    pub(super) async fn expired(&self, limit: u32) -> Result<Vec<Relay>, StoreError> {
+        let client = self.0.stores().connection().await?;
         let rows = client
             .query(
                 "SELECT id, project, device, session, is_shell, actor FROM bridges
@@ -102,11 +94,8 @@ impl EventLog {
     }
 
     /// Returns the number of relays of a session, including expired ones.
-    ///
-    /// # Errors
-    /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn count_relays(&self, session: SessionId) -> Result<u64, StoreError> {
-        let client = self.stores().pool.get().await?;
+    pub(super) async fn count(&self, session: SessionId) -> Result<u64, StoreError> {
+        let client = self.0.stores().connection().await?;
         let row = client
             .query_one("SELECT count(*) FROM bridges WHERE session = $1", &[&session.0])
             .await
@@ -115,11 +104,8 @@ impl EventLog {
     }
 
     /// Removes a relay.
-    ///
-    /// # Errors
-    /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn drop_relay(&self, id: Uuid) -> Result<(), StoreError> {
-        let client = self.stores().pool.get().await?;
+    pub(super) async fn remove(&self, id: Uuid) -> Result<(), StoreError> {
+        let client = self.0.stores().connection().await?;
         client
             .execute("DELETE FROM bridges WHERE id = $1", &[&id])
             .await

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use muster_eventlog::{DeviceAccess, DeviceKey};
-use muster_schemas::cose::Kind;
+use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::envelope::parse_sealed;
 use muster_schemas::{DeviceId, Event, Hash, ProjectId, PublicKey, StreamName};
 
@@ -21,11 +21,16 @@ use crate::executor::Executor;
 /// Maximum number of rotated keys that are remembered as granted; beyond it, all are verified again.
 const MAX_REMEMBERED_KEYS: usize = 100_000;
 
+/// Number of events that one statement searches for rotations.
+const EVENTS_PER_SEARCH: u64 = 200_000;
+
 /// Reads the keys of devices; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceKeys {
     executor: Executor,
     granted: Arc<Mutex<GrantedKeys>>,
+    /// Position up to which each log was searched for rotations.
+    searched: Arc<tokio::sync::Mutex<HashMap<ProjectId, u64>>>,
 }
 
 /// Rotated keys that were granted, by device: the key with which the device enrolled, and the
@@ -39,6 +44,27 @@ pub(crate) struct KnownDevice {
     pub(crate) access: DeviceAccess,
 }
 
+/// A message that claims to be from a device.
+#[derive(Debug)]
+pub(crate) enum Verified {
+    /// It is signed with the device's current key.
+    Genuine {
+        /// The device.
+        device: Box<KnownDevice>,
+        /// Its key.
+        key: PublicKey,
+        /// Content of the message.
+        content: Vec<u8>,
+    },
+    /// It names a key that the device does not have.
+    UnknownKey {
+        /// The message.
+        message: Box<Unverified>,
+        /// Keys and epochs of the device, as the table has them.
+        access: DeviceAccess,
+    },
+}
+
 impl KnownDevice {
     /// Returns the key with which the device signs.
     pub(crate) fn signing_key(&self) -> Result<&PublicKey, Rejection> {
@@ -49,7 +75,7 @@ impl KnownDevice {
 
 impl DeviceKeys {
     pub(crate) fn new(executor: Executor) -> Self {
-        Self { executor, granted: Arc::default() }
+        Self { executor, granted: Arc::default(), searched: Arc::default() }
     }
 
     /// Returns a device with those of its keys that its events grant, and its epochs. A device that
@@ -62,12 +88,62 @@ impl DeviceKeys {
         project: &ProjectId,
         device: DeviceId,
     ) -> Result<KnownDevice, CommandError> {
-        let (known, ignored) = self.try_load(project, device).await?;
+        let access = self.access(project, device).await?;
+        self.check(project, device, access).await
+    }
+
+    /// Verifies a message that a device has signed with its current key; returns the device, the key
+    /// and the content. A message of another sender costs one query and one signature.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub(crate) async fn verify(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        message: Unverified,
+        kind: Kind,
+    ) -> Result<Verified, CommandError> {
+        let access = self.access(project, device).await?;
+        let kid = message.kid();
+        let Some(key) = access.key(&kid).copied() else {
+            return Ok(Verified::UnknownKey { message: Box::new(message), access });
+        };
+        let content = match message.verify(kind, &key) {
+            Ok(content) => content,
+            Err(error) => return Err(CommandError::IdentityNotProven(error.to_string())),
+        };
+        let device = self.check(project, device, access).await?;
+        if device.access.key(&kid).is_none() {
+            let problem = "no event of the device grants this key".to_owned();
+            return Err(CommandError::IdentityNotProven(problem));
+        }
+        Ok(Verified::Genuine { device: Box::new(device), key, content })
+    }
+
+    async fn access(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+    ) -> Result<DeviceAccess, CommandError> {
+        let mut access = self.executor.log.device_access(project, &[device]).await?;
+        Ok(access.remove(&device).unwrap_or_default())
+    }
+
+    async fn check(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        access: DeviceAccess,
+    ) -> Result<KnownDevice, CommandError> {
+        let (known, ignored) = self.keep_granted(project, device, access, false).await?;
         if ignored.is_empty() {
             return Ok(known);
         }
-        // The device may have enrolled, or was revoked, between the two reads.
-        let (known, ignored) = self.try_load(project, device).await?;
+        // The device may have enrolled, or was revoked, between the two reads; or a process of an
+        // earlier release has recorded a rotation, which is found in the log.
+        let access = self.access(project, device).await?;
+        let (known, ignored) = self.keep_granted(project, device, access, true).await?;
         for fingerprint in ignored {
             tracing::error!(
                 %project, %device, %fingerprint,
@@ -78,20 +154,21 @@ impl DeviceKeys {
         Ok(known)
     }
 
-    /// Returns also the fingerprints of keys in the table that no event grants.
-    async fn try_load(
+    /// Returns also the fingerprints of keys in the table that no event grants. `searches`: whether
+    /// rotations that the table does not name are searched in the log.
+    async fn keep_granted(
         &self,
         project: &ProjectId,
         device: DeviceId,
+        mut access: DeviceAccess,
+        searches: bool,
     ) -> Result<(KnownDevice, Vec<Hash>), CommandError> {
-        let mut access = self.executor.log.device_access(project, &[device]).await?;
-        let mut access = access.remove(&device).unwrap_or_default();
         let state = self.executor.load::<Device>(project, &StreamName::Device(device)).await?.state;
         let enrolled = state.fingerprint.filter(|_| state.exists() && !state.is_revoked);
         let (mut granted, mut ignored) = (Vec::new(), Vec::new());
         for (fingerprint, key) in access.keys {
             let is_granted = match enrolled {
-                Some(enrolled) => self.grants((project, device), enrolled, &key).await?,
+                Some(enrolled) => self.grants((project, device), enrolled, &key, searches).await?,
                 None => false,
             };
             if is_granted {
@@ -109,6 +186,7 @@ impl DeviceKeys {
         (project, device): (&ProjectId, DeviceId),
         enrolled: Hash,
         key: &PublicKey,
+        searches: bool,
     ) -> Result<bool, CommandError> {
         let fingerprint = key.thumbprint();
         if fingerprint == enrolled {
@@ -119,12 +197,11 @@ impl DeviceKeys {
         if remembered == Some((enrolled, fingerprint)) {
             return Ok(true);
         }
-        let mut history = self.executor.log.key_history(project, device).await?;
-        let mut is_granted = is_rotated_from(enrolled, fingerprint, &history, (project, device));
-        if !is_granted && self.executor.log.find_rotations(project, device).await? > 0 {
-            history = self.executor.log.key_history(project, device).await?;
-            is_granted = is_rotated_from(enrolled, fingerprint, &history, (project, device));
+        if searches {
+            self.find_rotations(project).await?;
         }
+        let history = self.executor.log.key_history(project, device).await?;
+        let is_granted = is_rotated_from(enrolled, fingerprint, &history, (project, device));
         if is_granted {
             let mut granted = self.granted();
             if granted.len() >= MAX_REMEMBERED_KEYS {
@@ -133,6 +210,24 @@ impl DeviceKeys {
             granted.insert(owner, (enrolled, fingerprint));
         }
         Ok(is_granted)
+    }
+
+    /// Searches the events that were not searched yet for rotations that the table of keys does not
+    /// name. One search at a time, so that it occupies one connection.
+    async fn find_rotations(&self, project: &ProjectId) -> Result<(), CommandError> {
+        let mut searched = self.searched.lock().await;
+        let Some(head) = self.executor.log.head(project).await? else { return Ok(()) };
+        let searched = searched.entry(project.clone()).or_default();
+        if *searched > head.position {
+            // The log was restored.
+            *searched = 0;
+        }
+        while *searched < head.position {
+            let until = head.position.min(*searched + EVENTS_PER_SEARCH);
+            self.executor.log.find_rotations(project, *searched, until).await?;
+            *searched = until;
+        }
+        Ok(())
     }
 
     fn granted(&self) -> MutexGuard<'_, GrantedKeys> {

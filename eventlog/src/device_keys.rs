@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::device_effects::report_range;
 use crate::error::{ErrorContext, StoreError};
+use crate::integers::as_i64;
 use crate::log::EventLog;
 
 /// Keys and epochs with which ingest validates a device's events.
@@ -208,28 +209,32 @@ impl EventLog {
             .collect()
     }
 
-    /// Finds the events of rotations that a process of an earlier release appended, and records their
-    /// positions; returns their number. It reads the whole log of the project.
+    /// Finds the events of rotations that the table of keys does not name, because a process of an
+    /// earlier release has appended them, after one position and up to another, and records their
+    /// positions.
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
     pub async fn find_rotations(
         &self,
         project: &ProjectId,
-        device: DeviceId,
-    ) -> Result<u64, StoreError> {
+        after: u64,
+        until: u64,
+    ) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client
             .execute(
                 "UPDATE device_keys k SET rotation_position = e.position FROM events e
-                 WHERE k.project = $1 AND k.device = $2 AND k.rotation_position IS NULL
-                   AND e.project = $1 AND e.type = 'DeviceKeyRotated'
+                 WHERE k.project = $1 AND k.rotation_position IS NULL
+                   AND e.project = $1 AND e.position > $2 AND e.position <= $3
+                   AND e.type = 'DeviceKeyRotated'
                    AND e.stream = 'device-report/' || k.device || '/' || k.epoch
                    AND position(k.public_key IN e.record) > 0",
-                &[&project.as_str(), &device.0],
+                &[&project.as_str(), &as_i64(after), &as_i64(until)],
             )
             .await
-            .while_trying("find the rotations of a device's keys")
+            .while_trying("find the rotations of devices' keys")
+            .map(drop)
     }
 
     /// Returns the device that was registered with this key; the first, if there are several.

@@ -95,9 +95,17 @@ impl RecentEvents {
     pub(crate) fn of(&self, project: &ProjectId) -> Arc<tokio::sync::Mutex<Window>> {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         if windows.len() >= MAX_WINDOWS && !windows.contains_key(project) {
-            windows.clear();
+            // Any one: with more busy projects than windows, no order helps.
+            if let Some(other) = windows.keys().next().cloned() {
+                windows.remove(&other);
+            }
         }
         windows.entry(project.clone()).or_default().clone()
+    }
+
+    /// Drops all events: PostgreSQL was restarted, and may have lost its newest ones.
+    pub(crate) fn clear(&self) {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Drops the events of a log: it was restored, or may have been.

@@ -27,6 +27,9 @@ struct Config {
     /// Names of the variables that were reported as rejected.
     #[serde(default)]
     rejected: BTreeSet<String>,
+    /// Whether an agent stored it that can open sealed variables; an earlier one has ignored them.
+    #[serde(default)]
+    has_sealed: bool,
 }
 
 /// The config of this device.
@@ -101,9 +104,17 @@ impl DeviceConfig {
         self.current().0.vars.clone()
     }
 
-    /// Applies these variables, if their version is newer.
+    /// Whether a config of this version has to be applied: it is newer, or an earlier agent has
+    /// applied it without its sealed variables.
+    pub(crate) fn needs(&self, version: u64) -> bool {
+        let current = &self.current().0;
+        let is_incomplete = current.version > 0 && !current.has_sealed;
+        version > current.version || (version == current.version && is_incomplete)
+    }
+
+    /// Applies these variables, if they are needed.
     pub(crate) fn apply(&self, version: u64, vars: &ConfigVars) -> Result<(), StoreError> {
-        if version <= self.version() {
+        if !self.needs(version) {
             return Ok(());
         }
         let (settings, mut errors) = settings::read(vars, &|level| self.log_level.configure(level));
@@ -116,7 +127,7 @@ impl DeviceConfig {
             }
         }
         let rejected = errors.keys().cloned().collect();
-        let config = Config { version, vars: vars.clone(), rejected };
+        let config = Config { version, vars: vars.clone(), rejected, has_sealed: true };
         // For the applications: they read the file, which is replaced atomically.
         let json = serde_json::json!({"version": version, "vars": vars}).to_string();
         write_private(&self.store.folder().path().join("config.json"), json.as_bytes())

@@ -334,7 +334,7 @@ impl Driver<'_> {
         mut vars: ConfigVars,
         sealed: Option<&[u8]>,
     ) -> Result<(), IgnoredMessage> {
-        if version <= self.link.config.version() {
+        if !self.link.config.needs(version) {
             return Ok(());
         }
         if let Some(sealed) = sealed {

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 use muster_agent::doctor::examine;
 use muster_agent::enroll::{EnrollError, enroll};
 use muster_agent::status::{Status, query_status};
+use muster_agent::store::{Folder, Store, key};
 use muster_agent::{Agent, AgentError, AgentOptions};
 use muster_schemas::cose::Kind;
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::names::{ConfigValue, ConfigVars};
 use muster_schemas::wire::ConfigUpdate;
 use muster_schemas::{Event, ProjectId, Timestamp, codec};
+use serde::Serialize;
 
 use crate::running::Running;
 use crate::support::{self, Server, device, operation_key};
@@ -97,6 +99,37 @@ async fn secrets_that_cannot_be_opened_are_requested_again() {
         .until("the config of the welcome", |state| config_versions(&state.events) == [4, 9])
         .await;
     assert_eq!(server.state.lock().unwrap().hellos, hellos + 1);
+    running.stop().await;
+}
+
+/// An earlier agent ignored sealed variables; its successor has them after its first welcome.
+#[tokio::test]
+async fn a_config_that_an_earlier_agent_applied_is_applied_again() {
+    #[derive(Serialize)]
+    struct EarlierConfig {
+        version: u64,
+        vars: ConfigVars,
+        rejected: Vec<String>,
+    }
+    let server = Server::start().await;
+    let greeting = [("greeting".parse().unwrap(), ConfigValue::Int(1))];
+    server.state.lock().unwrap().config = (4, greeting.into());
+    let running = Running::start(&server).await;
+    server.until("the config", |state| config_versions(&state.events) == [4]).await;
+    running.stop().await;
+    {
+        let store = Store::open(Folder::open(&server.path("device")).unwrap()).unwrap();
+        let earlier = EarlierConfig { version: 4, vars: ConfigVars::new(), rejected: Vec::new() };
+        store.put(key::CONFIG, &earlier).unwrap();
+    }
+    let running = Running::start(&server).await;
+    server.until("the config again", |state| config_versions(&state.events) == [4, 4]).await;
+    let json = std::fs::read_to_string(server.path("device").join("config.json")).unwrap();
+    assert!(json.contains("greeting"), "{json}");
+    running.stop().await;
+    let running = Running::start(&server).await;
+    running.record(5);
+    server.until("once only", |state| config_versions(&state.events) == [4, 4, 5]).await;
     running.stop().await;
 }
 

@@ -42,6 +42,8 @@ struct RunChange {
     dispatched: Option<(u64, Vec<u8>)>,
     is_canceled: bool,
     since: i64,
+    /// The state with which it first ended.
+    first_end: Option<RunState>,
 }
 
 /// Changes of one device in a batch.
@@ -144,13 +146,15 @@ impl Projection for QueueProjection {
 
 impl RunChange {
     fn apply(&mut self, event: &Event) {
-        self.state = Some(self.state.unwrap_or_default().next(event));
+        let state = self.state.unwrap_or_default().next(event);
+        self.first_end = self.first_end.or(state.is_final().then_some(state));
+        self.state = Some(state);
     }
 
-    /// Whether the run has ended, and did not succeed; `None` while it is open.
+    /// Whether the run has ended, and did not succeed; `None` while it is open. Its first end counts,
+    /// because the row is deleted with it: the count does not depend on the size of the batches.
     fn is_unsuccessful(&self) -> Option<bool> {
-        let end = self.state.filter(|state| state.is_final())?;
-        Some(end != RunState::Succeeded)
+        self.first_end.map(|end| end != RunState::Succeeded)
     }
 }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::catch_up::is_caught_up;
 use super::epoch_limit::EpochLimit;
 use crate::clock::now;
-use crate::device_keys::{DeviceKeys, KnownDevice};
+use crate::device_keys::{DeviceKeys, KnownDevice, Verified};
 use crate::domain::device::{Device, DeviceCommand, ForkPoint};
 use crate::domain::{Conflict, Decider, Rejection};
 use crate::error::CommandError;
@@ -58,13 +58,15 @@ impl Hellos {
     ) -> Result<Vec<u8>, CommandError> {
         let unproved = |what: String| CommandError::IdentityNotProven(what);
         let message = Unverified::parse(sealed).map_err(|error| unproved(error.to_string()))?;
-        let KnownDevice { state, access } = self.device_keys.load(project, device).await?;
-        let Some(key) = access.key(&message.kid()).copied() else {
-            return Err(self.unknown_key_error(project, device, message, &access).await?);
+        let verified = self.device_keys.verify(project, device, message, Kind::Hello).await?;
+        let (known, key, content) = match verified {
+            Verified::Genuine { device, key, content } => (device, key, content),
+            Verified::UnknownKey { message, access } => {
+                return Err(self.unknown_key_error(project, device, *message, &access).await?);
+            }
         };
-        let payload =
-            message.verify(Kind::Hello, &key).map_err(|error| unproved(error.to_string()))?;
-        let hello: Hello = codec::decode(&payload).map_err(|error| unproved(error.to_string()))?;
+        let KnownDevice { state, access } = *known;
+        let hello: Hello = codec::decode(&content).map_err(|error| unproved(error.to_string()))?;
         if (&hello.project, hello.device) != (project, device) {
             return Err(unproved("the hello names another device".into()));
         }

@@ -14,7 +14,7 @@ use sha2::Sha256;
 
 use super::BrokerAccess;
 use crate::clock::now;
-use crate::device_keys::DeviceKeys;
+use crate::device_keys::{DeviceKeys, Verified};
 use crate::error::CommandError;
 use crate::keys::KeyStore;
 
@@ -107,11 +107,10 @@ impl Credentials {
         check_nonce(self.keys.nonce_key(), &project, device, &nonce, now())
             .map_err(|error| unproved(error.to_string()))?;
 
-        let known = self.device_keys.load(&project, device).await?;
-        let kid = message.kid();
         let unknown = || unproved("the device is unknown or was deleted; enroll it again".into());
-        let key = known.access.key(&kid).ok_or_else(unknown)?;
-        message.verify(Kind::Credentials, key).map_err(|error| unproved(error.to_string()))?;
+        let verified =
+            self.device_keys.verify(&project, device, message, Kind::Credentials).await?;
+        let Verified::Genuine { device: known, .. } = verified else { return Err(unknown()) };
         let nats_key = known.state.nats_key.ok_or_else(unknown)?;
         self.issue(&project, device, &nats_key)
     }

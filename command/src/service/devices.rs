@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use muster_schemas::errors::error_chain;
 use muster_schemas::names::{ConfigKey, ConfigValue, DeviceName, LabelKey, LabelValue, Labels};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::ConfigUpdate;
@@ -214,7 +215,13 @@ impl Devices {
             Ok(position.map(|position| Written { version, position }))
         })
         .await?;
-        self.send_config(&request.project, device).await?;
+        if let Err(error) = self.send_config(&request.project, device).await {
+            let error = error_chain(&error);
+            tracing::warn!(
+                %device, error,
+                "failed to send a changed config; the device gets it after its next hello"
+            );
+        }
         Ok(written)
     }
 

@@ -224,6 +224,10 @@ impl<P: Projection> Runner<P> {
         self.projection.discard_cache();
         self.reached.clear();
         self.checkpoints.clear();
+        // A checkpoint is stored with the next batch, even an empty one: that compares the log with
+        // the events in memory.
+        self.stored_at.clear();
+        self.log.inner.recent.clear();
     }
 
     /// Applies all events that are now in the logs.
@@ -271,7 +275,7 @@ impl<P: Projection> Runner<P> {
             self.stored_at.get(project).is_some_and(|at| at.elapsed() < CHECKPOINT_INTERVAL);
         if events.is_empty() && (is_early || stored == last) {
             self.set_reached(project, last);
-            return Ok(false);
+            return Ok(is_full);
         }
         let started_at = traces::now();
         match self.commit(project, (stored, last), salt.as_deref(), &events).await {
@@ -286,9 +290,11 @@ impl<P: Projection> Runner<P> {
                 // Another runner of this projection was faster: continue from its checkpoint. Or
                 // the log is shorter than `head`: then it was restored, and is read again.
                 self.projection.discard_cache();
+                if self.load_checkpoint(project).await? != stored {
+                    return Ok(true);
+                }
                 self.log.inner.recent.forget(project);
-                let is_moved = self.load_checkpoint(project).await? != stored;
-                if is_moved { Ok(true) } else { Err(restored_error(project)) }
+                Err(restored_error(project))
             }
             Err(error) => {
                 self.projection.discard_cache();

@@ -21,7 +21,8 @@ const CRATES: &[&str] = &["api", "blobs", "ingest", "command", "query", "server"
 
 /// The tables that the migrations create.
 fn tables() -> Vec<String> {
-    let pattern = Regex::new(r"(?m)^\s*CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?([a-z_]+)").unwrap();
+    let pattern =
+        Regex::new(r"(?m)^\s*CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?([a-z_]+)").unwrap();
     let mut found = Vec::new();
     for file in fs::read_dir(root().join("eventlog/migrations")).unwrap() {
         let text = fs::read_to_string(file.unwrap().path()).unwrap();

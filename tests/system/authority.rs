@@ -37,7 +37,7 @@ async fn forge(log: &EventLog, project: &ProjectId, stream: StreamName, at: u64,
     log.append(project, append).await.unwrap();
 }
 
-async fn sql(url: &str) -> tokio_postgres::Client {
+pub(crate) async fn sql(url: &str) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client

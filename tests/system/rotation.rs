@@ -84,6 +84,27 @@ async fn a_key_is_rotated_once_per_request_whenever_the_agent_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_an_earlier_release_has_recorded_is_found_in_the_log() {
+    let (mut system, _dir, _agent) = start().await;
+    let key = fingerprint(&system).await;
+    request_rotation(&system);
+    wait_for_change(&system, &key).await;
+    applied(&system, 1).await;
+    let (url, _) = muster_server::up::servers_in(&system.dir()).unwrap();
+    let client = crate::authority::sql(&url).await;
+    let forget = "UPDATE device_keys SET rotation_position = NULL
+        WHERE rotation_position IS NOT NULL";
+    assert_eq!(client.execute(forget, &[]).await.unwrap(), 1);
+    // The process has remembered the key.
+    assert!(system.stop().await);
+    system.restart().await;
+    applied(&system, 2).await;
+    let found = "SELECT count(*) FROM device_keys WHERE rotation_position IS NOT NULL";
+    let client = crate::authority::sql(&url).await;
+    assert_eq!(client.query_one(found, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_with_the_previous_key_is_rejected_and_reported() {
     let (system, _dir, mut agent) = start().await;
     agent.kill9();

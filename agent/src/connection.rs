@@ -1,12 +1,12 @@
 //! The connection to the broker, as the rest of the agent sees it. `crate::link` keeps it up.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use muster_channel::Publisher;
 use muster_schemas::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::clock::Moment;
@@ -82,7 +82,7 @@ impl Connection {
     }
 
     fn state_mut(&self) -> MutexGuard<'_, ConnectionState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Returns a snapshot of the state.

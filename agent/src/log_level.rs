@@ -1,7 +1,8 @@
 //! The log level: the configured one, and a temporary one.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tracing_subscriber::{filter, reload};
 
 /// The reason why the log level was not changed.
@@ -37,7 +38,7 @@ impl LogLevel {
     /// # Errors
     /// When it is not a level.
     pub(crate) fn configure(&self, level: &str) -> Result<(), LevelError> {
-        level.clone_into(&mut self.configured.lock().unwrap_or_else(PoisonError::into_inner));
+        level.clone_into(&mut self.configured.lock());
         (self.set)(level)
     }
 
@@ -51,7 +52,7 @@ impl LogLevel {
 
     /// Restores the level of the config.
     pub(crate) fn reset(&self) {
-        let configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        let configured = self.configured.lock();
         // An invalid level in the config was reported when it was applied.
         let _ = (self.set)(&configured);
     }

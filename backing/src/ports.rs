@@ -10,8 +10,8 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rand::Rng;
 use thiserror::Error;
 
@@ -43,7 +43,7 @@ const FIRST: u16 = 20_000;
 /// [`NoFreePort`] after a few hundred attempts.
 pub fn free_port() -> Result<u16, NoFreePort> {
     let last = last_port();
-    let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut reserved = RESERVED.lock();
     let reserved = reserved.get_or_insert_default();
     for _ in 0..500 {
         let port = rand::rng().random_range(FIRST..=last);

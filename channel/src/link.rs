@@ -2,11 +2,12 @@
 //! side, and returns received ones.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex as Lock};
 
 use async_nats::{Client, Subscriber};
 use bytes::Bytes;
+use parking_lot::Mutex as Lock;
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

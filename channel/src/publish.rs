@@ -8,13 +8,14 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, SubscribeError, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
 use muster_schemas::wire::MESSAGE_ID_HEADER;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -48,7 +49,7 @@ struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.pending.lock().remove(&self.id);
     }
 }
 
@@ -88,7 +89,7 @@ impl Publisher {
         // Random: a confirmation for an earlier connection matches no message of this one.
         let id = rand::random();
         let (confirm, confirmed) = oneshot::channel();
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(id, confirm);
+        self.pending.lock().insert(id, confirm);
         let entry = Entry { id, pending: Arc::clone(&self.pending) };
         let mut headers = HeaderMap::new();
         headers.insert(MESSAGE_ID_HEADER, id.to_string());
@@ -116,7 +117,7 @@ async fn read(mut subscriber: Subscriber, pending: PendingConfirmations) {
     while let Some(message) = subscriber.next().await {
         let id = message.headers.as_ref().and_then(|headers| headers.get(MESSAGE_ID_HEADER));
         let Some(id) = id.and_then(|id| id.as_str().parse().ok()) else { continue };
-        let confirm = pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let confirm = pending.lock().remove(&id);
         if let Some(confirm) = confirm {
             // The wait may have timed out already.
             confirm.send(()).ok();

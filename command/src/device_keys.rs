@@ -6,12 +6,13 @@
 //! from that key to it (docs/decisions/0030).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use muster_eventlog::{DeviceAccess, DeviceKey};
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::envelope::parse_sealed;
 use muster_schemas::{DeviceId, Event, Hash, ProjectId, PublicKey, StreamName};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::domain::Rejection;
 use crate::domain::device::Device;
@@ -231,7 +232,7 @@ impl DeviceKeys {
     }
 
     fn granted(&self) -> MutexGuard<'_, GrantedKeys> {
-        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+        self.granted.lock()
     }
 }
 

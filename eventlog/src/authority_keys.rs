@@ -1,11 +1,12 @@
 //! The authority keys of a log, and the events that it refused because they have no valid proof.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use muster_schemas::ProjectId;
 use muster_schemas::authority::{AuthorityError, AuthorityKey, AuthorityVerifier, ProofContent};
+use parking_lot::Mutex;
 
 use crate::append::{Batch, Expected};
 use crate::stored_event::StoredEvent;
@@ -63,7 +64,7 @@ impl RefusedEvents {
     /// Counts a refused event, and logs it the first time.
     pub(crate) fn add(&self, project: &ProjectId, event: &StoredEvent, problem: &AuthorityError) {
         self.count.fetch_add(1, Ordering::Relaxed);
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.logged.lock();
         if logged.len() < MAX_LOGGED_REFUSALS && logged.insert((project.clone(), event.position)) {
             tracing::error!(
                 %project, position = event.position, kind = event.kind, stream = %event.stream,

@@ -1,10 +1,11 @@
 //! Failures of this process's writes to the database, with time and cause: for health checks, and
 //! for responses that may be outdated because of them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use muster_schemas::Timestamp;
+use parking_lot::Mutex;
 
 use crate::error::StoreError;
 
@@ -64,7 +65,7 @@ pub struct FailureWatch(Arc<Mutex<Option<(Failure, Instant)>>>);
 impl FailureWatch {
     /// Records that the operation failed.
     pub(crate) fn failed(&self, cause: Cause) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let since = match *state {
             Some((failure, at)) if at.elapsed() < FAILURE_TTL => failure.since,
             _ => SystemTime::now().into(),
@@ -74,13 +75,13 @@ impl FailureWatch {
 
     /// Records that the operation succeeded.
     pub(crate) fn succeeded(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.0.lock() = None;
     }
 
     /// Returns the failure, if it persists.
     #[must_use]
     pub fn current(&self) -> Option<Failure> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.0.lock();
         state.filter(|(_, at)| at.elapsed() < FAILURE_TTL).map(|(failure, _)| failure)
     }
 }

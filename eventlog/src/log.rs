@@ -1,9 +1,10 @@
 //! API of the log: open it, append to it, query its heads.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use muster_schemas::{Hash, ProjectId, Timestamp};
+use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Appended, Batch};
@@ -118,7 +119,7 @@ impl EventLog {
 
     /// Returns how many dead letters of each sender are still stored.
     pub(crate) fn dead_letter_quota(&self) -> MutexGuard<'_, DeadLetterQuota> {
-        self.inner.dead_letter_quota.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.dead_letter_quota.lock()
     }
 
     pub(crate) fn options(&self) -> &LogOptions {
@@ -226,7 +227,7 @@ impl EventLog {
     ) -> Result<Vec<Result<Appended, AppendError>>, AppendError> {
         self.authority_keys.prove(project, &mut batch);
         let appender = {
-            let mut appenders = self.inner.appenders.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut appenders = self.inner.appenders.lock();
             appenders
                 .entry(project.clone())
                 .or_insert_with(|| {

@@ -7,9 +7,10 @@
 //! are read again ([`RecentEvents::forget`]). Salts are random, so they identify events.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use muster_schemas::ProjectId;
+use parking_lot::Mutex;
 
 use crate::stored_event::StoredEvent;
 
@@ -93,7 +94,7 @@ fn size(event: &StoredEvent) -> usize {
 impl RecentEvents {
     /// Returns the window of a log.
     pub(crate) fn of(&self, project: &ProjectId) -> Arc<tokio::sync::Mutex<Window>> {
-        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut windows = self.windows.lock();
         if windows.len() >= MAX_WINDOWS && !windows.contains_key(project) {
             // Any one: with more busy projects than windows, no order helps.
             if let Some(other) = windows.keys().next().cloned() {
@@ -105,12 +106,12 @@ impl RecentEvents {
 
     /// Drops all events: PostgreSQL was restarted, and may have lost its newest ones.
     pub(crate) fn clear(&self) {
-        self.windows.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.windows.lock().clear();
     }
 
     /// Drops the events of a log: it was restored, or may have been.
     pub(crate) fn forget(&self, project: &ProjectId) {
-        self.windows.lock().unwrap_or_else(PoisonError::into_inner).remove(project);
+        self.windows.lock().remove(project);
     }
 }
 
@@ -173,7 +174,7 @@ mod tests {
         let recent = RecentEvents::default();
         for n in 0..100 {
             drop(recent.of(&format!("project-{n}").parse().unwrap()));
-            assert!(recent.windows.lock().unwrap().len() <= MAX_WINDOWS);
+            assert!(recent.windows.lock().len() <= MAX_WINDOWS);
         }
     }
 }

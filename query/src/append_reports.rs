@@ -2,7 +2,7 @@
 //! process does not append, and would not notice.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -11,6 +11,7 @@ use muster_schemas::codec;
 use muster_schemas::wire::internal::{
     APPEND_REPORT_SUBJECT, AppendFailure, AppendFailureCause, AppendReport,
 };
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -33,13 +34,13 @@ impl AppendReports {
     }
 
     fn current_at(&self, now: Instant) -> Option<Failure> {
-        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reports = self.0.lock();
         reports.retain(|_, (_, at)| now.duration_since(*at) < REPORT_TTL);
         reports.values().map(|(failure, _)| *failure).min_by_key(|failure| failure.since)
     }
 
     fn apply(&self, report: AppendReport, now: Instant) {
-        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reports = self.0.lock();
         reports.retain(|_, (_, at)| now.duration_since(*at) < REPORT_TTL);
         let has_capacity = reports.len() < MAX_PROCESSES || reports.contains_key(&report.process);
         match report.failure {

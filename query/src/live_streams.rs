@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use muster_api::Problem;
 use muster_api::auth::Principal;
 use muster_api::problem::Kind;
 use muster_schemas::{DeviceId, OperationId, TokenId};
+use parking_lot::{Mutex, MutexGuard};
 
 /// Maximum number of slots of this process.
 const MAX_STREAMS: usize = 1_000;
@@ -67,7 +68,7 @@ impl LiveStreams {
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
-        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.open.lock()
     }
 
     /// Takes a slot.

@@ -1,7 +1,7 @@
 //! Shared state of the handlers of the read API.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::extract::FromRef;
 use muster_api::{ApiState, Problem};
@@ -10,6 +10,7 @@ use muster_eventlog::projection::Progress;
 use muster_eventlog::tiles::TREE_TILES;
 use muster_eventlog::{EventLog, Failure, Follower};
 use muster_schemas::{DeviceId, ProjectId};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 

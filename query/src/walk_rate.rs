@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, describe_counter};
 use muster_api::Problem;
 use muster_api::problem::Kind;
 use muster_schemas::TokenId;
+use parking_lot::{Mutex, MutexGuard};
 
 /// Default maximum number of lists of several pages by `last_seen` that a token starts in a minute.
 pub const DEFAULT_WALKS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
@@ -60,7 +61,7 @@ impl WalkRate {
     }
 
     fn buckets(&self) -> MutexGuard<'_, HashMap<TokenId, Bucket>> {
-        self.0.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.buckets.lock()
     }
 
     fn max(&self) -> f64 {

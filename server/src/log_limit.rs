@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::counter;
+use parking_lot::Mutex;
 use tracing::callsite::Identifier;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
@@ -42,7 +43,7 @@ struct Kind {
 impl LogLimit {
     /// Whether one more line of this kind may be written now.
     fn admits(&self, kind: &'static Metadata<'static>, now: Instant) -> bool {
-        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = self.0.lock();
         let kind = kinds.entry(kind.callsite()).or_insert_with(|| Kind {
             location: format!("{}:{}", kind.target(), kind.line().unwrap_or_default()),
             since: now,
@@ -60,7 +61,7 @@ impl LogLimit {
 
     /// Returns the kinds with dropped lines since the last call, and their numbers.
     fn take_dropped(&self) -> Vec<(String, u64)> {
-        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = self.0.lock();
         let left_out = kinds.values_mut().filter(|kind| kind.dropped > 0);
         left_out.map(|kind| (kind.location.clone(), std::mem::take(&mut kind.dropped))).collect()
     }
@@ -179,7 +180,7 @@ mod tests {
 
     impl Write for Log {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -205,7 +206,7 @@ mod tests {
             }
             tracing::warn!("another kind");
         });
-        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(log.0.lock().clone()).unwrap();
         assert_eq!(text.matches("provoked").count(), 100);
         assert_eq!(text.matches("another kind").count(), 1);
         let left_out = limit.take_dropped();

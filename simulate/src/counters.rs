@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 /// Maximum number of distinct errors.
 const MAX_ERROR_KINDS: usize = 20;
@@ -60,7 +61,7 @@ pub(crate) fn add(counter: &AtomicU64, count: u64) {
 impl Counters {
     /// Counts an error; the device retries.
     pub(crate) fn error(&self, message: &str) {
-        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut errors = self.errors.lock();
         if errors.len() < MAX_ERROR_KINDS || errors.contains_key(message) {
             *errors.entry(message.to_owned()).or_default() += 1;
         } else {
@@ -84,7 +85,7 @@ impl Counters {
             points: read(&self.points),
             differing: read(&self.differing),
             runs: read(&self.runs),
-            errors: self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            errors: self.errors.lock().clone(),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Records the ends of sessions in the log: also of those without an attached client, and of those
 //! that a killed agent left open.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use muster_channel::frame::Exit;
 use muster_schemas::SessionId;
 use muster_schemas::errors::error_chain;
 use muster_schemas::events::ShellEnded;
+use parking_lot::{Mutex, MutexGuard};
 use redb::ReadableTable;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -48,7 +49,7 @@ impl SessionEnds {
     }
 
     fn unrecorded(&self) -> MutexGuard<'_, Vec<End>> {
-        self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unrecorded.lock()
     }
 
     pub(super) const fn pending(&self, session: SessionId) -> Pending<'_> {

@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::Child;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +17,7 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::termios::{InputFlags, SetArg, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
+use parking_lot::Mutex;
 use portable_pty::{ExitStatus, MasterPty, PtySize, native_pty_system};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use tokio::net::unix::pipe;
@@ -213,7 +213,7 @@ impl Terminal {
     }
 
     pub(super) fn resize(&self, size: TerminalSize) {
-        let master = self.master.lock().unwrap_or_else(PoisonError::into_inner);
+        let master = self.master.lock();
         if let Err(error) = master.resize(pty_size(size)) {
             tracing::debug!(%error, "failed to resize a terminal");
         }
@@ -222,7 +222,7 @@ impl Terminal {
     /// Returns the groups that a signal to the session is sent to: the shell's, and the foreground
     /// group.
     fn groups(&self) -> Vec<Pid> {
-        let master = self.master.lock().unwrap_or_else(PoisonError::into_inner);
+        let master = self.master.lock();
         let front = master.process_group_leader().map(Pid::from_raw);
         let mut groups = vec![self.pid];
         groups.extend(front.filter(|front| *front != self.pid));

@@ -1,8 +1,9 @@
 //! The server's time, as far as this device knows it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use muster_schemas::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::moment::{Anchor, Moment};
@@ -26,12 +27,12 @@ impl ServerClock {
     }
 
     pub(crate) fn anchor(&self) -> Option<Anchor> {
-        *self.anchor.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.anchor.lock()
     }
 
     /// Sets a newer relation to the server's clock.
     pub(crate) fn set(&self, anchor: Anchor) {
-        *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = Some(anchor);
+        *self.anchor.lock() = Some(anchor);
         if let Err(error) = self.store.put_relaxed(key::ANCHOR, &anchor) {
             tracing::debug!(%error, "failed to store the server's time");
         }

@@ -4,11 +4,12 @@
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use muster_files::write_private;
 use muster_schemas::events::DeviceConfigApplied;
 use muster_schemas::names::ConfigVars;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -83,7 +84,7 @@ impl DeviceConfig {
     }
 
     fn current(&self) -> MutexGuard<'_, (Config, Settings)> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        self.current.lock()
     }
 
     /// Follows the settings of the sampler.

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -72,13 +73,13 @@ impl LocalMetrics {
         listeners: ListenerSettings,
     ) {
         self.points.set(quota, agent_groups);
-        *self.requested.lock().unwrap_or_else(PoisonError::into_inner) = listeners;
+        *self.requested.lock() = listeners;
     }
 
     /// Opens and closes listeners as requested. Returns those that could not be opened, by config
     /// variable.
     pub(crate) fn open_listeners(&self) -> BTreeMap<String, String> {
-        let requested = *self.requested.lock().unwrap_or_else(PoisonError::into_inner);
+        let requested = *self.requested.lock();
         self.listeners.set(requested, &self.data)
     }
 

@@ -2,10 +2,9 @@
 //!
 //! The caller passes the time.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use muster_schemas::Timestamp;
 use muster_schemas::metrics::Point;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::parse::{Format, read};
@@ -89,7 +88,7 @@ pub struct PointQueue {
 impl PointQueue {
     fn state(&self) -> MutexGuard<'_, State> {
         // Points and counters only; an inconsistency ends with the next batch.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Sets the quota and the agent's own groups.

@@ -9,8 +9,9 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::net::{UdpSocket, UnixDatagram, UnixListener};
 use tokio::sync::Notify;
 
@@ -107,7 +108,7 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     fn entries(&self) -> MutexGuard<'_, Vec<ListenerEntry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 
     /// Opens and closes listeners until exactly these are open; those that are already open stay

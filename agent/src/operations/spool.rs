@@ -9,13 +9,14 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use muster_schemas::events::OutputSummary;
 use muster_schemas::wire::{MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputStream};
 use muster_schemas::{Hash, OperationId};
+use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -119,7 +120,7 @@ pub(crate) struct Spools {
 
 impl Spool {
     fn outputs(&self) -> MutexGuard<'_, Outputs> {
-        self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.outputs.lock()
     }
 
     /// Returns the summaries of stdout and stderr.
@@ -229,7 +230,7 @@ impl Spools {
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<OperationId, Arc<Spool>>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock()
     }
 
     /// Returns all spools.

@@ -23,9 +23,10 @@ mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use muster_schemas::{DeviceId, Hash, ProjectId, SigningKey};
+use parking_lot::{Mutex, MutexGuard};
 
 pub use head::{Verdict, compare_head};
 pub(crate) use ignored::IgnoredMessage;
@@ -96,15 +97,15 @@ impl Outbox {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // The state changes only after its transaction was committed, so it is consistent.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn keys(&self) -> Arc<Keys> {
-        Arc::clone(&self.keys.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.keys.lock())
     }
 
     fn set_keys(&self, keys: Keys) {
-        *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        *self.keys.lock() = Arc::new(keys);
     }
 
     /// Whether more events are kept than the limits allow.

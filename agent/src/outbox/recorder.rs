@@ -1,9 +1,10 @@
 //! Recording of events by the agent's parts; the sender is notified of them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_schemas::Event;
+use parking_lot::{Mutex, MutexGuard};
 use redb::WriteTransaction;
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -92,7 +93,7 @@ impl Recorder {
     }
 
     fn hold(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.held_until.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held_until.lock()
     }
 
     /// Waits until an event is recorded.

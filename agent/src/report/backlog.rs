@@ -3,10 +3,11 @@
 //! Batches are compressed, and stored with relaxed durability: a crash may lose those of the last
 //! minute.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use muster_schemas::metrics::{MAX_BATCH_BYTES, MAX_POINTS, MetricBatch, Point};
 use muster_schemas::{codec, compress};
+use parking_lot::{Mutex, MutexGuard};
 use redb::{ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -130,7 +131,7 @@ impl Backlog {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // The state contains only numbers, which the next start computes again.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Returns the fill level.

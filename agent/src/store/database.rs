@@ -6,9 +6,9 @@
 use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use muster_schemas::codec;
+use parking_lot::{Mutex, MutexGuard};
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
@@ -146,7 +146,7 @@ impl Store {
 
     fn database(&self) -> Result<MutexGuard<'_, Option<Database>>, StoreError> {
         // A panic while the lock was held left at most an uncommitted transaction.
-        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut database = self.database.lock();
         if database.is_none() {
             let opened = Database::builder()
                 .set_cache_size(CACHE_BYTES)

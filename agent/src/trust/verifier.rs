@@ -1,8 +1,9 @@
 //! The verifier: the pinned CA must have signed the server's certificate, for this host.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use muster_schemas::Hash;
+use parking_lot::Mutex;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
@@ -73,13 +74,13 @@ impl Verifier {
         if let PinnedCa::Certificate(ca) = &self.ca {
             return Some(ca.clone());
         }
-        self.ca_certificate.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.ca_certificate.lock().clone()
     }
 
     /// Returns the reason why the last server was not trusted; `None` if it was, or there was none.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.refusal.lock().clone()
     }
 
     fn find_ca(&self, chain: &[CertificateDer<'_>]) -> Result<CertificateDer<'static>, Error> {
@@ -176,7 +177,7 @@ impl Verifier {
                     ..
                 })) => not_before,
                 Ok(verified) => {
-                    *self.ca_certificate.lock().unwrap_or_else(PoisonError::into_inner) = Some(ca);
+                    *self.ca_certificate.lock() = Some(ca);
                     return Ok(verified);
                 }
                 Err(error) => return Err(error),
@@ -198,7 +199,7 @@ impl ServerCertVerifier for Verifier {
         let server_name = self.host.as_ref().unwrap_or(server_name);
         let outcome = self.verify(end_entity, intermediates, server_name, ocsp_response, now);
         let message = outcome.as_ref().err().map(|error| describe(error, &self.ca, server_name));
-        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = message;
+        *self.refusal.lock() = message;
         outcome
     }
 

@@ -4,12 +4,13 @@
 //! next request, in every process.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use muster_eventlog::{EventLog, StoreError};
 use muster_schemas::wire::ApiTokenText;
 use muster_schemas::{ProjectId, StreamName, Timestamp, TokenId};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::token_uses::store_token_use;
 use super::{ApiTokenState, Principal};
@@ -80,7 +81,7 @@ impl Authenticator {
     /// # Errors
     /// When the log cannot be read.
     pub async fn project_exists(&self, project: &ProjectId) -> Result<bool, StoreError> {
-        let lock = || self.inner.projects.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.inner.projects.lock();
         if lock().contains(project) {
             return Ok(true);
         }
@@ -132,8 +133,8 @@ impl Authenticator {
         Ok(cached)
     }
 
-    fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<(ProjectId, TokenId), CachedToken>> {
-        self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tokens(&self) -> MutexGuard<'_, HashMap<(ProjectId, TokenId), CachedToken>> {
+        self.inner.tokens.lock()
     }
 
     /// Notes the use in the background if none was recorded for an hour; command records it.

@@ -1,7 +1,7 @@
 //! [`Child`]: the handle of a running server.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -162,7 +162,7 @@ impl Child {
     }
 
     fn process(&self) -> Option<Arc<Process>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.lock().clone()
     }
 
     async fn request(&self, request: Request) -> Result<(), ChildError> {

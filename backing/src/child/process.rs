@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child as OsChild, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::error::ChildError;
@@ -102,13 +103,13 @@ impl Process {
 
     /// Sends a signal to the server's first process; `false` if it has ended.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
-        let alive = self.is_alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = self.is_alive.lock();
         *alive && send(self.pid, signal)
     }
 
     /// Sends a signal to the server and all of its descendants; `false` if it has ended.
     pub(crate) fn signal_tree(&self, signal: Signal) -> bool {
-        let alive = self.is_alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = self.is_alive.lock();
         if !*alive {
             return false;
         }
@@ -158,7 +159,7 @@ fn send(pid: u32, signal: Signal) -> bool {
 fn wait(mut child: OsChild, is_alive: &Mutex<bool>) -> Exit {
     let pid = Pid::from_raw(child.id().cast_signed());
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
-    let mut alive = is_alive.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut alive = is_alive.lock();
     *alive = false;
     Exit(child.wait().ok())
 }

@@ -1,9 +1,10 @@
 //! The task that owns a server's current process: detects its end, restarts it, and executes the
 //! requests of [`super::Child`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::error::ChildError;
@@ -260,7 +261,7 @@ impl Supervisor {
         }
         let (log, begins) = self.log.open()?;
         let process = Arc::new(Process::spawn(&self.spec, log, begins)?);
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&process));
+        *self.current.lock() = Some(Arc::clone(&process));
         self.folder_lock.record_pid(process.pid())?;
         Ok(process)
     }
@@ -272,7 +273,7 @@ impl Supervisor {
     }
 
     fn record_exit(&mut self, exit: Exit, is_requested: bool) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.current.lock() = None;
         self.folder_lock.clear_pid();
         self.ready.send_replace(false);
         self.ended_at = Instant::now();

@@ -1,9 +1,9 @@
 //! The open relays of this process, which renews a lease in PostgreSQL for each of them.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -41,6 +41,6 @@ impl Relays {
     }
 
     pub(super) fn leased(&self) -> MutexGuard<'_, BTreeSet<Uuid>> {
-        self.leased.lock().unwrap_or_else(PoisonError::into_inner)
+        self.leased.lock()
     }
 }

@@ -98,7 +98,7 @@ impl Delivery {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
     use std::time::Duration;
 
     use tokio::sync::Notify;
@@ -120,19 +120,19 @@ mod tests {
 
     impl Sent {
         fn all(&self) -> Vec<u128> {
-            self.0.lock().unwrap().clone()
+            self.0.lock().clone()
         }
 
         fn send(&self, number: u128) -> impl Future<Output = ()> + use<> {
             let sent = self.clone();
-            async move { sent.0.lock().unwrap().push(number) }
+            async move { sent.0.lock().push(number) }
         }
 
         fn send_when_notified(&self, number: u128) -> impl Future<Output = ()> + use<> {
             let sent = self.clone();
             async move {
                 sent.1.notified().await;
-                sent.0.lock().unwrap().push(number);
+                sent.0.lock().push(number);
             }
         }
 
@@ -181,17 +181,17 @@ mod tests {
             let (running, send) = (Arc::clone(&running), sent.send(number));
             deliveries.start(operation(1), device(number), async move {
                 {
-                    let mut running = running.lock().unwrap();
+                    let mut running = running.lock();
                     running.0 += 1;
                     running.1 = running.1.max(running.0);
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
-                running.lock().unwrap().0 -= 1;
+                running.lock().0 -= 1;
                 send.await;
             });
         }
         assert_eq!(sent.until(50).await.len(), 50);
-        let most = running.lock().unwrap().1;
+        let most = running.lock().1;
         assert!((2..=MAX_CONCURRENT_SEALS).contains(&most), "{most}");
     }
 }

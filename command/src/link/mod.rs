@@ -2,12 +2,13 @@
 //! all command processes through a queue group.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use muster_schemas::subjects::{self, DeviceSubjects};
 use muster_schemas::{DeviceId, ProjectId};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -67,7 +68,7 @@ impl Lane {
     fn admit(&self, subject: &str, bytes: usize) -> Option<AdmittedRequest> {
         let bytes = u32::try_from(bytes.saturating_add(REQUEST_OVERHEAD_BYTES)).ok()?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()?;
-        let mut each = self.per_subject.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut each = self.per_subject.lock();
         let count = each.entry(subject.to_owned()).or_default();
         if *count >= MAX_REQUESTS_PER_DEVICE {
             return None;
@@ -80,7 +81,7 @@ impl Lane {
 
 impl Drop for AdmittedRequest {
     fn drop(&mut self) {
-        let mut each = self.per_subject.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut each = self.per_subject.lock();
         if let Some(count) = each.get_mut(&self.subject) {
             *count -= 1;
             if *count == 0 {
@@ -235,6 +236,6 @@ mod tests {
         all.pop();
         assert!(lane.admit("a", 1).is_some());
         drop(all);
-        assert!(lane.per_subject.lock().unwrap().is_empty());
+        assert!(lane.per_subject.lock().is_empty());
     }
 }

@@ -1,12 +1,12 @@
 //! What this process knows of the stored outputs.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use muster_blobs::key::Piece;
 use muster_schemas::wire::OutputStream;
 use muster_schemas::{DeviceId, OperationId, ProjectId};
+use parking_lot::Mutex;
 
 use super::id::OutputId;
 
@@ -39,14 +39,14 @@ pub(super) struct OutputCache(Mutex<HashMap<OutputId, CachedOutput>>);
 
 impl OutputCache {
     pub(super) fn get(&self, output: &OutputId) -> Option<CachedOutput> {
-        let cached = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(output).copied();
+        let cached = self.0.lock().get(output).copied();
         cached.filter(|cached| {
             output.stream != OutputStream::File || cached.read_at.elapsed() < CACHE_TTL
         })
     }
 
     pub(super) fn set(&self, output: OutputId, value: CachedOutput) {
-        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.0.lock();
         if cached.len() >= MAX_CACHED_OUTPUTS {
             cached.clear();
         }
@@ -57,6 +57,6 @@ impl OutputCache {
     pub(super) fn remove(&self, project: &ProjectId, operation: OperationId, device: DeviceId) {
         let stream = OutputStream::File;
         let output = OutputId { project: project.clone(), operation, device, stream };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&output);
+        self.0.lock().remove(&output);
     }
 }

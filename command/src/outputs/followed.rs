@@ -2,10 +2,10 @@
 //! which outputs are abandoned. Nothing is stored or sent here.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use muster_blobs::key::Piece;
+use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use super::id::OutputId;
@@ -82,11 +82,11 @@ impl Default for FollowedOutputs {
 
 impl FollowedOutputs {
     fn all(&self) -> MutexGuard<'_, HashMap<OutputId, FollowedOutput>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock()
     }
 
     pub(super) fn reset_listening_since(&self, now: Instant) {
-        *self.listening_since.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        *self.listening_since.lock() = now;
     }
 
     /// Removes the outputs without a follower; returns those of which pieces may be stored.
@@ -129,7 +129,7 @@ impl FollowedOutputs {
 
     /// Whether an output has a follower, as far as this process can know.
     pub(super) fn is_followed(&self, output: &OutputId, now: Instant) -> bool {
-        let since = *self.listening_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *self.listening_since.lock();
         now.duration_since(since) < FOLLOWER_TTL || self.slowest(output, now).is_some()
     }
 

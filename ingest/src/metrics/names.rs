@@ -4,13 +4,14 @@
 //! `host` tag for a few seconds.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_eventlog::EventLog;
 use muster_schemas::events::{DeviceDeleted, DeviceRegistered, DeviceRenamed};
 use muster_schemas::names::DeviceName;
 use muster_schemas::{DeviceId, Event, ProjectId, StreamName};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{mpsc, oneshot};
 
 /// A device in its project.
@@ -80,7 +81,7 @@ impl NameCache {
 fn lock(
     cached: &Mutex<HashMap<ProjectDevice, Entry>>,
 ) -> MutexGuard<'_, HashMap<ProjectDevice, Entry>> {
-    cached.lock().unwrap_or_else(PoisonError::into_inner)
+    cached.lock()
 }
 
 /// Reads requested names until all [`NameCache`] are dropped.

@@ -5,7 +5,7 @@
 //! once. Dead letters are stored in groups, outside the loop: a device whose messages are refused
 //! delays no other.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream::{self, consumer};
@@ -17,6 +17,7 @@ use muster_schemas::errors::error_chain;
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::names::DeviceName;
 use muster_schemas::{Timestamp, subjects};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -248,7 +249,7 @@ impl Reader {
     }
 
     fn guard(&self) -> MutexGuard<'_, DeviceGuard> {
-        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+        self.guard.lock()
     }
 
     /// Logs that metrics of a device are dropped: once a day for each device and cause.
@@ -302,7 +303,7 @@ impl Reader {
             self.count_dropped(who, excess, points);
         }
         let kept = {
-            let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut series = self.series.lock();
             series.enforce(who, &mut batch, Instant::now())
         };
         self.count_dropped(who, DropReason::TooManySeries, kept);

@@ -21,7 +21,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::join_all;
@@ -30,6 +29,7 @@ use muster_metric_store::{
     find_bad_lines, is_past_retention,
 };
 use muster_schemas::Timestamp;
+use parking_lot::Mutex;
 
 use super::backoff::Backoff;
 use super::batch::{Batch, Entry, Outcome, RejectedLine};
@@ -369,8 +369,7 @@ impl Writer {
     }
 
     fn warn_unusable(&self, message: &str) {
-        let mut complained =
-            self.warned_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut complained = self.warned_at.lock();
         if complained.is_none_or(|when| when.elapsed() >= WARN_INTERVAL) {
             *complained = Some(Instant::now());
             tracing::warn!(
@@ -381,8 +380,7 @@ impl Writer {
     }
 
     fn recovered(&self) {
-        let mut complained =
-            self.warned_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut complained = self.warned_at.lock();
         if complained.take().is_some() {
             tracing::info!(store = self.client.address(), "the metric store accepts metrics again");
         }

@@ -1,8 +1,10 @@
 //! The retention policies of a store, cached for a few seconds.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// Time for which the list of retention policies is cached.
 const POLICIES_TTL: Duration = Duration::from_secs(5);
@@ -32,7 +34,7 @@ impl PolicyCache {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<CachedPolicies>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -4,13 +4,14 @@
 //! for a request.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use muster_api_types::metrics::MetricsSummary;
 use muster_schemas::metrics::{InvalidBatch, MetricBatch};
 use muster_schemas::selector::Requirement;
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::summary::{from_batch, matches};
 
@@ -173,10 +174,10 @@ impl LatestMetrics {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<(ProjectId, DeviceId), Latest>> {
-        self.devices.read().unwrap_or_else(PoisonError::into_inner)
+        self.devices.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<(ProjectId, DeviceId), Latest>> {
-        self.devices.write().unwrap_or_else(PoisonError::into_inner)
+        self.devices.write()
     }
 }

@@ -1,7 +1,7 @@
 //! Point-in-time queries of devices: at a position, or at a time.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use muster_api::Problem;
 use muster_eventlog::Head;
@@ -54,7 +54,7 @@ pub(super) async fn devices(
     position: u64,
 ) -> Result<Arc<BTreeMap<DeviceId, Device>>, Problem> {
     let _permit = state.point_in_time_permits.acquire().await;
-    let last = state.last_snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let last = state.last_snapshot.lock().clone();
     let previous = last.filter(|past| past.project == *project && past.position <= position);
     let (after, devices) = match previous {
         Some(past) if past.position == position => return Ok(past.devices),
@@ -64,7 +64,7 @@ pub(super) async fn devices(
     let devices = point_in_time::devices_at(state.log(), project, (after, devices), position);
     let devices = Arc::new(devices.await.map_err(problem)?);
     let past = DeviceSnapshot { project: project.clone(), position, devices: devices.clone() };
-    *state.last_snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(past);
+    *state.last_snapshot.lock() = Some(past);
     Ok(devices)
 }
 

@@ -16,7 +16,7 @@ mod stream;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -26,6 +26,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http_body::{Frame, SizeHint};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
+use parking_lot::{Mutex, MutexGuard};
 
 pub(crate) use options::ConnectionLimits;
 pub(super) use registry::Refused;
@@ -74,7 +75,7 @@ impl Connections {
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.registry.lock()
     }
 
     fn admit_peer(&self, peer: SocketAddr) -> Result<Arc<Slot>, Refused> {

@@ -1,5 +1,7 @@
 //! The device side of muster: records events, samples metrics, and executes the operations of the
 //! project that it has pinned.
+
+#![cfg_attr(test, allow(clippy::too_many_lines, reason = "a test is a sequence of steps"))]
 #![cfg_attr(
     test,
     allow(

@@ -4,6 +4,8 @@
 //! Invariant: this crate has no route and no resource. It reads the event log only for tokens and
 //! the names of projects.
 
+#![cfg_attr(test, allow(clippy::too_many_lines, reason = "a test is a sequence of steps"))]
+
 pub mod auth;
 pub mod body;
 pub mod cursor;

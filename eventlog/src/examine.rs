@@ -89,6 +89,18 @@ async fn query_examination(pool: &sqlx::PgPool) -> Result<Examination, sqlx::Err
     if found.missing > 0 {
         return Ok(found);
     }
+    found.read_models = read_models(pool).await?;
+    let dead_letters: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM dead_letters
+         WHERE last_seen > clock_timestamp() - interval '1 day' AND retried_at IS NULL",
+    )
+    .fetch_one(pool)
+    .await?;
+    found.dead_letters = dead_letters.unsigned_abs();
+    Ok(found)
+}
+
+async fn read_models(pool: &sqlx::PgPool) -> Result<Vec<ReadModel>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT c.projection, c.project, h.position - c.position AS lag, c.failure,
                 (SELECT (extract(epoch FROM e.recorded_at) * 1000000)::bigint FROM events e
@@ -98,22 +110,16 @@ async fn query_examination(pool: &sqlx::PgPool) -> Result<Examination, sqlx::Err
     )
     .fetch_all(pool)
     .await?;
-    for row in rows {
-        let lag = row.try_get::<i64, _>("lag")?;
-        found.read_models.push(ReadModel {
-            name: row.try_get("projection")?,
-            project: row.try_get("project")?,
-            lag: u64::try_from(lag).unwrap_or_default(),
-            behind_since: row.try_get::<Option<i64>, _>("behind_since")?.map(Timestamp),
-            failure: row.try_get("failure")?,
-        });
-    }
-    let dead_letters: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM dead_letters
-         WHERE last_seen > clock_timestamp() - interval '1 day' AND retried_at IS NULL",
-    )
-    .fetch_one(pool)
-    .await?;
-    found.dead_letters = dead_letters.unsigned_abs();
-    Ok(found)
+    rows.iter()
+        .map(|row| {
+            let lag = row.try_get::<i64, _>("lag")?;
+            Ok(ReadModel {
+                name: row.try_get("projection")?,
+                project: row.try_get("project")?,
+                lag: u64::try_from(lag).unwrap_or_default(),
+                behind_since: row.try_get::<Option<i64>, _>("behind_since")?.map(Timestamp),
+                failure: row.try_get("failure")?,
+            })
+        })
+        .collect()
 }

@@ -1,5 +1,7 @@
 //! Points a second into a real InfluxDB: through the sink, and posting the same line protocol
 //! straight to it. Prints a table; proves nothing by itself.
+
+#![allow(clippy::too_many_lines, reason = "a test is a sequence of steps")]
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,

@@ -3,6 +3,8 @@
 //! `MUSTER_TEST_INFLUX_URL`, with `MUSTER_TEST_INFLUX_DATABASE`, `…_ORG` and `…_TOKEN`, or `…_USER`
 //! and `…_PASSWORD`.
 
+#![allow(clippy::too_many_lines, reason = "a test is a sequence of steps")]
+
 #[expect(dead_code, reason = "the other tests read more")]
 mod support;
 

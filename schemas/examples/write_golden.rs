@@ -2,6 +2,8 @@
 //!
 //! `cargo run -p muster-schemas --example write_golden`, after adding a sample of the new shape in
 //! `schemas/tests/language/samples/`. Review the `.diag` of each new file before committing.
+
+#![allow(clippy::too_many_lines, reason = "samples are lists")]
 #![expect(clippy::print_stdout, reason = "a tool that reports which files it wrote")]
 
 use std::fs::{self, OpenOptions};

@@ -1,4 +1,6 @@
 //! System tests, one module for each user story, in one binary, with real servers and agents.
+
+#![allow(clippy::too_many_lines, reason = "a test is a sequence of steps")]
 #![allow(
     clippy::cast_possible_truncation,
     clippy::needless_pass_by_value,

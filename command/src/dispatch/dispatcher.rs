@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use muster_blobs::key;
 use muster_eventlog::projection::Progress;
 use muster_eventlog::{Append, AppendError, Batch, Expected, NewEvent};
-use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName};
+use muster_schemas::events::ClosedState;
+use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName, Timestamp};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -216,25 +217,7 @@ impl Dispatcher {
             let command = OperationCommand::Abort(cause);
             return self.executor.execute::<Operation>(&request, &stream, command).await.map(drop);
         }
-        let mut planned = Vec::new();
-        if operation.is_aborted {
-            for run in self.runs(project, operation, RunSelection::NotCanceled).await? {
-                planned.extend(plan(&run, RunCommand::Cancel));
-            }
-        }
-        for run in self.runs(project, operation, RunSelection::DeviceRemoved).await? {
-            planned.extend(close(
-                &run,
-                muster_schemas::events::ClosedState::Unknown,
-                DEVICE_REMOVED,
-            ));
-        }
-        if rules::is_expired(operation, now) {
-            for run in self.runs(project, operation, RunSelection::Waiting).await? {
-                let state = muster_schemas::events::ClosedState::Expired;
-                planned.extend(close(&run, state, "its device was not online in time"));
-            }
-        }
+        let mut planned = self.ends(project, operation, now).await?;
         let places = rules::free_slots(operation, now).min(MAX_RUNS_PER_BATCH);
         if places > 0 {
             let which = RunSelection::Ready { at_once: operation.requested.at_once };
@@ -277,6 +260,31 @@ impl Dispatcher {
             self.send(project, operation, device, order).await;
         }
         Ok(())
+    }
+
+    /// Plans the end of runs: of an aborted operation, on removed devices, and of those that have
+    /// waited for too long.
+    async fn ends(
+        &self,
+        project: &ProjectId,
+        operation: &OpenOperation,
+        now: Timestamp,
+    ) -> Result<Vec<PlannedAppend>, CommandError> {
+        let mut planned = Vec::new();
+        if operation.is_aborted {
+            for run in self.runs(project, operation, RunSelection::NotCanceled).await? {
+                planned.extend(plan(&run, RunCommand::Cancel));
+            }
+        }
+        for run in self.runs(project, operation, RunSelection::DeviceRemoved).await? {
+            planned.extend(close(&run, ClosedState::Unknown, DEVICE_REMOVED));
+        }
+        if rules::is_expired(operation, now) {
+            for run in self.runs(project, operation, RunSelection::Waiting).await? {
+                planned.extend(close(&run, ClosedState::Expired, NOT_ONLINE_IN_TIME));
+            }
+        }
+        Ok(planned)
     }
 
     async fn runs(
@@ -382,12 +390,9 @@ fn requested_at(operation: OperationId) -> Option<u64> {
 }
 
 const DEVICE_REMOVED: &str = "the device was revoked or deleted";
+const NOT_ONLINE_IN_TIME: &str = "its device was not online in time";
 
-fn close(
-    run: &OpenRun,
-    state: muster_schemas::events::ClosedState,
-    reason: &str,
-) -> Option<PlannedAppend> {
+fn close(run: &OpenRun, state: ClosedState, reason: &str) -> Option<PlannedAppend> {
     plan(run, RunCommand::Close { state, reason: reason.to_owned() })
 }
 

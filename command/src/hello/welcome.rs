@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use muster_eventlog::DeviceAccess;
+use muster_eventlog::{DeviceAccess, DeviceEpoch};
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::events::Cause;
 use muster_schemas::wire::{Hello, NewEpoch, Welcome};
@@ -93,20 +93,13 @@ impl Hellos {
             .filter(|epoch| !epoch.is_closed)
             .ok_or_else(|| unproved("the device has no open epoch".into()))?;
 
-        let (epoch, seq, hash) = match &hello.new_epoch {
-            None => (position.epoch, position.seq, position.tip),
+        let position = match &hello.new_epoch {
+            None => position,
             Some(requested) => {
                 let logged = (requested.seq == position.seq).then_some(position.tip);
                 let epoch =
                     self.grant_epoch(project, device, hello.epoch, requested, logged).await?;
-                // The request may be a repeated one: report the current position of that epoch.
-                let access = self.executor.log.device_access(project, &[device]).await?;
-                let position = access.get(&device).and_then(|access| access.epoch(epoch)).copied();
-                (
-                    epoch,
-                    position.map_or(0, |position| position.seq),
-                    position.map_or(Hash::ZERO, |position| position.tip),
-                )
+                self.position_in(project, device, epoch).await?
             }
         };
         let version = state.config_version;
@@ -114,11 +107,11 @@ impl Hellos {
         let welcome = Welcome {
             project: project.clone(),
             device,
-            epoch,
+            epoch: position.epoch,
             nonce: hello.nonce,
             time: now(),
-            committed_seq: seq,
-            committed_hash: hash,
+            committed_seq: position.seq,
+            committed_hash: position.tip,
             config_version: version,
             config: config.plain,
             sealed_config: config.sealed,
@@ -126,6 +119,18 @@ impl Hellos {
         };
         let key = self.keys.operation_key(project)?;
         Ok(key.seal(Kind::Welcome, codec::encode(&welcome)))
+    }
+
+    /// Returns the position of a granted epoch: the request may be a repeated one.
+    async fn position_in(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        epoch: u64,
+    ) -> Result<DeviceEpoch, CommandError> {
+        let access = self.executor.log.device_access(project, &[device]).await?;
+        let position = access.get(&device).and_then(|access| access.epoch(epoch)).copied();
+        Ok(position.unwrap_or(DeviceEpoch { epoch, seq: 0, tip: Hash::ZERO, is_closed: false }))
     }
 
     /// Returns the error for a hello by a key that is not the device's. If it is a previous key and

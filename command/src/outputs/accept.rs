@@ -83,6 +83,26 @@ impl Outputs {
         self.live.receive_reports(stop).await;
     }
 
+    /// Decodes a piece, and decrypts its data.
+    fn open(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        payload: &[u8],
+    ) -> Result<OutputPiece, CommandError> {
+        let not_proven = |what: String| CommandError::IdentityNotProven(what);
+        let mut piece: OutputPiece =
+            codec::decode(payload).map_err(|error| not_proven(error.to_string()))?;
+        if piece.sealed {
+            let key = self.keys.operation_key(project)?;
+            let context = output_context(project, device, &piece);
+            // Encrypted to another operation key: the device keeps the data, and sends it again.
+            piece.data = open_by(&key, &context, &piece.data)
+                .map_err(|error| not_proven(error.to_string()))?;
+        }
+        Ok(piece)
+    }
+
     /// Accepts a piece of a run's output, or of its file; returns the offset of the next one.
     ///
     /// # Errors
@@ -94,9 +114,7 @@ impl Outputs {
         device: DeviceId,
         payload: &[u8],
     ) -> Result<Vec<u8>, CommandError> {
-        let not_proven = |what: String| CommandError::IdentityNotProven(what);
-        let mut piece: OutputPiece =
-            codec::decode(payload).map_err(|error| not_proven(error.to_string()))?;
+        let piece = self.open(project, device, payload)?;
         let is_file = piece.stream == OutputStream::File;
         // The response acknowledges an unwanted piece, so that the device does not send it again.
         let refuse = |piece: &OutputPiece, why: String| {
@@ -108,16 +126,6 @@ impl Outputs {
             let refusal = is_file.then_some(why);
             Ok(codec::encode(&OutputTaken { next, reader: None, refused: refusal, receipt: None }))
         };
-        if piece.sealed {
-            let key = self.keys.operation_key(project)?;
-            let context = output_context(project, device, &piece);
-            match open_by(&key, &context, &piece.data) {
-                Ok(data) => piece.data = data,
-                // Encrypted to another operation key: the device keeps the data, and sends it
-                // again.
-                Err(error) => return Err(not_proven(error.to_string())),
-            }
-        }
         if let Err(why) = check(&piece) {
             return refuse(&piece, why);
         }
@@ -152,6 +160,21 @@ impl Outputs {
         {
             return refuse(&piece, format!("more than {} bytes", cached.limit));
         }
+        let taken = self.keep(output, &piece, cached, reader).await?;
+        Ok(codec::encode(&taken))
+    }
+
+    /// Stores a piece, if it is the next one.
+    async fn keep(
+        &self,
+        output: OutputId,
+        piece: &OutputPiece,
+        cached: CachedOutput,
+        reader: Option<bool>,
+    ) -> Result<OutputTaken, CommandError> {
+        let OutputId { project, operation, device, stream } = output.clone();
+        let folder = output.folder();
+        let is_file = stream == OutputStream::File;
         // Another process may have accepted the pieces in between.
         let is_behind = piece.offset > cached.next();
         let tail = if is_behind { self.tail(&folder).await? } else { cached.tail };
@@ -160,34 +183,26 @@ impl Outputs {
         let is_end = is_file && piece.last && piece.bytes == 0;
         if piece.offset != next || (piece.bytes == 0 && !is_end) {
             self.cache.set(output, cached);
-            return Ok(codec::encode(&OutputTaken {
-                next,
-                reader: None,
-                refused: None,
-                receipt: None,
-            }));
+            return Ok(OutputTaken { next, reader: None, refused: None, receipt: None });
         }
-        let tail = match self.store_piece(&folder, &piece, cached.tail).await {
-            Ok(tail) => tail,
-            Err(error) => {
-                if is_file {
-                    self.files.record_stall(project, piece.operation, device, next, &error).await;
-                }
-                return Err(error.into());
-            }
-        };
-        let cached = CachedOutput { tail, ..cached };
+        let stored = self.store_piece(&folder, piece, cached.tail).await;
+        if let Err(error) = &stored
+            && is_file
+        {
+            self.files.record_stall(&project, operation, device, next, error).await;
+        }
+        let cached = CachedOutput { tail: stored?, ..cached };
         let next = cached.next();
         self.cache.set(output, cached);
-        let subject = output_subject(project, piece.operation, device);
+        let subject = output_subject(&project, operation, device);
         if let Err(error) = self.nats.publish(subject, Bytes::new()).await {
             tracing::debug!(%error, "failed to notify followers of output; they poll");
         }
         let receipt = match is_end {
-            true => Some(self.files.receipt(project, piece.operation, device, next)?),
+            true => Some(self.files.receipt(&project, operation, device, next)?),
             false => None,
         };
-        Ok(codec::encode(&OutputTaken { next, reader, refused: None, receipt }))
+        Ok(OutputTaken { next, reader, refused: None, receipt })
     }
 
     /// Returns the maximum size of an output that was requested from the device, or why it is

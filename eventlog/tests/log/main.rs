@@ -1,5 +1,7 @@
 //! Tests of the event log with a real PostgreSQL: appends, conflicts, retries, follow, leases,
 //! restore.
+
+#![allow(clippy::too_many_lines, reason = "a test is a sequence of steps")]
 #![allow(clippy::cast_possible_truncation, reason = "small numbers of the tests")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
 

@@ -1,4 +1,6 @@
 //! The read API as a client sees it, over the real servers.
+
+#![allow(clippy::too_many_lines, reason = "a test is a sequence of steps")]
 #![cfg(test)]
 
 mod devices;

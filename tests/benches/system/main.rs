@@ -5,6 +5,8 @@
 //! only those measurements; `soak=60` runs the hour of churn alone, or as many minutes, and
 //! `hostile=30` half an hour with hostile devices; `outages=200 longest=60`
 //! 200 outages of servers of at most 60 s.
+
+#![allow(clippy::too_many_lines, reason = "a test is a sequence of steps")]
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,

@@ -96,6 +96,7 @@ impl Device {
         self.take(event, stored)
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each event type, none is forgotten")]
     fn take(&mut self, event: Event, stored: &StoredEvent) -> Result<(), CannotApply> {
         let at = stored.recorded_at;
         match event {

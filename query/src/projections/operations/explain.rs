@@ -9,6 +9,7 @@ use super::fold::{Operation, Run};
 /// Explains why the program did not run on the device, or not yet. `device` is the device's current
 /// status.
 #[must_use]
+#[expect(clippy::too_many_lines, reason = "one text for each state")]
 pub fn explain(operation: &Operation, run: &Run, device: Option<Status>, now: Timestamp) -> String {
     let expires =
         operation.requested.as_ref().map_or(Timestamp(0), |requested| requested.expires_at);

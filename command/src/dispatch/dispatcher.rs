@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use muster_api::blobs::key;
 use muster_eventlog::projection::Progress;
 use muster_eventlog::{Append, AppendError, Batch, Expected, NewEvent};
-use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName};
+use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName, Timestamp};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -235,15 +235,7 @@ impl Dispatcher {
                 planned.extend(close(&run, state, "its device was not online in time"));
             }
         }
-        let places = rules::free_slots(operation, now).min(MAX_RUNS_PER_BATCH);
-        if places > 0 {
-            let which = RunSelection::Ready { at_once: operation.requested.at_once };
-            let ready = self.queue.runs(project, operation.id, which, places).await?;
-            let authentic = self.authentic(project, operation, &ready).await?;
-            for run in ready.iter().filter(|run| authentic.contains(&run.device)) {
-                planned.extend(self.dispatch(project, operation, run)?);
-            }
-        }
+        planned.extend(self.start_runs(project, operation, now).await?);
         let mut due = Vec::new();
         let before = rules::overdue_before(operation, now);
         for run in self.runs(project, operation, RunSelection::Sent { before }).await? {
@@ -277,6 +269,29 @@ impl Dispatcher {
             self.send(project, operation, device, order).await;
         }
         Ok(())
+    }
+
+    /// Returns the appends that start waiting runs, as many as there are free slots.
+    async fn start_runs(
+        &mut self,
+        project: &ProjectId,
+        operation: &OpenOperation,
+        now: Timestamp,
+    ) -> Result<Vec<PlannedAppend>, CommandError> {
+        let slots = rules::free_slots(operation, operation.active, now).min(MAX_RUNS_PER_BATCH);
+        if slots == 0 {
+            return Ok(Vec::new());
+        }
+        // The number of active runs may have changed since the operations were loaded.
+        let (active, ready) = self.queue.ready_runs(project, operation.id, slots).await?;
+        let runs: Vec<OpenRun> =
+            rules::runs_to_start(operation, active, &ready, now).cloned().collect();
+        let authentic = self.authentic(project, operation, &runs).await?;
+        let mut planned = Vec::new();
+        for run in runs.iter().filter(|run| authentic.contains(&run.device)) {
+            planned.extend(self.dispatch(project, operation, run)?);
+        }
+        Ok(planned)
     }
 
     async fn runs(

@@ -1,6 +1,6 @@
 //! The registry of the kinds of operations: how the agent treats each of them.
 //!
-//! Every rule that depends on the kind is a field here, so that a new kind must answer all of them.
+//! Every rule that depends on the kind is a field here, so that a new kind must set all of them.
 //! The code that performs a run is in the module of its kind; `runner` calls it. The owner's rules
 //! are in `policy`, which is below this module.
 

@@ -1,6 +1,6 @@
 //! Operations that the agent performs itself.
 
-use super::{Kind, invalid};
+use super::rules::{Kind, invalid};
 use crate::domain::Rejection;
 
 /// An operation without parameters: restart of the agent or the machine, diagnostics.

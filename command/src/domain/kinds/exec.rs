@@ -2,7 +2,7 @@
 
 use muster_schemas::events::{Exec, Program};
 
-use super::{Kind, invalid};
+use super::rules::{Kind, invalid};
 use crate::domain::Rejection;
 
 /// Maximum number of arguments of a program.

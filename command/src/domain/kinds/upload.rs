@@ -3,7 +3,7 @@
 use muster_schemas::events::Upload;
 use muster_schemas::wire::MAX_UPLOAD_BYTES;
 
-use super::{Kind, Timeouts, invalid};
+use super::rules::{Kind, Timeouts, invalid};
 use crate::domain::Rejection;
 
 /// Timeouts of uploads: at most 30 days.

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use muster_schemas::events::Action;
 use nix::errno::Errno;
 use nix::unistd::{Uid, User, geteuid};
 
@@ -83,14 +82,6 @@ fn with_account(user: User) -> RunAs {
 
 fn nameless(uid: Uid) -> RunAs {
     RunAs { name: uid.to_string(), home: "/".into(), shell: SHELL.into(), ids: None }
-}
-
-/// Returns the user that an action names.
-pub(crate) fn requested_user(action: &Action) -> Option<&str> {
-    match action {
-        Action::Exec(exec) => exec.user.as_deref(),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use muster_schemas::events::{Action, PrivatePart};
+use muster_schemas::events::{Exec, PrivatePart};
 use muster_schemas::wire::PrivateInput;
 use muster_schemas::{DeviceId, Hash, OperationId, ProjectId, Timestamp, codec};
 use serde::Deserialize;
@@ -50,14 +50,12 @@ pub(super) enum PrivatePartError {
 
 /// Parses the private part and compares it with what was signed.
 pub(super) fn check_private(
-    action: &Action,
+    program: Option<&Exec>,
     signed: Option<&PrivatePart>,
     bytes: Option<&[u8]>,
 ) -> Result<Option<PrivateInput>, PrivatePartError> {
-    let required: BTreeSet<&str> = match action {
-        Action::Exec(exec) => exec.env.iter().map(String::as_str).collect(),
-        _ => BTreeSet::new(),
-    };
+    let names = program.map(|exec| &exec.env[..]).unwrap_or_default();
+    let required: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     let Some(signed) = signed else {
         // Content without a signature is not used.
         return if required.is_empty() { Ok(None) } else { Err(PrivatePartError::NotSigned) };
@@ -78,7 +76,7 @@ pub(super) fn check_private(
 
 #[cfg(test)]
 mod tests {
-    use muster_schemas::events::{Exec, Program};
+    use muster_schemas::events::Program;
     use uuid::Uuid;
 
     use super::*;
@@ -108,14 +106,12 @@ mod tests {
 
     #[test]
     fn the_private_part_must_match_the_signed_hash() {
-        let exec = |env: &[&str]| {
-            Action::Exec(Exec {
-                program: Program::Shell("true".into()),
-                cwd: None,
-                user: None,
-                env: env.iter().map(|&name| name.to_owned()).collect(),
-                background: false,
-            })
+        let exec = |env: &[&str]| Exec {
+            program: Program::Shell("true".into()),
+            cwd: None,
+            user: None,
+            env: env.iter().map(|&name| name.to_owned()).collect(),
+            background: false,
         };
         let input = PrivateInput {
             salt: vec![7; 16],
@@ -125,8 +121,8 @@ mod tests {
         let bytes = codec::encode(&input);
         let signed =
             PrivatePart { hash: Hash::of(&bytes), bytes: bytes.len() as u64, stdin_bytes: 2 };
-        let check = |action: &Action, signed: Option<&PrivatePart>, bytes: Option<&[u8]>| {
-            check_private(action, signed, bytes)
+        let check = |exec: &Exec, signed: Option<&PrivatePart>, bytes: Option<&[u8]>| {
+            check_private(Some(exec), signed, bytes)
         };
         assert_eq!(check(&exec(&["A"]), Some(&signed), Some(&bytes)), Ok(Some(input)));
         assert_eq!(check(&exec(&[]), None, Some(&bytes)), Ok(None), "not signed, not used");

@@ -5,6 +5,7 @@
 //! | `orders` | received orders: checked (`check`, `prepare`), then put into the `journal` |
 //! | `journal`, `entry` | every received operation, and its state |
 //! | `queue`, `runner` | the open runs; the loop that starts them |
+//! | `kind` | how each kind of operation is queued, started and recovered |
 //! | `exec`, `supervise` | one program: started and recorded; its input, outputs and end |
 //! | `builtins`, `diagnostics` | operations that the agent performs itself |
 //! | `upload` | sending a file to the server |
@@ -21,6 +22,7 @@ mod diagnostics;
 mod entry;
 mod exec;
 mod journal;
+mod kind;
 mod live;
 mod options;
 mod orders;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use muster_channel::SealedError;
 use muster_schemas::cose::{self, CoseError, Kind};
-use muster_schemas::events::{Action, RefusalCause, RunAccepted};
+use muster_schemas::events::{RefusalCause, RunAccepted};
 use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder, input_context};
 use muster_schemas::{Event, Hash, OperationId, Timestamp, codec};
 use tokio::sync::watch;
@@ -15,14 +15,15 @@ use super::check::{Address, PrivatePartError, check_address, check_private};
 use super::entry::{Entry, StartedRun, State};
 use super::exec::MAX_MERGED_RUN_TIME;
 use super::journal;
+use super::kind::OperationKind;
 use super::prepare::{self, InvalidExec};
-use super::queue::{Lane, MAX_WAITING_RUNS, RunStatus};
+use super::queue::{MAX_WAITING_RUNS, RunStatus};
 use super::record::{Outcome, Runs, empty_report, expired, rejected};
 use crate::clock::{Moment, ServerClock};
 use crate::identity::{CurrentIdentity, Identity, NotForDevice, is_expired};
 use crate::outbox::{IgnoredMessage, Outbox};
 use crate::policy::{PolicyError, check_policy};
-use crate::run_as::{RunAsError, requested_user, run_as};
+use crate::run_as::{RunAsError, run_as};
 
 /// Retention of a cancel whose order has not arrived, in microseconds: longer than the lifetime of
 /// any order.
@@ -159,13 +160,14 @@ impl Orders {
     /// Checks whether the order is allowed and possible.
     fn validate(&self, order: &RunOrder, private: Option<&[u8]>) -> Result<(), OrderRefused> {
         check_policy(&self.policy, &order.action)?;
-        let input = check_private(&order.action, order.private.as_ref(), private)?;
-        if let Action::Exec(exec) = &order.action {
+        let kind = OperationKind::of(&order.action);
+        let input = check_private(kind.program, order.private.as_ref(), private)?;
+        if let Some(exec) = kind.program {
             let env = input.map(|input: PrivateInput| input.env).unwrap_or_default();
-            run_as(requested_user(&order.action))?;
+            run_as(exec.user.as_deref())?;
             prepare::check(exec, &env)?;
         }
-        if self.runs.queue.is_busy(Lane::of(&order.action)) {
+        if self.runs.queue.is_busy(kind.lane) {
             return Err(OrderRefused::Busy);
         }
         Ok(())
@@ -187,7 +189,8 @@ impl Orders {
         let input = private.filter(|_| order.private.is_some());
         // If the run starts now, the journal records its start together with its acceptance. The
         // private part is kept until the start is recorded.
-        let begins = matches!(action, Action::Exec(_) | Action::Diagnostics)
+        let kind = OperationKind::of(&action);
+        let begins = kind.can_start_on_acceptance
             && input.is_none()
             && self.runs.queue.would_start(&action, *self.max_concurrent_runs.borrow());
         let (expires_at, order) = (order.expires_at, Box::new(order));
@@ -197,7 +200,7 @@ impl Orders {
             State::Accepted(order)
         };
         let entry = Entry { ticket, expires_at, state };
-        if begins && matches!(action, Action::Exec(_)) {
+        if begins && kind.program.is_some() {
             // The helper starts while the order is written to disk.
             self.runs.launcher.prepare();
         }

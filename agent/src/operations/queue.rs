@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::entry::State;
 use super::journal;
+use super::kind::{Lane, OperationKind};
 use crate::clock::ServerClock;
 use crate::store::{Store, StoreError};
 use crate::subprocess::reap;
@@ -183,7 +184,7 @@ impl RunQueue {
     /// Whether a run that arrives now would start immediately.
     pub(super) fn would_start(&self, action: &Action, max_concurrent: usize) -> bool {
         let state = self.state();
-        let lane = Lane::of(action);
+        let lane = OperationKind::of(action).lane;
         let is_before = |open: &OpenRun| open.ends_agent || (open.is_waiting && open.lane == lane);
         let is_first = !state.open.values().any(is_before);
         is_first
@@ -272,36 +273,10 @@ impl RunQueue {
     }
 }
 
-/// Runs wait only for other runs in the same lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
-    /// Not limited: the action is immediate, or must not be delayed by programs that hang.
-    Free,
-    /// Programs: at most `runs.at_once` of them run concurrently.
-    Programs,
-    /// Uploads, which may take hours.
-    Files,
-}
-
-impl Lane {
-    pub(super) const fn of(action: &Action) -> Self {
-        match action {
-            Action::Exec(_) | Action::Diagnostics => Self::Programs,
-            Action::Upload(_) => Self::Files,
-            Action::RestartAgent | Action::Reboot | Action::LogLevel { .. } => Self::Free,
-        }
-    }
-}
-
 impl OpenRun {
     fn new(ticket: u64, action: &Action) -> Self {
-        Self {
-            ticket,
-            is_waiting: true,
-            lane: Lane::of(action),
-            ends_agent: matches!(action, Action::RestartAgent | Action::Reboot),
-            cancel: CancellationToken::new(),
-        }
+        let OperationKind { lane, ends_agent, .. } = OperationKind::of(action);
+        Self { ticket, is_waiting: true, lane, ends_agent, cancel: CancellationToken::new() }
     }
 }
 

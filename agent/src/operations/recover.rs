@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use muster_schemas::OperationId;
-use muster_schemas::events::{Action, RunReport};
+use muster_schemas::events::RunReport;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::entry::{Entry, StartRecord, StartedRun, State};
 use super::journal;
+use super::kind::{AfterRestart, OperationKind};
 use super::record::{Outcome, Runs, empty_report};
 use crate::clock::Moment;
 use crate::subprocess::group;
@@ -85,11 +86,11 @@ enum Recovery {
 
 impl Recovery {
     fn of(run: &StartedRun, boot: Uuid) -> Self {
-        match &run.order.action {
-            Action::Upload(_) => Self::Resume,
-            Action::Reboot if run.record.start.boot == boot => Self::Resume,
-            Action::Reboot | Action::RestartAgent => Self::Succeed,
-            _ => Self::Interrupt,
+        match OperationKind::of(&run.order.action).after_restart {
+            AfterRestart::Continues => Self::Resume,
+            AfterRestart::SucceededIfRebooted if run.record.start.boot == boot => Self::Resume,
+            AfterRestart::SucceededIfRebooted | AfterRestart::Succeeded => Self::Succeed,
+            AfterRestart::Interrupted => Self::Interrupt,
         }
     }
 }
@@ -160,8 +161,11 @@ pub(super) fn interrupt(runs: &Runs) {
     for id in runs.queue.running() {
         let Ok(Some(entry)) = runs.read(id) else { continue };
         let State::Started(run) = &entry.state else { continue };
-        if matches!(run.order.action, Action::Reboot | Action::Upload(_)) {
-            continue;
+        match OperationKind::of(&run.order.action).after_restart {
+            AfterRestart::Continues | AfterRestart::SucceededIfRebooted => continue,
+            // The runner ends a restart of the agent before the agent stops; one that is still
+            // open did not happen.
+            AfterRestart::Succeeded | AfterRestart::Interrupted => {}
         }
         let problem = STOPPED.to_owned();
         let report =
@@ -172,7 +176,7 @@ pub(super) fn interrupt(runs: &Runs) {
 
 #[cfg(test)]
 mod tests {
-    use muster_schemas::events::Upload;
+    use muster_schemas::events::{Action, Upload};
 
     use super::super::entry::tests::sample_order;
     use super::*;

@@ -123,7 +123,12 @@ impl Runner {
     ) {
         match &entry.state.order.action {
             Action::Upload(_) => self.uploads.resume(id, entry, &cancel).await,
-            _ => self.builtins.wait_for_reboot(id, entry).await,
+            // `recover` ends the runs of other kinds.
+            Action::Reboot
+            | Action::Exec(_)
+            | Action::RestartAgent
+            | Action::Diagnostics
+            | Action::LogLevel { .. } => self.builtins.wait_for_reboot(id, entry).await,
         }
     }
 

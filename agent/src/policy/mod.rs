@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use self::pattern::{matches, matches_argv};
 use self::ports::PortRule;
-use crate::run_as::{requested_user, run_as};
+use crate::run_as::run_as;
 
 /// Default path of the policy file.
 pub const POLICY_FILE: &str = "/etc/muster/policy.toml";
@@ -322,6 +322,18 @@ impl Policy {
 
     fn refusal(&self, rule: &str) -> PolicyError {
         PolicyError::Forbidden { file: self.file.clone(), rule: rule.to_owned() }
+    }
+}
+
+/// Returns the user that an action names.
+fn requested_user(action: &Action) -> Option<&str> {
+    match action {
+        Action::Exec(exec) => exec.user.as_deref(),
+        Action::RestartAgent
+        | Action::Reboot
+        | Action::Diagnostics
+        | Action::LogLevel { .. }
+        | Action::Upload(_) => None,
     }
 }
 

@@ -218,15 +218,7 @@ impl Dispatcher {
             return self.executor.execute::<Operation>(&request, &stream, command).await.map(drop);
         }
         let mut planned = self.ends(project, operation, now).await?;
-        let places = rules::free_slots(operation, now).min(MAX_RUNS_PER_BATCH);
-        if places > 0 {
-            let which = RunSelection::Ready { at_once: operation.requested.at_once };
-            let ready = self.queue.runs(project, operation.id, which, places).await?;
-            let authentic = self.authentic(project, operation, &ready).await?;
-            for run in ready.iter().filter(|run| authentic.contains(&run.device)) {
-                planned.extend(self.dispatch(project, operation, run)?);
-            }
-        }
+        planned.extend(self.start_runs(project, operation, now).await?);
         let mut due = Vec::new();
         let before = rules::overdue_before(operation, now);
         for run in self.runs(project, operation, RunSelection::Sent { before }).await? {
@@ -283,6 +275,29 @@ impl Dispatcher {
             for run in self.runs(project, operation, RunSelection::Waiting).await? {
                 planned.extend(close(&run, ClosedState::Expired, NOT_ONLINE_IN_TIME));
             }
+        }
+        Ok(planned)
+    }
+
+    /// Returns the appends that start waiting runs, as many as there are free slots.
+    async fn start_runs(
+        &mut self,
+        project: &ProjectId,
+        operation: &OpenOperation,
+        now: Timestamp,
+    ) -> Result<Vec<PlannedAppend>, CommandError> {
+        let slots = rules::free_slots(operation, operation.active, now).min(MAX_RUNS_PER_BATCH);
+        if slots == 0 {
+            return Ok(Vec::new());
+        }
+        // The number of active runs may have changed since the operations were loaded.
+        let (active, ready) = self.queue.ready_runs(project, operation.id, slots).await?;
+        let runs: Vec<OpenRun> =
+            rules::runs_to_start(operation, active, &ready, now).cloned().collect();
+        let authentic = self.authentic(project, operation, &runs).await?;
+        let mut planned = Vec::new();
+        for run in runs.iter().filter(|run| authentic.contains(&run.device)) {
+            planned.extend(self.dispatch(project, operation, run)?);
         }
         Ok(planned)
     }

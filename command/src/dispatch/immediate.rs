@@ -38,7 +38,7 @@ impl Orders {
         devices: &BTreeSet<DeviceId>,
         now: Timestamp,
     ) -> Vec<ImmediateOrder> {
-        let places = rules::free_slots(operation, now);
+        let places = rules::free_slots(operation, operation.active, now);
         // The dispatcher erases private input, so it must have seen the operation.
         let has_private = operation.requested.private.is_some();
         if devices.len() > MAX_IMMEDIATE_DEVICES || has_private || places == 0 {

@@ -38,13 +38,29 @@ pub(crate) fn is_expired(operation: &OpenOperation, now: Timestamp) -> bool {
     now >= operation.requested.expires_at
 }
 
-/// Number of further runs that may start now.
+/// Number of further runs that may start now, when `active` runs have started and not ended.
 #[must_use]
-pub(crate) fn free_slots(operation: &OpenOperation, now: Timestamp) -> u32 {
+pub(crate) fn free_slots(operation: &OpenOperation, active: u32, now: Timestamp) -> u32 {
     if operation.is_paused || operation.is_aborted || is_expired(operation, now) {
         return 0;
     }
-    operation.requested.at_once.saturating_sub(operation.active)
+    operation.requested.at_once.saturating_sub(active)
+}
+
+/// Returns the runs that start now: of those that can, the first ones, as many as there are free
+/// slots.
+pub(crate) fn runs_to_start<'a>(
+    operation: &OpenOperation,
+    active: u32,
+    runs: &'a [OpenRun],
+    now: Timestamp,
+) -> impl Iterator<Item = &'a OpenRun> {
+    let slots = free_slots(operation, active, now) as usize;
+    runs.iter().filter(|run| can_start(run)).take(slots)
+}
+
+fn can_start(run: &OpenRun) -> bool {
+    run.state == RunState::Requested && !run.is_canceled && run.is_online && !run.is_device_removed
 }
 
 /// Returns the time before which a run must have entered its state to be overdue.
@@ -173,11 +189,47 @@ mod tests {
     #[test]
     fn concurrency_is_limited_and_no_run_starts_when_paused_aborted_or_expired() {
         let open = operation();
-        assert_eq!(free_slots(&open, NOW), 3);
-        assert_eq!(free_slots(&OpenOperation { active: 9, ..open.clone() }, NOW), 0);
-        assert_eq!(free_slots(&OpenOperation { is_paused: true, ..open.clone() }, NOW), 0);
-        assert_eq!(free_slots(&OpenOperation { is_aborted: true, ..open.clone() }, NOW), 0);
-        assert_eq!(free_slots(&open, after(3600)), 0);
+        assert_eq!(free_slots(&open, 1, NOW), 3);
+        assert_eq!(free_slots(&open, 9, NOW), 0);
+        assert_eq!(free_slots(&OpenOperation { is_paused: true, ..open.clone() }, 1, NOW), 0);
+        assert_eq!(free_slots(&OpenOperation { is_aborted: true, ..open.clone() }, 1, NOW), 0);
+        assert_eq!(free_slots(&open, 1, after(3600)), 0);
+    }
+
+    #[test]
+    fn the_first_runs_that_can_start_fill_the_free_slots() {
+        let waits = |device: u128| OpenRun {
+            device: DeviceId(Uuid::from_u128(device)),
+            ..run(RunState::Requested)
+        };
+        let runs = [
+            OpenRun { is_canceled: true, ..waits(1) },
+            waits(2),
+            OpenRun { is_online: false, ..waits(3) },
+            OpenRun { is_device_removed: true, ..waits(4) },
+            OpenRun { state: RunState::Running, ..waits(5) },
+            waits(6),
+            waits(7),
+        ];
+        let open = operation();
+        let paused = OpenOperation { is_paused: true, ..open.clone() };
+        let aborted = OpenOperation { is_aborted: true, ..open.clone() };
+        for (operation, active, now, expected) in [
+            (&open, 0, NOW, &[2, 6, 7][..]),
+            (&open, 1, NOW, &[2, 6, 7]),
+            (&open, 2, NOW, &[2, 6]),
+            (&open, 3, NOW, &[2]),
+            (&open, 4, NOW, &[]),
+            (&open, u32::MAX, NOW, &[]),
+            (&open, 0, after(3600), &[]),
+            (&paused, 0, NOW, &[]),
+            (&aborted, 0, NOW, &[]),
+        ] {
+            let started: Vec<u128> = runs_to_start(operation, active, &runs, now)
+                .map(|run| run.device.0.as_u128())
+                .collect();
+            assert_eq!(started, expected, "with {active} active runs");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use muster_eventlog::{EventLog, StoreError};
 use muster_schemas::events::OperationRequested;
 use muster_schemas::run::UnknownRunState;
 use muster_schemas::{DeviceId, OperationId, ProjectId, RunState, Timestamp, codec};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, FromRow, Row as _};
 use uuid::Uuid;
 
 use super::queue_projection::NAME;
@@ -92,12 +92,6 @@ fn run(row: RunRow) -> Result<OpenRun, StoreError> {
 /// A selection of an operation's runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunSelection {
-    /// Runs that wait and whose device is online, in the order of their requests: as many as there
-    /// are free slots.
-    Ready {
-        /// Maximum number of devices that run the operation concurrently.
-        at_once: u32,
-    },
     /// Runs that wait, whether their device is online or not.
     Waiting,
     /// Runs of devices that were revoked or deleted.
@@ -114,9 +108,6 @@ pub(crate) enum RunSelection {
 impl RunSelection {
     const fn condition(self) -> &'static str {
         match self {
-            Self::Ready { .. } => {
-                "r.state = 'requested' AND NOT r.canceled AND d.online AND NOT d.gone"
-            }
             Self::Waiting => "r.state = 'requested'",
             Self::DeviceRemoved => "d.gone",
             Self::Sent { .. } => {
@@ -127,27 +118,11 @@ impl RunSelection {
         }
     }
 
-    /// The additional number that the condition or the limit is bound to.
-    fn number(self) -> i64 {
+    /// The additional number that the condition is bound to.
+    const fn number(self) -> i64 {
         match self {
             Self::Sent { before } => before.micros(),
-            Self::Ready { at_once } => at_once.into(),
-            _ => 0,
-        }
-    }
-
-    /// The limit. Slots are counted in the same query that selects the runs: a run that was
-    /// dispatched between two queries would count as a free slot.
-    fn limit(self) -> String {
-        match self {
-            Self::Ready { .. } => format!(
-                "least($3, greatest(0, $4 - (
-                     SELECT count(*) FROM {NAME}_runs a
-                     JOIN {NAME}_devices b ON b.project = a.project AND b.device = a.device
-                     WHERE a.project = $1 AND a.operation = $2 AND a.state <> 'requested'
-                       AND b.online)))"
-            ),
-            _ => "$3".to_owned(),
+            Self::Waiting | Self::DeviceRemoved | Self::NotCanceled => 0,
         }
     }
 }
@@ -232,9 +207,8 @@ impl WorkQueue {
             "SELECT {RUN_COLUMNS} FROM {NAME}_runs r
              LEFT JOIN {NAME}_devices d ON d.project = r.project AND d.device = r.device
              WHERE r.project = $1 AND r.operation = $2 AND $4::bigint IS NOT NULL AND {}
-             ORDER BY r.since, r.device LIMIT {}",
-            selection.condition(),
-            selection.limit()
+             ORDER BY r.since, r.device LIMIT $3",
+            selection.condition()
         );
         let (limit, number) = (i64::from(limit), selection.number());
         let rows: Vec<RunRow> = sqlx::query_as(AssertSqlSafe(sql))
@@ -246,6 +220,44 @@ impl WorkQueue {
             .await
             .map_err(query_error)?;
         rows.into_iter().map(run).collect()
+    }
+
+    /// Returns the number of an operation's active runs, and its oldest runs that could start, at
+    /// most `limit`. `rules::runs_to_start` decides how many of them do.
+    ///
+    /// One statement loads both: a run that is dispatched between two statements would be missing
+    /// in both, and its slot would be used twice.
+    pub(crate) async fn ready_runs(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        limit: u32,
+    ) -> Result<(u32, Vec<OpenRun>), StoreError> {
+        let sql = format!(
+            "SELECT {RUN_COLUMNS},
+                 (SELECT count(*) FROM {NAME}_runs a
+                  JOIN {NAME}_devices b ON b.project = a.project AND b.device = a.device
+                  WHERE a.project = $1 AND a.operation = $2 AND a.state <> 'requested'
+                    AND b.online) AS active
+             FROM {NAME}_runs r
+             JOIN {NAME}_devices d ON d.project = r.project AND d.device = r.device
+             WHERE r.project = $1 AND r.operation = $2 AND r.state = 'requested'
+               AND NOT r.canceled AND d.online AND NOT d.gone
+             ORDER BY r.since, r.device LIMIT $3"
+        );
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(project.as_str())
+            .bind(operation.0)
+            .bind(i64::from(limit))
+            .fetch_all(&self.log.stores().sql)
+            .await
+            .map_err(query_error)?;
+        let active: i64 = match rows.first() {
+            Some(row) => row.try_get("active").map_err(query_error)?,
+            None => 0,
+        };
+        let runs = rows.iter().map(|row| run(RunRow::from_row(row).map_err(query_error)?));
+        Ok((active.try_into().unwrap_or(u32::MAX), runs.collect::<Result<_, _>>()?))
     }
 
     /// Returns those of these devices that are online and for which no run waits, at most `limit`,

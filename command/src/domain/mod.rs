@@ -7,6 +7,7 @@
 pub mod api_token;
 pub mod device;
 pub mod enrollment_token;
+pub mod kinds;
 pub mod name;
 pub mod operation;
 pub mod project;

@@ -17,17 +17,12 @@ use muster_schemas::events::{AbortCause, Action, Exec, Program, Upload};
 
 use super::state::CommandState;
 use super::write::{headers, request};
+use crate::domain::kinds;
 use crate::domain::operation::OperationCommand;
 use crate::service::{NewOperation, Target};
 
 /// Maximum time until an operation expires, in seconds: 30 days.
 const MAX_EXPIRY_SECS: u32 = 30 * 24 * 3600;
-/// Maximum timeout of a run, in seconds: a day.
-const MAX_TIMEOUT_SECS: u32 = 24 * 3600;
-/// Maximum timeout of an upload, in seconds: 30 days.
-const MAX_UPLOAD_TIMEOUT_SECS: u32 = 30 * MAX_TIMEOUT_SECS;
-/// Default timeout of a run, in seconds.
-const DEFAULT_TIMEOUT_SECS: u32 = 300;
 /// Maximum number of devices that run an operation concurrently.
 const MAX_CONCURRENT_DEVICES: u32 = 1_000;
 
@@ -68,12 +63,10 @@ fn check_max(field: &'static str, value: u32, max: u32) -> Result<(), Problem> {
 }
 
 fn parse(body: RequestOperation) -> Result<NewOperation, Problem> {
-    let (usual, longest) = match body.action {
-        ActionRequest::Upload { .. } => (MAX_TIMEOUT_SECS, MAX_UPLOAD_TIMEOUT_SECS),
-        _ => (DEFAULT_TIMEOUT_SECS, MAX_TIMEOUT_SECS),
-    };
-    let timeout_seconds = body.timeout_seconds.unwrap_or(usual);
-    check_max("timeout_seconds", timeout_seconds, longest)?;
+    let (action, env, stdin) = action(body.action)?;
+    let timeouts = kinds::of(&action).timeouts();
+    let timeout_seconds = body.timeout_seconds.unwrap_or(timeouts.default_secs);
+    check_max("timeout_seconds", timeout_seconds, timeouts.max_secs)?;
     check_max("expires_in_seconds", body.expires_in_seconds, MAX_EXPIRY_SECS)?;
     check_max("at_once", body.at_once, MAX_CONCURRENT_DEVICES)?;
     if let Some(stop_after) = body.stop_after {
@@ -88,7 +81,6 @@ fn parse(body: RequestOperation) -> Result<NewOperation, Problem> {
         (None, Some(selector)) => Target::Selector(selector),
         _ => return Err(Problem::field("target", "give either devices or selector", None)),
     };
-    let (action, env, stdin) = action(body.action)?;
     let expires = i64::from(body.expires_in_seconds) * 1_000_000;
     Ok(NewOperation {
         target,
@@ -133,8 +125,8 @@ fn action(action: ActionRequest) -> Result<ActionParts, Problem> {
                 _ => return Err(Problem::field("action", "give either argv or shell", None)),
             };
             let stdin = input(stdin, stdin_base64)?;
-            // The decider fills in the variables' names.
-            let exec = Exec { program, cwd, user, env: Vec::new(), background };
+            let names = env.keys().cloned().collect();
+            let exec = Exec { program, cwd, user, env: names, background };
             Ok((Action::Exec(exec), env, stdin))
         }
     }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::targets::{Target, TargetResolver};
 use crate::clock::now;
 use crate::dispatch::{Dispatch, ImmediateOrder, OpenOperation, WorkQueue};
+use crate::domain::kinds;
 use crate::domain::operation::{Operation, OperationCommand};
 use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Conflict, Decider, Rejection};
@@ -98,7 +99,7 @@ impl Operations {
             stdin_bytes: new.stdin.len() as u64,
         });
         let requested = OperationRequested {
-            action: with_variable_names(new.action, &new.env),
+            action: new.action,
             target: new.target.description(),
             devices: devices.len() as u64,
             private,
@@ -285,17 +286,6 @@ impl Operations {
     }
 }
 
-/// Adds the names of the environment variables to a program's action.
-fn with_variable_names(action: Action, env: &BTreeMap<String, String>) -> Action {
-    match action {
-        Action::Exec(mut exec) => {
-            exec.env = env.keys().cloned().collect();
-            Action::Exec(exec)
-        }
-        action => action,
-    }
-}
-
 /// Returns the encoded private input; `None` when there is none.
 fn private_input(new: &NewOperation) -> Result<Option<Vec<u8>>, Rejection> {
     if new.env.is_empty() && new.stdin.is_empty() {
@@ -304,7 +294,7 @@ fn private_input(new: &NewOperation) -> Result<Option<Vec<u8>>, Rejection> {
     let invalid = |field: &'static str, rule: String, value: String| {
         Err(Rejection::Invalid { field, rule, value })
     };
-    if !matches!(new.action, Action::Exec(_)) {
+    if !kinds::of(&new.action).takes_private_input() {
         let rule = "only a program can have variables and standard input".to_owned();
         return invalid("action", rule, new.action.name().to_owned());
     }

@@ -3,12 +3,11 @@
 use muster_schemas::Timestamp;
 use muster_schemas::events::{
     AbortCause, Action, Exec, OperationAborted, OperationPaused, OperationRequested,
-    OperationResumed, Program,
+    OperationResumed, Program, Upload,
 };
 
-use super::super::operation::{
-    MAX_ARGUMENTS, MAX_TIMEOUT_MS, MAX_UPLOAD_TIMEOUT_MS, Operation, OperationCommand,
-};
+use super::super::kinds::{self, MAX_ARGUMENTS};
+use super::super::operation::{Operation, OperationCommand};
 use super::*;
 
 fn requested() -> OperationRequested {
@@ -56,7 +55,8 @@ fn an_operation_is_requested_once_and_then_paused_resumed_or_aborted() {
 fn an_invalid_request_names_its_field() {
     let field = |requested| invalid(when::<Operation>([], request(requested))).0;
     assert_eq!(field(OperationRequested { devices: 0, ..requested() }), "target");
-    for timeout_ms in [0, MAX_TIMEOUT_MS + 1, MAX_UPLOAD_TIMEOUT_MS] {
+    let longest = kinds::of(&Action::Reboot).timeouts().max_ms();
+    for timeout_ms in [0, longest + 1, 30 * longest] {
         assert_eq!(field(OperationRequested { timeout_ms, ..requested() }), "timeout_ms");
     }
     assert_eq!(field(OperationRequested { at_once: 0, ..requested() }), "at_once");
@@ -76,4 +76,22 @@ fn an_invalid_request_names_its_field() {
         let action = exec(argv);
         assert!(field(OperationRequested { action, ..requested() }).starts_with("action"));
     }
+}
+
+#[test]
+fn an_upload_may_take_longer_than_other_operations() {
+    let upload = Action::Upload(Upload {
+        path: "/var/log/x".into(),
+        remove_source: false,
+        replace: false,
+        keep_seconds: None,
+        max_bytes: None,
+        bytes_per_second: None,
+    });
+    let longest = kinds::of(&upload).timeouts().max_ms();
+    assert!(longest > kinds::of(&Action::Reboot).timeouts().max_ms());
+    let with =
+        |timeout_ms| OperationRequested { action: upload.clone(), timeout_ms, ..requested() };
+    assert!(Operation::default().decide(request(with(longest))).is_ok());
+    assert!(Operation::default().decide(request(with(longest + 1))).is_err());
 }

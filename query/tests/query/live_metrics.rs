@@ -1,5 +1,7 @@
 //! The newest metrics from a real broker: stored and new ones, also after the stream was lost.
 
+use std::time::{Duration, Instant};
+
 use async_nats::jetstream::{self, stream};
 use muster_backing::nats::{NatsOptions, NatsServer};
 use muster_schemas::metrics::{MetricBatch, Point};
@@ -8,19 +10,22 @@ use muster_schemas::{DeviceId, ProjectId};
 
 use crate::support::{ExtraServers, World, names, now};
 
+/// Creates the stream; repeats it while the broker still removes the files of a deleted one.
 async fn make_stream(jetstream: &jetstream::Context) {
-    jetstream
-        .create_stream(stream::Config {
-            name: METRICS_STREAM.into(),
-            subjects: vec![ALL_METRICS.into()],
-            subject_transform: Some(stream::SubjectTransform {
-                source: ALL_METRICS.into(),
-                destination: METRICS_TRANSFORM.into(),
-            }),
-            ..stream::Config::default()
-        })
-        .await
-        .unwrap();
+    let config = stream::Config {
+        name: METRICS_STREAM.into(),
+        subjects: vec![ALL_METRICS.into()],
+        subject_transform: Some(stream::SubjectTransform {
+            source: ALL_METRICS.into(),
+            destination: METRICS_TRANSFORM.into(),
+        }),
+        ..stream::Config::default()
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let Err(error) = jetstream.create_stream(config.clone()).await {
+        assert!(Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn publish(jetstream: &jetstream::Context, device: DeviceId, idle: f64) {

@@ -5,6 +5,7 @@ use sqlx::Row;
 
 use crate::connect::{ConnectOptions, Stores};
 use crate::error::StoreError;
+use crate::migrations::count_missing;
 
 /// Results of an examination.
 #[derive(Clone, Debug)]
@@ -66,7 +67,7 @@ async fn query_examination(pool: &sqlx::PgPool) -> Result<Examination, sqlx::Err
     let mut found = Examination {
         version: row.try_get("version")?,
         now: Timestamp(row.try_get("now")?),
-        missing: sqlx::migrate!("./migrations").iter().count(),
+        missing: count_missing(&[]),
         read_models: Vec::new(),
         excess_privileges: row.try_get("too_mighty")?,
         dead_letters: 0,
@@ -82,10 +83,7 @@ async fn query_examination(pool: &sqlx::PgPool) -> Result<Examination, sqlx::Err
         sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
             .fetch_all(pool)
             .await?;
-    found.missing = sqlx::migrate!("./migrations")
-        .iter()
-        .filter(|migration| !applied.contains(&migration.version))
-        .count();
+    found.missing = count_missing(&applied);
     if found.missing > 0 {
         return Ok(found);
     }

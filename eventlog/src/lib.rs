@@ -25,6 +25,7 @@ mod leases;
 mod log;
 mod log_options;
 pub mod merkle;
+mod migrations;
 mod partitions;
 mod presence;
 pub mod projection;

@@ -16,34 +16,10 @@ use crate::error::{ErrorContext, StoreError};
 use crate::failure::{Failure, FailureWatch};
 use crate::log_options::LogOptions;
 use crate::merkle::Frontier;
+use crate::migrations::migrate;
 use crate::partitions;
 use crate::recent::RecentEvents;
 use crate::traces;
-
-/// Runs missing migrations. A database user without that right only checks that there are none.
-async fn migrate(pool: &sqlx::PgPool) -> Result<(), StoreError> {
-    let mut migrations = sqlx::migrate!("./migrations");
-    // A newer release may have added migrations; this one is compatible with them.
-    migrations.set_ignore_missing(true);
-    let lookup_failed = |source| StoreError::Sqlx { attempted: "look up migrations", source };
-    let may_migrate: bool =
-        sqlx::query_scalar("SELECT has_schema_privilege(current_schema(), 'CREATE')")
-            .fetch_one(pool)
-            .await
-            .map_err(lookup_failed)?;
-    if may_migrate {
-        return Ok(migrations.run(pool).await?);
-    }
-    let applied: Vec<i64> =
-        sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
-            .fetch_all(pool)
-            .await
-            .map_err(lookup_failed)?;
-    match migrations.iter().filter(|migration| !applied.contains(&migration.version)).count() {
-        0 => Ok(()),
-        missing => Err(StoreError::NotMigrated(missing)),
-    }
-}
 
 /// The head of a project's log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! The write side: decides requests of clients and devices, appends events, and notifies devices.
 //!
-//! Only this crate has the account signing key, the operation keys and the CA. It neither writes
-//! nor reads a read model: it folds the state for a decision from the streams that it appends to.
+//! Only this crate has the account signing key, the operation keys and the CA. It folds the
+//! state for a decision from the streams that it appends to, and reads no read model except its own
+//! lists of open runs and of files.
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "small numbers of the tests"))]
 
 pub mod channels;

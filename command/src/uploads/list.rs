@@ -1,4 +1,4 @@
-//! The list of uploaded files: a projection of the log to its own tables, for `keeper` alone.
+//! The list of uploaded files: a projection of the log to its own tables, for `eraser` alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

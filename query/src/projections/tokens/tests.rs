@@ -74,3 +74,14 @@ fn tokens_include_their_use_and_never_their_secret() {
         assert_eq!(serde_json::from_str::<Token>(&text).unwrap(), token);
     }
 }
+
+/// The list also decides which events only some roles may read.
+#[test]
+fn every_event_about_a_token_is_listed() {
+    let mut about_tokens: Vec<&str> =
+        Event::TYPES.iter().map(|(kind, _)| *kind).filter(|kind| kind.contains("Token")).collect();
+    let mut listed = super::table::TYPES.to_vec();
+    about_tokens.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(listed, about_tokens);
+}

@@ -1,18 +1,18 @@
 //! Routes of pending enrollments and device keys: accept, reject, rotate, revoke.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use muster_api::auth::{Scope, WriteDevices};
+use muster_api::auth::WriteDevices;
 use muster_api::etag::IfMatchParam;
 use muster_api::idempotency::IdempotencyParam;
-use muster_api::params::{NoParams, ProjectParam};
+use muster_api::params::ProjectParam;
 use muster_api::problem::WriteProblems;
-use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
+use muster_api::{Json, PathParam, Problem};
 use muster_api_types::WriteResult;
 use muster_api_types::devices::{AcceptDevice, KeepOut, RotateKey};
 
 use super::state::CommandState;
-use super::write::{headers, request};
+use super::write::VersionedWrite;
+use crate::request::Written;
 
 /// Maximum length of a reason, in characters.
 const MAX_REASON_CHARS: usize = 500;
@@ -44,21 +44,16 @@ fn checked_reason(request: KeepOut) -> Result<Option<String>, Problem> {
 )]
 pub(super) async fn accept_device(
     State(state): State<CommandState>,
-    scope: Scope<WriteDevices>,
+    VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
-    if_match: IfMatch,
     Json(body): Json<AcceptDevice>,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let request = request(&scope.principal, scope.project, &key, &if_match);
+) -> Result<Written, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
     let replaces = match &body.replaces {
         Some(other) => Some(state.service.devices.resolve(&request.project, other).await?),
         None => None,
     };
-    let written = state.service.approvals.accept(&request, device, replaces).await?;
-    Ok((headers(written), axum::Json(written.into())))
+    Ok(state.service.approvals.accept(&request, device, replaces).await?)
 }
 
 /// Reject a pending enrollment
@@ -78,18 +73,13 @@ pub(super) async fn accept_device(
 )]
 pub(super) async fn reject_device(
     State(state): State<CommandState>,
-    scope: Scope<WriteDevices>,
+    VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
-    if_match: IfMatch,
     Json(body): Json<KeepOut>,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+) -> Result<Written, Problem> {
     let reason = checked_reason(body)?;
-    let request = request(&scope.principal, scope.project, &key, &if_match);
     let device = state.service.devices.requested(&request, &device).await?;
-    let written = state.service.approvals.reject(&request, device, reason).await?;
-    Ok((headers(written), axum::Json(written.into())))
+    Ok(state.service.approvals.reject(&request, device, reason).await?)
 }
 
 /// Rotate a device's signing key
@@ -111,17 +101,12 @@ pub(super) async fn reject_device(
 )]
 pub(super) async fn rotate_device_key(
     State(state): State<CommandState>,
-    scope: Scope<WriteDevices>,
+    VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
-    if_match: IfMatch,
     Json(RotateKey {}): Json<RotateKey>,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let request = request(&scope.principal, scope.project, &key, &if_match);
+) -> Result<Written, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
-    let written = state.service.devices.rotate_key(&request, device).await?;
-    Ok((headers(written), axum::Json(written.into())))
+    Ok(state.service.devices.rotate_key(&request, device).await?)
 }
 
 /// Revoke a device's keys
@@ -142,16 +127,11 @@ pub(super) async fn rotate_device_key(
 )]
 pub(super) async fn revoke_device(
     State(state): State<CommandState>,
-    scope: Scope<WriteDevices>,
+    VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
-    if_match: IfMatch,
     Json(body): Json<KeepOut>,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+) -> Result<Written, Problem> {
     let reason = checked_reason(body)?;
-    let request = request(&scope.principal, scope.project, &key, &if_match);
     let device = state.service.devices.requested(&request, &device).await?;
-    let written = state.service.approvals.revoke(&request, device, reason).await?;
-    Ok((headers(written), axum::Json(written.into())))
+    Ok(state.service.approvals.revoke(&request, device, reason).await?)
 }

@@ -1,18 +1,18 @@
 //! Routes that change devices.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use muster_api::auth::{Scope, WriteDevices};
+use muster_api::auth::WriteDevices;
 use muster_api::etag::IfMatchParam;
 use muster_api::idempotency::IdempotencyParam;
-use muster_api::params::{NoParams, ProjectParam};
+use muster_api::params::ProjectParam;
 use muster_api::problem::WriteProblems;
-use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
+use muster_api::{Json, PathParam, Problem};
 use muster_api_types::WriteResult;
 use muster_api_types::devices::{ChangeDevice, DeviceRegisteredResult, RegisterDevice, SetConfig};
 
 use super::state::CommandState;
-use super::write::{headers, request};
+use super::write::{Created, VersionedWrite, Write, created};
+use crate::request::Written;
 use crate::service::DeviceChanges;
 
 /// Register a device
@@ -28,17 +28,14 @@ use crate::service::DeviceChanges;
 )]
 pub(super) async fn register_device(
     State(state): State<CommandState>,
-    scope: Scope<WriteDevices>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
+    Write { request, .. }: Write<WriteDevices>,
     Json(body): Json<RegisterDevice>,
-) -> Result<(StatusCode, HeaderMap, axum::Json<DeviceRegisteredResult>), Problem> {
-    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+) -> Result<Created<DeviceRegisteredResult>, Problem> {
     let RegisterDevice { name, labels, fingerprint } = body;
     let registered = state.service.devices.register(&request, name, labels, fingerprint);
     let (id, written) = registered.await?;
     let result = DeviceRegisteredResult { id, result: written.into() };
-    Ok((StatusCode::CREATED, headers(written), axum::Json(result)))
+    Ok(created(written, result))
 }
 
 /// Rename or label a device
@@ -58,18 +55,13 @@ pub(super) async fn register_device(
 )]
 pub(super) async fn change_device(
     State(state): State<CommandState>,
-    scope: Scope<WriteDevices>,
+    VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
-    if_match: IfMatch,
     Json(body): Json<ChangeDevice>,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let request = request(&scope.principal, scope.project, &key, &if_match);
+) -> Result<Written, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
     let changes = DeviceChanges { name: body.name, labels: body.labels };
-    let written = state.service.devices.change(&request, device, changes).await?;
-    Ok((headers(written), axum::Json(written.into())))
+    Ok(state.service.devices.change(&request, device, changes).await?)
 }
 
 /// Set config variables of a device
@@ -90,17 +82,12 @@ pub(super) async fn change_device(
 )]
 pub(super) async fn set_device_config(
     State(state): State<CommandState>,
-    scope: Scope<WriteDevices>,
+    VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
-    if_match: IfMatch,
     Json(body): Json<SetConfig>,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let request = request(&scope.principal, scope.project, &key, &if_match);
+) -> Result<Written, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
-    let written = state.service.devices.set_config(&request, device, body.vars).await?;
-    Ok((headers(written), axum::Json(written.into())))
+    Ok(state.service.devices.set_config(&request, device, body.vars).await?)
 }
 
 /// Delete a device
@@ -119,14 +106,9 @@ pub(super) async fn set_device_config(
 )]
 pub(super) async fn delete_device(
     State(state): State<CommandState>,
-    scope: Scope<WriteDevices>,
+    VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
-    if_match: IfMatch,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let request = request(&scope.principal, scope.project, &key, &if_match);
+) -> Result<Written, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
-    let written = state.service.devices.delete(&request, device).await?;
-    Ok((headers(written), axum::Json(written.into())))
+    Ok(state.service.devices.delete(&request, device).await?)
 }

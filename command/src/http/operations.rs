@@ -3,22 +3,23 @@
 use std::collections::BTreeMap;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+
 use data_encoding::BASE64;
 use muster_api::auth::{RunOperations, Scope};
 use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::WriteProblems;
-use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
+use muster_api::{Json, PathParam, Problem, Query};
 use muster_api_types::operations::{ActionRequest, OperationRequestedResult, RequestOperation};
 use muster_api_types::{WriteResult, schema};
 use muster_schemas::OperationId;
 use muster_schemas::events::{AbortCause, Action, Exec, Program, Upload};
 
 use super::state::CommandState;
-use super::write::{headers, request};
+use super::write::{Created, Write, created};
 use crate::domain::kinds;
 use crate::domain::operation::OperationCommand;
+use crate::request::Written;
 use crate::service::{NewOperation, Target};
 
 /// Maximum time until an operation expires, in seconds: 30 days.
@@ -39,12 +40,9 @@ const MAX_CONCURRENT_DEVICES: u32 = 1_000;
 )]
 pub(super) async fn request_operation(
     State(state): State<CommandState>,
-    scope: Scope<RunOperations>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
+    Write { request, .. }: Write<RunOperations>,
     Json(body): Json<RequestOperation>,
-) -> Result<(StatusCode, HeaderMap, axum::Json<OperationRequestedResult>), Problem> {
-    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+) -> Result<Created<OperationRequestedResult>, Problem> {
     let new = parse(body)?;
     let made = state.service.operations.request(&request, new).await?;
     let result = OperationRequestedResult {
@@ -52,7 +50,7 @@ pub(super) async fn request_operation(
         devices: made.devices,
         result: made.written.into(),
     };
-    Ok((StatusCode::CREATED, headers(made.written), axum::Json(result)))
+    Ok(created(made.written, result))
 }
 
 fn check_max(field: &'static str, value: u32, max: u32) -> Result<(), Problem> {
@@ -161,7 +159,7 @@ pub(super) async fn pause_operation(
     scope: Scope<RunOperations>,
     PathParam(operation): PathParam<OperationId>,
     Query(NoParams {}): Query<NoParams>,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+) -> Result<Written, Problem> {
     change(&state, scope, operation, OperationCommand::Pause).await
 }
 
@@ -179,7 +177,7 @@ pub(super) async fn resume_operation(
     scope: Scope<RunOperations>,
     PathParam(operation): PathParam<OperationId>,
     Query(NoParams {}): Query<NoParams>,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+) -> Result<Written, Problem> {
     change(&state, scope, operation, OperationCommand::Resume).await
 }
 
@@ -197,7 +195,7 @@ pub(super) async fn abort_operation(
     scope: Scope<RunOperations>,
     PathParam(operation): PathParam<OperationId>,
     Query(NoParams {}): Query<NoParams>,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+) -> Result<Written, Problem> {
     change(&state, scope, operation, OperationCommand::Abort(AbortCause::Asked)).await
 }
 
@@ -206,11 +204,11 @@ async fn change(
     scope: Scope<RunOperations>,
     operation: OperationId,
     command: OperationCommand,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+) -> Result<Written, Problem> {
     let actor = scope.principal.actor();
     let service = &state.service;
     let written = service.operations.control(&scope.project, operation, &actor, command).await?;
-    Ok((headers(written), axum::Json(written.into())))
+    Ok(written)
 }
 
 /// Cancel a run
@@ -230,13 +228,9 @@ async fn change(
 )]
 pub(super) async fn cancel_run(
     State(state): State<CommandState>,
-    scope: Scope<RunOperations>,
+    Write { request, .. }: Write<RunOperations>,
     PathParam((operation, device)): PathParam<(OperationId, String)>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+) -> Result<Written, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
-    let written = state.service.operations.cancel_run(&request, operation, device).await?;
-    Ok((headers(written), axum::Json(written.into())))
+    Ok(state.service.operations.cancel_run(&request, operation, device).await?)
 }

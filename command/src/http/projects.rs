@@ -2,7 +2,6 @@
 //! archive it, and set the retention of its metrics.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
 use muster_api::auth::{Administer, Allowed, ServerWide};
 use muster_api::etag::IfMatchParam;
 use muster_api::idempotency::IdempotencyParam;
@@ -14,7 +13,8 @@ use muster_api_types::{WriteResult, schema};
 use muster_schemas::ProjectId;
 
 use super::state::CommandState;
-use super::write::{headers, request};
+use super::write::{Created, created, request};
+use crate::request::Written;
 
 /// Create a project
 ///
@@ -32,7 +32,7 @@ pub(super) async fn create_project(
     Query(NoParams {}): Query<NoParams>,
     key: IdempotencyKey,
     Json(body): Json<CreateProject>,
-) -> Result<(StatusCode, HeaderMap, axum::Json<ProjectMade>), Problem> {
+) -> Result<Created<ProjectMade>, Problem> {
     let title = match body.title {
         Some(title) => title,
         None => body.id.as_str().parse().map_err(|error| Problem::internal(&error))?,
@@ -43,7 +43,7 @@ pub(super) async fn create_project(
         state.service.projects.create(&request, body.id.clone(), title, retention).await?
     };
     let made = ProjectMade { id: body.id, result: written.into() };
-    Ok((StatusCode::CREATED, headers(written), axum::Json(made)))
+    Ok(created(written, made))
 }
 
 /// Rename, archive or restore a project, or change its metrics' retention
@@ -65,7 +65,7 @@ pub(super) async fn change_project(
     if_match: IfMatch,
     key: IdempotencyKey,
     body: Result<Json<ChangeProject>, Problem>,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+) -> Result<Written, Problem> {
     if allowed.principal.project.as_ref() != Some(&project) {
         allowed.principal.require_server_wide()?;
     }
@@ -73,6 +73,5 @@ pub(super) async fn change_project(
     let request = request(&allowed.principal, ProjectId::system(), &key, &if_match);
     let ChangeProject { title, archived, retention } = body;
     let changed = state.service.projects.change(&request, &project, title, archived, retention);
-    let written = changed.await?;
-    Ok((headers(written), axum::Json(written.into())))
+    Ok(changed.await?)
 }

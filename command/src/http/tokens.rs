@@ -1,7 +1,6 @@
 //! Routes of tokens. Only the response to a token's creation contains its text.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
 use muster_api::auth::{Administer, Scope, WriteDevices};
 use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
@@ -12,7 +11,8 @@ use muster_api_types::{WriteResult, schema};
 use muster_schemas::{ProjectId, TokenId};
 
 use super::state::CommandState;
-use super::write::{headers, request};
+use super::write::{Created, Write, created, request};
+use crate::request::Written;
 use crate::service::{CreatedToken, NewApiToken, NewEnrollmentToken};
 
 /// Maximum lifetime of an enrollment token, in seconds: a year.
@@ -30,16 +30,13 @@ const MAX_TTL_SECS: u32 = 365 * 24 * 3600;
 )]
 pub(super) async fn create_enrollment_token(
     State(state): State<CommandState>,
-    scope: Scope<WriteDevices>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
+    Write { request, .. }: Write<WriteDevices>,
     Json(body): Json<CreateEnrollmentToken>,
-) -> Result<(StatusCode, HeaderMap, axum::Json<TokenCreated>), Problem> {
+) -> Result<Created<TokenCreated>, Problem> {
     if !(1..=MAX_TTL_SECS).contains(&body.ttl_seconds) {
         let rule = format!("must be from 1 to {MAX_TTL_SECS}");
         return Err(Problem::field("ttl_seconds", rule, Some(body.ttl_seconds.into())));
     }
-    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
     let expires_at = crate::clock::now().plus_micros(i64::from(body.ttl_seconds) * 1_000_000);
     let new = NewEnrollmentToken {
         name: body.name,
@@ -53,14 +50,14 @@ pub(super) async fn create_enrollment_token(
     };
     let made = state.service.tokens.create_enrollment_token(&request, new).await?;
     let CreatedToken { text, expires_at, written } = made;
-    let created = TokenCreated {
+    let token = TokenCreated {
         id: text.id,
         token: text.to_string(),
         expires_at,
         server_pin: Some(state.service.tokens.server_pin()?),
         result: written.into(),
     };
-    Ok((StatusCode::CREATED, headers(written), axum::Json(created)))
+    Ok(created(written, token))
 }
 
 /// Revoke an enrollment token
@@ -74,14 +71,10 @@ pub(super) async fn create_enrollment_token(
 )]
 pub(super) async fn revoke_enrollment_token(
     State(state): State<CommandState>,
-    scope: Scope<WriteDevices>,
+    Write { request, .. }: Write<WriteDevices>,
     PathParam(token): PathParam<TokenId>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
-    let written = state.service.tokens.revoke_enrollment_token(&request, token).await?;
-    Ok((headers(written), axum::Json(written.into())))
+) -> Result<Written, Problem> {
+    Ok(state.service.tokens.revoke_enrollment_token(&request, token).await?)
 }
 
 /// Create an API token
@@ -102,7 +95,7 @@ pub(super) async fn create_token(
     Query(NoParams {}): Query<NoParams>,
     key: IdempotencyKey,
     Json(body): Json<CreateToken>,
-) -> Result<(StatusCode, HeaderMap, axum::Json<TokenCreated>), Problem> {
+) -> Result<Created<TokenCreated>, Problem> {
     if body.server_wide {
         scope.principal.require_server_wide()?;
     }
@@ -119,14 +112,14 @@ pub(super) async fn create_token(
     let new = NewApiToken { name: body.name, role: body.role, expires_at };
     let made = state.service.tokens.create_api_token(&request, new).await?;
     let CreatedToken { text, expires_at, written } = made;
-    let created = TokenCreated {
+    let token = TokenCreated {
         id: text.id,
         token: text.to_string(),
         expires_at,
         server_pin: None,
         result: written.into(),
     };
-    Ok((StatusCode::CREATED, headers(written), axum::Json(created)))
+    Ok(created(written, token))
 }
 
 /// Revoke an API token
@@ -140,12 +133,8 @@ pub(super) async fn create_token(
 )]
 pub(super) async fn revoke_token(
     State(state): State<CommandState>,
-    scope: Scope<Administer>,
+    Write { request, .. }: Write<Administer>,
     PathParam(token): PathParam<TokenId>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
-    let written = state.service.tokens.revoke_api_token(&request, token).await?;
-    Ok((headers(written), axum::Json(written.into())))
+) -> Result<Written, Problem> {
+    Ok(state.service.tokens.revoke_api_token(&request, token).await?)
 }

@@ -2,19 +2,19 @@
 //! operations.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use muster_api::auth::{RunOperations, Scope};
+use muster_api::auth::RunOperations;
 use muster_api::idempotency::IdempotencyParam;
-use muster_api::params::{NoParams, ProjectParam};
+use muster_api::params::ProjectParam;
 use muster_api::problem::WriteProblems;
-use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
+use muster_api::{Json, PathParam, Problem};
 use muster_api_types::uploads::{CreateDownloadLink, DownloadLinkCreated};
 use muster_api_types::{WriteResult, schema};
 use muster_schemas::OperationId;
 use muster_schemas::events::EraseCause;
 
 use super::state::CommandState;
-use super::write::{headers, request};
+use super::write::{Created, Write, created};
+use crate::request::Written;
 
 /// Maximum lifetime of a download link, in seconds: 7 days.
 const MAX_LINK_TTL_SECS: u32 = 7 * 24 * 3600;
@@ -36,16 +36,12 @@ const MAX_LINK_TTL_SECS: u32 = 7 * 24 * 3600;
 )]
 pub(super) async fn delete_upload(
     State(state): State<CommandState>,
-    scope: Scope<RunOperations>,
+    Write { request, .. }: Write<RunOperations>,
     PathParam((operation, device)): PathParam<(OperationId, String)>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
-) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+) -> Result<Written, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
     let erased = state.service.uploads.erase(&request, operation, device, EraseCause::Asked);
-    let written = erased.await?;
-    Ok((headers(written), axum::Json(written.into())))
+    Ok(erased.await?)
 }
 
 /// Create a download link for a stored file
@@ -66,17 +62,14 @@ pub(super) async fn delete_upload(
 )]
 pub(super) async fn create_download_link(
     State(state): State<CommandState>,
-    scope: Scope<RunOperations>,
+    Write { request, .. }: Write<RunOperations>,
     PathParam((operation, device)): PathParam<(OperationId, String)>,
-    Query(NoParams {}): Query<NoParams>,
-    key: IdempotencyKey,
     Json(body): Json<CreateDownloadLink>,
-) -> Result<(StatusCode, HeaderMap, axum::Json<DownloadLinkCreated>), Problem> {
+) -> Result<Created<DownloadLinkCreated>, Problem> {
     if !(1..=MAX_LINK_TTL_SECS).contains(&body.expires_in) {
         let rule = format!("must be from 1 to {MAX_LINK_TTL_SECS}");
         return Err(Problem::field("expires_in", rule, Some(body.expires_in.into())));
     }
-    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
     let device = state.service.devices.requested(&request, &device).await?;
     let expires_at = crate::clock::now().plus_micros(i64::from(body.expires_in) * 1_000_000);
     let made = state.service.uploads.create_link(&request, operation, device, expires_at).await?;
@@ -85,5 +78,5 @@ pub(super) async fn create_download_link(
         expires_at: made.expires_at,
         result: made.written.into(),
     };
-    Ok((StatusCode::CREATED, headers(made.written), axum::Json(link)))
+    Ok(created(made.written, link))
 }

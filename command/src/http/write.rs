@@ -1,12 +1,64 @@
-//! What every write has in common: its request, its result and the headers of its response.
+//! What every write has in common: its request, its result and its response.
 
-use axum::http::HeaderMap;
-use muster_api::auth::Principal;
-use muster_api::{IdempotencyKey, IfMatch, etag, position_header};
+use std::marker::PhantomData;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use muster_api::auth::{Needs, Principal};
+use muster_api::params::NoParams;
+use muster_api::{IdempotencyKey, IfMatch, Problem, Query, Scope, etag, position_header};
 use muster_api_types::WriteResult;
 use muster_schemas::ProjectId;
 
+use super::state::CommandState;
 use crate::request::{Request, Written};
+
+/// A write in a project, by a principal with the permission `P`.
+pub(super) struct Write<P> {
+    pub(super) request: Request,
+    permission: PhantomData<P>,
+}
+
+/// As [`Write`], with the versions of the resource that `If-Match` names.
+pub(super) struct VersionedWrite<P> {
+    pub(super) request: Request,
+    permission: PhantomData<P>,
+}
+
+impl<P: Needs> FromRequestParts<CommandState> for Write<P> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &CommandState) -> Result<Self, Problem> {
+        let request = read::<P>(parts, state, &IfMatch::Absent).await?;
+        Ok(Self { request, permission: PhantomData })
+    }
+}
+
+impl<P: Needs> FromRequestParts<CommandState> for VersionedWrite<P> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &CommandState) -> Result<Self, Problem> {
+        let if_match = IfMatch::from_request_parts(parts, state).await;
+        // After the authentication, whose error has priority.
+        let request =
+            read::<P>(parts, state, if_match.as_ref().unwrap_or(&IfMatch::Absent)).await?;
+        if_match.map(|_| Self { request, permission: PhantomData })
+    }
+}
+
+/// Authenticates the client; reads the parameters that every write has.
+async fn read<P: Needs>(
+    parts: &mut Parts,
+    state: &CommandState,
+    if_match: &IfMatch,
+) -> Result<Request, Problem> {
+    let scope = Scope::<P>::from_request_parts(parts, state).await?;
+    let Query(NoParams {}) = Query::from_request_parts(parts, state).await?;
+    let key = IdempotencyKey::from_request_parts(parts, state).await?;
+    Ok(request(&scope.principal, scope.project, &key, if_match))
+}
 
 impl From<Written> for WriteResult {
     fn from(Written { version, position }: Written) -> Self {
@@ -14,8 +66,22 @@ impl From<Written> for WriteResult {
     }
 }
 
+impl IntoResponse for Written {
+    fn into_response(self) -> Response {
+        (headers(self), axum::Json(WriteResult::from(self))).into_response()
+    }
+}
+
+/// The response to a write that has created something.
+pub(super) type Created<T> = (StatusCode, HeaderMap, axum::Json<T>);
+
+/// Returns the response to a write that has created something.
+pub(super) fn created<T>(written: Written, body: T) -> Created<T> {
+    (StatusCode::CREATED, headers(written), axum::Json(body))
+}
+
 /// The headers of the response to a write.
-pub(super) fn headers(written: Written) -> HeaderMap {
+fn headers(written: Written) -> HeaderMap {
     HeaderMap::from_iter([etag(written.version), position_header(written.position)])
 }
 

@@ -52,6 +52,18 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Adds the attempted operation to an error of sqlx: `.map_err(StoreError::sqlx("read devices"))`.
+    pub fn sqlx(attempted: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self::Sqlx { attempted, source }
+    }
+
+    /// Adds the attempted operation to an error of a projection's [`Transaction`].
+    ///
+    /// [`Transaction`]: crate::projection::Transaction
+    pub fn query(attempted: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        move |source| Self::Query { attempted, source }
+    }
+
     /// Whether PostgreSQL is unavailable, so that a retry can succeed.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
@@ -109,7 +121,7 @@ pub trait ErrorContext<T> {
 
 impl<T> ErrorContext<T> for Result<T, tokio_postgres::Error> {
     fn while_trying(self, what: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Query { attempted: what, source })
+        self.map_err(StoreError::query(what))
     }
 }
 

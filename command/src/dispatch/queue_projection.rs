@@ -121,9 +121,7 @@ impl Projection for QueueProjection {
     ) -> Result<(), ProjectionError> {
         let mut changes = Changes::default();
         for stored in events {
-            let event = stored
-                .event()
-                .map_err(|error| ProjectionError::cannot_apply(NAME, stored, &error))?;
+            let event = ProjectionError::decode(NAME, stored)?;
             match &stored.stream {
                 StreamName::Operation(id) => {
                     operation(transaction, project, *id, &event, stored).await?;
@@ -140,8 +138,6 @@ impl Projection for QueueProjection {
         }
         changes.write(transaction, project).await
     }
-
-    fn discard_cache(&mut self) {}
 }
 
 impl RunChange {
@@ -226,7 +222,7 @@ async fn execute(
     transaction
         .execute(&sql, parameters)
         .await
-        .map_err(|source| StoreError::Query { attempted: "write the list of open runs", source })
+        .map_err(StoreError::query("write the list of open runs"))
 }
 
 async fn operation(

@@ -127,9 +127,7 @@ impl RunSelection {
     }
 }
 
-fn query_error(source: sqlx::Error) -> StoreError {
-    StoreError::Sqlx { attempted: "read the list of open runs", source }
-}
+const ATTEMPTED: &str = "read the list of open runs";
 
 /// Queries the work queue.
 #[derive(Clone, Debug)]
@@ -156,7 +154,7 @@ impl WorkQueue {
         let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(sql))
             .fetch_all(&self.log.stores().sql)
             .await
-            .map_err(query_error)?;
+            .map_err(StoreError::sqlx(ATTEMPTED))?;
         rows.into_iter()
             .map(|(project, id, actor, requested, paused, aborted, failures, active)| {
                 let corrupt = |what: String| StoreError::Corrupt(format!("open operation: {what}"));
@@ -192,7 +190,7 @@ impl WorkQueue {
             .bind(device.map(|device| device.0))
             .fetch_one(&self.log.stores().sql)
             .await
-            .map_err(query_error)
+            .map_err(StoreError::sqlx(ATTEMPTED))
     }
 
     /// Returns some of an operation's runs, at most `limit`.
@@ -218,7 +216,7 @@ impl WorkQueue {
             .bind(number)
             .fetch_all(&self.log.stores().sql)
             .await
-            .map_err(query_error)?;
+            .map_err(StoreError::sqlx(ATTEMPTED))?;
         rows.into_iter().map(run).collect()
     }
 
@@ -251,12 +249,13 @@ impl WorkQueue {
             .bind(i64::from(limit))
             .fetch_all(&self.log.stores().sql)
             .await
-            .map_err(query_error)?;
+            .map_err(StoreError::sqlx(ATTEMPTED))?;
         let active: i64 = match rows.first() {
-            Some(row) => row.try_get("active").map_err(query_error)?,
+            Some(row) => row.try_get("active").map_err(StoreError::sqlx(ATTEMPTED))?,
             None => 0,
         };
-        let runs = rows.iter().map(|row| run(RunRow::from_row(row).map_err(query_error)?));
+        let runs =
+            rows.iter().map(|row| run(RunRow::from_row(row).map_err(StoreError::sqlx(ATTEMPTED))?));
         Ok((active.try_into().unwrap_or(u32::MAX), runs.collect::<Result<_, _>>()?))
     }
 
@@ -287,7 +286,7 @@ impl WorkQueue {
             .bind(before.micros())
             .fetch_all(&self.log.stores().sql)
             .await
-            .map_err(query_error)?;
+            .map_err(StoreError::sqlx(ATTEMPTED))?;
         let position = rows.first().map_or(0, |(_, _, position)| position.unsigned_abs());
         let free = |(id, epoch, _): (Uuid, i64, i64)| (DeviceId(id), epoch.unsigned_abs());
         Ok((rows.into_iter().map(free).collect(), position))
@@ -308,7 +307,7 @@ impl WorkQueue {
             .bind(device.0)
             .fetch_optional(&self.log.stores().sql)
             .await
-            .map_err(query_error)?;
+            .map_err(StoreError::sqlx(ATTEMPTED))?;
         Ok(row.and_then(|(at,)| at).map(Timestamp))
     }
 
@@ -329,7 +328,7 @@ impl WorkQueue {
             .bind(device.0)
             .fetch_all(&self.log.stores().sql)
             .await
-            .map_err(query_error)?;
+            .map_err(StoreError::sqlx(ATTEMPTED))?;
         rows.into_iter().map(run).collect()
     }
 }

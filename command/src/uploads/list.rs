@@ -52,9 +52,7 @@ enum Change {
     Erased(i64),
 }
 
-fn query_error(source: tokio_postgres::Error) -> StoreError {
-    StoreError::Query { attempted: "write the list of files", source }
-}
+const ATTEMPTED: &str = "write the list of files";
 
 #[async_trait]
 impl Projection for Files {
@@ -104,9 +102,7 @@ impl Projection for Files {
         events: &[Arc<StoredEvent>],
     ) -> Result<(), ProjectionError> {
         for stored in events {
-            let event = stored
-                .event()
-                .map_err(|error| ProjectionError::cannot_apply(NAME, stored, &error))?;
+            let event = ProjectionError::decode(NAME, stored)?;
             let at = stored.recorded_at.micros();
             match (&stored.stream, &event) {
                 (StreamName::Operation(id), Event::OperationRequested(requested)) => {
@@ -190,7 +186,11 @@ impl Files {
         }
         let sql = format!("SELECT FROM {NAME}_asked WHERE project = $1 AND operation = $2");
         let parameters: [&(dyn ToSql + Sync); 2] = [&project.as_str(), &id.0];
-        let found = transaction.query_opt(&sql, &parameters).await.map_err(query_error)?.is_some();
+        let found = transaction
+            .query_opt(&sql, &parameters)
+            .await
+            .map_err(StoreError::query(ATTEMPTED))?
+            .is_some();
         self.cache(project, id, found);
         Ok(found)
     }
@@ -209,7 +209,7 @@ async fn insert_upload(
     let keep = upload.keep_seconds.map(|seconds| i64::from(seconds) * 1_000_000);
     let parameters: [&(dyn ToSql + Sync); 5] =
         [&project.as_str(), &id.0, &upload.path, &upload.replace, &keep];
-    transaction.execute(&sql, &parameters).await.map(drop).map_err(query_error)
+    transaction.execute(&sql, &parameters).await.map(drop).map_err(StoreError::query(ATTEMPTED))
 }
 
 type Run<'a> = (&'a ProjectId, OperationId, DeviceId);
@@ -224,7 +224,7 @@ async fn add(
          WHERE project = $1 AND operation = $2 ON CONFLICT DO NOTHING"
     );
     let parameters: [&(dyn ToSql + Sync); 3] = [&project.as_str(), &id.0, &device.0];
-    transaction.execute(&sql, &parameters).await.map(drop).map_err(query_error)
+    transaction.execute(&sql, &parameters).await.map(drop).map_err(StoreError::query(ATTEMPTED))
 }
 
 async fn change(
@@ -241,7 +241,7 @@ async fn change(
     let sql =
         format!("UPDATE {NAME} SET {set} WHERE project = $1 AND operation = $2 AND device = $3");
     let parameters: [&(dyn ToSql + Sync); 4] = [&project.as_str(), &id.0, &device.0, &at];
-    transaction.execute(&sql, &parameters).await.map(drop).map_err(query_error)
+    transaction.execute(&sql, &parameters).await.map(drop).map_err(StoreError::query(ATTEMPTED))
 }
 
 /// A selection of files.
@@ -295,7 +295,7 @@ pub(super) async fn files(
         .bind(now.micros())
         .fetch_all(&log.stores().sql)
         .await
-        .map_err(|source| StoreError::Sqlx { attempted: "read the list of files", source })?;
+        .map_err(StoreError::sqlx("read the list of files"))?;
     rows.into_iter()
         .map(|(project, operation, device)| {
             let corrupt = |_| StoreError::Corrupt(format!("a file of '{project}'"));

@@ -7,18 +7,20 @@
 mod runner;
 mod state;
 mod superseded;
+mod table;
 mod transaction;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use muster_schemas::ProjectId;
+use muster_schemas::{Event, ProjectId};
 
 use crate::error::StoreError;
 use crate::stored_event::StoredEvent;
 
 pub use runner::{Progress, Runner, compare_tables};
 pub use state::ProjectionState;
+pub use table::{Column, Columns, Table, Write};
 pub use transaction::Transaction;
 
 /// Reason why a projection cannot continue.
@@ -52,6 +54,14 @@ impl ProjectionError {
             position: event.position,
             problem: problem.to_string(),
         }
+    }
+
+    /// Decodes an event that a projection handles.
+    ///
+    /// # Errors
+    /// When the event cannot be decoded.
+    pub fn decode(projection: &str, stored: &StoredEvent) -> Result<Event, Self> {
+        stored.event().map_err(|error| Self::cannot_apply(projection, stored, &error))
     }
 }
 
@@ -88,5 +98,5 @@ pub trait Projection: Send + 'static {
     ) -> Result<(), ProjectionError>;
 
     /// Discards cached rows: a transaction did not commit, or another process moved the checkpoint.
-    fn discard_cache(&mut self);
+    fn discard_cache(&mut self) {}
 }

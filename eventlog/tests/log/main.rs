@@ -8,6 +8,7 @@
 mod shared_reads;
 mod superseded;
 mod support;
+mod table;
 mod tiles;
 
 use std::collections::BTreeSet;

@@ -38,8 +38,6 @@ impl Projection for Salts {
         }
         Ok(())
     }
-
-    fn discard_cache(&mut self) {}
 }
 
 async fn salts(database: &Database, table: &str) -> Vec<String> {

@@ -34,8 +34,6 @@ impl Projection for Empty {
     ) -> Result<(), ProjectionError> {
         Ok(())
     }
-
-    fn discard_cache(&mut self) {}
 }
 
 async fn run(log: &EventLog, name: &'static str) {

@@ -11,6 +11,7 @@ mod events;
 mod examples;
 mod fleet;
 mod health;
+mod keyset;
 mod log;
 mod metrics;
 mod operations;

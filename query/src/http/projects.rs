@@ -6,14 +6,16 @@ use muster_api::auth::{Allowed, ReadDevices};
 use muster_api::params::NoParams;
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, etag};
+use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, etag};
 use muster_api_types::projects::{Project, ProjectStatus};
 use muster_api_types::{Page, schema};
 use muster_schemas::{ProjectId, Timestamp};
 use serde::Deserialize;
 use serde_json::json;
+use sqlx::{Postgres, QueryBuilder};
 use utoipa::IntoParams;
 
+use super::keyset::{Keyset, Order};
 use crate::projections::projects::TABLE;
 use crate::state::{QueryState, sql_problem};
 
@@ -49,14 +51,11 @@ pub(crate) async fn list_projects(
     Query(query): Query<ListProjects>,
 ) -> Result<Json<Page<Project>>, Problem> {
     min_position.wait(state.log(), &state.read_models.projects, &ProjectId::system()).await?;
-    let after = Cursor::decode::<String>(query.cursor.as_deref())?.unwrap_or_default();
-    let limit = usize::from(query.limit.get());
+    let by = ("id", Order::Ascending);
+    let page = Keyset::new(by, query.cursor.as_deref(), query.limit)?;
     let own = allowed.principal.project.as_ref();
-    let mut items = read(&state, own, &after, limit + 1).await?;
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = items.last().filter(|_| more).map(|last| Cursor::encode(&last.id));
-    Ok(Json(Page { items, next }))
+    let (rows, next) = page.read(&state, select(own), |row: &Row| row.0.clone()).await?;
+    Ok(Json(Page { items: views(&state, rows).await?, next }))
 }
 
 /// Get a project
@@ -80,46 +79,49 @@ pub(crate) async fn get_project(
     min_position.wait(state.log(), &state.read_models.projects, &ProjectId::system()).await?;
     // A token of another project must not learn whether the project exists.
     let reached = allowed.principal.project.as_ref().is_none_or(|own| *own == project);
-    let found = if reached { read(&state, Some(&project), "", 1).await?.pop() } else { None };
+    let found = if reached {
+        let rows = select(Some(&project)).build_query_as().fetch_all(state.sql()).await;
+        views(&state, rows.map_err(sql_problem)?).await?.pop()
+    } else {
+        None
+    };
     match found {
         Some(project) => Ok(([etag(project.version)], Json(project))),
         None => Err(Problem::not_found(format!("there is no project '{project}'"))),
     }
 }
 
-async fn read(
-    state: &QueryState,
-    only: Option<&ProjectId>,
-    after: &str,
-    limit: usize,
-) -> Result<Vec<Project>, Problem> {
-    let sql = format!(
-        "SELECT id, title, archived, retention, created_at, version FROM {TABLE}
-         WHERE ($1::text IS NULL OR id = $1) AND id > $2 ORDER BY id LIMIT $3"
-    );
-    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(only.map(ProjectId::as_str))
-        .bind(after)
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(state.sql())
-        .await
-        .map_err(sql_problem)?;
+/// Returns the query of all projects, or of one.
+fn select(only: Option<&ProjectId>) -> QueryBuilder<Postgres> {
+    let mut sql = QueryBuilder::new(format!(
+        "SELECT id, title, archived, retention, created_at, version FROM {TABLE} WHERE true"
+    ));
+    if let Some(only) = only {
+        sql.push(" AND id = ").push_bind(only.as_str().to_owned());
+    }
+    sql
+}
+
+async fn views(state: &QueryState, rows: Vec<Row>) -> Result<Vec<Project>, Problem> {
+    let mut projects = Vec::with_capacity(rows.len());
+    for (id, title, archived, retention, created_at, version) in rows {
+        let status = if archived { ProjectStatus::Archived } else { ProjectStatus::Active };
+        projects.push(Project {
+            id: id.parse().map_err(|error| Problem::internal(&error))?,
+            title: title.parse().map_err(|error| Problem::internal(&error))?,
+            status: status.into(),
+            retention: retention.parse().map_err(|error| Problem::internal(&error))?,
+            created_at: Timestamp(created_at),
+            position: 0,
+            version: version.unsigned_abs(),
+        });
+    }
     let heads = state.log().heads().await?;
-    rows.into_iter()
-        .map(|(id, title, archived, retention, created_at, version)| {
-            let id: ProjectId = id.parse().map_err(|error| Problem::internal(&error))?;
-            let status = if archived { ProjectStatus::Archived } else { ProjectStatus::Active };
-            Ok(Project {
-                position: heads.get(&id).copied().unwrap_or_default(),
-                id,
-                title: title.parse().map_err(|error| Problem::internal(&error))?,
-                status: status.into(),
-                retention: retention.parse().map_err(|error| Problem::internal(&error))?,
-                created_at: Timestamp(created_at),
-                version: version.unsigned_abs(),
-            })
-        })
-        .collect()
+    for project in &mut projects {
+        // A project's log is created before the event that adds the project.
+        project.position = heads.get(&project.id).copied().unwrap_or(0);
+    }
+    Ok(projects)
 }
 
 fn example() -> serde_json::Value {

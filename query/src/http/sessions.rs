@@ -12,7 +12,7 @@ use muster_api::auth::{ReadDevices, ReadOutput};
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Scope};
+use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope};
 use muster_api_types::problems::ProblemDocument;
 use muster_api_types::sessions::{SessionState, SessionView};
 use muster_api_types::{Page, schema};
@@ -27,8 +27,9 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::devices::resolve;
+use super::keyset::{Keyset, Order};
+use crate::projections::devices;
 use crate::projections::sessions::{Session, TABLE};
-use crate::projections::{as_i64, devices};
 use crate::state::{QueryState, sql_problem};
 
 /// A piece of a recording: the recording, the number of the piece, its hash.
@@ -126,11 +127,10 @@ pub(crate) async fn list_sessions(
 ) -> Result<Json<Page<SessionView>>, Problem> {
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.sessions, project).await?;
-    let before = Cursor::decode::<u64>(query.cursor.as_deref())?.unwrap_or(u64::MAX);
-    let limit = usize::from(query.limit.get());
+    let by = ("s.created_position", Order::Descending);
+    let page = Keyset::new(by, query.cursor.as_deref(), query.limit)?;
     let mut sql = select();
     sql.push_bind(project.as_str().to_owned());
-    sql.push(" AND s.created_position < ").push_bind(as_i64(before));
     if let Some(requested) = query.state {
         sql.push(" AND s.status = ").push_bind(requested.as_str());
     }
@@ -138,13 +138,7 @@ pub(crate) async fn list_sessions(
         let device = resolve(&state, project, device).await?;
         sql.push(" AND s.device = ").push_bind(device.0);
     }
-    sql.push(" ORDER BY s.created_position DESC LIMIT ");
-    sql.push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
-    let mut rows: Vec<Row> =
-        sql.build_query_as().fetch_all(state.sql()).await.map_err(sql_problem)?;
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| more).map(|row| Cursor::encode(&row.3));
+    let (rows, next) = page.read(&state, sql, |row: &Row| row.3).await?;
     let mut items = Vec::with_capacity(rows.len());
     for row in rows {
         items.extend(view(row)?);

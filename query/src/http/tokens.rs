@@ -8,16 +8,17 @@ use muster_api::auth::{ReadAll, ReadEnrollmentTokens};
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Scope};
+use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope};
 use muster_api_types::tokens::{ApiToken, EnrollmentToken, TokenStatus};
 use muster_api_types::{Page, schema};
 use muster_schemas::{ProjectId, Timestamp, TokenId};
 use serde::Deserialize;
+use sqlx::QueryBuilder;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::examples;
-use crate::projections::as_i64;
+use super::keyset::{Keyset, Order};
 use crate::projections::tokens::{TABLE, Token, TokenKind};
 use crate::state::{QueryState, sql_problem};
 
@@ -125,31 +126,18 @@ async fn read(
     kind: &'static str,
     query: &ListTokens,
 ) -> Result<(Vec<(TokenId, Token)>, Option<String>), Problem> {
-    let before = Cursor::decode::<u64>(query.cursor.as_deref())?.unwrap_or(u64::MAX);
-    let limit = usize::from(query.limit.get());
-    let sql = format!(
-        "SELECT token, state FROM {TABLE}
-         WHERE project = $1 AND kind = $2 AND created_position < $3
-         ORDER BY created_position DESC LIMIT $4"
-    );
-    let rows: Vec<(Uuid, String)> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(project.as_str())
-        .bind(kind)
-        .bind(as_i64(before))
-        .bind(i64::try_from(limit + 1).unwrap_or(i64::MAX))
-        .fetch_all(state.sql())
-        .await
-        .map_err(sql_problem)?;
-    let more = rows.len() > limit;
-    let mut tokens = Vec::with_capacity(limit);
-    for (id, text) in rows.into_iter().take(limit) {
-        let token: Token =
-            serde_json::from_str(&text).map_err(|error| Problem::internal(&error))?;
-        tokens.push((TokenId(id), token));
-    }
-    let last = tokens.last().filter(|_| more);
-    let next = last.map(|(_, token)| Cursor::encode(&token.created_position));
-    Ok((tokens, next))
+    let by = ("created_position", Order::Descending);
+    let page = Keyset::new(by, query.cursor.as_deref(), query.limit)?;
+    let mut sql = QueryBuilder::new(format!(
+        "SELECT token, state, created_position FROM {TABLE} WHERE project = "
+    ));
+    sql.push_bind(project.as_str().to_owned()).push(" AND kind = ").push_bind(kind);
+    let (rows, next) = page.read(state, sql, |row: &(Uuid, String, i64)| row.2).await?;
+    let read = |(id, text, _): (Uuid, String, i64)| {
+        let token = serde_json::from_str(&text).map_err(|error| Problem::internal(&error))?;
+        Ok((TokenId(id), token))
+    };
+    Ok((rows.into_iter().map(read).collect::<Result<_, Problem>>()?, next))
 }
 
 fn status(token: &Token, used_up: bool) -> TokenStatus {

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use muster_eventlog::StoredEvent;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
+use muster_eventlog::{StoreError, StoredEvent};
 use muster_schemas::events::{
     ProjectArchived, ProjectCreated, ProjectRenamed, ProjectRestored, ProjectRetentionSet,
 };
 use muster_schemas::{Event, ProjectId, Retention, StreamName};
 
 use super::as_i64;
-use super::devices::store_error;
 
 /// Name of the live table.
 pub const TABLE: &str = "projects_v2";
@@ -43,9 +42,7 @@ impl Projects {
         id: &ProjectId,
         stored: &StoredEvent,
     ) -> Result<(), ProjectionError> {
-        let event = stored
-            .event()
-            .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, &error))?;
+        let event = ProjectionError::decode(&self.table, stored)?;
         let (title, archived, retention) = match event {
             Event::ProjectCreated(event) => (Some(event.title.to_string()), None, None),
             Event::ProjectRenamed(event) => (Some(event.title.to_string()), None, None),
@@ -77,7 +74,7 @@ impl Projects {
                 ],
             )
             .await
-            .map_err(store_error("write projects"))?;
+            .map_err(StoreError::query("write projects"))?;
         Ok(())
     }
 }
@@ -122,6 +119,4 @@ impl Projection for Projects {
         }
         Ok(())
     }
-
-    fn discard_cache(&mut self) {}
 }

@@ -8,7 +8,7 @@ use muster_api::auth::ReadDevices;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
+use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
 use muster_api_types::operations::{Failure, OperationDetail, OperationView, Slow};
 use muster_api_types::{Page, schema};
 use muster_schemas::{OperationId, ProjectId, RunState};
@@ -19,8 +19,9 @@ use uuid::Uuid;
 
 use super::view::{detail_example, example, operation_view};
 use crate::http::devices::resolve;
+use crate::http::keyset::{Keyset, Order};
+use crate::projections::devices;
 use crate::projections::operations::{Operation, TABLE};
-use crate::projections::{as_i64, devices};
 use crate::state::{QueryState, sql_problem};
 
 /// Parameters of the list.
@@ -57,13 +58,12 @@ pub(crate) async fn list_operations(
 ) -> Result<Json<Page<OperationView>>, Problem> {
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.operations, project).await?;
-    let before = Cursor::decode::<u64>(query.cursor.as_deref())?.unwrap_or(u64::MAX);
-    let limit = usize::from(query.limit.get());
+    let by = ("created_position", Order::Descending);
+    let page = Keyset::new(by, query.cursor.as_deref(), query.limit)?;
     let mut sql = QueryBuilder::new(format!(
         "SELECT operation, created_position, state FROM {TABLE} o WHERE project = "
     ));
     sql.push_bind(project.as_str().to_owned());
-    sql.push(" AND created_position < ").push_bind(as_i64(before));
     if let Some(device) = &query.device {
         let device = resolve(&state, project, device).await?;
         sql.push(format!(
@@ -72,13 +72,7 @@ pub(crate) async fn list_operations(
         ));
         sql.push_bind(device.0).push(")");
     }
-    sql.push(" ORDER BY created_position DESC LIMIT ");
-    sql.push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
-    let mut rows: Vec<(Uuid, i64, String)> =
-        sql.build_query_as().fetch_all(state.sql()).await.map_err(sql_problem)?;
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| more).map(|(_, position, _)| Cursor::encode(position));
+    let (rows, next) = page.read(&state, sql, |row: &(Uuid, i64, String)| row.1).await?;
     let ids: Vec<Uuid> = rows.iter().map(|(id, ..)| *id).collect();
     let mut counts = counts(&state, project, &ids).await?;
     let mut items = Vec::with_capacity(rows.len());

@@ -8,7 +8,7 @@ use muster_api::auth::ReadDevices;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
+use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
 use muster_api_types::devices::Status;
 use muster_api_types::runs::RunView;
 use muster_api_types::{Page, schema};
@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::get::find;
 use super::view::{run_example, run_view};
 use crate::http::devices::resolve;
+use crate::http::keyset::{Keyset, Order};
 use crate::projections::devices;
 use crate::projections::operations::{Run, TABLE, explain};
 use crate::state::{QueryState, sql_problem};
@@ -64,26 +65,17 @@ pub(crate) async fn list_runs(
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.operations, project).await?;
     let states = states(query.state.as_deref())?;
-    let after = Cursor::decode::<Uuid>(query.cursor.as_deref())?;
+    let by = ("r.device", Order::Ascending);
+    let page = Keyset::new(by, query.cursor.as_deref(), query.limit)?;
     find(&state, project, operation).await?;
-    let limit = usize::from(query.limit.get());
     let mut sql = select();
     sql.push_bind(project.as_str().to_owned());
     sql.push(" AND r.operation = ").push_bind(operation.0);
-    if let Some(after) = after {
-        sql.push(" AND r.device > ").push_bind(after);
-    }
     if !states.is_empty() {
         let statuses: Vec<String> = states.iter().map(|state| state.as_str().to_owned()).collect();
         sql.push(" AND r.status = ANY(").push_bind(statuses).push(")");
     }
-    sql.push(" ORDER BY r.device LIMIT ");
-    sql.push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
-    let mut rows: Vec<Row> =
-        sql.build_query_as().fetch_all(state.sql()).await.map_err(sql_problem)?;
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| more).map(|(device, ..)| Cursor::encode(device));
+    let (rows, next) = page.read(&state, sql, |row: &Row| row.0).await?;
     let mut items = Vec::with_capacity(rows.len());
     for (device, name, _, text) in rows {
         items.push(run_view((operation, DeviceId(device)), name, read(&text)?));

@@ -9,7 +9,7 @@ use muster_api::auth::ReadDevices;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
+use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
 use muster_api_types::devices::Status;
 use muster_api_types::uploads::{UploadState, UploadView};
 use muster_api_types::{Page, schema};
@@ -24,8 +24,8 @@ use uuid::Uuid;
 
 use super::view::{condition, example, set_received, view};
 use crate::http::devices::resolve;
+use crate::http::keyset::{Keyset, Order};
 use crate::http::sessions::blob_problem;
-use crate::projections::as_i64;
 use crate::projections::devices;
 use crate::projections::operations::{Operation, Run, TABLE, explain};
 use crate::state::{QueryState, sql_problem};
@@ -134,12 +134,11 @@ pub(crate) async fn list_uploads(
 ) -> Result<Json<Page<UploadView>>, Problem> {
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.operations, project).await?;
-    let before = Cursor::decode::<u64>(query.cursor.as_deref())?.unwrap_or(u64::MAX);
-    let limit = usize::from(query.limit.get());
+    let by = ("u.position", Order::Descending);
+    let page = Keyset::new(by, query.cursor.as_deref(), query.limit)?;
     let states = states(query.state.as_deref())?;
     let mut sql = select();
     sql.push_bind(project.as_str().to_owned());
-    sql.push(" AND u.position < ").push_bind(as_i64(before));
     if let Some(device) = &query.device {
         let device = resolve(&state, project, device).await?;
         sql.push(" AND u.device = ").push_bind(device.0);
@@ -154,13 +153,7 @@ pub(crate) async fn list_uploads(
         let conditions: Vec<_> = states.into_iter().map(condition).collect();
         sql.push(format!(" AND ({})", conditions.join(" OR ")));
     }
-    sql.push(" ORDER BY u.position DESC LIMIT ");
-    sql.push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
-    let mut rows: Vec<Row> =
-        sql.build_query_as().fetch_all(state.sql()).await.map_err(sql_problem)?;
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| more).map(|row| Cursor::encode(&row.2));
+    let (rows, next) = page.read(&state, sql, |row: &Row| row.2).await?;
     let found = rows.into_iter().map(UploadRow::new).collect::<Result<Vec<_>, _>>()?;
     let shown: Vec<Result<UploadView, Problem>> = futures::stream::iter(found)
         .map(|found| found.view(&state, project))

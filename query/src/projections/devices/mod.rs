@@ -7,8 +7,8 @@ mod table;
 pub(crate) use fold::has_implausible_time;
 pub use fold::{CannotApply, changed_device, is_replaced_by_next};
 pub use state::Device;
+pub(crate) use table::search_text;
 pub use table::{Devices, needed};
-pub(crate) use table::{search_text, store_error};
 
 /// Name of the live table.
 pub const TABLE: &str = "devices_v2";

@@ -7,81 +7,53 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
+use muster_eventlog::projection::{
+    Column, Columns, Projection, ProjectionError, Table, Transaction, Write,
+};
 use muster_eventlog::{StoreError, StoredEvent};
 use muster_schemas::{DeviceId, ProjectId};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::fold::{changed_device, is_replaced_by_next};
 use super::state::Device;
-use crate::projections::{as_i64, storable};
+use crate::projections::{as_i64, decode, encode, storable};
 
 /// Maximum number of devices that are cached between batches; beyond it, the cache is cleared.
 const MAX_CACHED_DEVICES: usize = 20_000;
 
+/// There is no index on labels: it would cost a quarter of the rate, and reading all devices of a
+/// project takes milliseconds. `name` is unique among devices that are not deleted because the
+/// stream `name/<name>` reserves it.
+const COLUMNS: Columns = Columns {
+    key: &[Column::new("device", "uuid")],
+    values: &[
+        Column::key_text("name").or_null(),
+        Column::key_text("status"),
+        Column::new("labels", "jsonb"),
+        Column::new("search", "text"), // name, hostname, labels; lower case
+        Column::new("os", "text").or_null(),
+        Column::new("arch", "text").or_null(),
+        Column::new("agent_version", "text").or_null(),
+        Column::new("created_position", "bigint"),
+        Column::new("heard_at", "bigint").or_null(), // microseconds since 1970
+        Column::new("state", "text"),
+    ],
+};
+
 /// Fills the table of devices.
 #[derive(Debug)]
 pub struct Devices {
-    table: String,
-    insert: String,
-    update: String,
-    select: String,
+    table: Table,
     /// Rows as they are in the table once the batch is committed.
     cached: HashMap<(ProjectId, DeviceId), Device>,
 }
-
-/// The columns after `project` and `device`, with their types.
-const COLUMNS: &[(&str, &str)] = &[
-    ("name", "text"),
-    ("status", "text"),
-    ("labels", "text"),
-    ("search", "text"),
-    ("os", "text"),
-    ("arch", "text"),
-    ("agent_version", "text"),
-    ("created_position", "bigint"),
-    ("heard_at", "bigint"),
-    ("state", "text"),
-];
 
 impl Devices {
     /// Creates the projection for a table of this name: the live one, or one for a rebuild.
     #[must_use]
     pub fn new(table: impl Into<String>) -> Self {
-        let table = table.into();
-        let names: Vec<&str> = COLUMNS.iter().map(|(name, _)| *name).collect();
-        let arrays: Vec<String> = COLUMNS
-            .iter()
-            .enumerate()
-            .map(|(index, (_, kind))| format!("${}::{kind}[]", index + 3))
-            .collect();
-        // `labels` is sent as text, and is the only column that PostgreSQL has to parse.
-        let value = |name: &&str| match *name {
-            "labels" => "n.labels::jsonb".to_owned(),
-            name => format!("n.{name}"),
-        };
-        let values: Vec<String> = names.iter().map(value).collect();
-        let sets: Vec<String> =
-            names.iter().zip(&values).map(|(name, value)| format!("{name} = {value}")).collect();
-        let (names, arrays) = (names.join(", "), arrays.join(", "));
-        Self {
-            insert: format!(
-                "INSERT INTO {table} (project, device, {names})
-                 SELECT $1, n.device, {} FROM unnest($2::uuid[], {arrays}) AS n (device, {names})",
-                values.join(", ")
-            ),
-            update: format!(
-                "UPDATE {table} AS t SET {}
-                 FROM unnest($2::uuid[], {arrays}) AS n (device, {names})
-                 WHERE t.project = $1 AND t.device = n.device",
-                sets.join(", ")
-            ),
-            select: format!(
-                "SELECT device, state FROM {table} WHERE project = $1 AND device = ANY($2)"
-            ),
-            table,
-            cached: HashMap::new(),
-        }
+        Self { table: Table::new(table, COLUMNS), cached: HashMap::new() }
     }
 
     /// Reads the rows of devices that are not cached; returns the devices without a row.
@@ -100,17 +72,11 @@ impl Devices {
             return Ok(missing);
         }
         let ids: Vec<Uuid> = missing.iter().map(|device| device.0).collect();
-        let rows = transaction
-            .query(&self.select, &[&project.as_str(), &ids])
-            .await
-            .map_err(store_error("read devices"))?;
+        let rows = self.table.read(transaction, project.as_str(), &[&ids], "device, state").await?;
         for row in rows {
             let id = DeviceId(row.get(0));
-            let device = serde_json::from_str(row.get(1)).map_err(|error| {
-                StoreError::Corrupt(format!("{}: device {id}: {error}", self.table))
-            })?;
             missing.remove(&id);
-            self.cached.insert((project.clone(), id), device);
+            self.cached.insert((project.clone(), id), decode(&self.table, row.get(1))?);
         }
         Ok(missing)
     }
@@ -121,69 +87,46 @@ impl Devices {
         transaction: &Transaction<'_>,
         project: &ProjectId,
         devices: impl Iterator<Item = &DeviceId>,
-        sql: &str,
+        how: Write,
     ) -> Result<(), ProjectionError> {
-        let mut columns = Columns::default();
+        let mut rows = Rows::default();
         for id in devices {
             if let Some(device) = self.cached.get(&(project.clone(), *id)) {
-                columns.push(*id, device)?;
+                rows.push(*id, device, encode(&self.table, device)?)?;
             }
         }
-        if columns.device.is_empty() {
+        if rows.device.is_empty() {
             return Ok(());
         }
-        transaction
-            .execute(
-                sql,
-                &[
-                    &project.as_str(),
-                    &columns.device,
-                    &columns.name,
-                    &columns.status,
-                    &columns.labels,
-                    &columns.search,
-                    &columns.os,
-                    &columns.arch,
-                    &columns.agent_version,
-                    &columns.created_position,
-                    &columns.heard_at,
-                    &columns.state,
-                ],
-            )
-            .await
-            .map_err(store_error("write devices"))?;
-        Ok(())
+        let arrays: [&(dyn ToSql + Sync); 11] = [
+            &rows.device,
+            &rows.name,
+            &rows.status,
+            &rows.labels,
+            &rows.search,
+            &rows.os,
+            &rows.arch,
+            &rows.agent_version,
+            &rows.created_position,
+            &rows.heard_at,
+            &rows.state,
+        ];
+        Ok(self.table.write(transaction, project.as_str(), how, &arrays).await?)
     }
 }
 
 #[async_trait]
 impl Projection for Devices {
     fn name(&self) -> &str {
-        &self.table
+        self.table.name()
     }
 
     fn tables(&self) -> String {
-        let table = &self.table;
-        // There is no index on labels: it would cost a quarter of the rate, and reading all devices
-        // of a project takes milliseconds. `name` is unique among devices that are not deleted
-        // because the stream `name/<name>` reserves it.
+        let name = self.table.name();
         format!(
-            "CREATE TABLE IF NOT EXISTS {table} (
-                 project          text COLLATE \"C\" NOT NULL,
-                 device           uuid   NOT NULL,
-                 name             text COLLATE \"C\",
-                 status           text COLLATE \"C\" NOT NULL,
-                 labels           jsonb  NOT NULL,
-                 search           text   NOT NULL,  -- name, hostname, labels; lower case
-                 os               text,
-                 arch             text,
-                 agent_version    text,
-                 created_position bigint NOT NULL,
-                 heard_at         bigint,           -- microseconds since 1970
-                 state            text   NOT NULL,
-                 PRIMARY KEY (project, device)
-             ) WITH (fillfactor = 50);
-             CREATE INDEX IF NOT EXISTS {table}_name ON {table} (project, name, device)"
+            "{} WITH (fillfactor = 50);
+             CREATE INDEX IF NOT EXISTS {name}_name ON {name} (project, name, device)",
+            self.table.create()
         )
     }
 
@@ -210,13 +153,13 @@ impl Projection for Devices {
             let device = self.cached.entry((project.clone(), id)).or_default();
             device.apply_metadata(stored);
             if needed {
-                device
-                    .apply(stored)
-                    .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, &error))?;
+                device.apply(stored).map_err(|error| {
+                    ProjectionError::cannot_apply(self.table.name(), stored, &error)
+                })?;
             }
         }
-        self.write(transaction, project, new.iter(), &self.insert).await?;
-        self.write(transaction, project, touched.difference(&new), &self.update).await
+        self.write(transaction, project, new.iter(), Write::Insert).await?;
+        self.write(transaction, project, touched.difference(&new), Write::Update).await
     }
 
     fn discard_cache(&mut self) {
@@ -246,7 +189,7 @@ pub fn needed<E: AsRef<StoredEvent>>(events: &[E]) -> Vec<bool> {
 
 /// The rows to write, as one array for each column.
 #[derive(Default)]
-struct Columns {
+struct Rows {
     device: Vec<Uuid>,
     name: Vec<Option<String>>,
     status: Vec<&'static str>,
@@ -260,8 +203,8 @@ struct Columns {
     state: Vec<String>,
 }
 
-impl Columns {
-    fn push(&mut self, id: DeviceId, device: &Device) -> Result<(), StoreError> {
+impl Rows {
+    fn push(&mut self, id: DeviceId, device: &Device, state: String) -> Result<(), StoreError> {
         let json = |error: serde_json::Error| StoreError::Corrupt(format!("device {id}: {error}"));
         let inventory = device.inventory.as_ref();
         self.device.push(id.0);
@@ -276,7 +219,7 @@ impl Columns {
         self.agent_version.push(inventory.map(|it| storable(&it.agent_version)));
         self.created_position.push(as_i64(device.created_position));
         self.heard_at.push(device.heard_at.map(muster_schemas::Timestamp::micros));
-        self.state.push(serde_json::to_string(device).map_err(json)?);
+        self.state.push(state);
         Ok(())
     }
 }
@@ -299,10 +242,4 @@ pub(crate) fn search_text(device: &Device) -> String {
         text.push_str(value.as_str());
     }
     text.to_lowercase()
-}
-
-pub(crate) fn store_error(
-    operation: &'static str,
-) -> impl FnOnce(tokio_postgres::Error) -> StoreError {
-    move |source| StoreError::Query { attempted: operation, source }
 }

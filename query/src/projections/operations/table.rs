@@ -5,21 +5,38 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
-use muster_eventlog::{StoreError, StoredEvent};
+use muster_eventlog::StoredEvent;
+use muster_eventlog::projection::{
+    Column, Columns, Projection, ProjectionError, Table, Transaction, Write,
+};
 use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName, run};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::fold::{Operation, Run};
-use super::uploads;
-use crate::projections::devices::store_error;
-use crate::projections::{as_i64, storable};
+use super::uploads::Uploads;
+use crate::projections::{as_i64, decode, encode, storable};
+
+const OPERATIONS: Columns = Columns {
+    key: &[Column::new("operation", "uuid")],
+    values: &[Column::new("created_position", "bigint"), Column::new("state", "text")],
+};
+const RUNS: Columns = Columns {
+    key: &[Column::new("operation", "uuid"), Column::new("device", "uuid")],
+    values: &[
+        Column::key_text("status"),
+        Column::new("duration", "bigint").or_null(), // microseconds
+        Column::new("failure", "text").or_null(),    // why it did not succeed
+        Column::new("state", "text"),
+    ],
+};
 
 /// Fills the tables.
 #[derive(Debug)]
 pub struct Operations {
-    table: String,
+    table: Table,
+    runs: Table,
+    uploads: Uploads,
 }
 
 type RunKey = (OperationId, DeviceId);
@@ -28,7 +45,9 @@ impl Operations {
     /// Creates the projection for tables of this name: the live ones, or those of a rebuild.
     #[must_use]
     pub fn new(table: impl Into<String>) -> Self {
-        Self { table: table.into() }
+        let table = Table::new(table, OPERATIONS);
+        let runs = Table::new(format!("{}_runs", table.name()), RUNS);
+        Self { runs, uploads: Uploads::of(table.name()), table }
     }
 
     async fn load_operations(
@@ -37,15 +56,10 @@ impl Operations {
         project: &str,
         ids: &[Uuid],
     ) -> Result<BTreeMap<OperationId, Operation>, ProjectionError> {
-        let sql = format!(
-            "SELECT operation, state FROM {} WHERE project = $1 AND operation = ANY($2)",
-            self.table
-        );
-        let rows = transaction
-            .query(&sql, &[&project, &ids])
-            .await
-            .map_err(store_error("read operations"))?;
-        rows.iter().map(|row| Ok((OperationId(row.get(0)), self.state(row.get(1))?))).collect()
+        let rows = self.table.read(transaction, project, &[&ids], "operation, state").await?;
+        rows.iter()
+            .map(|row| Ok((OperationId(row.get(0)), decode(&self.table, row.get(1))?)))
+            .collect()
     }
 
     async fn load_runs(
@@ -54,30 +68,16 @@ impl Operations {
         project: &str,
         keys: &[RunKey],
     ) -> Result<BTreeMap<RunKey, Run>, ProjectionError> {
-        let sql = format!(
-            "SELECT r.operation, r.device, r.state FROM {}_runs r
-             JOIN unnest($2::uuid[], $3::uuid[]) AS n (operation, device)
-               ON n.operation = r.operation AND n.device = r.device
-             WHERE r.project = $1",
-            self.table
-        );
         let operations: Vec<Uuid> = keys.iter().map(|(operation, _)| operation.0).collect();
         let devices: Vec<Uuid> = keys.iter().map(|(_, device)| device.0).collect();
-        let rows = transaction
-            .query(&sql, &[&project, &operations, &devices])
-            .await
-            .map_err(store_error("read runs"))?;
+        let keys: [&(dyn ToSql + Sync); 2] = [&operations, &devices];
+        let rows = self.runs.read(transaction, project, &keys, "operation, device, state").await?;
         rows.iter()
             .map(|row| {
                 let key = (OperationId(row.get(0)), DeviceId(row.get(1)));
-                Ok((key, self.state(row.get(2))?))
+                Ok((key, decode(&self.runs, row.get(2))?))
             })
             .collect()
-    }
-
-    fn state<T: serde::de::DeserializeOwned>(&self, text: &str) -> Result<T, StoreError> {
-        serde_json::from_str(text)
-            .map_err(|error| StoreError::Corrupt(format!("{}: {error}", self.table)))
     }
 
     async fn write_operations(
@@ -86,21 +86,15 @@ impl Operations {
         project: &str,
         operations: &BTreeMap<OperationId, Operation>,
     ) -> Result<(), ProjectionError> {
-        let sql = format!(
-            "INSERT INTO {} (project, operation, created_position, state) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (project, operation) DO UPDATE SET state = excluded.state",
-            self.table
-        );
-        for (id, operation) in operations {
-            let position = as_i64(operation.created_position);
-            let state = json(operation)?;
-            let parameters: [&(dyn ToSql + Sync); 4] = [&project, &id.0, &position, &state];
-            transaction
-                .execute(&sql, &parameters)
-                .await
-                .map_err(store_error("write operations"))?;
-        }
-        Ok(())
+        let ids: Vec<Uuid> = operations.keys().map(|id| id.0).collect();
+        let positions: Vec<i64> =
+            operations.values().map(|operation| as_i64(operation.created_position)).collect();
+        let states: Vec<String> = operations
+            .values()
+            .map(|operation| encode(&self.table, operation))
+            .collect::<Result<_, _>>()?;
+        let arrays: [&(dyn ToSql + Sync); 3] = [&ids, &positions, &states];
+        Ok(self.table.write(transaction, project, Write::Upsert, &arrays).await?)
     }
 
     async fn write_runs(
@@ -109,14 +103,6 @@ impl Operations {
         project: &str,
         runs: &BTreeMap<RunKey, Run>,
     ) -> Result<(), ProjectionError> {
-        let sql = format!(
-            "INSERT INTO {} AS r (project, operation, device, status, duration, failure, state)
-             SELECT $1, * FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::bigint[], $6::text[],
-                                      $7::text[])
-             ON CONFLICT (project, operation, device) DO UPDATE SET status = excluded.status,
-                 duration = excluded.duration, failure = excluded.failure, state = excluded.state",
-            format_args!("{}_runs", self.table)
-        );
         let operations: Vec<Uuid> = runs.keys().map(|(operation, _)| operation.0).collect();
         let devices: Vec<Uuid> = runs.keys().map(|(_, device)| device.0).collect();
         let status: Vec<&str> = runs.values().map(|run| run.state.as_str()).collect();
@@ -125,16 +111,12 @@ impl Operations {
             .values()
             .map(|run| run.failure().map(|reason| storable(&truncate_reason(&reason))))
             .collect();
-        let states: Vec<String> = runs.values().map(json).collect::<Result<_, _>>()?;
-        let parameters: [&(dyn ToSql + Sync); 7] =
-            [&project, &operations, &devices, &status, &durations, &failures, &states];
-        transaction.execute(&sql, &parameters).await.map_err(store_error("write runs"))?;
-        Ok(())
+        let states: Vec<String> =
+            runs.values().map(|run| encode(&self.runs, run)).collect::<Result<_, _>>()?;
+        let arrays: [&(dyn ToSql + Sync); 6] =
+            [&operations, &devices, &status, &durations, &failures, &states];
+        Ok(self.runs.write(transaction, project, Write::Upsert, &arrays).await?)
     }
-}
-
-fn json<T: serde::Serialize>(state: &T) -> Result<String, StoreError> {
-    serde_json::to_string(state).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
 /// Limits a reason to one line of a bounded length.
@@ -156,7 +138,7 @@ fn run_of(stored: &StoredEvent, event: &Event) -> Option<RunKey> {
 #[async_trait]
 impl Projection for Operations {
     fn name(&self) -> &str {
-        &self.table
+        self.table.name()
     }
 
     fn kinds(&self) -> Vec<&'static str> {
@@ -164,29 +146,14 @@ impl Projection for Operations {
     }
 
     fn tables(&self) -> String {
-        let table = &self.table;
+        let runs = self.runs.name();
         format!(
-            "CREATE TABLE IF NOT EXISTS {table} (
-                 project          text COLLATE \"C\" NOT NULL,
-                 operation        uuid   NOT NULL,
-                 created_position bigint NOT NULL,
-                 state            text   NOT NULL,
-                 PRIMARY KEY (project, operation)
-             );
-             CREATE TABLE IF NOT EXISTS {table}_runs (
-                 project   text COLLATE \"C\" NOT NULL,
-                 operation uuid NOT NULL,
-                 device    uuid NOT NULL,
-                 status    text COLLATE \"C\" NOT NULL,
-                 duration  bigint,            -- microseconds
-                 failure   text,              -- why it did not succeed
-                 state     text NOT NULL,
-                 PRIMARY KEY (project, operation, device)
-             );
-             CREATE INDEX IF NOT EXISTS {table}_runs_device
-                 ON {table}_runs (project, device, operation);
+            "{}; {};
+             CREATE INDEX IF NOT EXISTS {runs}_device ON {runs} (project, device, operation);
              {}",
-            uploads::tables(table)
+            self.table.create(),
+            self.runs.create(),
+            self.uploads.tables()
         )
     }
 
@@ -199,9 +166,7 @@ impl Projection for Operations {
         let project = project.as_str();
         let mut read = Vec::with_capacity(events.len());
         for stored in events {
-            let event = stored
-                .event()
-                .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, &error))?;
+            let event = ProjectionError::decode(self.table.name(), stored)?;
             read.push((stored, event));
         }
         let mut ids: Vec<Uuid> = Vec::new();
@@ -247,11 +212,9 @@ impl Projection for Operations {
         let loaded = self.load_operations(transaction, project, &ids).await?;
         for (id, runs) in started {
             if let Some(upload) = loaded.get(&id).and_then(Operation::upload) {
-                uploads::add(&self.table, transaction, project, (id, &upload.path), &runs).await?;
+                self.uploads.add(transaction, project, (id, &upload.path), &runs).await?;
             }
         }
-        uploads::erase(&self.table, transaction, project, &erased).await
+        self.uploads.erase(transaction, project, &erased).await
     }
-
-    fn discard_cache(&mut self) {}
 }

@@ -6,8 +6,10 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
-use muster_eventlog::{StoreError, StoredEvent};
+use muster_eventlog::StoredEvent;
+use muster_eventlog::projection::{
+    Column, Columns, Projection, ProjectionError, Table, Transaction, Write,
+};
 use muster_schemas::events::{
     SessionAttached, SessionDetached, SessionEnded, SessionRecorded, SessionRefused,
     SessionRequested, ShellEnded,
@@ -17,8 +19,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::fold::Session;
-use crate::projections::as_i64;
-use crate::projections::devices::store_error;
+use crate::projections::{as_i64, decode, encode};
 
 const TYPES: &[&str] = &[
     SessionRequested::TYPE,
@@ -30,47 +31,65 @@ const TYPES: &[&str] = &[
     ShellEnded::TYPE,
 ];
 
-/// Fills the table of sessions.
+const COLUMNS: Columns = Columns {
+    key: &[Column::new("session", "uuid")],
+    values: &[
+        Column::new("device", "uuid"),
+        Column::key_text("status"),
+        Column::new("created_position", "bigint"),
+        Column::new("state", "text"),
+    ],
+};
+/// Columns of the table of recorded pieces.
+const PIECES: Columns = Columns {
+    key: &[
+        Column::new("session", "uuid"),
+        Column::new("recording", "bigint"),
+        Column::new("chunk", "bigint"),
+    ],
+    values: &[Column::new("bytes", "bigint"), Column::new("hash", "bytea")],
+};
+
+/// Fills the tables of sessions and of the pieces of their recordings.
 #[derive(Debug)]
 pub struct Sessions {
-    table: String,
+    table: Table,
+    pieces: Table,
 }
 
 impl Sessions {
     /// Creates the projection for a table of this name: the live one, or one for a rebuild.
     #[must_use]
     pub fn new(table: impl Into<String>) -> Self {
-        Self { table: table.into() }
+        let table = Table::new(table, COLUMNS);
+        Self { pieces: Table::new(format!("{}_pieces", table.name()), PIECES), table }
     }
 }
 
-impl Sessions {
-    async fn write_piece(
-        &self,
-        transaction: &Transaction<'_>,
-        project: &ProjectId,
-        session: Uuid,
-        piece: &SessionRecorded,
-    ) -> Result<(), ProjectionError> {
-        let sql = format!(
-            "INSERT INTO {}_pieces (project, session, recording, chunk, bytes, hash)
-             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-            self.table
-        );
-        let (project, hash) = (project.as_str(), piece.hash.0.as_slice());
-        let (recording, chunk) = (i64::from(piece.recording), i64::from(piece.chunk));
-        let bytes = as_i64(piece.bytes);
-        let parameters: [&(dyn ToSql + Sync); 6] =
-            [&project, &session, &recording, &chunk, &bytes, &hash];
-        transaction.execute(&sql, &parameters).await.map_err(store_error("write a piece"))?;
-        Ok(())
+/// The pieces to write, as one array for each column.
+#[derive(Default)]
+struct Pieces {
+    session: Vec<Uuid>,
+    recording: Vec<i64>,
+    chunk: Vec<i64>,
+    bytes: Vec<i64>,
+    hash: Vec<Vec<u8>>,
+}
+
+impl Pieces {
+    fn push(&mut self, session: Uuid, piece: &SessionRecorded) {
+        self.session.push(session);
+        self.recording.push(i64::from(piece.recording));
+        self.chunk.push(i64::from(piece.chunk));
+        self.bytes.push(as_i64(piece.bytes));
+        self.hash.push(piece.hash.0.to_vec());
     }
 }
 
 #[async_trait]
 impl Projection for Sessions {
     fn name(&self) -> &str {
-        &self.table
+        self.table.name()
     }
 
     fn kinds(&self) -> Vec<&'static str> {
@@ -78,27 +97,7 @@ impl Projection for Sessions {
     }
 
     fn tables(&self) -> String {
-        format!(
-            "CREATE TABLE IF NOT EXISTS {0} (
-                 project          text COLLATE \"C\" NOT NULL,
-                 session          uuid   NOT NULL,
-                 device           uuid   NOT NULL,
-                 status           text COLLATE \"C\" NOT NULL,
-                 created_position bigint NOT NULL,
-                 state            text   NOT NULL,
-                 PRIMARY KEY (project, session)
-             );
-             CREATE TABLE IF NOT EXISTS {0}_pieces (
-                 project   text COLLATE \"C\" NOT NULL,
-                 session   uuid   NOT NULL,
-                 recording bigint NOT NULL,
-                 chunk     bigint NOT NULL,
-                 bytes     bigint NOT NULL,
-                 hash      bytea  NOT NULL,
-                 PRIMARY KEY (project, session, recording, chunk)
-             )",
-            self.table
-        )
+        format!("{}; {}", self.table.create(), self.pieces.create())
     }
 
     async fn apply(
@@ -109,9 +108,7 @@ impl Projection for Sessions {
     ) -> Result<(), ProjectionError> {
         let mut all: Vec<(Uuid, Uuid, &StoredEvent, Event)> = Vec::new();
         for stored in events {
-            let event = stored
-                .event()
-                .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, &error))?;
+            let event = ProjectionError::decode(self.table.name(), stored)?;
             match (&stored.stream, &event) {
                 (StreamName::Session(id, device), _) => all.push((id.0, device.0, stored, event)),
                 (StreamName::DeviceReport(device, _), Event::ShellEnded(ended)) => {
@@ -121,23 +118,16 @@ impl Projection for Sessions {
             }
         }
         let ids: Vec<Uuid> = all.iter().map(|(id, ..)| *id).collect();
-        let sql = format!(
-            "SELECT session, device, state FROM {} WHERE project = $1 AND session = ANY($2)",
-            self.table
-        );
-        let rows = transaction
-            .query(&sql, &[&project.as_str(), &ids])
-            .await
-            .map_err(store_error("read sessions"))?;
+        let project = project.as_str();
+        let rows = self.table.read(transaction, project, &[&ids], "session, device, state").await?;
         let mut sessions: BTreeMap<Uuid, (Uuid, Session)> = BTreeMap::new();
         for row in rows {
-            let session = serde_json::from_str(row.get(2))
-                .map_err(|error| StoreError::Corrupt(format!("{}: {error}", self.table)))?;
-            sessions.insert(row.get(0), (row.get(1), session));
+            sessions.insert(row.get(0), (row.get(1), decode(&self.table, row.get(2))?));
         }
+        let mut pieces = Pieces::default();
         for (id, device, stored, event) in all {
             if let Event::SessionRecorded(piece) = &event {
-                self.write_piece(transaction, project, id, piece).await?;
+                pieces.push(id, piece);
             }
             let is_devices_word = matches!(event, Event::ShellEnded(_));
             let existing = match sessions.entry(id) {
@@ -150,24 +140,22 @@ impl Projection for Sessions {
             };
             existing.1.evolve(stored, event);
         }
-        let sql = format!(
-            "INSERT INTO {} (project, session, device, status, created_position, state)
-             VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (project, session) DO UPDATE SET status = excluded.status,
-                 state = excluded.state",
-            self.table
-        );
-        for (id, (device, session)) in sessions {
-            let state = serde_json::to_string(&session)
-                .map_err(|error| StoreError::Corrupt(error.to_string()))?;
-            let position = as_i64(session.created_position);
-            let (project, status) = (project.as_str(), session.state.as_str());
-            let parameters: [&(dyn ToSql + Sync); 6] =
-                [&project, &id, &device, &status, &position, &state];
-            transaction.execute(&sql, &parameters).await.map_err(store_error("write sessions"))?;
+        let ids: Vec<Uuid> = sessions.keys().copied().collect();
+        let (devices, sessions): (Vec<Uuid>, Vec<Session>) = sessions.into_values().unzip();
+        let status: Vec<&str> = sessions.iter().map(|session| session.state.as_str()).collect();
+        let created: Vec<i64> =
+            sessions.iter().map(|session| as_i64(session.created_position)).collect();
+        let states: Vec<String> = sessions
+            .iter()
+            .map(|session| encode(&self.table, session))
+            .collect::<Result<_, _>>()?;
+        let arrays: [&(dyn ToSql + Sync); 5] = [&ids, &devices, &status, &created, &states];
+        self.table.write(transaction, project, Write::Upsert, &arrays).await?;
+        if pieces.session.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let Pieces { session, recording, chunk, bytes, hash } = &pieces;
+        let arrays: [&(dyn ToSql + Sync); 5] = [session, recording, chunk, bytes, hash];
+        Ok(self.pieces.write(transaction, project, Write::InsertMissing, &arrays).await?)
     }
-
-    fn discard_cache(&mut self) {}
 }

@@ -6,22 +6,29 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use muster_eventlog::StoredEvent;
-use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
+use muster_eventlog::projection::{
+    Column, Columns, Projection, ProjectionError, Table, Transaction,
+};
+use muster_eventlog::{StoreError, StoredEvent};
 use muster_schemas::ProjectId;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::Type;
 
 use super::as_i64;
-use super::devices::store_error;
 
 /// Name of the live table.
 pub const TABLE: &str = "timeline_v1";
 
+/// All columns are of the primary key, so that a page is read from the index alone.
+const COLUMNS: Columns = Columns {
+    key: &[Column::new("device", "uuid"), Column::new("position", "bigint")],
+    values: &[],
+};
+
 /// Fills the timeline. There is no fold: a row is a position and its device.
 #[derive(Debug)]
 pub struct Timeline {
-    table: String,
+    table: Table,
     copy: String,
 }
 
@@ -29,30 +36,20 @@ impl Timeline {
     /// Creates the projection for a table of this name: the live one, or one for a rebuild.
     #[must_use]
     pub fn new(table: impl Into<String>) -> Self {
-        let table = table.into();
-        Self {
-            copy: format!("COPY {table} (project, device, position) FROM STDIN (FORMAT binary)"),
-            table,
-        }
+        let table = Table::new(table, COLUMNS);
+        let columns = "(project, device, position)";
+        Self { copy: format!("COPY {} {columns} FROM STDIN (FORMAT binary)", table.name()), table }
     }
 }
 
 #[async_trait]
 impl Projection for Timeline {
     fn name(&self) -> &str {
-        &self.table
+        self.table.name()
     }
 
     fn tables(&self) -> String {
-        format!(
-            "CREATE TABLE IF NOT EXISTS {} (
-                 project  text COLLATE \"C\" NOT NULL,
-                 device   uuid   NOT NULL,
-                 position bigint NOT NULL,
-                 PRIMARY KEY (project, device, position)
-             )",
-            self.table
-        )
+        self.table.create()
     }
 
     async fn apply(
@@ -73,7 +70,7 @@ impl Projection for Timeline {
         let sink = transaction
             .copy_in(&self.copy)
             .await
-            .map_err(store_error("start to write the timeline"))?;
+            .map_err(StoreError::query("start to write the timeline"))?;
         let writer = BinaryCopyInWriter::new(sink, &[Type::TEXT, Type::UUID, Type::INT8]);
         let mut writer = std::pin::pin!(writer);
         for (device, position) in rows {
@@ -81,11 +78,9 @@ impl Projection for Timeline {
                 .as_mut()
                 .write(&[&project.as_str(), &device.0, &position])
                 .await
-                .map_err(store_error("write the timeline"))?;
+                .map_err(StoreError::query("write the timeline"))?;
         }
-        writer.finish().await.map_err(store_error("write the timeline"))?;
+        writer.finish().await.map_err(StoreError::query("write the timeline"))?;
         Ok(())
     }
-
-    fn discard_cache(&mut self) {}
 }

@@ -5,18 +5,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
-use muster_eventlog::{StoreError, StoredEvent};
+use muster_eventlog::StoredEvent;
+use muster_eventlog::projection::{
+    Column, Columns, Projection, ProjectionError, Table, Transaction, Write,
+};
 use muster_schemas::events::{
     ApiTokenCreated, ApiTokenRevoked, ApiTokenUsed, EnrollmentTokenCreated, EnrollmentTokenRevoked,
     EnrollmentTokenUsed,
 };
 use muster_schemas::{ProjectId, StreamName, TokenId};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::fold::{Token, TokenKind};
-use crate::projections::as_i64;
-use crate::projections::devices::store_error;
+use crate::projections::{as_i64, decode, encode};
 
 /// Types of the events that it handles: all about tokens.
 pub(crate) const TYPES: &[&str] = &[
@@ -28,17 +30,26 @@ pub(crate) const TYPES: &[&str] = &[
     ApiTokenRevoked::TYPE,
 ];
 
+const COLUMNS: Columns = Columns {
+    key: &[Column::new("token", "uuid")],
+    values: &[
+        Column::key_text("kind").or_null(), // enrollment | api
+        Column::new("created_position", "bigint"),
+        Column::new("state", "text"),
+    ],
+};
+
 /// Fills the table of tokens.
 #[derive(Debug)]
 pub struct Tokens {
-    table: String,
+    table: Table,
 }
 
 impl Tokens {
     /// Creates the projection for a table of this name: the live one, or one for a rebuild.
     #[must_use]
     pub fn new(table: impl Into<String>) -> Self {
-        Self { table: table.into() }
+        Self { table: Table::new(table, COLUMNS) }
     }
 
     async fn load(
@@ -47,22 +58,11 @@ impl Tokens {
         project: &ProjectId,
         ids: &[Uuid],
     ) -> Result<BTreeMap<Uuid, Token>, ProjectionError> {
-        let sql = format!(
-            "SELECT token, state FROM {} WHERE project = $1 AND token = ANY($2)",
-            self.table
-        );
-        let rows = transaction
-            .query(&sql, &[&project.as_str(), &ids])
-            .await
-            .map_err(store_error("read tokens"))?;
+        let rows = self.table.read(transaction, project.as_str(), &[&ids], "token, state").await?;
         let mut tokens: BTreeMap<Uuid, Token> =
             ids.iter().map(|id| (*id, Token::default())).collect();
         for row in rows {
-            let id: Uuid = row.get(0);
-            let token = serde_json::from_str(row.get(1)).map_err(|error| {
-                StoreError::Corrupt(format!("{}: token {id}: {error}", self.table))
-            })?;
-            tokens.insert(id, token);
+            tokens.insert(row.get(0), decode(&self.table, row.get(1))?);
         }
         Ok(tokens)
     }
@@ -78,7 +78,7 @@ fn token_of(event: &StoredEvent) -> Option<TokenId> {
 #[async_trait]
 impl Projection for Tokens {
     fn name(&self) -> &str {
-        &self.table
+        self.table.name()
     }
 
     fn kinds(&self) -> Vec<&'static str> {
@@ -86,17 +86,7 @@ impl Projection for Tokens {
     }
 
     fn tables(&self) -> String {
-        format!(
-            "CREATE TABLE IF NOT EXISTS {} (
-                 project          text COLLATE \"C\" NOT NULL,
-                 token            uuid   NOT NULL,
-                 kind             text COLLATE \"C\",  -- enrollment | api
-                 created_position bigint NOT NULL,
-                 state            text   NOT NULL,
-                 PRIMARY KEY (project, token)
-             )",
-            self.table
-        )
+        self.table.create()
     }
 
     async fn apply(
@@ -117,31 +107,18 @@ impl Projection for Tokens {
             let Some(TokenId(id)) = token_of(stored) else {
                 continue;
             };
-            tokens
-                .entry(id)
-                .or_default()
-                .evolve(stored)
-                .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, &error))?;
+            tokens.entry(id).or_default().evolve(stored).map_err(|error| {
+                ProjectionError::cannot_apply(self.table.name(), stored, &error)
+            })?;
         }
-        let sql = format!(
-            "INSERT INTO {} (project, token, kind, created_position, state)
-             VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (project, token) DO UPDATE SET kind = excluded.kind,
-                 created_position = excluded.created_position, state = excluded.state",
-            self.table
-        );
-        for (id, token) in &tokens {
-            let state = serde_json::to_string(token)
-                .map_err(|error| StoreError::Corrupt(format!("token {id}: {error}")))?;
-            let kind = token.kind.as_ref().map(TokenKind::as_str);
-            let created = as_i64(token.created_position);
-            transaction
-                .execute(&sql, &[&project.as_str(), id, &kind, &created, &state])
-                .await
-                .map_err(store_error("write tokens"))?;
-        }
-        Ok(())
+        let kinds: Vec<Option<&str>> =
+            tokens.values().map(|token| token.kind.as_ref().map(TokenKind::as_str)).collect();
+        let created: Vec<i64> =
+            tokens.values().map(|token| as_i64(token.created_position)).collect();
+        let states: Vec<String> =
+            tokens.values().map(|token| encode(&self.table, token)).collect::<Result<_, _>>()?;
+        let ids: Vec<Uuid> = tokens.keys().copied().collect();
+        let arrays: [&(dyn ToSql + Sync); 4] = [&ids, &kinds, &created, &states];
+        Ok(self.table.write(transaction, project.as_str(), Write::Upsert, &arrays).await?)
     }
-
-    fn discard_cache(&mut self) {}
 }

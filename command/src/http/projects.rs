@@ -13,8 +13,8 @@ use muster_api_types::{WriteResult, schema};
 use muster_schemas::ProjectId;
 
 use super::state::CommandState;
-use super::write::{Created, created, request};
-use crate::request::Written;
+use super::write::{Created, created, request, versions};
+use crate::request::{Request, Written};
 
 /// Create a project
 ///
@@ -37,7 +37,7 @@ pub(super) async fn create_project(
         Some(title) => title,
         None => body.id.as_str().parse().map_err(|error| Problem::internal(&error))?,
     };
-    let request = request(&allowed.principal, ProjectId::system(), &key, &IfMatch::Absent);
+    let request = request(&allowed.principal, ProjectId::system(), &key);
     let written = {
         let retention = body.retention.unwrap_or_default();
         state.service.projects.create(&request, body.id.clone(), title, retention).await?
@@ -70,7 +70,8 @@ pub(super) async fn change_project(
         allowed.principal.require_server_wide()?;
     }
     let Json(body) = body?;
-    let request = request(&allowed.principal, ProjectId::system(), &key, &if_match);
+    let request = request(&allowed.principal, ProjectId::system(), &key);
+    let request = Request { versions: versions(if_match), ..request };
     let ChangeProject { title, archived, retention } = body;
     let changed = state.service.projects.change(&request, &project, title, archived, retention);
     Ok(changed.await?)

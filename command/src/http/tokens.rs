@@ -5,7 +5,7 @@ use muster_api::auth::{Administer, Scope, WriteDevices};
 use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::WriteProblems;
-use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
+use muster_api::{IdempotencyKey, Json, PathParam, Problem, Query};
 use muster_api_types::tokens::{CreateEnrollmentToken, CreateToken, TokenCreated};
 use muster_api_types::{WriteResult, schema};
 use muster_schemas::{ProjectId, TokenId};
@@ -107,7 +107,7 @@ pub(super) async fn create_token(
         }
         false => scope.project,
     };
-    let request = request(&scope.principal, project, &key, &IfMatch::Absent);
+    let request = request(&scope.principal, project, &key);
     let expires_at = body.expires_at;
     let new = NewApiToken { name: body.name, role: body.role, expires_at };
     let made = state.service.tokens.create_api_token(&request, new).await?;

@@ -31,7 +31,7 @@ impl<P: Needs> FromRequestParts<CommandState> for Write<P> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &CommandState) -> Result<Self, Problem> {
-        let request = read::<P>(parts, state, &IfMatch::Absent).await?;
+        let request = read::<P>(parts, state).await?;
         Ok(Self { request, permission: PhantomData })
     }
 }
@@ -40,24 +40,18 @@ impl<P: Needs> FromRequestParts<CommandState> for VersionedWrite<P> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &CommandState) -> Result<Self, Problem> {
-        let if_match = IfMatch::from_request_parts(parts, state).await;
-        // After the authentication, whose error has priority.
-        let request =
-            read::<P>(parts, state, if_match.as_ref().unwrap_or(&IfMatch::Absent)).await?;
-        if_match.map(|_| Self { request, permission: PhantomData })
+        let request = read::<P>(parts, state).await?;
+        let versions = versions(IfMatch::from_request_parts(parts, state).await?);
+        Ok(Self { request: Request { versions, ..request }, permission: PhantomData })
     }
 }
 
 /// Authenticates the client; reads the parameters that every write has.
-async fn read<P: Needs>(
-    parts: &mut Parts,
-    state: &CommandState,
-    if_match: &IfMatch,
-) -> Result<Request, Problem> {
+async fn read<P: Needs>(parts: &mut Parts, state: &CommandState) -> Result<Request, Problem> {
     let scope = Scope::<P>::from_request_parts(parts, state).await?;
     let Query(NoParams {}) = Query::from_request_parts(parts, state).await?;
     let key = IdempotencyKey::from_request_parts(parts, state).await?;
-    Ok(request(&scope.principal, scope.project, &key, if_match))
+    Ok(request(&scope.principal, scope.project, &key))
 }
 
 impl From<Written> for WriteResult {
@@ -85,22 +79,21 @@ fn headers(written: Written) -> HeaderMap {
     HeaderMap::from_iter([etag(written.version), position_header(written.position)])
 }
 
-/// The request of a use case, from the parts of an HTTP request.
-pub(super) fn request(
-    principal: &Principal,
-    project: ProjectId,
-    key: &IdempotencyKey,
-    if_match: &IfMatch,
-) -> Request {
-    let versions = match if_match {
+/// Returns the versions that `If-Match` names; `None` for any version.
+pub(super) fn versions(if_match: IfMatch) -> Option<Vec<u64>> {
+    match if_match {
         IfMatch::Absent | IfMatch::Any => None,
-        IfMatch::Versions(versions) => Some(versions.clone()),
-    };
+        IfMatch::Versions(versions) => Some(versions),
+    }
+}
+
+/// The request of a use case, from the parts of an HTTP request.
+pub(super) fn request(principal: &Principal, project: ProjectId, key: &IdempotencyKey) -> Request {
     Request {
         project,
         actor: principal.actor(),
         append_id: key.append_id(principal),
         request_hash: key.request_hash(),
-        versions,
+        versions: None,
     }
 }

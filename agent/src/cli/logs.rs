@@ -7,7 +7,7 @@ use anyhow::Context;
 use muster_agent::log_level::{LevelError, SetLevel};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+use tracing_subscriber::{Layer, Registry, filter::Targets, fmt, reload};
 
 /// Default filter: warnings of other crates, but nothing from async-nats and the SFTP server, whose
 /// errors the agent logs itself.
@@ -20,9 +20,10 @@ fn filter(level: &str) -> String {
 pub(super) fn start(given: Option<&str>, is_daemon: bool) -> anyhow::Result<SetLevel> {
     let default = filter(if is_daemon { "info" } else { "warn" });
     let text = given.unwrap_or(&default);
-    let env = EnvFilter::try_new(text)
+    let targets = text
+        .parse::<Targets>()
         .with_context(|| format!("'{text}' is not a log filter; use info, debug or crate=level"))?;
-    let (layer, handle) = reload::Layer::<EnvFilter, Registry>::new(env);
+    let (layer, handle) = reload::Layer::<Targets, Registry>::new(targets);
     let output = if std::io::stderr().is_terminal() {
         fmt::layer().with_writer(std::io::stderr).with_target(false).boxed()
     } else {
@@ -37,6 +38,6 @@ pub(super) fn start(given: Option<&str>, is_daemon: bool) -> anyhow::Result<SetL
         if is_given {
             return Ok(());
         }
-        Ok(handle.reload(EnvFilter::try_new(filter(level))?)?)
+        Ok(handle.reload(filter(level).parse::<Targets>()?)?)
     }))
 }

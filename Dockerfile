@@ -23,9 +23,10 @@ CMD ["muster", "--help"]
 FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --locked --profile dist -p muster -p muster-agent
+RUN cargo build --locked --profile dist -p muster \
+    && cargo build --locked --profile dist-agent -p muster-agent
 
 FROM base AS muster
 # For an InfluxDB elsewhere, by HTTPS with a certificate of a public CA.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
-COPY --from=build /src/target/dist/muster /src/target/dist/muster-agent /usr/local/bin/
+COPY --from=build /src/target/dist/muster /src/target/dist-agent/muster-agent /usr/local/bin/

@@ -58,10 +58,10 @@ check: ## formatting, lints, documentation, licenses, unused dependencies
 bench: ## run the benchmarks, and compare with other tools
 	@$(STEP) dependencies scripts/deps bench
 	@$(STEP) binaries cargo build --release --workspace --bins
-	@$(STEP) agent cargo build --profile dist -p muster-agent
+	@$(STEP) agent cargo build --profile dist-agent -p muster-agent
 	@# The agent is measured as it is shipped.
 	@mkdir -p $(TARGET)/measured
-	@cp $(TARGET)/release/muster $(TARGET)/release/muster-backing $(TARGET)/dist/muster-agent $(TARGET)/measured
+	@cp $(TARGET)/release/muster $(TARGET)/release/muster-backing $(TARGET)/dist-agent/muster-agent $(TARGET)/measured
 	@MUSTER_TEST_BIN=$(abspath $(TARGET))/measured $(STEP) benchmarks cargo bench -p muster -p muster-agent -p muster-tests --bench system -- $(ARGS)
 
 soak: ## an hour of churn (MINUTES=60) with simulated devices and two agents (needs root); KIND=hostile: with hostile devices; KIND=outages: RUNS=200 outages of up to LONGEST=600 s

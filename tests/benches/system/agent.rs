@@ -17,7 +17,9 @@ use crate::report::{Report, Row};
 
 const DURATION: Duration = Duration::from_secs(80);
 /// Duration of the measurement of an agent with nothing to report: pings are 20 s apart.
-const SILENT_DURATION: Duration = Duration::from_secs(120);
+const SILENT_DURATION: Duration = Duration::from_secs(240);
+/// Headers of a segment, in bytes: IPv4, and TCP with timestamps.
+const HEADER_BYTES: u64 = 52;
 /// The agent's default interval, and that of the scrapes.
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -98,7 +100,7 @@ pub(crate) async fn measure(report: &mut Report) {
 
     let other = exporter.as_ref().map(|exporter| exporter.child.id());
     let cpu = |pid: u32| process::cpu_seconds(pid);
-    let before = (cpu(pid), other.map(cpu), process::tcp_bytes(pid));
+    let before = (cpu(pid), other.map(cpu), process::traffic(pid));
     let (start, mut scraped) = (Instant::now(), 0);
     let mut interval = tokio::time::interval(INTERVAL);
     while start.elapsed() < DURATION {
@@ -111,7 +113,8 @@ pub(crate) async fn measure(report: &mut Report) {
     }
     let seconds = start.elapsed().as_secs_f64();
     let an_hour = |bytes: u64| bytes as f64 * 3600.0 / seconds;
-    let sent = process::tcp_bytes(pid).zip(before.2).map(|(after, before)| after - before);
+    let sent =
+        process::traffic(pid).zip(before.2).map(|(after, before)| after.bytes - before.bytes);
     let agent = Cost {
         resident_mb: process::resident_mb(pid),
         cpu_percent: 100.0 * (cpu(pid) - before.0) / seconds,
@@ -128,39 +131,50 @@ pub(crate) async fn measure(report: &mut Report) {
     system.stop().await;
     add_rows(report, &agent, peer.as_ref());
     if let Some((silent, measuring)) = silent.zip(agent.bytes_per_hour) {
-        traffic(report, silent, measuring);
+        traffic(report, &silent, measuring);
     }
 }
 
-/// Bytes per hour with nothing to report: pings, and their TLS overhead.
-async fn connection_alone(system: &System, pid: u32) -> Option<f64> {
+/// Bytes per hour.
+struct Silent {
+    without_headers: f64,
+    with_headers: f64,
+}
+
+/// Traffic with nothing to report: pings, and their TLS overhead.
+async fn connection_alone(system: &System, pid: u32) -> Option<Silent> {
     let name = system.api.list("/api/v1/devices").await[0]["name"].as_str()?.to_owned();
     let path = format!("/api/v1/devices/{name}/config");
     system.api.patch(&path, &serde_json::json!({"vars": {"metrics.groups": ""}})).await;
     tokio::time::sleep(Duration::from_secs(15)).await;
-    let (before, start) = (process::tcp_bytes(pid)?, Instant::now());
+    let (before, start) = (process::traffic(pid)?, Instant::now());
     tokio::time::sleep(SILENT_DURATION).await;
-    let bytes = process::tcp_bytes(pid)? - before;
-    Some(bytes as f64 * 3600.0 / start.elapsed().as_secs_f64())
+    let after = process::traffic(pid)?;
+    let an_hour = |bytes: u64| bytes as f64 * 3600.0 / start.elapsed().as_secs_f64();
+    let bytes = after.bytes - before.bytes;
+    let headers = (after.segments - before.segments) * HEADER_BYTES;
+    Some(Silent { without_headers: an_hour(bytes), with_headers: an_hour(bytes + headers) })
 }
 
 /// Traffic, as billed by a cellular contract. The peer's values are those that balena publishes for
 /// its own agent: an idle connection, and its metrics of the device.
-fn traffic(report: &mut Report, silent: f64, measuring: f64) {
+fn traffic(report: &mut Report, silent: &Silent, measuring: f64) {
     let a_month = |bytes_an_hour: f64| bytes_an_hour * 24.0 * 30.0 / 1e6;
-    let metrics = measuring - silent;
-    for (what, bytes, peer) in [
-        ("the connection alone", silent, 80.0),
-        ("metrics every 10 s", metrics, 72.0),
-        ("metrics every 60 s", metrics * 10.0 / 60.0, 72.0),
+    let metrics = measuring - silent.without_headers;
+    let limit = Some(15.0);
+    for (what, bytes, peer, limit) in [
+        ("the connection alone", silent.without_headers, 80.0, limit),
+        ("the same, with the headers of TCP and IP", silent.with_headers, 80.0, None),
+        ("metrics every 10 s", metrics, 72.0, None),
+        ("metrics every 60 s", metrics * 10.0 / 60.0, 72.0, None),
     ] {
         report.add(Row {
             description: format!("(f) a month on the wire: {what}"),
             value: format!("{:.0} MB", a_month(bytes)),
             peer: format!("balena, published: {peer:.0} MB"),
             ratio: Some(a_month(bytes) / peer),
-            target: String::new(),
-            is_met: None,
+            target: limit.map_or(String::new(), |limit| format!("≤ {limit:.0} MB")),
+            is_met: limit.map(|limit| a_month(bytes) <= limit),
         });
     }
 }
@@ -169,7 +183,7 @@ fn traffic(report: &mut Report, silent: f64, measuring: f64) {
 fn release_binary() -> PathBuf {
     let built = binary("muster-agent");
     let release = built.parent().unwrap_or(Path::new("."));
-    let dist = release.with_file_name("dist").join("muster-agent");
+    let dist = release.with_file_name("dist-agent").join("muster-agent");
     if dist.is_file() { dist } else { built }
 }
 
@@ -193,5 +207,5 @@ fn add_rows(report: &mut Report, agent: &Cost, peer: Option<&Cost>) {
     row("resident memory", &|cost| Some(cost.resident_mb), "MB", Some(12.0));
     row("CPU", &|cost| Some(cost.cpu_percent), "% of a core", Some(0.2));
     row("on the wire", &|cost| Some(cost.bytes_per_hour? / 1e6), "MB/h", None);
-    row("stripped size", &|cost| Some(cost.stripped_mb), "MB", None);
+    row("stripped size", &|cost| Some(cost.stripped_mb), "MB", Some(11.0));
 }

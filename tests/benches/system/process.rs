@@ -36,20 +36,33 @@ pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     nanoseconds.sum::<u64>() as f64 / 1e9
 }
 
-/// Bytes sent and received on its open TCP connections, TLS included; `None` without `ss`.
-pub(crate) fn tcp_bytes(pid: u32) -> Option<u64> {
+/// Traffic of a process on its open TCP connections, in both directions.
+#[derive(Clone, Copy)]
+pub(crate) struct Traffic {
+    /// Bytes, TLS included, without the headers of TCP and IP.
+    pub(crate) bytes: u64,
+    /// Segments, each with headers of its own.
+    pub(crate) segments: u64,
+}
+
+/// Bytes and segments sent and received; `None` without `ss`.
+pub(crate) fn traffic(pid: u32) -> Option<Traffic> {
     let output = Command::new("ss").args(["-tinpO"]).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let count = |line: &str| {
-        line.split_ascii_whitespace()
-            .filter_map(|word| {
-                let number = word.strip_prefix("bytes_sent:");
-                number.or_else(|| word.strip_prefix("bytes_received:"))?.parse::<u64>().ok()
-            })
-            .sum::<u64>()
-    };
     let own = format!("pid={pid},");
-    Some(text.lines().filter(|line| line.contains(&own)).map(count).sum())
+    let words = || {
+        let lines = text.lines().filter(|line| line.contains(&own));
+        lines.flat_map(str::split_ascii_whitespace)
+    };
+    let sum = |names: [&str; 2]| {
+        let numbers =
+            words().filter_map(|word| names.iter().find_map(|name| word.strip_prefix(name)));
+        numbers.filter_map(|number| number.parse::<u64>().ok()).sum()
+    };
+    Some(Traffic {
+        bytes: sum(["bytes_sent:", "bytes_received:"]),
+        segments: sum(["segs_out:", "segs_in:"]),
+    })
 }
 
 /// The process whose executable is this file and whose arguments name this folder.

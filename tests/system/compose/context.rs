@@ -35,9 +35,9 @@ fn the_build_context_is_a_complete_workspace() {
             fs::copy(from, to).unwrap();
         }
     }
-    // The Dockerfile's command, for a program that does not exist: cargo reads all manifests,
-    // requires the files of all targets, and then compiles nothing. (`cargo metadata` does not
-    // require them.)
+    // A command that compiles both of the Dockerfile's packages, for a program that does not exist:
+    // cargo reads all manifests, requires the files of all targets, and then compiles nothing.
+    // (`cargo metadata` does not require them.)
     let built = Command::new(env!("CARGO"))
         .args(["build", "--locked", "--offline", "--profile", "dist", "-p", "muster"])
         .args(["-p", "muster-agent", "--bin", "no-such-program"])

@@ -10,8 +10,8 @@ use super::engine::{Engine, cached};
 use super::file::{File, with_defaults};
 use super::{stack, stand_ins};
 
-/// Cargo's settings in the image: crates come from the copied cache, and the profile `dist` is
-/// compiled without optimization. The sources and the command stay as in the Dockerfile.
+/// Cargo's settings in the image: crates come from the copied cache, and the profiles `dist` and
+/// `dist-agent` are compiled without optimization. The sources and the command stay as in the Dockerfile.
 const CARGO_CONFIG: &str = r#"
 [net]
 offline = true
@@ -19,7 +19,7 @@ offline = true
 opt-level = 0
 lto = false
 codegen-units = 256
-[profile.dist.package.muster-agent]
+[profile.dist-agent]
 opt-level = 0
 "#;
 

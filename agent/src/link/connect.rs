@@ -19,8 +19,10 @@ use super::tunnel::{display, host_and_port, proxy_for, through_listener, through
 use crate::identity::{Credentials, Identity};
 use crate::trust::{self, TrustError, Verifier};
 
-/// Interval between pings. A silent connection is detected after two to three intervals.
-const PING_INTERVAL: Duration = Duration::from_secs(25);
+/// Time without a byte from the broker, after which the agent sends a ping. It is longer than the
+/// time after which it sends a keep-alive: pings postpone the broker's own pings, and only the
+/// broker sees them, so they do not show that the device is online.
+const PING_INTERVAL: Duration = Duration::from_secs(50);
 /// Timeout of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of unread messages per subscription: enough for a channel's full window in small

@@ -2,6 +2,7 @@
 //! it.
 
 use std::future::Future;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, Event, Message, RequestError, ServerError};
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::Link;
+use super::keep_alive::{CHECK_INTERVAL, Check, KeepAlive};
 use super::lost::ConnectionLost;
 use super::renewal::Renewal;
 use crate::clock::{Anchor, Moment};
@@ -37,9 +39,6 @@ pub(super) enum End {
 
 /// Maximum interval between checks when nothing is due.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
-/// Interval of keep-alives that the servers receive. Only the broker sees pings, and ingest counts
-/// a device as offline after a minute without a message, even if the device rarely sends metrics.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// Minimum interval between log lines about messages that are ignored.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// A hello in flight: when it was sent, by both clocks, and the response.
@@ -111,8 +110,9 @@ impl Driver<'_> {
         let mut published = FuturesUnordered::new();
         let mut hello: Option<BoxFuture<'static, HelloReply>> = None;
         let mut renewal = Renewal::new(self.link, credentials);
-        let mut sign_of_life = tokio::time::interval(KEEP_ALIVE_INTERVAL);
-        sign_of_life.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut keep_alive = KeepAlive::default();
+        let mut checks = tokio::time::interval(CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let link = self.link;
         loop {
             let now = Instant::now();
@@ -150,9 +150,16 @@ impl Driver<'_> {
                     self.on_hello_reply(reply);
                 }
                 () = link.recorder.recorded() => {}
-                _ = sign_of_life.tick() => {
-                    // A subscription that is dropped immediately has no lasting cost.
-                    drop(self.client.subscribe(self.client.new_inbox()).await?);
+                _ = checks.tick() => {
+                    let received = self.client.statistics().in_bytes.load(Ordering::Relaxed);
+                    match keep_alive.check(received) {
+                        Check::Idle => {}
+                        Check::KeepAlive => {
+                            // A subscription that is dropped immediately has no lasting cost.
+                            drop(self.client.subscribe(self.client.new_inbox()).await?);
+                        }
+                        Check::Lost => return Err(ConnectionLost::Silent),
+                    }
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
                 new = renewal.renewed() => return Ok(End::Renewed(new)),

@@ -11,6 +11,8 @@ use crate::store::StoreError;
 pub(super) enum ConnectionLost {
     #[error("the broker closed the connection")]
     Closed,
+    #[error("the broker does not respond")]
+    Silent,
     /// The broker closed it after this error.
     #[error(transparent)]
     Broker(ServerError),

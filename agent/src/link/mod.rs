@@ -5,6 +5,7 @@
 mod connect;
 mod credentials;
 mod driver;
+mod keep_alive;
 mod lost;
 mod reconnect;
 mod renewal;

@@ -6,7 +6,9 @@ use muster_schemas::events::{DeviceInventoryReported, DisconnectReason, LossCaus
 use muster_schemas::names::{
     ConfigKey, ConfigValue, ConfigVars, DeviceName, LabelKey, LabelValue, Labels,
 };
-use muster_schemas::{DeviceId, Hash, Timestamp, TokenId};
+use muster_schemas::{
+    ConfigVersion, DeviceId, Hash, Position, Seq, StreamVersion, Timestamp, TokenId,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -150,7 +152,8 @@ pub struct DeviceSummary {
     #[schema(value_type = schema::Timestamp)]
     pub created_at: Timestamp,
     /// Version of its settings, as in its `ETag`.
-    pub version: u64,
+    #[schema(value_type = u64)]
+    pub version: StreamVersion,
 }
 
 /// A device with all details.
@@ -183,7 +186,8 @@ pub struct DeviceDetail {
     /// Anomalies of the device.
     pub flags: Flags,
     /// Position of the newest event about the device.
-    pub updated_position: u64,
+    #[schema(value_type = u64)]
+    pub updated_position: Position,
     /// Time of deletion.
     #[schema(value_type = Option<schema::Timestamp>)]
     pub deleted_at: Option<Timestamp>,
@@ -289,7 +293,8 @@ pub enum EpochCause {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Epoch {
     /// Number of the epoch.
-    pub epoch: u64,
+    #[schema(value_type = u64)]
+    pub epoch: muster_schemas::Epoch,
     /// Cause of the epoch.
     #[schema(value_type = EpochCause)]
     pub cause: Open<EpochCause>,
@@ -297,7 +302,8 @@ pub struct Epoch {
     #[schema(value_type = schema::Timestamp)]
     pub since: Timestamp,
     /// The newest `seq` in the log; 0 before the first event.
-    pub seq: u64,
+    #[schema(value_type = u64)]
+    pub seq: Seq,
 }
 
 /// Presence of a device.
@@ -320,12 +326,14 @@ pub struct Presence {
 #[serde(default)]
 pub struct Config {
     /// Number of changes; 0 when none was ever set.
-    pub version: u64,
+    #[schema(value_type = u64)]
+    pub version: ConfigVersion,
     /// Values of the variables.
     #[schema(value_type = BTreeMap<String, schema::ConfigValue>)]
     pub vars: ConfigVars,
     /// Version that the device has applied; 0 for none.
-    pub applied_version: u64,
+    #[schema(value_type = u64)]
+    pub applied_version: ConfigVersion,
     /// Time at which the device applied it, by the device's clock.
     #[schema(value_type = Option<schema::Timestamp>)]
     pub applied_at: Option<Timestamp>,
@@ -370,7 +378,8 @@ pub struct Loss {
     #[schema(value_type = schema::LossCause)]
     pub cause: Open<LossCause>,
     /// Epoch of the missing events.
-    pub epoch: u64,
+    #[schema(value_type = u64)]
+    pub epoch: muster_schemas::Epoch,
     /// Number of missing events, if it is known.
     pub count: Option<u64>,
     /// Time at which the report was recorded.

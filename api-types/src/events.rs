@@ -1,6 +1,6 @@
 //! Events of a log, and its end.
 
-use muster_schemas::{Hash, ProjectId, Timestamp};
+use muster_schemas::{Hash, Position, ProjectId, StreamVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -11,12 +11,14 @@ use crate::schema;
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct EventView {
     /// Position in the project's log, from 1, without gaps.
-    pub position: u64,
+    #[schema(value_type = u64)]
+    pub position: Position,
     /// Stream of the event.
     #[schema(example = "device/0198c0de-7000-7abc-8def-0123456789ab")]
     pub stream: String,
     /// Version in that stream, from 1; for a device's reports, the device's own `seq`.
-    pub version: u64,
+    #[schema(value_type = u64)]
+    pub version: StreamVersion,
     /// Type of the event.
     #[serde(rename = "type")]
     #[schema(example = "DeviceConnected")]
@@ -57,7 +59,8 @@ pub struct LogHead {
     #[schema(value_type = schema::ProjectId)]
     pub project: ProjectId,
     /// The newest position; 0 when the log is empty.
-    pub position: u64,
+    #[schema(value_type = u64)]
+    pub position: Position,
     /// Time at which the newest event was recorded.
     #[schema(value_type = schema::Timestamp)]
     pub recorded_at: Timestamp,

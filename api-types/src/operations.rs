@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use muster_schemas::events::{AbortCause, Action};
-use muster_schemas::{OperationId, Timestamp};
+use muster_schemas::{OperationId, StreamVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -204,7 +204,8 @@ pub struct OperationView {
     /// Number of its runs that have ended.
     pub finished: u64,
     /// Version of its stream, as in its `ETag`.
-    pub version: u64,
+    #[schema(value_type = u64)]
+    pub version: StreamVersion,
 }
 
 /// Runs that did not succeed for the same reason.

@@ -1,7 +1,7 @@
 //! Projects.
 
 use muster_schemas::names::ProjectTitle;
-use muster_schemas::{ProjectId, Retention, Timestamp};
+use muster_schemas::{Position, ProjectId, Retention, StreamVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -87,7 +87,9 @@ pub struct Project {
     #[schema(value_type = schema::Timestamp)]
     pub created_at: Timestamp,
     /// The newest position of its log.
-    pub position: u64,
+    #[schema(value_type = u64)]
+    pub position: Position,
     /// Version of the resource; also the `ETag`.
-    pub version: u64,
+    #[schema(value_type = u64)]
+    pub version: StreamVersion,
 }

@@ -1,7 +1,7 @@
 //! Runs: the parts of an operation, one for each device.
 
 use muster_schemas::events::{OutputSummary, RefusalCause};
-use muster_schemas::{DeviceId, OperationId, RunState, Timestamp};
+use muster_schemas::{DeviceId, OperationId, RunState, StreamVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -73,5 +73,6 @@ pub struct RunView {
     /// Whether the device's report arrived after the server had stopped waiting for it.
     pub late: bool,
     /// Version of its stream, as in its `ETag`.
-    pub version: u64,
+    #[schema(value_type = u64)]
+    pub version: StreamVersion,
 }

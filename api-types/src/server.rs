@@ -1,5 +1,6 @@
 //! The state of the server and its projections, and counts of its devices.
 
+use muster_schemas::Position;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -24,9 +25,10 @@ pub struct ProjectionState {
     /// Name with the version of its fold.
     pub name: String,
     /// The position that it has reached.
-    pub position: i64,
+    #[schema(value_type = u64)]
+    pub position: Position,
     /// Number of events by which it is behind the log.
-    pub lag: i64,
+    pub lag: u64,
     /// Cause for which it stopped; absent while it runs.
     pub failure: Option<String>,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use muster_schemas::events::Role;
 use muster_schemas::names::{ConfigVars, LabelKey, Labels, TokenName};
-use muster_schemas::{DeviceId, ProjectId, Timestamp, TokenId};
+use muster_schemas::{DeviceId, ProjectId, StreamVersion, Timestamp, TokenId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -165,7 +165,8 @@ pub struct EnrollmentToken {
     #[schema(value_type = Option<schema::DeviceId>)]
     pub device: Option<DeviceId>,
     /// Version of its stream, as in its `ETag`.
-    pub version: u64,
+    #[schema(value_type = u64)]
+    pub version: StreamVersion,
 }
 
 /// A token with which a client uses the API.
@@ -200,7 +201,8 @@ pub struct ApiToken {
     /// Client address of its last use.
     pub last_address: Option<String>,
     /// Version of its stream, as in its `ETag`.
-    pub version: u64,
+    #[schema(value_type = u64)]
+    pub version: StreamVersion,
 }
 
 /// The bearer of a token.

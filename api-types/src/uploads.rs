@@ -1,7 +1,7 @@
 //! Uploads: files that were pulled from devices, and links to them.
 
 use muster_schemas::events::EraseCause;
-use muster_schemas::{DeviceId, OperationId, Timestamp};
+use muster_schemas::{DeviceId, OperationId, StreamVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -137,7 +137,8 @@ pub struct UploadView {
     /// Maximum transfer rate, in bytes per second.
     pub bytes_per_second: Option<u64>,
     /// Version of its run's stream, as in its `ETag`.
-    pub version: u64,
+    #[schema(value_type = u64)]
+    pub version: StreamVersion,
 }
 
 /// A request to create a download link.

@@ -1,5 +1,6 @@
 //! The result that all writes have.
 
+use muster_schemas::{Position, StreamVersion};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -7,10 +8,10 @@ use utoipa::ToSchema;
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 pub struct WriteResult {
     /// Version of the resource; also the `ETag`.
-    #[schema(example = 3)]
-    pub version: u64,
+    #[schema(value_type = u64, example = 3)]
+    pub version: StreamVersion,
     /// Position of the write in the project's log. Send it as `Muster-Min-Position` with a read
     /// that must include the write.
-    #[schema(example = 42)]
-    pub position: u64,
+    #[schema(value_type = u64, example = 42)]
+    pub position: Position,
 }

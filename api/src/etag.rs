@@ -3,12 +3,13 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, header};
+use muster_schemas::StreamVersion;
 
 use crate::problem::{Kind, Problem};
 
 /// Returns the `ETag` header of a resource at a version of its stream.
 #[must_use]
-pub fn etag(version: u64) -> (HeaderName, HeaderValue) {
+pub fn etag(version: StreamVersion) -> (HeaderName, HeaderValue) {
     let value = HeaderValue::try_from(format!("\"{version}\""))
         .unwrap_or_else(|_| HeaderValue::from_static("\"\""));
     (header::ETAG, value)
@@ -32,7 +33,7 @@ pub enum IfMatch {
     /// `*`: the resource exists.
     Any,
     /// One of these versions. Tags that no resource can have are not included.
-    Versions(Vec<u64>),
+    Versions(Vec<StreamVersion>),
 }
 
 impl IfMatch {
@@ -54,7 +55,7 @@ impl IfMatch {
     ///
     /// # Errors
     /// When the resource was changed in the meantime: 412.
-    pub fn check(&self, version: u64) -> Result<(), Problem> {
+    pub fn check(&self, version: StreamVersion) -> Result<(), Problem> {
         match self {
             Self::Versions(versions) if !versions.contains(&version) => Err(Problem::new(
                 Kind::PreconditionFailed,
@@ -105,8 +106,8 @@ mod tests {
             ("\"x\"", false),
             ("", false),
         ] {
-            assert_eq!(IfMatch::parse(value).check(7).is_ok(), fits, "{value}");
+            assert_eq!(IfMatch::parse(value).check(StreamVersion(7)).is_ok(), fits, "{value}");
         }
-        assert!(IfMatch::Absent.check(7).is_ok());
+        assert!(IfMatch::Absent.check(StreamVersion(7)).is_ok());
     }
 }

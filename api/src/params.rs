@@ -183,6 +183,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathPar
 
 #[cfg(test)]
 mod tests {
+    use muster_schemas::Position;
     use serde::Deserialize;
 
     use super::*;
@@ -192,7 +193,7 @@ mod tests {
     struct Sample {
         #[serde(default)]
         limit: crate::Limit,
-        position: Option<u64>,
+        position: Option<Position>,
         at: Option<muster_schemas::Timestamp>,
         role: Option<muster_schemas::events::Role>,
     }
@@ -201,7 +202,7 @@ mod tests {
     fn valid_parameters_are_parsed_and_invalid_ones_are_named() {
         let read: Sample =
             parse("position=7&project=x&role=admin&at=2026-11-23T08:00:00Z").unwrap();
-        assert_eq!((read.position, read.limit.get()), (Some(7), 100));
+        assert_eq!((read.position, read.limit.get()), (Some(Position(7)), 100));
         assert!(read.at.is_some() && read.role.is_some());
         for (query, field) in [
             ("limit=0", "limit"),

@@ -8,7 +8,7 @@ use axum::http::{HeaderName, HeaderValue};
 use muster_api_types::headers;
 use muster_eventlog::projection::Progress;
 use muster_eventlog::{EventLog, Failure};
-use muster_schemas::ProjectId;
+use muster_schemas::{Position, ProjectId};
 
 use crate::problem::{Kind, Problem};
 
@@ -23,13 +23,13 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Returns the header with the position of a write or a read.
 #[must_use]
-pub fn position_header(position: u64) -> (HeaderName, HeaderValue) {
-    (POSITION, position.into())
+pub fn position_header(position: Position) -> (HeaderName, HeaderValue) {
+    (POSITION, position.get().into())
 }
 
 /// The position that `Muster-Min-Position` requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MinPosition(pub Option<u64>);
+pub struct MinPosition(pub Option<Position>);
 
 impl MinPosition {
     /// Waits until a read model has reached the position.
@@ -49,7 +49,7 @@ impl MinPosition {
         if progress.position(project) >= position {
             return Ok(());
         }
-        let end = log.head(project).await?.map_or(0, |head| head.position);
+        let end = log.newest_position(project).await?;
         if position > end {
             return Err(Problem::new(
                 Kind::PreconditionFailed,
@@ -88,10 +88,10 @@ impl MinPosition {
         log: &EventLog,
         progress: &Progress,
         project: &ProjectId,
-        until: u64,
+        until: Position,
     ) -> Result<(), Problem> {
         self.wait(log, progress, project).await?;
-        let end = log.head(project).await?.map_or(0, |head| head.position);
+        let end = log.newest_position(project).await?;
         Self(Some(end.min(until))).wait(log, progress, project).await
     }
 }
@@ -105,7 +105,7 @@ impl<S: Send + Sync> FromRequestParts<S> for MinPosition {
         };
         let text = value.to_str().unwrap_or_default();
         match text.parse::<u64>() {
-            Ok(position) if i64::try_from(position).is_ok() => Ok(Self(Some(position))),
+            Ok(position) if i64::try_from(position).is_ok() => Ok(Self(Some(Position(position)))),
             _ => Err(Problem::field(
                 "Muster-Min-Position",
                 "is not a position: send the number of a Muster-Position header",
@@ -123,5 +123,5 @@ pub struct MinPositionParam {
     /// Position of a write (its `Muster-Position`): the response waits up to 5 s until it includes
     /// it.
     #[param(rename = "Muster-Min-Position", minimum = 0, value_type = u64, required = false)]
-    position: Option<u64>,
+    position: Option<Position>,
 }

@@ -119,7 +119,7 @@ pub(crate) fn pairs<K: Display, V: Display>(values: &BTreeMap<K, V>) -> String {
 /// Formats the time that has passed since a time.
 pub(crate) fn ago(time: Timestamp) -> String {
     let now = Timestamp::from(std::time::SystemTime::now());
-    let seconds = (now.micros() - time.micros()).div_euclid(1_000_000);
+    let seconds = now.micros_since(time).div_euclid(1_000_000);
     match seconds {
         ..=1 => "now".to_owned(),
         2..=119 => format!("{seconds}s ago"),

@@ -1,5 +1,6 @@
 //! The API client: one HTTPS connection, defined by URL, token and CA.
 
+use muster_schemas::Position;
 use std::path::Path;
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -146,18 +147,18 @@ impl Client {
         &self,
         path: &str,
         query: &[(&str, String)],
-        position: Option<u64>,
+        position: Option<Position>,
     ) -> Result<Received<T>> {
         let mut request = self.request(Method::GET, path).query(query);
         if let Some(position) = position {
-            request = request.header(MIN_POSITION, position);
+            request = request.header(MIN_POSITION, position.get());
         }
         self.receive(request).await
     }
 
     /// Waits until `list` includes a write, so that the next command sees it. A timeout does not
     /// make the write fail.
-    pub async fn wait_until_listed(&self, list: &str, position: u64) {
+    pub async fn wait_until_listed(&self, list: &str, position: Position) {
         let one = [("limit", "1".to_owned())];
         if let Err(error) = self.get_at::<IgnoredAny>(list, &one, Some(position)).await {
             tracing::debug!(error = format!("{error:#}"), "the read model is behind");
@@ -284,11 +285,11 @@ impl Client {
         &self,
         path: &str,
         query: &[(&str, String)],
-        position: Option<u64>,
+        position: Option<Position>,
     ) -> Result<Response> {
         let mut request = self.request(Method::GET, path).query(query);
         if let Some(position) = position {
-            request = request.header(MIN_POSITION, position);
+            request = request.header(MIN_POSITION, position.get());
         }
         self.send(request).await
     }

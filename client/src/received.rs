@@ -66,6 +66,7 @@ impl<T> Serialize for Received<T> {
 #[cfg(test)]
 mod tests {
     use muster_api_types::WriteResult;
+    use muster_schemas::{Position, StreamVersion};
     use serde_json::json;
 
     use super::*;
@@ -74,7 +75,7 @@ mod tests {
     fn unknown_fields_are_kept_in_the_json() {
         let json = json!({"version": 1, "position": 2, "later": {"x": 3}});
         let received = Received::<WriteResult>::from_json(json.clone()).unwrap();
-        assert_eq!((received.version, received.position), (1, 2));
+        assert_eq!((received.version, received.position), (StreamVersion(1), Position(2)));
         assert_eq!(serde_json::to_value(&received).unwrap(), json);
         assert_eq!(received.field("later"), json!({"x": 3}));
         assert_eq!(received.field("other"), Value::Null);

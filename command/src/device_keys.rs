@@ -11,7 +11,7 @@ use std::sync::Arc;
 use muster_eventlog::{DeviceAccess, DeviceKey};
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::envelope::parse_sealed;
-use muster_schemas::{DeviceId, Event, Hash, ProjectId, PublicKey, StreamName};
+use muster_schemas::{DeviceId, Event, Hash, Position, ProjectId, PublicKey, StreamName};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::domain::Rejection;
@@ -31,7 +31,7 @@ pub(crate) struct DeviceKeys {
     executor: Executor,
     granted: Arc<Mutex<GrantedKeys>>,
     /// Position up to which each log was searched for rotations.
-    searched: Arc<tokio::sync::Mutex<HashMap<ProjectId, u64>>>,
+    searched: Arc<tokio::sync::Mutex<HashMap<ProjectId, Position>>>,
 }
 
 /// Rotated keys that were granted, by device: the key with which the device enrolled, and the
@@ -221,7 +221,7 @@ impl DeviceKeys {
         let searched = searched.entry(project.clone()).or_default();
         if *searched > head.position {
             // The log was restored.
-            *searched = 0;
+            *searched = Position::ZERO;
         }
         while *searched < head.position {
             let until = head.position.min(*searched + EVENTS_PER_SEARCH);
@@ -283,6 +283,7 @@ fn previous_key(
 mod tests {
     use muster_schemas::events::DeviceKeyRotated;
     use muster_schemas::{DeviceEnvelope, SigningKey, Timestamp, codec};
+    use muster_schemas::{Epoch, Seq};
     use uuid::Uuid;
 
     use super::*;
@@ -304,8 +305,8 @@ mod tests {
         DeviceEnvelope {
             project: ProjectId::default_project(),
             device,
-            epoch: 1,
-            seq: 7,
+            epoch: Epoch::FIRST,
+            seq: Seq(7),
             prev: Hash::ZERO,
             boot: Uuid::nil(),
             mono: 0,

@@ -3,6 +3,7 @@
 use muster_blobs::BlobError;
 use muster_channel::SealedError;
 use muster_eventlog::{AppendError, StoreError};
+use muster_schemas::StreamVersion;
 use muster_schemas::events::EventError;
 
 use crate::domain::Rejection;
@@ -16,7 +17,7 @@ pub enum CommandError {
     Rejected(#[from] Rejection),
     /// The resource's version is not the one that the client expects.
     #[error("the resource is at version {0}")]
-    VersionMismatch(u64),
+    VersionMismatch(StreamVersion),
     /// A device has not proved its identity.
     #[error("{0}")]
     IdentityNotProven(String),

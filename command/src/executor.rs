@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hmac::{Hmac, Mac};
 use muster_eventlog::{Append, AppendError, Appended, EventLog, Expected, NewEvent, StoredEvent};
-use muster_schemas::{Event, Hash, ProjectId, StreamName};
+use muster_schemas::{Event, Hash, Position, ProjectId, StreamName, StreamVersion};
 use sha2::Sha256;
 
 use crate::clock::now;
@@ -23,7 +23,7 @@ const MAX_ATTEMPTS: u32 = 12;
 /// The state of an aggregate, and its stream's version.
 pub(crate) struct Loaded<D> {
     pub(crate) state: D,
-    pub(crate) version: u64,
+    pub(crate) version: StreamVersion,
 }
 
 /// Maximum number of streams whose events are in memory at the same time.
@@ -70,7 +70,7 @@ impl Executor {
         stream: &StreamName,
     ) -> Result<Loaded<D>, CommandError> {
         let stored = self.log.read_stream(project, stream).await?;
-        let version = stored.last().map_or(0, |event| event.stream_version);
+        let version = stored.last().map_or(StreamVersion::ZERO, |event| event.stream_version);
         let stored = self.log.authentic(project, stored).await;
         let events: Vec<Event> = stored.iter().map(StoredEvent::event).collect::<Result<_, _>>()?;
         Ok(Loaded { state: D::fold(&events), version })
@@ -127,7 +127,8 @@ impl Executor {
         request: &Request,
     ) -> Result<Option<(Appended, Vec<StoredEvent>)>, CommandError> {
         let Some(appended) = self.appended(request).await? else { return Ok(None) };
-        let positions: Vec<u64> = (appended.first..=appended.last).collect();
+        let positions: Vec<Position> =
+            (appended.first.get()..=appended.last.get()).map(Position).collect();
         let events = self.log.read_positions(&request.project, &positions).await?;
         Ok(Some((appended, events)))
     }
@@ -144,7 +145,7 @@ impl Executor {
             .filter(|event| event.stream == *stream)
             .map(|event| event.stream_version)
             .max()
-            .unwrap_or(0);
+            .unwrap_or(StreamVersion::ZERO);
         Ok(Some(Written { version, position: appended.last }))
     }
 
@@ -152,8 +153,8 @@ impl Executor {
     pub(crate) async fn try_append(
         &self,
         request: &Request,
-        parts: Vec<(StreamName, u64, Vec<Event>)>,
-    ) -> Result<Option<u64>, CommandError> {
+        parts: Vec<(StreamName, StreamVersion, Vec<Event>)>,
+    ) -> Result<Option<Position>, CommandError> {
         let now = now();
         let mut append = Append {
             append_id: Some(request.append_id),
@@ -168,8 +169,7 @@ impl Executor {
             }
         }
         if append.streams.is_empty() {
-            let head = self.log.head(&request.project).await?;
-            return Ok(Some(head.map_or(0, |head| head.position)));
+            return Ok(Some(self.log.newest_position(&request.project).await?));
         }
         self.check_not_archived(&request.project).await?;
         match self.log.append(&request.project, append).await {

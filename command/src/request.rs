@@ -1,6 +1,6 @@
 //! A request to change something, and the result of the write.
 
-use muster_schemas::{Hash, ProjectId};
+use muster_schemas::{Hash, Position, ProjectId, StreamVersion};
 use uuid::Uuid;
 
 use crate::error::CommandError;
@@ -17,7 +17,7 @@ pub struct Request {
     /// Hash of the body, when the client sent an `Idempotency-Key`.
     pub request_hash: Option<Hash>,
     /// Versions of the resource that the client expects; any when `None`.
-    pub versions: Option<Vec<u64>>,
+    pub versions: Option<Vec<StreamVersion>>,
 }
 
 impl Request {
@@ -27,7 +27,7 @@ impl Request {
     }
 
     /// Compares the version that the client expects with the resource's.
-    pub(crate) fn check_version(&self, version: u64) -> Result<(), CommandError> {
+    pub(crate) fn check_version(&self, version: StreamVersion) -> Result<(), CommandError> {
         match &self.versions {
             Some(versions) if !versions.contains(&version) => {
                 Err(CommandError::VersionMismatch(version))
@@ -41,7 +41,7 @@ impl Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
     /// Newest version of the resource's own stream.
-    pub version: u64,
+    pub version: StreamVersion,
     /// Position of the newest event; the end of the log when nothing had to change.
-    pub position: u64,
+    pub position: Position,
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use hmac::{Hmac, Mac};
-use muster_schemas::{Event, Hash, StreamName, Timestamp};
+use muster_schemas::{Event, Hash, Position, StreamName, StreamVersion, Timestamp};
 use sha2::Sha256;
 use uuid::Uuid;
 
@@ -69,11 +69,11 @@ pub enum Expected {
     /// No precondition: append to the stream's current version.
     Any,
     /// The stream's newest version; 0 if it must not exist yet.
-    Version(u64),
+    Version(StreamVersion),
     /// For a device's reports: the newest `seq`, and the hash of that sealed event.
     Tip {
         /// Newest `seq`; 0 before the first.
-        version: u64,
+        version: StreamVersion,
         /// Hash of that event; 32 zero bytes before the first.
         tip: Hash,
     },
@@ -164,9 +164,9 @@ pub struct Batch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
     /// Position of its first event.
-    pub first: u64,
+    pub first: Position,
     /// Position of its last event.
-    pub last: u64,
+    pub last: Position,
     /// Time at which it was recorded, by PostgreSQL's clock.
     pub recorded_at: Timestamp,
     /// Hash of its request, if it had one.
@@ -194,7 +194,7 @@ pub enum AppendError {
         /// Name of the stream.
         stream: StreamName,
         /// Version of the stream.
-        actual: u64,
+        actual: StreamVersion,
         /// For a device's reports: hash of its newest sealed event.
         tip: Option<Hash>,
     },

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use muster_schemas::ProjectId;
 use muster_schemas::authority::{
     AuthorityError, AuthorityKey, AuthorityVerifier, Proof, ProofContent,
 };
+use muster_schemas::{Position, ProjectId};
 
 use crate::authority_keys::AuthorityKeys;
 use crate::connect::{ConnectOptions, Stores};
@@ -174,7 +174,7 @@ pub struct AuthorityAudit {
     /// Number of events whose authority is missing or wrong.
     pub refused: u64,
     /// First of those events: project, position, type.
-    pub examples: Vec<(String, u64, String)>,
+    pub examples: Vec<(String, Position, String)>,
     /// Whether all events were verified within the time limit.
     pub is_complete: bool,
 }

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use muster_schemas::ProjectId;
 use muster_schemas::authority::{AuthorityError, AuthorityKey, AuthorityVerifier, ProofContent};
+use muster_schemas::{Position, ProjectId};
 use parking_lot::Mutex;
 
 use crate::append::{Batch, Expected};
@@ -52,7 +52,7 @@ impl AuthorityKeys {
 #[derive(Debug, Default)]
 pub(crate) struct RefusedEvents {
     count: AtomicU64,
-    logged: Mutex<HashSet<(ProjectId, u64)>>,
+    logged: Mutex<HashSet<(ProjectId, Position)>>,
 }
 
 impl RefusedEvents {
@@ -67,7 +67,7 @@ impl RefusedEvents {
         let mut logged = self.logged.lock();
         if logged.len() < MAX_LOGGED_REFUSALS && logged.insert((project.clone(), event.position)) {
             tracing::error!(
-                %project, position = event.position, kind = event.kind, stream = %event.stream,
+                %project, position = event.position.get(), kind = event.kind, stream = %event.stream,
                 "an event in the log is ignored: {problem}; was the database modified manually?"
             );
         }

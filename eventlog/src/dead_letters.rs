@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio_postgres::Row;
 
 use crate::error::{ErrorContext, StoreError};
+use crate::integers::number;
 use crate::log::EventLog;
 
 /// Maximum size of a stored payload, in bytes.
@@ -125,10 +126,10 @@ fn from_row(row: &Row) -> DeadLetter {
         cause: row.get(4),
         detail: row.get(5),
         bytes: row.get(6),
-        size: row.get::<_, i64>(7).unsigned_abs(),
+        size: number(row, 7),
         first_seen: Timestamp(row.get(8)),
         last_seen: Timestamp(row.get(9)),
-        seen: row.get::<_, i64>(10).unsigned_abs(),
+        seen: number(row, 10),
         retried_at: row.get::<_, Option<i64>>(11).map(Timestamp),
     }
 }

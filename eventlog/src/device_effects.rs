@@ -2,7 +2,7 @@
 //! applies them, so that ingest does not depend on a projection.
 
 use muster_schemas::events::DeviceEnrolled;
-use muster_schemas::{DeviceId, Event, Hash, PublicKey, StreamName};
+use muster_schemas::{DeviceId, Epoch, Event, Hash, Position, PublicKey, StreamName};
 use tokio_postgres::Client;
 
 use crate::error::{ErrorContext, StoreError};
@@ -25,7 +25,7 @@ pub(crate) const fn has_effect(event: &Event) -> bool {
 pub(crate) async fn apply(
     client: &Client,
     project: &str,
-    position: u64,
+    position: Position,
     stream: &StreamName,
     event: &Event,
 ) -> Result<(), StoreError> {
@@ -129,9 +129,9 @@ struct Rotation<'a> {
     fingerprint: Hash,
     /// New key, a COSE_Key.
     key: &'a [u8],
-    epoch: u64,
+    epoch: Epoch,
     /// Position of the event that rotates it.
-    position: u64,
+    position: Position,
 }
 
 /// Replaces the signing key; the NATS key of the device is kept.
@@ -177,7 +177,7 @@ async fn open_epoch(
     client: &Client,
     project: &str,
     device: DeviceId,
-    epoch: u64,
+    epoch: Epoch,
 ) -> Result<(), StoreError> {
     let stream = StreamName::DeviceReport(device, epoch).to_string();
     client

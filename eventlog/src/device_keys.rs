@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
-use muster_schemas::{DeviceId, Hash, ProjectId, PublicKey, StreamName};
+use muster_schemas::{DeviceId, Epoch, Hash, Position, ProjectId, PublicKey, Seq, StreamName};
 use uuid::Uuid;
 
 use crate::device_effects::report_range;
 use crate::error::{ErrorContext, StoreError};
-use crate::integers::as_i64;
+use crate::integers::{as_i64, number};
 use crate::log::EventLog;
 
 /// Keys and epochs with which ingest validates a device's events.
@@ -34,9 +34,9 @@ pub struct DeviceKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceEpoch {
     /// Number of the epoch.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// Newest `seq` in the log; 0 before the first.
-    pub seq: u64,
+    pub seq: Seq,
     /// Hash of that sealed event; 32 zero bytes before the first.
     pub tip: Hash,
     /// Whether the epoch is closed: the device was deleted, or has enrolled again.
@@ -52,7 +52,7 @@ impl DeviceAccess {
 
     /// Returns the state of this epoch.
     #[must_use]
-    pub fn epoch(&self, epoch: u64) -> Option<&DeviceEpoch> {
+    pub fn epoch(&self, epoch: Epoch) -> Option<&DeviceEpoch> {
         self.epochs.iter().find(|known| known.epoch == epoch)
     }
 }
@@ -142,7 +142,7 @@ impl EventLog {
             };
             access.entry(device).or_default().epochs.push(DeviceEpoch {
                 epoch,
-                seq: row.get::<_, i64>(1).unsigned_abs(),
+                seq: number(row, 1),
                 tip: row
                     .get::<_, Option<&[u8]>>(2)
                     .and_then(Hash::from_slice)
@@ -218,8 +218,8 @@ impl EventLog {
     pub async fn find_rotations(
         &self,
         project: &ProjectId,
-        after: u64,
-        until: u64,
+        after: Position,
+        until: Position,
     ) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client

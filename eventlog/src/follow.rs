@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_schemas::ProjectId;
 use muster_schemas::errors::error_chain;
+use muster_schemas::{Position, ProjectId};
 use sqlx::postgres::PgListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ pub struct Follower {
 
 #[derive(Debug, Default)]
 struct CachedHeads {
-    heads: HashMap<ProjectId, u64>,
+    heads: HashMap<ProjectId, Position>,
     /// Counter of the connection to PostgreSQL that reported it.
     connection: u64,
 }
@@ -49,12 +49,12 @@ impl Follower {
 
     /// Returns the cached head of a project's log.
     #[must_use]
-    pub fn head(&self, project: &ProjectId) -> u64 {
-        self.cached.borrow().heads.get(project).copied().unwrap_or(0)
+    pub fn head(&self, project: &ProjectId) -> Position {
+        self.cached.borrow().heads.get(project).copied().unwrap_or(Position::ZERO)
     }
 
     /// Returns the cached heads of all logs.
-    pub(crate) fn heads(&self) -> HashMap<ProjectId, u64> {
+    pub(crate) fn heads(&self) -> HashMap<ProjectId, Position> {
         self.cached.borrow().heads.clone()
     }
 
@@ -65,7 +65,7 @@ impl Follower {
     }
 
     /// Waits until a project's log exceeds a position; returns its head.
-    pub async fn wait_beyond(&self, project: &ProjectId, position: u64) -> u64 {
+    pub async fn wait_beyond(&self, project: &ProjectId, position: Position) -> Position {
         let mut receiver = self.cached.subscribe();
         let found = receiver
             .wait_for(|state| state.heads.get(project).is_some_and(|head| *head > position))
@@ -81,7 +81,7 @@ impl Follower {
     /// Waits until the head of any log, or the connection, differs from the given values.
     pub(crate) async fn wait_for_change(
         &self,
-        positions: &HashMap<ProjectId, u64>,
+        positions: &HashMap<ProjectId, Position>,
         connection: u64,
     ) {
         let mut receiver = self.cached.subscribe();
@@ -150,13 +150,13 @@ async fn listen(
     }
 }
 
-fn parse(payload: &str) -> Option<(ProjectId, u64)> {
+fn parse(payload: &str) -> Option<(ProjectId, Position)> {
     let (project, position) = payload.rsplit_once(':')?;
     Some((project.parse().ok()?, position.parse().ok()?))
 }
 
 /// Advances a head. A notification with an older position was delayed in a queue.
-fn advance(cached: &watch::Sender<CachedHeads>, project: ProjectId, position: u64) {
+fn advance(cached: &watch::Sender<CachedHeads>, project: ProjectId, position: Position) {
     cached.send_if_modified(|state| {
         let head = state.heads.entry(project).or_default();
         let is_further = position > *head;
@@ -172,9 +172,11 @@ async fn poll(stores: &Stores, cached: &watch::Sender<CachedHeads>) -> Result<()
         .fetch_all(&stores.sql)
         .await
         .map_err(StoreError::Listen)?;
-    let heads: HashMap<ProjectId, u64> = rows
+    let heads: HashMap<ProjectId, Position> = rows
         .into_iter()
-        .filter_map(|(project, position)| Some((project.parse().ok()?, position.unsigned_abs())))
+        .filter_map(|(project, position)| {
+            Some((project.parse().ok()?, Position(position.unsigned_abs())))
+        })
         .collect();
     cached.send_if_modified(|state| {
         let is_new = state.heads != heads;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::append::{AppendError, OffsetMove};
 use crate::error::{ErrorContext, StoreError};
-use crate::integers::as_i64;
+use crate::integers::{as_i64, number};
 use crate::log::EventLog;
 
 /// A time-limited right to do a piece of work.
@@ -200,5 +200,5 @@ impl EventLog {
 }
 
 fn read_offset(row: &Row) -> Offset {
-    Offset { incarnation: row.get(0), sequence: row.get::<_, i64>(1).unsigned_abs() }
+    Offset { incarnation: row.get(0), sequence: number(row, 1) }
 }

@@ -47,6 +47,7 @@ pub use error::{ErrorContext, StoreError};
 pub use examine::{Examination, ReadModel, examine};
 pub use failure::{Cause, Failure, FailureWatch};
 pub use follow::Follower;
+pub use integers::as_i64;
 pub use leases::{Lease, Offset, events_reader, incarnation};
 pub use log::{EventLog, Head};
 pub use log_options::LogOptions;

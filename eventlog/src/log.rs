@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use muster_schemas::{Hash, ProjectId, Timestamp};
+use muster_schemas::{Hash, Position, ProjectId, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
@@ -14,6 +14,7 @@ use crate::connect::{ConnectOptions, Stores};
 use crate::dead_letter_quota::DeadLetterQuota;
 use crate::error::{ErrorContext, StoreError};
 use crate::failure::{Failure, FailureWatch};
+use crate::integers::number;
 use crate::log_options::LogOptions;
 use crate::merkle::Frontier;
 use crate::migrations::migrate;
@@ -25,7 +26,7 @@ use crate::traces;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// Newest position; 0 when the log is empty.
-    pub position: u64,
+    pub position: Position,
     /// Time at which it was recorded.
     pub recorded_at: Timestamp,
     /// Root of the Merkle tree over all positions.
@@ -137,7 +138,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn heads(&self) -> Result<HashMap<ProjectId, u64>, StoreError> {
+    pub async fn heads(&self) -> Result<HashMap<ProjectId, Position>, StoreError> {
         let client = self.stores().pool.get().await?;
         let rows = client
             .query("SELECT project, position FROM heads", &[])
@@ -149,7 +150,7 @@ impl EventLog {
                     .get::<_, &str>(0)
                     .parse()
                     .map_err(|error| StoreError::Corrupt(format!("heads: {error}")))?;
-                Ok((project, row.get::<_, i64>(1).unsigned_abs()))
+                Ok((project, number(row, 1)))
             })
             .collect()
     }
@@ -169,13 +170,21 @@ impl EventLog {
             .await
             .while_trying("read the head of the log")?;
         row.map(|row| {
-            let position = row.get::<_, i64>(0).unsigned_abs();
-            let frontier = Frontier::from_bytes(position, row.get(2)).ok_or_else(|| {
+            let position: Position = number(&row, 0);
+            let frontier = Frontier::from_bytes(position.get(), row.get(2)).ok_or_else(|| {
                 StoreError::Corrupt(format!("the frontier of {project} does not fit its position"))
             })?;
             Ok(Head { position, recorded_at: Timestamp(row.get(1)), root: frontier.root() })
         })
         .transpose()
+    }
+
+    /// Returns the newest position of a project's log; 0 if it is empty or does not exist.
+    ///
+    /// # Errors
+    /// When PostgreSQL is unreachable or the statement fails.
+    pub async fn newest_position(&self, project: &ProjectId) -> Result<Position, StoreError> {
+        Ok(self.head(project).await?.map_or(Position::ZERO, |head| head.position))
     }
 
     /// Appends atomically.
@@ -253,8 +262,8 @@ impl EventLog {
             .await
             .while_trying("look up an append")?;
         Ok(row.map(|row| Appended {
-            first: row.get::<_, i64>(0).unsigned_abs(),
-            last: row.get::<_, i64>(1).unsigned_abs(),
+            first: number(&row, 0),
+            last: number(&row, 1),
             recorded_at: Timestamp(row.get(2)),
             request_hash: row.get::<_, Option<&[u8]>>(3).and_then(Hash::from_slice),
         }))

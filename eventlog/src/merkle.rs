@@ -4,7 +4,7 @@
 //! which `HMAC-SHA-256(salt, record)` replaces the record. Record and salt can be erased, and every
 //! proof stays valid.
 
-use muster_schemas::{Hash, codec};
+use muster_schemas::{Hash, Position, StreamVersion, Timestamp, codec};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -18,19 +18,19 @@ pub struct Entry<'a> {
     /// Project of the log.
     pub project: &'a str,
     /// Position, from 1.
-    pub position: u64,
-    /// Time of the append by PostgreSQL's clock, in microseconds since 1970.
-    pub recorded_at: i64,
+    pub position: Position,
+    /// Time of the append by PostgreSQL's clock.
+    pub recorded_at: Timestamp,
     /// Name of the stream.
     pub stream: &'a str,
     /// Version of the stream after the event, from 1.
-    pub stream_version: u64,
+    pub stream_version: StreamVersion,
     /// Type of the event.
     pub kind: &'a str,
     /// Version of the type's schema.
     pub schema_version: u16,
-    /// Claimed time of the event, in microseconds since 1970.
-    pub occurred_at: i64,
+    /// Claimed time of the event.
+    pub occurred_at: Timestamp,
     /// Actor that caused it.
     pub actor: &'a str,
     /// Id of the request that it belongs to.
@@ -71,13 +71,13 @@ impl Entry<'_> {
 struct Fields<'a>(
     u8,
     &'a str,
-    u64,
-    i64,
+    Position,
+    Timestamp,
     &'a str,
-    u64,
+    StreamVersion,
     &'a str,
     u16,
-    i64,
+    Timestamp,
     &'a str,
     Option<Uuid>,
     Option<Uuid>,
@@ -178,13 +178,13 @@ mod tests {
     fn every_field_of_the_entry_changes_the_leaf() {
         let entry = Entry {
             project: "default",
-            position: 1,
-            recorded_at: 2,
+            position: Position::FIRST,
+            recorded_at: Timestamp(2),
             stream: "device/x",
-            stream_version: 3,
+            stream_version: StreamVersion(3),
             kind: "DeviceRenamed",
             schema_version: 1,
-            occurred_at: 4,
+            occurred_at: Timestamp(4),
             actor: "token:x",
             correlation: None,
             causation: Some(Uuid::nil()),
@@ -192,13 +192,13 @@ mod tests {
         };
         let variants = [
             Entry { project: "other", ..entry },
-            Entry { position: 2, ..entry },
-            Entry { recorded_at: 3, ..entry },
+            Entry { position: Position(2), ..entry },
+            Entry { recorded_at: Timestamp(3), ..entry },
             Entry { stream: "device/y", ..entry },
-            Entry { stream_version: 4, ..entry },
+            Entry { stream_version: StreamVersion(4), ..entry },
             Entry { kind: "DeviceDeleted", ..entry },
             Entry { schema_version: 2, ..entry },
-            Entry { occurred_at: 5, ..entry },
+            Entry { occurred_at: Timestamp(5), ..entry },
             Entry { actor: "token:y", ..entry },
             Entry { correlation: Some(Uuid::nil()), ..entry },
             Entry { causation: None, ..entry },

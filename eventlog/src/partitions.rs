@@ -4,15 +4,15 @@
 //! separate table (`LIKE` and a CHECK) and attached, which takes milliseconds. Functions of the
 //! database do it with the rights of its owner (`eventlog/migrations/0013_database_roles.sql`).
 
-use muster_schemas::ProjectId;
+use muster_schemas::{Position, ProjectId};
 use tokio_postgres::Client;
 
 use crate::error::{ErrorContext, StoreError};
 use crate::integers::as_i64;
 
 /// Returns the range that a position is in, from 0.
-pub(crate) const fn range_of(position: u64, rows: u64) -> u64 {
-    position.saturating_sub(1) / rows
+pub(crate) const fn range_of(position: Position, rows: u64) -> u64 {
+    position.previous().get() / rows
 }
 
 /// Returns `p_<project>` as an identifier: project names contain only `a-z0-9-`.

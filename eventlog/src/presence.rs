@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use muster_schemas::{DeviceId, Hash, ProjectId, StreamName};
+use muster_schemas::{DeviceId, Hash, ProjectId, StreamName, StreamVersion};
 use tokio_postgres::Row;
 
 use crate::error::{ErrorContext, StoreError};
+use crate::integers::number;
 use crate::log::EventLog;
 
 /// Name of the lease of the process that tracks presence.
@@ -20,7 +21,7 @@ impl EventLog {
     pub async fn presence(
         &self,
         project: &ProjectId,
-    ) -> Result<Vec<(DeviceId, u64, Hash)>, StoreError> {
+    ) -> Result<Vec<(DeviceId, StreamVersion, Hash)>, StoreError> {
         let client = self.stores().pool.get().await?;
         let rows = client
             .query(
@@ -35,7 +36,7 @@ impl EventLog {
             .filter_map(|row| {
                 let device = row.get::<_, &str>(0).parse::<StreamName>().ok()?.device()?;
                 let tip = row.get::<_, Option<&[u8]>>(2).and_then(Hash::from_slice);
-                Some((device, row.get::<_, i64>(1).unsigned_abs(), tip.unwrap_or(Hash::ZERO)))
+                Some((device, number(row, 1), tip.unwrap_or(Hash::ZERO)))
             })
             .collect())
     }

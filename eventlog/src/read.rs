@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use muster_schemas::{ProjectId, StreamName, Timestamp};
+use muster_schemas::{Position, ProjectId, StreamName, StreamVersion, Timestamp};
 use tokio_postgres::types::ToSql;
 
 use crate::error::{ErrorContext, StoreError};
-use crate::integers::as_i64;
+use crate::integers::{as_i64, number};
 use crate::log::EventLog;
 use crate::recent::Window;
 use crate::stored_event::{COLUMNS, StoredEvent};
@@ -15,9 +15,9 @@ use crate::stored_event::{COLUMNS, StoredEvent};
 #[derive(Clone, Debug, Default)]
 pub struct ReadFilter {
     /// Only positions after this one.
-    pub after: u64,
+    pub after: Position,
     /// Only positions up to this one.
-    pub until: Option<u64>,
+    pub until: Option<Position>,
     /// Only these types; all if empty.
     pub kinds: Vec<String>,
 }
@@ -54,8 +54,8 @@ impl EventLog {
     pub(crate) async fn read_recent(
         &self,
         project: &ProjectId,
-        after: u64,
-        until: u64,
+        after: Position,
+        until: Position,
         limit: u32,
     ) -> Result<Option<Vec<Arc<StoredEvent>>>, StoreError> {
         let window = self.inner.recent.of(project);
@@ -72,7 +72,7 @@ impl EventLog {
             self.read(project, &filter, limit).await
         };
         if let Some(newest) = window.last().filter(|newest| until > *newest)
-            && !window.extend_after_newest(read(newest - 1).await?)
+            && !window.extend_after_newest(read(newest.previous()).await?)
         {
             *window = Window::default();
         }
@@ -91,7 +91,7 @@ impl EventLog {
     pub async fn read_backwards(
         &self,
         project: &ProjectId,
-        before: u64,
+        before: Position,
         kinds: &[String],
         limit: u32,
     ) -> Result<Vec<StoredEvent>, StoreError> {
@@ -112,7 +112,7 @@ impl EventLog {
     pub async fn read_positions(
         &self,
         project: &ProjectId,
-        positions: &[u64],
+        positions: &[Position],
     ) -> Result<Vec<StoredEvent>, StoreError> {
         let positions: Vec<i64> = positions.iter().copied().map(as_i64).collect();
         let sql = format!(
@@ -192,7 +192,7 @@ impl EventLog {
         &self,
         project: &ProjectId,
         stream: &StreamName,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<StreamVersion, StoreError> {
         let client = self.readers().get().await?;
         let statement = client
             .prepare_cached("SELECT version FROM streams WHERE project = $1 AND stream = $2")
@@ -202,7 +202,7 @@ impl EventLog {
             .query_opt(&statement, &[&project.as_str(), &stream.to_string()])
             .await
             .while_trying("read a stream's version")?;
-        Ok(row.map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
+        Ok(row.map_or(StreamVersion::ZERO, |row| number(&row, 0)))
     }
 
     /// Returns the newest position that was recorded at or before a time; 0 if there is none.
@@ -215,9 +215,9 @@ impl EventLog {
         &self,
         project: &ProjectId,
         time: Timestamp,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Position, StoreError> {
         let Some(head) = self.head(project).await? else {
-            return Ok(0);
+            return Ok(Position::ZERO);
         };
         let client = self.readers().get().await?;
         let statement = client
@@ -227,9 +227,9 @@ impl EventLog {
             )
             .await
             .while_trying("prepare to look up a time")?;
-        let (mut low, mut high) = (0_u64, head.position);
+        let (mut low, mut high) = (Position::ZERO, head.position);
         while low < high {
-            let middle = low + (high - low).div_ceil(2);
+            let middle = low + high.since(low).div_ceil(2);
             let row = client
                 .query_one(&statement, &[&project.as_str(), &as_i64(middle)])
                 .await
@@ -237,7 +237,7 @@ impl EventLog {
             if row.get::<_, i64>(0) <= time.micros() {
                 low = middle;
             } else {
-                high = middle - 1;
+                high = middle.previous();
             }
         }
         Ok(low)

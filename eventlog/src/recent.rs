@@ -9,7 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use muster_schemas::ProjectId;
+use muster_schemas::{Position, ProjectId};
 use parking_lot::Mutex;
 
 use crate::stored_event::StoredEvent;
@@ -36,15 +36,17 @@ pub(crate) struct Window {
 
 impl Window {
     /// Whether the events after this position are in the window, or follow it.
-    pub(crate) fn continues(&self, after: u64) -> bool {
+    pub(crate) fn continues(&self, after: Position) -> bool {
         match (self.events.front(), self.events.back()) {
-            (Some(first), Some(last)) => (first.position - 1..=last.position).contains(&after),
+            (Some(first), Some(last)) => {
+                (first.position.previous()..=last.position).contains(&after)
+            }
             _ => false,
         }
     }
 
     /// Position of the newest event; `None` in an empty window.
-    pub(crate) fn last(&self) -> Option<u64> {
+    pub(crate) fn last(&self) -> Option<Position> {
         self.events.back().map(|last| last.position)
     }
 
@@ -71,7 +73,7 @@ impl Window {
     }
 
     /// Returns the events after one position and up to another.
-    pub(crate) fn between(&self, after: u64, until: u64) -> Vec<Arc<StoredEvent>> {
+    pub(crate) fn between(&self, after: Position, until: Position) -> Vec<Arc<StoredEvent>> {
         let from = self.events.partition_point(|event| event.position <= after);
         let to = self.events.partition_point(|event| event.position <= until);
         self.events.range(from..to.max(from)).cloned().collect()
@@ -118,6 +120,7 @@ impl RecentEvents {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use muster_schemas::StreamVersion;
     use muster_schemas::{DeviceId, StreamName, Timestamp};
     use uuid::Uuid;
 
@@ -125,9 +128,9 @@ mod tests {
 
     fn event(position: u64, bytes: usize) -> StoredEvent {
         StoredEvent {
-            position,
+            position: Position(position),
             stream: StreamName::Device(DeviceId(Uuid::nil())),
-            stream_version: position,
+            stream_version: StreamVersion(position),
             kind: "DeviceRenamed".to_owned(),
             schema_version: 1,
             occurred_at: Timestamp(0),
@@ -142,20 +145,21 @@ mod tests {
     }
 
     fn positions(events: &[Arc<StoredEvent>]) -> Vec<u64> {
-        events.iter().map(|event| event.position).collect()
+        events.iter().map(|event| event.position.get()).collect()
     }
 
     #[test]
     fn a_window_answers_for_consecutive_events_only() {
         let mut window = Window::default();
-        assert!(!window.continues(0), "an empty window");
+        assert!(!window.continues(Position::ZERO), "an empty window");
         window.extend((5..=9).map(|position| event(position, 10)).collect());
-        let continues: Vec<u64> = (0..12).filter(|after| window.continues(*after)).collect();
+        let continues: Vec<u64> =
+            (0..12).filter(|after| window.continues(Position(*after))).collect();
         assert_eq!(continues, [4, 5, 6, 7, 8, 9]);
-        assert_eq!(positions(&window.between(4, 7)), [5, 6, 7]);
-        assert_eq!(positions(&window.between(6, 100)), [7, 8, 9]);
-        assert_eq!(positions(&window.between(9, 9)), Vec::<u64>::new());
-        assert_eq!(positions(&window.between(9, 3)), Vec::<u64>::new());
+        assert_eq!(positions(&window.between(Position(4), Position(7))), [5, 6, 7]);
+        assert_eq!(positions(&window.between(Position(6), Position(100))), [7, 8, 9]);
+        assert_eq!(positions(&window.between(Position(9), Position(9))), Vec::<u64>::new());
+        assert_eq!(positions(&window.between(Position(9), Position(3))), Vec::<u64>::new());
     }
 
     #[test]
@@ -164,9 +168,9 @@ mod tests {
         window.extend((1..=200).map(|position| event(position, 64 << 10)).collect());
         window.trim();
         assert!(window.bytes <= MAX_WINDOW_BYTES, "{}", window.bytes);
-        assert_eq!(window.last(), Some(200));
+        assert_eq!(window.last(), Some(Position(200)));
         assert_eq!(window.bytes, window.events.iter().map(|event| size(event)).sum::<usize>());
-        assert!(!window.continues(1) && window.continues(199));
+        assert!(!window.continues(Position::FIRST) && window.continues(Position(199)));
     }
 
     #[test]

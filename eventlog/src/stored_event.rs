@@ -2,23 +2,26 @@
 
 use bytes::Bytes;
 use muster_schemas::events::EventError;
-use muster_schemas::{DeviceEnvelope, Event, Hash, ProjectId, StreamName, Timestamp};
+use muster_schemas::{
+    DeviceEnvelope, Event, Hash, Position, ProjectId, StreamName, StreamVersion, Timestamp,
+};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::append::record_mac;
 use crate::error::StoreError;
+use crate::integers::number;
 use crate::merkle::Entry;
 
 /// An event in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEvent {
     /// Position in the project's log, from 1.
-    pub position: u64,
+    pub position: Position,
     /// Stream of the event.
     pub stream: StreamName,
     /// Version of the stream after the event, from 1.
-    pub stream_version: u64,
+    pub stream_version: StreamVersion,
     /// Type of the event.
     pub kind: String,
     /// Version of the type's schema.
@@ -56,11 +59,11 @@ impl StoredEvent {
     pub(crate) fn from_row(row: &Row) -> Result<Self, StoreError> {
         let stream: &str = row.get(1);
         Ok(Self {
-            position: row.get::<_, i64>(0).unsigned_abs(),
+            position: number(row, 0),
             stream: stream
                 .parse()
                 .map_err(|error| StoreError::Corrupt(format!("the log: {error}")))?,
-            stream_version: row.get::<_, i64>(2).unsigned_abs(),
+            stream_version: number(row, 2),
             kind: row.get(3),
             schema_version: row.get::<_, i16>(4).unsigned_abs(),
             occurred_at: Timestamp(row.get(5)),
@@ -102,12 +105,12 @@ impl StoredEvent {
         Entry {
             project: project.as_str(),
             position: self.position,
-            recorded_at: self.recorded_at.micros(),
+            recorded_at: self.recorded_at,
             stream: &self.stream.to_string(),
             stream_version: self.stream_version,
             kind: &self.kind,
             schema_version: self.schema_version,
-            occurred_at: self.occurred_at.micros(),
+            occurred_at: self.occurred_at,
             actor: &self.actor,
             correlation: self.correlation,
             causation: self.causation,

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use muster_schemas::{ProjectId, StreamName, Timestamp};
+use muster_schemas::{ProjectId, StreamName, StreamVersion, Timestamp};
 use sha2::{Digest, Sha256};
 use tracing::Level;
 
@@ -30,7 +30,7 @@ pub fn is_enabled() -> bool {
 /// Returns the id of an event's trace, 32 hexadecimal digits: truncated SHA-256 of
 /// `project/stream/version`.
 #[must_use]
-pub fn trace_id(project: &ProjectId, stream: &StreamName, version: u64) -> String {
+pub fn trace_id(project: &ProjectId, stream: &StreamName, version: StreamVersion) -> String {
     let digest = Sha256::digest(format!("{project}/{stream}/{version}"));
     digest.iter().take(16).fold(String::with_capacity(32), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -53,7 +53,7 @@ pub struct Span<'a> {
 
 impl Span<'_> {
     /// Emits the span.
-    pub fn emit(&self, project: &ProjectId, stream: &StreamName, version: u64) {
+    pub fn emit(&self, project: &ProjectId, stream: &StreamName, version: StreamVersion) {
         tracing::trace!(
             target: TARGET,
             trace = trace_id(project, stream, version),
@@ -63,7 +63,7 @@ impl Span<'_> {
             detail = self.detail,
             project = project.as_str(),
             stream = %stream,
-            version,
+            version = version.get(),
         );
     }
 }
@@ -77,7 +77,7 @@ pub fn now() -> Timestamp {
 /// The events of an append in progress: stream, version, type, time.
 pub(crate) struct AppendSpans {
     started_at: Timestamp,
-    appends: Vec<Vec<(StreamName, u64, &'static str, Timestamp)>>,
+    appends: Vec<Vec<(StreamName, StreamVersion, &'static str, Timestamp)>>,
 }
 
 impl AppendSpans {
@@ -93,7 +93,9 @@ impl AppendSpans {
                     // Only the appender knows the version.
                     Expected::Any => None,
                 };
-                let events = after.into_iter().flat_map(|after| (after + 1..).zip(&part.events));
+                let events = after.into_iter().flat_map(|after| {
+                    (1..).zip(&part.events).map(move |(n, event)| (after + n, event))
+                });
                 events.map(|(version, event)| {
                     (part.stream.clone(), version, event.kind, event.occurred_at)
                 })

@@ -17,7 +17,7 @@ use muster_schemas::wire::{
     PrivateInput, RunDelivery, RunOrder, Welcome,
 };
 use muster_schemas::{
-    DeviceId, Event, Hash, ProjectId, SigningKey, StreamName, codec, compress, subjects,
+    DeviceId, Epoch, Event, Hash, ProjectId, Seq, SigningKey, StreamName, codec, compress, subjects,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -125,7 +125,7 @@ fn sealed<T: Serialize + DeserializeOwned>(kind: Kind, bytes: &[u8]) {
 /// A device's event from the broker.
 pub fn sealed_event(bytes: &[u8]) {
     if let Ok((message, envelope)) = parse_sealed(bytes) {
-        assert!(envelope.epoch >= 1 && envelope.seq >= 1);
+        assert!(envelope.epoch >= Epoch::FIRST && envelope.seq >= Seq::FIRST);
         assert_eq!(DeviceEnvelope::read(&message), Ok(envelope.clone()));
         let _ = Event::decode(&envelope.kind, envelope.version, &envelope.data);
     }

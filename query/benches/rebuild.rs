@@ -21,7 +21,8 @@ use muster_schemas::events::{
     DeviceRegistered, Interface,
 };
 use muster_schemas::{
-    DeviceEnvelope, DeviceId, Event, Hash, ProjectId, SigningKey, StreamName, Timestamp,
+    ConfigVersion, DeviceEnvelope, DeviceId, Epoch, Event, Hash, Position, ProjectId, Seq,
+    SigningKey, StreamName, Timestamp,
 };
 use uuid::Uuid;
 
@@ -65,8 +66,8 @@ fn report(key: &SigningKey, id: DeviceId, seq: u64, event: &Event) -> Append {
     let envelope = DeviceEnvelope {
         project: ProjectId::default_project(),
         device: id,
-        epoch: 1,
-        seq,
+        epoch: Epoch::FIRST,
+        seq: Seq(seq),
         prev: Hash::ZERO,
         boot: Uuid::nil(),
         mono: seq,
@@ -76,7 +77,7 @@ fn report(key: &SigningKey, id: DeviceId, seq: u64, event: &Event) -> Append {
         data: event.encode(),
     };
     let sealed = NewEvent::sealed(event, time, envelope.seal(key).into());
-    append(StreamName::DeviceReport(id, 1), sealed)
+    append(StreamName::DeviceReport(id, Epoch::FIRST), sealed)
 }
 
 async fn fill(log: &EventLog, project: &ProjectId) {
@@ -91,7 +92,7 @@ async fn fill(log: &EventLog, project: &ProjectId) {
             fingerprint: None,
         };
         let enrolled = DeviceEnrolled {
-            epoch: 1,
+            epoch: Epoch::FIRST,
             signing_key: key.public().to_cose_key(),
             fingerprint: key.public().thumbprint(),
             nats_key: "U".into(),
@@ -113,7 +114,7 @@ async fn fill(log: &EventLog, project: &ProjectId) {
             0..2 => report(&key, id, seq, &inventory(number).into()),
             2..7 => {
                 let applied = DeviceConfigApplied {
-                    version: number,
+                    version: ConfigVersion(number),
                     errors: [("log.level".to_owned(), "is not known".to_owned())].into(),
                 };
                 report(&key, id, seq, &applied.into())
@@ -170,7 +171,7 @@ async fn main() {
     let project = ProjectId::default_project();
     log.ensure_project(&project).await.unwrap();
     fill(&log, &project).await;
-    let rows = log.head(&project).await.unwrap().unwrap().position;
+    let rows = log.head(&project).await.unwrap().unwrap().position.get();
     println!("{rows} events of {DEVICES} devices");
 
     let (client, connection) =
@@ -199,7 +200,7 @@ async fn main() {
     let copy = report_rate("binary COPY", rows, start, None);
 
     let start = Instant::now();
-    let mut after = 0;
+    let mut after = Position::ZERO;
     loop {
         let filter =
             muster_eventlog::ReadFilter { after, ..muster_eventlog::ReadFilter::default() };

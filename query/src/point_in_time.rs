@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use muster_eventlog::{EventLog, ReadFilter, StoreError, StoredEvent};
-use muster_schemas::{DeviceId, Event, ProjectId};
+use muster_schemas::{DeviceId, Event, Position, ProjectId};
 
 use crate::projections::devices::{CannotApply, Device, changed_device, needed};
 use crate::projections::tokens;
@@ -27,10 +27,19 @@ pub enum PointInTimeError {
         /// Type of the event.
         kind: String,
         /// Position of the event.
-        position: u64,
+        position: Position,
         /// The cause.
         source: CannotApply,
     },
+}
+
+/// All devices of a project at a position; by default at the start of its log.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The position.
+    pub position: Position,
+    /// The devices, including deleted ones.
+    pub devices: BTreeMap<DeviceId, Device>,
 }
 
 /// Returns the types of events that are about devices.
@@ -58,9 +67,10 @@ pub fn is_about_tokens(kind: &str) -> bool {
 pub async fn devices_at(
     log: &EventLog,
     project: &ProjectId,
-    (after, mut devices): (u64, BTreeMap<DeviceId, Device>),
-    position: u64,
+    earlier: Snapshot,
+    position: Position,
 ) -> Result<BTreeMap<DeviceId, Device>, PointInTimeError> {
+    let Snapshot { position: after, mut devices } = earlier;
     let mut filter = ReadFilter { after, until: Some(position), kinds: device_kinds() };
     loop {
         let events = log.read(project, &filter, MAX_EVENTS_PER_READ).await?;
@@ -80,10 +90,10 @@ pub async fn device_at(
     log: &EventLog,
     project: &ProjectId,
     id: DeviceId,
-    position: u64,
+    position: Position,
 ) -> Result<Option<Device>, PointInTimeError> {
     let mut devices = BTreeMap::new();
-    let mut after = 0;
+    let mut after = Position::ZERO;
     loop {
         let range = timeline::Positions {
             after,

@@ -9,7 +9,7 @@ use muster_blobs::Blobs;
 use muster_eventlog::projection::Progress;
 use muster_eventlog::tiles::TREE_TILES;
 use muster_eventlog::{EventLog, Failure, Follower};
-use muster_schemas::{DeviceId, ProjectId};
+use muster_schemas::{DeviceId, Position, ProjectId};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ pub struct DeviceSnapshot {
     /// The project.
     pub project: ProjectId,
     /// The position.
-    pub position: u64,
+    pub position: Position,
     /// The devices.
     pub devices: Arc<BTreeMap<DeviceId, Device>>,
 }

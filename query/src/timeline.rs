@@ -1,17 +1,18 @@
 //! Reads the timeline: the positions of one device's events.
 
 use muster_eventlog::EventLog;
-use muster_schemas::{DeviceId, ProjectId};
+use muster_schemas::{DeviceId, Position, ProjectId};
 
-use crate::projections::{as_i64, timeline};
+use crate::projections::timeline;
+use muster_eventlog::as_i64;
 
 /// A range of positions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Positions {
     /// Only positions after this one.
-    pub(crate) after: u64,
+    pub(crate) after: Position,
     /// Only positions up to this one.
-    pub(crate) until: u64,
+    pub(crate) until: Position,
     /// Whether the newest positions come first.
     pub(crate) is_newest_first: bool,
     /// Maximum number of positions.
@@ -27,7 +28,7 @@ pub(crate) async fn positions(
     project: &ProjectId,
     device: DeviceId,
     range: &Positions,
-) -> Result<Vec<u64>, sqlx::Error> {
+) -> Result<Vec<Position>, sqlx::Error> {
     let order = if range.is_newest_first { "DESC" } else { "ASC" };
     let sql = format!(
         "SELECT position FROM {}
@@ -43,5 +44,5 @@ pub(crate) async fn positions(
         .bind(i64::from(range.limit))
         .fetch_all(&log.stores().sql)
         .await?;
-    Ok(positions.into_iter().map(i64::unsigned_abs).collect())
+    Ok(positions.into_iter().map(|position| Position(position.unsigned_abs())).collect())
 }

@@ -3,6 +3,7 @@
 //! A proof is a COSE message, so its header names the algorithm and the key. Nothing is read or
 //! written here; the log stores the proofs with the records.
 
+use crate::numbers::StreamVersion;
 use coset::iana::{self, Algorithm};
 use coset::{CoseMac0, CoseMac0Builder, HeaderBuilder, TaggedCborSerializable};
 use hmac::{Hmac, Mac};
@@ -55,7 +56,7 @@ pub struct ProofContent<'a> {
     /// Stream of the event.
     pub stream: &'a StreamName,
     /// Version of the stream with this event.
-    pub stream_version: u64,
+    pub stream_version: StreamVersion,
     /// Type of the event.
     pub kind: &'a str,
     /// Version of the type's shape.
@@ -273,6 +274,7 @@ fn derived(seed: &[u8; 32], purpose: &[u8]) -> [u8; 32] {
 mod tests {
     use super::*;
     use crate::ids::{DeviceId, OperationId, TokenId};
+    use crate::numbers::Epoch;
 
     fn token(id: u128) -> StreamName {
         StreamName::Token(TokenId(uuid::Uuid::from_u128(id)))
@@ -287,7 +289,7 @@ mod tests {
         ProofContent {
             project: "default",
             stream,
-            stream_version: 1,
+            stream_version: StreamVersion::FIRST,
             kind: "ApiTokenCreated",
             schema_version: 1,
             occurred_at: Timestamp(5),
@@ -309,7 +311,7 @@ mod tests {
             let changed = [
                 ProofContent { project: "other", ..good },
                 ProofContent { stream: if stream == own { &foreign } else { &own }, ..good },
-                ProofContent { stream_version: 2, ..good },
+                ProofContent { stream_version: StreamVersion(2), ..good },
                 ProofContent { kind: "ApiTokenRevoked", ..good },
                 ProofContent { schema_version: 2, ..good },
                 ProofContent { occurred_at: Timestamp(6), ..good },
@@ -364,7 +366,7 @@ mod tests {
     #[test]
     fn reports_of_devices_and_uses_of_tokens_need_no_proof() {
         let id = DeviceId(uuid::Uuid::from_u128(7));
-        let streams = [StreamName::DeviceReport(id, 1), StreamName::DevicePresence(id)];
+        let streams = [StreamName::DeviceReport(id, Epoch::FIRST), StreamName::DevicePresence(id)];
         for stream in streams {
             assert_eq!(Proof::required_for(&stream, "RunAccepted"), None);
         }

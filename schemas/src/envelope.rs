@@ -1,5 +1,6 @@
 //! The payload of a device's event: its origin and order.
 
+use crate::numbers::{Epoch, Seq};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -22,9 +23,9 @@ pub struct DeviceEnvelope {
     /// The device.
     pub device: DeviceId,
     /// The enrollment's epoch; a new one starts `seq` at 1 again.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// 1, 2, 3 … without gaps in one epoch.
-    pub seq: u64,
+    pub seq: Seq,
     /// SHA-256 of the previous event's signed bytes; 32 zero bytes for the first.
     pub prev: Hash,
     /// The kernel's boot id when the event was recorded.
@@ -60,9 +61,9 @@ pub enum EnvelopeError {
     #[error("epoch {epoch} and seq {seq} must both be from 1 to 2^63 - 1")]
     OutOfRange {
         /// The claimed epoch.
-        epoch: u64,
+        epoch: Epoch,
         /// The claimed sequence number.
-        seq: u64,
+        seq: Seq,
     },
 }
 
@@ -94,7 +95,7 @@ impl DeviceEnvelope {
     fn from_payload(payload: &[u8]) -> Result<Self, EnvelopeError> {
         let envelope: Self = codec::decode(payload)?;
         let fits = |number: u64| number >= 1 && i64::try_from(number).is_ok();
-        if fits(envelope.epoch) && fits(envelope.seq) {
+        if fits(envelope.epoch.get()) && fits(envelope.seq.get()) {
             Ok(envelope)
         } else {
             Err(EnvelopeError::OutOfRange { epoch: envelope.epoch, seq: envelope.seq })

@@ -222,6 +222,7 @@ pub fn all_types() -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use crate::numbers::Epoch;
     use proptest::prelude::*;
 
     use super::*;
@@ -258,7 +259,7 @@ mod tests {
     fn events() -> Vec<Event> {
         vec![
             RunRequested {}.into(),
-            RunDispatched { epoch: 1, order: Vec::new() }.into(),
+            RunDispatched { epoch: Epoch::FIRST, order: Vec::new() }.into(),
             RunCancelRequested {}.into(),
             closed(ClosedState::Expired),
             closed(ClosedState::Unknown),

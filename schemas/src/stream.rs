@@ -1,5 +1,6 @@
 //! Stream names: one stream is the ordered history of one aggregate.
 
+use crate::numbers::Epoch;
 use std::fmt;
 use std::str::FromStr;
 
@@ -13,7 +14,7 @@ pub enum StreamName {
     Device(DeviceId),
     /// `device-report/<id>/<epoch>`: the device's reports. The stream version of a report is the
     /// device's own `seq` in that epoch.
-    DeviceReport(DeviceId, u64),
+    DeviceReport(DeviceId, Epoch),
     /// `device-presence/<id>`: connects and disconnects, as tracked by ingest.
     DevicePresence(DeviceId),
     /// `token/<id>`: an enrollment token or an API token.

@@ -3,7 +3,9 @@
 //! An integer in CBOR, RFC 3339 text in JSON. Callers read the clock.
 
 use std::fmt;
+use std::ops::{Add, Sub};
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::OffsetDateTime;
@@ -42,7 +44,26 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 
-    /// This time moved by `micros`; saturates.
+    /// Whole seconds since the Unix epoch, rounded down.
+    #[must_use]
+    pub const fn seconds(self) -> i64 {
+        self.0.div_euclid(1_000_000)
+    }
+
+    /// The time that has passed since `earlier`; zero if `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.micros_since(earlier)).unwrap_or(0))
+    }
+
+    /// Microseconds since `other`, negative if `other` is later; saturates.
+    #[must_use]
+    pub const fn micros_since(self, other: Self) -> i64 {
+        self.0.saturating_sub(other.0)
+    }
+
+    /// This time moved by a signed number of microseconds, such as the offset of a point in its
+    /// batch; saturates.
     #[must_use]
     pub const fn plus_micros(self, micros: i64) -> Self {
         Self(self.0.saturating_add(micros))
@@ -62,6 +83,26 @@ impl Timestamp {
         let nanos = i128::from(self.0.clamp(FIRST, LAST)) * 1000;
         OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
+}
+
+/// Saturates.
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+    fn add(self, duration: Duration) -> Self {
+        self.plus_micros(signed_micros(duration))
+    }
+}
+
+/// Saturates.
+impl Sub<Duration> for Timestamp {
+    type Output = Self;
+    fn sub(self, duration: Duration) -> Self {
+        self.plus_micros(-signed_micros(duration))
+    }
+}
+
+fn signed_micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 impl From<OffsetDateTime> for Timestamp {
@@ -127,6 +168,18 @@ mod tests {
         assert_eq!(time.to_string(), "2026-11-23T08:00:00.000001Z");
         assert!(time.is_plausible());
         Ok(())
+    }
+
+    #[test]
+    fn durations_move_a_time_within_its_range() {
+        let time = Timestamp(5);
+        assert_eq!(time + Duration::from_millis(2), Timestamp(2_005));
+        assert_eq!(time - Duration::from_micros(7), Timestamp(-2));
+        assert_eq!(time + Duration::MAX, Timestamp(i64::MAX));
+        assert_eq!(Timestamp(-9) - Duration::MAX, Timestamp(i64::MIN));
+        assert_eq!(Timestamp(9).since(time), Duration::from_micros(4));
+        assert_eq!(time.since(Timestamp(9)), Duration::ZERO);
+        assert_eq!(time.micros_since(Timestamp(9)), -4);
     }
 
     #[test]

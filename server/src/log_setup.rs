@@ -13,7 +13,7 @@ use muster_eventlog::{
 };
 use muster_schemas::events::{ApiTokenCreated, Role};
 use muster_schemas::wire::ApiTokenText;
-use muster_schemas::{Event, Hash, ProjectId, StreamName, Timestamp, TokenId};
+use muster_schemas::{Event, Hash, ProjectId, StreamName, StreamVersion, Timestamp, TokenId};
 use uuid::Uuid;
 
 use muster_files::write_private;
@@ -62,7 +62,7 @@ pub(crate) async fn admin_token(
     let events = events.iter().map(|event| NewEvent::server(event, now)).collect();
     let append = Append::by_actor("system").stream(
         StreamName::Token(token.id),
-        Expected::Version(0),
+        Expected::Version(StreamVersion::ZERO),
         events,
     );
     log.append(&system, append).await.context("failed to record the admin token")?;

@@ -2,14 +2,17 @@
 
 use bytes::Bytes;
 use muster_schemas::events::DeviceConfigApplied;
-use muster_schemas::{DeviceEnvelope, DeviceId, Event, Hash, ProjectId, SigningKey, Timestamp};
+use muster_schemas::{
+    ConfigVersion, DeviceEnvelope, DeviceId, Epoch, Event, Hash, ProjectId, Seq, SigningKey,
+    Timestamp,
+};
 use uuid::Uuid;
 
 /// A sealed event.
 #[derive(Clone, Debug)]
 pub struct Sealed {
     /// Sequence number.
-    pub seq: u64,
+    pub seq: Seq,
     /// Sealed bytes.
     pub bytes: Bytes,
     /// Hash of the bytes.
@@ -24,7 +27,7 @@ pub struct Chain {
     /// The device.
     pub device: DeviceId,
     /// The epoch.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The signing key.
     pub key: SigningKey,
     /// The events, from seq 1.
@@ -34,7 +37,7 @@ pub struct Chain {
 impl Chain {
     /// Creates an empty chain.
     #[must_use]
-    pub const fn new(project: ProjectId, device: DeviceId, epoch: u64, key: SigningKey) -> Self {
+    pub const fn new(project: ProjectId, device: DeviceId, epoch: Epoch, key: SigningKey) -> Self {
         Self { project, device, epoch, key, events: Vec::new() }
     }
 
@@ -45,7 +48,7 @@ impl Chain {
             project: self.project.clone(),
             device: self.device,
             epoch: self.epoch,
-            seq: self.events.len() as u64 + 1,
+            seq: Seq(self.events.len() as u64 + 1),
             prev: self.events.last().map_or(Hash::ZERO, |event| event.hash),
             boot: Uuid::nil(),
             mono: 0,
@@ -73,7 +76,7 @@ impl Chain {
     /// Records `count` small events, whose `version` is their sequence number.
     pub fn record_many(&mut self, count: u64) {
         for _ in 0..count {
-            let version = self.events.len() as u64 + 1;
+            let version = ConfigVersion(self.events.len() as u64 + 1);
             self.record(&DeviceConfigApplied { version, errors: Default::default() }.into());
         }
     }

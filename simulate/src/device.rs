@@ -18,7 +18,7 @@ use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{
     Ack, ConfigUpdate, CredentialsResponse, Hello, KIND_HEADER, RunDelivery, RunOrder, Welcome,
 };
-use muster_schemas::{Event, Hash, OperationId, PublicKey, Timestamp, codec};
+use muster_schemas::{ConfigVersion, Event, Hash, OperationId, PublicKey, Seq, Timestamp, codec};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -74,7 +74,7 @@ pub(crate) struct Device {
     operation_key: PublicKey,
     subjects: DeviceSubjects,
     outbox: Outbox,
-    config_version: u64,
+    config_version: ConfigVersion,
     /// The operations that it has performed.
     operations: HashSet<OperationId>,
     round: usize,
@@ -109,7 +109,7 @@ impl Device {
                 enrolled.key.clone(),
             ),
             enrolled,
-            config_version: 0,
+            config_version: ConfigVersion::ZERO,
             operations: HashSet::new(),
             round: 0,
             started_at: Instant::now(),
@@ -168,8 +168,7 @@ impl Device {
     }
 
     async fn connect(&mut self) -> Result<(Client, CancellationToken), String> {
-        let left = self.credentials.expires_at.micros() - now().micros();
-        if u128::try_from(left).unwrap_or(0) < RENEW_BEFORE.as_micros() {
+        if self.credentials.expires_at.since(now()) < RENEW_BEFORE {
             let response = &self.enrolled.response;
             let (key, device) = (&self.enrolled.key, response.device);
             let renewed = self.fleet.api.credentials(key, &response.project, device).await;
@@ -245,7 +244,7 @@ impl Device {
         if welcome.nonce != nonce {
             return Err("the welcome is for another hello".to_owned());
         }
-        if welcome.committed_seq > 0 {
+        if welcome.committed_seq > Seq::ZERO {
             self.confirm(welcome.committed_seq, welcome.committed_hash);
         }
         self.apply(welcome.config_version);
@@ -315,7 +314,7 @@ impl Device {
         plan: &mut Schedule,
     ) -> Result<(), String> {
         let is_ours = ack.epoch == self.enrolled.response.epoch;
-        let has_moved = is_ours && ack.seq > 0 && self.confirm(ack.seq, ack.hash);
+        let has_moved = is_ours && ack.seq > Seq::ZERO && self.confirm(ack.seq, ack.hash);
         if (plan.is_probing && has_moved) || (is_ours && ack.resend) {
             self.send_pending(publisher).await?;
         }
@@ -339,7 +338,7 @@ impl Device {
     }
 
     /// Returns whether the log has more than before.
-    fn confirm(&mut self, seq: u64, hash: muster_schemas::Hash) -> bool {
+    fn confirm(&mut self, seq: Seq, hash: muster_schemas::Hash) -> bool {
         match self.outbox.confirm(seq, hash) {
             Confirmed::New(count) => {
                 add(&self.fleet.counters.committed, count);
@@ -411,7 +410,7 @@ impl Device {
     }
 
     /// Applies a config; true if it caused a new event.
-    fn apply(&mut self, version: u64) -> bool {
+    fn apply(&mut self, version: ConfigVersion) -> bool {
         let is_newer = version > self.config_version;
         if is_newer {
             self.config_version = version;

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use muster_schemas::{DeviceEnvelope, DeviceId, Event, Hash, ProjectId, SigningKey, Timestamp};
+use muster_schemas::{
+    DeviceEnvelope, DeviceId, Epoch, Event, Hash, ProjectId, Seq, SigningKey, Timestamp,
+};
 use uuid::Uuid;
 
 use crate::chain::Sealed;
@@ -25,16 +27,16 @@ pub(crate) enum Confirmed {
 pub(crate) struct Outbox {
     project: ProjectId,
     device: DeviceId,
-    epoch: u64,
+    epoch: Epoch,
     key: SigningKey,
     boot: Uuid,
     tip: Hash,
-    confirmed: u64,
+    confirmed: Seq,
     pending: VecDeque<Sealed>,
 }
 
 impl Outbox {
-    pub(crate) fn new(project: ProjectId, device: DeviceId, epoch: u64, key: SigningKey) -> Self {
+    pub(crate) fn new(project: ProjectId, device: DeviceId, epoch: Epoch, key: SigningKey) -> Self {
         Self {
             project,
             device,
@@ -42,12 +44,12 @@ impl Outbox {
             key,
             boot: Uuid::new_v4(),
             tip: Hash::ZERO,
-            confirmed: 0,
+            confirmed: Seq::ZERO,
             pending: VecDeque::new(),
         }
     }
 
-    pub(crate) fn last_seq(&self) -> u64 {
+    pub(crate) fn last_seq(&self) -> Seq {
         self.confirmed + self.pending.len() as u64
     }
 
@@ -57,7 +59,7 @@ impl Outbox {
             project: self.project.clone(),
             device: self.device,
             epoch: self.epoch,
-            seq: self.last_seq() + 1,
+            seq: self.last_seq().next(),
             prev: self.tip,
             boot: self.boot,
             mono,
@@ -74,8 +76,11 @@ impl Outbox {
     }
 
     /// Handles an ack: the log has everything up to `seq`, and this hash there.
-    pub(crate) fn confirm(&mut self, seq: u64, hash: Hash) -> Confirmed {
-        let Some(new) = seq.checked_sub(self.confirmed) else { return Confirmed::Behind };
+    pub(crate) fn confirm(&mut self, seq: Seq, hash: Hash) -> Confirmed {
+        if seq < self.confirmed {
+            return Confirmed::Behind;
+        }
+        let new = seq.since(self.confirmed);
         let count = usize::try_from(new).unwrap_or(usize::MAX);
         let newest = count.checked_sub(1).map(|index| self.pending.get(index));
         if newest.is_some_and(|newest| newest.is_none_or(|newest| newest.hash != hash)) {
@@ -98,6 +103,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use muster_schemas::ConfigVersion;
     use muster_schemas::events::DeviceConfigApplied;
 
     use super::*;
@@ -106,17 +112,19 @@ mod tests {
     fn only_logged_events_are_removed() {
         let key = SigningKey::from_seed(&[1; 32]);
         let device = DeviceId(Uuid::from_u128(7));
-        let mut outbox = Outbox::new(ProjectId::default_project(), device, 1, key);
-        let event = DeviceConfigApplied { version: 1, errors: Default::default() }.into();
+        let mut outbox = Outbox::new(ProjectId::default_project(), device, Epoch::FIRST, key);
+        let event =
+            DeviceConfigApplied { version: ConfigVersion::FIRST, errors: Default::default() }
+                .into();
         let sealed: Vec<Bytes> =
             (0..3).map(|n| outbox.record(&event, Timestamp::default(), n)).collect();
         let second = Hash::of(&sealed[1]);
-        assert_eq!(outbox.confirm(2, Hash::of(b"another")), Confirmed::Differs);
-        assert_eq!(outbox.confirm(2, second), Confirmed::New(2));
+        assert_eq!(outbox.confirm(Seq(2), Hash::of(b"another")), Confirmed::Differs);
+        assert_eq!(outbox.confirm(Seq(2), second), Confirmed::New(2));
         assert_eq!(outbox.pending().collect::<Vec<_>>(), sealed[2..]);
-        assert_eq!(outbox.confirm(2, second), Confirmed::New(0));
-        assert_eq!(outbox.confirm(1, second), Confirmed::Behind);
-        assert_eq!(outbox.confirm(9, second), Confirmed::Differs);
-        assert_eq!((outbox.last_seq(), outbox.is_empty()), (3, false));
+        assert_eq!(outbox.confirm(Seq(2), second), Confirmed::New(0));
+        assert_eq!(outbox.confirm(Seq::FIRST, second), Confirmed::Behind);
+        assert_eq!(outbox.confirm(Seq(9), second), Confirmed::Differs);
+        assert_eq!((outbox.last_seq(), outbox.is_empty()), (Seq(3), false));
     }
 }

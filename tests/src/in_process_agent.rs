@@ -1,6 +1,7 @@
 //! The real agent inside the test's process: for conditions that no flag of the agent allows, such
 //! as an outbox of a few kilobytes.
 
+use muster_schemas::ConfigVersion;
 use std::path::{Path, PathBuf};
 
 use muster_agent::enroll::{EnrollOptions, enroll};
@@ -91,7 +92,10 @@ impl InProcessAgent {
     /// # Panics
     /// When it does not run.
     pub fn record(&mut self) -> Result<(), RecordError> {
-        let event = DeviceConfigApplied { version: self.recorded + 1, errors: Default::default() };
+        let event = DeviceConfigApplied {
+            version: ConfigVersion(self.recorded + 1),
+            errors: Default::default(),
+        };
         let running = self.running.as_ref().expect("runs");
         running.agent.recorder().record(&event.into())?;
         self.recorded += 1;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use muster_schemas::{StreamName, Timestamp};
+use muster_schemas::{Epoch, StreamName, Timestamp};
 use muster_tests::agent::AgentProcess;
 use muster_tests::{System, wait};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The versions of the device's own events in the log, by epoch.
-async fn reports(system: &System, device: &str) -> std::collections::BTreeMap<u64, Vec<u64>> {
+async fn reports(system: &System, device: &str) -> std::collections::BTreeMap<Epoch, Vec<u64>> {
     let mut reports = std::collections::BTreeMap::new();
     for event in system.api.list(&format!("/api/v1/devices/{device}/events?order=asc")).await {
         let stream = event["stream"].as_str().unwrap_or_default().parse();

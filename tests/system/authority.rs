@@ -11,8 +11,8 @@ use muster_schemas::events::{
 };
 use muster_schemas::wire::ApiTokenText;
 use muster_schemas::{
-    DeviceId, Event, Hash, OperationId, ProjectId, SigningKey, StreamName, Timestamp, TokenId,
-    codec,
+    DeviceId, Event, Hash, OperationId, ProjectId, SigningKey, StreamName, StreamVersion,
+    Timestamp, TokenId, codec,
 };
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
@@ -33,7 +33,11 @@ async fn intruder(url: &str) -> EventLog {
 
 async fn forge(log: &EventLog, project: &ProjectId, stream: StreamName, at: u64, event: Event) {
     let event = NewEvent::server(&event, now());
-    let append = Append::by_actor("system").stream(stream, Expected::Version(at), vec![event]);
+    let append = Append::by_actor("system").stream(
+        stream,
+        Expected::Version(StreamVersion(at)),
+        vec![event],
+    );
     log.append(project, append).await.unwrap();
 }
 
@@ -314,7 +318,7 @@ async fn a_database_user_has_exactly_the_rights_of_its_role() {
     let (token, created) = admin_token();
     let append = Append::by_actor("system").stream(
         StreamName::Token(token.id),
-        Expected::Version(0),
+        Expected::Version(StreamVersion::ZERO),
         vec![NewEvent::server(&created, now())],
     );
     log.append(&ProjectId::system(), append).await.unwrap_err();

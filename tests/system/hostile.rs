@@ -6,13 +6,13 @@ use std::time::Duration;
 use muster_schemas::envelope::MAX_EVENT_BYTES;
 use muster_schemas::events::{DeviceConfigApplied, DeviceInventoryReported};
 use muster_schemas::metrics::MAX_BATCH_BYTES;
-use muster_schemas::{Event, SigningKey, Timestamp};
+use muster_schemas::{ConfigVersion, Event, SigningKey, Timestamp};
 use muster_tests::{SimDevice, System, wait};
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn small(version: u64) -> Event {
-    DeviceConfigApplied { version, errors: Default::default() }.into()
+    DeviceConfigApplied { version: ConfigVersion(version), errors: Default::default() }.into()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,10 +11,10 @@ use async_nats::jetstream::{
 };
 use futures::StreamExt;
 use muster_agent::outbox::{Limits, RecordError};
-use muster_schemas::codec;
 use muster_schemas::stream::StreamName;
 use muster_schemas::subjects::{self, EVENTS_STREAM};
 use muster_schemas::wire::Ack;
+use muster_schemas::{Epoch, codec};
 use muster_tests::backup::{delete_events_stream, dump, restore, restore_database};
 use muster_tests::fleet::Fleet;
 use muster_tests::{InProcessAgent, SimDevice, wait};
@@ -25,7 +25,7 @@ use crate::faults::assert_rebuild_equals_live;
 const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The device's reports in the log, by epoch.
-type LoggedReports = BTreeMap<u64, Vec<Value>>;
+type LoggedReports = BTreeMap<Epoch, Vec<Value>>;
 
 async fn join(fleet: &Fleet, limits: Limits) -> InProcessAgent {
     let token = fleet.api.enrollment_token(1).await;

@@ -1,5 +1,6 @@
 //! Projects: each has separate devices, names, tokens and a log, and no access to another.
 
+use muster_schemas::ConfigVersion;
 use std::time::Duration;
 
 use muster_schemas::events::DeviceConfigApplied;
@@ -52,7 +53,7 @@ async fn projects_are_isolated_even_with_equal_device_names() {
 
     // At the broker, a device cannot publish on another project's subjects.
     let subject = format!("muster.plant-a.{}.evt", other.id());
-    let event = DeviceConfigApplied { version: 9, errors: Default::default() };
+    let event = DeviceConfigApplied { version: ConfigVersion(9), errors: Default::default() };
     let sealed = other.chain.record(&event.into()).bytes;
     other.nats.publish(subject, sealed).await.unwrap();
     other.sync(WAIT_TIMEOUT).await;

@@ -10,7 +10,7 @@ use muster_schemas::events::{Cause, Role};
 use muster_schemas::wire::{
     ApiTokenText, EnrollProof, EnrollRequest, EnrollResponse, Hello, NewEpoch,
 };
-use muster_schemas::{SigningKey, codec};
+use muster_schemas::{Seq, SigningKey, codec};
 use muster_tests::{Api, SimDevice, System, wait};
 use nkeys::KeyPair;
 use reqwest::Method;
@@ -85,7 +85,7 @@ async fn an_append_id_claimed_by_a_device_does_not_prevent_its_revocation() {
     let hello = Hello {
         new_epoch: Some(NewEpoch {
             cause: Cause::HistoryLost,
-            seq: 0,
+            seq: Seq::ZERO,
             hash: None,
             request: append_id(api, &path, "operator").await,
         }),

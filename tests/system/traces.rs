@@ -10,7 +10,7 @@ use axum::{Json, Router};
 use muster_backing::postgres::Tuning;
 use muster_eventlog::traces::trace_id;
 use muster_query::projections::{devices, timeline};
-use muster_schemas::{ProjectId, StreamName};
+use muster_schemas::{ProjectId, StreamName, StreamVersion};
 use muster_tests::fleet::Fleet;
 use muster_tests::text::has_line;
 use muster_tests::{SimDevice, wait};
@@ -53,7 +53,7 @@ async fn an_event_is_traced_from_a_device_to_the_read_models() {
 
     let id = device.id().parse().unwrap();
     let stream = StreamName::DeviceReport(id, device.chain.epoch);
-    for version in 1..=3 {
+    for version in (1..=3).map(StreamVersion) {
         let trace = trace_id(&ProjectId::default_project(), &stream, version);
         let expected = [
             "event".to_owned(),
@@ -85,7 +85,7 @@ async fn an_event_is_traced_from_a_device_to_the_read_models() {
     }
     // An operator's request is traced in the same way.
     let stream: StreamName = format!("device/{}", device.id()).parse().unwrap();
-    let trace = trace_id(&ProjectId::default_project(), &stream, 1);
+    let trace = trace_id(&ProjectId::default_project(), &stream, StreamVersion::FIRST);
     assert!(spans.lock().unwrap().iter().any(|span| span["traceId"] == trace.as_str()));
 }
 

@@ -7,7 +7,7 @@ use muster_schemas::codec::DecodeError;
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{ChannelOpen, ChannelRefusalCause, Purpose};
-use muster_schemas::{ChannelId, DeviceId, Hash, ProjectId, SigningKey, Timestamp, codec};
+use muster_schemas::{ChannelId, DeviceId, Epoch, Hash, ProjectId, SigningKey, Timestamp, codec};
 use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -27,7 +27,7 @@ use crate::store::Store;
 struct Address {
     project: ProjectId,
     device: DeviceId,
-    epoch: u64,
+    epoch: Epoch,
     channel: ChannelId,
     expires_at: Timestamp,
     #[serde(with = "serde_bytes")]

@@ -54,7 +54,7 @@ impl Anchor {
     /// The device's wall clock minus the server's, in microseconds.
     #[must_use]
     pub fn skew(&self, at: &Moment) -> Option<i64> {
-        self.server_time(at).map(|server| at.wall.micros().saturating_sub(server.micros()))
+        self.server_time(at).map(|server| at.wall.micros_since(server))
     }
 }
 

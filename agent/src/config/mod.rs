@@ -3,6 +3,7 @@
 
 mod settings;
 
+use muster_schemas::ConfigVersion;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use crate::store::{Store, StoreError, key};
 /// The stored config of the device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Config {
-    version: u64,
+    version: ConfigVersion,
     vars: ConfigVars,
     /// Names of the variables that were reported as rejected.
     #[serde(default)]
@@ -97,7 +98,7 @@ impl DeviceConfig {
         self.max_concurrent_runs.subscribe()
     }
 
-    pub(crate) fn version(&self) -> u64 {
+    pub(crate) fn version(&self) -> ConfigVersion {
         self.current().0.version
     }
 
@@ -107,14 +108,18 @@ impl DeviceConfig {
 
     /// Whether a config of this version has to be applied: it is newer, or an earlier agent has
     /// applied it without its sealed variables.
-    pub(crate) fn needs(&self, version: u64) -> bool {
+    pub(crate) fn needs(&self, version: ConfigVersion) -> bool {
         let current = &self.current().0;
-        let is_incomplete = current.version > 0 && !current.has_sealed;
+        let is_incomplete = current.version > ConfigVersion::ZERO && !current.has_sealed;
         version > current.version || (version == current.version && is_incomplete)
     }
 
     /// Applies these variables, if they are needed.
-    pub(crate) fn apply(&self, version: u64, vars: &ConfigVars) -> Result<(), StoreError> {
+    pub(crate) fn apply(
+        &self,
+        version: ConfigVersion,
+        vars: &ConfigVars,
+    ) -> Result<(), StoreError> {
         if !self.needs(version) {
             return Ok(());
         }
@@ -141,7 +146,7 @@ impl DeviceConfig {
         *self.current() = (config, settings);
         self.samples.send_replace(settings.samples);
         self.max_concurrent_runs.send_replace(settings.max_concurrent_runs);
-        tracing::info!(version, "applied new config variables");
+        tracing::info!(%version, "applied new config variables");
         self.rotate_key_if_requested();
         Ok(())
     }
@@ -162,18 +167,19 @@ impl DeviceConfig {
 mod tests {
     use super::*;
     use crate::outbox::{Limits, tests::outbox};
+    use muster_schemas::Seq;
 
     #[test]
     fn a_variable_that_an_update_of_the_agent_rejects_is_reported_once() {
         let dir = tempfile::tempdir().unwrap();
         let recorder = Recorder::new(Arc::new(outbox(dir.path(), Limits::default())));
-        let mut config = Config { version: 3, ..Config::default() };
+        let mut config = Config { version: ConfigVersion(3), ..Config::default() };
         let errors = BTreeMap::from([("metrics.interval".to_owned(), "has no unit".to_owned())]);
         for _ in 0..2 {
             report_rejected(&recorder, &mut config, errors.clone());
-            assert_eq!(recorder.outbox().view().last_seq, 1);
+            assert_eq!(recorder.outbox().view().last_seq, Seq::FIRST);
         }
         report_rejected(&recorder, &mut config, BTreeMap::new());
-        assert_eq!(recorder.outbox().view().last_seq, 1);
+        assert_eq!(recorder.outbox().view().last_seq, Seq::FIRST);
     }
 }

@@ -22,7 +22,7 @@ use crate::trust::{PinnedCa, Verifier};
 
 /// Maximum clock skew, in microseconds: a larger one makes local logs hard to compare with
 /// muster's.
-const MAX_SKEW_MICROS: i64 = 60 * 1_000_000;
+const MAX_SKEW: Duration = Duration::from_secs(60);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The reason why a connection to the server's HTTPS listener cannot be tried or fails.
@@ -127,9 +127,9 @@ async fn proxy_itself(proxy: &Intercept) -> Check {
 }
 
 pub(super) fn clock(at: &Moment, server: Timestamp) -> Check {
-    let skew = at.wall.micros().saturating_sub(server.micros());
+    let skew = at.wall.micros_since(server);
     let found = format!("differs from the server's clock by {:.1} s", skew as f64 / 1e6);
-    if skew.abs() > MAX_SKEW_MICROS {
+    if Duration::from_micros(skew.unsigned_abs()) > MAX_SKEW {
         let remedy = "set the clock (timedatectl set-ntp true); muster corrects for the \
                       difference, other programs do not";
         Check::bad("clock", found, remedy)

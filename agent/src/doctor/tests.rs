@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use muster_schemas::Timestamp;
+use muster_schemas::{ConfigVersion, Epoch, Seq, Timestamp};
 
 use super::*;
 use crate::identity::HttpError;
@@ -24,11 +24,11 @@ fn status(url: &str) -> Status {
         last_ack: None,
         last_hello: None,
         clock_skew_us: None,
-        config_version: 0,
+        config_version: ConfigVersion::ZERO,
         outbox: OutboxStatus {
-            epoch: 1,
-            last_seq: 9,
-            confirmed: 2,
+            epoch: Epoch(1),
+            last_seq: Seq(9),
+            confirmed: Seq(2),
             unconfirmed: 7,
             unconfirmed_bytes: 700,
             kept_bytes: 0,

@@ -199,7 +199,7 @@ pub async fn enroll(options: EnrollOptions) -> Result<Enrolled, EnrollError> {
 /// Renames the database, so that enrolling again loses nothing.
 fn back_up(store: Store, data: &Path) -> Result<PathBuf, StoreError> {
     let from = store.folder().database();
-    let at = Moment::now().wall.micros().div_euclid(1_000_000);
+    let at = Moment::now().wall.seconds();
     let to = data.join(format!("agent-before-{at}.redb"));
     // Closed first: writes to an open file would follow it to its new name.
     drop(store);

@@ -1,13 +1,13 @@
 //! Checks whether a signed message is for this device in its current state, and still valid. Pure.
 
-use muster_schemas::{DeviceId, ProjectId, Timestamp};
+use muster_schemas::{DeviceId, Epoch, ProjectId, Timestamp};
 
 /// The device's current identity.
 #[derive(Clone, Debug)]
 pub(crate) struct CurrentIdentity<'a> {
     pub(crate) project: &'a ProjectId,
     pub(crate) device: DeviceId,
-    pub(crate) epoch: u64,
+    pub(crate) epoch: Epoch,
 }
 
 /// The reason why an order is ignored: it is not for this device, or cannot be checked now. The
@@ -19,7 +19,7 @@ pub(crate) enum NotForDevice {
     #[error("the message is for another device")]
     Device,
     #[error("the message is for epoch {requested}, and the device is in epoch {current}")]
-    Epoch { requested: u64, current: u64 },
+    Epoch { requested: Epoch, current: Epoch },
     #[error(
         "the device has not received a welcome yet, so it cannot determine whether the message \
          has expired"
@@ -32,7 +32,7 @@ pub(crate) fn is_for(
     identity: &CurrentIdentity<'_>,
     project: &ProjectId,
     device: DeviceId,
-    epoch: u64,
+    epoch: Epoch,
 ) -> Result<(), NotForDevice> {
     if project != identity.project {
         return Err(NotForDevice::Project);

@@ -4,9 +4,10 @@ use data_encoding::BASE64;
 use muster_schemas::cose::{CoseError, PublicKey};
 use muster_schemas::names::DeviceName;
 use muster_schemas::wire::CredentialsResponse;
-use muster_schemas::{DeviceId, ProjectId, Timestamp};
+use muster_schemas::{DeviceId, Epoch, ProjectId, Timestamp};
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::time::Duration;
 use url::Url;
 use uuid::Uuid;
 
@@ -27,7 +28,7 @@ pub struct Identity {
     /// Name of the device when it enrolled; operators may have renamed it since.
     pub name: DeviceName,
     /// Epoch from the enrollment.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// Time of the enrollment, by the server's clock.
     pub enrolled_at: Timestamp,
     /// Keys of the device.
@@ -101,21 +102,21 @@ impl Credentials {
         Self { response, boot: at.boot, mono: at.mono }
     }
 
-    /// Returns their lifetime, in microseconds.
+    /// Returns their lifetime.
     #[must_use]
-    pub fn lifetime(&self) -> i64 {
-        self.response.expires_at.micros().saturating_sub(self.response.server_time.micros()).max(0)
+    pub fn lifetime(&self) -> Duration {
+        self.response.expires_at.since(self.response.server_time)
     }
 
-    /// Returns their remaining lifetime, in microseconds; `None` if it is unknown because they were
-    /// received in another boot.
+    /// Returns their remaining lifetime; `None` if it is unknown because they were received in
+    /// another boot.
     #[must_use]
-    pub fn remaining(&self, at: &Moment) -> Option<i64> {
+    pub fn remaining(&self, at: &Moment) -> Option<Duration> {
         if at.boot != self.boot || at.boot.is_nil() {
             return None;
         }
-        let age = i64::try_from(at.mono.saturating_sub(self.mono)).unwrap_or(i64::MAX);
-        Some(self.lifetime().saturating_sub(age).max(0))
+        let age = Duration::from_micros(at.mono.saturating_sub(self.mono));
+        Some(self.lifetime().saturating_sub(age))
     }
 }
 
@@ -140,7 +141,7 @@ mod tests {
             (boot, 900, Some(0)),
             (Uuid::from_u128(2), 60, None),
         ] {
-            assert_eq!(credentials.remaining(&moment(boot, mono)), left);
+            assert_eq!(credentials.remaining(&moment(boot, mono)), left.map(Duration::from_micros));
         }
         assert!(!format!("{credentials:?}").contains("secret"));
     }

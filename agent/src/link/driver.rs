@@ -10,12 +10,12 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use muster_channel::Publisher;
-use muster_schemas::codec;
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::errors::error_chain;
 use muster_schemas::names::ConfigVars;
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{Ack, ConfigUpdate, KIND_HEADER, Welcome, config_context};
+use muster_schemas::{ConfigVersion, Epoch, Seq, codec};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -289,7 +289,7 @@ impl Driver<'_> {
             }
             Effect::NewEpoch(epoch) => {
                 tracing::warn!(
-                    epoch,
+                    %epoch,
                     "continuing in a new epoch; events that the log misses are sent in it"
                 );
             }
@@ -337,7 +337,7 @@ impl Driver<'_> {
     /// Applies config variables and the sealed, secret ones, if their version is newer.
     fn apply_config(
         &self,
-        version: u64,
+        version: ConfigVersion,
         mut vars: ConfigVars,
         sealed: Option<&[u8]>,
     ) -> Result<(), IgnoredMessage> {
@@ -366,11 +366,11 @@ impl Driver<'_> {
 }
 
 /// Publishes one event and waits for the broker's confirmation.
-async fn publish(publisher: Publisher, subject: String, outgoing: Outgoing) -> (u64, u64, bool) {
+async fn publish(publisher: Publisher, subject: String, outgoing: Outgoing) -> (Epoch, Seq, bool) {
     let (epoch, seq) = (outgoing.epoch, outgoing.seq);
     let outcome = publisher.publish(subject, outgoing.bytes.into()).await;
     if let Err(error) = &outcome {
-        tracing::debug!(epoch, seq, %error, "the broker failed to store an event");
+        tracing::debug!(%epoch, %seq, %error, "the broker failed to store an event");
     }
     (epoch, seq, outcome.is_ok())
 }

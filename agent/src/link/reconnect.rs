@@ -94,7 +94,7 @@ async fn usable_credentials(
     cached: Option<Credentials>,
     has_moved: bool,
 ) -> Result<Credentials, CredentialsError> {
-    let usable = cached.filter(|cached| cached.remaining(&Moment::now()) != Some(0));
+    let usable = cached.filter(|cached| cached.remaining(&Moment::now()) != Some(Duration::ZERO));
     let cached = match usable {
         Some(cached) if !has_moved => return Ok(cached),
         Some(cached) => cached,

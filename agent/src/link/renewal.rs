@@ -52,8 +52,7 @@ impl<'a> Renewal<'a> {
 
 /// Returns the delay of the renewal: 75% to 85% of the credentials' lifetime.
 fn renewal_after(credentials: &Credentials) -> Duration {
-    let (life, left) = (credentials.lifetime(), credentials.remaining(&Moment::now()).unwrap_or(0));
-    #[expect(clippy::cast_possible_truncation, reason = "a quarter of an i64 at most")]
-    let kept = (life as f64 * (0.15 + 0.1 * rand::random::<f64>())) as i64;
-    Duration::from_micros(u64::try_from(left.saturating_sub(kept)).unwrap_or(0))
+    let left = credentials.remaining(&Moment::now()).unwrap_or_default();
+    let kept = credentials.lifetime().mul_f64(0.15 + 0.1 * rand::random::<f64>());
+    left.saturating_sub(kept)
 }

@@ -2,9 +2,9 @@
 //!
 //! The caller passes the time.
 
-use muster_schemas::Timestamp;
 use muster_schemas::metrics::Point;
 use parking_lot::{Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::parse::{Format, read};
@@ -19,9 +19,9 @@ const MAX_QUEUED_BYTES: usize = 192 * 1024;
 /// Maximum number of waiting points.
 const MAX_QUEUED_POINTS: usize = 5000;
 /// Maximum age of a point, in microseconds: applications may write late.
-const MAX_AGE_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
+const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Maximum time of a point in the future, in microseconds: clocks differ.
-const MAX_AHEAD_MICROS: i64 = 600 * 1_000_000;
+const MAX_AHEAD: Duration = Duration::from_secs(600);
 
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -212,12 +212,12 @@ fn validate(
     if is_own {
         return Err(Cause::Name);
     }
-    let age = written.time.map_or(0, |Timestamp(time)| time.saturating_sub(at.wall.micros()));
-    if !(-MAX_AGE_MICROS..=MAX_AHEAD_MICROS).contains(&age) {
+    let time = written.time.unwrap_or(at.wall);
+    if !(at.wall - MAX_AGE..=at.wall + MAX_AHEAD).contains(&time) {
         return Err(Cause::Time);
     }
     if !limiter.admits(&written.point, at.mono) {
         return Err(Cause::Series);
     }
-    Ok((written, signed(at.mono).saturating_add(age)))
+    Ok((written, signed(at.mono).saturating_add(time.micros_since(at.wall))))
 }

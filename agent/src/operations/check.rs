@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use muster_schemas::events::{Exec, PrivatePart};
 use muster_schemas::wire::PrivateInput;
-use muster_schemas::{DeviceId, Hash, OperationId, ProjectId, Timestamp, codec};
+use muster_schemas::{DeviceId, Epoch, Hash, OperationId, ProjectId, Timestamp, codec};
 use serde::Deserialize;
 
 use crate::identity::{CurrentIdentity, NotForDevice, is_for};
@@ -16,7 +16,7 @@ use crate::identity::{CurrentIdentity, NotForDevice, is_for};
 pub(super) struct Address {
     pub(super) project: ProjectId,
     pub(super) device: DeviceId,
-    pub(super) epoch: u64,
+    pub(super) epoch: Epoch,
     pub(super) operation: OperationId,
     /// Absent in orders to cancel.
     #[serde(default)]
@@ -84,11 +84,11 @@ mod tests {
     #[test]
     fn an_order_is_valid_for_one_device_in_one_epoch() {
         let (project, device) = (ProjectId::default_project(), DeviceId(Uuid::from_u128(1)));
-        let me = CurrentIdentity { project: &project, device, epoch: 3 };
+        let me = CurrentIdentity { project: &project, device, epoch: Epoch(3) };
         let order = Address {
             project: project.clone(),
             device,
-            epoch: 3,
+            epoch: Epoch(3),
             operation: OperationId(Uuid::from_u128(2)),
             expires_at: Some(Timestamp(100)),
         };
@@ -97,9 +97,9 @@ mod tests {
         assert_eq!(check_address(&other, &me), Err(NotForDevice::Project));
         let other = Address { device: DeviceId(Uuid::from_u128(9)), ..order.clone() };
         assert_eq!(check_address(&other, &me), Err(NotForDevice::Device));
-        for epoch in [2, 4] {
+        for epoch in [Epoch(2), Epoch(4)] {
             let other = Address { epoch, ..order.clone() };
-            let ignored = NotForDevice::Epoch { requested: epoch, current: 3 };
+            let ignored = NotForDevice::Epoch { requested: epoch, current: Epoch(3) };
             assert_eq!(check_address(&other, &me), Err(ignored));
         }
     }

@@ -2,7 +2,7 @@
 
 use data_encoding::HEXLOWER;
 use muster_schemas::events::{Action, RunExpired, Upload};
-use muster_schemas::{DeviceId, Hash, OperationId, ProjectId};
+use muster_schemas::{DeviceId, Epoch, Hash, OperationId, ProjectId};
 
 use super::*;
 
@@ -11,7 +11,7 @@ pub(in crate::operations) fn sample_order(action: Action) -> Box<RunOrder> {
     Box::new(RunOrder {
         project: ProjectId::default_project(),
         device: DeviceId(Uuid::from_u128(4)),
-        epoch: 1,
+        epoch: Epoch(1),
         operation: OperationId(Uuid::from_u128(3)),
         issued_at: Timestamp(1),
         expires_at: Timestamp(100),

@@ -6,13 +6,14 @@
 
 use muster_schemas::{OperationId, Timestamp};
 use redb::{ReadableTable, WriteTransaction};
+use std::time::Duration;
 use uuid::Uuid;
 
 use super::entry::{Entry, State};
 use crate::store::{RUN_INPUTS, RUNS, Store, StoreError};
 
 /// Retention of an entry after its order has expired, in microseconds.
-const ENTRY_TTL_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
+const ENTRY_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Reads an entry.
 pub(super) fn read(store: &Store, id: OperationId) -> Result<Option<Entry>, StoreError> {
@@ -85,7 +86,7 @@ pub(super) fn prune(
     now: Timestamp,
     is_needed: impl Fn(OperationId) -> bool,
 ) -> Result<usize, StoreError> {
-    let oldest = now.plus_micros(-ENTRY_TTL_MICROS);
+    let oldest = now - ENTRY_TTL;
     let old: Vec<_> = read_all(store)?
         .into_iter()
         .filter(|(id, entry)| {
@@ -137,12 +138,12 @@ mod tests {
         write(4, State::Ended(None), 1);
         write(5, State::Ended(None), 10);
         let kept = |now, needed| {
-            let pruned = prune(&store, Timestamp(now), |it| it == id(needed)).unwrap();
+            let pruned = prune(&store, Timestamp(now) + ENTRY_TTL, |it| it == id(needed)).unwrap();
             let left = read_all(&store).unwrap().into_iter().map(|(id, _)| id.0.as_u128());
             (pruned, left.collect::<Vec<_>>())
         };
-        assert_eq!(kept(ENTRY_TTL_MICROS, 4), (0, vec![1, 2, 3, 4, 5]));
-        assert_eq!(kept(ENTRY_TTL_MICROS + 2, 4), (2, vec![1, 4, 5]), "what was begun stays, too");
-        assert_eq!(kept(ENTRY_TTL_MICROS + 11, 9), (2, vec![1]));
+        assert_eq!(kept(0, 4), (0, vec![1, 2, 3, 4, 5]));
+        assert_eq!(kept(2, 4), (2, vec![1, 4, 5]), "what was begun stays, too");
+        assert_eq!(kept(11, 9), (2, vec![1]));
     }
 }

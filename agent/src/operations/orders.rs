@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_channel::SealedError;
 use muster_schemas::cose::{self, CoseError, Kind};
@@ -27,7 +28,7 @@ use crate::run_as::{RunAsError, run_as};
 
 /// Retention of a cancel whose order has not arrived, in microseconds: longer than the lifetime of
 /// any order.
-const EARLY_CANCEL_TTL_MICROS: i64 = 90 * 24 * 3600 * 1_000_000;
+const EARLY_CANCEL_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// The reason why an order is refused.
 #[derive(Debug, thiserror::Error)]
@@ -257,7 +258,7 @@ impl Orders {
         if found.is_some() {
             return Ok(());
         }
-        let expires_at = order.issued_at.plus_micros(EARLY_CANCEL_TTL_MICROS);
+        let expires_at = order.issued_at + EARLY_CANCEL_TTL;
         let ticket = self.runs.queue.next_ticket();
         let entry = Entry { ticket, expires_at, state: State::Barred };
         tracing::info!(

@@ -6,7 +6,7 @@ use muster_schemas::events::{
     RefusalCause, RunCanceled, RunExpired, RunFailed, RunInterrupted, RunRejected, RunReport,
     RunStarted, RunSucceeded, RunTimedOut,
 };
-use muster_schemas::{Event, OperationId};
+use muster_schemas::{Event, OperationId, Seq};
 
 use super::entry::{Entry, ReadyRun, StartedRun, State};
 use super::journal;
@@ -115,7 +115,7 @@ impl Runs {
         id: OperationId,
         entry: &Entry,
         event: &Event,
-    ) -> Result<u64, RecordError> {
+    ) -> Result<Seq, RecordError> {
         self.recorder.record_in_transaction(&[(event, Moment::now())], |transaction| {
             journal::put(transaction, id, entry)
         })

@@ -1,11 +1,11 @@
 //! Confirmed events: recording the confirmation, undoing it, and pruning old events.
 
-use muster_schemas::Timestamp;
+use muster_schemas::{Epoch, Seq, Timestamp};
 use redb::{ReadableTable, WriteTransaction};
 
 use super::state::State;
 use super::{Outbox, record};
-use crate::store::{self, AGE_ENTRIES, EVENTS, StoreError, key};
+use crate::store::{self, AGE_ENTRIES, EVENTS, StoreError, event_key, event_of_key, key};
 
 /// Interval between the age entries of events, in microseconds: the precision of an event's age.
 /// age.
@@ -22,7 +22,7 @@ impl Outbox {
     ///
     /// # Errors
     /// When the store fails.
-    pub fn confirm(&self, seq: u64, now: Timestamp) -> Result<(), StoreError> {
+    pub fn confirm(&self, seq: Seq, now: Timestamp) -> Result<(), StoreError> {
         let mut state = self.state();
         if seq <= state.confirmed || seq > state.last_seq {
             return Ok(());
@@ -51,7 +51,7 @@ impl Outbox {
     ///
     /// # Errors
     /// When the store fails.
-    pub fn rewind(&self, seq: u64) -> Result<(), StoreError> {
+    pub fn rewind(&self, seq: Seq) -> Result<(), StoreError> {
         let mut state = self.state();
         if seq >= state.confirmed {
             return Ok(());
@@ -77,7 +77,7 @@ impl Outbox {
     pub fn prune(&self, now: Timestamp) -> Result<bool, StoreError> {
         let mut state = self.state();
         let mut next = state.clone();
-        let oldest = now.plus_micros(self.limits.kept_micros.saturating_neg());
+        let oldest = now - self.limits.kept_for;
         let has_more = self.store.write(|transaction| {
             let expired = expired(transaction, oldest)?;
             let has_more = prune(transaction, &mut next, expired, self.limits.kept_bytes)?;
@@ -92,13 +92,13 @@ impl Outbox {
 /// Returns the size of the events after `from` up to and including `to`.
 fn bytes_between(
     transaction: &WriteTransaction,
-    epoch: u64,
-    from: u64,
-    to: u64,
+    epoch: Epoch,
+    from: Seq,
+    to: Seq,
 ) -> Result<u64, StoreError> {
     let events = transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
     let range = events
-        .range((epoch, from.saturating_add(1))..=(epoch, to))
+        .range(event_key((epoch, from.next()))..=event_key((epoch, to)))
         .map_err(StoreError::database("read events"))?;
     let mut bytes = 0;
     for entry in range {
@@ -110,7 +110,7 @@ fn bytes_between(
 
 fn insert_age_entry(
     transaction: &WriteTransaction,
-    position: (u64, u64),
+    position: (Epoch, Seq),
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let mut ages =
@@ -122,18 +122,19 @@ fn insert_age_entry(
         .div_euclid(AGE_ENTRY_INTERVAL_MICROS)
         .saturating_add(1)
         .saturating_mul(AGE_ENTRY_INTERVAL_MICROS);
-    ages.insert(hour, position).map_err(StoreError::database("store a time mark"))?;
+    ages.insert(hour, event_key(position)).map_err(StoreError::database("store a time mark"))?;
     Ok(())
 }
 
 /// Removes the age entries of events that are no longer confirmed.
 pub(super) fn remove_age_entries(
     transaction: &WriteTransaction,
-    after: (u64, u64),
+    after: (Epoch, Seq),
 ) -> Result<(), StoreError> {
     let mut ages =
         transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("open a table"))?;
-    ages.retain(|_, position| position <= after).map_err(StoreError::database("remove time marks"))
+    ages.retain(|_, position| event_of_key(position) <= after)
+        .map_err(StoreError::database("remove time marks"))
 }
 
 /// Returns the newest event that was confirmed before a time; removes its age entry and the earlier
@@ -141,7 +142,7 @@ pub(super) fn remove_age_entries(
 fn expired(
     transaction: &WriteTransaction,
     oldest: Timestamp,
-) -> Result<Option<(u64, u64)>, StoreError> {
+) -> Result<Option<(Epoch, Seq)>, StoreError> {
     let mut ages =
         transaction.open_table(AGE_ENTRIES).map_err(StoreError::database("open a table"))?;
     let newest = ages
@@ -156,13 +157,13 @@ fn expired(
         ages.retain(|hour, position| hour > oldest.micros() || Some(position) == newest)
             .map_err(StoreError::database("remove time marks"))?;
     }
-    Ok(newest)
+    Ok(newest.map(event_of_key))
 }
 
 fn prune(
     transaction: &WriteTransaction,
     state: &mut State,
-    expired: Option<(u64, u64)>,
+    expired: Option<(Epoch, Seq)>,
     kept_bytes: u64,
 ) -> Result<bool, StoreError> {
     let confirmed = (state.epoch, state.confirmed);
@@ -172,7 +173,7 @@ fn prune(
         let Some((position, bytes)) = events
             .first()
             .map_err(StoreError::database("read events"))?
-            .map(|(position, value)| (position.value(), record::len(value.value())))
+            .map(|(position, value)| (event_of_key(position.value()), record::len(value.value())))
         else {
             return Ok(false);
         };
@@ -181,7 +182,7 @@ fn prune(
         if position > confirmed || !(is_old || is_too_much) {
             return Ok(false);
         }
-        events.remove(position).map_err(StoreError::database("remove an event"))?;
+        events.remove(event_key(position)).map_err(StoreError::database("remove an event"))?;
         state.kept_bytes = state.kept_bytes.saturating_sub(bytes);
     }
     Ok(true)

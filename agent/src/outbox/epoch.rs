@@ -9,7 +9,7 @@
 use muster_schemas::Event;
 use muster_schemas::events::{Cause, DeviceHistoryLost, LossCause};
 use muster_schemas::wire::NewEpoch;
-use muster_schemas::{Hash, Timestamp};
+use muster_schemas::{Epoch, Hash, Seq, Timestamp};
 use redb::{ReadableTable, WriteTransaction};
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ use super::rotation::ROTATED;
 use super::state::{Pending, State};
 use super::{Outbox, confirm};
 use crate::clock::Moment;
-use crate::store::{self, EVENTS, StoreError, key};
+use crate::store::{self, EVENTS, StoreError, event_key, event_of_key, key};
 
 impl Outbox {
     /// Returns the pending request for a new epoch, if any: each hello contains it until it is
@@ -42,7 +42,7 @@ impl Outbox {
     /// When the store fails.
     pub fn request_epoch_after_fork(
         &self,
-        seq: u64,
+        seq: Seq,
         own: Option<Hash>,
         request: Uuid,
     ) -> Result<(), StoreError> {
@@ -50,7 +50,7 @@ impl Outbox {
             let state = self.state();
             (state.epoch, state.confirmed)
         };
-        let common = if seq > confirmed { (epoch, confirmed) } else { (0, 0) };
+        let common = if seq > confirmed { (epoch, confirmed) } else { (Epoch::ZERO, Seq::ZERO) };
         let ask = NewEpoch { cause: Cause::Fork, seq, hash: own, request };
         self.store_request(Pending { ask, common })
     }
@@ -62,8 +62,8 @@ impl Outbox {
     /// When the store fails.
     pub fn request_epoch_after_loss(
         &self,
-        epoch: u64,
-        seq: u64,
+        epoch: Epoch,
+        seq: Seq,
         request: Uuid,
     ) -> Result<(), StoreError> {
         let ask = NewEpoch { cause: Cause::HistoryLost, seq, hash: None, request };
@@ -90,7 +90,12 @@ impl Outbox {
     ///
     /// # Errors
     /// When the store fails; then nothing has changed.
-    pub fn enter_epoch(&self, epoch: u64, at: Moment, prover: Prover) -> Result<bool, StoreError> {
+    pub fn enter_epoch(
+        &self,
+        epoch: Epoch,
+        at: Moment,
+        prover: Prover,
+    ) -> Result<bool, StoreError> {
         let mut state = self.state();
         let Some(pending) = state.pending.clone() else { return Ok(false) };
         if epoch <= state.epoch {
@@ -128,7 +133,7 @@ impl Outbox {
         &self,
         transaction: &WriteTransaction,
         next: &mut State,
-        (old, common): (&State, (u64, u64)),
+        (old, common): (&State, (Epoch, Seq)),
         at: Moment,
     ) -> Result<(), StoreError> {
         let keys = self.keys();
@@ -172,20 +177,20 @@ impl Outbox {
 }
 
 /// Consecutive positions: epoch, first and last sequence number.
-type EventRange = (u64, u64, u64);
+type EventRange = (Epoch, Seq, Seq);
 
 /// Finds damaged or missing events in an ordered sequence.
 #[derive(Debug, Default)]
 struct Losses {
     /// The previous position.
-    last: Option<(u64, u64)>,
+    last: Option<(Epoch, Seq)>,
     /// The damaged events that are not declared yet.
     undeclared: Option<EventRange>,
 }
 
 impl Losses {
     /// Adds the event at a position. Returns the damaged run that ended before it, if any.
-    fn add(&mut self, (epoch, seq): (u64, u64), is_intact: bool) -> Option<EventRange> {
+    fn add(&mut self, (epoch, seq): (Epoch, Seq), is_intact: bool) -> Option<EventRange> {
         let before = self.last.replace((epoch, seq));
         let (ended, first) = match (self.undeclared.take(), before) {
             (Some(run), _) if run.0 == epoch => (None, run.1),
@@ -193,7 +198,7 @@ impl Losses {
             (run, _) => (run, seq),
         };
         if is_intact {
-            ended.or_else(|| (first < seq).then(|| (epoch, first, seq - 1)))
+            ended.or_else(|| (first < seq).then(|| (epoch, first, seq.previous())))
         } else {
             self.undeclared = Some((epoch, first, seq));
             ended
@@ -201,7 +206,7 @@ impl Losses {
     }
 
     /// Ends the sequence, given the newest position that was ever recorded.
-    fn finish(self, newest: (u64, u64)) -> Option<EventRange> {
+    fn finish(self, newest: (Epoch, Seq)) -> Option<EventRange> {
         match (self.undeclared, self.last) {
             (Some(run), _) if run.0 == newest.0 => Some((run.0, run.1, newest.1)),
             (Some(run), _) => Some(run),
@@ -214,18 +219,18 @@ impl Losses {
 }
 
 /// A position, and the bytes that were stored there.
-type TakenEvent = ((u64, u64), Vec<u8>);
+type TakenEvent = ((Epoch, Seq), Vec<u8>);
 
 /// Removes and returns the first event after a position and before an epoch.
 fn take_after(
     transaction: &WriteTransaction,
-    common: (u64, u64),
-    new: u64,
+    common: (Epoch, Seq),
+    new: Epoch,
 ) -> Result<Option<TakenEvent>, StoreError> {
     let mut events =
         transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
     let position = events
-        .range((common.0, common.1.saturating_add(1))..(new, 0))
+        .range(event_key((common.0, common.1.next()))..event_key((new, Seq::ZERO)))
         .map_err(StoreError::database("read events"))?
         .next()
         .transpose()
@@ -233,14 +238,14 @@ fn take_after(
         .map(|(position, _)| position.value());
     let Some(position) = position else { return Ok(None) };
     let removed = events.remove(position).map_err(StoreError::database("move an event"))?;
-    Ok(removed.map(|bytes| (position, bytes.value().to_vec())))
+    Ok(removed.map(|bytes| (event_of_key(position), bytes.value().to_vec())))
 }
 
 /// Returns the epochs of which the log has a part, up to the common position.
-fn epochs_before(state: &State, common: (u64, u64)) -> Vec<(u64, u64)> {
-    let mut before: Vec<(u64, u64)> =
+fn epochs_before(state: &State, common: (Epoch, Seq)) -> Vec<(Epoch, Seq)> {
+    let mut before: Vec<(Epoch, Seq)> =
         state.before.iter().copied().filter(|(epoch, _)| *epoch < common.0).collect();
-    if common.0 > 0 {
+    if common.0 > Epoch::ZERO {
         before.push(common);
     }
     before
@@ -251,21 +256,21 @@ fn epochs_before(state: &State, common: (u64, u64)) -> Vec<(u64, u64)> {
 fn gaps(
     transaction: &WriteTransaction,
     state: &State,
-    common: (u64, u64),
+    common: (Epoch, Seq),
 ) -> Result<Vec<EventRange>, StoreError> {
     let events = transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
     let epochs = state.before.iter().copied().chain([(state.epoch, state.last_seq)]);
     let mut gaps = Vec::new();
     for (epoch, last) in epochs.filter(|(epoch, _)| *epoch >= common.0) {
-        let first = if epoch == common.0 { common.1 + 1 } else { 1 };
+        let first = if epoch == common.0 { common.1 + 1 } else { Seq::FIRST };
         let here = events
-            .range((epoch, first)..=(epoch, u64::MAX))
+            .range(event_key((epoch, first))..=event_key((epoch, Seq(u64::MAX))))
             .map_err(StoreError::database("read events"))?
             .next()
             .transpose()
             .map_err(StoreError::database("read events"))?
-            .map(|(position, _)| position.value().1);
-        let lost_to = here.map_or(last, |here| here - 1);
+            .map(|(position, _)| event_of_key(position.value()).1);
+        let lost_to = here.map_or(last, Seq::previous);
         if lost_to >= first {
             gaps.push((epoch, first, lost_to));
         }
@@ -274,10 +279,13 @@ fn gaps(
 }
 
 /// Returns the size of the kept events of earlier epochs.
-fn kept_bytes(transaction: &WriteTransaction, epoch: u64) -> Result<u64, StoreError> {
+fn kept_bytes(transaction: &WriteTransaction, epoch: Epoch) -> Result<u64, StoreError> {
     let events = transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
     let mut bytes = 0;
-    for entry in events.range(..(epoch, 0)).map_err(StoreError::database("read events"))? {
+    for entry in events
+        .range(..event_key((epoch, Seq::ZERO)))
+        .map_err(StoreError::database("read events"))?
+    {
         let (_, value) = entry.map_err(StoreError::database("read events"))?;
         bytes += record::len(value.value());
     }
@@ -290,7 +298,7 @@ fn loss_event(cause: LossCause, (epoch, first, last): EventRange) -> Event {
         epoch,
         first_seq: Some(first),
         last_seq: Some(last),
-        count: Some(last - first + 1),
+        count: Some(last.since(first) + 1),
         // The times were pruned with the events.
         first_time: None::<Timestamp>,
         last_time: None,

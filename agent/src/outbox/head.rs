@@ -2,7 +2,7 @@
 //!
 //! This module changes nothing: the session acts on the verdict, and only if the message is signed.
 
-use muster_schemas::Hash;
+use muster_schemas::{Epoch, Hash, Seq};
 
 use super::Outbox;
 use crate::store::StoreError;
@@ -36,8 +36,8 @@ pub enum Verdict {
 /// When reading the database fails.
 pub fn compare_head(
     outbox: &Outbox,
-    epoch: u64,
-    seq: u64,
+    epoch: Epoch,
+    seq: Seq,
     hash: Hash,
 ) -> Result<Verdict, StoreError> {
     let view = outbox.view();

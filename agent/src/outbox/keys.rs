@@ -3,9 +3,9 @@
 //! The previous key is kept for two reasons: hellos are proved by it until the log has the
 //! rotation; and a log that was restored from an older backup knows only that key.
 
-use muster_schemas::SigningKey;
 use muster_schemas::cose::Kind;
 use muster_schemas::envelope::parse_sealed;
+use muster_schemas::{Epoch, Seq, SigningKey};
 use serde::{Deserialize, Serialize};
 
 use super::state::State;
@@ -23,7 +23,7 @@ pub(super) struct Rotation {
     pub(super) before: DeviceKeys,
     /// Position of the event that announces the new key: epoch and sequence number.
     #[serde(rename = "place")]
-    pub(super) position: (u64, u64),
+    pub(super) position: (Epoch, Seq),
 }
 
 /// The key that proves a hello.
@@ -78,7 +78,7 @@ impl Keys {
     }
 
     /// Whether this device sealed these bytes for this position.
-    pub(super) fn is_intact(&self, position: (u64, u64), bytes: &[u8]) -> bool {
+    pub(super) fn is_intact(&self, position: (Epoch, Seq), bytes: &[u8]) -> bool {
         let Ok((message, envelope)) = parse_sealed(bytes) else { return false };
         if (envelope.epoch, envelope.seq) != position {
             return false;

@@ -24,8 +24,9 @@ mod state;
 pub(crate) mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use muster_schemas::{DeviceId, Hash, ProjectId, SigningKey};
+use muster_schemas::{DeviceId, Epoch, Hash, ProjectId, Seq, SigningKey};
 use parking_lot::{Mutex, MutexGuard};
 
 pub use head::{Verdict, compare_head};
@@ -37,7 +38,7 @@ pub use state::{Dropped, Pending, View};
 
 use self::keys::Keys;
 use self::state::State;
-use crate::store::{EVENTS, Store, StoreError, key};
+use crate::store::{EVENTS, Store, StoreError, event_key, key};
 
 /// Maximum size of the events of one run, with a reserve, in bytes.
 const RUN_RESERVE_BYTES: u64 = 16 * 1024;
@@ -50,8 +51,8 @@ pub struct Limits {
     pub unconfirmed_bytes: u64,
     /// Maximum size of events that the log has, in bytes; the oldest are pruned first.
     pub kept_bytes: u64,
-    /// Retention of events that the log has, in microseconds.
-    pub kept_micros: i64,
+    /// Retention of events that the log has.
+    pub kept_for: Duration,
 }
 
 impl Default for Limits {
@@ -60,7 +61,7 @@ impl Default for Limits {
         Self {
             unconfirmed_bytes: 64 << 20,
             kept_bytes: 32 << 20,
-            kept_micros: 7 * 24 * 3600 * 1_000_000,
+            kept_for: Duration::from_secs(7 * 24 * 3600),
         }
     }
 }
@@ -87,7 +88,7 @@ impl Outbox {
         key: SigningKey,
         project: ProjectId,
         device: DeviceId,
-        epoch: u64,
+        epoch: Epoch,
         limits: Limits,
     ) -> Result<Self, StoreError> {
         let state = store.get(key::OUTBOX)?.unwrap_or_else(|| State::new(epoch));
@@ -132,12 +133,12 @@ impl Outbox {
     ///
     /// # Errors
     /// When reading the database fails.
-    pub fn sealed(&self, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    pub fn sealed(&self, seq: Seq) -> Result<Option<Vec<u8>>, StoreError> {
         let epoch = self.state().epoch;
         self.intact(epoch, seq)
     }
 
-    fn intact(&self, epoch: u64, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    fn intact(&self, epoch: Epoch, seq: Seq) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(bytes) = self.stored(epoch, seq)? else { return Ok(None) };
         // The chain proves the event at the cost of a hash. The more expensive signature is
         // verified only if the next event is missing or damaged.
@@ -147,7 +148,7 @@ impl Outbox {
     }
 
     /// Returns the hash that an event must have according to its successor.
-    fn chained(&self, epoch: u64, seq: u64) -> Result<Option<Hash>, StoreError> {
+    fn chained(&self, epoch: Epoch, seq: Seq) -> Result<Option<Hash>, StoreError> {
         {
             let state = self.state();
             if epoch == state.epoch && seq == state.last_seq {
@@ -158,11 +159,13 @@ impl Outbox {
         Ok(next.and_then(|bytes| envelope::open(&bytes).ok()).map(|envelope| envelope.prev))
     }
 
-    fn stored(&self, epoch: u64, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    fn stored(&self, epoch: Epoch, seq: Seq) -> Result<Option<Vec<u8>>, StoreError> {
         self.store.read(|transaction| {
             let table =
                 transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
-            let found = table.get((epoch, seq)).map_err(StoreError::database("read an event"))?;
+            let found = table
+                .get(event_key((epoch, seq)))
+                .map_err(StoreError::database("read an event"))?;
             Ok(found.map(|bytes| bytes.value().to_vec()))
         })
     }
@@ -172,8 +175,8 @@ impl Outbox {
     ///
     /// # Errors
     /// When reading the database fails.
-    pub fn hash_at(&self, epoch: u64, seq: u64) -> Result<Option<Hash>, StoreError> {
-        if seq == 0 {
+    pub fn hash_at(&self, epoch: Epoch, seq: Seq) -> Result<Option<Hash>, StoreError> {
+        if seq == Seq::ZERO {
             return Ok(Some(Hash::ZERO));
         }
         {
@@ -191,12 +194,14 @@ impl Outbox {
     }
 
     /// Whether this event of the current epoch can still be sent again.
-    fn holds(&self, seq: u64) -> Result<bool, StoreError> {
+    fn holds(&self, seq: Seq) -> Result<bool, StoreError> {
         let epoch = self.state().epoch;
         self.store.read(|transaction| {
             let table =
                 transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
-            let found = table.get((epoch, seq)).map_err(StoreError::database("read an event"))?;
+            let found = table
+                .get(event_key((epoch, seq)))
+                .map_err(StoreError::database("read an event"))?;
             Ok(found.is_some())
         })
     }

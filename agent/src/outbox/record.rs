@@ -2,7 +2,7 @@
 
 use muster_schemas::envelope::MAX_EVENT_BYTES;
 use muster_schemas::events::{DeviceHistoryLost, LossCause};
-use muster_schemas::{DeviceEnvelope, Event, SigningKey, Timestamp};
+use muster_schemas::{DeviceEnvelope, Epoch, Event, Seq, SigningKey, Timestamp};
 use redb::WriteTransaction;
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use super::Outbox;
 use super::envelope::Content;
 use super::state::{Dropped, State};
 use crate::clock::Moment;
-use crate::store::{self, EVENTS, StoreError, key};
+use crate::store::{self, EVENTS, StoreError, event_key, key};
 
 /// The reason why an event was not recorded.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ impl Outbox {
     /// # Errors
     /// When the outbox is full or the disk fails. The event is then counted as dropped, and an
     /// event reports the number of dropped events as soon as there is room.
-    pub fn record(&self, event: &Event, at: Moment) -> Result<u64, RecordError> {
+    pub fn record(&self, event: &Event, at: Moment) -> Result<Seq, RecordError> {
         self.record_with::<()>(event, at, None)
     }
 
@@ -63,7 +63,7 @@ impl Outbox {
         event: &Event,
         at: Moment,
         value: Option<(&'static str, &T)>,
-    ) -> Result<u64, RecordError> {
+    ) -> Result<Seq, RecordError> {
         let outcome = self.record_in_transaction(event, at, |transaction| match value {
             Some((name, value)) => store::put(transaction, name, value),
             None => Ok(()),
@@ -85,7 +85,7 @@ impl Outbox {
         event: &Event,
         at: Moment,
         write: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
-    ) -> Result<u64, RecordError> {
+    ) -> Result<Seq, RecordError> {
         self.record_all_in_transaction(&[(event, at)], write)
     }
 
@@ -97,7 +97,7 @@ impl Outbox {
         &self,
         events: &[(&Event, Moment)],
         write: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
-    ) -> Result<u64, RecordError> {
+    ) -> Result<Seq, RecordError> {
         let mut state = self.state();
         let mut next = state.clone();
         // Before any write: a caller that retries in a loop would wear out the flash.
@@ -225,8 +225,8 @@ fn insert(
 ) -> Result<(), StoreError> {
     let mut events =
         transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
-    let position = (state.epoch, state.last_seq + 1);
-    events.insert(position, sealed).map_err(StoreError::database("store an event"))?;
+    let position = (state.epoch, state.last_seq.next());
+    events.insert(event_key(position), sealed).map_err(StoreError::database("store an event"))?;
     state.advance(sealed);
     Ok(())
 }
@@ -235,7 +235,7 @@ pub(super) fn len(bytes: &[u8]) -> u64 {
     bytes.len() as u64
 }
 
-fn outbox_full(epoch: u64, dropped: Dropped) -> Event {
+fn outbox_full(epoch: Epoch, dropped: Dropped) -> Event {
     DeviceHistoryLost {
         cause: LossCause::OutboxFull,
         epoch,

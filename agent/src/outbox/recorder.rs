@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use muster_schemas::Event;
+use muster_schemas::{Event, Seq};
 use parking_lot::{Mutex, MutexGuard};
 use redb::WriteTransaction;
 use serde::Serialize;
@@ -35,7 +35,7 @@ impl Recorder {
     ///
     /// # Errors
     /// When the outbox is full or the disk fails.
-    pub fn record(&self, event: &Event) -> Result<u64, RecordError> {
+    pub fn record(&self, event: &Event) -> Result<Seq, RecordError> {
         let seq = self.outbox.record(event, Moment::now())?;
         self.notify();
         Ok(seq)
@@ -47,7 +47,7 @@ impl Recorder {
         event: &Event,
         name: &'static str,
         value: &T,
-    ) -> Result<u64, RecordError> {
+    ) -> Result<Seq, RecordError> {
         let seq = self.outbox.record_with(event, Moment::now(), Some((name, value)))?;
         self.notify();
         Ok(seq)
@@ -59,7 +59,7 @@ impl Recorder {
         &self,
         events: &[(&Event, Moment)],
         write: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
-    ) -> Result<u64, RecordError> {
+    ) -> Result<Seq, RecordError> {
         let seq = self.outbox.record_all_in_transaction(events, write)?;
         self.notify();
         Ok(seq)

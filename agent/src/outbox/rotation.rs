@@ -7,7 +7,7 @@
 use muster_channel::{SealedError, open_by};
 use muster_schemas::cose::Kind;
 use muster_schemas::events::DeviceKeyRotated;
-use muster_schemas::{DeviceId, Event, SigningKey, codec};
+use muster_schemas::{DeviceId, Epoch, Event, SigningKey, codec};
 
 use super::Outbox;
 use super::envelope::Content;
@@ -21,7 +21,7 @@ use crate::store::{self, StoreError, key};
 pub(super) const ROTATED: &str = DeviceKeyRotated::TYPE;
 
 /// Builds the event that replaces the old key by the new one.
-fn rotation((device, epoch): (DeviceId, u64), old: &SigningKey, new: &SigningKey) -> Event {
+fn rotation((device, epoch): (DeviceId, Epoch), old: &SigningKey, new: &SigningKey) -> Event {
     let statement = codec::encode(&(device, epoch, old.thumbprint()));
     DeviceKeyRotated {
         signing_key: new.public().to_cose_key(),

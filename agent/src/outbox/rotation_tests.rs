@@ -6,7 +6,9 @@ use std::sync::Arc;
 use muster_schemas::cose::{Kind, PublicKey};
 use muster_schemas::envelope::parse_sealed;
 use muster_schemas::events::{DeviceConfigApplied, DeviceKeyRotated};
-use muster_schemas::{DeviceId, Event, Hash, ProjectId, Timestamp, codec, cose};
+use muster_schemas::{
+    ConfigVersion, DeviceId, Epoch, Event, Hash, ProjectId, Seq, Timestamp, codec, cose,
+};
 use uuid::Uuid;
 
 use super::*;
@@ -24,7 +26,7 @@ fn open(dir: &Path) -> Outbox {
             project: ProjectId::default_project(),
             device: DeviceId(Uuid::from_u128(1)),
             name: "robot".parse().unwrap(),
-            epoch: 1,
+            epoch: Epoch(1),
             enrolled_at: Timestamp(0),
             keys: DeviceKeys::generate().unwrap(),
             operation_key: vec![],
@@ -38,7 +40,8 @@ fn open(dir: &Path) -> Outbox {
 }
 
 fn record(outbox: &Outbox, version: u64) {
-    let event = DeviceConfigApplied { version, errors: Default::default() }.into();
+    let event =
+        DeviceConfigApplied { version: ConfigVersion(version), errors: Default::default() }.into();
     outbox.record(&event, AT).unwrap();
 }
 
@@ -46,7 +49,7 @@ fn record(outbox: &Outbox, version: u64) {
 fn verify_events(outbox: &Outbox, mut key: PublicKey) -> PublicKey {
     let view = outbox.view();
     let mut prev = Hash::ZERO;
-    for seq in 1..=view.last_seq {
+    for seq in (1..=view.last_seq.get()).map(Seq) {
         let bytes = outbox.sealed(seq).unwrap().unwrap();
         let (message, envelope) = parse_sealed(&bytes).unwrap();
         let signed_by = message.kid();
@@ -89,16 +92,16 @@ fn a_rotation_request_is_executed_once_and_only_when_the_log_is_current() {
     // The log may already have the rotation.
     assert_eq!(proving(&outbox), [first.thumbprint(), second.thumbprint()]);
     assert!(!outbox.rotate(6, AT).unwrap(), "one after the other");
-    outbox.confirm(1, Timestamp(0)).unwrap();
+    outbox.confirm(Seq(1), Timestamp(0)).unwrap();
     assert!(!outbox.rotate(6, AT).unwrap());
-    outbox.confirm(2, Timestamp(0)).unwrap();
+    outbox.confirm(Seq(2), Timestamp(0)).unwrap();
     assert_eq!(proving(&outbox), [second.thumbprint(), first.thumbprint()]);
     assert!(!outbox.rotate(5, AT).unwrap());
     assert!(outbox.rotate(6, AT).unwrap());
     let third = verify_events(&outbox, first);
     assert_eq!(proving(&outbox), [second.thumbprint(), third.thumbprint()]);
     // A restored log that had neither key.
-    outbox.rewind(0).unwrap();
+    outbox.rewind(Seq::ZERO).unwrap();
     assert_eq!(verify_events(&outbox, first), third);
 }
 
@@ -113,14 +116,14 @@ fn a_new_epoch_starts_with_the_rotation_that_its_log_lacks() {
         record(&outbox, 2);
         let second = outbox.keys().current().public();
         let by = if is_known { Prover::Current } else { Prover::Previous };
-        outbox.request_epoch_after_fork(1, None, Uuid::from_u128(3)).unwrap();
+        outbox.request_epoch_after_fork(Seq(1), None, Uuid::from_u128(3)).unwrap();
         assert!(!outbox.rotate(6, AT).unwrap(), "not while an epoch is waited for");
-        assert!(outbox.enter_epoch(2, AT, by).unwrap());
+        assert!(outbox.enter_epoch(Epoch(2), AT, by).unwrap());
         let known = if is_known { second } else { first };
         assert_eq!(verify_events(&outbox, known), second);
         let rotations = usize::from(!is_known);
-        assert_eq!(outbox.view().last_seq, 2 + rotations as u64);
-        assert_eq!(outbox.view().epoch, 2);
+        assert_eq!(outbox.view().last_seq, Seq(2 + rotations as u64));
+        assert_eq!(outbox.view().epoch, Epoch(2));
         drop(outbox);
         assert_eq!(verify_events(&open(dir.path()), known), second);
     }

@@ -1,20 +1,20 @@
 //! The outbox's counters, which are stored next to the events.
 
 use muster_schemas::wire::NewEpoch;
-use muster_schemas::{Hash, Timestamp};
+use muster_schemas::{Epoch, Hash, Seq, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The stored state; written in the same transaction as the events that it counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
     /// Current epoch, in which events are recorded.
-    pub(super) epoch: u64,
+    pub(super) epoch: Epoch,
     /// Sequence number of the newest event of this epoch; 0 if there is none.
-    pub(super) last_seq: u64,
+    pub(super) last_seq: Seq,
     /// Hash of that event.
     pub(super) tip: Hash,
     /// Sequence number of the newest event of this epoch that the log has; 0 if there is none.
-    pub(super) confirmed: u64,
+    pub(super) confirmed: Seq,
     /// Size of the events that the log does not have yet, in bytes.
     pub(super) unconfirmed_bytes: u64,
     /// Size of the kept events that the log has, in bytes.
@@ -27,16 +27,16 @@ pub(super) struct State {
     pub(super) pending: Option<Pending>,
     /// The earlier epochs, each with the sequence number of its newest event that the log has.
     #[serde(default)]
-    pub(super) before: Vec<(u64, u64)>,
+    pub(super) before: Vec<(Epoch, Seq)>,
 }
 
 impl State {
-    pub(super) const fn new(epoch: u64) -> Self {
+    pub(super) const fn new(epoch: Epoch) -> Self {
         Self {
             epoch,
-            last_seq: 0,
+            last_seq: Seq::ZERO,
             tip: Hash::ZERO,
-            confirmed: 0,
+            confirmed: Seq::ZERO,
             unconfirmed_bytes: 0,
             kept_bytes: 0,
             dropped: None,
@@ -70,18 +70,18 @@ pub struct Pending {
     /// The request in the hello.
     pub ask: NewEpoch,
     /// The last event that the log certainly has: later ones are sealed again in the new epoch.
-    pub common: (u64, u64),
+    pub common: (Epoch, Seq),
 }
 
 /// Snapshot of the outbox's state, for its senders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     /// Current epoch, in which events are recorded.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// Sequence number of the newest event of this epoch; 0 if there is none.
-    pub last_seq: u64,
+    pub last_seq: Seq,
     /// Sequence number of the newest event of this epoch that the log has; 0 if there is none.
-    pub confirmed: u64,
+    pub confirmed: Seq,
     /// Size of the events that the log does not have yet, in bytes.
     pub unconfirmed_bytes: u64,
     /// Size of the kept events that the log has, in bytes.
@@ -108,6 +108,6 @@ impl View {
     /// Number of events that the log does not have yet.
     #[must_use]
     pub const fn unconfirmed(&self) -> u64 {
-        self.last_seq.saturating_sub(self.confirmed)
+        self.last_seq.since(self.confirmed)
     }
 }

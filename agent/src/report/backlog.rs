@@ -69,7 +69,7 @@ pub(super) fn merge(batches: &[Queued], anchor: Option<&Anchor>) -> (Option<Metr
         if whole.points.len() + batch.points.len() > MAX_POINTS {
             return (Some(whole.clone()), taken);
         }
-        let later = batch.time.micros().saturating_sub(whole.time.micros());
+        let later = batch.time.micros_since(whole.time);
         whole.points.extend(batch.points.into_iter().map(|point| {
             let offset = point.offset.saturating_add(later);
             Point { offset, ..point }

@@ -113,7 +113,7 @@ struct Archive {
 
 impl Archive {
     fn new() -> Self {
-        let seconds = Moment::now().wall.micros() / 1_000_000;
+        let seconds = Moment::now().wall.seconds();
         Self {
             builder: Builder::new(GzEncoder::new(Vec::new(), Compression::default())),
             now: u64::try_from(seconds).unwrap_or(0),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_schemas::wire::{Ack, Hello, Welcome};
-use muster_schemas::{DeviceId, ProjectId, SigningKey, Timestamp};
+use muster_schemas::{ConfigVersion, DeviceId, Epoch, ProjectId, Seq, SigningKey, Timestamp};
 use uuid::Uuid;
 
 use super::hello::{HelloSchedule, SentHello};
@@ -24,9 +24,9 @@ const CATCH_UP_INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
     /// Epoch of the event.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// Sequence number of the event.
-    pub seq: u64,
+    pub seq: Seq,
     /// Sealed bytes of the event.
     pub bytes: Vec<u8>,
 }
@@ -45,7 +45,7 @@ pub enum Effect {
     /// A new epoch is needed and will be requested.
     NeedsEpoch,
     /// The device continues in a new epoch.
-    NewEpoch(u64),
+    NewEpoch(Epoch),
 }
 
 /// The reason why a welcome is ignored.
@@ -61,9 +61,9 @@ pub enum IgnoredWelcome {
     #[error("a welcome to epoch {offered} was ignored: the device is in epoch {current}")]
     Epoch {
         /// Epoch of the welcome.
-        offered: u64,
+        offered: Epoch,
         /// Epoch of the device.
-        current: u64,
+        current: Epoch,
     },
     /// Carrying out the welcome failed.
     #[error("failed to process a welcome")]
@@ -79,10 +79,10 @@ pub struct Session {
     pacer: Pacer,
     hello: HelloSchedule,
     /// Head that the log seems to have lost, and when that was first suspected.
-    suspected_loss: Option<((u64, u64), Instant)>,
+    suspected_loss: Option<((Epoch, Seq), Instant)>,
     loss_confirm_time: Duration,
     /// Sequence number of the event that is to be sent next and cannot be read.
-    damaged_seq: Option<u64>,
+    damaged_seq: Option<Seq>,
 }
 
 impl Session {
@@ -138,8 +138,8 @@ impl Session {
     /// Handles the broker's reply to a published event: stored, refused, or no reply.
     pub fn on_broker_reply(
         &mut self,
-        epoch: u64,
-        seq: u64,
+        epoch: Epoch,
+        seq: Seq,
         is_stored: bool,
         now: Instant,
         chance: f64,
@@ -190,11 +190,11 @@ impl Session {
         Ok(effect)
     }
 
-    fn confirm(&mut self, seq: u64, now: Instant, time: Timestamp) -> Result<Effect, StoreError> {
+    fn confirm(&mut self, seq: Seq, now: Instant, time: Timestamp) -> Result<Effect, StoreError> {
         let before = self.outbox.view().confirmed;
         self.outbox.confirm(seq, time)?;
         self.pacer.confirmed(&self.outbox.view(), now);
-        Ok(Effect::Confirmed(seq - before))
+        Ok(Effect::Confirmed(seq.since(before)))
     }
 
     /// Returns the hello to send now, if one is due. `nonce` is random.
@@ -202,7 +202,7 @@ impl Session {
         &mut self,
         now: Instant,
         at: &Moment,
-        config_version: u64,
+        config_version: ConfigVersion,
         nonce: Uuid,
     ) -> Option<Hello> {
         if !self.hello.is_due(now) {
@@ -348,7 +348,7 @@ impl Session {
     /// Whether the log has lost what is after this position, rather than not read it yet.
     fn is_certain_loss(
         &mut self,
-        position: (u64, u64),
+        position: (Epoch, Seq),
         is_caught_up: Option<bool>,
         now: Instant,
     ) -> bool {

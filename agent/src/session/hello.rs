@@ -1,5 +1,6 @@
 //! When to send a hello: after connecting, every 15 minutes, and after an inconsistency.
 
+use muster_schemas::Seq;
 use std::time::{Duration, Instant};
 
 use muster_schemas::wire::Hello;
@@ -24,7 +25,7 @@ pub struct SentHello {
     /// The key that proves it.
     pub prover: Prover,
     /// Sequence number of the newest event that the device knew to be in the log.
-    pub confirmed: u64,
+    pub confirmed: Seq,
 }
 
 /// The schedule of hellos.

@@ -1,6 +1,7 @@
 //! Decides which event is published next, and when: in order, a few at a time, and again if the log
 //! does not confirm them. It counts events and does not read them.
 
+use muster_schemas::Seq;
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
@@ -29,9 +30,9 @@ const MIN_JUMP_INTERVAL: Duration = Duration::from_secs(1);
 /// The sender's position in the outbox.
 #[derive(Clone, Debug)]
 pub struct Pacer {
-    next: u64,
+    next: Seq,
     in_flight: u32,
-    probe_end: Option<u64>,
+    probe_end: Option<Seq>,
     resend_at: Option<Instant>,
     resend: Backoff,
     stalled_until: Option<Instant>,
@@ -42,7 +43,7 @@ pub struct Pacer {
 impl Default for Pacer {
     fn default() -> Self {
         Self {
-            next: 1,
+            next: Seq::FIRST,
             in_flight: 0,
             probe_end: None,
             resend_at: None,
@@ -68,7 +69,7 @@ impl Pacer {
 
     /// The event to publish now, if any.
     #[must_use]
-    pub fn due(&mut self, view: &View, now: Instant) -> Option<u64> {
+    pub fn due(&mut self, view: &View, now: Instant) -> Option<Seq> {
         let is_stalled = self.stalled_until.is_some_and(|until| until > now);
         if is_stalled || self.in_flight >= PUBLISH_WINDOW || view.is_waiting_for_epoch {
             return None;
@@ -89,7 +90,7 @@ impl Pacer {
     }
 
     /// Records the broker's reply: the event was stored, was refused, or there was no reply.
-    pub fn on_reply(&mut self, seq: u64, is_stored: bool, now: Instant, chance: f64) {
+    pub fn on_reply(&mut self, seq: Seq, is_stored: bool, now: Instant, chance: f64) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if is_stored {
             self.stall.reset();
@@ -117,7 +118,7 @@ impl Pacer {
     }
 
     /// Resends everything from `seq`, because the log requested it.
-    pub fn resend_from(&mut self, seq: u64, now: Instant) {
+    pub fn resend_from(&mut self, seq: Seq, now: Instant) {
         if let Some(jumped) = self.jumped_at
             && now < jumped + MIN_JUMP_INTERVAL
         {
@@ -161,10 +162,11 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use muster_schemas::Epoch;
 
-    fn view(confirmed: u64, last_seq: u64) -> View {
+    fn view(confirmed: Seq, last_seq: Seq) -> View {
         View {
-            epoch: 1,
+            epoch: Epoch::FIRST,
             last_seq,
             confirmed,
             unconfirmed_bytes: 0,
@@ -178,27 +180,28 @@ mod tests {
         let mut sent = Vec::new();
         while let Some(seq) = pacer.due(view, now) {
             pacer.sent(now);
-            sent.push(seq);
+            sent.push(seq.get());
         }
         sent
     }
 
     #[test]
     fn a_window_is_sent_in_order_and_failed_events_are_resent() {
-        let (mut pacer, now, all) = (Pacer::default(), Instant::now(), view(2, 30));
+        let (mut pacer, now, all) = (Pacer::default(), Instant::now(), view(Seq(2), Seq(30)));
         pacer.start(&all);
         assert_eq!(send_all(&mut pacer, &all, now), (3..=10).collect::<Vec<_>>());
-        pacer.on_reply(3, true, now, 1.0);
+        pacer.on_reply(Seq(3), true, now, 1.0);
         assert_eq!(send_all(&mut pacer, &all, now), [11]);
-        pacer.on_reply(4, false, now, 1.0);
+        pacer.on_reply(Seq(4), false, now, 1.0);
         assert!(send_all(&mut pacer, &all, now).is_empty(), "the broker does not store");
         assert_eq!(pacer.wake_at(now), Some(now + Duration::from_millis(500)));
-        assert_eq!(pacer.due(&all, now + Duration::from_millis(500)), Some(4));
+        assert_eq!(pacer.due(&all, now + Duration::from_millis(500)), Some(Seq(4)));
     }
 
     #[test]
     fn unconfirmed_events_are_probed_with_one_event_every_few_seconds() {
-        let (mut pacer, start, all) = (Pacer::default(), Instant::now(), view(0, 1000));
+        let (mut pacer, start, all) =
+            (Pacer::default(), Instant::now(), view(Seq::ZERO, Seq(1000)));
         pacer.start(&all);
         let mut now = start;
         let mut waits = Vec::new();
@@ -217,24 +220,24 @@ mod tests {
         while let Some(seq) = pacer.due(&all, now) {
             pacer.sent(now);
             pacer.on_reply(seq, true, now, 1.0);
-            probe = seq;
+            probe = seq.get();
         }
         assert_eq!(probe, PROBE_EVENTS);
         // The log confirms them: the rest follows immediately.
-        let after = view(PROBE_EVENTS, 1000);
+        let after = view(Seq(PROBE_EVENTS), Seq(1000));
         pacer.confirmed(&after, now);
-        assert_eq!(pacer.due(&after, now), Some(PROBE_EVENTS + 1));
+        assert_eq!(pacer.due(&after, now), Some(Seq(PROBE_EVENTS + 1)));
     }
 
     #[test]
     fn resend_requests_are_followed_at_most_once_per_second_and_never_lost() {
-        let (mut pacer, now, all) = (Pacer::default(), Instant::now(), view(2, 5));
+        let (mut pacer, now, all) = (Pacer::default(), Instant::now(), view(Seq(2), Seq(5)));
         pacer.start(&all);
         send_all(&mut pacer, &all, now);
-        pacer.resend_from(3, now);
-        assert_eq!(pacer.due(&all, now), Some(3));
+        pacer.resend_from(Seq(3), now);
+        assert_eq!(pacer.due(&all, now), Some(Seq(3)));
         send_all(&mut pacer, &all, now);
-        pacer.resend_from(3, now);
+        pacer.resend_from(Seq(3), now);
         assert_eq!(pacer.due(&all, now), None);
         assert_eq!(pacer.wake_at(now), Some(now + MIN_JUMP_INTERVAL));
     }

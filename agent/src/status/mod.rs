@@ -8,7 +8,7 @@ mod socket;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use muster_schemas::Timestamp;
+use muster_schemas::{ConfigVersion, Epoch, Seq, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::socket::serve_status;
@@ -26,11 +26,11 @@ use crate::store::{Store, key};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutboxStatus {
     /// Current epoch.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// Sequence number of the newest recorded event.
-    pub last_seq: u64,
+    pub last_seq: Seq,
     /// Sequence number of the newest event that the log has.
-    pub confirmed: u64,
+    pub confirmed: Seq,
     /// Number of events that the log does not have yet.
     pub unconfirmed: u64,
     /// Size of these events, in bytes.
@@ -118,7 +118,7 @@ pub struct Status {
     /// The device's clock minus the server's, in microseconds.
     pub clock_skew_us: Option<i64>,
     /// Version of its config.
-    pub config_version: u64,
+    pub config_version: ConfigVersion,
     /// The outbox.
     pub outbox: OutboxStatus,
     /// The backlog.

@@ -7,7 +7,7 @@ use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 
-use muster_schemas::codec;
+use muster_schemas::{Epoch, Seq, codec};
 use parking_lot::{Mutex, MutexGuard};
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
@@ -25,6 +25,16 @@ pub const FORMAT: u32 = 1;
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Sealed events by epoch and seq.
 pub(crate) const EVENTS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("events");
+/// The key of an event in [`EVENTS`].
+pub(crate) const fn event_key((epoch, seq): (Epoch, Seq)) -> (u64, u64) {
+    (epoch.get(), seq.get())
+}
+
+/// The event with a key of [`EVENTS`].
+pub(crate) const fn event_of_key((epoch, seq): (u64, u64)) -> (Epoch, Seq) {
+    (Epoch(epoch), Seq(seq))
+}
+
 /// Age entries: the newest confirmed event by time (microseconds, at intervals of an hour).
 pub(crate) const AGE_ENTRIES: TableDefinition<'_, i64, (u64, u64)> = TableDefinition::new("marks");
 /// Metric batches that wait to be sent, by their position in the queue.

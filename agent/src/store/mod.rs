@@ -13,7 +13,8 @@ mod folder;
 mod tests;
 
 pub(crate) use database::{
-    AGE_ENTRIES, BACKLOG, EVENTS, OPENED, RUN_INPUTS, RUNS, SESSIONS, get, put, remove,
+    AGE_ENTRIES, BACKLOG, EVENTS, OPENED, RUN_INPUTS, RUNS, SESSIONS, event_key, event_of_key, get,
+    put, remove,
 };
 pub use database::{FORMAT, Store, key};
 pub use error::StoreError;

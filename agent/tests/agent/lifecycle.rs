@@ -11,7 +11,7 @@ use muster_schemas::cose::Kind;
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::names::{ConfigValue, ConfigVars};
 use muster_schemas::wire::ConfigUpdate;
-use muster_schemas::{Event, ProjectId, Timestamp, codec};
+use muster_schemas::{ConfigVersion, Epoch, Event, ProjectId, Timestamp, codec};
 use serde::Serialize;
 
 use crate::running::Running;
@@ -27,7 +27,7 @@ fn rounds(batches: &[MetricBatch]) -> usize {
 
 fn config_versions(events: &[Event]) -> Vec<u64> {
     let versions = events.iter().filter_map(|event| match event {
-        Event::DeviceConfigApplied(event) => Some(event.version),
+        Event::DeviceConfigApplied(event) => Some(event.version.get()),
         _ => None,
     });
     versions.collect()
@@ -77,19 +77,20 @@ async fn a_device_enrolls_once_and_repeats_the_request_after_a_lost_response() {
 #[tokio::test]
 async fn secrets_that_cannot_be_opened_are_requested_again() {
     let server = Server::start().await;
-    server.state.lock().unwrap().config = (4, ConfigVars::new());
+    server.state.lock().unwrap().config = (ConfigVersion(4), ConfigVars::new());
     let running = Running::start(&server).await;
     server.until("the first config", |state| config_versions(&state.events) == [4]).await;
     let hellos = {
         let mut state = server.state.lock().unwrap();
-        state.config = (9, [("greeting".parse().unwrap(), ConfigValue::Int(1))].into());
+        state.config =
+            (ConfigVersion(9), [("greeting".parse().unwrap(), ConfigValue::Int(1))].into());
         state.hellos
     };
     let update = ConfigUpdate {
         project: ProjectId::default_project(),
         device: device(),
-        epoch: 1,
-        version: 8,
+        epoch: Epoch(1),
+        version: ConfigVersion(8),
         vars: ConfigVars::new(),
         sealed_vars: Some(vec![7; 100]),
     };
@@ -113,7 +114,7 @@ async fn a_config_that_an_earlier_agent_applied_is_applied_again() {
     }
     let server = Server::start().await;
     let greeting = [("greeting".parse().unwrap(), ConfigValue::Int(1))];
-    server.state.lock().unwrap().config = (4, greeting.into());
+    server.state.lock().unwrap().config = (ConfigVersion(4), greeting.into());
     let running = Running::start(&server).await;
     server.until("the config", |state| config_versions(&state.events) == [4]).await;
     running.stop().await;
@@ -138,7 +139,7 @@ async fn a_device_reports_its_inventory_and_applies_its_config() {
     let server = Server::start().await;
     let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Text("1s".to_owned()));
     let bad = ("metrics.groups".parse().unwrap(), ConfigValue::Text("gpu".into()));
-    server.state.lock().unwrap().config = (4, [interval, bad].into());
+    server.state.lock().unwrap().config = (ConfigVersion(4), [interval, bad].into());
     let running = Running::start(&server).await;
     server
         .until("the inventory is in the log", |state| {
@@ -195,7 +196,7 @@ async fn a_device_reports_its_inventory_and_applies_its_config() {
 async fn events_during_a_broker_outage_are_sent_later() {
     let server = Server::start().await;
     let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Text("1s".to_owned()));
-    server.state.lock().unwrap().config = (1, [interval].into());
+    server.state.lock().unwrap().config = (ConfigVersion(1), [interval].into());
     let running = Running::start(&server).await;
     server.until("the device is up", |state| !state.live.is_empty() && state.hellos > 0).await;
     server.nats.child().stop().await.unwrap();
@@ -262,7 +263,7 @@ async fn set_max_messages(server: &Server, max_messages: i64) {
 async fn metrics_rejected_by_a_full_stream_are_kept_and_sent_later() {
     let server = Server::start().await;
     let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Text("1s".to_owned()));
-    server.state.lock().unwrap().config = (1, [interval].into());
+    server.state.lock().unwrap().config = (ConfigVersion(1), [interval].into());
     let running = Running::start(&server).await;
     server.until("the device is up", |state| !state.live.is_empty() && state.hellos > 0).await;
     set_max_messages(&server, 1).await;

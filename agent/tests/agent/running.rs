@@ -1,5 +1,6 @@
 //! An agent inside the test's own process.
 
+use muster_schemas::ConfigVersion;
 use std::time::{Duration, Instant};
 
 use muster_agent::enroll::enroll;
@@ -47,7 +48,9 @@ impl Running {
     }
 
     pub(crate) fn record(&self, version: u64) {
-        let event = DeviceConfigApplied { version, errors: Default::default() }.into();
+        let event =
+            DeviceConfigApplied { version: ConfigVersion(version), errors: Default::default() }
+                .into();
         self.agent.recorder().record(&event).unwrap();
     }
 }

@@ -28,7 +28,8 @@ pub struct EnrollResponse {
     /// The device's name.
     pub name: DeviceName,
     /// The epoch that starts; `seq` starts at 1.
-    pub epoch: u64,
+    #[schema(value_type = u64)]
+    pub epoch: muster_schemas::Epoch,
     /// The project's operation key, a COSE_Key; base64url. The device pins it.
     pub operation_key: String,
     /// Credentials for the broker.

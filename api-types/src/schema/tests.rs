@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use muster_schemas::events;
 use muster_schemas::wire;
-use muster_schemas::{Hash, Timestamp};
+use muster_schemas::{Epoch, Hash, Timestamp};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::PartialSchema;
@@ -71,7 +71,7 @@ fn structs_have_the_described_fields() {
         project: "default".parse().unwrap(),
         device: muster_schemas::DeviceId(uuid::Uuid::nil()),
         name: "robot-7".parse().unwrap(),
-        epoch: 1,
+        epoch: Epoch(1),
         operation_key: String::new(),
         credentials: credentials(),
         dropped_labels: vec!["env".parse().unwrap()],

@@ -5,11 +5,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use muster_eventlog::{EventLog, StoreError};
 use muster_schemas::wire::ApiTokenText;
-use muster_schemas::{ProjectId, StreamName, Timestamp, TokenId};
+use muster_schemas::{ProjectId, StreamName, StreamVersion, Timestamp, TokenId};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::token_uses::store_token_use;
@@ -19,7 +19,7 @@ use crate::problem::{Kind, Problem};
 /// Maximum number of cached tokens; beyond it, the cache is cleared and tokens are looked up again.
 const MAX_CACHED_TOKENS: usize = 10_000;
 /// Minimum interval between two recorded uses of a token, in microseconds.
-const MIN_USE_INTERVAL_MICROS: i64 = 3_600_000_000;
+const MIN_USE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Authenticates bearer tokens; cheap to clone.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ struct Inner {
 
 #[derive(Clone, Debug)]
 struct CachedToken {
-    version: u64,
+    version: StreamVersion,
     state: Arc<ApiTokenState>,
     /// Time at which this process last tried to record a use.
     use_recorded_at: Option<Timestamp>,
@@ -102,7 +102,7 @@ impl Authenticator {
             return Ok(cached.clone());
         }
         let events = match version {
-            0 => Vec::new(),
+            StreamVersion::ZERO => Vec::new(),
             _ => self.inner.log.read_stream(&token.project, &stream).await?,
         };
         let mut state = ApiTokenState::default();
@@ -119,12 +119,12 @@ impl Authenticator {
         let mut tokens = self.tokens();
         let cached = CachedToken {
             // The events may be newer than the version that was read first.
-            version: events.last().map_or(0, |event| event.stream_version),
+            version: events.last().map_or(StreamVersion::ZERO, |event| event.stream_version),
             state: Arc::new(state),
             use_recorded_at: tokens.get(&key).and_then(|cached| cached.use_recorded_at),
         };
         // Missing tokens are not cached: any client can name one.
-        if cached.version > 0 {
+        if cached.version > StreamVersion::ZERO {
             if tokens.len() >= MAX_CACHED_TOKENS {
                 tokens.clear();
             }
@@ -145,11 +145,8 @@ impl Authenticator {
         now: Timestamp,
         address: Option<String>,
     ) {
-        let is_due = |last: Option<Timestamp>| {
-            last.is_none_or(|last| {
-                now.micros().saturating_sub(last.micros()) >= MIN_USE_INTERVAL_MICROS
-            })
-        };
+        let is_due =
+            |last: Option<Timestamp>| last.is_none_or(|last| now.since(last) >= MIN_USE_INTERVAL);
         if !is_due(cached.state.last_used()) || !is_due(cached.use_recorded_at) {
             return;
         }

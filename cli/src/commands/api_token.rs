@@ -7,6 +7,7 @@ use muster_api_types::tokens::{ApiToken, CreateToken, TokenCreated};
 use muster_client::segment;
 use muster_schemas::Timestamp;
 use muster_schemas::units::parse_seconds;
+use std::time::Duration;
 
 use super::confirm::Confirm;
 use crate::connection::Connection;
@@ -63,7 +64,7 @@ pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Res
             let body = CreateToken {
                 name: name.parse()?,
                 role: role.parse()?,
-                expires_at: ttl.map(|ttl| now.plus_micros(i64::from(ttl) * 1_000_000)),
+                expires_at: ttl.map(|ttl| now + Duration::from_secs(ttl.into())),
                 server_wide,
             };
             let created = client.post::<TokenCreated>(TOKENS, &body).await?;

@@ -1,5 +1,6 @@
 //! `muster events`: prints the log and follows it.
 
+use muster_schemas::Position;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -94,7 +95,7 @@ async fn newest(
 /// Prints new events; a lost connection is reopened at its last position.
 async fn follow(
     client: &Client,
-    mut after: u64,
+    mut after: Position,
     types: Option<String>,
     devices: Option<Vec<NamedDevice>>,
     json: bool,
@@ -183,7 +184,7 @@ mod tests {
             "actor": "x", "sealed": false, "odd_time": false, "data": null, "later": 1,
         });
         let found = data(&format!("id: 7\nevent: x\ndata: {event}\n\n")).unwrap();
-        assert_eq!((found.position, found.kind.as_str()), (7, "Later"));
+        assert_eq!((found.position, found.kind.as_str()), (Position(7), "Later"));
         assert_eq!(serde_json::to_value(&found).unwrap(), event);
     }
 }

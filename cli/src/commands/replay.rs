@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use muster_api_types::devices::DeviceSummary;
+use muster_schemas::Position;
 
 use super::device::print_devices;
 use crate::connection::Connection;
@@ -13,7 +14,7 @@ use crate::output;
 pub(crate) struct ReplayArgs {
     /// State after this position of the log
     #[arg(long)]
-    to_position: Option<u64>,
+    to_position: Option<Position>,
     /// State at this time, such as 2026-11-23T08:00:00Z
     #[arg(long)]
     to_time: Option<String>,

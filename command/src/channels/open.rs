@@ -25,7 +25,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 const RESEND_INTERVAL: Duration = Duration::from_secs(2);
 /// Validity of an order to open a channel, in microseconds: longer than the response timeout,
 /// because the device measures from its last hello, and the clocks of two servers differ.
-const ORDER_TTL_MICROS: i64 = 45 * 1_000_000;
+const ORDER_TTL: Duration = Duration::from_secs(45);
 
 /// A channel could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +79,7 @@ impl Channels {
             epoch: state.epoch,
             channel,
             issued_at,
-            expires_at: issued_at.plus_micros(ORDER_TTL_MICROS),
+            expires_at: issued_at + ORDER_TTL,
             actor: actor.to_owned(),
             key: half.public().to_vec(),
             purpose,

@@ -1,6 +1,6 @@
 //! A session that is being opened: its request is in the log, and its relay has a lease.
 
-use muster_schemas::Event;
+use muster_schemas::{Event, StreamVersion};
 use uuid::Uuid;
 
 use super::relay_rows::{Relay, RelayRows};
@@ -29,7 +29,7 @@ impl Opening {
         session: &Session,
         requested: impl Into<Event> + Send,
         abort_event: impl Into<Event> + Send,
-    ) -> Result<(Self, u64), CommandError> {
+    ) -> Result<(Self, StreamVersion), CommandError> {
         let left = abort_event.into();
         let relay = Relay {
             id: Uuid::new_v4(),

@@ -2,7 +2,7 @@
 //! recorded or sent.
 
 use muster_schemas::names::DeviceName;
-use muster_schemas::{DeviceId, ProjectId, StreamName, Timestamp};
+use muster_schemas::{DeviceId, Epoch, ProjectId, StreamName, Timestamp};
 
 use super::ports::Channels;
 use crate::dispatch::WorkQueue;
@@ -76,7 +76,7 @@ impl Channels {
         if state.is_revoked {
             return Err(Unreachable::Revoked { name });
         }
-        if state.epoch == 0 {
+        if state.epoch == Epoch::ZERO {
             return Err(Unreachable::NotEnrolled { name });
         }
         if is_offline {

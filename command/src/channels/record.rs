@@ -119,7 +119,7 @@ impl Recorder {
             "version": 2,
             "width": size.cols,
             "height": size.rows,
-            "timestamp": now().micros().div_euclid(1_000_000),
+            "timestamp": now().seconds(),
             "env": {"TERM": term},
         });
         let mut lines = header.to_string().into_bytes();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use muster_eventlog::{Append, AppendError, Expected, NewEvent};
-use muster_schemas::{DeviceId, Event, ProjectId, SessionId, StreamName};
+use muster_schemas::{DeviceId, Event, ProjectId, SessionId, StreamName, StreamVersion};
 use uuid::Uuid;
 
 use super::ports::Channels;
@@ -76,7 +76,10 @@ impl Session {
     ///
     /// # Errors
     /// When the event was not appended.
-    pub async fn record(&self, event: impl Into<Event> + Send) -> Result<u64, CommandError> {
+    pub async fn record(
+        &self,
+        event: impl Into<Event> + Send,
+    ) -> Result<StreamVersion, CommandError> {
         self.record_once(Uuid::new_v4(), event).await
     }
 
@@ -88,7 +91,7 @@ impl Session {
         &self,
         append_id: Uuid,
         event: impl Into<Event> + Send,
-    ) -> Result<u64, CommandError> {
+    ) -> Result<StreamVersion, CommandError> {
         let event: Event = event.into();
         let (executor, stream) = (&self.channels.executor, self.stream());
         executor.check_not_archived(&self.project).await?;
@@ -102,7 +105,7 @@ impl Session {
             let events = vec![NewEvent::server(&event, now())];
             let append = append.stream(stream.clone(), Expected::Version(version), events);
             match executor.log.append(&self.project, append).await {
-                Ok(_) => Ok(Some(version + 1)),
+                Ok(_) => Ok(Some(version.next())),
                 Err(AppendError::Conflict { .. }) => Ok(None),
                 Err(error) => Err(error.into()),
             }

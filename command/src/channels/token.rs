@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use muster_api::auth::{ApiTokenState, Permission};
 use muster_eventlog::EventLog;
-use muster_schemas::{ProjectId, StreamName, TokenId};
+use muster_schemas::{ProjectId, StreamName, StreamVersion, TokenId};
 
 use super::session::Session;
 use crate::clock::now;
@@ -38,7 +38,7 @@ pub(super) struct Token {
     project: ProjectId,
     stream: StreamName,
     /// The log that contains the token's stream, its version, and the state at that version.
-    cached: Option<(ProjectId, u64, ApiTokenState)>,
+    cached: Option<(ProjectId, StreamVersion, ApiTokenState)>,
 }
 
 impl Token {
@@ -70,7 +70,7 @@ impl Token {
         };
         for project in places {
             let version = log.stream_version(&project, &self.stream).await?;
-            if version == 0 {
+            if version == StreamVersion::ZERO {
                 continue;
             }
             if self.cached.as_ref().is_some_and(|(_, cached_version, _)| *cached_version == version)

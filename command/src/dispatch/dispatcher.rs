@@ -7,7 +7,7 @@ use muster_blobs::key;
 use muster_eventlog::projection::Progress;
 use muster_eventlog::{Append, AppendError, Batch, Expected, NewEvent};
 use muster_schemas::events::ClosedState;
-use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName, Timestamp};
+use muster_schemas::{DeviceId, Epoch, Event, OperationId, ProjectId, StreamName, Timestamp};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -415,7 +415,7 @@ fn close(run: &OpenRun, state: ClosedState, reason: &str) -> Option<PlannedAppen
 fn plan(run: &OpenRun, command: RunCommand) -> Option<PlannedAppend> {
     let state = Run {
         state: Some(run.state),
-        dispatched_epoch: (run.epoch > 0).then_some(run.epoch),
+        dispatched_epoch: (run.epoch > Epoch::ZERO).then_some(run.epoch),
         is_canceled: run.is_canceled,
         ..Run::default()
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use muster_eventlog::{ReadFilter, StoreError};
 use muster_schemas::events::RunRequested;
-use muster_schemas::{DeviceId, ProjectId, Timestamp};
+use muster_schemas::{DeviceId, Epoch, Position, ProjectId, Timestamp};
 
 use super::orders::Orders;
 use super::rules;
@@ -23,7 +23,7 @@ const MAX_SEARCHED_RUNS: u32 = 1000;
 pub(crate) struct ImmediateOrder {
     pub(crate) device: DeviceId,
     /// Current epoch of the device.
-    pub(crate) epoch: u64,
+    pub(crate) epoch: Epoch,
     /// The signed order.
     pub(crate) order: Vec<u8>,
 }
@@ -44,7 +44,7 @@ impl Orders {
         if devices.len() > MAX_IMMEDIATE_DEVICES || has_private || places == 0 {
             return Vec::new();
         }
-        let before = now.plus_micros(-rules::RESPONSE_TIMEOUT_MICROS);
+        let before = now - rules::RESPONSE_TIMEOUT;
         let list = WorkQueue::new(self.log.clone());
         // The work queue may be behind the log, which knows who is online and which runs were
         // requested since.
@@ -82,7 +82,7 @@ impl Orders {
     async fn requested_devices(
         &self,
         project: &ProjectId,
-        after: u64,
+        after: Position,
     ) -> Result<Option<BTreeSet<DeviceId>>, StoreError> {
         let kinds = vec![RunRequested::TYPE.to_owned()];
         let filter = ReadFilter { after, until: None, kinds };

@@ -10,7 +10,7 @@ use muster_eventlog::EventLog;
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{CancelOrder, KIND_HEADER, RunDelivery, RunOrder, input_context};
-use muster_schemas::{DeviceId, OperationId, ProjectId, RunState, codec};
+use muster_schemas::{DeviceId, Epoch, OperationId, ProjectId, RunState, codec};
 use tokio::time::timeout;
 
 use super::work_queue::{OpenOperation, OpenRun, WorkQueue};
@@ -51,7 +51,7 @@ impl Orders {
         project: &ProjectId,
         operation: &OpenOperation,
         device: DeviceId,
-        epoch: u64,
+        epoch: Epoch,
     ) -> Result<Vec<u8>, CommandError> {
         let requested = &operation.requested;
         let order = RunOrder {

@@ -6,13 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use muster_eventlog::as_i64;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
 use muster_eventlog::{StoreError, StoredEvent};
 use muster_schemas::events::{
     DeviceConnected, DeviceDeleted, DeviceDisconnected, DeviceEnrolled, DeviceEpochGranted,
     DeviceRevoked,
 };
-use muster_schemas::{DeviceId, Event, OperationId, ProjectId, RunState, StreamName, codec, run};
+use muster_schemas::{
+    DeviceId, Epoch, Event, OperationId, ProjectId, RunState, StreamName, StreamVersion, Timestamp,
+    codec, run,
+};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -38,10 +42,10 @@ pub struct QueueProjection;
 struct RunChange {
     is_new: bool,
     state: Option<RunState>,
-    version: Option<u64>,
-    dispatched: Option<(u64, Vec<u8>)>,
+    version: Option<StreamVersion>,
+    dispatched: Option<(Epoch, Vec<u8>)>,
     is_canceled: bool,
-    since: i64,
+    since: Timestamp,
     /// The state with which it first ended.
     first_end: Option<RunState>,
 }
@@ -49,10 +53,10 @@ struct RunChange {
 /// Changes of one device in a batch.
 #[derive(Debug, Default)]
 struct DeviceChange {
-    epoch: Option<u64>,
+    epoch: Option<Epoch>,
     online: Option<bool>,
-    /// Time of its last connection or disconnection, in microseconds since 1970.
-    presence_at: Option<i64>,
+    /// Time of its last connection or disconnection.
+    presence_at: Option<Timestamp>,
     is_removed: Option<bool>,
 }
 
@@ -167,12 +171,12 @@ impl Changes {
             Event::RunRequested(_) => {
                 change.is_new = true;
                 change.state.get_or_insert_default();
-                change.since = stored.recorded_at.micros();
+                change.since = stored.recorded_at;
             }
             Event::RunDispatched(dispatched) => {
                 change.apply(event);
                 change.dispatched = Some((dispatched.epoch, dispatched.order.clone()));
-                change.since = stored.recorded_at.micros();
+                change.since = stored.recorded_at;
             }
             Event::RunCancelRequested(_) => change.is_canceled = true,
             Event::RunClosed(_) => change.apply(event),
@@ -184,12 +188,12 @@ impl Changes {
         if let Some(reported) = run::device_report(event) {
             let change = self.runs.entry((reported.operation, device)).or_default();
             change.apply(event);
-            change.since = stored.recorded_at.micros();
+            change.since = stored.recorded_at;
             return;
         }
         let change = self.devices.entry(device).or_default();
         if matches!(event, Event::DeviceConnected(_) | Event::DeviceDisconnected(_)) {
-            change.presence_at = Some(stored.recorded_at.micros());
+            change.presence_at = Some(stored.recorded_at);
         }
         match event {
             Event::DeviceEnrolled(event) => {
@@ -262,10 +266,11 @@ async fn write_devices(
     }
     let devices: Vec<Uuid> = changes.keys().map(|device| device.0).collect();
     let epochs: Vec<Option<i64>> =
-        changes.values().map(|change| change.epoch.map(u64::cast_signed)).collect();
+        changes.values().map(|change| change.epoch.map(as_i64)).collect();
     let online: Vec<Option<bool>> = changes.values().map(|change| change.online).collect();
     let removed: Vec<Option<bool>> = changes.values().map(|change| change.is_removed).collect();
-    let presence_at: Vec<Option<i64>> = changes.values().map(|change| change.presence_at).collect();
+    let presence_at: Vec<Option<i64>> =
+        changes.values().map(|change| change.presence_at.map(Timestamp::micros)).collect();
     let sql = format!(
         "INSERT INTO {NAME}_devices AS d (project, device, epoch, online, gone, presence_at)
          SELECT $1, n.device, coalesce(n.epoch, 0), coalesce(n.online, false),
@@ -301,12 +306,14 @@ async fn write_runs(
         );
         let operations: Vec<Uuid> = new.iter().map(|((operation, _), _)| operation.0).collect();
         let devices: Vec<Uuid> = new.iter().map(|((_, device), _)| device.0).collect();
-        let since: Vec<i64> = new.iter().map(|(_, change)| change.since).collect();
+        let since: Vec<i64> = new.iter().map(|(_, change)| change.since.micros()).collect();
         let parameters: [&(dyn ToSql + Sync); 4] = [&project, &operations, &devices, &since];
         execute(transaction, sql, &parameters).await?;
     }
     let is_only_new = |change: &RunChange| {
-        change.is_new && change.version == Some(1) && change.state == Some(RunState::Requested)
+        change.is_new
+            && change.version == Some(StreamVersion::FIRST)
+            && change.state == Some(RunState::Requested)
     };
     let moved: Vec<_> = changes
         .iter()
@@ -358,16 +365,15 @@ async fn update_runs(
     let devices: Vec<Uuid> = updated.iter().map(|((_, device), _)| device.0).collect();
     let states: Vec<Option<&str>> =
         updated.iter().map(|(_, change)| change.state.map(RunState::as_str)).collect();
-    let number = |number: Option<u64>| number.map(u64::cast_signed);
     let versions: Vec<Option<i64>> =
-        updated.iter().map(|(_, change)| number(change.version)).collect();
+        updated.iter().map(|(_, change)| change.version.map(as_i64)).collect();
     let order = |change: &&RunChange| change.dispatched.clone();
     let epochs: Vec<Option<i64>> =
-        updated.iter().map(|(_, change)| number(order(change).map(|order| order.0))).collect();
+        updated.iter().map(|(_, change)| order(change).map(|order| as_i64(order.0))).collect();
     let sealed: Vec<Option<Vec<u8>>> =
         updated.iter().map(|(_, change)| order(change).map(|order| order.1)).collect();
     let canceled: Vec<bool> = updated.iter().map(|(_, change)| change.is_canceled).collect();
-    let since: Vec<i64> = updated.iter().map(|(_, change)| change.since).collect();
+    let since: Vec<i64> = updated.iter().map(|(_, change)| change.since.micros()).collect();
     let parameters: [&(dyn ToSql + Sync); 9] =
         [&project, &operations, &devices, &states, &versions, &epochs, &sealed, &canceled, &since];
     execute(transaction, sql, &parameters).await.map(drop)

@@ -2,15 +2,16 @@
 
 use muster_schemas::events::{AbortCause, ClosedState};
 use muster_schemas::{RunState, Timestamp};
+use std::time::Duration;
 
 use super::work_queue::{OpenOperation, OpenRun};
 
 /// Delay, in microseconds, by which a device's report may be late before its run is closed: clock
 /// skew, transmission, the last attempt to end the program.
-const REPORT_GRACE_MICROS: i64 = 60_000_000;
+const REPORT_GRACE: Duration = Duration::from_secs(60);
 
 /// Timeout of a device's response to an order, in microseconds; then the order is sent again.
-pub(crate) const RESPONSE_TIMEOUT_MICROS: i64 = 5_000_000;
+pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The next step of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,17 +67,15 @@ fn can_start(run: &OpenRun) -> bool {
 /// Returns the time before which a run must have entered its state to be overdue.
 #[must_use]
 pub(crate) fn overdue_before(operation: &OpenOperation, now: Timestamp) -> Timestamp {
-    let expires = operation.requested.expires_at.micros();
-    if now.micros() > expires.saturating_add(REPORT_GRACE_MICROS) {
+    if now > operation.requested.expires_at + REPORT_GRACE {
         return now;
     }
-    now.plus_micros(-close_after_micros(operation))
+    now - close_after(operation)
 }
 
-/// Returns the time after which a run without a report is closed, in microseconds.
-fn close_after_micros(operation: &OpenOperation) -> i64 {
-    let timeout = i64::try_from(operation.requested.timeout_ms).unwrap_or(i64::MAX / 2_000);
-    timeout.saturating_mul(1_000).saturating_add(REPORT_GRACE_MICROS)
+/// Returns the time after which a run without a report is closed.
+fn close_after(operation: &OpenOperation) -> Duration {
+    Duration::from_millis(operation.requested.timeout_ms) + REPORT_GRACE
 }
 
 /// Returns the next step of a dispatched run.
@@ -88,7 +87,7 @@ pub(crate) fn next_step(operation: &OpenOperation, run: &OpenRun, now: Timestamp
     let expires = operation.requested.expires_at;
     let since = match run.state {
         RunState::Dispatched => {
-            if now.micros() > expires.micros().saturating_add(REPORT_GRACE_MICROS) {
+            if now > expires + REPORT_GRACE {
                 return Some(if run.is_canceled {
                     Step::Close(
                         ClosedState::Canceled,
@@ -105,12 +104,7 @@ pub(crate) fn next_step(operation: &OpenOperation, run: &OpenRun, now: Timestamp
                 true => Step::SendCancel,
                 false if run.device_epoch > run.epoch => Step::Dispatch,
                 // The process that appended the dispatch has sent it.
-                false
-                    if (0..RESPONSE_TIMEOUT_MICROS)
-                        .contains(&(now.micros() - run.since.micros())) =>
-                {
-                    return None;
-                }
+                false if (run.since..run.since + RESPONSE_TIMEOUT).contains(&now) => return None,
                 false => Step::SendOrder,
             });
         }
@@ -127,7 +121,7 @@ pub(crate) fn next_step(operation: &OpenOperation, run: &OpenRun, now: Timestamp
         | RunState::Rejected
         | RunState::Unknown => return None,
     };
-    if now.micros() > since.micros().saturating_add(close_after_micros(operation)) {
+    if now > since + close_after(operation) {
         let reason = "the device accepted it, but did not report its end in time";
         return Some(Step::Close(ClosedState::TimedOut, reason));
     }
@@ -138,6 +132,7 @@ pub(crate) fn next_step(operation: &OpenOperation, run: &OpenRun, now: Timestamp
 mod tests {
     use muster_schemas::events::{Action, OperationRequested};
     use muster_schemas::{DeviceId, OperationId};
+    use muster_schemas::{Epoch, StreamVersion};
     use uuid::Uuid;
 
     use super::*;
@@ -171,12 +166,12 @@ mod tests {
             operation: OperationId(Uuid::from_u128(1)),
             device: DeviceId(Uuid::from_u128(2)),
             state,
-            version: 2,
-            epoch: 1,
+            version: StreamVersion(2),
+            epoch: Epoch::FIRST,
             order: Some(vec![1]),
             is_canceled: false,
             since: NOW,
-            device_epoch: 1,
+            device_epoch: Epoch::FIRST,
             is_online: true,
             is_device_removed: false,
         }
@@ -253,7 +248,7 @@ mod tests {
             next_step(&open, &away, after(3661)),
             Some(Step::Close(ClosedState::Expired, "the device did not accept it in time"))
         );
-        let elsewhere = OpenRun { device_epoch: 2, ..waits.clone() };
+        let elsewhere = OpenRun { device_epoch: Epoch(2), ..waits.clone() };
         assert_eq!(next_step(&open, &elsewhere, NOW), Some(Step::Dispatch));
         let canceled = OpenRun { is_canceled: true, ..elsewhere };
         assert_eq!(next_step(&open, &canceled, NOW), Some(Step::SendCancel));

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use muster_eventlog::{EventLog, StoreError};
 use muster_schemas::events::OperationRequested;
 use muster_schemas::run::UnknownRunState;
-use muster_schemas::{DeviceId, OperationId, ProjectId, RunState, Timestamp, codec};
+use muster_schemas::{
+    DeviceId, Epoch, OperationId, Position, ProjectId, RunState, StreamVersion, Timestamp, codec,
+};
 use sqlx::{AssertSqlSafe, FromRow, Row as _};
 use uuid::Uuid;
 
@@ -51,9 +53,9 @@ pub struct OpenRun {
     /// State of the run.
     pub state: RunState,
     /// Version of its stream.
-    pub version: u64,
+    pub version: StreamVersion,
     /// Epoch of its newest order; 0 when there is none.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The newest order.
     pub order: Option<Vec<u8>>,
     /// Whether its cancellation was requested.
@@ -61,7 +63,7 @@ pub struct OpenRun {
     /// Time at which it entered its state.
     pub since: Timestamp,
     /// Current epoch of the device; 0 when it never enrolled.
-    pub device_epoch: u64,
+    pub device_epoch: Epoch,
     /// Whether the device is online.
     pub is_online: bool,
     /// Whether the device was revoked or deleted.
@@ -78,12 +80,12 @@ fn run(row: RunRow) -> Result<OpenRun, StoreError> {
         operation: OperationId(row.0),
         device: DeviceId(row.1),
         state: read_state(&row.2)?,
-        version: row.3.unsigned_abs(),
-        epoch: row.4.unsigned_abs(),
+        version: StreamVersion(row.3.unsigned_abs()),
+        epoch: Epoch(row.4.unsigned_abs()),
         order: row.5,
         is_canceled: row.6,
         since: Timestamp(row.7),
-        device_epoch: row.8.unsigned_abs(),
+        device_epoch: Epoch(row.8.unsigned_abs()),
         is_online: row.9,
         is_device_removed: row.10,
     })
@@ -268,7 +270,7 @@ impl WorkQueue {
         devices: &BTreeSet<DeviceId>,
         before: Timestamp,
         limit: u32,
-    ) -> Result<(Vec<(DeviceId, u64)>, u64), StoreError> {
+    ) -> Result<(Vec<(DeviceId, Epoch)>, Position), StoreError> {
         let sql = format!(
             "SELECT d.device, d.epoch, c.position FROM {NAME}_devices d
              JOIN projection_states c ON c.projection = '{NAME}' AND c.project = d.project
@@ -287,8 +289,10 @@ impl WorkQueue {
             .fetch_all(&self.log.stores().sql)
             .await
             .map_err(StoreError::sqlx(ATTEMPTED))?;
-        let position = rows.first().map_or(0, |(_, _, position)| position.unsigned_abs());
-        let free = |(id, epoch, _): (Uuid, i64, i64)| (DeviceId(id), epoch.unsigned_abs());
+        let position = rows
+            .first()
+            .map_or(Position::ZERO, |(_, _, position)| Position(position.unsigned_abs()));
+        let free = |(id, epoch, _): (Uuid, i64, i64)| (DeviceId(id), Epoch(epoch.unsigned_abs()));
         Ok((rows.into_iter().map(free).collect(), position))
     }
 

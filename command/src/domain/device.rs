@@ -11,7 +11,7 @@ use muster_schemas::names::{
     ConfigKey, ConfigValue, ConfigVars, DeviceName, LabelKey, LabelValue, Labels, MAX_CONFIG_VARS,
     MAX_LABELS,
 };
-use muster_schemas::{DeviceId, Event, Hash, TokenId};
+use muster_schemas::{ConfigVersion, DeviceId, Epoch, Event, Hash, Seq, TokenId};
 
 use super::{Conflict, Decider, Decision, NotEnrolled, Rejection};
 
@@ -31,9 +31,9 @@ pub struct Device {
     /// Config variables.
     pub config: ConfigVars,
     /// Version of the config; 0 when none was ever set.
-    pub config_version: u64,
+    pub config_version: ConfigVersion,
     /// Newest epoch; 0 before the first enrollment.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// Fingerprint of the key that was expected when the device was registered.
     pub registered_key: Option<Hash>,
     /// Fingerprint of the signing key that enrolled last.
@@ -99,7 +99,7 @@ pub enum DeviceCommand {
     /// Grant it a new epoch.
     GrantEpoch {
         /// Its current epoch.
-        current: u64,
+        current: Epoch,
         /// Cause of the new epoch.
         cause: Cause,
         /// For a fork: where the branches diverge, with the hashes of the log and of the other
@@ -109,9 +109,9 @@ pub enum DeviceCommand {
     /// Record that an old copy of its data folder, with a revoked key, is in use.
     RecordCopy {
         /// The copy's epoch.
-        epoch: u64,
+        epoch: Epoch,
         /// First sequence number that the log has and the copy does not.
-        seq: u64,
+        seq: Seq,
     },
     /// Rename it.
     Rename(DeviceName),
@@ -148,7 +148,7 @@ pub struct Enrollment {
 #[derive(Clone, Copy, Debug)]
 pub struct ForkPoint {
     /// Sequence number.
-    pub seq: u64,
+    pub seq: Seq,
     /// Hash of the log's event.
     pub logged_hash: Option<Hash>,
     /// Hash of the other branch's event.
@@ -172,7 +172,7 @@ impl Device {
             NotEnrolled::Revoked
         } else if self.pending_enrollment.is_some() {
             NotEnrolled::Pending
-        } else if self.epoch == 0 {
+        } else if self.epoch == Epoch::ZERO {
             NotEnrolled::NeverEnrolled
         } else {
             return Ok(());
@@ -197,7 +197,7 @@ impl Device {
 
     fn await_approval(&self, enrollment: Enrollment, similar: Option<DeviceId>) -> Decision {
         self.existing_name()?;
-        if self.epoch > 0 || self.pending_enrollment.is_some() {
+        if self.epoch > Epoch::ZERO || self.pending_enrollment.is_some() {
             return Err(Conflict::CannotBecomePending.into());
         }
         let Enrollment { signing_key, fingerprint, nats_key, token, hostname, machine, macs } =
@@ -242,7 +242,7 @@ impl Device {
 
     fn revoke(&self, reason: Option<String>) -> Decision {
         let name = self.existing_name()?;
-        if self.epoch == 0 {
+        if self.epoch == Epoch::ZERO {
             return Err(Conflict::NothingToRevoke(name.clone()).into());
         }
         if self.is_revoked {
@@ -269,10 +269,10 @@ impl Device {
         Ok(vec![enrolled.into()])
     }
 
-    fn grant_epoch(&self, current: u64, cause: Cause, fork: Option<ForkPoint>) -> Decision {
+    fn grant_epoch(&self, current: Epoch, cause: Cause, fork: Option<ForkPoint>) -> Decision {
         self.existing_name()?;
         // After a restored backup a device may be ahead of the log.
-        let epoch = self.epoch.max(current) + 1;
+        let epoch = self.epoch.max(current).next();
         let granted = DeviceEpochGranted { epoch, previous: current, cause };
         let forked = fork.map(|ForkPoint { seq, logged_hash: logged, other_hash: other }| {
             DeviceForked { epoch: current, seq, logged, other, continues_in: epoch }.into()
@@ -318,7 +318,7 @@ impl Device {
         if set.is_empty() && removed.is_empty() {
             return Ok(Vec::new());
         }
-        let version = self.config_version + 1;
+        let version = self.config_version.next();
         Ok(vec![DeviceConfigSet { version, set, removed }.into()])
     }
 
@@ -331,7 +331,7 @@ impl Device {
         }
         let key =
             KEY_ROTATION_VARIABLE.parse().map_err(|_| Rejection::NotFound("config variable"))?;
-        let version = i64::try_from(self.config_version + 1).unwrap_or(i64::MAX);
+        let version = i64::try_from(self.config_version.next().get()).unwrap_or(i64::MAX);
         self.set_config([(key, Some(ConfigValue::Int(version)))].into())
     }
 

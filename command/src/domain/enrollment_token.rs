@@ -2,7 +2,7 @@
 
 use muster_schemas::events::{EnrollmentTokenCreated, EnrollmentTokenRevoked, EnrollmentTokenUsed};
 use muster_schemas::names::{MAX_CONFIG_VARS, MAX_LABELS};
-use muster_schemas::{DeviceId, Event, Hash, Timestamp};
+use muster_schemas::{DeviceId, Event, Hash, StreamVersion, Timestamp};
 
 use super::{Conflict, Decider, Decision, Rejection, TokenRefusal};
 
@@ -48,9 +48,9 @@ impl EnrollmentToken {
     /// reading all of it: a token may have enrolled many devices, and no event follows a
     /// revocation.
     #[must_use]
-    pub fn from_ends(first: &Event, newest: &Event, version: u64) -> Self {
+    pub fn from_ends(first: &Event, newest: &Event, version: StreamVersion) -> Self {
         let is_revoked = matches!(newest, Event::EnrollmentTokenRevoked(_));
-        let used = version.saturating_sub(1 + u64::from(is_revoked));
+        let used = version.get().saturating_sub(1 + u64::from(is_revoked));
         Self {
             created: Self::default().evolve(first).created,
             used: u32::try_from(used).unwrap_or(u32::MAX),

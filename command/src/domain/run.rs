@@ -7,7 +7,7 @@ use muster_schemas::events::{
     ClosedState, DownloadLinkMade, EraseCause, RunCancelRequested, RunClosed, RunDispatched,
     RunRequested, UploadErased, UploadStalled,
 };
-use muster_schemas::{Event, Hash, RunState, Timestamp};
+use muster_schemas::{Epoch, Event, Hash, RunState, Timestamp};
 
 use super::{Conflict, Decider, Decision, Rejection};
 
@@ -17,7 +17,7 @@ pub struct Run {
     /// State of the run, as far as its own stream determines it; `None` if it was never requested.
     pub state: Option<RunState>,
     /// Epoch of its newest order.
-    pub dispatched_epoch: Option<u64>,
+    pub dispatched_epoch: Option<Epoch>,
     /// Whether its cancellation was requested.
     pub is_canceled: bool,
     /// Whether its file was erased, and further pieces are refused.
@@ -34,7 +34,7 @@ pub enum RunCommand {
     /// Record the order that was signed for this epoch of the device.
     Dispatch {
         /// The epoch.
-        epoch: u64,
+        epoch: Epoch,
         /// The signed order.
         order: Vec<u8>,
     },

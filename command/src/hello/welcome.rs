@@ -7,7 +7,7 @@ use muster_eventlog::{DeviceAccess, DeviceEpoch};
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::events::Cause;
 use muster_schemas::wire::{Hello, NewEpoch, Welcome};
-use muster_schemas::{DeviceId, Event, Hash, ProjectId, StreamName, codec};
+use muster_schemas::{DeviceId, Epoch, Event, Hash, ProjectId, Seq, StreamName, codec};
 use uuid::Uuid;
 
 use super::catch_up::is_caught_up;
@@ -82,8 +82,8 @@ impl Hellos {
         } else {
             (access, None)
         };
-        let newest = access.epochs.last().map_or(0, |epoch| epoch.epoch);
-        if !(1..=newest.saturating_add(MAX_EPOCHS_AHEAD)).contains(&hello.epoch) {
+        let newest = access.epochs.last().map_or(Epoch::ZERO, |epoch| epoch.epoch);
+        if !(Epoch::FIRST..=newest + MAX_EPOCHS_AHEAD).contains(&hello.epoch) {
             return Err(unproved(format!("epoch {} was never assigned to it", hello.epoch)));
         }
         // An unknown epoch was granted after the backup from which this log was restored: the
@@ -126,11 +126,16 @@ impl Hellos {
         &self,
         project: &ProjectId,
         device: DeviceId,
-        epoch: u64,
+        epoch: Epoch,
     ) -> Result<DeviceEpoch, CommandError> {
         let access = self.executor.log.device_access(project, &[device]).await?;
         let position = access.get(&device).and_then(|access| access.epoch(epoch)).copied();
-        Ok(position.unwrap_or(DeviceEpoch { epoch, seq: 0, tip: Hash::ZERO, is_closed: false }))
+        Ok(position.unwrap_or(DeviceEpoch {
+            epoch,
+            seq: Seq::ZERO,
+            tip: Hash::ZERO,
+            is_closed: false,
+        }))
     }
 
     /// Returns the error for a hello by a key that is not the device's. If it is a previous key and
@@ -188,10 +193,10 @@ impl Hellos {
         &self,
         project: &ProjectId,
         device: DeviceId,
-        current: u64,
+        current: Epoch,
         new_epoch: &NewEpoch,
         logged_hash: Option<Hash>,
-    ) -> Result<u64, CommandError> {
+    ) -> Result<Epoch, CommandError> {
         let request = Request::unconditional(
             project.clone(),
             format!("device:{device}"),

@@ -1,6 +1,7 @@
 //! Routes of operations: request, pause, resume and abort them, and cancel a run.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::extract::State;
 
@@ -79,14 +80,13 @@ fn parse(body: RequestOperation) -> Result<NewOperation, Problem> {
         (None, Some(selector)) => Target::Selector(selector),
         _ => return Err(Problem::field("target", "give either devices or selector", None)),
     };
-    let expires = i64::from(body.expires_in_seconds) * 1_000_000;
     Ok(NewOperation {
         target,
         action,
         env,
         stdin,
         timeout_ms: u64::from(timeout_seconds) * 1_000,
-        expires_at: crate::clock::now().plus_micros(expires),
+        expires_at: crate::clock::now() + Duration::from_secs(body.expires_in_seconds.into()),
         max_concurrent: body.at_once,
         stop_after: body.stop_after,
     })

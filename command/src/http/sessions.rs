@@ -15,7 +15,7 @@ use muster_schemas::events::{
     SessionAttached, SessionDetached, SessionEnded, SessionKind, SessionRefused, SessionRequested,
 };
 use muster_schemas::wire::{Purpose, TerminalSize};
-use muster_schemas::{DeviceId, SessionId};
+use muster_schemas::{DeviceId, SessionId, StreamVersion};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -236,8 +236,8 @@ pub(super) async fn open_shell(
 }
 
 /// The number of a recording: the version of the event that started it.
-fn recording(version: u64) -> u32 {
-    u32::try_from(version).unwrap_or(u32::MAX)
+fn recording(version: StreamVersion) -> u32 {
+    u32::try_from(version.get()).unwrap_or(u32::MAX)
 }
 
 /// Writes the first part of the recording before the device is contacted: a shell whose recording

@@ -9,6 +9,7 @@ use muster_api::{IdempotencyKey, Json, PathParam, Problem, Query};
 use muster_api_types::tokens::{CreateEnrollmentToken, CreateToken, TokenCreated};
 use muster_api_types::{WriteResult, schema};
 use muster_schemas::{ProjectId, TokenId};
+use std::time::Duration;
 
 use super::state::CommandState;
 use super::write::{Created, Write, created, request};
@@ -37,7 +38,7 @@ pub(super) async fn create_enrollment_token(
         let rule = format!("must be from 1 to {MAX_TTL_SECS}");
         return Err(Problem::field("ttl_seconds", rule, Some(body.ttl_seconds.into())));
     }
-    let expires_at = crate::clock::now().plus_micros(i64::from(body.ttl_seconds) * 1_000_000);
+    let expires_at = crate::clock::now() + Duration::from_secs(body.ttl_seconds.into());
     let new = NewEnrollmentToken {
         name: body.name,
         expires_at,

@@ -11,6 +11,7 @@ use muster_api_types::uploads::{CreateDownloadLink, DownloadLinkCreated};
 use muster_api_types::{WriteResult, schema};
 use muster_schemas::OperationId;
 use muster_schemas::events::EraseCause;
+use std::time::Duration;
 
 use super::state::CommandState;
 use super::write::{Created, Write, created};
@@ -71,7 +72,7 @@ pub(super) async fn create_download_link(
         return Err(Problem::field("expires_in", rule, Some(body.expires_in.into())));
     }
     let device = state.service.devices.requested(&request, &device).await?;
-    let expires_at = crate::clock::now().plus_micros(i64::from(body.expires_in) * 1_000_000);
+    let expires_at = crate::clock::now() + Duration::from_secs(body.expires_in.into());
     let made = state.service.uploads.create_link(&request, operation, device, expires_at).await?;
     let link = DownloadLinkCreated {
         url: format!("/api/v1/downloads/{}", made.text),

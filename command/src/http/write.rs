@@ -10,7 +10,7 @@ use muster_api::auth::{Needs, Principal};
 use muster_api::params::NoParams;
 use muster_api::{IdempotencyKey, IfMatch, Problem, Query, Scope, etag, position_header};
 use muster_api_types::WriteResult;
-use muster_schemas::ProjectId;
+use muster_schemas::{ProjectId, StreamVersion};
 
 use super::state::CommandState;
 use crate::request::{Request, Written};
@@ -80,7 +80,7 @@ fn headers(written: Written) -> HeaderMap {
 }
 
 /// Returns the versions that `If-Match` names; `None` for any version.
-pub(super) fn versions(if_match: IfMatch) -> Option<Vec<u64>> {
+pub(super) fn versions(if_match: IfMatch) -> Option<Vec<StreamVersion>> {
     match if_match {
         IfMatch::Absent | IfMatch::Any => None,
         IfMatch::Versions(versions) => Some(versions),

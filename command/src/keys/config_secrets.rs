@@ -9,7 +9,7 @@ use data_encoding::BASE64URL_NOPAD;
 use muster_channel::{SealedError, seal_to};
 use muster_schemas::names::{ConfigKey, ConfigValue, ConfigVars};
 use muster_schemas::wire::config_context;
-use muster_schemas::{DeviceId, ProjectId, PublicKey, codec};
+use muster_schemas::{ConfigVersion, DeviceId, ProjectId, PublicKey, codec};
 
 use super::store::KeyStore;
 
@@ -89,7 +89,7 @@ impl KeyStore {
         &self,
         project: &ProjectId,
         device: DeviceId,
-        version: u64,
+        version: ConfigVersion,
         vars: ConfigVars,
         key: &PublicKey,
     ) -> Result<OutgoingConfig, SealedError> {

@@ -36,14 +36,14 @@ fn sign(
     nats: Value,
 ) -> Result<String, JwtError> {
     let mut claims = json!({
-        "iat": issued_at.micros().div_euclid(1_000_000),
+        "iat": issued_at.seconds(),
         "iss": issuer.public_key(),
         "sub": subject,
         "name": name,
     });
     claims["nats"] = nats;
     if let Some(at) = expires_at {
-        claims["exp"] = json!(at.micros().div_euclid(1_000_000));
+        claims["exp"] = json!(at.seconds());
     }
     let id = Sha512_256::digest(claims.to_string().as_bytes());
     claims["jti"] = json!(BASE32_NOPAD.encode(&id));
@@ -202,10 +202,8 @@ pub fn device_account(
     let mut subscribe =
         subjects::DEVICE_SUBSCRIBES.map(|what| format!("{DEVICE_SUBJECTS}.{what}")).to_vec();
     subscribe.push(format!("_INBOX.{DEVICE_SUBJECTS}.>"));
-    let revocations: serde_json::Map<String, Value> = revoked
-        .iter()
-        .map(|(key, at)| (key.clone(), json!(at.micros().div_euclid(1_000_000))))
-        .collect();
+    let revocations: serde_json::Map<String, Value> =
+        revoked.iter().map(|(key, at)| (key.clone(), json!(at.seconds()))).collect();
     let nats = json!({
         "type": "account",
         "version": 2,

@@ -13,7 +13,9 @@ use muster_schemas::wire::{
     MAX_FILE_PIECE_BYTES, MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputPiece, OutputStream,
     OutputTaken, output_context,
 };
-use muster_schemas::{DeviceId, OperationId, ProjectId, StreamName, codec, compress};
+use muster_schemas::{
+    DeviceId, OperationId, ProjectId, StreamName, StreamVersion, codec, compress,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{CachedOutput, OutputCache};
@@ -218,7 +220,7 @@ impl Outputs {
         }
         let stream = StreamName::Run(piece.operation, device);
         Ok(match self.log.stream_version(project, &stream).await? {
-            0 => Err("it was never requested from this device"),
+            StreamVersion::ZERO => Err("it was never requested from this device"),
             _ => Ok(MAX_OUTPUT_BYTES),
         })
     }

@@ -22,7 +22,7 @@ impl ClaimLock {
     /// Records that the broker has accepted the claim.
     /// After an error, the broker has the claim nevertheless.
     pub(super) async fn mark_accepted(self) -> Result<(), StoreError> {
-        let seconds = self.issued_at.micros() / 1_000_000;
+        let seconds = self.issued_at.seconds();
         self.client
             .execute(
                 "INSERT INTO account_claims (account, issued_at) VALUES ($1, $2)

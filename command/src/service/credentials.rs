@@ -2,6 +2,7 @@
 //! credentials, however long it was offline.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use hmac::{Hmac, Mac};
@@ -19,7 +20,9 @@ use crate::error::CommandError;
 use crate::keys::KeyStore;
 
 /// Validity of a nonce, in microseconds.
-const NONCE_TTL_MICROS: i64 = 120_000_000;
+const NONCE_TTL: Duration = Duration::from_secs(120);
+/// Time by which credentials are backdated, because the clocks of brokers differ.
+const BACKDATED_BY: Duration = Duration::from_secs(60);
 
 /// The nonce is invalid or has expired.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +84,7 @@ impl Credentials {
     #[must_use]
     pub fn nonce(&self, project: &ProjectId, device: DeviceId) -> NonceResponse {
         let now = now();
-        let until = now.plus_micros(NONCE_TTL_MICROS);
+        let until = now + NONCE_TTL;
         NonceResponse {
             nonce: create_nonce(self.keys.nonce_key(), project, device, until),
             server_time: now,
@@ -122,10 +125,8 @@ impl Credentials {
         nats_key: &str,
     ) -> Result<CredentialsResponse, CommandError> {
         let now = now();
-        let life = i64::try_from(self.broker.jwt_ttl.as_micros()).unwrap_or(i64::MAX);
-        let expires_at = now.plus_micros(life);
-        // Backdated, because brokers' clocks differ.
-        let issued_at = now.plus_micros(-60_000_000);
+        let expires_at = now + self.broker.jwt_ttl;
+        let issued_at = now - BACKDATED_BY;
         let jwt = self.keys.device_jwt(nats_key, project, device, issued_at, expires_at)?;
         Ok(CredentialsResponse {
             jwt,

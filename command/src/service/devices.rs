@@ -6,7 +6,7 @@ use muster_schemas::errors::error_chain;
 use muster_schemas::names::{ConfigKey, ConfigValue, DeviceName, LabelKey, LabelValue, Labels};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::ConfigUpdate;
-use muster_schemas::{DeviceId, Hash, ProjectId, StreamName, codec, cose};
+use muster_schemas::{DeviceId, Hash, ProjectId, StreamName, StreamVersion, codec, cose};
 use uuid::Uuid;
 
 use super::accounts::BrokerAccounts;
@@ -109,7 +109,10 @@ impl Devices {
         if let Some((appended, events)) = self.executor.first_result(request).await? {
             let device = events.iter().find_map(|event| event.stream.device());
             let device = device.ok_or(Rejection::NotFound("device"))?;
-            return Ok((device, Written { version: 1, position: appended.last }));
+            return Ok((
+                device,
+                Written { version: StreamVersion::FIRST, position: appended.last },
+            ));
         }
         let fresh = DeviceId(Uuid::now_v7());
         let name_stream = StreamName::Name(name.clone());
@@ -122,7 +125,7 @@ impl Devices {
                 fingerprint,
             })?;
             let parts = vec![
-                (StreamName::Device(fresh), 0, registered),
+                (StreamName::Device(fresh), StreamVersion::ZERO, registered),
                 (name_stream.clone(), held.version, reserved),
             ];
             self.executor.try_append(request, parts).await
@@ -132,7 +135,7 @@ impl Devices {
         let made = self.executor.first_result(request).await?;
         let made =
             made.and_then(|(_, events)| events.iter().find_map(|event| event.stream.device()));
-        Ok((made.unwrap_or(fresh), Written { version: 1, position }))
+        Ok((made.unwrap_or(fresh), Written { version: StreamVersion::FIRST, position }))
     }
 
     /// Renames and labels a device, in one append.

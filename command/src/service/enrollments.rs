@@ -10,7 +10,9 @@ use muster_schemas::names::{DeviceName, LabelKey, Labels, device_name_from_host}
 use muster_schemas::wire::{
     ContinueProof, EnrollProof, EnrollRequest, EnrollResponse, EnrollWaiting, EnrollmentTokenText,
 };
-use muster_schemas::{DeviceId, Event, Hash, ProjectId, PublicKey, StreamName, codec};
+use muster_schemas::{
+    DeviceId, Event, Hash, ProjectId, PublicKey, StreamName, StreamVersion, codec,
+};
 use nkeys::{KeyPair, KeyPairType};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
@@ -313,7 +315,7 @@ impl Enrollments {
     ) -> Result<Loaded<EnrollmentToken>, CommandError> {
         let Some((first, newest)) = self.executor.log.read_stream_ends(project, stream).await?
         else {
-            return Ok(Loaded { state: EnrollmentToken::default(), version: 0 });
+            return Ok(Loaded { state: EnrollmentToken::default(), version: StreamVersion::ZERO });
         };
         // An event without authority would hide the last authentic one: read all of them.
         if !(self.executor.log.is_authentic(project, &first)
@@ -332,7 +334,7 @@ impl Enrollments {
         project: &ProjectId,
         device: DeviceId,
         verified: &VerifiedEnrollment,
-    ) -> Result<(DeviceName, Vec<(StreamName, u64, Vec<Event>)>), CommandError> {
+    ) -> Result<(DeviceName, Vec<(StreamName, StreamVersion, Vec<Event>)>), CommandError> {
         let requested_name = verified.proof.name.clone();
         let tries = if requested_name.is_some() { 1 } else { MAX_NAME_ATTEMPTS };
         let base = requested_name.unwrap_or_else(|| {

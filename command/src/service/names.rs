@@ -1,7 +1,7 @@
 //! Names of devices in an append: changed, or freed.
 
 use muster_schemas::names::DeviceName;
-use muster_schemas::{DeviceId, Event, StreamName};
+use muster_schemas::{DeviceId, Event, StreamName, StreamVersion};
 
 use crate::domain::Decider;
 use crate::domain::device::Device;
@@ -11,7 +11,7 @@ use crate::executor::Executor;
 use crate::request::Request;
 
 /// A part of an append: a stream, its expected version, and its new events.
-type Part = (StreamName, u64, Vec<Event>);
+type Part = (StreamName, StreamVersion, Vec<Event>);
 
 /// Returns the part of an append that frees a device's name.
 pub(super) async fn released(

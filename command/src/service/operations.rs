@@ -8,7 +8,8 @@ use muster_eventlog::{Append, AppendError, Appended, Expected, NewEvent};
 use muster_schemas::events::{Action, OperationRequested, PrivatePart};
 use muster_schemas::wire::{MAX_PRIVATE_BYTES, PrivateInput};
 use muster_schemas::{
-    DeviceId, Event, Hash, OperationId, ProjectId, RunState, StreamName, Timestamp, codec,
+    DeviceId, Event, Hash, OperationId, ProjectId, RunState, StreamName, StreamVersion, Timestamp,
+    codec,
 };
 use uuid::Uuid;
 
@@ -158,7 +159,11 @@ impl Operations {
             correlation: Some(id.0),
             ..Append::by_actor(request.actor.clone())
         };
-        append = append.stream(StreamName::Operation(id), Expected::Version(0), facts(requested));
+        append = append.stream(
+            StreamName::Operation(id),
+            Expected::Version(StreamVersion::ZERO),
+            facts(requested),
+        );
         let share = Run::default().decide(RunCommand::Request)?;
         let waiting = share.iter().fold(Run::default(), Run::evolve);
         // Dispatched runs first: a reader of a prefix of these events knows how many slots are in
@@ -166,15 +171,18 @@ impl Operations {
         for ImmediateOrder { device, epoch, order } in immediate_orders {
             let command = RunCommand::Dispatch { epoch: *epoch, order: order.clone() };
             let events = [&share[..], &waiting.decide(command)?].concat();
-            append =
-                append.stream(StreamName::Run(id, *device), Expected::Version(0), facts(&events));
+            append = append.stream(
+                StreamName::Run(id, *device),
+                Expected::Version(StreamVersion::ZERO),
+                facts(&events),
+            );
         }
         let is_started = |device: &&DeviceId| {
             immediate_orders.iter().any(|immediate| immediate.device == **device)
         };
         for device in devices.iter().filter(|device| !is_started(device)) {
             let stream = StreamName::Run(id, *device);
-            append = append.stream(stream, Expected::Version(0), facts(&share));
+            append = append.stream(stream, Expected::Version(StreamVersion::ZERO), facts(&share));
         }
         Ok(self.executor.log.append(&request.project, append).await?)
     }
@@ -203,7 +211,7 @@ impl Operations {
                 Ok(CreatedOperation {
                     id,
                     devices: requested.devices,
-                    written: Written { version: 1, position: appended.last },
+                    written: Written { version: StreamVersion::FIRST, position: appended.last },
                 })
             }
             _ => Err(AppendError::IdReused.into()),
@@ -241,7 +249,7 @@ impl Operations {
         operation: OperationId,
         device: Option<DeviceId>,
     ) -> Result<(), CommandError> {
-        let head = self.executor.log.head(project).await?.map_or(0, |head| head.position);
+        let head = self.executor.log.newest_position(project).await?;
         if !self.dispatch.progress.wait_for(project, head, QUEUE_TIMEOUT).await {
             tracing::warn!(%project, "the list of open runs is behind the log");
             return Ok(());

@@ -201,6 +201,7 @@ fn check_named(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use muster_schemas::Epoch;
 
     /// Devices with the ids 1, 2, …; all but the last two are enrolled, the last one is deleted.
     fn fleet(names: &[&str]) -> (HashMap<StreamName, Name>, HashMap<StreamName, Device>) {
@@ -213,7 +214,7 @@ mod tests {
         let states = names.iter().zip(ids).enumerate().map(|(n, (name, id))| {
             let device = Device {
                 name: Some(name.parse().unwrap()),
-                epoch: u64::from(n < unenrolled),
+                epoch: Epoch(u64::from(n < unenrolled)),
                 is_deleted: n > unenrolled,
                 ..Device::default()
             };

@@ -6,8 +6,8 @@ use std::time::Duration;
 use muster_api::auth::ApiTokenState;
 use muster_api::auth::token_uses::{TokenUse, delete_token_use, token_uses};
 use muster_eventlog::{Append, AppendError, EventLog, Expected, NewEvent};
-use muster_schemas::StreamName;
 use muster_schemas::events::ApiTokenUsed;
+use muster_schemas::{StreamName, StreamVersion};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::CommandError;
@@ -15,7 +15,7 @@ use crate::error::CommandError;
 /// Interval between searches for noted uses.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum interval between two recorded uses of a token, in microseconds.
-const MIN_USE_INTERVAL_MICROS: i64 = 3_000_000_000;
+const MIN_USE_INTERVAL: Duration = Duration::from_secs(3_000);
 
 /// Records uses of API tokens.
 #[derive(Clone, Debug)]
@@ -59,14 +59,13 @@ impl TokenUses {
     async fn record_one(&self, token_use: &TokenUse) -> Result<(), CommandError> {
         let stream = StreamName::Token(token_use.token);
         let stored = self.log.read_stream(&token_use.project, &stream).await?;
-        let version = stored.last().map_or(0, |event| event.stream_version);
+        let version = stored.last().map_or(StreamVersion::ZERO, |event| event.stream_version);
         let mut state = ApiTokenState::default();
         for event in self.log.authentic(&token_use.project, stored).await {
             state = state.evolve(&event.event()?, event.recorded_at);
         }
-        let is_due = state.last_used().is_none_or(|last| {
-            token_use.used_at.micros().saturating_sub(last.micros()) >= MIN_USE_INTERVAL_MICROS
-        });
+        let is_due =
+            state.last_used().is_none_or(|last| token_use.used_at.since(last) >= MIN_USE_INTERVAL);
         if !state.exists() || !is_due {
             return Ok(());
         }

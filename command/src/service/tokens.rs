@@ -8,7 +8,7 @@ use hmac::{Hmac, Mac};
 use muster_schemas::events::{ApiTokenCreated, EnrollmentTokenCreated, Role};
 use muster_schemas::names::{ConfigVars, LabelKey, Labels, TokenName};
 use muster_schemas::wire::{ApiTokenText, EnrollmentTokenText};
-use muster_schemas::{DeviceId, Event, Hash, StreamName, Timestamp, TokenId};
+use muster_schemas::{DeviceId, Event, Hash, StreamName, StreamVersion, Timestamp, TokenId};
 use sha2::Sha256;
 use uuid::Uuid;
 
@@ -135,7 +135,7 @@ impl Tokens {
                 Ok(Event::ApiTokenCreated(created)) => created.expires_at,
                 _ => None,
             };
-            let written = Written { version: 1, position: appended.last };
+            let written = Written { version: StreamVersion::FIRST, position: appended.last };
             Some((id, Some(FirstResult { written, expires_at })))
         });
         Ok(made.unwrap_or_else(|| (TokenId(Uuid::now_v7()), None)))
@@ -234,10 +234,10 @@ impl Tokens {
         id: TokenId,
         created: Vec<Event>,
     ) -> Result<Written, CommandError> {
-        let parts = vec![(StreamName::Token(id), 0, created)];
+        let parts = vec![(StreamName::Token(id), StreamVersion::ZERO, created)];
         let position = self.executor.try_append(request, parts).await?;
         let taken = || Rejection::from(Conflict::TokenExists);
-        Ok(Written { version: 1, position: position.ok_or_else(taken)? })
+        Ok(Written { version: StreamVersion::FIRST, position: position.ok_or_else(taken)? })
     }
 
     /// Revokes an enrollment token.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
@@ -25,12 +26,12 @@ const TYPES: &[&str] =
 
 /// Delay before the partial file of a run that its device reported as unsuccessful is erased, in
 /// microseconds: pieces may still be in flight.
-const FAILED_FILE_TTL_MICROS: i64 = 20_000_000;
+const FAILED_FILE_TTL: Duration = Duration::from_secs(20);
 /// Delay before the partial file of a run that only the server has closed is erased, in
 /// microseconds: such a run may still succeed.
-const CLOSED_FILE_TTL_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
+const CLOSED_FILE_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Age up to which erasures are repeated, in microseconds; older ones have certainly succeeded.
-const MAX_ERASURE_AGE_MICROS: i64 = 30 * 24 * 3600 * 1_000_000;
+const MAX_ERASURE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The projection that fills the list.
 #[derive(Debug, Default)]
@@ -45,11 +46,11 @@ const MAX_CACHED_OPERATIONS: usize = 10_000;
 /// Change of a file by an event.
 enum Change {
     /// The file is stored, since this time.
-    Stored(i64),
+    Stored(Timestamp),
     /// The file is erased at this time, unless it is stored after all.
-    Failed(i64),
+    Failed(Timestamp),
     /// The file was erased at this time.
-    Erased(i64),
+    Erased(Timestamp),
 }
 
 const ATTEMPTED: &str = "write the list of files";
@@ -103,7 +104,7 @@ impl Projection for Files {
     ) -> Result<(), ProjectionError> {
         for stored in events {
             let event = ProjectionError::decode(NAME, stored)?;
-            let at = stored.recorded_at.micros();
+            let at = stored.recorded_at;
             match (&stored.stream, &event) {
                 (StreamName::Operation(id), Event::OperationRequested(requested)) => {
                     let upload = match &requested.action {
@@ -121,12 +122,8 @@ impl Projection for Files {
                         match event {
                             Event::RunRequested(_) => add(transaction, run).await?,
                             Event::RunClosed(_) => {
-                                change(
-                                    transaction,
-                                    run,
-                                    Change::Failed(at + CLOSED_FILE_TTL_MICROS),
-                                )
-                                .await?;
+                                change(transaction, run, Change::Failed(at + CLOSED_FILE_TTL))
+                                    .await?;
                             }
                             Event::UploadErased(_) => {
                                 change(transaction, run, Change::Erased(at)).await?;
@@ -144,7 +141,7 @@ impl Projection for Files {
                         let what = if is_stored {
                             Change::Stored(at)
                         } else {
-                            Change::Failed(at + FAILED_FILE_TTL_MICROS)
+                            Change::Failed(at + FAILED_FILE_TTL)
                         };
                         change(transaction, (project, id, device), what).await?;
                     }
@@ -240,7 +237,7 @@ async fn change(
     };
     let sql =
         format!("UPDATE {NAME} SET {set} WHERE project = $1 AND operation = $2 AND device = $3");
-    let parameters: [&(dyn ToSql + Sync); 4] = [&project.as_str(), &id.0, &device.0, &at];
+    let parameters: [&(dyn ToSql + Sync); 4] = [&project.as_str(), &id.0, &device.0, &at.micros()];
     transaction.execute(&sql, &parameters).await.map(drop).map_err(StoreError::query(ATTEMPTED))
 }
 
@@ -270,8 +267,10 @@ impl FileSelection {
                        AND n.operation <> f.operation)"
             ),
             Self::Erased => format!(
-                "(f.erased_at BETWEEN $1 - {MAX_ERASURE_AGE_MICROS} AND $1 - {FAILED_FILE_TTL_MICROS})
-                 OR (f.useless_at BETWEEN $1 - {MAX_ERASURE_AGE_MICROS} AND $1)"
+                "(f.erased_at BETWEEN $1 - {oldest} AND $1 - {newest})
+                 OR (f.useless_at BETWEEN $1 - {oldest} AND $1)",
+                oldest = MAX_ERASURE_AGE.as_micros(),
+                newest = FAILED_FILE_TTL.as_micros(),
             ),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use muster_schemas::{Hash, ProjectId, StreamName, Timestamp};
+use muster_schemas::{Hash, Position, ProjectId, StreamName, StreamVersion, Timestamp};
 use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Appended, Expected, NewEvent};
@@ -12,7 +12,7 @@ use crate::merkle::{Entry, Frontier};
 /// State of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamState {
-    pub(crate) version: u64,
+    pub(crate) version: StreamVersion,
     pub(crate) tip: Option<Hash>,
     pub(crate) is_closed: bool,
 }
@@ -30,9 +30,9 @@ pub(crate) type Streams = HashMap<String, StreamState>;
 /// One row of the log to write.
 #[derive(Debug)]
 pub(crate) struct Row<'a> {
-    pub(crate) position: u64,
+    pub(crate) position: Position,
     pub(crate) stream: &'a str,
-    pub(crate) stream_version: u64,
+    pub(crate) stream_version: StreamVersion,
     pub(crate) event: &'a NewEvent,
     pub(crate) append: &'a Append,
 }
@@ -45,7 +45,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) updated_streams: HashMap<&'a str, StreamState>,
     pub(crate) appends: Vec<(Uuid, Appended)>,
     /// Newest position of the log after the transaction.
-    pub(crate) position: u64,
+    pub(crate) position: Position,
     /// Result of each append, in order.
     pub(crate) results: Vec<Result<Appended, AppendError>>,
 }
@@ -62,12 +62,12 @@ impl Plan<'_> {
             let entry = Entry {
                 project: project.as_str(),
                 position: row.position,
-                recorded_at: head.recorded_at.micros(),
+                recorded_at: head.recorded_at,
                 stream: row.stream,
                 stream_version: row.stream_version,
                 kind: row.event.kind,
                 schema_version: row.event.schema_version,
-                occurred_at: row.event.occurred_at.micros(),
+                occurred_at: row.event.occurred_at,
                 actor: &row.append.actor,
                 correlation: row.append.correlation,
                 causation: row.append.causation,
@@ -90,7 +90,7 @@ pub(crate) fn plan<'a>(
         rows: Vec::new(),
         updated_streams: HashMap::new(),
         appends: Vec::new(),
-        position: head.frontier.size(),
+        position: Position(head.frontier.size()),
         results: Vec::with_capacity(appends.len()),
     };
     let mut done_now: HashMap<Uuid, Appended> = HashMap::new();
@@ -131,7 +131,7 @@ fn check(
 ) -> Result<(), AppendError> {
     for (part, name) in append.streams.iter().zip(names) {
         let state = current_state(plan, streams, name);
-        let actual = state.map_or(0, |state| state.version);
+        let actual = state.map_or(StreamVersion::ZERO, |state| state.version);
         if state.is_some_and(|state| state.is_closed) {
             return Err(AppendError::Closed { stream: part.stream.clone() });
         }
@@ -167,7 +167,7 @@ fn assign<'a>(
     let first = plan.position + 1;
     for (part, name) in append.streams.iter().zip(names) {
         let before = current_state(plan, streams, name);
-        let mut version = before.map_or(0, |state| state.version);
+        let mut version = before.map_or(StreamVersion::ZERO, |state| state.version);
         for event in &part.events {
             version += 1;
             plan.position += 1;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures::future::try_join_all;
 use muster_schemas::errors::error_chain;
-use muster_schemas::{Hash, ProjectId, Timestamp};
+use muster_schemas::{Hash, Position, ProjectId, Timestamp};
 use tokio_postgres::Client;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::ToSql;
@@ -22,7 +22,7 @@ use crate::append::{AppendError, Appended, Batch, OffsetMove};
 use crate::connect::Dialer;
 use crate::device_effects;
 use crate::error::{ErrorContext, StoreError};
-use crate::integers::as_i64;
+use crate::integers::{as_i64, number};
 use crate::log_options::LogOptions;
 use crate::merkle::Frontier;
 use crate::partitions;
@@ -99,7 +99,7 @@ impl Session {
     /// Creates the next partition in the background, before it is needed.
     fn create_next_range(&mut self) {
         let rows = self.options.partition_rows;
-        let position = self.frontier.as_ref().map_or(0, Frontier::size);
+        let position = Position(self.frontier.as_ref().map_or(0, Frontier::size));
         let next = partitions::range_of(position + rows / 2, rows) + 1;
         if next <= self.last_requested_range {
             return;
@@ -196,7 +196,7 @@ impl Session {
         let Some(head) = head else {
             return Ok(None);
         };
-        let position = head.get::<_, i64>(0).unsigned_abs();
+        let position: u64 = number(&head, 0);
         if self.frontier.as_ref().is_none_or(|frontier| frontier.size() != position) {
             self.streams.clear();
             self.frontier = Frontier::from_bytes(position, head.get(1));
@@ -209,7 +209,7 @@ impl Session {
 
     /// Ensures that the partitions up to a position exist, and returns the newest existing range.
     /// Usually they were created in advance.
-    async fn ensure_ranges(&self, position: u64) -> Result<u64, StoreError> {
+    async fn ensure_ranges(&self, position: Position) -> Result<u64, StoreError> {
         let rows = self.options.partition_rows;
         let needed = partitions::range_of(position, rows);
         if needed > self.last_existing_range {
@@ -256,7 +256,7 @@ async fn load(
             .while_trying("read the streams' versions")?;
         for row in rows {
             let state = StreamState {
-                version: row.get::<_, i64>(1).unsigned_abs(),
+                version: number(&row, 1),
                 tip: row.get::<_, Option<&[u8]>>(2).and_then(Hash::from_slice),
                 is_closed: row.get(3),
             };
@@ -275,8 +275,8 @@ async fn load(
         .iter()
         .map(|row| {
             let appended = Appended {
-                first: row.get::<_, i64>(1).unsigned_abs(),
-                last: row.get::<_, i64>(2).unsigned_abs(),
+                first: number(row, 1),
+                last: number(row, 2),
                 recorded_at: Timestamp(row.get(3)),
                 request_hash: row.get::<_, Option<&[u8]>>(4).and_then(Hash::from_slice),
             };

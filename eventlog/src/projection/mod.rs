@@ -13,7 +13,7 @@ mod transaction;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use muster_schemas::{Event, ProjectId};
+use muster_schemas::{Event, Position, ProjectId};
 
 use crate::error::StoreError;
 use crate::stored_event::StoredEvent;
@@ -35,7 +35,7 @@ pub enum ProjectionError {
         /// Type of the event.
         kind: String,
         /// Position of the event.
-        position: u64,
+        position: Position,
         /// Reason.
         problem: String,
     },

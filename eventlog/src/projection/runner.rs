@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use muster_schemas::ProjectId;
 use muster_schemas::errors::error_chain;
+use muster_schemas::{Position, ProjectId};
 use tokio::sync::watch;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -16,7 +16,7 @@ use super::{Projection, ProjectionError, Transaction};
 use crate::error::{ErrorContext, StoreError};
 use crate::failure::{Cause, Failure, FailureWatch};
 use crate::follow::Follower;
-use crate::integers::as_i64;
+use crate::integers::{as_i64, number};
 use crate::log::EventLog;
 use crate::read::ReadFilter;
 use crate::stored_event::StoredEvent;
@@ -44,7 +44,7 @@ const UPDATE_CHECKPOINT: &str = "UPDATE checkpoints
 /// Position of a projection in each project, for readers that wait for it.
 #[derive(Clone, Debug)]
 pub struct Progress {
-    positions: Arc<watch::Sender<HashMap<ProjectId, u64>>>,
+    positions: Arc<watch::Sender<HashMap<ProjectId, Position>>>,
     failure: FailureWatch,
 }
 
@@ -60,8 +60,8 @@ impl Default for Progress {
 impl Progress {
     /// Returns the position that the projection has reached.
     #[must_use]
-    pub fn position(&self, project: &ProjectId) -> u64 {
-        self.positions.borrow().get(project).copied().unwrap_or(0)
+    pub fn position(&self, project: &ProjectId) -> Position {
+        self.positions.borrow().get(project).copied().unwrap_or(Position::ZERO)
     }
 
     /// Returns why the projection is stopped, and since when; `None` while it runs.
@@ -71,20 +71,26 @@ impl Progress {
     }
 
     /// Waits until the projection has reached a position; false after a timeout.
-    pub async fn wait_for(&self, project: &ProjectId, position: u64, timeout: Duration) -> bool {
+    pub async fn wait_for(
+        &self,
+        project: &ProjectId,
+        position: Position,
+        timeout: Duration,
+    ) -> bool {
         let mut receiver = self.positions.subscribe();
-        let reached =
-            receiver.wait_for(|positions| positions.get(project).copied().unwrap_or(0) >= position);
+        let reached = receiver.wait_for(|positions| {
+            positions.get(project).copied().unwrap_or(Position::ZERO) >= position
+        });
         matches!(tokio::time::timeout(timeout, reached).await, Ok(Ok(_)))
     }
 
     /// Returns a receiver that changes whenever the position of any project changes.
     #[must_use]
-    pub fn subscribe(&self) -> watch::Receiver<HashMap<ProjectId, u64>> {
+    pub fn subscribe(&self) -> watch::Receiver<HashMap<ProjectId, Position>> {
         self.positions.subscribe()
     }
 
-    fn set(&self, project: &ProjectId, position: u64) {
+    fn set(&self, project: &ProjectId, position: Position) {
         self.positions.send_if_modified(|positions| {
             positions.insert(project.clone(), position) != Some(position)
         });
@@ -96,7 +102,7 @@ struct Batch {
     /// Events of the declared types.
     events: Vec<Arc<StoredEvent>>,
     /// Position up to which the log was read.
-    last: u64,
+    last: Position,
     /// Salt of the event at that position, if it may come from memory.
     salt: Option<Bytes>,
 }
@@ -108,10 +114,10 @@ pub struct Runner<P> {
     projection: P,
     progress: Progress,
     /// Position up to which each project's log was read.
-    reached: HashMap<ProjectId, u64>,
+    reached: HashMap<ProjectId, Position>,
     /// Position of each project's stored checkpoint; less than `reached` if no event of the
     /// declared types followed.
-    checkpoints: HashMap<ProjectId, u64>,
+    checkpoints: HashMap<ProjectId, Position>,
     /// Time at which each checkpoint was last stored.
     stored_at: HashMap<ProjectId, Instant>,
 }
@@ -241,7 +247,7 @@ impl<P: Projection> Runner<P> {
 
     async fn catch_up_to(
         &mut self,
-        heads: &HashMap<ProjectId, u64>,
+        heads: &HashMap<ProjectId, Position>,
     ) -> Result<(), ProjectionError> {
         for (project, head) in heads {
             while self.step(project, *head).await? {}
@@ -250,7 +256,7 @@ impl<P: Projection> Runner<P> {
     }
 
     /// Applies one batch of a log with at least `head` events; returns whether there are more.
-    async fn step(&mut self, project: &ProjectId, head: u64) -> Result<bool, ProjectionError> {
+    async fn step(&mut self, project: &ProjectId, head: Position) -> Result<bool, ProjectionError> {
         let position = match self.reached.get(project) {
             Some(position) => *position,
             None => self.load_checkpoint(project).await?,
@@ -313,14 +319,14 @@ impl<P: Projection> Runner<P> {
     async fn read_batch(
         &self,
         project: &ProjectId,
-        after: u64,
-        head: u64,
+        after: Position,
+        head: Position,
     ) -> Result<Batch, StoreError> {
         if head == after {
             return Ok(Batch { events: Vec::new(), last: head, salt: None });
         }
         let kinds = self.projection.kinds();
-        if head - after <= MAX_BATCH_EVENTS.into()
+        if head.since(after) <= MAX_BATCH_EVENTS.into()
             && let Some(mut events) =
                 self.log.read_recent(project, after, head, MAX_BATCH_EVENTS).await?
         {
@@ -347,7 +353,7 @@ impl<P: Projection> Runner<P> {
     async fn commit(
         &mut self,
         project: &ProjectId,
-        (from, to): (u64, u64),
+        (from, to): (Position, Position),
         salt: Option<&[u8]>,
         events: &[Arc<StoredEvent>],
     ) -> Result<bool, ProjectionError> {
@@ -372,7 +378,7 @@ impl<P: Projection> Runner<P> {
         Ok(true)
     }
 
-    async fn load_checkpoint(&mut self, project: &ProjectId) -> Result<u64, StoreError> {
+    async fn load_checkpoint(&mut self, project: &ProjectId) -> Result<Position, StoreError> {
         let client = self.log.stores().pool.get().await?;
         let row = client
             .query_one(
@@ -383,13 +389,13 @@ impl<P: Projection> Runner<P> {
             )
             .await
             .while_trying("read a projection's checkpoint")?;
-        let position = row.get::<_, i64>(0).unsigned_abs();
+        let position = number(&row, 0);
         self.checkpoints.insert(project.clone(), position);
         self.set_reached(project, position);
         Ok(position)
     }
 
-    fn set_reached(&mut self, project: &ProjectId, position: u64) {
+    fn set_reached(&mut self, project: &ProjectId, position: Position) {
         self.reached.insert(project.clone(), position);
         self.progress.set(project, position);
     }

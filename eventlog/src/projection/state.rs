@@ -1,9 +1,10 @@
 //! The state of projections, as their checkpoints show it, for every process.
 
-use muster_schemas::ProjectId;
+use muster_schemas::{Position, ProjectId};
 use tokio_postgres::Row;
 
 use crate::error::{ErrorContext, StoreError};
+use crate::integers::number;
 use crate::log::EventLog;
 
 /// State of a projection in one project.
@@ -14,7 +15,7 @@ pub struct ProjectionState {
     /// Project of the log.
     pub project: String,
     /// Position up to which it has read the log.
-    pub position: u64,
+    pub position: Position,
     /// Number of events that it has not read yet.
     pub lag: u64,
     /// Event at which it stopped.
@@ -26,8 +27,8 @@ impl ProjectionState {
         Self {
             name: row.get(0),
             project: row.get(1),
-            position: row.get::<_, i64>(2).unsigned_abs(),
-            lag: row.get::<_, i64>(3).unsigned_abs(),
+            position: number(row, 2),
+            lag: number(row, 3),
             failure: row.get(4),
         }
     }

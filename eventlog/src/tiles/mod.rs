@@ -11,11 +11,11 @@ mod proof;
 
 use std::collections::BTreeSet;
 
-use muster_schemas::{Hash, ProjectId};
+use muster_schemas::{Hash, Position, ProjectId};
 
 use self::proof::{Claim, HASH_BYTES, TILE_HASHES, TILE_HEIGHT, TileId, TileNodes, Tiles};
 use crate::error::{ErrorContext, StoreError};
-use crate::integers::as_i64;
+use crate::integers::{as_i64, number};
 use crate::log::EventLog;
 use crate::read::ReadFilter;
 
@@ -52,13 +52,15 @@ impl EventLog {
     pub async fn prove_inclusion(
         &self,
         project: &ProjectId,
-        position: u64,
+        position: Position,
         size: u64,
     ) -> Result<Vec<Hash>, ProofError> {
-        if position == 0 || position > size {
-            return Err(ProofError::OutOfRange { position, size });
+        match position.index() {
+            Some(index) if index < size => {
+                self.prove_claim(project, Claim::Inclusion { size, index }).await
+            }
+            _ => Err(ProofError::OutOfRange { position: position.get(), size }),
         }
-        self.prove_claim(project, Claim::Inclusion { size, index: position - 1 }).await
     }
 
     /// Proves that the tree of the first `size` events extends the tree of the first `old`.
@@ -129,7 +131,7 @@ impl EventLog {
 
     /// Checks that the log has this many events.
     async fn check_size(&self, project: &ProjectId, size: u64) -> Result<(), ProofError> {
-        let head = self.head(project).await?.map_or(0, |head| head.position);
+        let head = self.head(project).await?.map_or(0, |head| head.position.get());
         if size > head {
             return Err(ProofError::OutOfRange { position: size, size: head });
         }
@@ -163,14 +165,14 @@ impl EventLog {
             .iter()
             .map(|row| {
                 let level = u8::try_from(row.get::<_, i16>(0)).unwrap_or(u8::MAX);
-                ((level, row.get::<_, i64>(1).unsigned_abs()), row.get(2))
+                ((level, number(row, 1)), row.get(2))
             })
             .collect();
         let newest = (0, size / TILE_HASHES);
         if needed.contains(&newest) && !tiles.contains_key(&newest) {
             let filter = ReadFilter {
-                after: newest.1 * TILE_HASHES,
-                until: Some(size),
+                after: Position(newest.1 * TILE_HASHES),
+                until: Some(Position(size)),
                 ..ReadFilter::default()
             };
             let events = self.read(project, &filter, 1 << TILE_HEIGHT).await?;

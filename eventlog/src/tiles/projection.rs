@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use muster_schemas::ProjectId;
+use muster_schemas::{Position, ProjectId};
 use tokio_postgres::types::ToSql;
 
 use super::proof::{HASH_BYTES, TILE_HASHES, TILE_HEIGHT, root};
@@ -20,7 +20,7 @@ pub const TREE_TILES: &str = "tree_tiles_v1";
 #[derive(Debug, Default)]
 pub struct TreeTiles {
     /// Leaves of each project's incomplete tile, and the position of the newest of them.
-    leaves: HashMap<ProjectId, (u64, Vec<u8>)>,
+    leaves: HashMap<ProjectId, (Position, Vec<u8>)>,
 }
 
 impl TreeTiles {
@@ -29,14 +29,14 @@ impl TreeTiles {
         &mut self,
         transaction: &Transaction<'_>,
         project: &ProjectId,
-        position: u64,
+        position: Position,
     ) -> Result<Vec<u8>, StoreError> {
-        let newest = position - 1;
+        let newest = position.previous();
         match self.leaves.remove(project) {
             Some((cached, leaves)) if cached == newest => return Ok(leaves),
             _ => {}
         }
-        let start = newest - newest % TILE_HASHES;
+        let start = Position(newest.get() - newest.get() % TILE_HASHES);
         let sql = format!(
             "SELECT {COLUMNS} FROM events
              WHERE project = $1 AND position > $2 AND position <= $3
@@ -46,7 +46,7 @@ impl TreeTiles {
             .query(&sql, &[&project.as_str(), &as_i64(start), &as_i64(newest)])
             .await
             .while_trying("read the leaves of an incomplete tile")?;
-        if rows.len() as u64 != newest - start {
+        if rows.len() as u64 != newest.since(start) {
             return Err(corrupt(project, newest));
         }
         let mut leaves = Vec::new();
@@ -57,7 +57,7 @@ impl TreeTiles {
     }
 }
 
-fn corrupt(project: &ProjectId, position: u64) -> StoreError {
+fn corrupt(project: &ProjectId, position: Position) -> StoreError {
     StoreError::Corrupt(format!(
         "the tiles of the Merkle tree of {project} do not match its log near position {position}"
     ))
@@ -99,7 +99,7 @@ async fn extend_level(
             transaction.query_opt(&extend, &[project, level, tile, part, &before]).await
         };
         let row = row.while_trying("store a tile of the Merkle tree")?;
-        let stored: Vec<u8> = row.ok_or_else(|| corrupt(project, index))?.get(0);
+        let stored: Vec<u8> = row.ok_or_else(|| corrupt(project, Position(index + 1)))?.get(0);
         if stored.len() as u64 == TILE_HASHES * HASH_BYTES as u64 {
             first_root.get_or_insert(tile);
             roots.extend(root(&stored));
@@ -139,12 +139,12 @@ impl Projection for TreeTiles {
         events: &[Arc<StoredEvent>],
     ) -> Result<(), ProjectionError> {
         let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(()) };
-        let newest = first.position + events.len() as u64 - 1;
+        let newest = first.position.previous() + events.len() as u64;
         if last.position != newest {
             return Err(corrupt(project, newest).into());
         }
         let mut leaves = self.leaves_before(transaction, project, first.position).await?;
-        let first_leaf = first.position - 1 - (leaves.len() / HASH_BYTES) as u64;
+        let first_leaf = first.position.previous().get() - (leaves.len() / HASH_BYTES) as u64;
         leaves.extend(events.iter().flat_map(|event| event.leaf(project).0));
         let complete = leaves.len() - leaves.len() % (HASH_BYTES << TILE_HEIGHT);
         let incomplete = leaves.split_off(complete);

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_schemas::Hash;
+use muster_schemas::{Hash, Position};
 use tlog_tiles::{HashReader, Tile};
 
 /// Height of a tile: a complete tile has 2^8 hashes.
@@ -114,10 +114,10 @@ pub fn verify_inclusion(
     proof: &[Hash],
     size: u64,
     tree_root: Hash,
-    position: u64,
+    position: Position,
     leaf: Hash,
 ) -> bool {
-    let Some(index) = position.checked_sub(1) else { return false };
+    let Some(index) = position.index() else { return false };
     let proof = proof.iter().map(|hash| tlog_tiles::Hash(hash.0)).collect();
     let (root, leaf) = (tlog_tiles::Hash(tree_root.0), tlog_tiles::Hash(leaf.0));
     tlog_tiles::check_record(&proof, size, root, index, leaf).is_ok()
@@ -202,8 +202,8 @@ mod tests {
             let inclusion = prove(&tiles, Claim::Inclusion { size, index });
             let leaves: Vec<Hash> = (0..size).map(leaf).collect();
             prop_assert_eq!(&inclusion, &path_by_definition(index as usize, &leaves));
-            prop_assert!(verify_inclusion(&inclusion, size, tree_root, index + 1, leaf(index)));
-            prop_assert!(!verify_inclusion(&inclusion, size, tree_root, index + 1, leaf(size)));
+            prop_assert!(verify_inclusion(&inclusion, size, tree_root, Position(index + 1), leaf(index)));
+            prop_assert!(!verify_inclusion(&inclusion, size, tree_root, Position(index + 1), leaf(size)));
 
             let consistency = prove(&tiles, Claim::Consistency { size, old });
             prop_assert!(verify_consistency(&consistency, (old, root_of(old)), (size, tree_root)));
@@ -217,7 +217,7 @@ mod tests {
         let tiles = tiles_of(size);
         assert_eq!(tiles.get(&(2, 0)).map(Vec::len), Some(32));
         let proof = prove(&tiles, Claim::Inclusion { size, index: 70 });
-        assert!(verify_inclusion(&proof, size, root_of(size), 71, leaf(70)));
+        assert!(verify_inclusion(&proof, size, root_of(size), Position(71), leaf(70)));
     }
 
     #[test]
@@ -231,6 +231,6 @@ mod tests {
         let mut tiles = tiles_of(600);
         tiles.remove(&(0, 0));
         assert!(Claim::Inclusion { size: 600, index: 3 }.prove(&TileNodes(&tiles)).is_err());
-        assert!(!verify_inclusion(&[], 0, root_of(0), 0, leaf(0)));
+        assert!(!verify_inclusion(&[], 0, root_of(0), Position::ZERO, leaf(0)));
     }
 }

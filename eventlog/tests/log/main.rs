@@ -23,7 +23,10 @@ use muster_schemas::authority::{AuthorityKey, AuthorityVerifier};
 use muster_schemas::events::{
     DeviceConnected, DeviceDeleted, DeviceEnrolled, DeviceNameReserved, DeviceRegistered,
 };
-use muster_schemas::{DeviceId, Event, Hash, ProjectId, SigningKey, StreamName, Timestamp};
+use muster_schemas::{
+    DeviceId, Epoch, Event, Hash, Position, ProjectId, Seq, SigningKey, StreamName, StreamVersion,
+    Timestamp,
+};
 use support::{Database, database};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -44,7 +47,9 @@ fn append(stream: &str, expected: Expected, events: u128) -> Append {
 async fn all(log: &EventLog) -> Vec<muster_eventlog::StoredEvent> {
     let mut events = Vec::new();
     loop {
-        let after = events.last().map_or(0, |event: &muster_eventlog::StoredEvent| event.position);
+        let after = events
+            .last()
+            .map_or(Position::ZERO, |event: &muster_eventlog::StoredEvent| event.position);
         let filter = ReadFilter { after, ..ReadFilter::default() };
         let page = log.read(&ProjectId::default_project(), &filter, 500).await.unwrap();
         if page.is_empty() {
@@ -63,8 +68,8 @@ async fn assert_consistent(log: &EventLog) {
     let mut versions = std::collections::HashMap::new();
     let mut time = Timestamp(i64::MIN);
     for (index, event) in events.iter().enumerate() {
-        assert_eq!(event.position, index as u64 + 1);
-        let version: &mut u64 = versions.entry(event.stream.clone()).or_default();
+        assert_eq!(event.position, Position(index as u64 + 1));
+        let version: &mut StreamVersion = versions.entry(event.stream.clone()).or_default();
         *version += 1;
         assert_eq!(event.stream_version, *version, "{}", event.stream);
         assert!(event.recorded_at >= time);
@@ -72,7 +77,7 @@ async fn assert_consistent(log: &EventLog) {
         frontier.push(event.leaf(&project));
     }
     let head = log.head(&project).await.unwrap().unwrap();
-    assert_eq!((head.position, head.root), (events.len() as u64, frontier.root()));
+    assert_eq!((head.position, head.root), (Position(events.len() as u64), frontier.root()));
 }
 
 #[tokio::test]
@@ -85,7 +90,7 @@ async fn exactly_one_of_concurrent_appends_with_the_same_expected_version_succee
         let log = logs[n % 2].clone();
         tasks.push(tokio::spawn(async move {
             let mut won = Vec::new();
-            for version in 0..10 {
+            for version in (0..10).map(StreamVersion) {
                 let result = log
                     .append(
                         &ProjectId::default_project(),
@@ -139,8 +144,10 @@ async fn a_retried_append_is_in_the_log_once() {
     let database = database().await;
     let log = database.open().await;
     let project = ProjectId::default_project();
-    let once =
-        Append { append_id: Some(Uuid::from_u128(5)), ..append("a", Expected::Version(0), 2) };
+    let once = Append {
+        append_id: Some(Uuid::from_u128(5)),
+        ..append("a", Expected::Version(StreamVersion::ZERO), 2)
+    };
     let first = log.append(&project, once.clone()).await.unwrap();
     // From the same process, and from another one, as after a crash.
     assert_eq!(log.append(&project, once.clone()).await.unwrap(), first);
@@ -186,7 +193,7 @@ async fn a_reader_that_lost_its_lease_cannot_append() {
 
 fn enrolled(epoch: u64, key: &SigningKey) -> Event {
     DeviceEnrolled {
-        epoch,
+        epoch: Epoch(epoch),
         signing_key: key.public().to_cose_key(),
         fingerprint: key.thumbprint(),
         nats_key: "U".into(),
@@ -217,18 +224,25 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
         vec![NewEvent::server(&registered, now), NewEvent::server(&enrolled(1, &key), now)];
     log.append(
         &project,
-        Append::by_actor("test").stream(stream.clone(), Expected::Version(0), events),
+        Append::by_actor("test").stream(
+            stream.clone(),
+            Expected::Version(StreamVersion::ZERO),
+            events,
+        ),
     )
     .await
     .unwrap();
     let access = log.device_access(&project, &[device]).await.unwrap().remove(&device).unwrap();
     assert!(access.key(&key.thumbprint()).is_some());
-    assert_eq!(access.epoch(1).map(|epoch| (epoch.seq, epoch.is_closed)), Some((0, false)));
+    assert_eq!(
+        access.epoch(Epoch(1)).map(|epoch| (epoch.seq, epoch.is_closed)),
+        Some((Seq::ZERO, false))
+    );
 
     let report = |version: u64, tip: Hash, after: Hash| {
         let mut append = Append::by_actor("device").stream(
-            StreamName::DeviceReport(device, 1),
-            Expected::Tip { version, tip },
+            StreamName::DeviceReport(device, Epoch(1)),
+            Expected::Tip { version: StreamVersion(version), tip },
             vec![reserved(1)],
         );
         append.streams[0].tip = Some(after);
@@ -238,7 +252,7 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     log.append(&project, report(1, Hash::of(b"1"), Hash::of(b"2"))).await.unwrap();
     let result = log.append(&project, report(1, Hash::of(b"1"), Hash::of(b"x"))).await;
     assert!(
-        matches!(result, Err(AppendError::Conflict { actual: 2, tip: Some(tip), .. }) if tip == Hash::of(b"2"))
+        matches!(result, Err(AppendError::Conflict { actual: StreamVersion(2), tip: Some(tip), .. }) if tip == Hash::of(b"2"))
     );
 
     // A second enrollment: new key and epoch; the previous ones are closed.
@@ -246,7 +260,7 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     let again = vec![NewEvent::server(&enrolled(2, &new_key), now)];
     log.append(
         &project,
-        Append::by_actor("test").stream(stream.clone(), Expected::Version(2), again),
+        Append::by_actor("test").stream(stream.clone(), Expected::Version(StreamVersion(2)), again),
     )
     .await
     .unwrap();
@@ -259,7 +273,11 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     let deletion = vec![NewEvent::server(&deleted, now)];
     log.append(
         &project,
-        Append::by_actor("test").stream(stream.clone(), Expected::Version(3), deletion),
+        Append::by_actor("test").stream(
+            stream.clone(),
+            Expected::Version(StreamVersion(3)),
+            deletion,
+        ),
     )
     .await
     .unwrap();
@@ -301,7 +319,7 @@ async fn followers_are_notified_of_appends_and_of_time() {
     for _ in 0..5 {
         let before = follower.head(&project);
         let appended = other.append(&project, append("a", Expected::Any, 1)).await.unwrap();
-        let wait = follower.wait_beyond(&project, before.max(appended.last - 1));
+        let wait = follower.wait_beyond(&project, before.max(appended.last.previous()));
         let head = tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap();
         assert!(head >= appended.last);
         times.push(appended);
@@ -309,9 +327,9 @@ async fn followers_are_notified_of_appends_and_of_time() {
     for at in &times {
         assert_eq!(log.position_at(&project, at.recorded_at).await.unwrap(), at.last);
         let before = Timestamp(at.recorded_at.micros() - 1);
-        assert_eq!(log.position_at(&project, before).await.unwrap(), at.first - 1);
+        assert_eq!(log.position_at(&project, before).await.unwrap(), at.first.previous());
     }
-    assert_eq!(log.position_at(&project, Timestamp(0)).await.unwrap(), 0);
+    assert_eq!(log.position_at(&project, Timestamp(0)).await.unwrap(), Position::ZERO);
     stop.cancel();
 }
 
@@ -364,7 +382,7 @@ async fn a_killed_connection_fails_only_its_own_append() {
             Err(other) => panic!("{other}"),
         }
     };
-    assert_eq!(appended.last, 2);
+    assert_eq!(appended.last, Position(2));
     assert_consistent(&log).await;
 }
 
@@ -424,21 +442,21 @@ async fn an_event_appended_without_the_authority_key_is_not_authentic() {
     let log = plain.with_authority(key.clone(), verifier.clone());
 
     // Events from before there was a key are adopted once.
-    plain.append(&project, append("old", Expected::Version(0), 3)).await.unwrap();
+    plain.append(&project, append("old", Expected::Version(StreamVersion::ZERO), 3)).await.unwrap();
     let stored = plain.read_stream(&project, &name("old")).await.unwrap();
     assert!(!stored.iter().any(|event| log.is_authentic(&project, event)));
     assert!(stored.iter().all(|event| plain.is_authentic(&project, event)));
     assert_eq!(log.adopt_events(&key).await.unwrap(), 3);
     assert_eq!(log.adopt_events(&key).await.unwrap(), 0);
 
-    log.append(&project, append("new", Expected::Version(0), 2)).await.unwrap();
-    log.append(&project, append("new", Expected::Version(2), 1)).await.unwrap();
+    log.append(&project, append("new", Expected::Version(StreamVersion::ZERO), 2)).await.unwrap();
+    log.append(&project, append("new", Expected::Version(StreamVersion(2)), 1)).await.unwrap();
     for stream in ["old", "new"] {
         let stored = log.read_stream(&project, &name(stream)).await.unwrap();
         assert_eq!(log.authentic(&project, stored).await.len(), 3, "{stream}");
     }
 
-    plain.append(&project, append("new", Expected::Version(3), 1)).await.unwrap();
+    plain.append(&project, append("new", Expected::Version(StreamVersion(3)), 1)).await.unwrap();
     // A proof that was copied from another version.
     database
         .execute(
@@ -446,7 +464,7 @@ async fn an_event_appended_without_the_authority_key_is_not_authentic() {
                  AND stream_version = 3) WHERE stream = 'name/new' AND stream_version = 4",
         )
         .await;
-    plain.append(&project, append("new", Expected::Version(4), 1)).await.unwrap();
+    plain.append(&project, append("new", Expected::Version(StreamVersion(4)), 1)).await.unwrap();
     let stored = log.read_stream(&project, &name("new")).await.unwrap();
     assert_eq!((stored.len(), log.authentic(&project, stored).await.len()), (5, 3));
     assert_consistent(&log).await;
@@ -455,7 +473,7 @@ async fn an_event_appended_without_the_authority_key_is_not_authentic() {
     let public = verifier.public_half();
     let audit = audit_authority(&connect, &public, Duration::from_secs(60)).await.unwrap();
     assert_eq!((audit.verified, audit.refused, audit.is_complete), (8, 2, true));
-    assert_eq!(audit.examples[0], ("default".into(), 7, "DeviceNameReserved".into()));
+    assert_eq!(audit.examples[0], ("default".into(), Position(7), "DeviceNameReserved".into()));
 }
 
 #[tokio::test]
@@ -477,7 +495,7 @@ async fn a_device_is_known_to_be_offline_only_while_presence_is_tracked() {
         let mut append = Append::by_actor("role:ingest");
         append.streams.push(StreamAppend {
             stream: StreamName::DevicePresence(device),
-            expected: Expected::Version(version),
+            expected: Expected::Version(StreamVersion(version)),
             events: vec![NewEvent::server(&connected, Timestamp(1))],
             tip: Some(tip),
         });

@@ -32,7 +32,7 @@ impl Projection for Salts {
     ) -> Result<(), ProjectionError> {
         let sql = format!("INSERT INTO {} VALUES ($1, $2)", self.0);
         for event in events {
-            let position = i64::try_from(event.position).unwrap();
+            let position = event.position.get().cast_signed();
             let salt = event.salt.as_ref();
             transaction.execute(&sql, &[&position, &salt]).await.unwrap();
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use muster_eventlog::projection::{Projection, ProjectionError, Runner, Transaction};
 use muster_eventlog::{EventLog, Expected, StoredEvent};
-use muster_schemas::ProjectId;
+use muster_schemas::{Position, ProjectId};
 
 use crate::append;
 use crate::support::{Database, database};
@@ -91,7 +91,10 @@ async fn an_unused_earlier_version_is_dropped_after_a_week() {
     let states = log.projection_states(Some(&ProjectId::default_project())).await.unwrap();
     let names: Vec<&str> = states.iter().map(|state| state.name.as_str()).collect();
     assert_eq!(names, ["fleet_v10", "fleet_v2", "fleets_v1"]);
-    assert!(states.iter().all(|state| (state.position, state.lag) == (3, 3)), "{states:?}");
+    assert!(
+        states.iter().all(|state| (state.position, state.lag) == (Position(3), 3)),
+        "{states:?}"
+    );
     let worst = log.worst_projection(&["fleet_v2", "fleet_v3"]).await.unwrap().unwrap();
     assert_eq!((worst.name.as_str(), worst.lag), ("fleet_v3", 6));
 }

@@ -7,7 +7,7 @@ use muster_eventlog::StoredEvent;
 use muster_eventlog::projection::{
     Column, Columns, Projection, ProjectionError, Runner, Table, Transaction, Write,
 };
-use muster_schemas::ProjectId;
+use muster_schemas::{ProjectId, StreamVersion};
 use tokio_postgres::types::ToSql;
 
 use crate::support::database;
@@ -44,10 +44,10 @@ impl Projection for Batches {
         events: &[Arc<StoredEvent>],
     ) -> Result<(), ProjectionError> {
         for event in events {
-            let way = WAYS[event.position as usize - 1];
+            let way = WAYS[event.position.index().unwrap() as usize];
             let text = format!("{way:?}");
             // The first row is in the table from the first batch on, the second one never.
-            let two = [1_i64, event.position.cast_signed() * 10];
+            let two = [1_i64, event.position.get().cast_signed() * 10];
             let labels = [format!("{{\"n\": 1.50, \"way\": \"{text}\"}}"), "{}".to_owned()];
             let status = [Some(text), None];
             let one = [7_i64; 2];
@@ -71,7 +71,7 @@ async fn rows_are_inserted_kept_updated_and_replaced_by_their_key() {
     let mut runner =
         Runner::open(log.clone(), Batches(Table::new("batches_v1", COLUMNS))).await.unwrap();
     for (version, expected) in ["Insert", "Insert", "Update", "Upsert"].into_iter().enumerate() {
-        let version = Expected::Version(version as u64);
+        let version = Expected::Version(StreamVersion(version as u64));
         log.append(&project, append("a", version, 1)).await.unwrap();
         runner.catch_up().await.unwrap();
         let first = "SELECT status || labels::text FROM batches_v1 WHERE one = 7 AND two = 1";

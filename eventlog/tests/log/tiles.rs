@@ -11,7 +11,7 @@ use muster_eventlog::tiles::{
 };
 use muster_eventlog::{EventLog, Expected, Follower, ReadFilter};
 use muster_schemas::authority::{AuthorityKey, AuthorityVerifier};
-use muster_schemas::{Hash, ProjectId};
+use muster_schemas::{Hash, Position, ProjectId};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::support::database;
@@ -32,7 +32,7 @@ async fn run_tiles(log: &EventLog) -> DropGuard {
 
 async fn append_events(log: &EventLog, number: u128) -> u64 {
     let project = ProjectId::default_project();
-    log.append(&project, append("a", Expected::Any, number)).await.unwrap().last
+    log.append(&project, append("a", Expected::Any, number)).await.unwrap().last.get()
 }
 
 #[tokio::test]
@@ -55,9 +55,9 @@ async fn proofs_are_complete_at_every_size_while_the_log_grows() {
     let events = all(&log).await;
     for (size, root) in &roots {
         assert_eq!(log.root_at(&project, *size).await.unwrap(), *root, "size {size}");
-        for position in [1, *size / 2 + 1, *size] {
+        for position in [1, *size / 2 + 1, *size].map(Position) {
             let proof = log.prove_inclusion(&project, position, *size).await.unwrap();
-            let leaf = events[position as usize - 1].leaf(&project);
+            let leaf = events[position.index().unwrap() as usize].leaf(&project);
             assert!(verify_inclusion(&proof, *size, *root, position, leaf), "{position} of {size}");
         }
     }
@@ -68,7 +68,7 @@ async fn proofs_are_complete_at_every_size_while_the_log_grows() {
         }
     }
     for (position, size) in [(0, 10), (11, 10), (1, u64::MAX)] {
-        let missing = log.prove_inclusion(&project, position, size).await;
+        let missing = log.prove_inclusion(&project, Position(position), size).await;
         assert!(matches!(missing, Err(ProofError::OutOfRange { .. })), "{missing:?}");
     }
     drop(running);
@@ -97,7 +97,7 @@ async fn events_that_are_applied_again_do_not_damage_the_tiles() {
     let progress = runner.progress();
     tokio::spawn(runner.run(Follower::start(&log, stop.clone()), stop.clone()));
     let project = ProjectId::default_project();
-    assert!(!progress.wait_for(&project, 600, Duration::from_secs(2)).await);
+    assert!(!progress.wait_for(&project, Position(600), Duration::from_secs(2)).await);
     assert_eq!(database.texts(rows).await, before);
     stop.cancel();
 }
@@ -110,10 +110,10 @@ async fn a_proof_waits_for_tiles_that_are_behind_the_log() {
     let running = run_tiles(&log).await;
     drop(running);
     let size = append_events(&log, 600).await;
-    let proof = log.prove_inclusion(&project, 1, size).await;
+    let proof = log.prove_inclusion(&project, Position(1), size).await;
     assert!(matches!(proof, Err(ProofError::Behind { size: 600 })), "{proof:?}");
     let _running = run_tiles(&log).await;
-    log.prove_inclusion(&project, 1, size).await.unwrap();
+    log.prove_inclusion(&project, Position(1), size).await.unwrap();
 }
 
 /// Verifies the tiles of a folder with another implementation: prints the root, and an inclusion
@@ -158,11 +158,11 @@ async fn another_implementation_computes_the_same_proofs_from_the_tiles() {
         }
     }
     assert_eq!(log.tile(&project, 0, 4, size).await.unwrap(), None);
-    let (old, position) = (300, 777);
+    let (old, position) = (300, Position(777));
     let output = Command::new(python())
         .args(["-c", VERIFIER])
         .arg(folder.path())
-        .args([size, old, position - 1].map(|number| number.to_string()))
+        .args([size, old, position.previous().get()].map(|number| number.to_string()))
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -174,7 +174,7 @@ async fn another_implementation_computes_the_same_proofs_from_the_tiles() {
         text(&log.prove_consistency(&project, old, size).await.unwrap()),
     ];
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().collect::<Vec<_>>(), expected);
-    let filter = ReadFilter { after: position - 1, until: Some(position), kinds: vec![] };
+    let filter = ReadFilter { after: position.previous(), until: Some(position), kinds: vec![] };
     let event = log.read(&project, &filter, 1).await.unwrap().remove(0);
     let proof = log.prove_inclusion(&project, position, size).await.unwrap();
     let root = log.root_at(&project, size).await.unwrap();

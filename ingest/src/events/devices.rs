@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use muster_eventlog::{DeviceAccess, EventLog, StoreError};
-use muster_schemas::{DeviceId, Hash, ProjectId};
+use muster_schemas::{DeviceId, Hash, ProjectId, Seq};
 
 use super::validation::{AttributedMessages, Key, needs_reload};
 
@@ -80,7 +80,7 @@ impl DeviceCache {
     }
 
     /// Updates the watermark after an append.
-    pub(super) fn advance_watermark(&mut self, key: &Key, seq: u64, tip: Hash) {
+    pub(super) fn advance_watermark(&mut self, key: &Key, seq: Seq, tip: Hash) {
         if let Some(cached) = self.cached.get_mut(&(key.0.clone(), key.1))
             && let Some(epoch) = cached.access.epochs.iter_mut().find(|epoch| epoch.epoch == key.2)
         {

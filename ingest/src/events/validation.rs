@@ -13,7 +13,8 @@ use muster_schemas::envelope::parse_sealed;
 use muster_schemas::events::{Author, DeviceEventUnreadable, DeviceKeyRotated, author};
 use muster_schemas::wire::Ack;
 use muster_schemas::{
-    DeviceEnvelope, DeviceId, Event, Hash, ProjectId, PublicKey, StreamName, codec, cose, subjects,
+    DeviceEnvelope, DeviceId, Epoch, Event, Hash, ProjectId, PublicKey, Seq, StreamName, codec,
+    cose, subjects,
 };
 
 /// Why a message is a dead letter. The names are in the log's table and in the API.
@@ -80,7 +81,7 @@ pub(crate) struct AttributedMessage {
 }
 
 /// A device in one epoch.
-pub(crate) type Key = (ProjectId, DeviceId, u64);
+pub(crate) type Key = (ProjectId, DeviceId, Epoch);
 
 /// The messages of a batch by device and epoch, each in order of `seq`.
 pub(crate) type AttributedMessages = BTreeMap<Key, Vec<AttributedMessage>>;
@@ -141,7 +142,7 @@ fn read(inbound: InboundMessage) -> Result<(Key, AttributedMessage), RejectedMes
 /// unknown epoch or key.
 pub(crate) fn needs_reload(
     access: &DeviceAccess,
-    epoch: u64,
+    epoch: Epoch,
     messages: &[AttributedMessage],
 ) -> bool {
     access.epoch(epoch).is_none()
@@ -205,7 +206,7 @@ pub(crate) fn validate(
         let mut append = Append::by_actor(format!("device:{device}"));
         append.streams.push(StreamAppend {
             stream: StreamName::DeviceReport(*device, *epoch),
-            expected: Expected::Tip { version: current.seq, tip: current.tip },
+            expected: Expected::Tip { version: current.seq.into(), tip: current.tip },
             events,
             tip: Some(tip),
         });
@@ -217,8 +218,8 @@ pub(crate) fn validate(
 
 /// The end of a device's chain, and the keys that sign the next event.
 struct Tail {
-    epoch: u64,
-    seq: u64,
+    epoch: Epoch,
+    seq: Seq,
     tip: Hash,
     keys: Vec<(Hash, PublicKey)>,
     is_rotated: bool,

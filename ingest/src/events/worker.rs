@@ -10,7 +10,7 @@ use muster_eventlog::{
     AppendError, Batch, DeadLetterSource, EventLog, Lease, NewDeadLetter, OffsetMove, StoreError,
     traces,
 };
-use muster_schemas::{ProjectId, StreamName, Timestamp, subjects};
+use muster_schemas::{ProjectId, StreamName, StreamVersion, Timestamp, subjects};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -213,9 +213,10 @@ impl Worker {
         };
         for chain in chains {
             let stream = StreamName::DeviceReport(chain.key.1, chain.ack.epoch);
-            let first = chain.ack.seq.saturating_sub(chain.messages.len() as u64) + 1;
-            for seq in first..=chain.ack.seq {
-                span.emit(&chain.key.0, &stream, seq);
+            let newest = StreamVersion::from(chain.ack.seq);
+            for older in 0..chain.messages.len() as u64 {
+                let version = StreamVersion(newest.get().saturating_sub(older));
+                span.emit(&chain.key.0, &stream, version);
             }
         }
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use muster_eventlog::{EventLog, Follower, ReadFilter, StoreError};
 use muster_metric_store::{InfluxClient, MetricBucket, own_policy};
 use muster_schemas::events::ProjectRetentionSet;
-use muster_schemas::{Event, ProjectId, Retention, StreamName};
+use muster_schemas::{Event, Position, ProjectId, Retention, StreamName};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -56,7 +56,7 @@ impl MetricBuckets {
         let manager = RetentionManager {
             log,
             client,
-            position: 0,
+            position: Position::ZERO,
             retentions: BTreeMap::new(),
             states: BTreeMap::new(),
             compared_at: Instant::now(),
@@ -114,7 +114,7 @@ struct RetentionManager {
     log: EventLog,
     client: Arc<InfluxClient>,
     /// Position up to which the log was read.
-    position: u64,
+    position: Position,
     /// The retention of each project that sends metrics, or ever had its own retention.
     retentions: BTreeMap<ProjectId, Retention>,
     states: BTreeMap<ProjectId, State>,
@@ -157,7 +157,7 @@ impl RetentionManager {
     /// Reads the new events of the log.
     async fn read_log(&mut self) -> Result<(), StoreError> {
         let system = ProjectId::system();
-        let head = self.log.head(&system).await?.map_or(0, |head| head.position);
+        let head = self.log.newest_position(&system).await?;
         if head < self.position {
             // An older backup was restored: read the log from its start.
             (self.position, self.retentions, self.states) = Default::default();

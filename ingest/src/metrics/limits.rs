@@ -162,9 +162,8 @@ impl DeviceGuard {
     ) -> Vec<(DropReason, usize)> {
         let limits = self.limits;
         let used = self.usage(device, now);
-        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-        let oldest = now.plus_micros(-micros(limits.max_age));
-        let newest = now.plus_micros(micros(limits.max_ahead));
+        let oldest = now - limits.max_age;
+        let newest = now + limits.max_ahead;
         let kept = retention.days().map(i64::from);
         let kept_since = kept.map(|days| now.plus_micros(-days * DAY_MICROS));
         let seconds = kept.and_then(|days| u64::try_from(days * DAY_MICROS / SECOND_MICROS).ok());

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use muster_eventlog::{
     Append, AppendError, Batch, EventLog, Expected, NewEvent, StoreError, StreamAppend,
 };
-use muster_schemas::{Event, Hash, ProjectId, StreamName, Timestamp};
+use muster_schemas::{Event, Hash, ProjectId, StreamName, StreamVersion, Timestamp};
 
 use super::connection::ProjectDevice;
 use super::table::Change;
@@ -14,7 +14,7 @@ use super::table::Change;
 #[derive(Debug)]
 pub(super) struct Recorder {
     log: EventLog,
-    versions: HashMap<ProjectDevice, (u64, Hash)>,
+    versions: HashMap<ProjectDevice, (StreamVersion, Hash)>,
 }
 
 impl Recorder {
@@ -39,19 +39,21 @@ impl Recorder {
     /// over.
     pub(super) async fn record(&mut self, changes: &[Change]) -> Result<(), AppendError> {
         let now = Timestamp::from(std::time::SystemTime::now());
-        let mut by_project: HashMap<&ProjectId, Vec<(&ProjectDevice, Append, u64, Hash)>> =
-            HashMap::new();
+        let mut by_project: HashMap<
+            &ProjectId,
+            Vec<(&ProjectDevice, Append, StreamVersion, Hash)>,
+        > = HashMap::new();
         // Two changes of one device in one batch must follow each other.
-        let mut ahead: HashMap<&ProjectDevice, (u64, Hash)> = HashMap::new();
+        let mut ahead: HashMap<&ProjectDevice, (StreamVersion, Hash)> = HashMap::new();
         for Change { device: who, event } in changes {
             let current = ahead.get(who).or_else(|| self.versions.get(who)).copied();
-            let (version, before) = current.unwrap_or((0, Hash::ZERO));
+            let (version, before) = current.unwrap_or((StreamVersion::ZERO, Hash::ZERO));
             let tip = match event {
                 Event::DeviceConnected(connected) => Hash::of(connected.connection.as_bytes()),
                 _ => Hash::ZERO,
             };
-            let expected = if version == 0 {
-                Expected::Version(0)
+            let expected = if version == StreamVersion::ZERO {
+                Expected::Version(StreamVersion::ZERO)
             } else {
                 Expected::Tip { version, tip: before }
             };

@@ -39,8 +39,8 @@ struct TrackedConnection {
 /// The connected devices, and the devices that are online in the log.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// Silence after which a connection is silent, in microseconds.
-    offline_after: i64,
+    /// Time without a response after which a connection is silent.
+    offline_after: Duration,
     connections: HashMap<String, TrackedConnection>,
     /// Connections by device; a device is online while any of them is not silent.
     by_device: BTreeMap<ProjectDevice, HashSet<String>>,
@@ -58,11 +58,7 @@ impl Table {
         offline_after: Duration,
         online: impl IntoIterator<Item = ProjectDevice>,
     ) -> Self {
-        Self {
-            offline_after: i64::try_from(offline_after.as_micros()).unwrap_or(i64::MAX),
-            online: online.into_iter().collect(),
-            ..Self::default()
-        }
+        Self { offline_after, online: online.into_iter().collect(), ..Self::default() }
     }
 
     /// Returns the number of online devices.
@@ -185,7 +181,7 @@ impl Table {
             else {
                 continue;
             };
-            let detail = Some(format!("no message for {} s", quiet / 1_000_000));
+            let detail = Some(format!("no message for {} s", quiet.as_secs()));
             changes.extend(self.set_offline(who, &id, DisconnectReason::Silent, detail));
         }
         let mut ended = Vec::new();
@@ -219,10 +215,10 @@ impl Table {
         &mut self,
         now: Timestamp,
         listed: ListedConnection,
-        silent: &mut Vec<(String, i64)>,
+        silent: &mut Vec<(String, Duration)>,
     ) -> Option<Change> {
         let ListedConnection { connection, active_at: active, rtt } = listed;
-        let quiet = now.0.saturating_sub(active.0);
+        let quiet = now.since(active);
         let limit = self.offline_after;
         let is_new = !self.connections.contains_key(&connection.id);
         // A connection that was silent before this process started has the state of the log.
@@ -236,7 +232,7 @@ impl Table {
             entry.responded_at = Some(now);
         }
         let answered =
-            entry.responded_at.map_or(i64::MAX, |answered| now.0.saturating_sub(answered.0));
+            entry.responded_at.map_or(Duration::MAX, |responded_at| now.since(responded_at));
         let quiet = quiet.min(answered);
         let was_silent = std::mem::replace(&mut entry.is_silent, quiet > limit);
         if !entry.is_silent {

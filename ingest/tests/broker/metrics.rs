@@ -15,7 +15,7 @@ use muster_metric_store::InfluxClient;
 use muster_schemas::events::DeviceRegistered;
 use muster_schemas::metrics::{MetricBatch, Point};
 use muster_schemas::subjects::{ALL_METRICS, DeviceSubjects, METRICS_STREAM, METRICS_TRANSFORM};
-use muster_schemas::{DeviceId, ProjectId, StreamName, Timestamp};
+use muster_schemas::{DeviceId, ProjectId, StreamName, StreamVersion, Timestamp};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -48,7 +48,7 @@ async fn register(backing: &Backing, n: u128) -> DeviceId {
     let event = NewEvent::server(&event, Timestamp(0));
     let append = Append::by_actor("test").stream(
         StreamName::Device(device),
-        Expected::Version(0),
+        Expected::Version(StreamVersion::ZERO),
         vec![event],
     );
     backing.log.append(&ProjectId::default_project(), append).await.unwrap();

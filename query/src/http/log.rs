@@ -9,7 +9,6 @@ use muster_api_types::Page;
 use muster_api_types::events::LogHead;
 use muster_api_types::server::ProjectionState;
 
-use crate::projections::as_i64;
 use crate::state::QueryState;
 
 /// Get the end of the log
@@ -66,8 +65,8 @@ pub(crate) async fn list_projections(
         .into_iter()
         .map(|state| ProjectionState {
             name: state.name,
-            position: as_i64(state.position),
-            lag: as_i64(state.lag),
+            position: state.position,
+            lag: state.lag,
             failure: state.failure,
         })
         .collect();

@@ -9,7 +9,7 @@ use muster_api::problem::ReadProblems;
 use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, etag};
 use muster_api_types::projects::{Project, ProjectStatus};
 use muster_api_types::{Page, schema};
-use muster_schemas::{ProjectId, Timestamp};
+use muster_schemas::{Position, ProjectId, StreamVersion, Timestamp};
 use serde::Deserialize;
 use serde_json::json;
 use sqlx::{Postgres, QueryBuilder};
@@ -112,14 +112,14 @@ async fn views(state: &QueryState, rows: Vec<Row>) -> Result<Vec<Project>, Probl
             status: status.into(),
             retention: retention.parse().map_err(|error| Problem::internal(&error))?,
             created_at: Timestamp(created_at),
-            position: 0,
-            version: version.unsigned_abs(),
+            position: Position::ZERO,
+            version: StreamVersion(version.unsigned_abs()),
         });
     }
     let heads = state.log().heads().await?;
     for project in &mut projects {
         // A project's log is created before the event that adds the project.
-        project.position = heads.get(&project.id).copied().unwrap_or(0);
+        project.position = heads.get(&project.id).copied().unwrap_or(Position::ZERO);
     }
     Ok(projects)
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use muster_api_types::metrics::MetricsSummary;
@@ -27,7 +28,7 @@ pub(super) const MAX_DEVICE_POINTS: usize = 2_000;
 
 /// Maximum time by which a batch counts as newer than its receipt, in microseconds: a clock that
 /// was once ahead must not block newer batches after it was corrected.
-const MAX_AHEAD_MICROS: i64 = 300 * 1_000_000;
+const MAX_AHEAD: Duration = Duration::from_secs(300);
 
 /// The newest metrics of all devices; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +44,7 @@ struct Latest {
 
 #[derive(Clone, Debug)]
 struct Group {
-    /// Time of the batch, but at most [`MAX_AHEAD_MICROS`] after its receipt.
+    /// Time of the batch, but at most [`MAX_AHEAD`] after its receipt.
     time: Timestamp,
     received_at: Timestamp,
     summary: MetricsSummary,
@@ -91,7 +92,7 @@ impl LatestMetrics {
         let mut devices = self.write();
         let latest = devices.entry((project.clone(), device)).or_default();
         latest.received_at = latest.received_at.max(received_at);
-        let time = batch.time.min(received_at.plus_micros(MAX_AHEAD_MICROS));
+        let time = batch.time.min(received_at + MAX_AHEAD);
         let is_newest = latest.groups.get(group).is_none_or(|existing| existing.time <= time);
         if is_newest && (latest.groups.len() < MAX_GROUPS || latest.groups.contains_key(group)) {
             let others = || latest.groups.iter().filter(|(name, _)| *name != group);

@@ -35,8 +35,3 @@ fn corrupt(table: &Table) -> impl FnOnce(serde_json::Error) -> StoreError {
 pub(crate) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
-
-/// Converts to PostgreSQL's signed integers; positions and versions of the log fit in 63 bits.
-pub(crate) fn as_i64(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}

@@ -10,7 +10,7 @@ use muster_schemas::events::{
 };
 use muster_schemas::{Event, ProjectId, Retention, StreamName};
 
-use super::as_i64;
+use muster_eventlog::as_i64;
 
 /// Name of the live table.
 pub const TABLE: &str = "projects_v2";

@@ -1,9 +1,9 @@
 //! Devices: lists, filters, orders, pages, one device, point-in-time queries.
 
-use muster_schemas::StreamName;
 use muster_schemas::events::{
     DeviceConfigApplied, DeviceDeleted, DeviceLabelsChanged, DeviceNameReleased, DeviceRenamed,
 };
+use muster_schemas::{ConfigVersion, StreamName};
 
 use crate::support::{ExtraServers, World, inventory, names};
 
@@ -138,8 +138,10 @@ async fn one_device_now_and_in_the_past() {
     let released = StreamName::Name("robot".parse().unwrap());
     world.server(released, DeviceNameReleased { device: id }).await;
     world.report(id, 2, inventory("Debian 12")).await;
-    let applied =
-        DeviceConfigApplied { version: 1, errors: [("k".to_owned(), "unknown".to_owned())].into() };
+    let applied = DeviceConfigApplied {
+        version: ConfigVersion(1),
+        errors: [("k".to_owned(), "unknown".to_owned())].into(),
+    };
     let last = world.report(id, 3, applied).await;
 
     let response = world.get("/api/v1/devices/walle").await;

@@ -4,9 +4,9 @@ use muster_eventlog::projection::{Projection, Runner, compare_tables};
 use muster_query::projections::devices::Devices;
 use muster_query::projections::timeline::Timeline;
 use muster_query::projections::tokens::Tokens;
-use muster_schemas::StreamName;
 use muster_schemas::events::{DeviceConfigSet, DeviceDeleted, Role};
 use muster_schemas::names::ConfigValue;
+use muster_schemas::{ConfigVersion, StreamName};
 
 use crate::support::{ExtraServers, World, inventory};
 
@@ -26,7 +26,7 @@ async fn a_rebuild_produces_the_same_rows_as_the_live_tables() {
         world.connect(id).await;
         world.token("default", Role::Viewer).await;
         let set = DeviceConfigSet {
-            version: 1,
+            version: ConfigVersion(1),
             #[expect(clippy::cast_precision_loss, reason = "any number")]
             set: [("k".parse().unwrap(), ConfigValue::Float(round as f64 * 1e300))].into(),
             removed: Vec::new(),

@@ -19,7 +19,8 @@ use muster_schemas::events::{
 use muster_schemas::names::{DeviceName, Labels};
 use muster_schemas::wire::ApiTokenText;
 use muster_schemas::{
-    DeviceEnvelope, DeviceId, Event, Hash, ProjectId, SigningKey, StreamName, Timestamp, TokenId,
+    DeviceEnvelope, DeviceId, Epoch, Event, Hash, ProjectId, Seq, SigningKey, StreamName,
+    Timestamp, TokenId,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -115,7 +116,7 @@ impl World {
     /// Appends to the log of `default`; returns the position.
     pub(crate) async fn append(&self, append: Append) -> u64 {
         let project = ProjectId::default_project();
-        self.log.append(&project, append).await.unwrap().last
+        self.log.append(&project, append).await.unwrap().last.get()
     }
 
     pub(crate) async fn server(&self, stream: StreamName, event: impl Into<Event>) -> u64 {
@@ -138,7 +139,7 @@ impl World {
     pub(crate) async fn enroll(&self, id: DeviceId) -> u64 {
         let key = key();
         let enrolled = DeviceEnrolled {
-            epoch: 1,
+            epoch: Epoch(1),
             signing_key: key.public().to_cose_key(),
             fingerprint: key.public().thumbprint(),
             nats_key: "U".into(),
@@ -162,8 +163,8 @@ impl World {
         let envelope = DeviceEnvelope {
             project: ProjectId::default_project(),
             device: id,
-            epoch: 1,
-            seq,
+            epoch: Epoch(1),
+            seq: Seq(seq),
             prev: Hash::ZERO,
             boot: Uuid::nil(),
             mono: seq,
@@ -176,7 +177,7 @@ impl World {
         let tip = Some(Hash::of(&sealed));
         let mut append = Append::by_actor(format!("device:{id}"));
         append.streams.push(StreamAppend {
-            stream: StreamName::DeviceReport(id, 1),
+            stream: StreamName::DeviceReport(id, Epoch(1)),
             expected: Expected::Any,
             events: vec![NewEvent::sealed(&event, now(), sealed.into())],
             tip,

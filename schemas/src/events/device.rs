@@ -1,5 +1,6 @@
 //! Events of a device: life cycle, settings, presence, history.
 
+use crate::numbers::{ConfigVersion, Epoch, Seq};
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -72,7 +73,7 @@ pub struct DeviceRevoked {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceEnrolled {
     /// The epoch that starts with this enrollment; higher than any previous one.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The signing key, a COSE_Key.
     #[serde(with = "serde_bytes")]
     pub signing_key: Vec<u8>,
@@ -105,9 +106,9 @@ pub enum Cause {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceEpochGranted {
     /// The new epoch; `seq` starts at 1.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The previous epoch.
-    pub previous: u64,
+    pub previous: Epoch,
     /// Why.
     pub cause: Cause,
 }
@@ -117,16 +118,16 @@ pub struct DeviceEpochGranted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceForked {
     /// The epoch in which the branches diverge.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The first `seq` at which the branches have different events.
-    pub seq: u64,
+    pub seq: Seq,
     /// The hash of the log's event at that `seq`; absent if the log has no record of it.
     pub logged: Option<Hash>,
     /// The hash of the other branch's event at that `seq`; absent if it has none.
     pub other: Option<Hash>,
     /// The epoch in which the other branch continues. Equal to `epoch` if it does not: it was an old
     /// copy, with a revoked key.
-    pub continues_in: u64,
+    pub continues_in: Epoch,
 }
 
 /// A device was renamed. Stream `device/<id>`.
@@ -153,7 +154,7 @@ pub struct DeviceLabelsChanged {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeviceConfigSet {
     /// Number of changes of this device's config, from 1.
-    pub version: u64,
+    pub version: ConfigVersion,
     /// Variables with a new value.
     #[serde(deserialize_with = "unique_map", default)]
     pub set: ConfigVars,
@@ -166,7 +167,7 @@ pub struct DeviceConfigSet {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceConfigApplied {
     /// The version of the config.
-    pub version: u64,
+    pub version: ConfigVersion,
     /// Variables that the device could not apply, each with the reason.
     #[serde(deserialize_with = "unique_map", default)]
     pub errors: BTreeMap<String, String>,
@@ -237,11 +238,11 @@ pub struct DeviceHistoryLost {
     /// Why.
     pub cause: LossCause,
     /// The epoch of the missing events.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The first missing `seq`; absent for events that never had one.
-    pub first_seq: Option<u64>,
+    pub first_seq: Option<Seq>,
     /// The last missing `seq`.
-    pub last_seq: Option<u64>,
+    pub last_seq: Option<Seq>,
     /// The number of missing events, if known.
     pub count: Option<u64>,
     /// The time of the first missing event, if known.

@@ -5,6 +5,7 @@
 //! `run/<operation>/<device>`; the device's signed reports of it are in the device's own stream. A
 //! device's report is always a fact: it replaces what the server had to assume.
 
+use crate::numbers::Epoch;
 use serde::{Deserialize, Serialize};
 
 use crate::cose::Hash;
@@ -182,7 +183,7 @@ pub struct RunRequested {}
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunDispatched {
     /// The device's epoch that the order is for.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The order: COSE_Sign1 of kind `run` by the project's operation key.
     #[serde(with = "serde_bytes")]
     pub order: Vec<u8>,

@@ -4,6 +4,7 @@
 //! [`ChannelAnswer`] (kind `opened`), which is the first message on `.ch.<channel>.up`. Both contain
 //! an X25519 key generated for this channel. Later messages on `.up` and `.down` are ciphertext.
 
+use crate::numbers::Epoch;
 use serde::{Deserialize, Serialize};
 
 use crate::cose::Hash;
@@ -89,7 +90,7 @@ pub struct ChannelOpen {
     /// The device.
     pub device: DeviceId,
     /// The device's epoch.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The channel. It is opened once, even if the message is repeated.
     pub channel: ChannelId,
     /// When it was signed, by the server's clock.

@@ -2,6 +2,7 @@
 //!
 //! The JSON bodies contain signed CBOR in unpadded base64url, so that the signed bytes are verified.
 
+use crate::numbers::Epoch;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -72,7 +73,7 @@ pub struct EnrollResponse {
     /// The device's name.
     pub name: DeviceName,
     /// The epoch that starts; `seq` starts at 1.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The project's operation key, a COSE_Key; base64url. The device pins it.
     pub operation_key: String,
     /// Credentials for the broker.

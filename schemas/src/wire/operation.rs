@@ -2,6 +2,7 @@
 //!
 //! Orders are sent on `.cmd` with the header [`KIND_HEADER`], signed by the project's operation key.
 
+use crate::numbers::Epoch;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -41,7 +42,7 @@ pub struct RunOrder {
     /// The device.
     pub device: DeviceId,
     /// The device's epoch.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The operation. A device executes an operation once, independently of the other fields.
     pub operation: OperationId,
     /// When it was signed, by the server's clock.
@@ -120,7 +121,7 @@ pub struct CancelOrder {
     /// The device.
     pub device: DeviceId,
     /// The device's epoch.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The operation.
     pub operation: OperationId,
     /// When it was signed, by the server's clock.

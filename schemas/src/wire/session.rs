@@ -1,5 +1,6 @@
 //! A device's session: hello and welcome, acks, config updates.
 
+use crate::numbers::{ConfigVersion, Epoch, Seq};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -18,23 +19,23 @@ pub struct Hello {
     /// The device.
     pub device: DeviceId,
     /// The device's epoch.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// Random; the response repeats it.
     pub nonce: Uuid,
     /// The newest event that the device has recorded in this epoch; 0 when none.
-    pub last_seq: u64,
+    pub last_seq: Seq,
     /// The device's wall clock.
     pub time: Timestamp,
     /// The agent's version.
     pub agent_version: String,
     /// The version of the config that the device has applied; 0 when none.
-    pub config_version: u64,
+    pub config_version: ConfigVersion,
     /// Set if the device needs a new epoch.
     pub new_epoch: Option<NewEpoch>,
     /// The newest event of this epoch that the log has acknowledged; 0 when none. Older agents do
     /// not send it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub confirmed_seq: Option<u64>,
+    pub confirmed_seq: Option<Seq>,
 }
 
 /// A request for a new epoch.
@@ -43,7 +44,7 @@ pub struct NewEpoch {
     /// The cause.
     pub cause: Cause,
     /// For a fork: the `seq` at which the device's branch differs from the log's.
-    pub seq: u64,
+    pub seq: Seq,
     /// For a fork: the hash of the device's own event at that `seq`, if it has one.
     pub hash: Option<Hash>,
     /// Random, stored until the new epoch is granted: the same id gets the same epoch.
@@ -58,17 +59,17 @@ pub struct Welcome {
     /// The device.
     pub device: DeviceId,
     /// The epoch to continue in; differs from the hello's only if a new one was requested.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The hello's nonce.
     pub nonce: Uuid,
     /// The server's clock.
     pub time: Timestamp,
     /// The newest event of this epoch that the log has committed; 0 when none.
-    pub committed_seq: u64,
+    pub committed_seq: Seq,
     /// The hash of that event; 32 zero bytes when none.
     pub committed_hash: Hash,
     /// The version of the config; 0 if none was ever set.
-    pub config_version: u64,
+    pub config_version: ConfigVersion,
     /// All config variables that are not secret. Servers before 0.2 send the secret ones here too.
     #[serde(deserialize_with = "unique_map", default)]
     pub config: ConfigVars,
@@ -89,9 +90,9 @@ pub struct Welcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
     /// The epoch.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The newest event of this epoch that the log has committed; 0 when none.
-    pub seq: u64,
+    pub seq: Seq,
     /// The hash of that event; 32 zero bytes when none.
     pub hash: Hash,
     /// Whether an event arrived that does not follow: send again from `seq + 1`.
@@ -106,9 +107,9 @@ pub struct ConfigUpdate {
     /// The device.
     pub device: DeviceId,
     /// The device's epoch.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The version of the config; one that is not newer than the device's is ignored.
-    pub version: u64,
+    pub version: ConfigVersion,
     /// All config variables that are not secret. Servers before 0.2 send the secret ones here too.
     #[serde(deserialize_with = "unique_map", default)]
     pub vars: ConfigVars,
@@ -120,6 +121,6 @@ pub struct ConfigUpdate {
 
 /// The context of sealed config variables.
 #[must_use]
-pub fn config_context(project: &ProjectId, device: DeviceId, version: u64) -> Vec<u8> {
+pub fn config_context(project: &ProjectId, device: DeviceId, version: ConfigVersion) -> Vec<u8> {
     codec::encode(&("muster/config/v1", project, device, version))
 }

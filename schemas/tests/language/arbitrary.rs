@@ -9,8 +9,8 @@ use muster_schemas::metrics::{FieldValue, MetricBatch, MetricName, Point};
 use muster_schemas::selector::Selector;
 use muster_schemas::wire::{ApiTokenText, EnrollmentTokenText};
 use muster_schemas::{
-    DeviceEnvelope, DeviceId, Event, Hash, ProjectId, SigningKey, StreamName, Timestamp, codec,
-    subjects,
+    DeviceEnvelope, DeviceId, Epoch, Event, Hash, ProjectId, Seq, SigningKey, StreamName,
+    Timestamp, codec, subjects,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -47,8 +47,8 @@ fn envelope() -> impl Strategy<Value = DeviceEnvelope> {
         project: ids.0.parse().unwrap_or_else(|_| ProjectId::default_project()),
         device: DeviceId(Uuid::from_u128(ids.1)),
         boot: Uuid::from_u128(ids.2),
-        epoch: order.0,
-        seq: order.1,
+        epoch: Epoch(order.0),
+        seq: Seq(order.1),
         prev: Hash(order.2),
         mono: order.3,
         time: Timestamp(order.4),

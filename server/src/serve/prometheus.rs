@@ -100,7 +100,7 @@ async fn update_log_gauges(log: &EventLog) -> Result<(), StoreError> {
         gauge!(LAG, "projection" => name, "project" => project).set(float(lag));
     }
     for (project, position) in log.heads().await? {
-        gauge!(POSITION, "project" => project.to_string()).set(float(position));
+        gauge!(POSITION, "project" => project.to_string()).set(float(position.get()));
     }
     Ok(())
 }

@@ -13,7 +13,10 @@ use muster_eventlog::{
     Append, AppendError, Appended, Batch, EventLog, Expected, LogOptions, NewEvent, StreamAppend,
 };
 use muster_schemas::events::{DeviceConfigApplied, DeviceEnrolled};
-use muster_schemas::{DeviceId, Event, Hash, ProjectId, SigningKey, StreamName, Timestamp};
+use muster_schemas::{
+    ConfigVersion, DeviceId, Epoch, Event, Hash, ProjectId, SigningKey, StreamName, StreamVersion,
+    Timestamp,
+};
 use muster_tests::sim::Chain;
 use uuid::Uuid;
 
@@ -38,11 +41,15 @@ impl Reports {
     fn new(project: &ProjectId) -> Self {
         // A signed event has about 300 bytes.
         let errors = [("log.level".to_owned(), "no such level".to_owned())].into();
-        let event = DeviceConfigApplied { version: 1_000_000, errors }.into();
+        let event = DeviceConfigApplied { version: ConfigVersion(1_000_000), errors }.into();
         let device = |number: usize| {
             let id = DeviceId(Uuid::from_u128((0x0198_c0de_7000_7abc << 64) | number as u128));
-            let mut chain =
-                Chain::new(project.clone(), id, 1, SigningKey::from_seed(&rand::random()));
+            let mut chain = Chain::new(
+                project.clone(),
+                id,
+                Epoch::FIRST,
+                SigningKey::from_seed(&rand::random()),
+            );
             chain.record(&event);
             (id, chain, 0, Hash::ZERO)
         };
@@ -52,7 +59,7 @@ impl Reports {
     fn enrollments(&self) -> Batch {
         let enroll = |(id, chain, ..): &(DeviceId, Chain, u64, Hash)| {
             let event: Event = DeviceEnrolled {
-                epoch: 1,
+                epoch: Epoch::FIRST,
                 signing_key: chain.key.public().to_cose_key(),
                 fingerprint: chain.key.public().thumbprint(),
                 nats_key: "U".into(),
@@ -80,8 +87,8 @@ impl Reports {
             let new_tip = Hash(rand::random());
             let mut append = Append::by_actor(format!("device:{id}"));
             append.streams.push(StreamAppend {
-                stream: StreamName::DeviceReport(*id, 1),
-                expected: Expected::Tip { version: *seq, tip: *tip },
+                stream: StreamName::DeviceReport(*id, Epoch::FIRST),
+                expected: Expected::Tip { version: StreamVersion(*seq), tip: *tip },
                 events: vec![NewEvent::sealed(&self.event, TIME, chain.events[0].bytes.clone())],
                 tip: Some(new_tip),
             });

@@ -59,7 +59,7 @@ impl Field {
 
     /// The newest position of the log.
     pub(crate) async fn head(&self) -> u64 {
-        self.log.head(&ProjectId::default_project()).await.unwrap().unwrap().position
+        self.log.head(&ProjectId::default_project()).await.unwrap().unwrap().position.get()
     }
 
     /// Signs this many further events of every device; returns them by connection, each device's in

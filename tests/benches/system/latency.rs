@@ -1,6 +1,7 @@
 //! (d) From publishing on the device until visible in `GET /devices/{id}`, while other devices
 //! publish at a tenth and at half of ingest's maximum rate.
 
+use muster_schemas::ConfigVersion;
 use std::time::{Duration, Instant};
 
 use muster_schemas::events::DeviceConfigApplied;
@@ -91,7 +92,7 @@ pub(crate) async fn presence(field: &Field, report: &mut Report) {
 
 /// Publishes one event and polls until the device shows it; returns milliseconds.
 async fn probe(field: &Field, device: &mut SimDevice) -> f64 {
-    let version = device.chain.events.len() as u64 + 1;
+    let version = ConfigVersion(device.chain.events.len() as u64 + 1);
     let event = DeviceConfigApplied { version, errors: Default::default() };
     let sealed = device.chain.record(&event.into());
     let path = format!("/api/v1/devices/{}", device.id());
@@ -99,7 +100,7 @@ async fn probe(field: &Field, device: &mut SimDevice) -> f64 {
     device.publish_raw(sealed.bytes).await;
     loop {
         let shown = field.fleet.api.get(&path).await;
-        if shown["config"]["applied_version"].as_u64() == Some(version) {
+        if shown["config"]["applied_version"].as_u64() == Some(version.get()) {
             return start.elapsed().as_secs_f64() * 1000.0;
         }
         assert!(start.elapsed() < Duration::from_secs(60), "not shown: {shown}");

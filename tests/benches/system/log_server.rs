@@ -91,7 +91,7 @@ impl LogServer {
 
     /// The newest position of a project.
     pub(crate) async fn head(&self, project: &ProjectId) -> u64 {
-        self.log.head(project).await.unwrap().unwrap().position
+        self.log.head(project).await.unwrap().unwrap().position.get()
     }
 }
 

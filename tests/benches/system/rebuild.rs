@@ -11,7 +11,9 @@ use muster_schemas::events::{
     DeviceConfigApplied, DeviceConnected, DeviceEnrolled, DeviceInventoryReported,
     DeviceRegistered, Interface,
 };
-use muster_schemas::{DeviceId, Event, ProjectId, SigningKey, StreamName, Timestamp};
+use muster_schemas::{
+    ConfigVersion, DeviceId, Epoch, Event, ProjectId, SigningKey, StreamName, Timestamp,
+};
 use muster_tests::sim::Chain;
 use uuid::Uuid;
 
@@ -104,7 +106,7 @@ async fn fill(log: &EventLog, project: &ProjectId) {
     let id =
         |number: usize| DeviceId(Uuid::from_u128((0x0198_c0de_7000_7abc << 64) | number as u128));
     let mut chains: Vec<Chain> = (0..DEVICES)
-        .map(|number| Chain::new(project.clone(), id(number), 1, key.clone()))
+        .map(|number| Chain::new(project.clone(), id(number), Epoch::FIRST, key.clone()))
         .collect();
     let mut appends = Vec::new();
     for number in 0..DEVICES {
@@ -114,7 +116,7 @@ async fn fill(log: &EventLog, project: &ProjectId) {
             fingerprint: None,
         };
         let enrolled = DeviceEnrolled {
-            epoch: 1,
+            epoch: Epoch::FIRST,
             signing_key: key.public().to_cose_key(),
             fingerprint: key.public().thumbprint(),
             nats_key: "U".into(),
@@ -135,7 +137,7 @@ async fn fill(log: &EventLog, project: &ProjectId) {
         let event: Event = match number % 10 {
             0..2 => inventory(number).into(),
             2..7 => DeviceConfigApplied {
-                version: number as u64,
+                version: ConfigVersion(number as u64),
                 errors: [("log.level".to_owned(), "is not known".to_owned())].into(),
             }
             .into(),
@@ -151,7 +153,7 @@ async fn fill(log: &EventLog, project: &ProjectId) {
         };
         let sealed = chain.record(&event);
         let event = NewEvent::sealed(&event, TIME, sealed.bytes);
-        appends.push(append(StreamName::DeviceReport(chain.device, 1), event));
+        appends.push(append(StreamName::DeviceReport(chain.device, Epoch::FIRST), event));
         if appends.len() >= 2_000 {
             commit(log, project, &mut appends).await;
         }

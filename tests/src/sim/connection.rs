@@ -9,11 +9,11 @@ use async_nats::RequestError;
 use bytes::Bytes;
 use futures::StreamExt;
 use muster_channel::Publisher;
-use muster_schemas::codec;
 use muster_schemas::cose::Kind;
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{Ack, Hello};
+use muster_schemas::{ConfigVersion, Seq, codec};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -112,8 +112,8 @@ impl SimDevice {
 
     /// The last sequence number that the log has committed, by the newest ack.
     #[must_use]
-    pub fn committed(&self) -> u64 {
-        self.ack().map_or(0, |ack| ack.seq)
+    pub fn committed(&self) -> Seq {
+        self.ack().map_or(Seq::ZERO, |ack| ack.seq)
     }
 
     /// A hello of this device, without events.
@@ -125,10 +125,10 @@ impl SimDevice {
             device: response.device,
             epoch: response.epoch,
             nonce: Uuid::new_v4(),
-            last_seq: 0,
+            last_seq: Seq::ZERO,
             time: SystemTime::now().into(),
             agent_version: "test".into(),
-            config_version: 0,
+            config_version: ConfigVersion::ZERO,
             new_epoch: None,
             confirmed_seq: None,
         }
@@ -156,7 +156,7 @@ impl SimDevice {
     /// Publishes events that the log does not have, with a window of confirmations; returns false
     /// when the broker did not confirm one.
     pub async fn publish_pending(&self) -> bool {
-        let from = usize::try_from(self.committed()).unwrap_or(usize::MAX);
+        let from = usize::try_from(self.committed().get()).unwrap_or(usize::MAX);
         for window in self.chain.events.get(from..).unwrap_or_default().chunks(CONFIRM_WINDOW) {
             let mut waiting = Vec::new();
             for event in window {
@@ -179,12 +179,12 @@ impl SimDevice {
     /// # Panics
     /// When that takes longer than `patience`.
     pub async fn sync(&self, timeout: Duration) {
-        let last = self.chain.events.len() as u64;
+        let last = Seq(self.chain.events.len() as u64);
         let hash = self.chain.events.last().map(|event| event.hash);
         let done = || self.ack().is_some_and(|ack| ack.seq == last && Some(ack.hash) == hash);
         let mut acks = self.acks.clone();
         let started_at = tokio::time::Instant::now();
-        while !done() && last > 0 {
+        while !done() && !last.is_zero() {
             assert!(
                 started_at.elapsed() < timeout,
                 "device {} has {last} events, and the log {} after {timeout:?}",

@@ -234,12 +234,12 @@ fn remaining_time(run: &StartedRun) -> Duration {
     let now = Moment::now();
     let RunStart { boot, mono, at, .. } = run.record.start;
     let elapsed = if boot == now.boot {
-        now.mono.saturating_sub(mono)
+        Duration::from_micros(now.mono.saturating_sub(mono))
     } else {
-        u64::try_from(now.wall.micros().saturating_sub(at.micros())).unwrap_or(0)
+        now.wall.since(at)
     };
     let limit = Duration::from_millis(run.order.timeout_ms);
-    limit.saturating_sub(Duration::from_micros(elapsed)).min(Duration::from_secs(u32::MAX.into()))
+    limit.saturating_sub(elapsed).min(Duration::from_secs(u32::MAX.into()))
 }
 
 #[cfg(test)]

@@ -174,6 +174,7 @@ fn next_piece_bytes(size: usize, took: Duration) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use muster_schemas::Epoch;
     use muster_schemas::{DeviceId, ProjectId, SigningKey, Timestamp};
     use uuid::Uuid;
 
@@ -205,7 +206,7 @@ mod tests {
             project: ProjectId::default_project(),
             device: DeviceId(Uuid::from_u128(1)),
             name: "robot-7".parse().unwrap(),
-            epoch: 1,
+            epoch: Epoch::FIRST,
             enrolled_at: Timestamp(0),
             keys: DeviceKeys::generate().unwrap(),
             operation_key: server.public().to_cose_key(),

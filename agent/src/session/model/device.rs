@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use muster_schemas::events::DeviceConfigApplied;
 use muster_schemas::wire::Ack;
-use muster_schemas::{ProjectId, SigningKey, Timestamp};
+use muster_schemas::{ConfigVersion, Epoch, ProjectId, SigningKey, Timestamp};
 use uuid::Uuid;
 
 use super::server::Server;
@@ -32,8 +32,9 @@ impl Device {
         let store = Arc::new(Store::open(Folder::open(dir).unwrap()).unwrap());
         let project = ProjectId::default_project();
         let key = SigningKey::from_seed(&SEED);
-        let outbox =
-            Arc::new(Outbox::open(store, key, project.clone(), device(), 1, limits).unwrap());
+        let outbox = Arc::new(
+            Outbox::open(store, key, project.clone(), device(), Epoch::FIRST, limits).unwrap(),
+        );
         let session = Session::new(Arc::clone(&outbox), project, device());
         (outbox, session)
     }
@@ -54,7 +55,9 @@ impl Device {
     }
 
     pub(super) fn record(&mut self, number: u64) {
-        let event = DeviceConfigApplied { version: number, errors: Default::default() }.into();
+        let event =
+            DeviceConfigApplied { version: ConfigVersion(number), errors: Default::default() }
+                .into();
         if self.outbox.record(&event, moment(number)).is_ok() {
             self.recorded.push(number);
         }
@@ -70,7 +73,10 @@ impl Device {
 
     pub(super) fn hello(&mut self, server: &mut Server, now: Instant, is_lost: bool) {
         let nonce = Uuid::new_v4();
-        let Some(hello) = self.session.next_hello(now, &moment(0), 0, nonce) else { return };
+        let Some(hello) = self.session.next_hello(now, &moment(0), ConfigVersion::ZERO, nonce)
+        else {
+            return;
+        };
         let welcome = server.welcome(&hello);
         if is_lost {
             self.session.hello_failed(now, 0.5);

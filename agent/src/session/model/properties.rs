@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use muster_schemas::Event;
 use muster_schemas::events::LossCause;
+use muster_schemas::{Epoch, Event, Seq};
 use proptest::prelude::*;
 
 use super::device::Device;
@@ -53,8 +53,8 @@ fn events_lost_on_both_sides_are_declared_and_the_rest_continues_in_a_new_epoch(
         Entry::Grant { .. } => None,
     });
     let (epoch, seq, lost) = lost.unwrap();
-    assert_eq!((epoch, seq, lost.epoch, lost.count), (2, 1, 1, Some(6)));
-    assert_eq!((lost.first_seq, lost.last_seq), (Some(5), Some(10)));
+    assert_eq!((epoch, seq, lost.epoch, lost.count), (Epoch(2), Seq(1), Epoch(1), Some(6)));
+    assert_eq!((lost.first_seq, lost.last_seq), (Some(Seq(5)), Some(Seq(10))));
 }
 
 #[test]
@@ -69,12 +69,15 @@ fn a_log_that_still_reads_its_stream_has_lost_nothing() {
         device = world.step(device, &Step::Hello { is_lost: false });
         device = world.step(device, &Step::Wait);
     }
-    assert_eq!(device.outbox.view().epoch, 1);
+    assert_eq!(device.outbox.view().epoch, Epoch::FIRST);
     world.server.log.extend(unread);
     world.server.is_caught_up = Some(true);
     let mut devices = [device];
     world.run_until_synced(&mut devices);
-    assert_eq!((devices[0].outbox.view().epoch, world.server.lost(LossCause::Pruned)), (1, 0));
+    assert_eq!(
+        (devices[0].outbox.view().epoch, world.server.lost(LossCause::Pruned)),
+        (Epoch(1), 0)
+    );
 }
 
 #[test]
@@ -88,7 +91,7 @@ fn a_loss_is_declared_immediately_when_the_log_has_read_its_stream() {
     for _ in 0..2 {
         device = world.step(device, &Step::Hello { is_lost: false });
     }
-    assert_eq!(device.outbox.view().epoch, 2);
+    assert_eq!(device.outbox.view().epoch, Epoch(2));
 }
 
 #[test]
@@ -105,11 +108,11 @@ fn a_log_that_lost_the_epoch_gets_all_events_that_it_lacks() {
     }
     let mut devices = [device];
     world.run_until_synced(&mut devices);
-    assert_eq!(devices[0].outbox.view().epoch, 2);
+    assert_eq!(devices[0].outbox.view().epoch, Epoch(2));
     // A backup from before the second epoch, when the log had one event.
     world.server.log.truncate(1 + 1);
     world.run_until_synced(&mut devices);
-    assert_eq!(devices[0].outbox.view().epoch, 3);
+    assert_eq!(devices[0].outbox.view().epoch, Epoch(3));
     // Event 2 was pruned earlier; the declaration in epoch 2 names 3 to 6 and is sent again.
     assert_eq!(world.server.event_numbers(), [1, 7, 8, 9, 10]);
     assert_eq!(world.server.lost(LossCause::Pruned), 1 + 4);
@@ -141,7 +144,7 @@ fn unreadable_events_are_declared_lost_and_the_rest_continues() {
         device = world.step(device, &Step::Record(10 - had));
         for (seqs, is_removed) in [(damaged, false), (removed, true)] {
             for seq in seqs {
-                device.outbox.damage(*seq, is_removed);
+                device.outbox.damage(Seq(*seq), is_removed);
             }
         }
         let mut devices = [device.crash(world.now)];
@@ -150,7 +153,7 @@ fn unreadable_events_are_declared_lost_and_the_rest_continues() {
         let declared = world.server.lost(LossCause::Damaged) + world.server.lost(LossCause::Pruned);
         assert_eq!(declared, lost, "{damaged:?}, {removed:?}");
         let epochs = if lost == 0 { 1 } else { 2 };
-        assert_eq!(devices[0].outbox.view().epoch, epochs);
+        assert_eq!(devices[0].outbox.view().epoch, Epoch(epochs));
     }
 }
 

@@ -3,13 +3,13 @@
 use muster_schemas::envelope::parse_sealed;
 use muster_schemas::events::LossCause;
 use muster_schemas::wire::{Ack, Hello, Welcome};
-use muster_schemas::{Event, Hash, Timestamp};
+use muster_schemas::{ConfigVersion, Epoch, Event, Hash, Seq, Timestamp};
 use uuid::Uuid;
 
 #[derive(Clone, Debug)]
 pub(super) enum Entry {
-    Grant { epoch: u64, request: Option<Uuid> },
-    Event { epoch: u64, seq: u64, hash: Hash, event: Box<Event>, time: Timestamp },
+    Grant { epoch: Epoch, request: Option<Uuid> },
+    Event { epoch: Epoch, seq: Seq, hash: Hash, event: Box<Event>, time: Timestamp },
 }
 
 /// The log of one device, and the state that follows from it.
@@ -21,10 +21,10 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new() -> Self {
-        Self { log: vec![Entry::Grant { epoch: 1, request: None }], is_caught_up: None }
+        Self { log: vec![Entry::Grant { epoch: Epoch::FIRST, request: None }], is_caught_up: None }
     }
 
-    pub(super) fn epochs(&self) -> Vec<u64> {
+    pub(super) fn epochs(&self) -> Vec<Epoch> {
         let epochs = self.log.iter().filter_map(|entry| match entry {
             Entry::Grant { epoch, .. } => Some(*epoch),
             Entry::Event { .. } => None,
@@ -32,12 +32,12 @@ impl Server {
         epochs.collect()
     }
 
-    pub(super) fn watermark(&self, requested: u64) -> (u64, Hash) {
+    pub(super) fn watermark(&self, requested: Epoch) -> (Seq, Hash) {
         let newest = self.log.iter().rev().find_map(|entry| match entry {
             Entry::Event { epoch, seq, hash, .. } if *epoch == requested => Some((*seq, *hash)),
             _ => None,
         });
-        newest.unwrap_or((0, Hash::ZERO))
+        newest.unwrap_or((Seq::ZERO, Hash::ZERO))
     }
 
     pub(super) fn receive(&mut self, bytes: &[u8]) -> Option<Ack> {
@@ -67,13 +67,13 @@ impl Server {
                 _ => None,
             });
             epoch = given.unwrap_or_else(|| {
-                let newest = self.epochs().into_iter().max().unwrap_or(0);
+                let newest = self.epochs().into_iter().max().unwrap_or(Epoch::ZERO);
                 let epoch = newest.max(hello.epoch) + 1;
                 self.log.push(Entry::Grant { epoch, request: Some(ask.request) });
                 epoch
             });
         } else if !self.epochs().contains(&epoch) {
-            epoch = self.epochs().into_iter().max().unwrap_or(0);
+            epoch = self.epochs().into_iter().max().unwrap_or(Epoch::ZERO);
         }
         let (committed_seq, committed_hash) = self.watermark(epoch);
         Welcome {
@@ -84,7 +84,7 @@ impl Server {
             time: Timestamp(0),
             committed_seq,
             committed_hash,
-            config_version: 0,
+            config_version: ConfigVersion::ZERO,
             config: std::collections::BTreeMap::new(),
             sealed_config: None,
             is_caught_up: self.is_caught_up,
@@ -96,8 +96,8 @@ impl Server {
         let events = self.log.iter().filter_map(|entry| match entry {
             Entry::Event { event, time, .. } => match &**event {
                 Event::DeviceConfigApplied(event) => {
-                    assert_eq!(time.micros() as u64, event.version, "its time is its own");
-                    Some(event.version)
+                    assert_eq!(time.micros() as u64, event.version.get(), "its time is its own");
+                    Some(event.version.get())
                 }
                 _ => None,
             },

@@ -20,7 +20,7 @@ use muster_schemas::wire::{
     ChannelAnswer, ChannelOpen, ChannelRefusal, ChannelRefusalCause, KIND_HEADER, Purpose,
     TerminalSize,
 };
-use muster_schemas::{ChannelId, Hash, ProjectId, SessionId, codec};
+use muster_schemas::{ChannelId, Epoch, Hash, ProjectId, SessionId, codec};
 use uuid::Uuid;
 
 use crate::running::Running;
@@ -67,7 +67,7 @@ fn opening(purpose: Purpose) -> Opening {
     let open = ChannelOpen {
         project: ProjectId::default_project(),
         device: device(),
-        epoch: 1,
+        epoch: Epoch(1),
         channel: ChannelId(Uuid::new_v4()),
         issued_at: now(),
         expires_at: now().plus_micros(30_000_000),

@@ -1,6 +1,7 @@
 //! Tests of opens that are ignored, and of those that are refused.
 
 use super::*;
+use muster_schemas::Epoch;
 
 /// Checks that there is no response to a message, although there is one to a later open. If the
 /// channel was opened before, its frames are on the same subject.
@@ -35,7 +36,7 @@ async fn forged_expired_foreign_and_repeated_opens_are_ignored() {
         operation_key().seal(Kind::Run, codec::encode(&open)),
         bent,
         b"nothing".to_vec(),
-        sealed(&ChannelOpen { epoch: 2, ..open.clone() }),
+        sealed(&ChannelOpen { epoch: Epoch(2), ..open.clone() }),
         sealed(&ChannelOpen { project: ProjectId::system(), ..open.clone() }),
         sealed(&ChannelOpen {
             device: muster_schemas::DeviceId(Uuid::from_u128(1)),

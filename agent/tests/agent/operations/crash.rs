@@ -1,6 +1,7 @@
 //! Tests with kill -9 of the agent: before a run starts, while it is running, and after its end.
 
 use muster_agent::operations::{INTERRUPTED, LEFTOVERS_ENDED, STOPPED};
+use muster_schemas::ConfigVersion;
 use muster_schemas::names::ConfigValue;
 use muster_schemas::wire::{OutputStream, output_hash};
 
@@ -11,7 +12,7 @@ use crate::process::Process;
 async fn a_killed_agent_interrupts_running_runs_and_starts_waiting_ones_once() {
     let server = Server::start().await;
     let one = ("runs.at_once".parse().unwrap(), ConfigValue::Int(1));
-    server.state.lock().unwrap().config = (1, [one].into());
+    server.state.lock().unwrap().config = (ConfigVersion(1), [one].into());
     let agent = Process::start(&server).await;
     server
         .until("the config is applied", |state| {

@@ -15,7 +15,7 @@ use muster_channel::seal_to;
 use muster_schemas::cose::Kind;
 use muster_schemas::events::{Action, Exec, PrivatePart, Program, RunReport};
 use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder, input_context};
-use muster_schemas::{Event, Hash, OperationId, ProjectId, codec};
+use muster_schemas::{Epoch, Event, Hash, OperationId, ProjectId, codec};
 use uuid::Uuid;
 
 use crate::running::Running;
@@ -41,7 +41,7 @@ fn order(operation: OperationId, action: Action) -> RunOrder {
     RunOrder {
         project: ProjectId::default_project(),
         device: device(),
-        epoch: 1,
+        epoch: Epoch(1),
         operation,
         issued_at: now(),
         expires_at: now().plus_micros(60_000_000),
@@ -79,7 +79,7 @@ async fn cancel(server: &Server, operation: OperationId) {
     let order = CancelOrder {
         project: ProjectId::default_project(),
         device: device(),
-        epoch: 1,
+        epoch: Epoch(1),
         operation,
         issued_at: now(),
     };

@@ -3,7 +3,7 @@
 use muster_schemas::cose::Kind;
 use muster_schemas::events::{Action, RefusalCause};
 use muster_schemas::wire::RunDelivery;
-use muster_schemas::{DeviceId, Event, OperationId, ProjectId, SigningKey, codec};
+use muster_schemas::{DeviceId, Epoch, Event, OperationId, ProjectId, SigningKey, codec};
 use uuid::Uuid;
 
 use super::*;
@@ -60,8 +60,8 @@ async fn an_order_for_another_device_or_by_another_key_is_ignored() {
     let foreign = [
         RunOrder { device: DeviceId(Uuid::from_u128(7)), ..mine.clone() },
         RunOrder { project: "other".parse::<ProjectId>().unwrap(), ..mine.clone() },
-        RunOrder { epoch: 2, ..mine.clone() },
-        RunOrder { epoch: 0, ..mine.clone() },
+        RunOrder { epoch: Epoch(2), ..mine.clone() },
+        RunOrder { epoch: Epoch::ZERO, ..mine.clone() },
     ];
     for order in &foreign {
         deliver(&server, order, None).await;

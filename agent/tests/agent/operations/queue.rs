@@ -2,6 +2,7 @@
 //! state.
 
 use muster_agent::outbox::Limits;
+use muster_schemas::ConfigVersion;
 use muster_schemas::names::ConfigValue;
 
 use super::*;
@@ -20,7 +21,7 @@ fn finish(server: &Server, name: &str) {
 async fn a_limited_number_of_runs_is_concurrent_and_the_others_wait_in_order() {
     let server = Server::start().await;
     let two = ("runs.at_once".parse().unwrap(), ConfigValue::Int(2));
-    server.state.lock().unwrap().config = (1, [two].into());
+    server.state.lock().unwrap().config = (ConfigVersion(1), [two].into());
     let running = greet(&server).await;
     for (number, name) in [(9, "a"), (8, "b"), (7, "c"), (6, "d")] {
         deliver(&server, &run(id(number), waiting_for(&server, name)), None).await;
@@ -80,7 +81,7 @@ async fn a_cancel_that_arrives_before_its_order_is_remembered() {
 async fn a_waiting_run_expires_in_the_queue() {
     let server = Server::start().await;
     let one = ("runs.at_once".parse().unwrap(), ConfigValue::Int(1));
-    server.state.lock().unwrap().config = (1, [one].into());
+    server.state.lock().unwrap().config = (ConfigVersion(1), [one].into());
     let running = greet(&server).await;
     deliver(&server, &run(id(1), waiting_for(&server, "a")), None).await;
     until_there(&server.path("a.began")).await;
@@ -111,7 +112,9 @@ async fn with_a_full_outbox_no_run_starts_and_no_end_is_lost() {
     server.state.lock().unwrap().ignores_events = true;
     for length in [500, 0] {
         let errors = [("x".to_owned(), "y".repeat(length))].into();
-        let fill: Event = muster_schemas::events::DeviceConfigApplied { version: 1, errors }.into();
+        let fill: Event =
+            muster_schemas::events::DeviceConfigApplied { version: ConfigVersion(1), errors }
+                .into();
         while running.agent.recorder().record(&fill).is_ok() {}
     }
     let dropped = running.agent.status().outbox.dropped;

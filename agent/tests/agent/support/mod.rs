@@ -32,7 +32,8 @@ use muster_schemas::wire::{
     output_context,
 };
 use muster_schemas::{
-    DeviceId, Event, Hash, OperationId, ProjectId, SigningKey, Timestamp, TokenId, codec, compress,
+    ConfigVersion, DeviceId, Epoch, Event, Hash, OperationId, ProjectId, Seq, SigningKey,
+    Timestamp, TokenId, codec, compress,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData};
 use serde_json::{Value, json};
@@ -69,7 +70,7 @@ pub(crate) struct ServerState {
     /// Batches from the device's backlog.
     pub(crate) backfilled: Vec<MetricBatch>,
     /// The config that the server sends.
-    pub(crate) config: (u64, ConfigVars),
+    pub(crate) config: (ConfigVersion, ConfigVars),
     /// Number of hellos.
     pub(crate) hellos: usize,
     /// Number of requests for credentials.
@@ -289,15 +290,15 @@ fn append(state: &Mutex<ServerState>, bytes: &[u8]) -> Option<Ack> {
     }
     let (message, envelope) = parse_sealed(bytes).unwrap();
     message.verify(Kind::Event, &state.key.unwrap()).unwrap();
-    let newest = state.events.len() as u64;
-    let is_next = envelope.seq == newest + 1 && envelope.prev == state.tip;
+    let newest = Seq(state.events.len() as u64);
+    let is_next = envelope.seq == newest.next() && envelope.prev == state.tip;
     if is_next {
         state.tip = Hash::of(bytes);
         let event = Event::decode(&envelope.kind, envelope.version, &envelope.data).unwrap();
         state.events.push(event);
     }
-    let (seq, hash) = (state.events.len() as u64, state.tip);
-    Some(Ack { epoch: 1, seq, hash, resend: !is_next && envelope.seq > seq })
+    let (seq, hash) = (Seq(state.events.len() as u64), state.tip);
+    Some(Ack { epoch: Epoch(1), seq, hash, resend: !is_next && envelope.seq > seq })
 }
 
 /// Builds the response to a piece, after which the server has this much.
@@ -375,7 +376,7 @@ fn welcome(state: &Mutex<ServerState>, payload: &[u8]) -> Option<Vec<u8>> {
         epoch: hello.epoch,
         nonce: hello.nonce,
         time: now(),
-        committed_seq: state.events.len() as u64,
+        committed_seq: Seq(state.events.len() as u64),
         committed_hash: state.tip,
         config_version: state.config.0,
         config: state.config.1.clone(),
@@ -413,7 +414,7 @@ async fn enroll(
         project: ProjectId::default_project(),
         device: device(),
         name: proof.name.unwrap_or_else(|| "robot-7".parse().unwrap()),
-        epoch: 1,
+        epoch: Epoch(1),
         operation_key: BASE64URL_NOPAD.encode(&operation_key().public().to_cose_key()),
         credentials: issue(&state, &context.broker),
         dropped_labels: Vec::new(),

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use muster_api_types::devices::{Config, DeviceDetail, Epoch, Flags, Presence};
 use muster_client::{Client, Received, segment};
-use muster_schemas::Timestamp;
 use muster_schemas::events::{DeviceInventoryReported, Interface};
 use muster_schemas::names::ConfigValue;
+use muster_schemas::{ConfigVersion, Timestamp};
 use serde::Serialize;
 use serde_json::json;
 
@@ -139,7 +139,7 @@ fn interface(interface: &Interface) -> String {
 }
 
 fn versions(config: &Config) -> String {
-    if config.version == 0 {
+    if config.version == ConfigVersion::ZERO {
         return "never set".to_owned();
     }
     format!("version {}, applied {}", config.version, config.applied_version)
@@ -222,7 +222,7 @@ mod tests {
             odd_clock: true,
             last_loss: Some(Loss {
                 cause: LossCause::OutboxFull.into(),
-                epoch: 3,
+                epoch: muster_schemas::Epoch(3),
                 count: None,
                 said_at: Timestamp(0),
             }),

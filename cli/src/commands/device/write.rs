@@ -9,7 +9,7 @@ use muster_api_types::devices::{
     ChangeDevice, DeviceDetail, DeviceRegisteredResult, RegisterDevice,
 };
 use muster_client::{Client, Received, segment};
-use muster_schemas::DeviceId;
+use muster_schemas::{DeviceId, Position, StreamVersion};
 use serde::Serialize;
 
 use crate::commands::changes;
@@ -139,7 +139,7 @@ struct Report {
     json: bool,
     items: Vec<Item>,
     /// Newest position that was written.
-    position: u64,
+    position: Position,
     failed: Vec<(String, Error)>,
 }
 
@@ -209,9 +209,9 @@ struct Item {
     id: Option<DeviceId>,
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    position: Option<u64>,
+    position: Option<Position>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    version: Option<u64>,
+    version: Option<StreamVersion>,
 }
 
 impl Item {

@@ -72,7 +72,7 @@ pub(super) fn certificates(dir: &Path) -> Vec<Check> {
 }
 
 pub(super) fn certificate(name: &'static str, expiry: Timestamp, now: Timestamp) -> Check {
-    let days = expiry.micros().saturating_sub(now.micros()).div_euclid(DAY_MICROS);
+    let days = expiry.micros_since(now).div_euclid(DAY_MICROS);
     let remedy = "run `muster bootstrap` again and restart the roles (`muster up`: start it again; \
          containers: docker compose up -d --force-recreate)";
     match days {

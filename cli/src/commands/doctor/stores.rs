@@ -10,8 +10,8 @@ use muster_eventlog::{
 };
 use muster_metric_store::{InfluxClient, StoreSettings, WriteResponse};
 use muster_query::PROJECTIONS;
-use muster_schemas::Timestamp;
 use muster_schemas::errors::error_chain;
+use muster_schemas::{Position, Timestamp};
 use tokio::time::timeout;
 
 use super::check::Check;
@@ -21,11 +21,11 @@ const AUTHORITY_CHECK: &str = "authority";
 /// Name of the check of the migrations.
 pub(super) const TABLES_CHECK: &str = "tables";
 /// Maximum clock skew, in microseconds; a larger one makes nonces and tokens expire early or late.
-const MAX_SKEW_MICROS: i64 = 5 * 1_000_000;
+const MAX_SKEW: Duration = Duration::from_secs(5);
 /// Maximum lag of a read model, in events; a peak of load alone does not cause a larger one.
 const MAX_LAG_EVENTS: u64 = 5_000;
 /// Maximum age of the oldest unread event, in microseconds; then the read model is stuck.
-const MAX_LAG_MICROS: i64 = 15 * 1_000_000;
+const MAX_LAG: Duration = Duration::from_secs(15);
 
 /// Checks that this server's command role recorded every event that grants authority.
 pub(super) async fn authority(url: &str, keys: &Path) -> Check {
@@ -60,7 +60,7 @@ pub(super) fn audit_check(audit: &AuthorityAudit) -> Check {
     if audit.refused == 0 {
         return Check::good(AUTHORITY_CHECK, verified);
     }
-    let example = |(project, position, kind): &(String, u64, String)| {
+    let example = |(project, position, kind): &(String, Position, String)| {
         format!("{kind} at position {position} of {project}")
     };
     let examples: Vec<String> = audit.examples.iter().map(example).collect();
@@ -109,10 +109,10 @@ pub(super) fn examination_checks(found: &Examination, now: Timestamp) -> Vec<Che
         ),
         None => Check::good("database user", "has the rights of its role"),
     });
-    let skew = now.micros().saturating_sub(found.now.micros());
+    let skew = now.micros_since(found.now);
     #[expect(clippy::cast_precision_loss, reason = "seconds for a person")]
     let text = format!("{:.1} s off PostgreSQL's", skew as f64 / 1e6);
-    checks.push(if skew.abs() > MAX_SKEW_MICROS {
+    checks.push(if Duration::from_micros(skew.unsigned_abs()) > MAX_SKEW {
         let remedy = "set the clocks of both machines (timedatectl set-ntp true)";
         Check::bad("clock", text, remedy)
     } else {
@@ -151,13 +151,13 @@ fn read_models(found: &Examination) -> Vec<Check> {
     for ReadModel { name: model, project, lag, behind_since, failure } in
         found.read_models.iter().filter(is_live)
     {
-        let age = behind_since.map_or(0, |since| found.now.micros() - since.micros());
+        let age = behind_since.map_or(Duration::ZERO, |since| found.now.since(since));
         if let Some(failure) = failure {
             let text = format!("{model} of {project} stopped: {failure}");
             let remedy = "a newer release fixes it; nothing is skipped or lost meanwhile";
             checks.push(Check::bad(name, text, remedy));
         } else if let Some(since) = behind_since
-            && age > MAX_LAG_MICROS
+            && age > MAX_LAG
         {
             let text = format!(
                 "{model} of {project} is {lag} events behind and has not applied the events since \

@@ -12,8 +12,8 @@ use muster_api_types::operations::{OperationDetail, OperationStatus};
 use muster_api_types::runs::RunView;
 use muster_api_types::{Page, WriteResult};
 use muster_client::{Client, Received, segment};
-use muster_schemas::RunState;
 use muster_schemas::events::OutputSummary;
+use muster_schemas::{Position, RunState};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
@@ -66,7 +66,7 @@ pub(super) struct Source<'a> {
     pub(super) id: &'a str,
     pub(super) device: &'a str,
     pub(super) stream: Stream,
-    pub(super) position: Option<u64>,
+    pub(super) position: Option<Position>,
 }
 
 /// Waits until an operation has ended; its outcome is the exit code.
@@ -207,7 +207,7 @@ pub(crate) async fn get_with_retry<T: DeserializeOwned>(
     client: &Client,
     path: &str,
     query: &[(&str, String)],
-    position: Option<u64>,
+    position: Option<Position>,
 ) -> Result<Received<T>> {
     let mut failures = 0;
     loop {

@@ -5,6 +5,7 @@ use muster_api_types::devices::DeviceDetail;
 use muster_api_types::operations::{OperationRequestedResult, RequestOperation};
 use muster_client::RequestError;
 use muster_client::{Client, segment};
+use muster_schemas::Position;
 use serde_json::json;
 
 use super::api::OPERATIONS;
@@ -17,7 +18,7 @@ pub(crate) struct RequestedOperation {
     pub(crate) id: String,
     pub(crate) devices: u64,
     /// Position of the operation in the log; reads that must see it wait for this position.
-    pub(crate) position: Option<u64>,
+    pub(crate) position: Option<Position>,
 }
 
 impl RequestedOperation {

@@ -1,5 +1,6 @@
 //! Tests of the decider of devices.
 
+use muster_schemas::{ConfigVersion, Epoch, Seq};
 use std::collections::BTreeMap;
 
 use muster_schemas::events::{
@@ -42,7 +43,7 @@ fn enroll(seed: u8) -> DeviceCommand {
     DeviceCommand::Enroll(enrollment(seed))
 }
 
-fn enrolled(epoch: u64, seed: u8) -> Event {
+fn enrolled(epoch: Epoch, seed: u8) -> Event {
     DeviceEnrolled {
         epoch,
         signing_key: vec![seed],
@@ -93,7 +94,7 @@ fn set(name: &str, value: Option<ConfigValue>) -> DeviceCommand {
 
 fn configured(version: u64, name: &str, value: ConfigValue) -> Event {
     let set = [(name.parse().unwrap(), value)].into();
-    DeviceConfigSet { version, set, removed: Vec::new() }.into()
+    DeviceConfigSet { version: ConfigVersion(version), set, removed: Vec::new() }.into()
 }
 
 #[test]
@@ -101,17 +102,17 @@ fn a_device_is_registered_once_and_enrolls_in_a_new_epoch_each_time() {
     assert_eq!(when::<Device>([], enroll(1)), not_found("device"));
     assert_eq!(when::<Device>([], register("a")), Ok(vec![registered()]));
     assert_eq!(when::<Device>([registered()], register("b")), conflict(Conflict::DeviceExists));
-    let first = [registered(), enrolled(1, 1)];
-    assert_eq!(when::<Device>([registered()], enroll(1)), Ok(vec![enrolled(1, 1)]));
-    assert_eq!(when::<Device>(first.clone(), enroll(2)), Ok(vec![enrolled(2, 2)]));
+    let first = [registered(), enrolled(Epoch(1), 1)];
+    assert_eq!(when::<Device>([registered()], enroll(1)), Ok(vec![enrolled(Epoch(1), 1)]));
+    assert_eq!(when::<Device>(first.clone(), enroll(2)), Ok(vec![enrolled(Epoch(2), 2)]));
     let state = given::<Device>(first);
-    assert_eq!((state.epoch, state.fingerprint), (1, Some(hash(1))));
+    assert_eq!((state.epoch, state.fingerprint), (Epoch(1), Some(hash(1))));
 }
 
 #[test]
 fn a_deleted_device_rejects_every_command_but_its_history_is_kept() {
-    let history = [registered(), enrolled(1, 1), deleted()];
-    let alive = [registered(), enrolled(1, 1)];
+    let history = [registered(), enrolled(Epoch(1), 1), deleted()];
+    let alive = [registered(), enrolled(Epoch(1), 1)];
     assert_eq!(when::<Device>(alive, DeviceCommand::Delete), Ok(vec![deleted()]));
     for command in [
         enroll(2),
@@ -121,8 +122,8 @@ fn a_deleted_device_rejects_every_command_but_its_history_is_kept() {
         set("k", Some(ConfigValue::Int(1))),
         DeviceCommand::RotateKey,
         DeviceCommand::Revoke { reason: None },
-        DeviceCommand::GrantEpoch { current: 1, cause: Cause::Fork, fork: None },
-        DeviceCommand::RecordCopy { epoch: 1, seq: 1 },
+        DeviceCommand::GrantEpoch { current: Epoch(1), cause: Cause::Fork, fork: None },
+        DeviceCommand::RecordCopy { epoch: Epoch(1), seq: Seq(1) },
         DeviceCommand::Accept { replaces: None },
         DeviceCommand::Reject { reason: None },
     ] {
@@ -166,8 +167,11 @@ fn config_variables_are_versioned_and_limited() {
         &set("k", Some(text(4096))),
         std::slice::from_ref(&first),
     );
-    let removed =
-        DeviceConfigSet { version: 2, set: BTreeMap::new(), removed: vec!["k".parse().unwrap()] };
+    let removed = DeviceConfigSet {
+        version: ConfigVersion(2),
+        set: BTreeMap::new(),
+        removed: vec!["k".parse().unwrap()],
+    };
     assert_decides_once::<Device>(&[registered(), first], &set("k", None), &[removed.into()]);
     for value in [text(4097), ConfigValue::Float(f64::NAN)] {
         assert_eq!(invalid(when::<Device>(device.clone(), set("k", Some(value)))).0, "vars");
@@ -182,7 +186,7 @@ fn config_variables_are_versioned_and_limited() {
 #[test]
 fn each_key_rotation_request_has_its_own_number() {
     let key = "agent.key_generation";
-    let device = vec![registered(), enrolled(1, 1)];
+    let device = vec![registered(), enrolled(Epoch(1), 1)];
     let first = configured(1, key, ConfigValue::Int(1));
     let then = Ok(vec![first.clone()]);
     assert_eq!(when::<Device>(device.clone(), DeviceCommand::RotateKey), then);
@@ -190,12 +194,15 @@ fn each_key_rotation_request_has_its_own_number() {
     let second = configured(2, key, ConfigValue::Int(2));
     assert_eq!(when::<Device>(asked.clone(), DeviceCommand::RotateKey), Ok(vec![second]));
     // A removed variable does not make a number appear twice.
-    let removed =
-        DeviceConfigSet { version: 2, set: BTreeMap::new(), removed: vec![key.parse().unwrap()] };
+    let removed = DeviceConfigSet {
+        version: ConfigVersion(2),
+        set: BTreeMap::new(),
+        removed: vec![key.parse().unwrap()],
+    };
     let forgotten = [asked, vec![removed.into()]].concat();
     let third = configured(3, key, ConfigValue::Int(3));
     assert_eq!(when::<Device>(forgotten, DeviceCommand::RotateKey), Ok(vec![third]));
-    for without_key in [vec![registered()], vec![registered(), enrolled(1, 1), revoked()]] {
+    for without_key in [vec![registered()], vec![registered(), enrolled(Epoch(1), 1), revoked()]] {
         let decision = when::<Device>(without_key, DeviceCommand::RotateKey);
         assert_eq!(decision, conflict(Conflict::NothingToRotate));
     }
@@ -208,24 +215,44 @@ fn epochs_only_increase() {
     };
     let grant =
         |current, fork| DeviceCommand::GrantEpoch { current, cause: Cause::HistoryLost, fork };
-    let device = [registered(), enrolled(1, 1)];
-    assert_eq!(when::<Device>(device.clone(), grant(1, None)), Ok(vec![granted(2, 1)]));
-    // After a restored backup a device is ahead of the log.
-    assert_eq!(when::<Device>(device.clone(), grant(9, None)), Ok(vec![granted(10, 9)]));
-    let ahead = [registered(), enrolled(1, 1), granted(10, 9)];
-    assert_eq!(when::<Device>(ahead.clone(), enroll(2)), Ok(vec![enrolled(11, 2)]));
-    assert_eq!(when::<Device>(ahead, grant(1, None)), Ok(vec![granted(11, 1)]));
-
-    let fork = ForkPoint { seq: 5, logged_hash: Some(hash(5)), other_hash: None };
-    let forked =
-        DeviceForked { epoch: 1, seq: 5, logged: Some(hash(5)), other: None, continues_in: 2 };
+    let device = [registered(), enrolled(Epoch(1), 1)];
     assert_eq!(
-        when::<Device>(device.clone(), grant(1, Some(fork))),
-        Ok(vec![forked.into(), granted(2, 1)])
+        when::<Device>(device.clone(), grant(Epoch(1), None)),
+        Ok(vec![granted(Epoch(2), Epoch(1))])
     );
-    let copy = DeviceForked { epoch: 1, seq: 7, logged: None, other: None, continues_in: 1 };
+    // After a restored backup a device is ahead of the log.
     assert_eq!(
-        when::<Device>(device, DeviceCommand::RecordCopy { epoch: 1, seq: 7 }),
+        when::<Device>(device.clone(), grant(Epoch(9), None)),
+        Ok(vec![granted(Epoch(10), Epoch(9))])
+    );
+    let ahead = [registered(), enrolled(Epoch(1), 1), granted(Epoch(10), Epoch(9))];
+    assert_eq!(when::<Device>(ahead.clone(), enroll(2)), Ok(vec![enrolled(Epoch(11), 2)]));
+    assert_eq!(
+        when::<Device>(ahead, grant(Epoch(1), None)),
+        Ok(vec![granted(Epoch(11), Epoch(1))])
+    );
+
+    let fork = ForkPoint { seq: Seq(5), logged_hash: Some(hash(5)), other_hash: None };
+    let forked = DeviceForked {
+        epoch: Epoch(1),
+        seq: Seq(5),
+        logged: Some(hash(5)),
+        other: None,
+        continues_in: Epoch(2),
+    };
+    assert_eq!(
+        when::<Device>(device.clone(), grant(Epoch(1), Some(fork))),
+        Ok(vec![forked.into(), granted(Epoch(2), Epoch(1))])
+    );
+    let copy = DeviceForked {
+        epoch: Epoch(1),
+        seq: Seq(7),
+        logged: None,
+        other: None,
+        continues_in: Epoch(1),
+    };
+    assert_eq!(
+        when::<Device>(device, DeviceCommand::RecordCopy { epoch: Epoch(1), seq: Seq(7) }),
         Ok(vec![copy.into()])
     );
 }
@@ -241,7 +268,7 @@ fn a_pending_machine_is_accepted_once_or_rejected_permanently() {
     assert_eq!(when::<Device>(pending.clone(), wait()), conflict(Conflict::CannotBecomePending));
 
     let accepted = |replaces| Event::from(DeviceEnrollmentAccepted { replaces });
-    let then = vec![accepted(None), enrolled(1, 1)];
+    let then = vec![accepted(None), enrolled(Epoch(1), 1)];
     assert_eq!(when::<Device>(pending.clone(), accept()), Ok(then.clone()));
     let joined = [&pending[..], &then].concat();
     assert_eq!(when::<Device>(joined.clone(), accept()), conflict(Conflict::NotPending(name())));
@@ -268,12 +295,12 @@ fn a_revocation_lasts_until_the_device_enrolls_again() {
         when::<Device>([registered()], revoke()),
         conflict(Conflict::NothingToRevoke(name()))
     );
-    let device = [registered(), enrolled(1, 1)];
+    let device = [registered(), enrolled(Epoch(1), 1)];
     assert_decides_once::<Device>(&device, &revoke(), &[revoked()]);
     let history = [&device[..], &[revoked()]].concat();
     assert!(given::<Device>(history.clone()).is_revoked);
-    assert_eq!(when::<Device>(history.clone(), enroll(1)), Ok(vec![enrolled(2, 1)]));
-    assert!(!given::<Device>([history, vec![enrolled(2, 1)]].concat()).is_revoked);
+    assert_eq!(when::<Device>(history.clone(), enroll(1)), Ok(vec![enrolled(Epoch(2), 1)]));
+    assert!(!given::<Device>([history, vec![enrolled(Epoch(2), 1)]].concat()).is_revoked);
 }
 
 #[test]
@@ -284,8 +311,11 @@ fn only_an_enrolled_device_with_valid_keys_is_checked_as_enrolled() {
     assert_eq!(check(vec![]), Err(Rejection::NotFound("device")));
     assert_eq!(check(vec![registered()]), not(NotEnrolled::NeverEnrolled));
     assert_eq!(check(vec![registered(), requested(1)]), not(NotEnrolled::Pending));
-    assert_eq!(check(vec![registered(), enrolled(1, 1)]), Ok(()));
-    assert_eq!(check(vec![registered(), enrolled(1, 1), revoked()]), not(NotEnrolled::Revoked));
+    assert_eq!(check(vec![registered(), enrolled(Epoch(1), 1)]), Ok(()));
+    assert_eq!(
+        check(vec![registered(), enrolled(Epoch(1), 1), revoked()]),
+        not(NotEnrolled::Revoked)
+    );
 }
 
 fn any_command() -> impl Strategy<Value = DeviceCommand> {

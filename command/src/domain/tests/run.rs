@@ -1,10 +1,10 @@
 //! Tests of the decider of runs.
 
-use muster_schemas::Timestamp;
 use muster_schemas::events::{
     ClosedState, DownloadLinkMade, EraseCause, RunCancelRequested, RunClosed, RunDispatched,
     RunRequested, UploadErased, UploadStalled,
 };
+use muster_schemas::{Epoch, Timestamp};
 
 use super::super::run::{Run, RunCommand};
 use super::*;
@@ -13,11 +13,11 @@ fn requested() -> Event {
     RunRequested {}.into()
 }
 
-fn dispatch(epoch: u64) -> RunCommand {
+fn dispatch(epoch: Epoch) -> RunCommand {
     RunCommand::Dispatch { epoch, order: vec![1] }
 }
 
-fn dispatched(epoch: u64) -> Event {
+fn dispatched(epoch: Epoch) -> Event {
     RunDispatched { epoch, order: vec![1] }.into()
 }
 
@@ -32,7 +32,9 @@ fn closed(state: ClosedState, reason: &str) -> Event {
 #[test]
 fn nothing_happens_to_a_run_that_was_never_requested() {
     let close = RunCommand::Close { state: ClosedState::Unknown, reason: String::new() };
-    for command in [dispatch(1), RunCommand::Cancel, RunCommand::Erase(EraseCause::Asked), close] {
+    for command in
+        [dispatch(Epoch(1)), RunCommand::Cancel, RunCommand::Erase(EraseCause::Asked), close]
+    {
         assert_eq!(when::<Run>([], command.clone()), not_found("run"), "{command:?}");
     }
     assert_decides_once::<Run>(&[], &RunCommand::Request, &[requested()]);
@@ -40,19 +42,19 @@ fn nothing_happens_to_a_run_that_was_never_requested() {
 
 #[test]
 fn each_epoch_of_a_device_gets_one_order() {
-    assert_decides_once::<Run>(&[requested()], &dispatch(2), &[dispatched(2)]);
-    let sent = vec![requested(), dispatched(2)];
-    assert_eq!(when::<Run>(sent.clone(), dispatch(1)), Ok(vec![]));
-    assert_eq!(when::<Run>(sent.clone(), dispatch(3)), Ok(vec![dispatched(3)]));
+    assert_decides_once::<Run>(&[requested()], &dispatch(Epoch(2)), &[dispatched(Epoch(2))]);
+    let sent = vec![requested(), dispatched(Epoch(2))];
+    assert_eq!(when::<Run>(sent.clone(), dispatch(Epoch(1))), Ok(vec![]));
+    assert_eq!(when::<Run>(sent.clone(), dispatch(Epoch(3))), Ok(vec![dispatched(Epoch(3))]));
     let canceled = [sent, vec![canceling()]].concat();
-    assert_eq!(when::<Run>(canceled, dispatch(3)), Ok(vec![]));
+    assert_eq!(when::<Run>(canceled, dispatch(Epoch(3))), Ok(vec![]));
 }
 
 #[test]
 fn a_run_is_canceled_immediately_unless_a_device_has_it() {
     let ended = [canceling(), closed(ClosedState::Canceled, "it was canceled before it was sent")];
     assert_decides_once::<Run>(&[requested()], &RunCommand::Cancel, &ended);
-    let sent = [requested(), dispatched(1)];
+    let sent = [requested(), dispatched(Epoch(1))];
     assert_decides_once::<Run>(&sent, &RunCommand::Cancel, &[canceling()]);
 }
 
@@ -60,10 +62,10 @@ fn a_run_is_canceled_immediately_unless_a_device_has_it() {
 fn a_closed_run_is_not_dispatched_canceled_or_closed_again() {
     let close = RunCommand::Close { state: ClosedState::Expired, reason: "late".into() };
     let end = [closed(ClosedState::Expired, "late")];
-    let sent = [requested(), dispatched(1)];
+    let sent = [requested(), dispatched(Epoch(1))];
     assert_decides_once::<Run>(&sent, &close, &end);
     let history = [&sent[..], &end].concat();
-    for command in [dispatch(2), RunCommand::Cancel] {
+    for command in [dispatch(Epoch(2)), RunCommand::Cancel] {
         assert_eq!(when::<Run>(history.clone(), command.clone()), Ok(vec![]), "{command:?}");
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use muster_schemas::Timestamp;
 use muster_schemas::events::{
     ApiTokenCreated, ApiTokenRevoked, EnrollmentTokenCreated, EnrollmentTokenRevoked,
     EnrollmentTokenUsed, Role,
 };
 use muster_schemas::names::{ConfigValue, MAX_CONFIG_VARS};
+use muster_schemas::{StreamVersion, Timestamp};
 
 use super::super::api_token::{ApiToken, ApiTokenCommand};
 use super::super::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand, MAX_USES};
@@ -93,7 +93,7 @@ fn a_revoked_enrollment_token_allows_nothing() {
     let decision = when::<EnrollmentToken>(history.clone(), use_with(1, 1, 11));
     assert_eq!(decision, refused(TokenRefusal::Revoked));
     // Also to a client that knows only the two ends of the stream.
-    let ends = EnrollmentToken::from_ends(&history[0], &history[1], 2);
+    let ends = EnrollmentToken::from_ends(&history[0], &history[1], StreamVersion(2));
     assert_eq!(ends, given::<EnrollmentToken>(history));
 }
 

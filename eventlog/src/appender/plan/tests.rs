@@ -1,7 +1,7 @@
 //! Tests of the append decision without a database: versions, conflicts, retries, positions.
 
 use muster_schemas::events::{DeviceNameReleased, DeviceNameReserved};
-use muster_schemas::{DeviceId, Event};
+use muster_schemas::{DeviceId, Epoch, Event, Position, StreamVersion};
 
 use super::*;
 
@@ -33,8 +33,8 @@ fn plan_results(
         .map(|append| (append, append.streams.iter().map(|part| part.stream.to_string()).collect()))
         .collect();
     let plan = plan(&head, streams, done, &named);
-    assert_eq!(plan.rows.len() as u64 + 1, plan.position);
-    assert_eq!(plan.frontier(&project, &head).size(), plan.position);
+    assert_eq!(plan.rows.len() as u64 + 1, plan.position.get());
+    assert_eq!(plan.frontier(&project, &head).size(), plan.position.get());
     plan.results
         .iter()
         .map(|result| match result {
@@ -52,9 +52,9 @@ fn positions_have_no_gaps_and_a_rejected_append_uses_none() {
         &Streams::new(),
         &HashMap::new(),
         &[
-            append("a", Expected::Version(0), 2),
-            append("a", Expected::Version(0), 1),
-            append("a", Expected::Version(2), 1),
+            append("a", Expected::Version(StreamVersion::ZERO), 2),
+            append("a", Expected::Version(StreamVersion::ZERO), 1),
+            append("a", Expected::Version(StreamVersion(2)), 1),
             append("b", Expected::Any, 1),
         ],
     );
@@ -63,15 +63,15 @@ fn positions_have_no_gaps_and_a_rejected_append_uses_none() {
 
 #[test]
 fn an_append_to_two_streams_is_atomic() {
-    let both = append("a", Expected::Version(0), 1).stream(
+    let both = append("a", Expected::Version(StreamVersion::ZERO), 1).stream(
         stream("b"),
-        Expected::Version(7),
+        Expected::Version(StreamVersion(7)),
         vec![event(1)],
     );
     let results = plan_results(
         &Streams::new(),
         &HashMap::new(),
-        &[both, append("a", Expected::Version(0), 1)],
+        &[both, append("a", Expected::Version(StreamVersion::ZERO), 1)],
     );
     assert_eq!(results, ["name/b at 0", "2-2"]);
 }
@@ -79,8 +79,16 @@ fn an_append_to_two_streams_is_atomic() {
 #[test]
 fn a_retried_append_gets_the_first_result() {
     let id = Uuid::from_u128(9);
-    let first = Appended { first: 1, last: 1, recorded_at: Timestamp(3), request_hash: None };
-    let with_id = |id| Append { append_id: Some(id), ..append("a", Expected::Version(0), 1) };
+    let first = Appended {
+        first: Position(1),
+        last: Position(1),
+        recorded_at: Timestamp(3),
+        request_hash: None,
+    };
+    let with_id = |id| Append {
+        append_id: Some(id),
+        ..append("a", Expected::Version(StreamVersion::ZERO), 1)
+    };
     let known = HashMap::from([(id, first)]);
     let again = Uuid::from_u128(10);
     let results =
@@ -94,13 +102,18 @@ fn an_append_id_belongs_to_one_request() {
     let request = |hash: u8| Append {
         append_id: Some(id),
         request_hash: Some(Hash([hash; 32])),
-        ..append("a", Expected::Version(0), 1)
+        ..append("a", Expected::Version(StreamVersion::ZERO), 1)
     };
     let results =
         plan_results(&Streams::new(), &HashMap::new(), &[request(1), request(2), request(1)]);
     assert_eq!(results, ["2-2", &AppendError::IdReused.to_string(), "2-2"]);
     // Rows of earlier releases have no hash.
-    let first = Appended { first: 1, last: 1, recorded_at: Timestamp(3), request_hash: None };
+    let first = Appended {
+        first: Position(1),
+        last: Position(1),
+        recorded_at: Timestamp(3),
+        request_hash: None,
+    };
     let results = plan_results(&Streams::new(), &HashMap::from([(id, first)]), &[request(1)]);
     assert_eq!(results, ["1-1"]);
 }
@@ -111,24 +124,30 @@ fn a_device_report_follows_its_tip_in_an_open_epoch() {
     let report = |version, tip: u8, after: u8| {
         let event: Event = DeviceNameReleased { device }.into();
         let events = vec![NewEvent::server(&event, Timestamp(0))];
-        let stream = StreamName::DeviceReport(device, 1);
+        let stream = StreamName::DeviceReport(device, Epoch(1));
         let expected = Expected::Tip { version, tip: Hash([tip; 32]) };
         let mut append = Append::by_actor("test").stream(stream, expected, events);
         append.streams[0].tip = Some(Hash([after; 32]));
         append
     };
-    let name = StreamName::DeviceReport(device, 1).to_string();
-    let open = StreamState { version: 0, tip: Some(Hash::ZERO), is_closed: false };
+    let name = StreamName::DeviceReport(device, Epoch(1)).to_string();
+    let open =
+        StreamState { version: StreamVersion::ZERO, tip: Some(Hash::ZERO), is_closed: false };
     let streams = Streams::from([(name.clone(), open)]);
     let results = plan_results(
         &streams,
         &HashMap::new(),
-        &[report(0, 0, 1), report(1, 9, 2), report(1, 1, 2)],
+        &[
+            report(StreamVersion::ZERO, 0, 1),
+            report(StreamVersion(1), 9, 2),
+            report(StreamVersion(1), 1, 2),
+        ],
     );
     assert_eq!(results, ["2-2", &format!("{name} at 1"), "3-3"]);
     let closed = Streams::from([(name.clone(), StreamState { is_closed: true, ..open })]);
-    let results = plan_results(&closed, &HashMap::new(), &[report(0, 0, 1)]);
+    let results = plan_results(&closed, &HashMap::new(), &[report(StreamVersion::ZERO, 0, 1)]);
     assert_eq!(results, [format!("{name} closed")]);
-    let results = plan_results(&Streams::new(), &HashMap::new(), &[report(0, 0, 1)]);
+    let results =
+        plan_results(&Streams::new(), &HashMap::new(), &[report(StreamVersion::ZERO, 0, 1)]);
     assert_eq!(results, [format!("{name} at 0")]);
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use muster_api::Problem;
 use muster_eventlog::Head;
 use muster_schemas::names::DeviceName;
-use muster_schemas::{DeviceId, Event, ProjectId, StreamName, Timestamp};
+use muster_schemas::{DeviceId, Event, Position, ProjectId, StreamName, Timestamp};
 
 use super::resolve::unknown;
-use crate::point_in_time::{self, PointInTimeError};
+use crate::point_in_time::{self, PointInTimeError, Snapshot};
 use crate::projections::devices::Device;
 use crate::state::{DeviceSnapshot, QueryState};
 
@@ -17,9 +17,9 @@ use crate::state::{DeviceSnapshot, QueryState};
 pub(super) async fn requested_position(
     state: &QueryState,
     project: &ProjectId,
-    position: Option<u64>,
+    position: Option<Position>,
     at: Option<Timestamp>,
-) -> Result<Option<u64>, Problem> {
+) -> Result<Option<Position>, Problem> {
     let head = async || -> Result<Head, Problem> {
         let head = state.log().head(project).await?;
         head.ok_or_else(|| Problem::not_found(format!("there is no project '{project}'")))
@@ -31,7 +31,7 @@ pub(super) async fn requested_position(
             let head = head().await?.position;
             if position > head {
                 let rule = format!("is beyond the head of the log, which is {head}");
-                return Err(Problem::field("position", rule, Some(position.into())));
+                return Err(Problem::field("position", rule, Some(position.get().into())));
             }
             Ok(Some(position))
         }
@@ -51,17 +51,19 @@ pub(super) async fn requested_position(
 pub(super) async fn devices(
     state: &QueryState,
     project: &ProjectId,
-    position: u64,
+    position: Position,
 ) -> Result<Arc<BTreeMap<DeviceId, Device>>, Problem> {
     let _permit = state.point_in_time_permits.acquire().await;
     let last = state.last_snapshot.lock().clone();
     let previous = last.filter(|past| past.project == *project && past.position <= position);
-    let (after, devices) = match previous {
+    let earlier = match previous {
         Some(past) if past.position == position => return Ok(past.devices),
-        Some(past) => (past.position, Arc::unwrap_or_clone(past.devices)),
-        None => (0, BTreeMap::new()),
+        Some(past) => {
+            Snapshot { position: past.position, devices: Arc::unwrap_or_clone(past.devices) }
+        }
+        None => Snapshot::default(),
     };
-    let devices = point_in_time::devices_at(state.log(), project, (after, devices), position);
+    let devices = point_in_time::devices_at(state.log(), project, earlier, position);
     let devices = Arc::new(devices.await.map_err(problem)?);
     let past = DeviceSnapshot { project: project.clone(), position, devices: devices.clone() };
     *state.last_snapshot.lock() = Some(past);
@@ -73,7 +75,7 @@ pub(super) async fn device(
     state: &QueryState,
     project: &ProjectId,
     text: &str,
-    position: u64,
+    position: Position,
 ) -> Result<(DeviceId, Device), Problem> {
     let id = match text.parse::<DeviceId>() {
         Ok(id) => id,
@@ -94,7 +96,7 @@ async fn name_holder(
     state: &QueryState,
     project: &ProjectId,
     text: &str,
-    position: u64,
+    position: Position,
 ) -> Result<DeviceId, Problem> {
     let Ok(name) = text.parse::<DeviceName>() else {
         return Err(unknown(project, text));

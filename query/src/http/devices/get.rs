@@ -8,7 +8,7 @@ use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, MinPosition, PathParam, Problem, Query, Scope, etag, position_header};
 use muster_api_types::devices::DeviceDetail;
-use muster_schemas::{DeviceId, ProjectId, Timestamp};
+use muster_schemas::{DeviceId, Position, ProjectId, Timestamp};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -25,8 +25,8 @@ use crate::state::{QueryState, sql_problem};
 #[into_params(parameter_in = Query)]
 pub(crate) struct GetDevice {
     /// State at this position of the log; not with `at`.
-    #[param(minimum = 0)]
-    position: Option<u64>,
+    #[param(minimum = 0, value_type = Option<u64>)]
+    position: Option<Position>,
     /// State at this time; not with `position`.
     #[param(value_type = Option<String>, format = DateTime)]
     at: Option<Timestamp>,

@@ -13,7 +13,7 @@ use muster_api::{
 };
 use muster_api_types::Page;
 use muster_api_types::devices::DeviceSummary;
-use muster_schemas::{DeviceId, ProjectId, Timestamp};
+use muster_schemas::{DeviceId, Position, ProjectId, Timestamp};
 use serde::Deserialize;
 use sqlx::{Postgres, QueryBuilder};
 use utoipa::IntoParams;
@@ -59,8 +59,8 @@ pub(crate) struct ListDevices {
     #[param(inline, value_type = Option<Sort>)]
     sort: Sort,
     /// State at this position of the log; not with `at`.
-    #[param(minimum = 0)]
-    position: Option<u64>,
+    #[param(minimum = 0, value_type = Option<u64>)]
+    position: Option<Position>,
     /// State at this time; not with `position`.
     #[param(value_type = Option<String>, format = DateTime)]
     at: Option<Timestamp>,
@@ -166,7 +166,11 @@ const MAX_ATTEMPTS: usize = 10;
 impl List<'_> {
     /// Returns a page sorted by the names at the start of the walk: at `position`, unless the
     /// cursor has another one.
-    async fn by_name(&self, after: Option<SortKey>, position: u64) -> Result<DevicePage, Problem> {
+    async fn by_name(
+        &self,
+        after: Option<SortKey>,
+        position: Position,
+    ) -> Result<DevicePage, Problem> {
         let position = after.as_ref().and_then(|after| after.position).unwrap_or(position);
         let after = after.map(|after| SortKey { position: Some(position), ..after });
         let names = || names_at(self.state.log(), self.live.project, position);
@@ -190,7 +194,7 @@ impl List<'_> {
     async fn by_column(
         &self,
         after: Option<&SortKey>,
-        position: Option<u64>,
+        position: Option<Position>,
         renamed: &BTreeMap<DeviceId, String>,
     ) -> Result<DevicePage, Problem> {
         let column = match self.sort.by() {
@@ -244,7 +248,7 @@ impl List<'_> {
             .map(|(id, received_at)| {
                 let id = DeviceId(id);
                 let last_seen = self.live.last_seen(id, received_at.map(Timestamp));
-                (SortKey::of(self.sort, id, "", 0, last_seen), ())
+                (SortKey::of(self.sort, id, "", Position::ZERO, last_seen), ())
             })
             .collect();
         let (places, _) = page(placed, self.sort, None, usize::MAX);

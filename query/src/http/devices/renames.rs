@@ -7,7 +7,7 @@ use muster_api::Problem;
 use muster_api::problem::Kind;
 use muster_eventlog::{EventLog, ReadFilter};
 use muster_schemas::events::DeviceRenamed;
-use muster_schemas::{DeviceId, Event, ProjectId};
+use muster_schemas::{DeviceId, Event, Position, ProjectId};
 
 /// Maximum number of events in one read of the log.
 const MAX_EVENTS_PER_READ: u32 = 1000;
@@ -18,7 +18,7 @@ const MAX_RENAMED: usize = 10_000;
 pub(super) async fn names_at(
     log: &EventLog,
     project: &ProjectId,
-    position: u64,
+    position: Position,
 ) -> Result<BTreeMap<DeviceId, String>, Problem> {
     let mut names = BTreeMap::new();
     let mut filter =

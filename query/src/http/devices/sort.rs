@@ -1,7 +1,8 @@
 //! The sort order of a list, and its cursors.
 
 use muster_api::{Cursor, Problem};
-use muster_schemas::{DeviceId, Timestamp};
+use muster_eventlog::as_i64;
+use muster_schemas::{DeviceId, Position, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -66,7 +67,7 @@ pub(super) struct SortKey {
     /// Position of the log at the start of the walk, in a list by name: names are those at this
     /// position.
     #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
-    pub(super) position: Option<u64>,
+    pub(super) position: Option<Position>,
 }
 
 /// Start of a page.
@@ -101,13 +102,13 @@ impl SortKey {
         sort: Sort,
         device: DeviceId,
         name: &str,
-        created_position: u64,
+        created_position: Position,
         last_seen: Option<Timestamp>,
     ) -> Self {
         let (name, number) = match sort.by() {
             By::Name => (name.to_owned(), 0),
             By::LastSeen => (String::new(), last_seen.map_or(0, Timestamp::micros)),
-            By::Created => (String::new(), i64::try_from(created_position).unwrap_or(i64::MAX)),
+            By::Created => (String::new(), as_i64(created_position)),
         };
         Self { name, number, device, position: None }
     }

@@ -12,7 +12,7 @@ use muster_api::{
 use muster_api_types::Page;
 use muster_api_types::events::EventView;
 use muster_eventlog::{ReadFilter, StoredEvent};
-use muster_schemas::{DeviceId, ProjectId};
+use muster_schemas::{DeviceId, Position, ProjectId};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -57,11 +57,11 @@ pub(crate) struct ListEvents {
     /// Only events about this device: its id or name.
     device: Option<String>,
     /// Only events after this position.
-    #[param(minimum = 0)]
-    after: Option<u64>,
+    #[param(minimum = 0, value_type = Option<u64>)]
+    after: Option<Position>,
     /// Only events up to this position.
-    #[param(minimum = 0)]
-    until: Option<u64>,
+    #[param(minimum = 0, value_type = Option<u64>)]
+    until: Option<Position>,
     /// Order of the events; default: the newest first.
     #[serde(default)]
     #[param(inline, value_type = Option<Order>)]
@@ -87,11 +87,11 @@ pub(crate) struct ListDeviceEvents {
     #[param(example = "DeviceConnected,DeviceDisconnected")]
     kind: Option<String>,
     /// Only events after this position.
-    #[param(minimum = 0)]
-    after: Option<u64>,
+    #[param(minimum = 0, value_type = Option<u64>)]
+    after: Option<Position>,
     /// Only events up to this position.
-    #[param(minimum = 0)]
-    until: Option<u64>,
+    #[param(minimum = 0, value_type = Option<u64>)]
+    until: Option<Position>,
     /// Order of the events; default: the newest first.
     #[serde(default)]
     #[param(inline, value_type = Option<Order>)]
@@ -199,7 +199,7 @@ pub(crate) async fn list_device_events(
 pub(crate) async fn get_event(
     State(state): State<QueryState>,
     scope: Scope<ReadDevices>,
-    PathParam(position): PathParam<u64>,
+    PathParam(position): PathParam<Position>,
     Query(query): Query<GetEvent>,
 ) -> Result<Json<EventView>, Problem> {
     let events = state.log().read_positions(&scope.project, &[position]).await?;
@@ -213,17 +213,24 @@ pub(crate) async fn get_event(
     })
 }
 
-fn show(events: &[StoredEvent], next: Option<u64>, include: Option<Include>) -> Page<EventView> {
+fn show(
+    events: &[StoredEvent],
+    next: Option<Position>,
+    include: Option<Include>,
+) -> Page<EventView> {
     Page {
         items: events.iter().map(|event| view(event, include)).collect(),
         next: next.map(|position| Cursor::encode(&position)),
     }
 }
 
+/// The largest position that PostgreSQL can represent.
+const MAX_POSITION: Position = Position(i64::MAX.unsigned_abs());
+
 /// A range of the log.
 struct LogRange {
-    after: u64,
-    until: u64,
+    after: Position,
+    until: Position,
     order: Order,
     limit: usize,
 }
@@ -232,34 +239,34 @@ impl LogRange {
     /// Parses the parameters; a cursor is the position at which the previous page ended.
     fn read(
         cursor: &Option<String>,
-        after: Option<u64>,
-        until: Option<u64>,
+        after: Option<Position>,
+        until: Option<Position>,
         order: Order,
         limit: Limit,
     ) -> Result<Self, Problem> {
         let mut span = Self {
-            after: after.unwrap_or(0),
-            until: until.unwrap_or(u64::MAX).min(i64::MAX.unsigned_abs()),
+            after: after.unwrap_or(Position::ZERO),
+            until: until.unwrap_or(MAX_POSITION).min(MAX_POSITION),
             order,
             limit: usize::from(limit.get()),
         };
-        if let Some(ended) = Cursor::decode::<u64>(cursor.as_deref())? {
+        if let Some(ended) = Cursor::decode::<Position>(cursor.as_deref())? {
             span.continue_after(ended);
         }
         Ok(span)
     }
 
     /// Restricts the range to what comes after a position, in this order.
-    fn continue_after(&mut self, ended: u64) {
+    fn continue_after(&mut self, ended: Position) {
         match self.order {
             Order::Asc => self.after = self.after.max(ended),
-            Order::Desc => self.until = self.until.min(ended.saturating_sub(1)),
+            Order::Desc => self.until = self.until.min(ended.previous()),
         }
     }
 
     /// Returns the position after which the next page starts, if more events than the limit were
     /// found.
-    fn truncate(&self, events: &mut Vec<StoredEvent>) -> Option<u64> {
+    fn truncate(&self, events: &mut Vec<StoredEvent>) -> Option<Position> {
         let more = events.len() > self.limit;
         events.truncate(self.limit);
         events.last().filter(|_| more).map(|event| event.position)
@@ -271,7 +278,7 @@ async fn of_project(
     project: &ProjectId,
     kinds: Vec<String>,
     span: &LogRange,
-) -> Result<(Vec<StoredEvent>, Option<u64>), Problem> {
+) -> Result<(Vec<StoredEvent>, Option<Position>), Problem> {
     let limit = u32::try_from(span.limit + 1).unwrap_or(u32::MAX);
     let mut events = match span.order {
         Order::Asc => {
@@ -279,7 +286,7 @@ async fn of_project(
             state.log().read(project, &filter, limit).await?
         }
         Order::Desc => {
-            let before = span.until.saturating_add(1);
+            let before = span.until.next();
             let log = state.log();
             let mut events = log.read_backwards(project, before, &kinds, limit).await?;
             events.retain(|event| event.position > span.after);
@@ -296,7 +303,7 @@ async fn of_device(
     device: DeviceId,
     kinds: &[String],
     span: &LogRange,
-) -> Result<(Vec<StoredEvent>, Option<u64>), Problem> {
+) -> Result<(Vec<StoredEvent>, Option<Position>), Problem> {
     let mut rest = LogRange { ..*span };
     let mut found: Vec<StoredEvent> = Vec::new();
     let limit = u32::try_from(span.limit + 1).unwrap_or(u32::MAX);
@@ -329,7 +336,7 @@ async fn of_device(
     }
     let reached = match rest.order {
         Order::Asc => rest.after,
-        Order::Desc => rest.until.saturating_add(1),
+        Order::Desc => rest.until.next(),
     };
     Ok((found, Some(reached)))
 }

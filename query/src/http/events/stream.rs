@@ -18,7 +18,7 @@ use muster_api::problem::ReadProblems;
 use muster_api::{Problem, Query, Scope};
 use muster_eventlog::ReadFilter;
 use muster_schemas::errors::error_chain;
-use muster_schemas::{DeviceId, ProjectId};
+use muster_schemas::{DeviceId, Position, ProjectId};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -44,8 +44,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 #[into_params(parameter_in = Query)]
 pub(crate) struct StreamEvents {
     /// Only events after this position; default: only new events. `Last-Event-ID` takes precedence.
-    #[param(minimum = 0)]
-    after: Option<u64>,
+    #[param(minimum = 0, value_type = Option<u64>)]
+    after: Option<Position>,
     /// Only these types, comma-separated. Types about tokens require the role of an admin or
     /// auditor.
     #[serde(rename = "type")]
@@ -89,10 +89,7 @@ pub(crate) async fn stream_events(
     };
     let after = match last_event_id(&headers)?.or(query.after) {
         Some(position) => position,
-        None => {
-            let head = state.log().head(&scope.project).await?;
-            head.map_or(0, |head| head.position)
-        }
+        None => state.log().newest_position(&scope.project).await?,
     };
     let reader = Reader {
         filter: ReadFilter { after, until: None, kinds },
@@ -108,12 +105,12 @@ pub(crate) async fn stream_events(
     Ok(([("x-accel-buffering", "no")], sse))
 }
 
-fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+fn last_event_id(headers: &HeaderMap) -> Result<Option<Position>, Problem> {
     let Some(value) = headers.get("last-event-id") else {
         return Ok(None);
     };
     let text = value.to_str().unwrap_or_default();
-    match text.parse::<u64>() {
+    match text.parse::<Position>() {
         Ok(position) => Ok(Some(position)),
         Err(_) if text.is_empty() => Ok(None),
         Err(_) => Err(Problem::field(

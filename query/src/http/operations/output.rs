@@ -21,7 +21,7 @@ use muster_blobs::key::{self, Piece};
 use muster_schemas::errors::error_chain;
 use muster_schemas::wire::internal::{OUTPUT_READ_SUBJECT, OutputRead, output_subject};
 use muster_schemas::wire::{MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputStream};
-use muster_schemas::{DeviceId, OperationId, ProjectId, codec, compress};
+use muster_schemas::{DeviceId, OperationId, Position, ProjectId, codec, compress};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -229,7 +229,7 @@ struct Reader {
     checked_at: Instant,
     listed_at: Instant,
     /// Notifies of changes of the read model.
-    progress: watch::Receiver<HashMap<ProjectId, u64>>,
+    progress: watch::Receiver<HashMap<ProjectId, Position>>,
     _slot: LiveStream,
 }
 

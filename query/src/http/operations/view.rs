@@ -1,6 +1,7 @@
 //! Operations and runs in responses of the API.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use muster_api_types::operations::{OperationStatus, OperationView};
 use muster_api_types::runs::RunView;
@@ -51,7 +52,7 @@ pub(super) fn run_view(
     name: Option<String>,
     run: Run,
 ) -> RunView {
-    let millis = |micros: i64| micros.unsigned_abs() / 1_000;
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let (reason, duration) = (run.failure(), run.duration());
     let report = run.report.as_ref();
     RunView {

@@ -4,6 +4,7 @@ use muster_api_types::uploads::{UploadState, UploadView};
 use muster_schemas::events::Upload;
 use muster_schemas::{DeviceId, OperationId, RunState};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 use crate::projections::operations::{Operation, Run};
 
@@ -50,7 +51,7 @@ pub(super) fn view(
     let state = state_of(run);
     let file = run.report.as_ref().and_then(|report| report.file.as_ref());
     let stored_at = file.and(run.ended_at);
-    let keep = upload.keep_seconds.map(|seconds| i64::from(seconds) * 1_000_000);
+    let keep = upload.keep_seconds.map(|seconds| Duration::from_secs(seconds.into()));
     let bytes = file.map(|file| file.bytes);
     let problem = match state {
         UploadState::Stored | UploadState::Erased => {
@@ -75,7 +76,7 @@ pub(super) fn view(
         stored_at,
         erase_at: stored_at
             .filter(|_| state == UploadState::Stored)
-            .and_then(|at| Some(at.plus_micros(keep?))),
+            .and_then(|at| Some(at + keep?)),
         erased_at: run.erased.map(|erased| erased.at),
         erased: run.erased.map(|erased| erased.cause.into()),
         problem,

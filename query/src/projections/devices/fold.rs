@@ -10,12 +10,13 @@ use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
     Cause, DeviceConfigApplied, DeviceEventUnreadable, DeviceInventoryReported, author,
 };
-use muster_schemas::{DeviceId, Event, PublicKey, StreamName, Timestamp};
+use muster_schemas::{DeviceId, Event, PublicKey, Seq, StreamName, Timestamp};
+use std::time::Duration;
 
 use super::state::Device;
 
 /// Maximum time by which a plausible time is ahead of the server's clock, in microseconds.
-const MAX_AHEAD_MICROS: i64 = 300_000_000;
+const MAX_AHEAD: Duration = Duration::from_secs(300);
 
 /// An event of a type that the fold handles cannot be applied.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,7 @@ impl Device {
                 self.flags.odd_times += u64::from(self.flags.odd_clock);
                 let existing = self.epochs.iter_mut().rfind(|existing| existing.epoch == *epoch);
                 if let Some(existing) = existing {
-                    existing.seq = stored.stream_version;
+                    existing.seq = stored.stream_version.into();
                 }
             }
             StreamName::Token(_)
@@ -242,11 +243,11 @@ impl Device {
         Ok(())
     }
 
-    fn start_epoch(&mut self, epoch: u64, cause: EpochCause, since: Timestamp) {
+    fn start_epoch(&mut self, epoch: muster_schemas::Epoch, cause: EpochCause, since: Timestamp) {
         if self.epochs.len() == Self::EPOCHS {
             self.epochs.remove(0);
         }
-        self.epochs.push(Epoch { epoch, cause: cause.into(), since, seq: 0 });
+        self.epochs.push(Epoch { epoch, cause: cause.into(), since, seq: Seq::ZERO });
     }
 }
 
@@ -254,6 +255,6 @@ impl Device {
 /// (Events of an offline device have times long past.)
 #[must_use]
 pub(crate) fn has_implausible_time(stored: &StoredEvent) -> bool {
-    let ahead = stored.occurred_at.micros().saturating_sub(stored.recorded_at.micros());
-    !stored.occurred_at.is_plausible() || ahead > MAX_AHEAD_MICROS
+    let ahead = stored.occurred_at.since(stored.recorded_at);
+    !stored.occurred_at.is_plausible() || ahead > MAX_AHEAD
 }

@@ -3,9 +3,9 @@
 use muster_api_types::devices::{
     Config, Enrollment, Epoch, Flags, Presence, Status, StreamCounts, Waiting,
 };
-use muster_schemas::Timestamp;
 use muster_schemas::events::DeviceInventoryReported;
 use muster_schemas::names::{DeviceName, Labels};
+use muster_schemas::{Position, StreamVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The state of a device in the log.
@@ -17,7 +17,7 @@ pub struct Device {
     /// Labels of the device.
     pub labels: Labels,
     /// Version of the stream `device/<id>`: the resource's `ETag`.
-    pub version: u64,
+    pub version: StreamVersion,
     /// Keys of the device, if it has enrolled.
     pub enrollment: Option<Enrollment>,
     /// The pending enrollment.
@@ -37,9 +37,9 @@ pub struct Device {
     /// Time of registration.
     pub created_at: Timestamp,
     /// Position of the registration.
-    pub created_position: u64,
+    pub created_position: Position,
     /// Position of the newest event about the device.
-    pub updated_position: u64,
+    pub updated_position: Position,
     /// Time at which its last report or change of presence was recorded in the log.
     pub heard_at: Option<Timestamp>,
     /// Time of deletion.

@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use super::fold::{changed_device, is_replaced_by_next};
 use super::state::Device;
-use crate::projections::{as_i64, decode, encode, storable};
+use crate::projections::{decode, encode, storable};
+use muster_eventlog::as_i64;
 
 /// Maximum number of devices that are cached between batches; beyond it, the cache is cleared.
 const MAX_CACHED_DEVICES: usize = 20_000;

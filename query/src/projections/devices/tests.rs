@@ -9,7 +9,9 @@ use muster_schemas::events::{
     DeviceLabelsChanged, DeviceRegistered, DeviceRenamed, DisconnectReason,
 };
 use muster_schemas::names::ConfigValue;
-use muster_schemas::{DeviceId, Event, Hash, StreamName, Timestamp};
+use muster_schemas::{
+    ConfigVersion, DeviceId, Epoch, Event, Hash, Position, StreamName, StreamVersion, Timestamp,
+};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -23,7 +25,7 @@ fn id() -> DeviceId {
 
 fn enrolled(epoch: u64) -> Event {
     DeviceEnrolled {
-        epoch,
+        epoch: Epoch(epoch),
         signing_key: Vec::new(),
         fingerprint: Hash::of(&[1]),
         nats_key: "U".into(),
@@ -59,14 +61,14 @@ fn sample(n: u64) -> Event {
         }
         .into(),
         2 => DeviceConfigSet {
-            version,
+            version: ConfigVersion(version),
             #[expect(clippy::cast_precision_loss, reason = "any number")]
             set: [("k".parse().unwrap(), ConfigValue::Float(version as f64 * 1e18))].into(),
             removed: Vec::new(),
         }
         .into(),
         3 | 4 => DeviceConfigApplied {
-            version,
+            version: ConfigVersion(version),
             errors: [("k".to_owned(), format!("no {version}\0"))].into(),
         }
         .into(),
@@ -86,8 +88,12 @@ fn sample(n: u64) -> Event {
             detail: None,
         }
         .into(),
-        10 => DeviceEpochGranted { epoch: version + 2, previous: version + 1, cause: Cause::Fork }
-            .into(),
+        10 => DeviceEpochGranted {
+            epoch: Epoch(version + 2),
+            previous: Epoch(version + 1),
+            cause: Cause::Fork,
+        }
+        .into(),
         _ => enrolled(version + 1),
     }
 }
@@ -95,16 +101,18 @@ fn sample(n: u64) -> Event {
 fn stream(event: &Event) -> StreamName {
     match event.kind() {
         "DeviceConnected" | "DeviceDisconnected" => StreamName::DevicePresence(id()),
-        "DeviceConfigApplied" | "DeviceInventoryReported" => StreamName::DeviceReport(id(), 1),
+        "DeviceConfigApplied" | "DeviceInventoryReported" => {
+            StreamName::DeviceReport(id(), Epoch(1))
+        }
         _ => StreamName::Device(id()),
     }
 }
 
 fn stored(position: u64, event: &Event, occurred_at: i64) -> StoredEvent {
     StoredEvent {
-        position,
+        position: Position(position),
         stream: stream(event),
-        stream_version: position,
+        stream_version: StreamVersion(position),
         kind: event.kind().to_owned(),
         schema_version: event.version(),
         occurred_at: Timestamp(occurred_at),
@@ -141,7 +149,7 @@ fn a_device_passes_through_its_states() {
         assert_eq!(fold(&events).status(), status, "{events:?}");
     }
     let device = fold(&[registered(), enrolled(1), sample(1), connected(), disconnected()]);
-    assert_eq!(device.version, 3);
+    assert_eq!(device.version, StreamVersion(3));
     assert_eq!(device.hostname(), Some("host"));
     assert_eq!(device.presence.unwrap().address.as_deref(), Some("10.0.0.0"));
     assert_eq!(serde_json::to_string(&device.labels).unwrap(), r#"{"n":"0"}"#);
@@ -175,7 +183,7 @@ fn the_number_of_kept_epochs_is_limited() {
     let events: Vec<Event> = (1..40).map(enrolled).collect();
     let device = fold(&events);
     assert_eq!(device.epochs.len(), Device::EPOCHS);
-    assert_eq!(device.epochs.last().map(|epoch| epoch.epoch), Some(39));
+    assert_eq!(device.epochs.last().map(|epoch| epoch.epoch), Some(Epoch(39)));
 }
 
 proptest! {

@@ -5,8 +5,9 @@ use muster_schemas::events::{
     AbortCause, Action, ClosedState, EraseCause, OperationRequested, RefusalCause, RunReport,
     Upload,
 };
-use muster_schemas::{Event, RunState, Timestamp, run};
+use muster_schemas::{Event, Position, RunState, StreamVersion, Timestamp, run};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// The state of an operation in the log, without its runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,13 +20,13 @@ pub struct Operation {
     /// Time of the request.
     pub requested_at: Timestamp,
     /// Position of the request.
-    pub created_position: u64,
+    pub created_position: Position,
     /// Whether it is paused, so that no further run starts.
     pub paused: bool,
     /// Cause for which it was aborted, so that no further run starts.
     pub aborted: Option<AbortCause>,
     /// Version of its stream.
-    pub version: u64,
+    pub version: StreamVersion,
 }
 
 impl Operation {
@@ -124,7 +125,7 @@ pub struct Run {
     /// Whether the device's report arrived after the server had stopped waiting for it.
     pub late: bool,
     /// Version of its stream.
-    pub version: u64,
+    pub version: StreamVersion,
 }
 
 impl Run {
@@ -183,11 +184,11 @@ impl Run {
         }
     }
 
-    /// Returns the duration of its program, in microseconds, by the device's clock.
+    /// Returns the duration of its program, by the device's clock.
     #[must_use]
-    pub fn duration(&self) -> Option<i64> {
+    pub fn duration(&self) -> Option<Duration> {
         let report = self.report.as_ref()?;
-        Some(report.ended_at?.micros().saturating_sub(report.started_at?.micros()).max(0))
+        Some(report.ended_at?.since(report.started_at?))
     }
 
     /// Returns the reason for which it did not succeed; the same text for the same reason.

@@ -3,19 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use muster_eventlog::StoredEvent;
 use muster_eventlog::projection::{
     Column, Columns, Projection, ProjectionError, Table, Transaction, Write,
 };
-use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName, run};
+use muster_schemas::{DeviceId, Event, OperationId, Position, ProjectId, StreamName, run};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::fold::{Operation, Run};
 use super::uploads::Uploads;
-use crate::projections::{as_i64, decode, encode, storable};
+use crate::projections::{decode, encode, storable};
+use muster_eventlog::as_i64;
 
 const OPERATIONS: Columns = Columns {
     key: &[Column::new("operation", "uuid")],
@@ -106,7 +108,9 @@ impl Operations {
         let operations: Vec<Uuid> = runs.keys().map(|(operation, _)| operation.0).collect();
         let devices: Vec<Uuid> = runs.keys().map(|(_, device)| device.0).collect();
         let status: Vec<&str> = runs.values().map(|run| run.state.as_str()).collect();
-        let durations: Vec<Option<i64>> = runs.values().map(Run::duration).collect();
+        let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        let durations: Vec<Option<i64>> =
+            runs.values().map(|run| run.duration().map(micros)).collect();
         let failures: Vec<Option<String>> = runs
             .values()
             .map(|run| run.failure().map(|reason| storable(&truncate_reason(&reason))))
@@ -195,7 +199,7 @@ impl Projection for Operations {
         }
         self.write_operations(transaction, project, &operations).await?;
         self.write_runs(transaction, project, &runs).await?;
-        let mut started: BTreeMap<OperationId, Vec<(DeviceId, u64)>> = BTreeMap::new();
+        let mut started: BTreeMap<OperationId, Vec<(DeviceId, Position)>> = BTreeMap::new();
         let mut erased: Vec<RunKey> = Vec::new();
         for (stored, event) in &read {
             if let StreamName::Run(operation, device) = stored.stream {

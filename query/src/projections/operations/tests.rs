@@ -2,6 +2,7 @@
 //! explanation.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use muster_api_types::devices::Status;
@@ -11,7 +12,10 @@ use muster_schemas::events::{
     RunClosed, RunDispatched, RunFailed, RunInterrupted, RunRejected, RunReport, RunRequested,
     RunStarted, RunSucceeded, Upload, UploadErased, UploadStalled,
 };
-use muster_schemas::{DeviceId, Event, Hash, OperationId, RunState, StreamName, Timestamp};
+use muster_schemas::{
+    DeviceId, Epoch, Event, Hash, OperationId, Position, RunState, StreamName, StreamVersion,
+    Timestamp,
+};
 use uuid::Uuid;
 
 use super::*;
@@ -42,9 +46,9 @@ fn report() -> RunReport {
 fn stored(event: &Event, position: u64) -> StoredEvent {
     let (operation, device) = ids();
     StoredEvent {
-        position,
+        position: Position(position),
         stream: StreamName::Run(operation, device),
-        stream_version: position,
+        stream_version: StreamVersion(position),
         kind: event.kind().into(),
         schema_version: event.version(),
         occurred_at: NOW,
@@ -71,7 +75,7 @@ fn requested() -> Event {
 }
 
 fn dispatched() -> Event {
-    RunDispatched { epoch: 1, order: vec![1] }.into()
+    RunDispatched { epoch: Epoch(1), order: vec![1] }.into()
 }
 
 fn accepted() -> Event {
@@ -101,7 +105,7 @@ fn a_run_passes_through_its_states() {
     }
     let run = fold(&events);
     assert_eq!((run.pid, run.user.as_deref(), run.late), (Some(7), Some("robot"), false));
-    assert_eq!(run.duration(), Some(2_000_000));
+    assert_eq!(run.duration(), Some(Duration::from_secs(2)));
     assert!(run.failure().is_some_and(|reason| reason.contains('3')), "{:?}", run.failure());
 }
 

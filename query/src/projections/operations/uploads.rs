@@ -2,11 +2,12 @@
 
 use muster_eventlog::StoreError;
 use muster_eventlog::projection::{Column, Columns, ProjectionError, Table, Transaction, Write};
-use muster_schemas::{DeviceId, OperationId};
+use muster_schemas::{DeviceId, OperationId, Position};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::projections::{as_i64, storable};
+use crate::projections::storable;
+use muster_eventlog::as_i64;
 
 const COLUMNS: Columns = Columns {
     key: &[Column::new("operation", "uuid"), Column::new("device", "uuid")],
@@ -44,7 +45,7 @@ impl Uploads {
         transaction: &Transaction<'_>,
         project: &str,
         (operation, path): (OperationId, &str),
-        runs: &[(DeviceId, u64)],
+        runs: &[(DeviceId, Position)],
     ) -> Result<(), ProjectionError> {
         let operations = vec![operation.0; runs.len()];
         let devices: Vec<Uuid> = runs.iter().map(|(device, _)| device.0).collect();

@@ -3,7 +3,7 @@
 use muster_api_types::sessions::SessionState;
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::SessionKind;
-use muster_schemas::{Event, Timestamp};
+use muster_schemas::{Event, Position, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The state of a session in the log.
@@ -21,7 +21,7 @@ pub struct Session {
     /// Time at which it was opened.
     pub opened_at: Timestamp,
     /// Position of the request.
-    pub created_position: u64,
+    pub created_position: Position,
     /// Whether its output is recorded.
     pub recorded: bool,
     /// Whether its input is recorded.

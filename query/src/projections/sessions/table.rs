@@ -19,7 +19,8 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::fold::Session;
-use crate::projections::{as_i64, decode, encode};
+use crate::projections::{decode, encode};
+use muster_eventlog::as_i64;
 
 const TYPES: &[&str] = &[
     SessionRequested::TYPE,

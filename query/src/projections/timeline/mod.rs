@@ -14,7 +14,7 @@ use muster_schemas::ProjectId;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::Type;
 
-use super::as_i64;
+use muster_eventlog::as_i64;
 
 /// Name of the live table.
 pub const TABLE: &str = "timeline_v1";

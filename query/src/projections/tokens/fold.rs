@@ -3,7 +3,7 @@
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{EventError, Role, author};
 use muster_schemas::names::{Labels, TokenName};
-use muster_schemas::{DeviceId, Event, Timestamp};
+use muster_schemas::{DeviceId, Event, Position, StreamVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Purpose of a token.
@@ -50,7 +50,7 @@ pub struct Token {
     /// Time of creation.
     pub created_at: Timestamp,
     /// Position of the creation.
-    pub created_position: u64,
+    pub created_position: Position,
     /// Time at which it expires.
     pub expires_at: Option<Timestamp>,
     /// Time at which it was revoked.
@@ -62,7 +62,7 @@ pub struct Token {
     /// Client address of its last use.
     pub last_address: Option<String>,
     /// Version of its stream: the resource's `ETag`.
-    pub version: u64,
+    pub version: StreamVersion,
 }
 
 impl Token {

@@ -18,7 +18,8 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::fold::{Token, TokenKind};
-use crate::projections::{as_i64, decode, encode};
+use crate::projections::{decode, encode};
+use muster_eventlog::as_i64;
 
 /// Types of the events that it handles: all about tokens.
 pub(crate) const TYPES: &[&str] = &[

@@ -5,18 +5,20 @@ use muster_schemas::events::{
     ApiTokenCreated, ApiTokenRevoked, ApiTokenUsed, EnrollmentTokenCreated, EnrollmentTokenUsed,
     Role,
 };
-use muster_schemas::{DeviceId, Event, Hash, StreamName, Timestamp, TokenId};
+use muster_schemas::{
+    DeviceId, Event, Hash, Position, StreamName, StreamVersion, Timestamp, TokenId,
+};
 use uuid::Uuid;
 
 use super::{Token, TokenKind};
 
 fn fold(events: &[Event]) -> Token {
     let mut token = Token::default();
-    for (event, position) in events.iter().zip(1_u8..) {
+    for (event, position) in events.iter().zip(1_u32..) {
         let stored = StoredEvent {
-            position: position.into(),
+            position: Position(position.into()),
             stream: StreamName::Token(TokenId(Uuid::nil())),
-            stream_version: position.into(),
+            stream_version: StreamVersion(position.into()),
             kind: event.kind().to_owned(),
             schema_version: event.version(),
             occurred_at: Timestamp(0),
@@ -48,7 +50,7 @@ fn tokens_include_their_use_and_never_their_secret() {
         ApiTokenRevoked {}.into(),
     ]);
     assert_eq!(api.kind, Some(TokenKind::Api { role: Role::Viewer }));
-    assert_eq!((api.used, api.version), (1, 3));
+    assert_eq!((api.used, api.version), (1, StreamVersion(3)));
     assert_eq!(api.last_used_at, Some(Timestamp(2)));
     assert_eq!(api.revoked_at, Some(Timestamp(3)));
 

@@ -12,7 +12,7 @@ use muster_schemas::events::{
     DisconnectReason, Interface, LossCause,
 };
 use muster_schemas::names::{ConfigValue, ConfigVars, Labels};
-use muster_schemas::{DeviceId, Timestamp, TokenId, codec};
+use muster_schemas::{ConfigVersion, DeviceId, Epoch, Seq, Timestamp, TokenId, codec};
 
 use super::{NATS_KEY, Sample, device_key, digest, id, next_key, text};
 
@@ -61,7 +61,7 @@ fn lifecycle() -> Vec<Sample> {
         Sample::event(DeviceEnrollmentRejected { reason: Some("nobody ordered it".into()) }),
         Sample::event(DeviceRevoked { reason: Some("stolen from the van".into()) }),
         Sample::event(DeviceEnrolled {
-            epoch: 2,
+            epoch: Epoch(2),
             signing_key: device_key().public().to_cose_key(),
             fingerprint: device_key().thumbprint(),
             nats_key: NATS_KEY.into(),
@@ -70,13 +70,17 @@ fn lifecycle() -> Vec<Sample> {
             machine: Some(digest("machine")),
             macs: vec![digest("eth0"), digest("wlan0")],
         }),
-        Sample::event(DeviceEpochGranted { epoch: 3, previous: 2, cause: Cause::Fork }),
+        Sample::event(DeviceEpochGranted {
+            epoch: Epoch(3),
+            previous: Epoch(2),
+            cause: Cause::Fork,
+        }),
         Sample::event(DeviceForked {
-            epoch: 2,
-            seq: 17,
+            epoch: Epoch(2),
+            seq: Seq(17),
             logged: Some(digest("one branch")),
             other: Some(digest("other branch")),
-            continues_in: 3,
+            continues_in: Epoch(3),
         }),
         Sample::event(DeviceRenamed { name: text("robot-8"), previous: text("robot-7") }),
         Sample::event(DeviceLabelsChanged {
@@ -84,7 +88,7 @@ fn lifecycle() -> Vec<Sample> {
             removed: vec![text("retired"), text("a/b")],
         }),
         Sample::event(DeviceConfigSet {
-            version: 4,
+            version: ConfigVersion(4),
             set: config(),
             removed: vec![text("old.name")],
         }),
@@ -107,7 +111,7 @@ fn reports() -> Vec<Sample> {
     let statement = codec::encode(&(DeviceId(id(1)), 2_u64, device_key().thumbprint()));
     vec![
         Sample::event(DeviceConfigApplied {
-            version: 4,
+            version: ConfigVersion(4),
             errors: BTreeMap::from([("log.level".into(), "'loud' is no level".into())]),
         }),
         Sample::event(DeviceInventoryReported {
@@ -145,9 +149,9 @@ fn reports() -> Vec<Sample> {
         }),
         Sample::event(DeviceHistoryLost {
             cause: LossCause::OutboxFull,
-            epoch: 2,
-            first_seq: Some(18),
-            last_seq: Some(29),
+            epoch: Epoch(2),
+            first_seq: Some(Seq(18)),
+            last_seq: Some(Seq(29)),
             count: Some(12),
             first_time: Some(Timestamp(1_795_420_800_000_000)),
             last_time: Some(Timestamp(-1)),

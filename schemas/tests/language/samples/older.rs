@@ -8,7 +8,7 @@ use muster_schemas::events::{
     DeviceEnrolled, DeviceEnrollmentRequested, DeviceLabelsChanged, DeviceRegistered,
     EnrollmentTokenCreated,
 };
-use muster_schemas::{DeviceId, Event, Timestamp, TokenId, codec};
+use muster_schemas::{DeviceId, Epoch, Event, Timestamp, TokenId, codec};
 
 use super::{Message, NATS_KEY, Sample, device_key, devices, digest, id, text};
 
@@ -73,7 +73,7 @@ pub(super) fn samples() -> Vec<Sample> {
         ),
         without(
             DeviceEnrolled {
-                epoch: 2,
+                epoch: Epoch(2),
                 signing_key: device_key().public().to_cose_key(),
                 fingerprint: device_key().thumbprint(),
                 nats_key: NATS_KEY.into(),

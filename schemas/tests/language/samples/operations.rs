@@ -14,7 +14,7 @@ use muster_schemas::wire::{
     CancelOrder, FileStored, OutputPiece, OutputStream, OutputTaken, PrivateInput, RunDelivery,
     RunOrder,
 };
-use muster_schemas::{DeviceId, Hash, OperationId, ProjectId, Timestamp, codec};
+use muster_schemas::{DeviceId, Epoch, Hash, OperationId, ProjectId, Timestamp, codec};
 
 use super::{Message, Sample, digest, id, operation_key};
 
@@ -79,7 +79,7 @@ fn order() -> RunOrder {
     RunOrder {
         project: ProjectId::default_project(),
         device: DeviceId(id(1)),
-        epoch: 2,
+        epoch: Epoch(2),
         operation: operation(),
         issued_at: NOW,
         expires_at: Timestamp(NOW.micros() + 86_400_000_000),
@@ -108,7 +108,7 @@ fn events() -> Vec<Sample> {
         Sample::event(OperationResumed {}),
         Sample::event(OperationAborted { cause: AbortCause::Failures }),
         Sample::event(RunRequested {}),
-        Sample::event(RunDispatched { epoch: 2, order: sealed.clone() }),
+        Sample::event(RunDispatched { epoch: Epoch(2), order: sealed.clone() }),
         Sample::event(RunCancelRequested {}),
         Sample::event(RunClosed {
             state: ClosedState::Expired,
@@ -144,7 +144,7 @@ pub(super) fn samples() -> Vec<Sample> {
     let cancel = CancelOrder {
         project: ProjectId::default_project(),
         device: DeviceId(id(1)),
-        epoch: 2,
+        epoch: Epoch(2),
         operation: operation(),
         issued_at: NOW,
     };

@@ -8,7 +8,7 @@ use muster_schemas::events::{
 use muster_schemas::wire::{
     ChannelAnswer, ChannelOpen, ChannelRefusal, ChannelRefusalCause, Purpose, TerminalSize,
 };
-use muster_schemas::{ChannelId, DeviceId, ProjectId, SessionId, Timestamp};
+use muster_schemas::{ChannelId, DeviceId, Epoch, ProjectId, SessionId, Timestamp};
 
 use super::{Message, Sample, digest, id};
 
@@ -52,7 +52,7 @@ pub(super) fn samples() -> Vec<Sample> {
     let open = ChannelOpen {
         project: ProjectId::default_project(),
         device: DeviceId(id(1)),
-        epoch: 2,
+        epoch: Epoch(2),
         channel: ChannelId(id(30)),
         issued_at: NOW,
         expires_at: Timestamp(NOW.micros() + 30_000_000),

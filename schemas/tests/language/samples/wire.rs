@@ -7,7 +7,9 @@ use muster_schemas::wire::{
     Ack, ConfigUpdate, ContinueProof, CredentialsProof, EnrollProof, EnrollmentTokenText,
 };
 use muster_schemas::wire::{Hello, NewEpoch, Welcome};
-use muster_schemas::{DeviceEnvelope, DeviceId, Event, Hash, ProjectId, Timestamp, TokenId};
+use muster_schemas::{
+    ConfigVersion, DeviceEnvelope, DeviceId, Epoch, Event, Hash, ProjectId, Seq, Timestamp, TokenId,
+};
 
 use super::{Message, NATS_KEY, Sample, device_key, devices, digest, id, text};
 
@@ -22,13 +24,16 @@ fn device() -> DeviceId {
 }
 
 fn envelope() -> DeviceEnvelope {
-    let event: Event =
-        DeviceConfigApplied { version: 4, errors: std::collections::BTreeMap::new() }.into();
+    let event: Event = DeviceConfigApplied {
+        version: ConfigVersion(4),
+        errors: std::collections::BTreeMap::new(),
+    }
+    .into();
     DeviceEnvelope {
         project: project(),
         device: device(),
-        epoch: 2,
-        seq: 17,
+        epoch: Epoch(2),
+        seq: Seq(17),
         prev: digest("the event before"),
         boot: id(9),
         mono: 81_000_000,
@@ -91,30 +96,30 @@ pub(super) fn samples() -> Vec<Sample> {
     let hello = Hello {
         project: project(),
         device: device(),
-        epoch: 2,
+        epoch: Epoch(2),
         nonce: id(11),
-        last_seq: 17,
+        last_seq: Seq(17),
         time: NOW,
         agent_version: "0.1.0".into(),
-        config_version: 4,
+        config_version: ConfigVersion(4),
         new_epoch: Some(NewEpoch {
             cause: Cause::Fork,
-            seq: 16,
+            seq: Seq(16),
             hash: Some(digest("other branch")),
             request: id(12),
         }),
         confirmed_seq: None,
     };
-    let confirmed = Hello { new_epoch: None, confirmed_seq: Some(15), ..hello.clone() };
+    let confirmed = Hello { new_epoch: None, confirmed_seq: Some(Seq(15)), ..hello.clone() };
     let welcome = Welcome {
         project: project(),
         device: device(),
-        epoch: 3,
+        epoch: Epoch(3),
         nonce: id(11),
         time: NOW,
-        committed_seq: 0,
+        committed_seq: Seq::ZERO,
         committed_hash: Hash::ZERO,
-        config_version: 4,
+        config_version: ConfigVersion(4),
         config: devices::config(),
         sealed_config: None,
         is_caught_up: None,
@@ -125,13 +130,13 @@ pub(super) fn samples() -> Vec<Sample> {
     let config = ConfigUpdate {
         project: project(),
         device: device(),
-        epoch: 3,
-        version: 5,
+        epoch: Epoch(3),
+        version: ConfigVersion(5),
         vars: devices::config(),
         sealed_vars: None,
     };
     let secret_config = ConfigUpdate { sealed_vars: sealed_config, ..config.clone() };
-    let ack = Ack { epoch: 2, seq: 17, hash: digest("the event"), resend: true };
+    let ack = Ack { epoch: Epoch(2), seq: Seq(17), hash: digest("the event"), resend: true };
 
     let plain = [
         ("DeviceEnvelope", Message::Envelope(envelope())),

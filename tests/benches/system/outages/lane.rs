@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use muster_agent::Status;
 use muster_agent::outbox::Limits;
-use muster_schemas::Timestamp;
 use muster_schemas::stream::StreamName;
+use muster_schemas::{Epoch, Timestamp};
 use muster_simulate::{Counters, FleetOptions};
 use muster_tests::fleet::{Fleet, RoleProcess};
 use muster_tests::{Api, InProcessAgent, backup, system, wait};
@@ -184,7 +184,7 @@ impl Lane {
             Component::Restored => Some(self.backup().await),
             _ => None,
         };
-        let epochs: Vec<u64> =
+        let epochs: Vec<Epoch> =
             self.agents.iter().map(|agent| agent.status().outbox.epoch).collect();
         let mut hello_after: Timestamp = SystemTime::now().into();
         self.stop_component(outage).await;
@@ -367,7 +367,8 @@ impl Lane {
     async fn count_inconsistent(&self) -> u64 {
         let mut wrong = 0;
         for number in 0..AGENTS {
-            let (mut epochs, mut numbers, mut declared) = (BTreeMap::<u64, u64>::new(), vec![], 0);
+            let (mut epochs, mut numbers, mut declared) =
+                (BTreeMap::<Epoch, u64>::new(), vec![], 0);
             let path = format!("/api/v1/devices/robot-{number}/events?order=asc");
             for event in self.fleet.api.list(&path).await {
                 let stream = event["stream"].as_str().unwrap_or_default().parse();

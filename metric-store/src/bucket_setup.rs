@@ -174,10 +174,10 @@ impl InfluxClient {
         // count. The virtual one is called autogen, and two of one name are an error, so this one
         // has another name.
         let is_default = |it: &Value| it["virtual"] != true && it["default"] == true;
-        self.map_bucket(&org, (database, "all-projects", &shared.id), is_default).await?;
+        self.map_bucket(&org, database, "all-projects", &shared.id, is_default).await?;
         let is_own = |it: &Value| it["virtual"] != true && it["retention_policy"] == policy;
-        self.map_bucket(&org, (database, policy, &id), is_own).await?;
-        self.map_bucket(&org, (&name, "autogen", &id), |it| it["bucketID"] == id.as_str()).await
+        self.map_bucket(&org, database, policy, &id, is_own).await?;
+        self.map_bucket(&org, &name, "autogen", &id, |it| it["bucketID"] == id.as_str()).await
     }
 
     /// Maps a database and a retention policy to a bucket, so that InfluxQL finds it, unless
@@ -185,7 +185,9 @@ impl InfluxClient {
     async fn map_bucket(
         &self,
         org: &str,
-        (database, policy, bucket): (&str, &str, &str),
+        database: &str,
+        policy: &str,
+        bucket: &str,
         is_match: impl Fn(&Value) -> bool,
     ) -> Result<(), StoreError> {
         let query = [("orgID", org), ("db", database)];

@@ -114,7 +114,7 @@ impl Outbox {
                     self.declare(transaction, &mut next, LossCause::Pruned, run, at)?;
                 }
             }
-            self.reseal(transaction, &mut next, (&state, pending.common), at)?;
+            self.reseal(transaction, &mut next, &state, pending.common, at)?;
             next.kept_bytes = kept_bytes(transaction, epoch)?;
             confirm::remove_age_entries(transaction, pending.common)?;
             store::put(transaction, key::OUTBOX, &next)?;
@@ -133,7 +133,8 @@ impl Outbox {
         &self,
         transaction: &WriteTransaction,
         next: &mut State,
-        (old, common): (&State, (Epoch, Seq)),
+        old: &State,
+        common: (Epoch, Seq),
         at: Moment,
     ) -> Result<(), StoreError> {
         let keys = self.keys();

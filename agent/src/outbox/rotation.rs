@@ -21,7 +21,7 @@ use crate::store::{self, StoreError, key};
 pub(super) const ROTATED: &str = DeviceKeyRotated::TYPE;
 
 /// Builds the event that replaces the old key by the new one.
-fn rotation((device, epoch): (DeviceId, Epoch), old: &SigningKey, new: &SigningKey) -> Event {
+fn rotation(device: DeviceId, epoch: Epoch, old: &SigningKey, new: &SigningKey) -> Event {
     let statement = codec::encode(&(device, epoch, old.thumbprint()));
     DeviceKeyRotated {
         signing_key: new.public().to_cose_key(),
@@ -52,7 +52,7 @@ impl Outbox {
             let before = identity.keys.clone();
             identity.keys = before.with_new_signing_key();
             let new = identity.keys.signing();
-            let event = rotation((self.device, next.epoch), keys.current(), &new);
+            let event = rotation(self.device, next.epoch, keys.current(), &new);
             // Regardless of the limit: an operator requested the rotation.
             self.append(transaction, &mut next, keys.current(), Content::from_event(&event, at))?;
             let made = Rotation { request, before, position: (next.epoch, next.last_seq) };
@@ -120,7 +120,7 @@ impl Outbox {
         let keys = self.keys();
         let Some(pending) = keys.rotation() else { return Ok(None) };
         let old = pending.before.signing();
-        let event = rotation((self.device, next.epoch), &old, keys.current());
+        let event = rotation(self.device, next.epoch, &old, keys.current());
         self.append(transaction, next, &old, Content::from_event(&event, at))?;
         let moved = Rotation { position: (next.epoch, next.last_seq), ..pending.clone() };
         store::put(transaction, key::ROTATION, &moved)?;

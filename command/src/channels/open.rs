@@ -105,7 +105,7 @@ impl Channels {
         let response = tokio::time::timeout(RESPONSE_TIMEOUT, asking).await;
         let response = response.map_err(|_| OpenError::NoResponse)??;
         let response =
-            self.verify_response(project, device, (channel, hash), &response.payload).await?;
+            self.verify_response(project, device, channel, hash, &response.payload).await?;
         if let Some(refusal) = response.refused {
             let has_ended = is_there && refusal.cause == ChannelRefusalCause::Invalid;
             let error = if has_ended { OpenError::SessionEnded } else { OpenError::Refused };
@@ -122,7 +122,8 @@ impl Channels {
         &self,
         project: &ProjectId,
         device: DeviceId,
-        (channel, open): (ChannelId, Hash),
+        channel: ChannelId,
+        open: Hash,
         sealed: &[u8],
     ) -> Result<ChannelAnswer, OpenError> {
         let wrong = |what: &dyn std::fmt::Display| OpenError::InvalidResponse(what.to_string());

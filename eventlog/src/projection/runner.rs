@@ -284,7 +284,7 @@ impl<P: Projection> Runner<P> {
             return Ok(is_full);
         }
         let started_at = traces::now();
-        match self.commit(project, (stored, last), salt.as_deref(), &events).await {
+        match self.commit(project, stored, last, salt.as_deref(), &events).await {
             Ok(true) => {
                 traces::emit_projected(project, self.projection.name(), started_at, &events);
                 self.checkpoints.insert(project.clone(), last);
@@ -353,7 +353,8 @@ impl<P: Projection> Runner<P> {
     async fn commit(
         &mut self,
         project: &ProjectId,
-        (from, to): (Position, Position),
+        from: Position,
+        to: Position,
         salt: Option<&[u8]>,
         events: &[Arc<StoredEvent>],
     ) -> Result<bool, ProjectionError> {

@@ -70,7 +70,7 @@ pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: 
                 continue;
             }
         }
-        if let Err(error) = balance_partitions(&log, (&nats, copies), holder, &mut working).await {
+        if let Err(error) = balance_partitions(&log, &nats, copies, holder, &mut working).await {
             tracing::debug!(%error, "failed to look up free partitions");
         }
     }
@@ -86,7 +86,8 @@ pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: 
 /// Acquires free partitions, and releases one if this process holds more than its share.
 async fn balance_partitions(
     log: &EventLog,
-    (nats, copies): (&async_nats::Client, Copies),
+    nats: &async_nats::Client,
+    copies: Copies,
     holder: Uuid,
     running: &mut HashMap<String, RunningWorker>,
 ) -> Result<(), StoreError> {

@@ -126,7 +126,7 @@ impl Worker {
                 .into_iter()
                 .collect::<Result<_, _>>()
                 .map_err(|error| broker_error("fetch from a partition")(error.to_string()))?;
-            self.handle(&mut devices, lease, (&incarnation, done), chunk).await?;
+            self.handle(&mut devices, lease, &incarnation, done, chunk).await?;
         }
         Err(broker_error("fetch from a partition")("the subscription ended".to_owned()))
     }
@@ -135,7 +135,8 @@ impl Worker {
         &self,
         devices: &mut DeviceCache,
         lease: &Lease,
-        (incarnation, done): (&str, u64),
+        incarnation: &str,
+        done: u64,
         chunk: Vec<jetstream::Message>,
     ) -> Result<(), WorkerError> {
         let arrived = traces::now();

@@ -38,7 +38,8 @@ where
 {
     /// Fails when `cursor` is not a cursor of this list.
     pub(super) fn new(
-        (column, order): (&'static str, Order),
+        column: &'static str,
+        order: Order,
         cursor: Option<&str>,
         limit: Limit,
     ) -> Result<Self, Problem> {

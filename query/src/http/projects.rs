@@ -51,8 +51,7 @@ pub(crate) async fn list_projects(
     Query(query): Query<ListProjects>,
 ) -> Result<Json<Page<Project>>, Problem> {
     min_position.wait(state.log(), &state.read_models.projects, &ProjectId::system()).await?;
-    let by = ("id", Order::Ascending);
-    let page = Keyset::new(by, query.cursor.as_deref(), query.limit)?;
+    let page = Keyset::new("id", Order::Ascending, query.cursor.as_deref(), query.limit)?;
     let own = allowed.principal.project.as_ref();
     let (rows, next) = page.read(&state, select(own), |row: &Row| row.0.clone()).await?;
     Ok(Json(Page { items: views(&state, rows).await?, next }))

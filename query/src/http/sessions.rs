@@ -127,8 +127,8 @@ pub(crate) async fn list_sessions(
 ) -> Result<Json<Page<SessionView>>, Problem> {
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.sessions, project).await?;
-    let by = ("s.created_position", Order::Descending);
-    let page = Keyset::new(by, query.cursor.as_deref(), query.limit)?;
+    let page =
+        Keyset::new("s.created_position", Order::Descending, query.cursor.as_deref(), query.limit)?;
     let mut sql = select();
     sql.push_bind(project.as_str().to_owned());
     if let Some(requested) = query.state {

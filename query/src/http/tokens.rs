@@ -126,8 +126,8 @@ async fn read(
     kind: &'static str,
     query: &ListTokens,
 ) -> Result<(Vec<(TokenId, Token)>, Option<String>), Problem> {
-    let by = ("created_position", Order::Descending);
-    let page = Keyset::new(by, query.cursor.as_deref(), query.limit)?;
+    let page =
+        Keyset::new("created_position", Order::Descending, query.cursor.as_deref(), query.limit)?;
     let mut sql = QueryBuilder::new(format!(
         "SELECT token, state, created_position FROM {TABLE} WHERE project = "
     ));

@@ -19,7 +19,7 @@ pub(super) async fn connect(
     role: &'static str,
     stop: &CancellationToken,
 ) -> Result<Client> {
-    open(options, &keys.ca, &keys.broker, (role, watch::Sender::new(0)), stop).await
+    open(options, &keys.ca, &keys.broker, role, watch::Sender::new(0), stop).await
 }
 
 /// Opens a connection to the system account; also returns a counter of its connects and reconnects.
@@ -30,7 +30,7 @@ pub(super) async fn connect_system(
 ) -> Result<(Client, watch::Receiver<u64>)> {
     let (connected, receiver) = watch::channel(0);
     let credentials = keys.system.as_ref().context("the role has no system.creds")?;
-    let client = open(options, &keys.ca, credentials, ("system", connected), stop).await?;
+    let client = open(options, &keys.ca, credentials, "system", connected, stop).await?;
     Ok((client, receiver))
 }
 
@@ -39,7 +39,8 @@ async fn open(
     options: &ServeOptions,
     ca: &Path,
     credentials: &RoleCredentials,
-    (name, connected): (&'static str, watch::Sender<u64>),
+    name: &'static str,
+    connected: watch::Sender<u64>,
     stop: &CancellationToken,
 ) -> Result<Client> {
     let settings = settings(options, ca, credentials, name, connected)?;

@@ -18,11 +18,16 @@ use crate::connection::Connection;
 use crate::output::{self, ago, optional, pairs, percent, table, text};
 
 /// Path that accepts a device, and the verb that reports it.
-const ACCEPT: (&str, &str) = ("/accept", "accepted");
-const REJECT: (&str, &str) = ("/reject", "rejected");
-const REVOKE: (&str, &str) = ("/revoke", "revoked; it can enroll again with a token made for it");
-const ROTATE: (&str, &str) =
-    ("/rotate-key", "key rotation requested; `device show` shows the new fingerprint");
+const ACCEPT: write::Request<'_> = write::Request { path: "/accept", done: "accepted" };
+const REJECT: write::Request<'_> = write::Request { path: "/reject", done: "rejected" };
+const REVOKE: write::Request<'_> = write::Request {
+    path: "/revoke",
+    done: "revoked; it can enroll again with a token made for it",
+};
+const ROTATE: write::Request<'_> = write::Request {
+    path: "/rotate-key",
+    done: "key rotation requested; `device show` shows the new fingerprint",
+};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum DeviceCommand {

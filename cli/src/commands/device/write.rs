@@ -82,12 +82,20 @@ pub(super) async fn label(
     change(client, target, "", &ChangeDevice { name: None, labels }, json).await
 }
 
-/// Sends a POST request for each device; `ask` is the verb of the confirmation.
+/// A request that is sent for each device.
+pub(super) struct Request<'a> {
+    /// The path below that of the device.
+    pub(super) path: &'a str,
+    /// The result that is printed for a device.
+    pub(super) done: &'a str,
+}
+
+/// Sends a POST request for each device; `confirmation` has the verb of the question.
 pub(super) async fn post_each(
     client: &Client,
     target: &Target,
     confirmation: Option<(Confirm, &str)>,
-    (path, done): (&str, &str),
+    request: Request<'_>,
     body: &impl Serialize,
     json: bool,
 ) -> Result<()> {
@@ -97,8 +105,8 @@ pub(super) async fn post_each(
     }
     let mut report = Report { json, ..Report::default() };
     for device in devices {
-        let result = client.post(&format!("{}{path}", device.path()), body).await;
-        report.add(&device, result, |_| done.to_owned());
+        let result = client.post(&format!("{}{}", device.path(), request.path), body).await;
+        report.add(&device, result, |_| request.done.to_owned());
     }
     report.finish(client).await
 }

@@ -132,18 +132,18 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
                 RequestedOperation { id, devices: found.operation.devices, position: None };
             follow(&client, &requested, json).await
         }
-        OperationCommand::Pause { id } => change(&client, &id, ("pause", "paused"), json).await,
-        OperationCommand::Resume { id } => change(&client, &id, ("resume", "resumed"), json).await,
+        OperationCommand::Pause { id } => change(&client, &id, "pause", "paused", json).await,
+        OperationCommand::Resume { id } => change(&client, &id, "resume", "resumed", json).await,
         OperationCommand::Abort { id, confirm } => {
             if !confirm.is_given() {
                 confirm_abort(&client, &id, confirm).await?;
             }
-            change(&client, &id, ("abort", "aborted"), json).await
+            change(&client, &id, "abort", "aborted", json).await
         }
         OperationCommand::Cancel { id, device, confirm } => {
             confirm.confirm_one("end", "run", format!("{id} on {device}"))?;
             let verb = format!("runs/{}/cancel", segment(&device));
-            change(&client, &id, (&verb, "cancellation requested"), json).await
+            change(&client, &id, &verb, "cancellation requested", json).await
         }
     }
 }
@@ -160,12 +160,7 @@ async fn confirm_abort(client: &Client, id: &str, confirm: Confirm) -> Result<()
     confirm.confirm(&Action { verb: &verb, noun: "device", names: &names })
 }
 
-async fn change(
-    client: &Client,
-    id: &str,
-    (verb, summary): (&str, &str),
-    json: bool,
-) -> Result<()> {
+async fn change(client: &Client, id: &str, verb: &str, summary: &str, json: bool) -> Result<()> {
     let done = client.post_empty::<WriteResult>(&format!("{}/{verb}", path(id))).await?;
     client.wait_until_listed(OPERATIONS, done.position).await;
     if json {

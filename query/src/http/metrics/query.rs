@@ -95,7 +95,7 @@ pub(crate) async fn query_metrics(
     let places = state.influx.buckets(project).await.map_err(problem)?;
     let group_by = match &query.group_by {
         Some(tags) => tag_list(tags)?,
-        None => all_tags(&state, &places, (project, device), measurement).await?,
+        None => all_tags(&state, &places, project, device, measurement).await?,
     };
     let question = MetricQuery {
         project,
@@ -234,7 +234,8 @@ fn tag_list(text: &str) -> Result<Vec<String>, Problem> {
 async fn all_tags(
     state: &QueryState,
     buckets: &MetricBuckets,
-    (project, device): (&ProjectId, DeviceId),
+    project: &ProjectId,
+    device: DeviceId,
     measurement: &str,
 ) -> Result<Vec<String>, Problem> {
     let query = influx::tag_keys(project, device, &[measurement.to_owned()]);

@@ -58,8 +58,8 @@ pub(crate) async fn list_operations(
 ) -> Result<Json<Page<OperationView>>, Problem> {
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.operations, project).await?;
-    let by = ("created_position", Order::Descending);
-    let page = Keyset::new(by, query.cursor.as_deref(), query.limit)?;
+    let page =
+        Keyset::new("created_position", Order::Descending, query.cursor.as_deref(), query.limit)?;
     let mut sql = QueryBuilder::new(format!(
         "SELECT operation, created_position, state FROM {TABLE} o WHERE project = "
     ));

@@ -65,8 +65,7 @@ pub(crate) async fn list_runs(
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.operations, project).await?;
     let states = states(query.state.as_deref())?;
-    let by = ("r.device", Order::Ascending);
-    let page = Keyset::new(by, query.cursor.as_deref(), query.limit)?;
+    let page = Keyset::new("r.device", Order::Ascending, query.cursor.as_deref(), query.limit)?;
     find(&state, project, operation).await?;
     let mut sql = select();
     sql.push_bind(project.as_str().to_owned());
@@ -78,7 +77,7 @@ pub(crate) async fn list_runs(
     let (rows, next) = page.read(&state, sql, |row: &Row| row.0).await?;
     let mut items = Vec::with_capacity(rows.len());
     for (device, name, _, text) in rows {
-        items.push(run_view((operation, DeviceId(device)), name, read(&text)?));
+        items.push(run_view(operation, DeviceId(device), name, read(&text)?));
     }
     Ok(Json(Page { items, next }))
 }
@@ -112,7 +111,7 @@ pub(crate) async fn get_run(
     let device = resolve(&state, project, &device).await?;
     let (name, status, run) = find_run(&state, project, operation, device).await?;
     let explanation = explain(&requested, &run, status, SystemTime::now().into());
-    let mut view = run_view((operation, device), name, run);
+    let mut view = run_view(operation, device, name, run);
     view.explanation = Some(explanation);
     Ok(([etag(view.version)], Json(view)))
 }

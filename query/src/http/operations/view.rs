@@ -48,7 +48,8 @@ pub(super) fn operation_view(
 
 /// Creates the view of a run, without an explanation.
 pub(super) fn run_view(
-    (operation, device): (OperationId, DeviceId),
+    operation: OperationId,
+    device: DeviceId,
     name: Option<String>,
     run: Run,
 ) -> RunView {

@@ -134,8 +134,7 @@ pub(crate) async fn list_uploads(
 ) -> Result<Json<Page<UploadView>>, Problem> {
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.operations, project).await?;
-    let by = ("u.position", Order::Descending);
-    let page = Keyset::new(by, query.cursor.as_deref(), query.limit)?;
+    let page = Keyset::new("u.position", Order::Descending, query.cursor.as_deref(), query.limit)?;
     let states = states(query.state.as_deref())?;
     let mut sql = select();
     sql.push_bind(project.as_str().to_owned());

@@ -216,7 +216,7 @@ impl Projection for Operations {
         let loaded = self.load_operations(transaction, project, &ids).await?;
         for (id, runs) in started {
             if let Some(upload) = loaded.get(&id).and_then(Operation::upload) {
-                self.uploads.add(transaction, project, (id, &upload.path), &runs).await?;
+                self.uploads.add(transaction, project, id, &upload.path, &runs).await?;
             }
         }
         self.uploads.erase(transaction, project, &erased).await

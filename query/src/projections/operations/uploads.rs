@@ -44,7 +44,8 @@ impl Uploads {
         &self,
         transaction: &Transaction<'_>,
         project: &str,
-        (operation, path): (OperationId, &str),
+        operation: OperationId,
+        path: &str,
         runs: &[(DeviceId, Position)],
     ) -> Result<(), ProjectionError> {
         let operations = vec![operation.0; runs.len()];

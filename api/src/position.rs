@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue};
@@ -37,6 +38,7 @@ impl MinPosition {
     /// # Errors
     /// When the log does not have the position, or the read model does not reach it within
     /// [`WAIT_TIMEOUT`].
+    #[boxed]
     pub async fn wait(
         self,
         log: &EventLog,
@@ -83,6 +85,7 @@ impl MinPosition {
     ///
     /// # Errors
     /// As [`Self::wait`].
+    #[boxed]
     pub async fn wait_for_all(
         self,
         log: &EventLog,

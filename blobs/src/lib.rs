@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::aws::AmazonS3Builder;
@@ -190,6 +191,7 @@ impl Blobs {
     ///
     /// # Errors
     /// When the bucket does not exist, refuses access, or does not respond.
+    #[boxed]
     pub async fn check(&self) -> Result<(), BlobError> {
         match self.store.get(&self.path(PROBE_NAME)).await {
             // S3 returns the same error for a missing bucket; only the message distinguishes them.
@@ -209,6 +211,7 @@ impl Blobs {
     ///
     /// # Errors
     /// When the store returns an error.
+    #[boxed]
     pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), BlobError> {
         let put = self.store.put(&self.path(name), PutPayload::from_bytes(bytes)).await;
         put.map(drop).map_err(store_error("write", name))
@@ -218,6 +221,7 @@ impl Blobs {
     ///
     /// # Errors
     /// When the store returns an error.
+    #[boxed]
     pub async fn put_durably(&self, name: &str, bytes: Bytes) -> Result<(), BlobError> {
         let put = self.durable.put(&self.path(name), PutPayload::from_bytes(bytes)).await;
         put.map(drop).map_err(store_error("write", name))
@@ -227,6 +231,7 @@ impl Blobs {
     ///
     /// # Errors
     /// When the store returns an error.
+    #[boxed]
     pub async fn get(&self, name: &str) -> Result<Option<Bytes>, BlobError> {
         match self.store.get(&self.path(name)).await {
             Ok(found) => found.bytes().await.map(Some).map_err(store_error("read", name)),
@@ -239,6 +244,7 @@ impl Blobs {
     ///
     /// # Errors
     /// When the store returns an error.
+    #[boxed]
     pub async fn erase(&self, name: &str) -> Result<(), BlobError> {
         match self.store.delete(&self.path(name)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
@@ -250,6 +256,7 @@ impl Blobs {
     ///
     /// # Errors
     /// When the store returns an error; some blobs are erased then.
+    #[boxed]
     pub async fn erase_all(&self, folder: &str) -> Result<(), BlobError> {
         let found = self.list(folder).await?;
         let names = found.into_iter().map(|found| format!("{folder}/{}", found.name));
@@ -265,6 +272,7 @@ impl Blobs {
     ///
     /// # Errors
     /// When the disk cannot be synced.
+    #[boxed]
     pub async fn flush(&self) -> Result<(), BlobError> {
         let Some(path) = self.folder.clone() else { return Ok(()) };
         let synced = tokio::task::spawn_blocking({
@@ -279,6 +287,7 @@ impl Blobs {
     ///
     /// # Errors
     /// When the store returns an error.
+    #[boxed]
     pub async fn folders(&self, folder: &str) -> Result<Vec<String>, BlobError> {
         let listed = self.store.list_with_delimiter(Some(&self.path(folder))).await;
         let listed = listed.map_err(store_error("list", folder))?;
@@ -290,6 +299,7 @@ impl Blobs {
     ///
     /// # Errors
     /// When the store returns an error.
+    #[boxed]
     pub async fn list(&self, folder: &str) -> Result<Vec<BlobEntry>, BlobError> {
         let path = self.path(folder);
         let mut found: Vec<BlobEntry> = self

@@ -6,6 +6,7 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use async_recursion::async_recursion as boxed;
 use muster_api_types::Page;
 use muster_api_types::headers::{DEGRADED, MIN_POSITION};
 use muster_api_types::problems::ProblemDocument;
@@ -89,6 +90,7 @@ impl Client {
         }
     }
 
+    #[boxed]
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         self.report_degraded(&response);
@@ -158,6 +160,7 @@ impl Client {
 
     /// Waits until `list` includes a write, so that the next command sees it. A timeout does not
     /// make the write fail.
+    #[boxed]
     pub async fn wait_until_listed(&self, list: &str, position: Position) {
         let one = [("limit", "1".to_owned())];
         if let Err(error) = self.get_at::<IgnoredAny>(list, &one, Some(position)).await {
@@ -281,6 +284,7 @@ impl Client {
     /// # Errors
     /// When the server is unreachable or refuses the request ([`RequestError`]), or its response is
     /// invalid.
+    #[boxed]
     pub async fn bytes(
         &self,
         path: &str,
@@ -299,6 +303,7 @@ impl Client {
     /// # Errors
     /// When the server is unreachable or refuses the request ([`RequestError`]), or its response is
     /// invalid.
+    #[boxed]
     pub async fn bytes_from(&self, path: &str, from: u64) -> Result<Response> {
         let mut request = self.request(Method::GET, path);
         if from > 0 {
@@ -312,6 +317,7 @@ impl Client {
     /// # Errors
     /// When the server is unreachable or refuses the request ([`RequestError`]), or its response is
     /// invalid.
+    #[boxed]
     pub async fn stream(&self, path: &str, query: &[(&str, String)]) -> Result<Response> {
         let request = self.request(Method::GET, path).query(query);
         self.send(request.header("accept", "text/event-stream")).await

@@ -1,6 +1,7 @@
 //! Websockets to the server, with the same TLS settings as other requests.
 
 use anyhow::{Context, Result};
+use async_recursion::async_recursion as boxed;
 use data_encoding::BASE64;
 use muster_api_types::sessions::SessionControl;
 use reqwest::header;
@@ -25,6 +26,7 @@ impl Client {
     ///
     /// # Errors
     /// When the server is unreachable or refuses it.
+    #[boxed]
     pub async fn socket(&self, path: &str, query: &[(&str, String)]) -> Result<Socket> {
         let url = format!("{}{path}", self.url);
         let key: [u8; 16] = rand::random();

@@ -21,6 +21,7 @@ mod request;
 pub mod service;
 pub mod uploads;
 
+use async_recursion::async_recursion as boxed;
 use muster_eventlog::projection::Runner;
 use muster_eventlog::{EventLog, StoreError};
 
@@ -35,6 +36,7 @@ pub const PROJECTIONS: [&str; 2] = [dispatch::queue_projection::NAME, uploads::N
 ///
 /// # Errors
 /// When they cannot be created.
+#[boxed]
 pub async fn create_tables(log: &EventLog) -> Result<(), StoreError> {
     Runner::open(log.clone(), dispatch::queue_projection::QueueProjection).await?;
     Runner::open(log.clone(), uploads::files()).await?;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_recursion::async_recursion as boxed;
 use muster_schemas::authority::{
     AuthorityError, AuthorityKey, AuthorityVerifier, Proof, ProofContent,
 };
@@ -113,6 +114,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable, or this user may not change events.
+    #[boxed]
     pub async fn adopt_events(&self, key: &AuthorityKey) -> Result<u64, StoreError> {
         let client = self.stores().dialer.dial().await?;
         let mut adopted = 0;
@@ -183,6 +185,7 @@ pub struct AuthorityAudit {
 ///
 /// # Errors
 /// When the database is unreachable or a query fails.
+#[boxed]
 pub async fn audit_authority(
     connect: &ConnectOptions,
     verifier: &AuthorityVerifier,

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, QueueMode, RecyclingMethod};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -60,6 +61,7 @@ pub(crate) struct Dialer {
 
 impl Dialer {
     /// Opens a separate connection, driven by a task that ends with it.
+    #[boxed]
     pub(crate) async fn dial(&self) -> Result<tokio_postgres::Client, StoreError> {
         let tls = MakeRustlsConnect::new(self.tls.clone());
         let (client, connection) =
@@ -81,6 +83,7 @@ impl Stores {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable.
+    #[boxed]
     pub async fn connection(&self) -> Result<Connection, StoreError> {
         Ok(self.pool.get().await?)
     }
@@ -89,6 +92,7 @@ impl Stores {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable.
+    #[boxed]
     pub async fn separate_connection(&self) -> Result<tokio_postgres::Client, StoreError> {
         self.dialer.dial().await
     }

@@ -1,6 +1,7 @@
 //! Database users of the roles, each with only the rights that its role needs
 //! (docs/decisions/0021). The owner of the database creates them; roles do not use this module.
 
+use async_recursion::async_recursion as boxed;
 use tokio_postgres::error::SqlState;
 
 use crate::error::{ErrorContext, StoreError};
@@ -101,6 +102,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or fails for another reason than missing rights.
+    #[boxed]
     pub async fn create_database_users(
         &self,
         users: &[NewDatabaseUser<'_>],

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use async_recursion::async_recursion as boxed;
 use muster_schemas::{Hash, Timestamp, subjects};
 use serde::Serialize;
 use tokio_postgres::Row;
@@ -140,6 +141,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn store_dead_letters(
         &self,
         dead_letters: &[NewDeadLetter],
@@ -220,6 +222,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn list_dead_letters(
         &self,
         project: Option<&str>,
@@ -242,6 +245,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
         let client = self.stores().pool.get().await?;
         let sql = format!("SELECT {COLUMNS} FROM dead_letters WHERE id = $1");
@@ -253,6 +257,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn mark_retried(&self, id: i64) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client
@@ -266,6 +271,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn prune_dead_letters(&self) -> Result<u64, StoreError> {
         let client = self.stores().pool.get().await?;
         client

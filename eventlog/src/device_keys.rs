@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use async_recursion::async_recursion as boxed;
 use muster_schemas::{DeviceId, Epoch, Hash, Position, ProjectId, PublicKey, Seq, StreamName};
 use uuid::Uuid;
 
@@ -62,6 +63,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn active_devices(
         &self,
         project: &ProjectId,
@@ -88,6 +90,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn device_access(
         &self,
         project: &ProjectId,
@@ -160,6 +163,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn previous_key(
         &self,
         project: &ProjectId,
@@ -184,6 +188,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn key_history(
         &self,
         project: &ProjectId,
@@ -215,6 +220,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn find_rotations(
         &self,
         project: &ProjectId,
@@ -241,6 +247,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn device_registered_with_key(
         &self,
         project: &ProjectId,
@@ -253,6 +260,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn devices_with_key(
         &self,
         project: &ProjectId,
@@ -274,6 +282,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn similar_device(
         &self,
         project: &ProjectId,

@@ -1,5 +1,6 @@
 //! Examination of the database for `muster doctor`: it runs no migrations and changes nothing.
 
+use async_recursion::async_recursion as boxed;
 use muster_schemas::Timestamp;
 use sqlx::Row;
 
@@ -45,6 +46,7 @@ pub struct ReadModel {
 ///
 /// # Errors
 /// When it is unreachable or a query fails.
+#[boxed]
 pub async fn examine(connect: &ConnectOptions) -> Result<Examination, StoreError> {
     let stores = Stores::new(connect)?;
     query_examination(&stores.sql).await.map_err(|error| StoreError::Connect(Box::new(error)))

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -48,6 +49,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn acquire_lease(
         &self,
         name: &str,
@@ -75,6 +77,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn renew_leases(
         &self,
         holder: Uuid,
@@ -99,6 +102,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn release_leases(&self, holder: Uuid) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client
@@ -116,6 +120,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn release_lease(&self, name: &str, holder: Uuid) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client
@@ -133,6 +138,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn list_leases(&self, prefix: &str) -> Result<Vec<(String, Uuid)>, StoreError> {
         let client = self.stores().pool.get().await?;
         let rows = client
@@ -150,6 +156,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn offset(&self, name: &str) -> Result<Offset, StoreError> {
         let client = self.stores().pool.get().await?;
         let row = client
@@ -164,6 +171,7 @@ impl EventLog {
     /// # Errors
     /// [`AppendError::Fenced`] when a later lease has already taken over; otherwise when PostgreSQL
     /// is unreachable or the statement fails.
+    #[boxed]
     pub async fn advance_offset(&self, to: &OffsetMove) -> Result<(), AppendError> {
         let client = self.stores().pool.get().await.map_err(StoreError::from)?;
         let moved = client
@@ -182,6 +190,7 @@ impl EventLog {
     /// # Errors
     /// [`AppendError::Fenced`] when a later lease has already taken over; otherwise when PostgreSQL
     /// is unreachable or the statement fails.
+    #[boxed]
     pub async fn take_over_offset(&self, lease: &Lease) -> Result<Offset, AppendError> {
         let client = self.stores().pool.get().await.map_err(StoreError::from)?;
         let row = client

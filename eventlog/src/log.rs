@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use async_recursion::async_recursion as boxed;
 use muster_schemas::{Hash, Position, ProjectId, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
@@ -57,6 +58,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or a migration fails.
+    #[boxed]
     pub async fn open(connect: &ConnectOptions, options: LogOptions) -> Result<Self, StoreError> {
         let stores = Stores::new(connect)?;
         migrate(&stores.sql).await?;
@@ -107,6 +109,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn ensure_project(&self, project: &ProjectId) -> Result<(), StoreError> {
         let is_there = self.head(project).await?.is_some();
         let client = self.stores().pool.get().await?;
@@ -128,6 +131,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn projects(&self) -> Result<Vec<ProjectId>, StoreError> {
         let mut projects: Vec<_> = self.heads().await?.into_keys().collect();
         projects.sort_unstable();
@@ -138,6 +142,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn heads(&self) -> Result<HashMap<ProjectId, Position>, StoreError> {
         let client = self.stores().pool.get().await?;
         let rows = client
@@ -159,6 +164,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn head(&self, project: &ProjectId) -> Result<Option<Head>, StoreError> {
         let client = self.stores().pool.get().await?;
         let row = client
@@ -191,6 +197,7 @@ impl EventLog {
     ///
     /// # Errors
     /// See [`AppendError`]; after [`AppendError::Store`] retry with the same append id.
+    #[boxed]
     pub async fn append(
         &self,
         project: &ProjectId,
@@ -205,6 +212,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When nothing of the batch was appended; the failure of a single append is in its own result.
+    #[boxed]
     pub async fn append_batch(
         &self,
         project: &ProjectId,
@@ -243,6 +251,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn appended(
         &self,
         project: &ProjectId,
@@ -273,6 +282,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn prune_append_ids(&self) -> Result<u64, StoreError> {
         let client = self.stores().pool.get().await?;
         client

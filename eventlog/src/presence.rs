@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use async_recursion::async_recursion as boxed;
 use muster_schemas::{DeviceId, Hash, ProjectId, StreamName, StreamVersion};
 use tokio_postgres::Row;
 
@@ -18,6 +19,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn presence(
         &self,
         project: &ProjectId,
@@ -45,6 +47,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn online(
         &self,
         project: &ProjectId,
@@ -73,6 +76,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn is_known_offline(
         &self,
         project: &ProjectId,

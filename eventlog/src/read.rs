@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use async_recursion::async_recursion as boxed;
 use muster_schemas::{Position, ProjectId, StreamName, StreamVersion, Timestamp};
 use tokio_postgres::types::ToSql;
 
@@ -27,6 +28,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn read(
         &self,
         project: &ProjectId,
@@ -51,6 +53,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub(crate) async fn read_recent(
         &self,
         project: &ProjectId,
@@ -88,6 +91,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn read_backwards(
         &self,
         project: &ProjectId,
@@ -109,6 +113,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn read_positions(
         &self,
         project: &ProjectId,
@@ -127,6 +132,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn read_stream(
         &self,
         project: &ProjectId,
@@ -145,6 +151,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn read_stream_ends(
         &self,
         project: &ProjectId,
@@ -167,6 +174,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn read_streams(
         &self,
         project: &ProjectId,
@@ -188,6 +196,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn stream_version(
         &self,
         project: &ProjectId,
@@ -211,6 +220,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn position_at(
         &self,
         project: &ProjectId,

@@ -13,6 +13,7 @@ pub mod streams;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use muster_eventlog::EventLog;
 use muster_metric_store::{InfluxClient, StoreError, StoreSettings};
 use tokio::task::JoinSet;
@@ -44,6 +45,7 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 ///
 /// # Errors
 /// When the metric store's settings are unusable.
+#[boxed]
 pub async fn run(options: IngestOptions, stop: CancellationToken) -> Result<(), StoreError> {
     let IngestOptions { log, nats, store, limits, presence, copies } = options;
     counters::describe();

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
+use async_recursion::async_recursion as boxed;
 use muster_eventlog::incarnation;
 use muster_schemas::envelope::MAX_EVENT_BYTES;
 use muster_schemas::metrics::MAX_BATCH_BYTES;
@@ -15,6 +16,7 @@ pub(crate) type StreamError = async_nats::error::Error<jetstream::context::Creat
 ///
 /// # Errors
 /// When the broker does not respond, or refuses.
+#[boxed]
 pub async fn ensure(nats: &async_nats::Client, copies: Copies) -> Result<(), StreamError> {
     let jetstream = jetstream::new(nats.clone());
     ensure_events(&jetstream, copies).await?;
@@ -40,6 +42,7 @@ pub(crate) const METRICS_CONSUMER: &str = "metrics";
 ///
 /// # Errors
 /// When the broker does not respond, or refuses.
+#[boxed]
 pub async fn ensure_events(
     jetstream: &jetstream::Context,
     copies: Copies,
@@ -73,6 +76,7 @@ pub async fn ensure_events(
 ///
 /// # Errors
 /// When the broker does not respond, or refuses.
+#[boxed]
 pub async fn ensure_metrics(
     jetstream: &jetstream::Context,
     copies: Copies,

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use muster_schemas::Retention;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -35,6 +36,7 @@ impl InfluxClient {
     ///
     /// # Errors
     /// When the store does not support it, refuses it, or is unavailable.
+    #[boxed]
     pub async fn apply_retention(
         &self,
         policy: &str,
@@ -47,6 +49,7 @@ impl InfluxClient {
     ///
     /// # Errors
     /// When the store does not support it, refuses it, or is unavailable.
+    #[boxed]
     pub async fn reset_retention(&self, policy: &str) -> Result<(), StoreError> {
         self.set_retention(policy, Retention::Default, IfMissing::Skip).await
     }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use reqwest::header::AUTHORIZATION;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use rustls::{ClientConfig, RootCertStore};
@@ -79,6 +80,7 @@ impl InfluxClient {
     ///
     /// # Errors
     /// When it is unreachable, or its response is not a success.
+    #[boxed]
     pub async fn ping(&self) -> Result<(), StoreError> {
         let request = self.request(Method::GET, "ping", NO_QUERY);
         let (status, body) = self.send_text(request).await?;
@@ -89,6 +91,7 @@ impl InfluxClient {
     ///
     /// # Errors
     /// When the store is unreachable or its response contains no version.
+    #[boxed]
     pub async fn version(&self) -> Result<Version, StoreError> {
         for path in ["ping", "health"] {
             let response = self.send(self.request(Method::GET, path, NO_QUERY)).await?;
@@ -107,6 +110,7 @@ impl InfluxClient {
     }
 
     /// The write API of the settings, or the one of the store's version.
+    #[boxed]
     pub(crate) async fn api(&self) -> Result<Api, StoreError> {
         if self.settings.api != Api::Detect {
             return Ok(self.settings.api);
@@ -155,11 +159,13 @@ impl InfluxClient {
         self.http.request(method, url)
     }
 
+    #[boxed]
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, StoreError> {
         request.send().await.map_err(|source| self.unreachable(source))
     }
 
     /// Sends a request; returns the status, and the body up to the maximum size.
+    #[boxed]
     pub(crate) async fn send_text(
         &self,
         request: RequestBuilder,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use async_recursion::async_recursion as boxed;
 use reqwest::Method;
 use serde::Deserialize;
 
@@ -45,6 +46,7 @@ impl InfluxClient {
     ///
     /// # Errors
     /// When the store refuses, or is unavailable; when the response is too large or malformed.
+    #[boxed]
     pub async fn query(&self, influxql: &str) -> Result<Vec<Row>, StoreError> {
         self.query_database(&self.settings().database, influxql).await
     }
@@ -53,6 +55,7 @@ impl InfluxClient {
     ///
     /// # Errors
     /// See [`Self::query`].
+    #[boxed]
     pub async fn query_database(
         &self,
         database: &str,
@@ -62,6 +65,7 @@ impl InfluxClient {
     }
 
     /// Executes a query; returns also the store's version, if it sends one.
+    #[boxed]
     pub(crate) async fn query_with_version(
         &self,
         database: &str,

@@ -1,5 +1,6 @@
 //! The retention policies of the database, as InfluxQL lists them.
 
+use async_recursion::async_recursion as boxed;
 use muster_schemas::units::parse_duration;
 use serde_json::Value;
 
@@ -35,6 +36,7 @@ impl InfluxClient {
     /// # Errors
     /// [`StoreError::Refused`] when the database does not exist, or the store has no policies;
     /// other errors when it is unavailable.
+    #[boxed]
     pub async fn retention_policies(&self) -> Result<RetentionPolicies, StoreError> {
         let database = &self.settings().database;
         let (rows, version) = self.query_with_version(database, "SHOW RETENTION POLICIES").await?;

@@ -3,6 +3,7 @@
 //!
 //! Idempotent: what exists is not changed.
 
+use async_recursion::async_recursion as boxed;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -20,6 +21,7 @@ impl InfluxClient {
     ///
     /// # Errors
     /// When the store refuses, or is unavailable.
+    #[boxed]
     pub async fn create_database(&self) -> Result<(), StoreError> {
         if self.api().await? == Api::V1 { self.create_v1().await } else { self.create_v2().await }
     }
@@ -44,6 +46,7 @@ impl InfluxClient {
 
     /// The id of the organization in an InfluxDB 2.x; `None` if there is none: no organization is
     /// set, or the store is an InfluxDB 3 or a VictoriaMetrics.
+    #[boxed]
     pub(crate) async fn org_id(&self) -> Result<Option<String>, StoreError> {
         let Some(org) = self.settings().organization() else { return Ok(None) };
         let found = self.request(Method::GET, "api/v2/orgs", &[("org", org)]);
@@ -69,6 +72,7 @@ impl InfluxClient {
     ///
     /// # Errors
     /// When the store refuses, or is unavailable.
+    #[boxed]
     pub async fn set_up(&self, password: &str) -> Result<(), StoreError> {
         if self.api().await? == Api::V1 {
             return Ok(());

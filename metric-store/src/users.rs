@@ -1,5 +1,7 @@
 //! Users of InfluxDB 1.x. 2.x and 3.x use tokens, which an administrator creates there.
 
+use async_recursion::async_recursion as boxed;
+
 use crate::client::InfluxClient;
 use crate::error::StoreError;
 use crate::quoting::{identifier, string};
@@ -13,6 +15,7 @@ impl InfluxClient {
     /// # Errors
     /// [`StoreError::Denied`] when the store has an administrator with another password; other
     /// errors when it refuses, or is unavailable.
+    #[boxed]
     pub async fn create_administrator(&self) -> Result<(), StoreError> {
         let Credentials::Password { user, password } = &self.settings().credentials else {
             return Ok(());
@@ -32,6 +35,7 @@ impl InfluxClient {
     ///
     /// # Errors
     /// When the store refuses, or is unavailable.
+    #[boxed]
     pub async fn grant_read(&self, user: &str, password: &str) -> Result<(), StoreError> {
         let (user, password) = (identifier(user), string(password));
         // The first statement creates the user, the second one updates an existing user.

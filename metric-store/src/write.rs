@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::io::Write as _;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -57,12 +58,14 @@ impl InfluxClient {
     }
 
     /// Writes a body of [`Self::pack`] to the shared database.
+    #[boxed]
     pub async fn write(&self, body: Bytes) -> WriteResponse {
         self.write_to(&MetricBucket::Shared, body).await
     }
 
     /// Writes a body to a bucket. [`WriteResponse::DatabaseMissing`] is also returned if that
     /// bucket is missing.
+    #[boxed]
     pub async fn write_to(&self, bucket: &MetricBucket, body: Bytes) -> WriteResponse {
         let api = match self.api().await {
             Ok(api) => api,

@@ -4,6 +4,7 @@
 //! A read model's table is named after its fold's version, so its views are created here, for the
 //! live table. The role is only created on request: a managed PostgreSQL may refuse it.
 
+use async_recursion::async_recursion as boxed;
 use muster_eventlog::EventLog;
 use sqlx::AssertSqlSafe;
 
@@ -69,6 +70,7 @@ const GRANTS: &str = "
 ///
 /// # Errors
 /// When PostgreSQL does not respond, or another session locks a view for longer than 5 s.
+#[boxed]
 pub async fn publish(log: &EventLog) -> Result<(), sqlx::Error> {
     // One message with several statements is one transaction.
     let views = views();
@@ -100,6 +102,7 @@ pub enum GrantOutcome {
 ///
 /// # Errors
 /// When PostgreSQL does not respond, or refuses for another reason than missing privileges.
+#[boxed]
 pub async fn grant_access(log: &EventLog, password: &str) -> Result<GrantOutcome, sqlx::Error> {
     let exists: bool =
         sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")

@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 
+use async_recursion::async_recursion as boxed;
 use muster_api::ApiState;
 use muster_blobs::Blobs;
 use muster_eventlog::projection::{Progress, Projection, Runner};
@@ -77,6 +78,7 @@ impl Query {
     ///
     /// # Errors
     /// When the tables cannot be created, or there is no TLS provider.
+    #[boxed]
     pub async fn start(options: QueryOptions) -> Result<Self, StartError> {
         let QueryOptions {
             log,
@@ -143,6 +145,7 @@ impl Query {
 ///
 /// # Errors
 /// When they cannot be created.
+#[boxed]
 pub async fn create_tables(log: &EventLog) -> Result<(), StoreError> {
     Runner::open(log.clone(), Devices::new(devices::TABLE)).await?;
     Runner::open(log.clone(), Tokens::new(tokens::TABLE)).await?;

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
+use async_recursion::async_recursion as boxed;
 use clap::Args;
 use muster_command::keys::KeyStore;
 use muster_metric_store::InfluxClient;
@@ -60,6 +61,7 @@ pub struct Bootstrapped {
 ///
 /// # Errors
 /// When the key folder, the database or the metric store cannot be used.
+#[boxed]
 pub async fn run(args: BootstrapArgs) -> Result<Bootstrapped> {
     let keys = KeyStore::open(&args.keys)?;
     let names =

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_recursion::async_recursion as boxed;
 use metrics::counter;
 use parking_lot::Mutex;
 use tracing::callsite::Identifier;
@@ -67,6 +68,7 @@ impl LogLimit {
     }
 
     /// Reports dropped lines until the process ends.
+    #[boxed]
     pub async fn report(self) {
         loop {
             tokio::time::sleep(COUNT_INTERVAL).await;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use async_recursion::async_recursion as boxed;
 use clap::Args;
 use muster_eventlog::traces::ROOT;
 use muster_schemas::errors::error_chain;
@@ -74,6 +75,7 @@ impl Exporter {
     }
 
     /// Sends spans until the process ends.
+    #[boxed]
     pub async fn run(mut self) {
         let mut is_away = false;
         let mut spans = Vec::new();

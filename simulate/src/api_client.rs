@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use muster_schemas::errors::root_cause;
 use muster_schemas::wire::{CredentialsResponse, EnrollResponse, NonceResponse};
 use muster_schemas::{DeviceId, ProjectId, SigningKey};
@@ -84,6 +85,7 @@ impl ApiClient {
     ///
     /// # Errors
     /// When it is refused, or the server does not respond despite retries.
+    #[boxed]
     pub async fn enroll(&self, token: &str, name: &str) -> Result<Enrolled, ApiError> {
         const PATH: &str = "/api/v1/device/enroll";
         let key = SigningKey::from_seed(&rand::random());
@@ -109,6 +111,7 @@ impl ApiClient {
     ///
     /// # Errors
     /// When it is refused, or the server does not respond despite retries.
+    #[boxed]
     pub async fn credentials(
         &self,
         key: &SigningKey,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use futures::StreamExt;
 use futures::stream::{self, FuturesUnordered};
 use tokio::sync::{Semaphore, watch};
@@ -65,6 +66,7 @@ impl Fleet {
     ///
     /// # Errors
     /// When a device is refused.
+    #[boxed]
     pub async fn enroll(
         options: &FleetOptions,
         counters: &Counters,
@@ -130,6 +132,7 @@ impl Fleet {
     }
 
     /// Ends the fleet: no new events are recorded, and the log has this long to receive the rest.
+    #[boxed]
     pub async fn finish(self, timeout: Duration) {
         if let Some(storms) = &self.storms {
             storms.abort();

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use async_recursion::async_recursion as boxed;
 use muster_eventlog::{EventLog, StoreError};
 use muster_schemas::wire::ApiTokenText;
 use muster_schemas::{ProjectId, StreamName, StreamVersion, Timestamp, TokenId};
@@ -56,6 +57,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// 401 when the token is invalid; 503 when the log cannot be read.
+    #[boxed]
     pub async fn authenticate(
         &self,
         text: &str,
@@ -80,6 +82,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// When the log cannot be read.
+    #[boxed]
     pub async fn project_exists(&self, project: &ProjectId) -> Result<bool, StoreError> {
         let lock = || self.inner.projects.lock();
         if lock().contains(project) {

@@ -1,5 +1,6 @@
 //! Uses of API tokens that are not in the log yet: any role stores them, command records them.
 
+use async_recursion::async_recursion as boxed;
 use muster_eventlog::{ErrorContext, EventLog, StoreError};
 use muster_schemas::{ProjectId, Timestamp, TokenId};
 use uuid::Uuid;
@@ -24,6 +25,7 @@ pub struct TokenUse {
 ///
 /// # Errors
 /// When PostgreSQL is unreachable or the statement fails.
+#[boxed]
 pub(super) async fn store_token_use(
     log: &EventLog,
     project: &ProjectId,
@@ -47,6 +49,7 @@ pub(super) async fn store_token_use(
 ///
 /// # Errors
 /// When PostgreSQL is unreachable or the statement fails.
+#[boxed]
 pub async fn token_uses(log: &EventLog) -> Result<Vec<TokenUse>, StoreError> {
     let client = log.stores().connection().await?;
     let rows = client
@@ -75,6 +78,7 @@ pub async fn token_uses(log: &EventLog) -> Result<Vec<TokenUse>, StoreError> {
 ///
 /// # Errors
 /// When PostgreSQL is unreachable or the statement fails.
+#[boxed]
 pub async fn delete_token_use(log: &EventLog, token_use: &TokenUse) -> Result<(), StoreError> {
     let client = log.stores().connection().await?;
     client

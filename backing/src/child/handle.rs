@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_recursion::async_recursion as boxed;
 use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -35,6 +36,7 @@ impl Child {
     ///
     /// # Errors
     /// When its folder is in use, or it did not start, with the end of its log.
+    #[boxed]
     pub async fn start(spec: ChildSpec) -> Result<Self, ChildError> {
         let folder_lock =
             FolderLock::acquire(&spec.dir, spec.name, spec.stop_signal, spec.stop_timeout).await?;
@@ -82,6 +84,7 @@ impl Child {
     }
 
     /// Waits until it is ready; `false` if that takes longer than `within`.
+    #[boxed]
     pub async fn wait_ready(&self, timeout: Duration) -> bool {
         let mut ready = self.ready.clone();
         tokio::time::timeout(timeout, ready.wait_for(|ready| *ready))
@@ -99,6 +102,7 @@ impl Child {
     ///
     /// # Errors
     /// When it is no longer supervised.
+    #[boxed]
     pub async fn stop(&self) -> Result<Option<Exit>, ChildError> {
         let (reply, response) = oneshot::channel();
         self.request(Request::Stop(reply)).await?;
@@ -109,6 +113,7 @@ impl Child {
     ///
     /// # Errors
     /// When it is no longer supervised.
+    #[boxed]
     pub async fn shut_down(self) -> Result<Option<Exit>, ChildError> {
         let exit = self.stop().await?;
         drop(self.requests); // Without senders of requests, the supervisor ends.
@@ -121,6 +126,7 @@ impl Child {
     ///
     /// # Errors
     /// When it does not start, or is no longer supervised.
+    #[boxed]
     pub async fn restart(&self) -> Result<(), ChildError> {
         let (reply, response) = oneshot::channel();
         self.request(Request::StartAgain(reply)).await?;

@@ -5,6 +5,7 @@ use std::path::{Path, absolute};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use muster_metric_store::{Api, Credentials, Flavor, InfluxClient, StoreError, StoreSettings};
 use nix::sys::signal::Signal;
 
@@ -25,6 +26,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// When the folder cannot be read or written.
+#[boxed]
 pub async fn credentials(options: &InfluxOptions) -> Result<Credentials, InfluxError> {
     std::fs::create_dir_all(&options.dir).map_err(|source| InfluxError::File {
         attempt: "make",
@@ -54,6 +56,7 @@ impl InfluxDb {
     ///
     /// # Errors
     /// [`InfluxError`], with the end of the server's log if the server did not start.
+    #[boxed]
     pub async fn start(options: InfluxOptions) -> Result<Self, InfluxError> {
         let dir = absolute(&options.dir).map_err(|source| InfluxError::File {
             attempt: "resolve",
@@ -123,6 +126,7 @@ impl InfluxDb {
     ///
     /// # Errors
     /// When the process is no longer supervised.
+    #[boxed]
     pub async fn stop(self) -> Result<(), ChildError> {
         self.child.shut_down().await.map(drop)
     }

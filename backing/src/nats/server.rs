@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use thiserror::Error;
@@ -81,6 +82,7 @@ impl NatsServer {
     ///
     /// # Errors
     /// [`NatsError`], with the end of the server's log if the server did not start.
+    #[boxed]
     pub async fn start(options: NatsOptions) -> Result<Self, NatsError> {
         let dir = absolute(&options.dir).map_err(|source| NatsError::File {
             attempt: "resolve",
@@ -150,6 +152,7 @@ impl NatsServer {
     ///
     /// # Errors
     /// When the process is no longer supervised.
+    #[boxed]
     pub async fn stop(self) -> Result<(), ChildError> {
         self.child.shut_down().await.map(drop)
     }

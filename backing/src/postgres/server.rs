@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use nix::sys::signal::Signal;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
@@ -31,6 +32,7 @@ impl Postgres {
     ///
     /// # Errors
     /// [`PostgresError`], with the end of the server's log if the server did not start.
+    #[boxed]
     pub async fn start(options: PostgresOptions) -> Result<Self, PostgresError> {
         let dir = absolute(&options.dir).map_err(|source| PostgresError::File {
             attempt: "resolve",
@@ -104,6 +106,7 @@ impl Postgres {
     ///
     /// # Errors
     /// When the process is no longer supervised.
+    #[boxed]
     pub async fn stop(self) -> Result<(), ChildError> {
         self.child.shut_down().await.map(drop)
     }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use async_recursion::async_recursion as boxed;
 use muster_eventlog::StoredEvent;
 use muster_schemas::Event;
 use muster_schemas::events::{
@@ -36,6 +37,7 @@ const PROCESS_ENDED: &str = "the server that relayed it has ended";
 impl Channels {
     /// Renews the leases of this process's relays and reaps expired ones until `stop`; then ends
     /// all relays: recordings are written completely, and the log records the detached clients.
+    #[boxed]
     pub async fn maintain_relays(&self, stop: CancellationToken) {
         let mut expired = ExpiredLeases::default();
         loop {

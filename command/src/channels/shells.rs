@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use muster_schemas::ProjectId;
 use muster_schemas::events::SessionEnded;
 use muster_schemas::wire::Purpose;
@@ -34,6 +35,7 @@ type Tokens = HashMap<(ProjectId, String), Token>;
 
 impl Channels {
     /// Stores a shell that is about to be opened, so that it can be ended with its token.
+    #[boxed]
     pub(crate) async fn register_shell(
         &self,
         session: &Session,
@@ -49,6 +51,7 @@ impl Channels {
     }
 
     /// Ends the shells of tokens that have ended, until `stop`.
+    #[boxed]
     pub async fn end_shells_of_ended_tokens(&self, stop: CancellationToken) {
         let (mut tokens, mut ending) = (Tokens::new(), JoinSet::new());
         loop {

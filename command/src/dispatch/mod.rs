@@ -24,9 +24,10 @@ pub(crate) use immediate::ImmediateOrder;
 pub(crate) use work_queue::WorkQueue;
 pub use work_queue::{OpenOperation, OpenRun};
 
-use std::future::Future;
 use std::sync::Arc;
 
+use async_recursion::async_recursion as boxed;
+use futures::future::BoxFuture;
 use muster_blobs::Blobs;
 use muster_eventlog::projection::{Progress, Runner};
 use muster_eventlog::{Follower, StoreError};
@@ -63,19 +64,21 @@ impl Dispatch {
     ///
     /// # Errors
     /// When the tables cannot be created.
+    #[boxed]
     pub async fn start(
         self,
         stop: CancellationToken,
-    ) -> Result<impl Future<Output = ()> + Send + 'static, StoreError> {
+    ) -> Result<BoxFuture<'static, ()>, StoreError> {
         let Self { executor, orders, progress } = self;
         let runner = Runner::open(executor.log.clone(), queue_projection::QueueProjection).await?;
         let runner = runner.with_progress(progress.clone());
         let follower = Follower::start(&executor.log, stop.clone());
-        Ok(async move {
+        let tasks: BoxFuture<'static, ()> = Box::pin(async move {
             tokio::join!(
                 runner.run(follower, stop.clone()),
                 dispatcher::run(executor, orders, progress, stop.clone()),
             );
-        })
+        });
+        Ok(tasks)
     }
 }

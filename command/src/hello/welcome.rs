@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use async_recursion::async_recursion as boxed;
 use muster_eventlog::{DeviceAccess, DeviceEpoch};
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::events::Cause;
@@ -50,6 +51,7 @@ impl Hellos {
     ///
     /// # Errors
     /// When the hello is not from this device, the device is not known, or the log cannot be read.
+    #[boxed]
     pub async fn welcome(
         &self,
         project: &ProjectId,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use futures::StreamExt;
 use muster_schemas::subjects::{self, DeviceSubjects};
 use muster_schemas::{DeviceId, ProjectId};
@@ -112,6 +113,7 @@ impl Link {
     }
 
     /// Responds to requests until `stop`.
+    #[boxed]
     pub async fn run(&self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             tokio::select! {

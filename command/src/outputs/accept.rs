@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use muster_blobs::key::Piece;
 use muster_blobs::{BlobError, Blobs, key};
@@ -81,6 +82,7 @@ impl Outputs {
     }
 
     /// Receives the reports of followers until `stop`.
+    #[boxed]
     pub async fn receive_reports(&self, stop: CancellationToken) {
         self.live.receive_reports(stop).await;
     }
@@ -110,6 +112,7 @@ impl Outputs {
     /// # Errors
     /// When the piece is invalid, or the log or the blob store cannot be used: the device sends it
     /// again.
+    #[boxed]
     pub(crate) async fn accept(
         &self,
         project: &ProjectId,

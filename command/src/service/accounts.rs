@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use futures::StreamExt;
 use muster_eventlog::EventLog;
@@ -73,6 +74,7 @@ impl BrokerAccounts {
 
     /// Keeps the broker's claims of both accounts up to date until `stop`. `reconnected` counts the
     /// connections to the broker's system account.
+    #[boxed]
     pub async fn maintain(&self, mut reconnected: watch::Receiver<u64>, stop: CancellationToken) {
         let mut reported = String::new();
         let mut has_revoked = false;

@@ -1,5 +1,6 @@
 //! Projects: created, changed, and checked for being archived.
 
+use async_recursion::async_recursion as boxed;
 use muster_schemas::names::ProjectTitle;
 use muster_schemas::{ProjectId, Retention, StreamName};
 use uuid::Uuid;
@@ -97,6 +98,7 @@ impl Projects {
     ///
     /// # Errors
     /// When the log cannot be used.
+    #[boxed]
     pub async fn ensure_default(&self) -> Result<(), CommandError> {
         let request =
             Request::unconditional(ProjectId::system(), "system".to_owned(), Uuid::now_v7());

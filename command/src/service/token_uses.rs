@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use muster_api::auth::ApiTokenState;
 use muster_api::auth::token_uses::{TokenUse, delete_token_use, token_uses};
 use muster_eventlog::{Append, AppendError, EventLog, Expected, NewEvent};
@@ -29,6 +30,7 @@ impl TokenUses {
     }
 
     /// Records noted uses of tokens until `stop`.
+    #[boxed]
     pub async fn record(&self, stop: CancellationToken) {
         let mut is_failing = false;
         loop {

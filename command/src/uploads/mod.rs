@@ -10,8 +10,8 @@
 mod eraser;
 pub mod list;
 
-use std::future::Future;
-
+use async_recursion::async_recursion as boxed;
+use futures::future::BoxFuture;
 use muster_eventlog::projection::Runner;
 use muster_eventlog::{Follower, StoreError};
 use tokio_util::sync::CancellationToken;
@@ -30,13 +30,15 @@ pub(crate) fn files() -> list::Files {
 ///
 /// # Errors
 /// When the tables cannot be created.
+#[boxed]
 pub async fn start(
     uploads: Uploads,
     stop: CancellationToken,
-) -> Result<impl Future<Output = ()> + Send + 'static, StoreError> {
+) -> Result<BoxFuture<'static, ()>, StoreError> {
     let runner = Runner::open(uploads.log().clone(), files()).await?;
     let follower = Follower::start(uploads.log(), stop.clone());
-    Ok(async move {
+    let tasks: BoxFuture<'static, ()> = Box::pin(async move {
         tokio::join!(runner.run(follower, stop.clone()), eraser::run(uploads, stop.clone()));
-    })
+    });
+    Ok(tasks)
 }

@@ -128,7 +128,7 @@ impl<P: Projection> Runner<P> {
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
     pub async fn open(log: EventLog, projection: P) -> Result<Self, StoreError> {
-        let client = log.stores().pool.get().await?;
+        let client = log.stores().connection().await?;
         // Two processes that start concurrently must not both create them.
         let script = format!(
             "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('muster-projection:{}', 0)); {}; COMMIT",
@@ -358,7 +358,7 @@ impl<P: Projection> Runner<P> {
         salt: Option<&[u8]>,
         events: &[Arc<StoredEvent>],
     ) -> Result<bool, ProjectionError> {
-        let mut client = self.log.stores().pool.get().await.map_err(StoreError::from)?;
+        let mut client = self.log.stores().connection().await?;
         let transaction = client.transaction().await.while_trying("start a projection's batch")?;
         let transaction = Transaction::new(transaction);
         let (name, from, to) = (self.projection.name(), as_i64(from), as_i64(to));
@@ -380,7 +380,7 @@ impl<P: Projection> Runner<P> {
     }
 
     async fn load_checkpoint(&mut self, project: &ProjectId) -> Result<Position, StoreError> {
-        let client = self.log.stores().pool.get().await?;
+        let client = self.log.stores().connection().await?;
         let row = client
             .query_one(
                 "INSERT INTO checkpoints AS c (projection, project) VALUES ($1, $2)
@@ -403,7 +403,7 @@ impl<P: Projection> Runner<P> {
 
     /// Stores the failure, so that an operator sees it without reading logs.
     async fn store_failure(&self, project: &ProjectId, error: &ProjectionError) {
-        let Ok(client) = self.log.stores().pool.get().await else {
+        let Ok(client) = self.log.stores().connection().await else {
             return;
         };
         let noted = client
@@ -435,7 +435,7 @@ pub async fn compare_tables(
     one: &str,
     other: &str,
 ) -> Result<Vec<String>, StoreError> {
-    let client = log.stores().pool.get().await?;
+    let client = log.stores().connection().await?;
     let sql = format!(
         "(SELECT '{one}' AS side, to_jsonb(a)::text FROM
              (SELECT * FROM {one} EXCEPT ALL SELECT * FROM {other}) a)

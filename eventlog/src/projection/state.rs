@@ -1,5 +1,6 @@
 //! The state of projections, as their checkpoints show it, for every process.
 
+use async_recursion::async_recursion as boxed;
 use muster_schemas::{Position, ProjectId};
 use tokio_postgres::Row;
 
@@ -40,6 +41,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn projection_states(
         &self,
         project: Option<&ProjectId>,
@@ -61,6 +63,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
     pub async fn worst_projection(
         &self,
         names: &[&str],

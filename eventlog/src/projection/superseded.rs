@@ -3,6 +3,7 @@
 //! A changed fold has a new version and fills tables of its own, so that an old release can run
 //! next to a new one. The old tables are dropped when no process has updated them for a week.
 
+use async_recursion::async_recursion as boxed;
 use tokio_postgres::error::SqlState;
 
 use crate::error::{ErrorContext, StoreError};
@@ -32,6 +33,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or a statement fails.
+    #[boxed]
     pub async fn drop_superseded_projections(
         &self,
         live: &[&str],

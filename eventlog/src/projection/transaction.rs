@@ -1,5 +1,6 @@
 //! The transaction of a projection.
 
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{CopyInSink, Error, Row};
@@ -26,6 +27,7 @@ impl<'a> Transaction<'a> {
     /// Makes COMMIT return before the data is on the disk. A crash of PostgreSQL may then lose the
     /// newest transactions, entirely and in order: their events are in the log, and are applied
     /// again.
+    #[boxed]
     pub(super) async fn disable_synchronous_commit(&self) -> Result<(), Error> {
         self.0.batch_execute("SET LOCAL synchronous_commit = off").await
     }
@@ -34,6 +36,7 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// The error of PostgreSQL.
+    #[boxed]
     pub async fn query(
         &self,
         sql: &str,
@@ -47,6 +50,7 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// The error of PostgreSQL.
+    #[boxed]
     pub async fn query_opt(
         &self,
         sql: &str,
@@ -60,6 +64,7 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// The error of PostgreSQL.
+    #[boxed]
     pub async fn execute(
         &self,
         sql: &str,
@@ -73,6 +78,7 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// The error of PostgreSQL.
+    #[boxed]
     pub async fn copy_in(&self, sql: &str) -> Result<CopyInSink<Bytes>, Error> {
         let statement = self.0.prepare_cached(sql).await?;
         self.0.copy_in(&statement).await

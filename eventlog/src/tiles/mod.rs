@@ -11,6 +11,7 @@ mod proof;
 
 use std::collections::BTreeSet;
 
+use async_recursion::async_recursion as boxed;
 use muster_schemas::{Hash, Position, ProjectId};
 
 use self::proof::{Claim, HASH_BYTES, TILE_HASHES, TILE_HEIGHT, TileId, TileNodes, Tiles};
@@ -49,6 +50,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When the tree does not contain the position, the tiles are behind, or PostgreSQL fails.
+    #[boxed]
     pub async fn prove_inclusion(
         &self,
         project: &ProjectId,
@@ -67,6 +69,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When `old` is zero or larger than `size`, the tiles are behind, or PostgreSQL fails.
+    #[boxed]
     pub async fn prove_consistency(
         &self,
         project: &ProjectId,
@@ -83,6 +86,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When the tiles are behind, or PostgreSQL fails.
+    #[boxed]
     pub async fn root_at(&self, project: &ProjectId, size: u64) -> Result<Hash, ProofError> {
         let root = self.prove_claim(project, Claim::Root { size }).await?;
         root.first().copied().ok_or(ProofError::Behind { size })
@@ -93,6 +97,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When the tiles are behind, or PostgreSQL fails.
+    #[boxed]
     pub async fn tile(
         &self,
         project: &ProjectId,

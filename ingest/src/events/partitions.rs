@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use futures::future::join_all;
 use muster_eventlog::{AppendError, EventLog, Lease, StoreError, events_reader};
 use muster_schemas::subjects::PARTITIONS;
@@ -30,6 +31,7 @@ fn fair_share(holders: usize) -> usize {
 }
 
 /// Works on as many partitions as this process can get, until `stop`; then releases them.
+#[boxed]
 pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: CancellationToken) {
     let holder = Uuid::new_v4();
     let mut working: HashMap<String, RunningWorker> = HashMap::new();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream::{self, consumer};
+use async_recursion::async_recursion as boxed;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use muster_eventlog::{DeadLetterSource, EventLog, NewDeadLetter, StoreError};
@@ -65,6 +66,7 @@ pub struct ReaderOptions {
 }
 
 /// Reads metric batches until `stop`, and deletes consumed ones from the stream.
+#[boxed]
 pub async fn run(options: ReaderOptions, nats: async_nats::Client, stop: CancellationToken) {
     tokio::join!(read(options, nats.clone(), &stop), pruning::run(nats, stop.clone()));
 }

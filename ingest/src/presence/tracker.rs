@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, Message};
+use async_recursion::async_recursion as boxed;
 use futures::{FutureExt, StreamExt};
 use muster_eventlog::{AppendError, EventLog, StoreError};
 use tokio::sync::mpsc;
@@ -78,6 +79,7 @@ enum TrackerError {
 }
 
 /// Tracks presence while this process holds the lease, until `stop`.
+#[boxed]
 pub async fn run(options: PresenceOptions, stop: CancellationToken) {
     let holder = Uuid::new_v4();
     let mut reported = String::new();

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_recursion::async_recursion as boxed;
 use futures::StreamExt;
 use muster_eventlog::EventLog;
 use muster_schemas::errors::error_chain;
@@ -43,6 +44,7 @@ enum FollowError {
 }
 
 /// Follows the live metrics until `stop`.
+#[boxed]
 pub async fn run(nats: async_nats::Client, latest: LatestMetrics, stop: CancellationToken) {
     let mut complained = String::new();
     loop {
@@ -116,6 +118,7 @@ fn store_batch(latest: &LatestMetrics, subject: &str, payload: &[u8], received_a
 }
 
 /// Removes deleted devices every few minutes, until `stop`.
+#[boxed]
 pub async fn prune(log: EventLog, latest: LatestMetrics, stop: CancellationToken) {
     loop {
         tokio::select! {

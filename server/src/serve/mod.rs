@@ -24,6 +24,7 @@ mod tunnel;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
+use async_recursion::async_recursion as boxed;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use connections::ConnectionLimits;
@@ -40,6 +41,7 @@ pub(crate) use proxies::TrustedProxies;
 ///
 /// # Errors
 /// When a role cannot start or continue.
+#[boxed]
 pub async fn run_until_signal(options: ServeOptions) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     // Each client connection needs an open file, as do those to the database and the broker.
@@ -56,7 +58,7 @@ pub async fn run_until_signal(options: ServeOptions) -> Result<()> {
         }
         stopping.cancel();
     });
-    Box::pin(run(options, stop, || tracing::info!("ready"))).await
+    run(options, stop, Box::new(|| tracing::info!("ready"))).await
 }
 
 /// Checks that this address is free to listen on, before anything is started for it.
@@ -69,10 +71,11 @@ pub(crate) fn check_free(listen: SocketAddr) -> Result<()> {
 }
 
 /// Runs the roles until `stop`. Calls `ready` when the listener is open.
+#[boxed]
 pub(crate) async fn run(
     options: ServeOptions,
     stop: CancellationToken,
-    ready: impl FnOnce() + Send,
+    ready: Box<dyn FnOnce() + Send>,
 ) -> Result<()> {
     let roles = options.roles;
     let mut process = Process::open(options, stop).await?;

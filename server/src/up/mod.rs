@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use async_recursion::async_recursion as boxed;
 use clap::Args;
 use muster_backing::ports;
 use muster_client::Client;
@@ -115,6 +116,7 @@ struct Up<'a> {
 ///
 /// # Errors
 /// When the system cannot start or continue.
+#[boxed]
 pub async fn run(args: UpArgs) -> Result<()> {
     let started_at = Instant::now();
     let shutdown = ShutdownSignals::listen()?;
@@ -260,9 +262,10 @@ impl Up<'_> {
         let starting = self.console.start("muster");
         let stop = CancellationToken::new();
         let (ready, is_ready) = oneshot::channel();
-        let mut roles = tokio::spawn(serve::run(options, stop.clone(), move || {
+        let ready = Box::new(move || {
             let _ = ready.send(());
-        }));
+        });
+        let mut roles = tokio::spawn(serve::run(options, stop.clone(), ready));
         tokio::select! {
             Ok(()) = is_ready => starting.done(),
             ended = &mut roles => {

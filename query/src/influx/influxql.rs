@@ -3,6 +3,7 @@
 //! Invariant: a client's input is part of a query only through [`identifier`] and [`string`].
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use muster_metric_store::{identifier, string};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
@@ -46,8 +47,8 @@ pub struct MetricQuery<'a> {
     pub from: Timestamp,
     /// End of the range, exclusive.
     pub to: Timestamp,
-    /// Interval between points, in microseconds.
-    pub step: i64,
+    /// Interval between points.
+    pub step: Duration,
     /// Function that aggregates the values of a step.
     pub function: Function,
     /// Tags by which series are grouped.
@@ -80,7 +81,11 @@ impl MetricQuery<'_> {
             let _ = write!(text, " AND {} = {}", identifier(tag), string(expected));
         }
         let (from, to) = (self.from.micros(), self.to.micros());
-        let _ = write!(text, " AND time >= {from}u AND time < {to}u GROUP BY time({}u)", self.step);
+        let _ = write!(
+            text,
+            " AND time >= {from}u AND time < {to}u GROUP BY time({}u)",
+            self.step.as_micros()
+        );
         for tag in self.group_by {
             let _ = write!(text, ", {}", identifier(tag));
         }

@@ -2,6 +2,7 @@
 //! InfluxDB.
 
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
+use std::time::Duration;
 use uuid::Uuid;
 
 use super::plan::{MAX_POINTS, Range, parse_duration, show_duration, too_many_points};
@@ -22,7 +23,7 @@ fn metric_query<'a>(
         field,
         from: Timestamp(1_000_000),
         to: Timestamp(61_000_000),
-        step: 10_000_000,
+        step: Duration::from_secs(10),
         function: Function::P95,
         group_by,
         filters,
@@ -113,9 +114,10 @@ fn is_closed(text: &str) -> bool {
 #[test]
 fn steps_are_selected_and_too_many_points_are_rejected() {
     let hour = Range::new(Timestamp(0), Timestamp(3_600_000_000), None);
-    assert_eq!(hour.step, 30_000_000);
+    assert_eq!(hour.step, Duration::from_secs(30));
     assert!(hour.points() <= 130, "{}", hour.points());
-    let year = Range::new(Timestamp(0), Timestamp(31_536_000_000_000), Some(1_000_000));
+    let year =
+        Range::new(Timestamp(0), Timestamp(31_536_000_000_000), Some(Duration::from_secs(1)));
     let step = too_many_points(&year, year.points()).unwrap();
     let fitting = Range { step, ..year };
     assert_eq!(too_many_points(&fitting, fitting.points()), None);

@@ -4,6 +4,7 @@ use muster_api::Problem;
 use muster_api::problem::Kind;
 use muster_metric_store::StoreError;
 use muster_schemas::errors::error_chain;
+use std::time::Duration;
 
 use crate::influx::{MAX_POINTS, MAX_SERIES, show_duration};
 
@@ -33,7 +34,7 @@ pub(super) fn problem(error: StoreError) -> Problem {
     }
 }
 
-pub(super) fn too_many_points(points: usize, step: i64) -> Problem {
+pub(super) fn too_many_points(points: usize, step: Duration) -> Problem {
     Problem::new(
         Kind::TooMuch,
         format!(

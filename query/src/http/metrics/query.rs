@@ -1,7 +1,7 @@
 //! `GET /devices/{device}/metrics`: one field over time.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::{RawQuery, State};
 use muster_api::auth::ReadDevices;
@@ -22,8 +22,8 @@ use crate::http::examples;
 use crate::influx::{self, MAX_SERIES, MetricBuckets, MetricQuery, Range};
 use crate::state::QueryState;
 
-/// Default range of a query, in microseconds.
-const DEFAULT_RANGE_MICROS: i64 = 3_600_000_000;
+/// Default range of a query.
+const DEFAULT_RANGE: Duration = Duration::from_secs(3600);
 /// Maximum number of tags to filter or group by.
 const MAX_TAGS: usize = 32;
 /// Maximum length of a name or value, in bytes.
@@ -186,7 +186,7 @@ fn name(text: &str) -> Result<(&str, &str), Problem> {
         })
 }
 
-fn duration(parameter: &str, text: &str) -> Result<i64, Problem> {
+fn duration(parameter: &str, text: &str) -> Result<Duration, Problem> {
     influx::parse_duration(text).ok_or_else(|| {
         let rule = "is not a duration such as 90s, 5m, 1h, 7d or 2w";
         Problem::field(parameter, rule, Some(text.into()))
@@ -198,12 +198,12 @@ fn range(query: &QueryMetrics, now: Timestamp) -> Result<Range, Problem> {
         return Err(Problem::field("since", "cannot be combined with from", None));
     }
     // Slightly after now: includes the newest point of a device whose clock is ahead.
-    let to = query.to.unwrap_or(now.plus_micros(1_000_000));
+    let to = query.to.unwrap_or(now + Duration::from_secs(1));
     let since = match &query.since {
         Some(text) => duration("since", text)?,
-        None => DEFAULT_RANGE_MICROS,
+        None => DEFAULT_RANGE,
     };
-    let from = query.from.unwrap_or_else(|| to.plus_micros(-since));
+    let from = query.from.unwrap_or_else(|| to - since);
     if from >= to {
         return Err(Problem::field("from", "is not before to", Some(from.to_string().into())));
     }

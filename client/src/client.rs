@@ -17,6 +17,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
 use crate::error::RequestError;
+use crate::list::List;
 use crate::received::Received;
 
 /// Maximum number of items on one page of the API.
@@ -69,7 +70,7 @@ impl Client {
         Self { project, ..self }
     }
 
-    /// Sets what is done with the first warning of the server.
+    /// Sets what is done with warnings: the first one of the server, and lists with unknown values.
     #[must_use]
     pub fn on_warning(self, on_warning: fn(&str)) -> Self {
         Self { on_warning, ..self }
@@ -213,14 +214,19 @@ impl Client {
     }
 
     /// Returns a page of a list.
-    async fn page<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        query: &[(&str, String)],
-    ) -> Result<Page<Received<T>>> {
-        let page = self.get::<Page<Value>>(path, query).await?.into_content();
-        let items = page.items.into_iter().map(Received::from_json).collect::<Result<_>>()?;
-        Ok(Page { items, next: page.next })
+    async fn page(&self, path: &str, query: &[(&str, String)]) -> Result<Page<Value>> {
+        Ok(self.get::<Page<Value>>(path, query).await?.into_content())
+    }
+
+    /// Reports items that this version cannot parse.
+    fn report_unknown<T>(&self, list: &List<T>) {
+        if list.unknown() > 0 {
+            (self.on_warning)(&format!(
+                "{} items have values that this version of muster does not know: update it, or \
+                 use --json",
+                list.unknown()
+            ));
+        }
     }
 
     /// Returns all items of a list, page by page.
@@ -232,14 +238,17 @@ impl Client {
         &self,
         path: &str,
         query: &[(&str, String)],
-    ) -> Result<Vec<Received<T>>> {
-        let mut items = Vec::new();
+    ) -> Result<List<T>> {
+        let mut list = List::default();
         let mut query = query.to_vec();
         query.push(("limit", MAX_PAGE_ITEMS.to_string()));
         loop {
             let page = self.page(path, &query).await?;
-            items.extend(page.items);
-            let Some(next) = page.next else { return Ok(items) };
+            list.extend(page.items);
+            let Some(next) = page.next else {
+                self.report_unknown(&list);
+                return Ok(list);
+            };
             query.retain(|(name, _)| *name != "cursor");
             query.push(("cursor", next));
         }
@@ -255,11 +264,14 @@ impl Client {
         path: &str,
         query: &[(&str, String)],
         limit: u16,
-    ) -> Result<(Vec<Received<T>>, bool)> {
+    ) -> Result<(List<T>, bool)> {
         let mut query = query.to_vec();
         query.push(("limit", limit.to_string()));
         let page = self.page(path, &query).await?;
-        Ok((page.items, page.next.is_some()))
+        let mut list = List::default();
+        list.extend(page.items);
+        self.report_unknown(&list);
+        Ok((list, page.next.is_some()))
     }
 
     /// As [`Self::first`], or all items without a limit.
@@ -272,7 +284,7 @@ impl Client {
         path: &str,
         query: &[(&str, String)],
         limit: Option<u16>,
-    ) -> Result<(Vec<Received<T>>, bool)> {
+    ) -> Result<(List<T>, bool)> {
         match limit {
             Some(limit) => self.first(path, query, limit).await,
             None => Ok((self.list(path, query).await?, false)),

@@ -5,10 +5,12 @@
 mod client;
 pub mod contexts;
 mod error;
+mod list;
 mod received;
 mod socket;
 
 pub use client::{Client, segment};
 pub use error::{NoContext, RequestError};
+pub use list::List;
 pub use received::Received;
 pub use socket::{Socket, control};

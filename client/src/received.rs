@@ -22,11 +22,20 @@ impl<T: DeserializeOwned> Received<T> {
     /// When the JSON is not of this type.
     pub fn from_json(json: Value) -> Result<Self> {
         let content = T::deserialize(&json).context("the server's response is invalid")?;
-        Ok(Self { json, content })
+        Ok(Self::new(json, content))
     }
 }
 
 impl<T> Received<T> {
+    pub(crate) const fn new(json: Value, content: T) -> Self {
+        Self { json, content }
+    }
+
+    /// Returns the JSON as received.
+    pub(crate) const fn json(&self) -> &Value {
+        &self.json
+    }
+
     /// Returns the content.
     pub fn into_content(self) -> T {
         self.content

@@ -118,8 +118,14 @@ async fn follow(
                     buffer.extend_from_slice(&chunk);
                     while let Some(end) = buffer.windows(2).position(|pair| pair == b"\n\n") {
                         let message: Vec<u8> = buffer.drain(..end + 2).collect();
-                        let Some(event) = data(&String::from_utf8_lossy(&message)) else {
-                            continue;
+                        let message = String::from_utf8_lossy(&message);
+                        let event = match data(&message) {
+                            Some(Ok(event)) => event,
+                            Some(Err(error)) => {
+                                note(format!("skipped an event: {error:#}"));
+                                continue;
+                            }
+                            None => continue,
                         };
                         after = event.position;
                         if is_about(&event, devices.as_deref()) {
@@ -143,13 +149,14 @@ fn is_about(event: &EventView, devices: Option<&[NamedDevice]>) -> bool {
     devices.is_none_or(|devices| devices.iter().any(is_of))
 }
 
-/// Parses the JSON in the `data:` lines of one server-sent event.
-fn data(message: &str) -> Option<Received<EventView>> {
+/// Parses the JSON in the `data:` lines of one server-sent event; `None` for a keep-alive.
+fn data(message: &str) -> Option<Result<Received<EventView>>> {
     let data: Vec<&str> = message
         .lines()
         .filter_map(|line| line.strip_prefix("data:").map(str::trim_start))
         .collect();
-    Received::from_json(serde_json::from_str(&data.join("\n")).ok()?).ok()
+    let parse = |text: String| Received::from_json(serde_json::from_str(&text)?);
+    (!data.is_empty()).then(|| parse(data.join("\n")))
 }
 
 fn print(event: &Received<EventView>, json: bool) -> Result<()> {
@@ -183,7 +190,8 @@ mod tests {
             "occurred_at": "2026-11-23T08:00:00Z", "recorded_at": "2026-11-23T08:00:00Z",
             "actor": "x", "sealed": false, "odd_time": false, "data": null, "later": 1,
         });
-        let found = data(&format!("id: 7\nevent: x\ndata: {event}\n\n")).unwrap();
+        let found = data(&format!("id: 7\nevent: x\ndata: {event}\n\n")).unwrap().unwrap();
+        assert!(data("data: {}\n\n").unwrap().is_err());
         assert_eq!((found.position, found.kind.as_str()), (Position(7), "Later"));
         assert_eq!(serde_json::to_value(&found).unwrap(), event);
     }

@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
-use muster_client::{Client, Received};
+use muster_client::{Client, List};
 use muster_schemas::names::{ConfigKey, ConfigValue};
 
 use serde::de::DeserializeOwned;
@@ -46,7 +46,7 @@ pub(crate) async fn newest<T: DeserializeOwned>(
     path: &str,
     query: &[(&str, String)],
     limit: Option<u16>,
-) -> Result<Vec<Received<T>>> {
+) -> Result<List<T>> {
     let (items, more) = client.newest(path, query, limit).await?;
     if more {
         note(format!("showing the newest {}; there are more: --all shows all", items.len()));

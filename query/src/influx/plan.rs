@@ -99,7 +99,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 pub fn show_duration(duration: Duration) -> String {
     let seconds = duration.as_secs().max(1);
     for (unit, name) in [(DAY, 'd'), (HOUR, 'h'), (MINUTE, 'm')] {
-        if duration.subsec_nanos() == 0 && seconds % unit == 0 {
+        if duration.subsec_nanos() == 0 && seconds.is_multiple_of(unit) {
             return format!("{}{name}", seconds / unit);
         }
     }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use muster_api_types::Open;
 use muster_api_types::operations::{OperationDetail, OperationView};
 use muster_api_types::runs::RunView;
-use muster_client::{Client, Received, segment};
+use muster_client::{Client, List, Received, segment};
 use muster_schemas::events::{Action, Exec, Program};
 use serde_json::json;
 
@@ -56,7 +56,7 @@ pub(super) async fn list(
     json: bool,
 ) -> Result<()> {
     let query: Vec<_> = device.map(|device| ("device", device)).into_iter().collect();
-    let items: Vec<Received<OperationView>> = newest(client, OPERATIONS, &query, limit).await?;
+    let items: List<OperationView> = newest(client, OPERATIONS, &query, limit).await?;
     if json {
         return output::json(&items);
     }

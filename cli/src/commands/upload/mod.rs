@@ -157,7 +157,7 @@ impl UploadArgs {
         }
         let query = [("operation", self.id.clone())];
         let (uploads, _) = client.first::<UploadView>(UPLOADS, &query, 2).await?;
-        match uploads.as_slice() {
+        match &*uploads {
             [one] => Ok(text(one.device)),
             [] => Err(NotFound(format!("there is no upload {}", self.id)).into()),
             _ => {

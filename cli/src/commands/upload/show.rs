@@ -3,7 +3,7 @@
 use anyhow::Result;
 use indicatif::BinaryBytes;
 use muster_api_types::uploads::{UploadState, UploadView};
-use muster_client::{Client, Received};
+use muster_client::{Client, List};
 
 use super::api::{UPLOADS, device_of};
 use crate::commands::newest;
@@ -27,7 +27,7 @@ pub(super) async fn list(
     limit: Option<u16>,
     json: bool,
 ) -> Result<()> {
-    let items: Vec<Received<UploadView>> = newest(client, UPLOADS, query, limit).await?;
+    let items: List<UploadView> = newest(client, UPLOADS, query, limit).await?;
     if json {
         return output::json(&items);
     }

@@ -26,6 +26,23 @@ pub(crate) struct Loaded<D> {
     pub(crate) version: StreamVersion,
 }
 
+/// A part of an append: a stream, its expected version, and its new events.
+pub(crate) type Part = (StreamName, StreamVersion, Vec<Event>);
+
+/// The events that were decided on a stream.
+pub(crate) struct Decided {
+    /// New events of the stream.
+    pub(crate) events: Vec<Event>,
+    /// Events of other streams in the same append.
+    pub(crate) others: Vec<Part>,
+}
+
+impl From<Vec<Event>> for Decided {
+    fn from(events: Vec<Event>) -> Self {
+        Self { events, others: Vec::new() }
+    }
+}
+
 /// Maximum number of streams whose events are in memory at the same time.
 const MAX_STREAMS_PER_QUERY: usize = 100;
 
@@ -42,6 +59,46 @@ impl Executor {
         Self { log, keys }
     }
 
+    /// Carries out a request on one stream once: a retried request gets its first result. `decide` is
+    /// repeated when a stream has changed; the client's expected version is compared afterwards, so
+    /// that a request that would be refused anyway gets that reason.
+    pub(crate) async fn carry_out<D, F>(
+        &self,
+        request: &Request,
+        stream: StreamName,
+        decide: impl Fn(D) -> F,
+    ) -> Result<Written, CommandError>
+    where
+        D: Decider,
+        F: Future<Output = Result<Decided, CommandError>>,
+    {
+        if let Some(written) = self.previous_result(request, &stream).await? {
+            return Ok(written);
+        }
+        until_appended(|| async {
+            let loaded = self.load::<D>(&request.project, &stream).await?;
+            let decided = decide(loaded.state).await?;
+            request.check_version(loaded.version)?;
+            self.try_write(request, &stream, loaded.version, decided).await
+        })
+        .await
+    }
+
+    /// Appends what was decided on a version of a stream; `None` when a stream has changed.
+    async fn try_write(
+        &self,
+        request: &Request,
+        stream: &StreamName,
+        version: StreamVersion,
+        Decided { events, others }: Decided,
+    ) -> Result<Option<Written>, CommandError> {
+        let newest = version + events.len() as u64;
+        let mut parts = vec![(stream.clone(), version, events)];
+        parts.extend(others);
+        let position = self.try_append(request, parts).await?;
+        Ok(position.map(|position| Written { version: newest, position }))
+    }
+
     /// Decides a command on one stream, and appends the events.
     pub(crate) async fn execute<D>(
         &self,
@@ -55,10 +112,7 @@ impl Executor {
         until_appended(|| async {
             let loaded = self.load::<D>(&request.project, stream).await?;
             let events = loaded.state.decide(command.clone())?;
-            let version = loaded.version + events.len() as u64;
-            let parts = vec![(stream.clone(), loaded.version, events)];
-            let position = self.try_append(request, parts).await?;
-            Ok(position.map(|position| Written { version, position }))
+            self.try_write(request, stream, loaded.version, events.into()).await
         })
         .await
     }
@@ -153,7 +207,7 @@ impl Executor {
     pub(crate) async fn try_append(
         &self,
         request: &Request,
-        parts: Vec<(StreamName, StreamVersion, Vec<Event>)>,
+        parts: Vec<Part>,
     ) -> Result<Option<Position>, CommandError> {
         let now = now();
         let mut append = Append {

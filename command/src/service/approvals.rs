@@ -7,7 +7,7 @@ use super::names;
 use crate::domain::device::{Device, DeviceCommand};
 use crate::domain::{Conflict, Decider, Rejection};
 use crate::error::CommandError;
-use crate::executor::{Executor, until_appended};
+use crate::executor::{Decided, Executor};
 use crate::request::{Request, Written};
 
 /// Decides about pending enrollments, and revokes devices.
@@ -33,33 +33,23 @@ impl Approvals {
         device: DeviceId,
         replaces: Option<DeviceId>,
     ) -> Result<Written, CommandError> {
-        let stream = StreamName::Device(device);
-        if let Some(written) = self.executor.previous_result(request, &stream).await? {
-            return Ok(written);
-        }
         if replaces == Some(device) {
             return Err(Rejection::from(Conflict::ReplacesItself).into());
         }
-        let done = until_appended(|| async {
-            let loaded = self.executor.load::<Device>(&request.project, &stream).await?;
-            let events = loaded.state.decide(DeviceCommand::Accept { replaces })?;
-            request.check_version(loaded.version)?;
-            let version = loaded.version + events.len() as u64;
-            let mut parts = vec![(stream.clone(), loaded.version, events)];
-            if let (Some(other), Some(waiting)) =
-                (replaces, loaded.state.pending_enrollment.clone())
-            {
-                parts
-                    .extend(names::released(&self.executor, request, device, &loaded.state).await?);
+        let executor = &self.executor;
+        let decide = |state: Device| async move {
+            let events = state.decide(DeviceCommand::Accept { replaces })?;
+            let mut others = Vec::new();
+            if let (Some(other), Some(waiting)) = (replaces, state.pending_enrollment.clone()) {
+                others.extend(names::released(executor, request, device, &state).await?);
                 let stream = StreamName::Device(other);
-                let other = self.executor.load::<Device>(&request.project, &stream).await?;
+                let other = executor.load::<Device>(&request.project, &stream).await?;
                 let enrolled = other.state.decide(DeviceCommand::Enroll(Box::new(waiting)))?;
-                parts.push((stream, other.version, enrolled));
+                others.push((stream, other.version, enrolled));
             }
-            let position = self.executor.try_append(request, parts).await?;
-            Ok(position.map(|position| Written { version, position }))
-        })
-        .await;
+            Ok(Decided { events, others })
+        };
+        let done = executor.carry_out(request, StreamName::Device(device), decide).await;
         // The append has revoked the keys of the replaced device.
         self.accounts.notify_revocation();
         done
@@ -75,21 +65,13 @@ impl Approvals {
         device: DeviceId,
         reason: Option<String>,
     ) -> Result<Written, CommandError> {
-        let stream = StreamName::Device(device);
-        if let Some(written) = self.executor.previous_result(request, &stream).await? {
-            return Ok(written);
-        }
-        until_appended(|| async {
-            let loaded = self.executor.load::<Device>(&request.project, &stream).await?;
-            let events = loaded.state.decide(DeviceCommand::Reject { reason: reason.clone() })?;
-            request.check_version(loaded.version)?;
-            let version = loaded.version + events.len() as u64;
-            let mut parts = vec![(stream.clone(), loaded.version, events)];
-            parts.extend(names::released(&self.executor, request, device, &loaded.state).await?);
-            let position = self.executor.try_append(request, parts).await?;
-            Ok(position.map(|position| Written { version, position }))
-        })
-        .await
+        let (executor, reason) = (&self.executor, &reason);
+        let decide = |state: Device| async move {
+            let events = state.decide(DeviceCommand::Reject { reason: reason.clone() })?;
+            let released = names::released(executor, request, device, &state).await?;
+            Ok(Decided { events, others: released.into_iter().collect() })
+        };
+        executor.carry_out(request, StreamName::Device(device), decide).await
     }
 
     /// Revokes a device's keys: it is disconnected and cannot reconnect until it enrolls again with
@@ -103,20 +85,12 @@ impl Approvals {
         device: DeviceId,
         reason: Option<String>,
     ) -> Result<Written, CommandError> {
-        let stream = StreamName::Device(device);
-        if let Some(written) = self.executor.previous_result(request, &stream).await? {
-            return Ok(written);
-        }
-        let done = until_appended(|| async {
-            let loaded = self.executor.load::<Device>(&request.project, &stream).await?;
-            let events = loaded.state.decide(DeviceCommand::Revoke { reason: reason.clone() })?;
-            request.check_version(loaded.version)?;
-            let version = loaded.version + events.len() as u64;
-            let parts = vec![(stream.clone(), loaded.version, events)];
-            let position = self.executor.try_append(request, parts).await?;
-            Ok(position.map(|position| Written { version, position }))
-        })
-        .await;
+        let command = DeviceCommand::Revoke { reason };
+        let decide = |state: Device| {
+            let decision = state.decide(command.clone());
+            async { Ok(decision?.into()) }
+        };
+        let done = self.executor.carry_out(request, StreamName::Device(device), decide).await;
         self.accounts.notify_revocation();
         done
     }

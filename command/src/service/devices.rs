@@ -16,7 +16,7 @@ use crate::domain::device::{Changes, Device, DeviceCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
 use crate::error::CommandError;
-use crate::executor::{Executor, until_appended};
+use crate::executor::{Decided, Executor, until_appended};
 use crate::keys::KeyStore;
 use crate::request::{Request, Written};
 
@@ -149,33 +149,21 @@ impl Devices {
         device: DeviceId,
         changes: DeviceChanges,
     ) -> Result<Written, CommandError> {
-        let stream = StreamName::Device(device);
-        if let Some(written) = self.executor.previous_result(request, &stream).await? {
-            return Ok(written);
-        }
-        until_appended(|| async {
-            let loaded = self.executor.load::<Device>(&request.project, &stream).await?;
-            check_exists(&loaded.state)?;
-            request.check_version(loaded.version)?;
-            let mut events =
-                loaded.state.decide(DeviceCommand::ChangeLabels(changes.labels.clone()))?;
-            let mut parts = Vec::new();
+        let (executor, changes) = (&self.executor, &changes);
+        let decide = |state: Device| async move {
+            check_exists(&state)?;
+            let mut events = state.decide(DeviceCommand::ChangeLabels(changes.labels.clone()))?;
+            let mut others = Vec::new();
             if let Some(name) = &changes.name {
-                let renamed = loaded.state.decide(DeviceCommand::Rename(name.clone()))?;
+                let renamed = state.decide(DeviceCommand::Rename(name.clone()))?;
                 if !renamed.is_empty() {
-                    parts.extend(
-                        names::renamed(&self.executor, request, device, &loaded.state, name)
-                            .await?,
-                    );
+                    others = names::renamed(executor, request, device, &state, name).await?;
                 }
                 events.splice(0..0, renamed);
             }
-            let version = loaded.version + events.len() as u64;
-            parts.insert(0, (stream.clone(), loaded.version, events));
-            let position = self.executor.try_append(request, parts).await?;
-            Ok(position.map(|position| Written { version, position }))
-        })
-        .await
+            Ok(Decided { events, others })
+        };
+        executor.carry_out(request, StreamName::Device(device), decide).await
     }
 
     /// Sets and removes config variables, and sends the config to the device.
@@ -203,21 +191,13 @@ impl Devices {
         device: DeviceId,
         command: DeviceCommand,
     ) -> Result<Written, CommandError> {
+        let command = &command;
+        let decide = |state: Device| async move {
+            check_exists(&state)?;
+            Ok(state.decide(command.clone())?.into())
+        };
         let stream = StreamName::Device(device);
-        if let Some(written) = self.executor.previous_result(request, &stream).await? {
-            return Ok(written);
-        }
-        let written = until_appended(|| async {
-            let loaded = self.executor.load::<Device>(&request.project, &stream).await?;
-            check_exists(&loaded.state)?;
-            request.check_version(loaded.version)?;
-            let events = loaded.state.decide(command.clone())?;
-            let version = loaded.version + events.len() as u64;
-            let parts = vec![(stream.clone(), loaded.version, events)];
-            let position = self.executor.try_append(request, parts).await?;
-            Ok(position.map(|position| Written { version, position }))
-        })
-        .await?;
+        let written = self.executor.carry_out(request, stream, decide).await?;
         if let Err(error) = self.send_config(&request.project, device).await {
             let error = error_chain(&error);
             tracing::warn!(
@@ -278,22 +258,14 @@ impl Devices {
         request: &Request,
         device: DeviceId,
     ) -> Result<Written, CommandError> {
-        let stream = StreamName::Device(device);
-        if let Some(written) = self.executor.previous_result(request, &stream).await? {
-            return Ok(written);
-        }
-        let done = until_appended(|| async {
-            let loaded = self.executor.load::<Device>(&request.project, &stream).await?;
-            check_exists(&loaded.state)?;
-            request.check_version(loaded.version)?;
-            let events = loaded.state.decide(DeviceCommand::Delete)?;
-            let version = loaded.version + events.len() as u64;
-            let mut parts = vec![(stream.clone(), loaded.version, events)];
-            parts.extend(names::released(&self.executor, request, device, &loaded.state).await?);
-            let position = self.executor.try_append(request, parts).await?;
-            Ok(position.map(|position| Written { version, position }))
-        })
-        .await;
+        let executor = &self.executor;
+        let decide = |state: Device| async move {
+            check_exists(&state)?;
+            let events = state.decide(DeviceCommand::Delete)?;
+            let released = names::released(executor, request, device, &state).await?;
+            Ok(Decided { events, others: released.into_iter().collect() })
+        };
+        let done = executor.carry_out(request, StreamName::Device(device), decide).await;
         self.accounts.notify_revocation();
         done
     }

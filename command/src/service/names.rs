@@ -1,17 +1,14 @@
 //! Names of devices in an append: changed, or freed.
 
 use muster_schemas::names::DeviceName;
-use muster_schemas::{DeviceId, Event, StreamName, StreamVersion};
+use muster_schemas::{DeviceId, StreamName};
 
 use crate::domain::Decider;
 use crate::domain::device::Device;
 use crate::domain::name::{Name, NameCommand};
 use crate::error::CommandError;
-use crate::executor::Executor;
+use crate::executor::{Executor, Part};
 use crate::request::Request;
-
-/// A part of an append: a stream, its expected version, and its new events.
-type Part = (StreamName, StreamVersion, Vec<Event>);
 
 /// Returns the part of an append that frees a device's name.
 pub(super) async fn released(

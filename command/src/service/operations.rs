@@ -21,7 +21,7 @@ use crate::domain::operation::{Operation, OperationCommand};
 use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Conflict, Decider, Rejection};
 use crate::error::CommandError;
-use crate::executor::{Executor, until_appended};
+use crate::executor::Executor;
 use crate::request::{Request, Written};
 
 /// Time that a request waits for the work queue to catch up with the log.
@@ -274,23 +274,15 @@ impl Operations {
         operation: OperationId,
         device: DeviceId,
     ) -> Result<Written, CommandError> {
-        let stream = StreamName::Run(operation, device);
-        if let Some(written) = self.executor.previous_result(request, &stream).await? {
-            return Ok(written);
-        }
-        until_appended(|| async {
-            let loaded = self.executor.load::<Run>(&request.project, &stream).await?;
-            let events = loaded.state.decide(RunCommand::Cancel)?;
-            let has_ended = loaded.state.state.is_some_and(RunState::is_final);
+        let decide = |run: Run| async move {
+            let events = run.decide(RunCommand::Cancel)?;
+            let has_ended = run.state.is_some_and(RunState::is_final);
             if has_ended || !events.is_empty() {
                 self.check_open(&request.project, operation, Some(device)).await?;
             }
-            let version = loaded.version + events.len() as u64;
-            let parts = vec![(stream.clone(), loaded.version, events)];
-            let position = self.executor.try_append(request, parts).await?;
-            Ok(position.map(|position| Written { version, position }))
-        })
-        .await
+            Ok(events.into())
+        };
+        self.executor.carry_out(request, StreamName::Run(operation, device), decide).await
     }
 }
 

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::domain::project::{Project, ProjectCommand};
 use crate::domain::{Conflict, Decider, Rejection};
 use crate::error::CommandError;
-use crate::executor::{Executor, until_appended};
+use crate::executor::Executor;
 use crate::request::{Request, Written};
 
 /// Maximum number of projects of a server: each has its own partitions.
@@ -37,9 +37,6 @@ impl Projects {
         retention: Retention,
     ) -> Result<Written, CommandError> {
         let stream = StreamName::Project(project.clone());
-        if let Some(written) = self.executor.previous_result(request, &stream).await? {
-            return Ok(written);
-        }
         if project.is_system() {
             return Err(Rejection::Invalid {
                 field: "id",
@@ -48,21 +45,18 @@ impl Projects {
             }
             .into());
         }
-        if self.executor.log.projects().await?.len() > MAX_PROJECTS {
-            return Err(Rejection::from(Conflict::TooManyProjects(MAX_PROJECTS)).into());
-        }
-        until_appended(|| async {
-            let loaded = self.executor.load::<Project>(&request.project, &stream).await?;
+        let (log, project, title) = (&self.executor.log, &project, &title);
+        let decide = |state: Project| async move {
             let command = ProjectCommand::Create { title: title.clone(), retention };
-            let events = loaded.state.decide(command)?;
+            let events = state.decide(command)?;
+            if log.projects().await?.len() > MAX_PROJECTS {
+                return Err(Rejection::from(Conflict::TooManyProjects(MAX_PROJECTS)).into());
+            }
             // The log first: a project that the log `system` names must accept appends.
-            self.executor.log.ensure_project(&project).await?;
-            let version = loaded.version + events.len() as u64;
-            let parts = vec![(stream.clone(), loaded.version, events)];
-            let position = self.executor.try_append(request, parts).await?;
-            Ok(position.map(|position| Written { version, position }))
-        })
-        .await
+            log.ensure_project(project).await?;
+            Ok(events.into())
+        };
+        self.executor.carry_out(request, stream, decide).await
     }
 
     /// Renames, archives or restores a project, or changes its metrics' retention.
@@ -78,20 +72,12 @@ impl Projects {
         retention: Option<Retention>,
     ) -> Result<Written, CommandError> {
         let stream = StreamName::Project(project.clone());
-        if let Some(written) = self.executor.previous_result(request, &stream).await? {
-            return Ok(written);
-        }
-        until_appended(|| async {
-            let loaded = self.executor.load::<Project>(&request.project, &stream).await?;
-            let command = ProjectCommand::Change { title: title.clone(), archived, retention };
-            let events = loaded.state.decide(command)?;
-            request.check_version(loaded.version)?;
-            let version = loaded.version + events.len() as u64;
-            let parts = vec![(stream.clone(), loaded.version, events)];
-            let position = self.executor.try_append(request, parts).await?;
-            Ok(position.map(|position| Written { version, position }))
-        })
-        .await
+        let command = ProjectCommand::Change { title, archived, retention };
+        let decide = |state: Project| {
+            let decision = state.decide(command.clone());
+            async { Ok(decision?.into()) }
+        };
+        self.executor.carry_out(request, stream, decide).await
     }
 
     /// Records the project `default`, which exists from the start.

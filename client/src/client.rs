@@ -70,7 +70,7 @@ impl Client {
         Self { project, ..self }
     }
 
-    /// Sets what is done with warnings: the first one of the server, and lists with unknown values.
+    /// Sets what is done with the first warning of the server.
     #[must_use]
     pub fn on_warning(self, on_warning: fn(&str)) -> Self {
         Self { on_warning, ..self }
@@ -218,23 +218,25 @@ impl Client {
         Ok(self.get::<Page<Value>>(path, query).await?.into_content())
     }
 
-    /// Reports items that this version cannot parse.
-    fn report_unknown<T>(&self, list: &List<T>) {
-        if list.unknown() > 0 {
-            (self.on_warning)(&format!(
-                "{} items have values that this version of muster does not know: update it, or \
-                 use --json",
-                list.unknown()
-            ));
-        }
-    }
-
     /// Returns all items of a list, page by page.
     ///
     /// # Errors
     /// When the server is unreachable or refuses the request ([`RequestError`]), or its response is
     /// invalid.
     pub async fn list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Vec<Received<T>>> {
+        self.items(path, query).await?.complete()
+    }
+
+    /// Returns all items of a list to show them: one that this version cannot parse is kept as JSON.
+    ///
+    /// # Errors
+    /// When the server is unreachable or refuses the request ([`RequestError`]), or its response is
+    /// invalid.
+    pub async fn items<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &[(&str, String)],
@@ -246,7 +248,6 @@ impl Client {
             let page = self.page(path, &query).await?;
             list.extend(page.items);
             let Some(next) = page.next else {
-                self.report_unknown(&list);
                 return Ok(list);
             };
             query.retain(|(name, _)| *name != "cursor");
@@ -264,17 +265,12 @@ impl Client {
         path: &str,
         query: &[(&str, String)],
         limit: u16,
-    ) -> Result<(List<T>, bool)> {
-        let mut query = query.to_vec();
-        query.push(("limit", limit.to_string()));
-        let page = self.page(path, &query).await?;
-        let mut list = List::default();
-        list.extend(page.items);
-        self.report_unknown(&list);
-        Ok((list, page.next.is_some()))
+    ) -> Result<(Vec<Received<T>>, bool)> {
+        let (list, more) = self.newest(path, query, Some(limit)).await?;
+        Ok((list.complete()?, more))
     }
 
-    /// As [`Self::first`], or all items without a limit.
+    /// As [`Self::items`], but at most `limit` items if there is a limit, and whether there are more.
     ///
     /// # Errors
     /// When the server is unreachable or refuses the request ([`RequestError`]), or its response is
@@ -285,10 +281,15 @@ impl Client {
         query: &[(&str, String)],
         limit: Option<u16>,
     ) -> Result<(List<T>, bool)> {
-        match limit {
-            Some(limit) => self.first(path, query, limit).await,
-            None => Ok((self.list(path, query).await?, false)),
-        }
+        let Some(limit) = limit else {
+            return Ok((self.items(path, query).await?, false));
+        };
+        let mut query = query.to_vec();
+        query.push(("limit", limit.to_string()));
+        let page = self.page(path, &query).await?;
+        let mut list = List::default();
+        list.extend(page.items);
+        Ok((list, page.next.is_some()))
     }
 
     /// Streams the bytes of a response that includes this position of the log.

@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 
+use anyhow::{Result, anyhow};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -14,6 +15,8 @@ pub struct List<T> {
     items: Vec<Received<T>>,
     /// The other items, each with its index in the list.
     unknown: Vec<(usize, Value)>,
+    /// Why the first of them cannot be parsed.
+    problem: Option<String>,
 }
 
 impl<T: DeserializeOwned> List<T> {
@@ -22,23 +25,39 @@ impl<T: DeserializeOwned> List<T> {
             let index = self.items.len() + self.unknown.len();
             match T::deserialize(&json) {
                 Ok(content) => self.items.push(Received::new(json, content)),
-                Err(_) => self.unknown.push((index, json)),
+                Err(error) => {
+                    self.unknown.push((index, json));
+                    self.problem.get_or_insert_with(|| error.to_string());
+                }
             }
         }
     }
 }
 
 impl<T> List<T> {
-    /// Returns the number of items that this version cannot parse.
+    /// Returns how many items this version cannot parse, and why; `None` if it can parse all.
     #[must_use]
-    pub const fn unknown(&self) -> usize {
-        self.unknown.len()
+    pub fn problem(&self) -> Option<String> {
+        let problem = self.problem.as_ref()?;
+        let (unknown, total) = (self.unknown.len(), self.items.len() + self.unknown.len());
+        Some(format!("{unknown} of {total} items cannot be parsed: {problem}"))
+    }
+
+    /// Returns all items, for a decision that depends on them.
+    ///
+    /// # Errors
+    /// When this version cannot parse one of them.
+    pub fn complete(self) -> Result<Vec<Received<T>>> {
+        match self.problem() {
+            None => Ok(self.items),
+            Some(problem) => Err(anyhow!(problem).context("the server's response is invalid")),
+        }
     }
 }
 
 impl<T> Default for List<T> {
     fn default() -> Self {
-        Self { items: Vec::new(), unknown: Vec::new() }
+        Self { items: Vec::new(), unknown: Vec::new(), problem: None }
     }
 }
 
@@ -47,24 +66,6 @@ impl<T> Deref for List<T> {
 
     fn deref(&self) -> &[Received<T>] {
         &self.items
-    }
-}
-
-impl<T> IntoIterator for List<T> {
-    type Item = Received<T>;
-    type IntoIter = std::vec::IntoIter<Received<T>>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.items.into_iter()
-    }
-}
-
-impl<'a, T> IntoIterator for &'a List<T> {
-    type Item = &'a Received<T>;
-    type IntoIter = std::slice::Iter<'a, Received<T>>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.items.iter()
     }
 }
 
@@ -99,7 +100,8 @@ mod tests {
         let mut list = List::<WriteResult>::default();
         list.extend(json.clone());
         assert_eq!(list.iter().map(|item| item.version.get()).collect::<Vec<_>>(), [1, 3]);
-        assert_eq!(list.unknown(), 2);
+        assert!(list.problem().unwrap().starts_with("2 of 4 items"), "{:?}", list.problem());
         assert_eq!(serde_json::to_value(&list).unwrap(), json!(json));
+        assert!(list.complete().is_err());
     }
 }

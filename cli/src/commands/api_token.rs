@@ -10,6 +10,7 @@ use muster_schemas::units::parse_seconds;
 use std::time::Duration;
 
 use super::confirm::Confirm;
+use super::items;
 use crate::connection::Connection;
 use crate::output::{self, line, note, optional, table, text};
 
@@ -78,7 +79,7 @@ pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Res
             Ok(())
         }
         ApiTokenCommand::List { .. } => {
-            let tokens = client.list::<ApiToken>(TOKENS, &[]).await?;
+            let tokens = items::<ApiToken>(&client, TOKENS, &[], connection.json).await?;
             if connection.json {
                 return output::json(&tokens);
             }

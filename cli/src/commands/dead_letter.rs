@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use muster_api_types::dead_letters::{DeadLetter, DeadLetterRetried};
 
+use super::items;
 use crate::connection::Connection;
 use crate::output::{self, ago, line, table, text};
 
@@ -32,7 +33,9 @@ pub(crate) async fn run(connection: Connection, command: DeadLetterCommand) -> R
     match command {
         DeadLetterCommand::List { everywhere } => {
             let query = [("everywhere", everywhere.to_string())];
-            let dead_letters = client.list::<DeadLetter>("/api/v1/dead-letters", &query).await?;
+            let dead_letters =
+                items::<DeadLetter>(&client, "/api/v1/dead-letters", &query, connection.json)
+                    .await?;
             if connection.json {
                 return output::json(&dead_letters);
             }

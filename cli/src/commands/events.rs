@@ -121,8 +121,8 @@ async fn follow(
                         let message = String::from_utf8_lossy(&message);
                         let event = match data(&message) {
                             Some(Ok(event)) => event,
-                            Some(Err(error)) => {
-                                note(format!("skipped an event: {error:#}"));
+                            Some(Err(unknown)) => {
+                                unknown.print(json);
                                 continue;
                             }
                             None => continue,
@@ -149,13 +149,33 @@ fn is_about(event: &EventView, devices: Option<&[NamedDevice]>) -> bool {
     devices.is_none_or(|devices| devices.iter().any(is_of))
 }
 
+/// An event that this version cannot parse.
+#[derive(Debug)]
+struct UnknownEvent {
+    text: String,
+    error: anyhow::Error,
+}
+
+impl UnknownEvent {
+    fn print(&self, json: bool) {
+        if json {
+            line(text(&self.text));
+        } else {
+            note(format!("skipped an event, which --json shows: {:#}", self.error));
+        }
+    }
+}
+
 /// Parses the JSON in the `data:` lines of one server-sent event; `None` for a keep-alive.
-fn data(message: &str) -> Option<Result<Received<EventView>>> {
+fn data(message: &str) -> Option<Result<Received<EventView>, UnknownEvent>> {
     let data: Vec<&str> = message
         .lines()
         .filter_map(|line| line.strip_prefix("data:").map(str::trim_start))
         .collect();
-    let parse = |text: String| Received::from_json(serde_json::from_str(&text)?);
+    let parse = |text: String| {
+        let json = serde_json::from_str(&text).map_err(anyhow::Error::from);
+        json.and_then(Received::from_json).map_err(|error| UnknownEvent { text, error })
+    };
     (!data.is_empty()).then(|| parse(data.join("\n")))
 }
 

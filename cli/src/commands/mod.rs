@@ -46,12 +46,33 @@ pub(crate) async fn newest<T: DeserializeOwned>(
     path: &str,
     query: &[(&str, String)],
     limit: Option<u16>,
+    json: bool,
 ) -> Result<List<T>> {
     let (items, more) = client.newest(path, query, limit).await?;
+    report_unknown(&items, json);
     if more {
         note(format!("showing the newest {}; there are more: --all shows all", items.len()));
     }
     Ok(items)
+}
+
+/// Returns all items of a list to print them.
+pub(crate) async fn items<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    query: &[(&str, String)],
+    json: bool,
+) -> Result<List<T>> {
+    let items = client.items(path, query).await?;
+    report_unknown(&items, json);
+    Ok(items)
+}
+
+/// Reports the items that are not in the table, because a later server has other values.
+fn report_unknown<T>(items: &List<T>, json: bool) {
+    if let Some(problem) = items.problem().filter(|_| !json) {
+        note(format!("{problem}; --json shows all"));
+    }
 }
 
 /// Parses a config value: a boolean, a number, or text.

@@ -9,6 +9,7 @@ use muster_schemas::Retention;
 use serde::Serialize;
 
 use super::confirm::Confirm;
+use super::items;
 use crate::connection::Connection;
 use crate::output::{self, line, table, text};
 
@@ -106,7 +107,7 @@ fn print_done(done: &impl Serialize, message: &str, json: bool) -> Result<()> {
 }
 
 async fn list(client: &Client, json: bool) -> Result<()> {
-    let projects = client.list::<Project>(PROJECTS, &[]).await?;
+    let projects = items::<Project>(client, PROJECTS, &[], json).await?;
     if json {
         return output::json(&projects);
     }

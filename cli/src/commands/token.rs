@@ -9,7 +9,7 @@ use muster_schemas::units::parse_seconds;
 
 use super::confirm::Confirm;
 use super::target::Target;
-use super::{changes, config_changes, values};
+use super::{changes, config_changes, items, values};
 use crate::connection::Connection;
 use crate::output::{self, facts, line, note, optional, pairs, table, text};
 
@@ -114,7 +114,7 @@ async fn create(client: &Client, args: CreateArgs, json: bool) -> Result<()> {
 }
 
 async fn list(client: &Client, json: bool) -> Result<()> {
-    let tokens = client.list::<EnrollmentToken>(TOKENS, &[]).await?;
+    let tokens = items::<EnrollmentToken>(client, TOKENS, &[], json).await?;
     if json {
         return output::json(&tokens);
     }

@@ -13,7 +13,7 @@ use muster_client::{Client, Received};
 
 use super::confirm::Confirm;
 use super::target::Selected;
-use super::{changes, config_changes, values};
+use super::{changes, config_changes, items, values};
 use crate::connection::Connection;
 use crate::output::{self, ago, optional, pairs, percent, table, text};
 
@@ -221,7 +221,7 @@ async fn list(client: &Client, args: ListArgs, json: bool) -> Result<()> {
     ] {
         query.extend(value.map(|value| (name, value)));
     }
-    let devices = client.list("/api/v1/devices", &query).await?;
+    let devices = items(client, "/api/v1/devices", &query, json).await?;
     if json {
         return output::json(&devices);
     }

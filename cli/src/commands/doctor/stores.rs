@@ -20,11 +20,11 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 const AUTHORITY_CHECK: &str = "authority";
 /// Name of the check of the migrations.
 pub(super) const TABLES_CHECK: &str = "tables";
-/// Maximum clock skew, in microseconds; a larger one makes nonces and tokens expire early or late.
+/// Maximum clock skew; a larger one makes nonces and tokens expire early or late.
 const MAX_SKEW: Duration = Duration::from_secs(5);
 /// Maximum lag of a read model, in events; a peak of load alone does not cause a larger one.
 const MAX_LAG_EVENTS: u64 = 5_000;
-/// Maximum age of the oldest unread event, in microseconds; then the read model is stuck.
+/// Maximum age of the oldest unread event; then the read model is stuck.
 const MAX_LAG: Duration = Duration::from_secs(15);
 
 /// Checks that this server's command role recorded every event that grants authority.

@@ -117,7 +117,7 @@ pub(crate) async fn wait_or_abort(
 /// Returns the only device of an operation.
 pub(super) async fn only_device(client: &Client, id: &str) -> Result<String> {
     let (runs, _) = client.first::<RunView>(&format!("{}/runs", path(id)), &[], 2).await?;
-    match &*runs {
+    match runs.as_slice() {
         [run] => Ok(text(run.device)),
         _ => {
             let message = format!(

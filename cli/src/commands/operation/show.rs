@@ -56,7 +56,7 @@ pub(super) async fn list(
     json: bool,
 ) -> Result<()> {
     let query: Vec<_> = device.map(|device| ("device", device)).into_iter().collect();
-    let items: List<OperationView> = newest(client, OPERATIONS, &query, limit).await?;
+    let items: List<OperationView> = newest(client, OPERATIONS, &query, limit, json).await?;
     if json {
         return output::json(&items);
     }

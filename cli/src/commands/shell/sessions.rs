@@ -5,6 +5,7 @@ use muster_api_types::sessions::SessionView;
 use muster_client::{Client, segment};
 use muster_schemas::events::SessionKind;
 
+use crate::commands::items;
 use crate::output::{self, ago, table, text};
 
 /// Path of the sessions in the API.
@@ -32,7 +33,7 @@ pub(super) async fn list(
     let mut query = Vec::new();
     query.extend((!all).then(|| ("state", "open".to_owned())));
     query.extend(device.map(|device| ("device", device)));
-    let items = client.list::<SessionView>(SESSIONS, &query).await?;
+    let items = items::<SessionView>(client, SESSIONS, &query, json).await?;
     if json {
         return output::json(&items);
     }

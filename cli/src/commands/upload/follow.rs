@@ -7,7 +7,7 @@ use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use muster_api_types::devices::{DeviceDetail, Status};
 use muster_api_types::operations::OperationDetail;
 use muster_api_types::uploads::{UploadState, UploadView};
-use muster_client::{Client, List, Received, segment};
+use muster_client::{Client, Received, segment};
 
 use super::api::{UPLOADS, device_of};
 use crate::commands::operation::{RequestedOperation, get_with_retry, is_over, wait_or_abort};
@@ -74,7 +74,7 @@ async fn wait(client: &Client, operation: &RequestedOperation, json: bool) -> Re
     }
 }
 
-async fn uploads(client: &Client, id: &str) -> Result<List<UploadView>> {
+async fn uploads(client: &Client, id: &str) -> Result<Vec<Received<UploadView>>> {
     client.list(UPLOADS, &[("operation", id.to_owned())]).await
 }
 

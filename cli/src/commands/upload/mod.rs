@@ -157,7 +157,7 @@ impl UploadArgs {
         }
         let query = [("operation", self.id.clone())];
         let (uploads, _) = client.first::<UploadView>(UPLOADS, &query, 2).await?;
-        match &*uploads {
+        match uploads.as_slice() {
             [one] => Ok(text(one.device)),
             [] => Err(NotFound(format!("there is no upload {}", self.id)).into()),
             _ => {

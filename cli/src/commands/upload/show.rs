@@ -27,7 +27,7 @@ pub(super) async fn list(
     limit: Option<u16>,
     json: bool,
 ) -> Result<()> {
-    let items: List<UploadView> = newest(client, UPLOADS, query, limit).await?;
+    let items: List<UploadView> = newest(client, UPLOADS, query, limit, json).await?;
     if json {
         return output::json(&items);
     }

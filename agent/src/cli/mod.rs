@@ -38,7 +38,7 @@ struct Common {
         value_name = "DIR"
     )]
     data: PathBuf,
-    /// Log filter in tracing's syntax: info, debug, `muster_agent=debug,async_nats=info`
+    /// Log levels: info, debug, `muster_agent=debug,async_nats=info`
     #[arg(long, global = true, env = "MUSTER_LOG", value_name = "FILTER")]
     log: Option<String>,
 }

@@ -146,7 +146,7 @@ impl DeviceConfig {
         *self.current() = (config, settings);
         self.samples.send_replace(settings.samples);
         self.max_concurrent_runs.send_replace(settings.max_concurrent_runs);
-        tracing::info!(%version, "applied new config variables");
+        tracing::info!(version = version.get(), "applied new config variables");
         self.rotate_key_if_requested();
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::link::{
 use crate::status::Status;
 use crate::trust::{PinnedCa, Verifier};
 
-/// Maximum clock skew, in microseconds: a larger one makes local logs hard to compare with
+/// Maximum clock skew: a larger one makes local logs hard to compare with
 /// muster's.
 const MAX_SKEW: Duration = Duration::from_secs(60);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);

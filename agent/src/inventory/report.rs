@@ -30,7 +30,7 @@ pub(crate) async fn report_inventory(root: &Path, store: &Store, recorder: &Reco
                 match recorder.record_with(&event, key::INVENTORY, &hash) {
                     Ok(seq) => {
                         reported = Some(hash);
-                        tracing::info!(%seq, "the inventory was reported");
+                        tracing::info!(seq = seq.get(), "the inventory was reported");
                     }
                     // Retried at the next check.
                     Err(error) => tracing::warn!(%error, "failed to report the inventory"),

@@ -155,8 +155,12 @@ impl Driver<'_> {
                     match keep_alive.check(received) {
                         Check::Idle => {}
                         Check::KeepAlive => {
-                            // A subscription that is dropped immediately has no lasting cost.
-                            drop(self.client.subscribe(self.client.new_inbox()).await?);
+                            // A subscription that is dropped immediately has no lasting cost. It
+                            // waits while nothing can be written; the checks continue.
+                            let subscribe = self.client.subscribe(self.client.new_inbox());
+                            if let Ok(sent) = tokio::time::timeout(CHECK_INTERVAL, subscribe).await {
+                                drop(sent?);
+                            }
                         }
                         Check::Lost => return Err(ConnectionLost::Silent),
                     }
@@ -289,7 +293,7 @@ impl Driver<'_> {
             }
             Effect::NewEpoch(epoch) => {
                 tracing::warn!(
-                    %epoch,
+                    epoch = epoch.get(),
                     "continuing in a new epoch; events that the log misses are sent in it"
                 );
             }
@@ -370,7 +374,7 @@ async fn publish(publisher: Publisher, subject: String, outgoing: Outgoing) -> (
     let (epoch, seq) = (outgoing.epoch, outgoing.seq);
     let outcome = publisher.publish(subject, outgoing.bytes.into()).await;
     if let Err(error) = &outcome {
-        tracing::debug!(%epoch, %seq, %error, "the broker failed to store an event");
+        tracing::debug!(epoch = epoch.get(), seq = seq.get(), %error, "the broker failed to store an event");
     }
     (epoch, seq, outcome.is_ok())
 }

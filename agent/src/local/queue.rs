@@ -18,9 +18,9 @@ use crate::metrics::{Group, GroupSet};
 const MAX_QUEUED_BYTES: usize = 192 * 1024;
 /// Maximum number of waiting points.
 const MAX_QUEUED_POINTS: usize = 5000;
-/// Maximum age of a point, in microseconds: applications may write late.
+/// Maximum age of a point: applications may write late.
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Maximum time of a point in the future, in microseconds: clocks differ.
+/// Maximum time of a point in the future: clocks differ.
 const MAX_AHEAD: Duration = Duration::from_secs(600);
 
 /// Counters since the start.

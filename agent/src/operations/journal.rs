@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::entry::{Entry, State};
 use crate::store::{RUN_INPUTS, RUNS, Store, StoreError};
 
-/// Retention of an entry after its order has expired, in microseconds.
+/// Retention of an entry after its order has expired.
 const ENTRY_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Reads an entry.

@@ -26,7 +26,7 @@ use crate::outbox::{IgnoredMessage, Outbox};
 use crate::policy::{PolicyError, check_policy};
 use crate::run_as::{RunAsError, run_as};
 
-/// Retention of a cancel whose order has not arrived, in microseconds: longer than the lifetime of
+/// Retention of a cancel whose order has not arrived: longer than the lifetime of
 /// any order.
 const EARLY_CANCEL_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
 

@@ -8,7 +8,6 @@ use super::{Outbox, record};
 use crate::store::{self, AGE_ENTRIES, EVENTS, StoreError, event_key, event_of_key, key};
 
 /// Interval between the age entries of events, in microseconds: the precision of an event's age.
-/// age.
 const AGE_ENTRY_INTERVAL_MICROS: i64 = 3600 * 1_000_000;
 
 /// Maximum number of events that one transaction prunes, so that each is short.

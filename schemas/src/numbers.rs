@@ -29,12 +29,6 @@ macro_rules! ordinal {
                 self.0
             }
 
-            /// Whether there is none yet.
-            #[must_use]
-            pub const fn is_zero(self) -> bool {
-                self.0 == 0
-            }
-
             /// The following number; saturates.
             #[must_use]
             pub const fn next(self) -> Self {

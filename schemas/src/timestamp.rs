@@ -38,12 +38,6 @@ impl Timestamp {
         Self(millis.saturating_mul(1000))
     }
 
-    /// Whole milliseconds since the Unix epoch, rounded down.
-    #[must_use]
-    pub const fn millis(self) -> i64 {
-        self.0.div_euclid(1000)
-    }
-
     /// Whole seconds since the Unix epoch, rounded down.
     #[must_use]
     pub const fn seconds(self) -> i64 {

@@ -19,7 +19,7 @@ use crate::problem::{Kind, Problem};
 
 /// Maximum number of cached tokens; beyond it, the cache is cleared and tokens are looked up again.
 const MAX_CACHED_TOKENS: usize = 10_000;
-/// Minimum interval between two recorded uses of a token, in microseconds.
+/// Minimum interval between two recorded uses of a token.
 const MIN_USE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Authenticates bearer tokens; cheap to clone.

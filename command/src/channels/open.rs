@@ -23,7 +23,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 /// orders until it has received the welcome to its hello. It opens a channel once, even if the
 /// order is repeated.
 const RESEND_INTERVAL: Duration = Duration::from_secs(2);
-/// Validity of an order to open a channel, in microseconds: longer than the response timeout,
+/// Validity of an order to open a channel: longer than the response timeout,
 /// because the device measures from its last hello, and the clocks of two servers differ.
 const ORDER_TTL: Duration = Duration::from_secs(45);
 

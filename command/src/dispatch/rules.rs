@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::work_queue::{OpenOperation, OpenRun};
 
-/// Delay, in microseconds, by which a device's report may be late before its run is closed: clock
+/// Delay, by which a device's report may be late before its run is closed: clock
 /// skew, transmission, the last attempt to end the program.
 const REPORT_GRACE: Duration = Duration::from_secs(60);
 
-/// Timeout of a device's response to an order, in microseconds; then the order is sent again.
+/// Timeout of a device's response to an order; then the order is sent again.
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The next step of a run.

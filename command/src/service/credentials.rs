@@ -19,7 +19,7 @@ use crate::device_keys::{DeviceKeys, Verified};
 use crate::error::CommandError;
 use crate::keys::KeyStore;
 
-/// Validity of a nonce, in microseconds.
+/// Validity of a nonce.
 const NONCE_TTL: Duration = Duration::from_secs(120);
 /// Time by which credentials are backdated, because the clocks of brokers differ.
 const BACKDATED_BY: Duration = Duration::from_secs(60);

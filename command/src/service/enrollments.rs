@@ -10,9 +10,7 @@ use muster_schemas::names::{DeviceName, LabelKey, Labels, device_name_from_host}
 use muster_schemas::wire::{
     ContinueProof, EnrollProof, EnrollRequest, EnrollResponse, EnrollWaiting, EnrollmentTokenText,
 };
-use muster_schemas::{
-    DeviceId, Event, Hash, ProjectId, PublicKey, StreamName, StreamVersion, codec,
-};
+use muster_schemas::{DeviceId, Hash, ProjectId, PublicKey, StreamName, StreamVersion, codec};
 use nkeys::{KeyPair, KeyPairType};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
@@ -27,7 +25,7 @@ use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Conflict, Decider, Rejection, TokenRefusal};
 use crate::error::CommandError;
-use crate::executor::{Executor, Loaded, until_appended};
+use crate::executor::{Executor, Loaded, Part, until_appended};
 use crate::keys::KeyStore;
 use crate::request::Request;
 
@@ -334,7 +332,7 @@ impl Enrollments {
         project: &ProjectId,
         device: DeviceId,
         verified: &VerifiedEnrollment,
-    ) -> Result<(DeviceName, Vec<(StreamName, StreamVersion, Vec<Event>)>), CommandError> {
+    ) -> Result<(DeviceName, Vec<Part>), CommandError> {
         let requested_name = verified.proof.name.clone();
         let tries = if requested_name.is_some() { 1 } else { MAX_NAME_ATTEMPTS };
         let base = requested_name.unwrap_or_else(|| {

@@ -15,7 +15,7 @@ use crate::error::CommandError;
 
 /// Interval between searches for noted uses.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Minimum interval between two recorded uses of a token, in microseconds.
+/// Minimum interval between two recorded uses of a token.
 const MIN_USE_INTERVAL: Duration = Duration::from_secs(3_000);
 
 /// Records uses of API tokens.

@@ -30,7 +30,7 @@ const FAILED_FILE_TTL: Duration = Duration::from_secs(20);
 /// Delay before the partial file of a run that only the server has closed is erased, in
 /// microseconds: such a run may still succeed.
 const CLOSED_FILE_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Age up to which erasures are repeated, in microseconds; older ones have certainly succeeded.
+/// Age up to which erasures are repeated; older ones have certainly succeeded.
 const MAX_ERASURE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The projection that fills the list.

@@ -136,7 +136,7 @@ impl EventLog {
 
     /// Checks that the log has this many events.
     async fn check_size(&self, project: &ProjectId, size: u64) -> Result<(), ProofError> {
-        let head = self.head(project).await?.map_or(0, |head| head.position.get());
+        let head = self.newest_position(project).await?.get();
         if size > head {
             return Err(ProofError::OutOfRange { position: size, size: head });
         }

@@ -26,7 +26,7 @@ pub(super) const MAX_DEVICE_BYTES: usize = 128 * 1024;
 /// Maximum number of points that are kept of one device; an agent sends about 100.
 pub(super) const MAX_DEVICE_POINTS: usize = 2_000;
 
-/// Maximum time by which a batch counts as newer than its receipt, in microseconds: a clock that
+/// Maximum time by which a batch counts as newer than its receipt: a clock that
 /// was once ahead must not block newer batches after it was corrected.
 const MAX_AHEAD: Duration = Duration::from_secs(300);
 

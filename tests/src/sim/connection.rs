@@ -184,7 +184,7 @@ impl SimDevice {
         let done = || self.ack().is_some_and(|ack| ack.seq == last && Some(ack.hash) == hash);
         let mut acks = self.acks.clone();
         let started_at = tokio::time::Instant::now();
-        while !done() && !last.is_zero() {
+        while !done() && last > Seq::ZERO {
             assert!(
                 started_at.elapsed() < timeout,
                 "device {} has {last} events, and the log {} after {timeout:?}",

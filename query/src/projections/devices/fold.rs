@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::state::Device;
 
-/// Maximum time by which a plausible time is ahead of the server's clock, in microseconds.
+/// Maximum time by which a plausible time is ahead of the server's clock.
 const MAX_AHEAD: Duration = Duration::from_secs(300);
 
 /// An event of a type that the fold handles cannot be applied.

@@ -215,7 +215,7 @@ impl Worker {
         for chain in chains {
             let stream = StreamName::DeviceReport(chain.key.1, chain.ack.epoch);
             let newest = StreamVersion::from(chain.ack.seq);
-            for older in 0..chain.messages.len() as u64 {
+            for older in (0..chain.messages.len() as u64).rev() {
                 let version = StreamVersion(newest.get().saturating_sub(older));
                 span.emit(&chain.key.0, &stream, version);
             }

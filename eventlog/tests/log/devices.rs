@@ -144,5 +144,5 @@ async fn a_device_is_known_to_be_offline_only_while_presence_is_tracked() {
         assert_eq!(is_offline().await.unwrap(), expected);
     }
     log.release_lease(PRESENCE_LEASE, holder).await.unwrap();
-    assert!(!is_offline().await.unwrap(), "nobody would have noticed its return");
+    assert!(!is_offline().await.unwrap(), "no process would have recorded its return");
 }

@@ -1,9 +1,9 @@
 //! The state of the server and its projections, and counts of its devices.
 
-use muster_schemas::Position;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use muster_schemas::Position;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

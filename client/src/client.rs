@@ -1,6 +1,5 @@
 //! The API client: one HTTPS connection, defined by URL, token and CA.
 
-use muster_schemas::Position;
 use std::path::Path;
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -10,6 +9,7 @@ use async_recursion::async_recursion as boxed;
 use muster_api_types::Page;
 use muster_api_types::headers::{DEGRADED, MIN_POSITION};
 use muster_api_types::problems::ProblemDocument;
+use muster_schemas::Position;
 use muster_schemas::errors::root_cause;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;

@@ -1,10 +1,10 @@
 //! Reads the timeline: the positions of one device's events.
 
 use muster_eventlog::EventLog;
+use muster_eventlog::as_i64;
 use muster_schemas::{DeviceId, Position, ProjectId};
 
 use crate::projections::timeline;
-use muster_eventlog::as_i64;
 
 /// A range of positions.
 #[derive(Clone, Copy, Debug)]

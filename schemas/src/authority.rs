@@ -3,7 +3,6 @@
 //! A proof is a COSE message, so its header names the algorithm and the key. Nothing is read or
 //! written here; the log stores the proofs with the records.
 
-use crate::numbers::StreamVersion;
 use coset::iana::{self, Algorithm};
 use coset::{CoseMac0, CoseMac0Builder, HeaderBuilder, TaggedCborSerializable};
 use hmac::{Hmac, Mac};
@@ -11,6 +10,7 @@ use sha2::Sha256;
 
 use crate::codec;
 use crate::cose::{self, Hash, Kind, PublicKey, SigningKey};
+use crate::numbers::StreamVersion;
 use crate::stream::StreamName;
 use crate::timestamp::Timestamp;
 

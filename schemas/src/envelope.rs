@@ -1,12 +1,12 @@
 //! The payload of a device's event: its origin and order.
 
-use crate::numbers::{Epoch, Seq};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::codec::{self, DecodeError};
 use crate::cose::{CoseError, Hash, Kind, SigningKey, Unverified};
 use crate::ids::{DeviceId, ProjectId};
+use crate::numbers::{Epoch, Seq};
 use crate::timestamp::Timestamp;
 
 /// Maximum size of a signed event, in bytes.

@@ -1,11 +1,11 @@
 //! Stream names: one stream is the ordered history of one aggregate.
 
-use crate::numbers::Epoch;
 use std::fmt;
 use std::str::FromStr;
 
 use crate::ids::{DeviceId, OperationId, ProjectId, SessionId, TokenId};
 use crate::names::DeviceName;
+use crate::numbers::Epoch;
 
 /// The stream of an event.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

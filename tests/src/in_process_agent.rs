@@ -1,12 +1,12 @@
 //! The real agent inside the test's process: for conditions that no flag of the agent allows, such
 //! as an outbox of a few kilobytes.
 
-use muster_schemas::ConfigVersion;
 use std::path::{Path, PathBuf};
 
 use muster_agent::enroll::{EnrollOptions, enroll};
 use muster_agent::outbox::{Limits, RecordError};
 use muster_agent::{Agent, AgentOptions, Status};
+use muster_schemas::ConfigVersion;
 use muster_schemas::events::DeviceConfigApplied;
 use tokio_util::sync::CancellationToken;
 

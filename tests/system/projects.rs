@@ -1,8 +1,8 @@
 //! Projects: each has separate devices, names, tokens and a log, and no access to another.
 
-use muster_schemas::ConfigVersion;
 use std::time::Duration;
 
+use muster_schemas::ConfigVersion;
 use muster_schemas::events::DeviceConfigApplied;
 use muster_tests::{Api, SimDevice, System, wait};
 use reqwest::Method;

@@ -3,11 +3,11 @@
 
 mod settings;
 
-use muster_schemas::ConfigVersion;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use muster_files::write_private;
+use muster_schemas::ConfigVersion;
 use muster_schemas::events::DeviceConfigApplied;
 use muster_schemas::names::ConfigVars;
 use parking_lot::{Mutex, MutexGuard};

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use muster_files::write_private;
-use muster_schemas::codec;
 use muster_schemas::cose::{CoseError, Kind, PublicKey};
 use muster_schemas::names::{DeviceName, LabelKey, Labels};
 use muster_schemas::wire::{
     ContinueProof, EnrollProof, EnrollRequest, EnrollResponse, EnrollWaiting, EnrollmentTokenText,
 };
-use muster_schemas::{DeviceId, Hash, ProjectId};
+use muster_schemas::{DeviceId, Hash, ProjectId, codec};
 use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;

@@ -1,5 +1,7 @@
 //! The result of the enrollment in the data folder.
 
+use std::time::Duration;
+
 use data_encoding::BASE64;
 use muster_schemas::cose::{CoseError, PublicKey};
 use muster_schemas::names::DeviceName;
@@ -7,7 +9,6 @@ use muster_schemas::wire::CredentialsResponse;
 use muster_schemas::{DeviceId, Epoch, ProjectId, Timestamp};
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::time::Duration;
 use url::Url;
 use uuid::Uuid;
 

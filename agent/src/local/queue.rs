@@ -2,9 +2,10 @@
 //!
 //! The caller passes the time.
 
+use std::time::Duration;
+
 use muster_schemas::metrics::Point;
 use parking_lot::{Mutex, MutexGuard};
-use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::parse::{Format, read};

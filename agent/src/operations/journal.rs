@@ -4,9 +4,10 @@
 //! Invariant: an operation in the journal is never accepted again. An entry is written before
 //! anything starts, in the transaction of the event that reports it, and outlives the order.
 
+use std::time::Duration;
+
 use muster_schemas::{OperationId, Timestamp};
 use redb::{ReadableTable, WriteTransaction};
-use std::time::Duration;
 use uuid::Uuid;
 
 use super::entry::{Entry, State};

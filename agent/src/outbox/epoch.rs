@@ -6,10 +6,9 @@
 //! Invariant: sealing an event again never changes its content or its time, only its position. All
 //! of it happens in one transaction.
 
-use muster_schemas::Event;
 use muster_schemas::events::{Cause, DeviceHistoryLost, LossCause};
 use muster_schemas::wire::NewEpoch;
-use muster_schemas::{Epoch, Hash, Seq, Timestamp};
+use muster_schemas::{Epoch, Event, Hash, Seq, Timestamp};
 use redb::{ReadableTable, WriteTransaction};
 use uuid::Uuid;
 

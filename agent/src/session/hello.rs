@@ -1,8 +1,8 @@
 //! When to send a hello: after connecting, every 15 minutes, and after an inconsistency.
 
-use muster_schemas::Seq;
 use std::time::{Duration, Instant};
 
+use muster_schemas::Seq;
 use muster_schemas::wire::Hello;
 
 use crate::backoff::Backoff;

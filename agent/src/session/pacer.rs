@@ -1,8 +1,9 @@
 //! Decides which event is published next, and when: in order, a few at a time, and again if the log
 //! does not confirm them. It counts events and does not read them.
 
-use muster_schemas::Seq;
 use std::time::{Duration, Instant};
+
+use muster_schemas::Seq;
 
 use crate::backoff::Backoff;
 use crate::outbox::View;

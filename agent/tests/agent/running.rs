@@ -1,10 +1,10 @@
 //! An agent inside the test's own process.
 
-use muster_schemas::ConfigVersion;
 use std::time::{Duration, Instant};
 
 use muster_agent::enroll::enroll;
 use muster_agent::{Agent, AgentError, AgentOptions};
+use muster_schemas::ConfigVersion;
 use muster_schemas::events::DeviceConfigApplied;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

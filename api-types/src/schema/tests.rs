@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use muster_schemas::events;
-use muster_schemas::wire;
-use muster_schemas::{Epoch, Hash, Timestamp};
+use muster_schemas::{Epoch, Hash, Timestamp, events, wire};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::PartialSchema;

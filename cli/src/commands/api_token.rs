@@ -1,5 +1,7 @@
 //! `muster api-token`: API tokens for users and programs.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use clap::Subcommand;
 use muster_api_types::WriteResult;
@@ -7,7 +9,6 @@ use muster_api_types::tokens::{ApiToken, CreateToken, TokenCreated};
 use muster_client::segment;
 use muster_schemas::Timestamp;
 use muster_schemas::units::parse_seconds;
-use std::time::Duration;
 
 use super::confirm::Confirm;
 use super::items;

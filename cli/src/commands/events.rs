@@ -1,6 +1,5 @@
 //! `muster events`: prints the log and follows it.
 
-use muster_schemas::Position;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,6 +7,7 @@ use clap::Args;
 use futures::StreamExt;
 use muster_api_types::events::{EventView, LogHead};
 use muster_client::{Client, Received};
+use muster_schemas::Position;
 
 use super::target::{NamedDevice, Selected, Target};
 use crate::connection::Connection;

@@ -1,8 +1,9 @@
 //! Decisions about an operation and its runs: pure functions of the work queue and the time.
 
+use std::time::Duration;
+
 use muster_schemas::events::{AbortCause, ClosedState};
 use muster_schemas::{RunState, Timestamp};
-use std::time::Duration;
 
 use super::work_queue::{OpenOperation, OpenRun};
 

@@ -1,5 +1,7 @@
 //! Routes of tokens. Only the response to a token's creation contains its text.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use muster_api::auth::{Administer, Scope, WriteDevices};
 use muster_api::idempotency::IdempotencyParam;
@@ -9,7 +11,6 @@ use muster_api::{IdempotencyKey, Json, PathParam, Problem, Query};
 use muster_api_types::tokens::{CreateEnrollmentToken, CreateToken, TokenCreated};
 use muster_api_types::{WriteResult, schema};
 use muster_schemas::{ProjectId, TokenId};
-use std::time::Duration;
 
 use super::state::CommandState;
 use super::write::{Created, Write, created, request};

@@ -1,6 +1,8 @@
 //! Routes of stored uploads: erase them, create download links. Uploads are requested as
 //! operations.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use muster_api::auth::RunOperations;
 use muster_api::idempotency::IdempotencyParam;
@@ -11,7 +13,6 @@ use muster_api_types::uploads::{CreateDownloadLink, DownloadLinkCreated};
 use muster_api_types::{WriteResult, schema};
 use muster_schemas::OperationId;
 use muster_schemas::events::EraseCause;
-use std::time::Duration;
 
 use super::state::CommandState;
 use super::write::{Created, Write, created};

@@ -23,9 +23,10 @@ use muster_eventlog::{
 use muster_schemas::authority::{AuthorityKey, AuthorityVerifier};
 use muster_schemas::events::DeviceNameReserved;
 use muster_schemas::{DeviceId, Event, Position, ProjectId, StreamName, StreamVersion, Timestamp};
-use support::{Database, database};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use support::{Database, database};
 
 fn name(text: &str) -> StreamName {
     StreamName::Name(text.parse().unwrap())

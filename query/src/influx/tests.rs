@@ -1,8 +1,9 @@
 //! Queries contain only what was requested; steps fit. `query/tests/query/metrics.rs` tests a real
 //! InfluxDB.
 
-use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use std::time::Duration;
+
+use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use uuid::Uuid;
 
 use super::plan::{MAX_POINTS, Range, parse_duration, show_duration, too_many_points};

@@ -1,6 +1,5 @@
 //! Events of a device: life cycle, settings, presence, history.
 
-use crate::numbers::{ConfigVersion, Epoch, Seq};
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +8,7 @@ use crate::codec::unique_map;
 use crate::cose::Hash;
 use crate::ids::{DeviceId, TokenId};
 use crate::names::{ConfigKey, ConfigVars, DeviceName, LabelKey, Labels};
+use crate::numbers::{ConfigVersion, Epoch, Seq};
 use crate::timestamp::Timestamp;
 
 /// A device was registered, by an operator or by an enrollment. Stream `device/<id>`.

@@ -5,11 +5,11 @@
 //! `run/<operation>/<device>`; the device's signed reports of it are in the device's own stream. A
 //! device's report is always a fact: it replaces what the server had to assume.
 
-use crate::numbers::Epoch;
 use serde::{Deserialize, Serialize};
 
 use crate::cose::Hash;
 use crate::ids::OperationId;
+use crate::numbers::Epoch;
 use crate::timestamp::Timestamp;
 
 /// The command: a program with its arguments, or a line for the device's shell.

@@ -4,11 +4,11 @@
 //! [`ChannelAnswer`] (kind `opened`), which is the first message on `.ch.<channel>.up`. Both contain
 //! an X25519 key generated for this channel. Later messages on `.up` and `.down` are ciphertext.
 
-use crate::numbers::Epoch;
 use serde::{Deserialize, Serialize};
 
 use crate::cose::Hash;
 use crate::ids::{ChannelId, DeviceId, ProjectId, SessionId};
+use crate::numbers::Epoch;
 use crate::timestamp::Timestamp;
 
 /// The size of a terminal, in characters.

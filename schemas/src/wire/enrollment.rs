@@ -2,7 +2,6 @@
 //!
 //! The JSON bodies contain signed CBOR in unpadded base64url, so that the signed bytes are verified.
 
-use crate::numbers::Epoch;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -10,6 +9,7 @@ use crate::codec::unique_map;
 use crate::cose::Hash;
 use crate::ids::{DeviceId, ProjectId};
 use crate::names::{DeviceName, LabelKey, Labels};
+use crate::numbers::Epoch;
 use crate::timestamp::Timestamp;
 
 /// Body of `POST /api/v1/device/enroll`.

@@ -2,7 +2,6 @@
 //!
 //! Orders are sent on `.cmd` with the header [`KIND_HEADER`], signed by the project's operation key.
 
-use crate::numbers::Epoch;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +10,7 @@ use crate::codec::{self, unique_map};
 use crate::cose::Hash;
 use crate::events::{Action, PrivatePart};
 use crate::ids::{DeviceId, OperationId, ProjectId};
+use crate::numbers::Epoch;
 use crate::timestamp::Timestamp;
 
 /// The header of a message on `.cmd` that names the kind of its body: `run`, `cancel`, `open`; a

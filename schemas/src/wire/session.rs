@@ -1,6 +1,5 @@
 //! A device's session: hello and welcome, acks, config updates.
 
-use crate::numbers::{ConfigVersion, Epoch, Seq};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -9,6 +8,7 @@ use crate::cose::Hash;
 use crate::events::Cause;
 use crate::ids::{DeviceId, ProjectId};
 use crate::names::ConfigVars;
+use crate::numbers::{ConfigVersion, Epoch, Seq};
 use crate::timestamp::Timestamp;
 
 /// A device's message after connecting; signed by its signing key, kind `hello`.

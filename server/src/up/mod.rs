@@ -33,6 +33,7 @@ use crate::serve::{
     self, ConnectionLimits, DEFAULT_PORT, Listen, MetricLimits, RecordShells, Role, Roles,
     ServeOptions, TokenLimits, TrustedProxies, UnauthenticatedRate,
 };
+
 use agent::LocalAgent;
 use console::{Console, Ready};
 use folder::{Folder, Ports};

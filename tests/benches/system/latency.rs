@@ -1,9 +1,9 @@
 //! (d) From publishing on the device until visible in `GET /devices/{id}`, while other devices
 //! publish at a tenth and at half of ingest's maximum rate.
 
-use muster_schemas::ConfigVersion;
 use std::time::{Duration, Instant};
 
+use muster_schemas::ConfigVersion;
 use muster_schemas::events::DeviceConfigApplied;
 use muster_tests::SimDevice;
 

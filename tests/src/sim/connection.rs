@@ -14,13 +14,13 @@ use muster_schemas::metrics::MetricBatch;
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{Ack, Hello};
 use muster_schemas::{ConfigVersion, Seq, codec};
+use muster_simulate::{Chain, Enrolled};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::enroll::enroll;
 use crate::api::Api;
 use crate::wait;
-use muster_simulate::{Chain, Enrolled};
 
 /// Maximum number of events that wait for the broker's confirmation.
 const CONFIRM_WINDOW: usize = 64;

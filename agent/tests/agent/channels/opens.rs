@@ -1,7 +1,8 @@
 //! Tests of opens that are ignored, and of those that are refused.
 
-use super::*;
 use muster_schemas::Epoch;
+
+use super::*;
 
 /// Checks that there is no response to a message, although there is one to a later open. If the
 /// channel was opened before, its frames are on the same subject.

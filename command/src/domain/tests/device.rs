@@ -1,6 +1,5 @@
 //! Tests of the decider of devices.
 
-use muster_schemas::{ConfigVersion, Epoch, Seq};
 use std::collections::BTreeMap;
 
 use muster_schemas::events::{
@@ -9,6 +8,7 @@ use muster_schemas::events::{
     DeviceLabelsChanged, DeviceRegistered, DeviceRenamed, DeviceRevoked,
 };
 use muster_schemas::names::{ConfigValue, MAX_CONFIG_VARS, MAX_LABELS};
+use muster_schemas::{ConfigVersion, Epoch, Seq};
 use proptest::prelude::*;
 
 use super::super::device::{Changes, Device, DeviceCommand, Enrollment, ForkPoint};

@@ -1,10 +1,11 @@
 //! Conversion of InfluxDB's errors to problems.
 
+use std::time::Duration;
+
 use muster_api::Problem;
 use muster_api::problem::Kind;
 use muster_metric_store::StoreError;
 use muster_schemas::errors::error_chain;
-use std::time::Duration;
 
 use crate::influx::{MAX_POINTS, MAX_SERIES, show_duration};
 

@@ -1,10 +1,11 @@
 //! Uploads in responses of the API.
 
+use std::time::Duration;
+
 use muster_api_types::uploads::{UploadState, UploadView};
 use muster_schemas::events::Upload;
 use muster_schemas::{DeviceId, OperationId, RunState};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 use crate::projections::operations::{Operation, Run};
 

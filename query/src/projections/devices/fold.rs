@@ -5,13 +5,14 @@
 //! content. An event that is completely replaced by a later one ([`is_replaced_by_next`]) needs no
 //! second part if the later one is available.
 
+use std::time::Duration;
+
 use muster_api_types::devices::{Enrollment, Epoch, EpochCause, Loss, Presence, Waiting};
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
     Cause, DeviceConfigApplied, DeviceEventUnreadable, DeviceInventoryReported, author,
 };
 use muster_schemas::{DeviceId, Event, PublicKey, Seq, StreamName, Timestamp};
-use std::time::Duration;
 
 use super::state::Device;
 

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use muster_eventlog::as_i64;
 use muster_eventlog::projection::{
     Column, Columns, Projection, ProjectionError, Table, Transaction, Write,
 };
@@ -18,7 +19,6 @@ use uuid::Uuid;
 use super::fold::{changed_device, is_replaced_by_next};
 use super::state::Device;
 use crate::projections::{decode, encode, storable};
-use muster_eventlog::as_i64;
 
 /// Maximum number of devices that are cached between batches; beyond it, the cache is cleared.
 const MAX_CACHED_DEVICES: usize = 20_000;

@@ -1,5 +1,7 @@
 //! The fold: the effect of each event on an operation and on a run. Pure.
 
+use std::time::Duration;
+
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
     AbortCause, Action, ClosedState, EraseCause, OperationRequested, RefusalCause, RunReport,
@@ -7,7 +9,6 @@ use muster_schemas::events::{
 };
 use muster_schemas::{Event, Position, RunState, StreamVersion, Timestamp, run};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 /// The state of an operation in the log, without its runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use muster_eventlog::StoredEvent;
+use muster_eventlog::as_i64;
 use muster_eventlog::projection::{
     Column, Columns, Projection, ProjectionError, Table, Transaction, Write,
 };
@@ -17,7 +18,6 @@ use uuid::Uuid;
 use super::fold::{Operation, Run};
 use super::uploads::Uploads;
 use crate::projections::{decode, encode, storable};
-use muster_eventlog::as_i64;
 
 const OPERATIONS: Columns = Columns {
     key: &[Column::new("operation", "uuid")],

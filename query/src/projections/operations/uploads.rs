@@ -1,13 +1,13 @@
 //! The table of the runs of uploads: their positions in the log, and their paths.
 
 use muster_eventlog::StoreError;
+use muster_eventlog::as_i64;
 use muster_eventlog::projection::{Column, Columns, ProjectionError, Table, Transaction, Write};
 use muster_schemas::{DeviceId, OperationId, Position};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::projections::storable;
-use muster_eventlog::as_i64;
 
 const COLUMNS: Columns = Columns {
     key: &[Column::new("operation", "uuid"), Column::new("device", "uuid")],

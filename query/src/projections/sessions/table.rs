@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_eventlog::StoredEvent;
+use muster_eventlog::as_i64;
 use muster_eventlog::projection::{
     Column, Columns, Projection, ProjectionError, Table, Transaction, Write,
 };
@@ -20,7 +21,6 @@ use uuid::Uuid;
 
 use super::fold::Session;
 use crate::projections::{decode, encode};
-use muster_eventlog::as_i64;
 
 const TYPES: &[&str] = &[
     SessionRequested::TYPE,

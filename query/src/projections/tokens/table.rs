@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_eventlog::StoredEvent;
+use muster_eventlog::as_i64;
 use muster_eventlog::projection::{
     Column, Columns, Projection, ProjectionError, Table, Transaction, Write,
 };
@@ -19,7 +20,6 @@ use uuid::Uuid;
 
 use super::fold::{Token, TokenKind};
 use crate::projections::{decode, encode};
-use muster_eventlog::as_i64;
 
 /// Types of the events that it handles: all about tokens.
 pub(crate) const TYPES: &[&str] = &[

@@ -151,8 +151,10 @@ impl Driver<'_> {
                 }
                 () = link.recorder.recorded() => {}
                 _ = checks.tick() => {
-                    let received = self.client.statistics().in_bytes.load(Ordering::Relaxed);
-                    match keep_alive.check(received) {
+                    let statistics = self.client.statistics();
+                    let received = statistics.in_bytes.load(Ordering::Relaxed);
+                    let published = statistics.out_messages.load(Ordering::Relaxed);
+                    match keep_alive.check(received, published) {
                         Check::Idle => {}
                         Check::KeepAlive => {
                             // A subscription that is dropped immediately has no lasting cost. It

@@ -9,7 +9,7 @@ use crate::schema;
 
 /// An event of the log.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct EventView {
+pub struct Event {
     /// Position in the project's log, from 1, without gaps.
     #[schema(value_type = u64)]
     pub position: Position,
@@ -43,13 +43,14 @@ pub struct EventView {
     /// Whether the device's own key has signed its record.
     pub sealed: bool,
     /// Whether its time is implausible.
-    pub odd_time: bool,
+    pub time_implausible: bool,
     /// Content of the event; the shape depends on the type. Null when this server cannot decode it.
     #[schema(value_type = Option<Object>)]
     pub data: serde_json::Value,
     /// The exact bytes, base64; only with `include=record`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub record: Option<String>,
+    #[schema(content_encoding = "base64")]
+    pub record_base64: Option<String>,
 }
 
 /// The end of a project's log.

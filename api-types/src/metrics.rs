@@ -29,10 +29,10 @@ pub struct MetricsSummary {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 80.0)]
     pub battery_percent: Option<f64>,
-    /// Time by which the device's clock is ahead of the server's, in microseconds.
+    /// Time by which the device's clock is ahead of the server's, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = -1200)]
-    pub clock_skew_us: Option<i64>,
+    #[schema(example = -0.0012)]
+    pub clock_skew_seconds: Option<f64>,
 }
 
 impl MetricsSummary {
@@ -44,7 +44,7 @@ impl MetricsSummary {
             memory_percent: self.memory_percent.or(other.memory_percent),
             disk_percent: self.disk_percent.or(other.disk_percent),
             battery_percent: self.battery_percent.or(other.battery_percent),
-            clock_skew_us: self.clock_skew_us.or(other.clock_skew_us),
+            clock_skew_seconds: self.clock_skew_seconds.or(other.clock_skew_seconds),
         }
     }
 
@@ -60,7 +60,7 @@ impl MetricsSummary {
 pub struct Latest {
     /// Time at which metrics were last received; null when this server has received none.
     #[schema(value_type = Option<schema::Timestamp>)]
-    pub last_seen: Option<Timestamp>,
+    pub last_seen_at: Option<Timestamp>,
     /// The most important metrics.
     pub summary: Option<MetricsSummary>,
     /// All points of the newest batch of each group.
@@ -99,8 +99,8 @@ pub struct MetricSeries {
     /// End of the range.
     #[schema(value_type = schema::Timestamp)]
     pub to: Timestamp,
-    /// Interval between points.
-    pub step: String,
+    /// Interval between points, in seconds.
+    pub step_seconds: f64,
     /// One series for each combination of tags.
     pub series: Vec<Series>,
 }

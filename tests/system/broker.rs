@@ -183,12 +183,12 @@ async fn the_broker_sees_no_plaintext_of_programs_files_or_secrets() {
     let seen = observe(fleet.broker().await, &[">".to_owned()]).await;
 
     let run = async |action: serde_json::Value| {
-        let body = json!({"target": {"devices": ["robot"]}, "action": action});
+        let body = json!({"target": {"kind": "devices", "devices": ["robot"]}, "action": action});
         let made = fleet.api.post("/api/v1/operations", &body).await;
         let path = format!("/api/v1/operations/{}/runs/robot", made["id"].as_str().unwrap());
         wait::until("the run to succeed", WAIT_TIMEOUT, || async {
             let run = fleet.api.send(Method::GET, &path, None).await.1;
-            (run["state"] == "succeeded").then_some(())
+            (run["status"] == "succeeded").then_some(())
         })
         .await;
         path

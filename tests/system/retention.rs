@@ -73,8 +73,8 @@ struct Robot<'a> {
 impl<'a> Robot<'a> {
     async fn join(system: &System, project: &'a str) -> Self {
         let path = format!("/api/v1/enrollment-tokens?project={project}");
-        let made = system.api.post(&path, &json!({"name": "test", "uses": 1})).await;
-        let token = made["token"].as_str().unwrap();
+        let made = system.api.post(&path, &json!({"name": "test", "max_uses": 1})).await;
+        let token = made["secret"].as_str().unwrap();
         let device = SimDevice::join(&system.api, &system.ca(), token, "robot").await;
         Self { project, device, sent: 0 }
     }

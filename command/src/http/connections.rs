@@ -104,7 +104,7 @@ pub(super) struct OpenFiles {
     /// Whether files may be changed.
     #[serde(default)]
     #[param(value_type = Option<bool>)]
-    write: bool,
+    writable: bool,
 }
 
 /// Open files of a device
@@ -127,7 +127,7 @@ pub(super) async fn open_files(
     ClientAddress(address): ClientAddress,
     headers: HeaderMap,
     PathParam(device): PathParam<String>,
-    Query(OpenFiles { path, write }): Query<OpenFiles>,
+    Query(OpenFiles { path, writable }): Query<OpenFiles>,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     check_origin(&headers)?;
@@ -137,11 +137,11 @@ pub(super) async fn open_files(
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
     let session = Session::new(state.service.channels, project, device, id, actor);
-    let kind = SessionKind::Files { path: path.clone(), write };
+    let kind = SessionKind::Files { path: path.clone(), write: writable };
     let requested = unrecorded(kind, address);
     let (opening, _) =
         Opening::record_request(&session, requested, ended(CLIENT_LEFT.to_owned())).await?;
-    let purpose = Purpose::Files { path, write };
+    let purpose = Purpose::Files { path, write: writable };
     let (channel, opening) = open(&session, opening, purpose).await?;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {
         relay_bytes(socket, channel, session)

@@ -107,7 +107,7 @@ pub(super) struct OpenShell {
     /// Grace time for which a detached session is kept, in seconds; default: 10 minutes.
     #[serde(default = "ten_minutes")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 86400)]
-    grace: u32,
+    grace_seconds: u32,
     /// Whether output is recorded; default: true. Only an admin may set false, and only if
     /// the server's configuration allows it.
     #[serde(default = "yes")]
@@ -192,9 +192,9 @@ pub(super) async fn open_shell(
     check_length("user", query.user.as_deref(), 64)?;
     check_length("command", query.command.as_deref(), 16 * 1024)?;
     check_length("term", Some(&query.term), 64)?;
-    if !(1..=MAX_GRACE_SECS).contains(&query.grace) {
+    if !(1..=MAX_GRACE_SECS).contains(&query.grace_seconds) {
         let rule = format!("must be from 1 to {MAX_GRACE_SECS}");
-        return Err(Problem::field("grace", rule, Some(query.grace.into())));
+        return Err(Problem::field("grace_seconds", rule, Some(query.grace_seconds.into())));
     }
     if !query.record && state.service.channels.recording.is_required_for(scope.principal.role) {
         let message = "shells of this token's role are recorded; leave out --no-record (in the API: record=false)";
@@ -217,14 +217,14 @@ pub(super) async fn open_shell(
         input_recorded: query.record_input,
     };
     let (opening, version) = Opening::record_request(&session, requested, detached()).await?;
-    session.channels().register_shell(&session, query.grace).await?;
+    session.channels().register_shell(&session, query.grace_seconds).await?;
     let purpose = Purpose::Shell {
         session: id,
         user: query.user,
         command: query.command,
         term: query.term.clone(),
         size,
-        grace_seconds: query.grace,
+        grace_seconds: query.grace_seconds,
     };
     let streams = RecordedStreams { output: query.record, input: query.record_input };
     let recorder = streams.recorder(&session, recording(version), size, &query.term);

@@ -101,7 +101,7 @@ impl Operations {
         });
         let requested = OperationRequested {
             action: new.action,
-            target: new.target.description(),
+            target: new.target.into(),
             devices: devices.len() as u64,
             private,
             timeout_ms: new.timeout_ms,

@@ -23,12 +23,12 @@ fn view(dead_letter: muster_eventlog::DeadLetter, with_bytes: bool) -> DeadLette
         subject: dead_letter.subject,
         cause: dead_letter.cause,
         detail: dead_letter.detail,
-        size: dead_letter.size,
-        first_seen: dead_letter.first_seen,
-        last_seen: dead_letter.last_seen,
-        seen: dead_letter.seen,
+        size_bytes: dead_letter.size,
+        first_seen_at: dead_letter.first_seen,
+        last_seen_at: dead_letter.last_seen,
+        seen_count: dead_letter.seen,
         retried_at: dead_letter.retried_at,
-        bytes: with_bytes.then(|| BASE64.encode(&dead_letter.bytes)),
+        content_base64: with_bytes.then(|| BASE64.encode(&dead_letter.bytes)),
     }
 }
 

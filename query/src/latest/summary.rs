@@ -27,7 +27,9 @@ fn add_point(summary: &mut MetricsSummary, point: &Point) {
         // Only the agent's own measurement: an application may have a field of this name.
         "muster_agent" => {
             if let Some(FieldValue::Int(skew)) = field(point, "clock_skew_us") {
-                summary.clock_skew_us = Some(*skew);
+                #[expect(clippy::cast_precision_loss, reason = "exact for 285 years")]
+                let micros = *skew as f64;
+                summary.clock_skew_seconds = Some(micros / 1e6);
             }
         }
         _ => {}

@@ -85,7 +85,7 @@ fn the_summary_uses_the_right_points() {
             memory_percent: Some(41.5),
             disk_percent: Some(63.0),
             battery_percent: None,
-            clock_skew_us: Some(-7),
+            clock_skew_seconds: Some(-7e-6),
         }
     );
 }
@@ -96,7 +96,7 @@ fn an_applications_field_does_not_replace_the_clock_skew() {
     let application = Point::new("app").field("clock_skew_us", 99_000_000_i64);
     let points = vec![own, application];
     let summary = from_batch(&MetricBatch { time: Timestamp(0), points });
-    assert_eq!(summary.clock_skew_us, Some(-1_200));
+    assert_eq!(summary.clock_skew_seconds, Some(-0.0012));
 }
 
 /// Sixteen compressed groups of 4 MiB each caused a response of 65 MB and 0.3 s for each selector.

@@ -57,7 +57,7 @@ async fn lists_are_filtered_sorted_and_paged() {
         assert_eq!(names(&past), expected, "{query}, from the log");
     }
 
-    for sort in ["name", "-name", "last_seen", "-last_seen", "created", "-created"] {
+    for sort in ["name", "-name", "last_seen_at", "-last_seen_at", "created_at", "-created_at"] {
         let all = world.show(&format!("/api/v1/devices?sort={sort}")).await;
         let mut paged: Vec<String> = Vec::new();
         let mut cursor = String::new();
@@ -157,7 +157,7 @@ async fn one_device_now_and_in_the_past() {
     assert_eq!(now["presence"]["address"], "10.0.0.7");
     assert_eq!(now["config"]["errors"]["k"], "unknown");
     assert_eq!(now["events"]["reports"], 3);
-    assert!(now["last_seen"].is_string());
+    assert!(now["last_seen_at"].is_string());
 
     // The state after its enrollment, by its id and by its name at that time.
     for path in [format!("{id}"), "robot".to_owned()] {
@@ -181,7 +181,7 @@ async fn one_device_now_and_in_the_past() {
     assert_eq!(names(&world.show("/api/v1/devices?at=2020-01-01T00:00:00Z").await), [""; 0]);
 
     let summary = world.show("/api/v1/fleet/summary").await;
-    assert_eq!(summary["total"], 5);
+    assert_eq!(summary["device_count"], 5);
     assert_eq!(summary["status"]["online"], 1);
     assert_eq!(summary["os"]["Debian 12"], 1);
 
@@ -190,5 +190,5 @@ async fn one_device_now_and_in_the_past() {
     assert_eq!(world.get("/api/v1/devices/walle").await.status, 404);
     assert_eq!(world.show(&format!("/api/v1/devices/{id}")).await["status"], "deleted");
     assert_eq!(names(&world.show("/api/v1/devices?status=deleted").await), ["walle"]);
-    assert_eq!(world.show("/api/v1/fleet/summary").await["total"], 4);
+    assert_eq!(world.show("/api/v1/fleet/summary").await["device_count"], 4);
 }

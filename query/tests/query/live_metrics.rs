@@ -55,7 +55,7 @@ async fn devices_include_their_newest_metrics() {
     };
     let device = world.wait("/api/v1/devices/robot", cpu(25.0)).await;
     assert_eq!(device["metrics"]["memory_percent"], 41.5);
-    assert!(device["last_seen"].is_string());
+    assert!(device["last_seen_at"].is_string());
     let latest = world.show("/api/v1/devices/robot/metrics/latest").await;
     assert_eq!(latest["points"][0]["fields"]["usage_idle"], 75.0);
     assert_eq!(latest["points"][0]["group"], "host");

@@ -31,7 +31,7 @@ async fn a_walk_lists_each_device_once_while_devices_report_and_are_renamed() {
         reports.insert(id, 0_u64);
     }
     let mut changes = 0_usize;
-    for sort in ["name", "-name", "last_seen", "-last_seen", "created", "-created"] {
+    for sort in ["name", "-name", "last_seen_at", "-last_seen_at", "created_at", "-created_at"] {
         let mut listed: Vec<String> = Vec::new();
         let mut cursor = String::new();
         // Position that the next page must include, so that every change is visible to it.
@@ -103,7 +103,8 @@ async fn a_walk_lists_each_device_once_while_devices_report_concurrently() {
         count
     };
     let walks = async {
-        for sort in ["name", "-name", "last_seen", "-last_seen", "created", "-created"] {
+        for sort in ["name", "-name", "last_seen_at", "-last_seen_at", "created_at", "-created_at"]
+        {
             for _ in 0..3 {
                 let (mut listed, mut cursor) = (Vec::new(), String::new());
                 loop {

@@ -7,7 +7,7 @@ mod write;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use muster_api_types::devices::{
-    AcceptDevice, DeviceSummary, KeepOut, RegisterDevice, RotateKey, SetConfig,
+    AcceptDevice, DeviceSummary, RegisterDevice, RejectDevice, RevokeDevice, RotateKey, SetConfig,
 };
 use muster_client::{Client, Received};
 
@@ -147,7 +147,7 @@ pub(crate) struct ListArgs {
     /// List only devices whose name, host name or labels contain this text
     #[arg(long)]
     search: Option<String>,
-    /// Sort by name, last_seen or created; a leading - reverses the order
+    /// Sort by name, last_seen_at or created; a leading - reverses the order
     #[arg(long, allow_hyphen_values = true)]
     sort: Option<String>,
 }
@@ -173,13 +173,13 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
                 .await
         }
         DeviceCommand::Reject { device, reason, selected, confirm } => {
-            let body = KeepOut { reason };
+            let body = RejectDevice { reason };
             let ask = Some((confirm, "reject"));
             write::post_each(&client()?, &selected.target_alone(device)?, ask, REJECT, &body, json)
                 .await
         }
         DeviceCommand::Revoke { device, reason, selected, confirm } => {
-            let body = KeepOut { reason };
+            let body = RevokeDevice { reason };
             let ask = Some((confirm, "revoke"));
             write::post_each(&client()?, &selected.target_alone(device)?, ask, REVOKE, &body, json)
                 .await
@@ -238,7 +238,7 @@ pub(crate) fn print_devices(devices: &[Received<DeviceSummary>]) {
             vec![
                 optional(device.name.as_ref()),
                 text(&device.status),
-                device.last_seen.map(ago).unwrap_or_default(),
+                device.last_seen_at.map(ago).unwrap_or_default(),
                 percent(metrics.cpu_percent),
                 percent(metrics.memory_percent),
                 percent(metrics.disk_percent),

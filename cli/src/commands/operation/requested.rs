@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use muster_api_types::devices::DeviceDetail;
-use muster_api_types::operations::{OperationRequestedResult, RequestOperation};
+use muster_api_types::operations::{OperationRequestedResult, RequestOperation, Target};
 use muster_client::RequestError;
 use muster_client::{Client, segment};
 use muster_schemas::Position;
@@ -30,7 +30,7 @@ impl RequestedOperation {
         };
         Ok(Self {
             id: made.id.to_string(),
-            devices: made.devices,
+            devices: made.device_count,
             position: Some(made.result.position),
         })
     }
@@ -38,7 +38,7 @@ impl RequestedOperation {
     /// Prints the operation's id, and hints for further commands.
     pub(crate) fn print(&self, json: bool) -> Result<()> {
         if json {
-            return output::json(&json!({"id": self.id, "devices": self.devices}));
+            return output::json(&json!({"id": self.id, "device_count": self.devices}));
         }
         line(&self.id);
         output::note(format!("for {} devices; muster operation show {}", self.devices, self.id));
@@ -56,8 +56,10 @@ async fn map_unknown_device(
         error.downcast_ref::<RequestError>(),
         Some(RequestError::Problem { status: 400, .. })
     );
-    let names = request.target.devices.as_deref().unwrap_or_default();
-    let Some(name) = names.first().filter(|_| is_invalid) else {
+    let Target::Devices(target) = &request.target else {
+        return error;
+    };
+    let Some(name) = target.devices.first().filter(|_| is_invalid) else {
         return error;
     };
     match client.get::<DeviceDetail>(&format!("/api/v1/devices/{}", segment(name)), &[]).await {

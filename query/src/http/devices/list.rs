@@ -40,7 +40,7 @@ pub(crate) struct ListDevices {
     limit: Limit,
     /// The `next` of the previous page. All pages together contain every device that existed
     /// throughout exactly once, in the order at the time of the first page. In the order
-    /// `last_seen`, a cursor is valid for an hour, and for the eight newest lists of a token.
+    /// `last_seen_at`, a cursor is valid for an hour, and for the eight newest lists of a token.
     cursor: Option<String>,
     /// Conditions on labels: `env=prod,site in (a,b),!retired`; `name`, `id` and `status` are the
     /// device's own attributes. `online` or `!online`; conditions on the newest metrics:
@@ -69,7 +69,7 @@ pub(crate) struct ListDevices {
 /// List the devices of a project
 ///
 /// The current state, or the state at a position or time: then without `metrics`, and with a
-/// `last_seen` that includes only what is in the log.
+/// `last_seen_at` that includes only what is in the log.
 #[utoipa::path(
     get, path = "/api/v1/devices", tag = "devices", security(("bearer" = [])),
     params(ListDevices, ProjectParam, MinPositionParam),
@@ -235,7 +235,7 @@ impl List<'_> {
         Ok(page(placed.collect(), self.sort, after, self.limit))
     }
 
-    /// Returns the first page by `last_seen`. Only memory has the time at which a device was last
+    /// Returns the first page by `last_seen_at`. Only memory has the time at which a device was last
     /// seen, so the ids are sorted here, and only the page's devices are read. The time changes
     /// while a client reads pages, so the order is stored for the following ones.
     async fn first_by_last_seen(&self) -> Result<DevicePage, Problem> {

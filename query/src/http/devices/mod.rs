@@ -5,6 +5,7 @@ mod at_position;
 mod filter;
 pub(crate) mod get;
 pub(crate) mod list;
+pub(crate) mod names;
 mod renames;
 mod resolve;
 mod select;

@@ -36,7 +36,7 @@ pub(crate) async fn get_latest_metrics(
     let project = &scope.project;
     let device = resolve(&state, project, &device).await?;
     Ok(Json(Latest {
-        last_seen: state.latest.last_seen(project, device),
+        last_seen_at: state.latest.last_seen(project, device),
         summary: state.latest.summary(project, device),
         points: state.latest.groups(project, device).into_iter().flat_map(points).collect(),
     }))

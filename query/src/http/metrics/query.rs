@@ -130,7 +130,7 @@ pub(crate) async fn query_metrics(
         function: query.function.into(),
         from: range.from,
         to: range.to,
-        step: influx::show_duration(range.step),
+        step_seconds: range.step.as_secs_f64(),
     }))
 }
 

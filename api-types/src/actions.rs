@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use muster_schemas::events;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::Schema;
+use utoipa::openapi::{ObjectBuilder, Type};
 
 use crate::union::describe_union;
 
@@ -58,11 +60,11 @@ macro_rules! process_action {
             pub user: Option<String>,
             /// Environment variables. Responses have only their names.
             #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-            #[schema(write_only)]
+            #[schema(schema_with = env)]
             pub env: BTreeMap<String, String>,
             /// Names of the environment variables.
             #[serde(default, skip_serializing_if = "Vec::is_empty")]
-            #[schema(read_only, required = false)]
+            #[schema(value_type = EnvironmentNames, read_only, required = false)]
             pub env_names: Vec<String>,
             /// Standard input, in base64. Responses have only its size.
             #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,6 +81,22 @@ macro_rules! process_action {
         }
     };
 }
+
+/// Returns the schema of `env`: the derived one marks its values as write-only, not the field.
+fn env() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .description(Some("Environment variables. Responses have only their names."))
+        .additional_properties(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .write_only(true)
+        .into()
+}
+
+/// Names of environment variables.
+// A named schema, because a reference can be read-only, and an array cannot.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes `env_names` in the OpenAPI document")]
+struct EnvironmentNames(Vec<String>);
 
 process_action! {
     /// Run a program, without a shell.

@@ -380,11 +380,11 @@ pub struct Config {
 #[serde(default)]
 pub struct EventCounts {
     /// Number of operators' changes.
-    pub settings: u64,
+    pub setting_count: u64,
     /// Number of its reports.
-    pub reports: u64,
+    pub report_count: u64,
     /// Number of connects and disconnects.
-    pub presence: u64,
+    pub presence_count: u64,
 }
 
 /// Anomalies of a device.

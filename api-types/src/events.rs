@@ -3,6 +3,8 @@
 use muster_schemas::{Hash, Position, ProjectId, StreamVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{AdditionalProperties, Schema, SchemaType};
+use utoipa::openapi::{ObjectBuilder, Type};
 use uuid::Uuid;
 
 use crate::schema;
@@ -45,7 +47,7 @@ pub struct Event {
     /// Whether its time is implausible.
     pub time_implausible: bool,
     /// Content of the event; the shape depends on the type. Null when this server cannot decode it.
-    #[schema(value_type = Option<Object>)]
+    #[schema(schema_with = any_object)]
     pub data: serde_json::Value,
     /// The exact bytes, base64; only with `include=record`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,4 +70,16 @@ pub struct LogHead {
     /// Root of the Merkle tree over all positions so far.
     #[schema(value_type = schema::Hash)]
     pub root: Hash,
+}
+
+/// Returns the schema of an event's content.
+fn any_object() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
+        .description(Some(
+            "Content of the event; the shape depends on the type. Null when this server cannot \
+             decode it.",
+        ))
+        .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(true)))
+        .into()
 }

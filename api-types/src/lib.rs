@@ -26,5 +26,8 @@ pub mod uploads;
 mod write;
 
 pub use open::Open;
-pub use page::Page;
+pub use page::{
+    ApiTokenPage, DeadLetterPage, DevicePage, EnrollmentTokenPage, EventPage, MeasurementPage,
+    OperationPage, Page, ProjectPage, ProjectionPage, RunPage, SessionPage, UploadPage,
+};
 pub use write::WriteResult;

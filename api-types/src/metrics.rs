@@ -76,7 +76,7 @@ pub struct LatestPoint {
     /// Tags of the point.
     pub tags: BTreeMap<String, String>,
     /// Values by field.
-    #[schema(value_type = Object, example = json!({"usage_idle": 87.5}))]
+    #[schema(schema_with = any_values)]
     pub fields: BTreeMap<String, serde_json::Value>,
     /// Time of the point.
     #[schema(value_type = schema::Timestamp)]
@@ -159,11 +159,24 @@ pub struct Measurement {
     pub tags: Vec<String>,
 }
 
+/// Returns the schema of values by field.
+fn any_values() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .description(Some("Values by field."))
+        .additional_properties(Some(any_value_type()))
+        .examples([json!({"usage_idle": 87.5})])
+        .into()
+}
+
+fn any_value_type() -> ObjectBuilder {
+    let types = [Type::Number, Type::String, Type::Boolean];
+    ObjectBuilder::new().schema_type(SchemaType::from_iter(types))
+}
+
 /// Returns the schema of a field's values.
 fn any_value() -> Schema {
-    let types = [Type::Number, Type::String, Type::Boolean];
-    ObjectBuilder::new()
-        .schema_type(SchemaType::from_iter(types))
+    any_value_type()
         .description(Some("A number; for `last`, any value of the field's type"))
         .examples([json!(12.5)])
         .into()

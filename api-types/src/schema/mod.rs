@@ -16,7 +16,7 @@ pub use enrollment::{
 pub use events::{
     AbortCause, DisconnectReason, EraseCause, LossCause, RefusalCause, Role, RunStatus,
 };
-pub use ids::{DeviceId, Hash, OperationId, ProjectId, SessionId, Timestamp, TokenId};
+pub use ids::{Bytes, DeviceId, Hash, OperationId, ProjectId, SessionId, Timestamp, TokenId};
 pub use names::{
     ConfigKey, ConfigValue, DeviceName, LabelKey, LabelValue, ProjectTitle, Retention, TokenName,
 };

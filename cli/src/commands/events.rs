@@ -208,7 +208,7 @@ mod tests {
         let event = serde_json::json!({
             "position": 7, "stream": "x", "version": 1, "type": "Later", "schema_version": 1,
             "occurred_at": "2026-11-23T08:00:00Z", "recorded_at": "2026-11-23T08:00:00Z",
-            "actor": "x", "sealed": false, "odd_time": false, "data": null, "later": 1,
+            "actor": "x", "sealed": false, "time_implausible": false, "data": null, "later": 1,
         });
         let found = data(&format!("id: 7\nevent: x\ndata: {event}\n\n")).unwrap().unwrap();
         assert!(data("data: {}\n\n").unwrap().is_err());

@@ -59,7 +59,7 @@ fn localhost() -> String {
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         OpenTcp, ProjectParam,
     ),
-    responses((status = 101, description = "Connected", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
+    responses((status = 101, description = "Connected"), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn open_tcp(
@@ -118,7 +118,7 @@ pub(super) struct OpenFiles {
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         OpenFiles, ProjectParam,
     ),
-    responses((status = 101, description = "Connected", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
+    responses((status = 101, description = "Connected"), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn open_files(

@@ -175,7 +175,7 @@ pub(super) fn check_length(field: &str, text: Option<&str>, max: usize) -> Resul
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         OpenShell, ProjectParam,
     ),
-    responses((status = 101, description = "The shell is open", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
+    responses((status = 101, description = "The shell is open"), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn open_shell(
@@ -347,7 +347,7 @@ pub(super) struct AttachSession {
         ("session" = schema::SessionId, Path, description = "The session's id"),
         AttachSession, ProjectParam,
     ),
-    responses((status = 101, description = "Attached", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
+    responses((status = 101, description = "Attached"), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn attach_session(

@@ -7,8 +7,8 @@ use muster_api::auth::ReadAll;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::ReadProblems;
 use muster_api::{Cursor, Json, Limit, PathParam, Problem, Query, Scope};
-use muster_api_types::Page;
 use muster_api_types::dead_letters::DeadLetter;
+use muster_api_types::{DeadLetterPage, Page};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -54,7 +54,7 @@ pub(crate) struct ListDeadLetters {
     get, path = "/api/v1/dead-letters", tag = "server", security(("bearer" = [])),
     params(ListDeadLetters, ProjectParam),
     responses(
-        (status = 200, description = "A page of dead letters", body = Page<DeadLetter>,
+        (status = 200, description = "A page of dead letters", body = DeadLetterPage,
             example = json!({"items": [examples::dead_letter()]})),
         ReadProblems,
     )

@@ -48,7 +48,7 @@ pub(super) fn device_detail() -> Value {
             "version": 2, "vars": {"log.level": "info"}, "applied_version": 2,
             "applied_at": "2026-11-23T07:30:00Z", "errors": {}
         },
-        "event_counts": {"settings": 3, "reports": 17, "presence": 1},
+        "event_counts": {"setting_count": 3, "report_count": 17, "presence_count": 1},
         "flags": {
             "fork_count": 0, "unreadable_count": 0, "implausible_time_count": 0,
             "clock_implausible": false, "loss_count": 0, "last_loss": null

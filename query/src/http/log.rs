@@ -5,9 +5,9 @@ use muster_api::auth::ReadDevices;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, Problem, Query, Scope};
-use muster_api_types::Page;
 use muster_api_types::events::LogHead;
 use muster_api_types::server::Projection;
+use muster_api_types::{Page, ProjectionPage};
 
 use crate::state::QueryState;
 
@@ -48,7 +48,7 @@ pub(crate) async fn get_log_head(
     get, path = "/api/v1/projections", tag = "server", security(("bearer" = [])),
     params(ProjectParam),
     responses(
-        (status = 200, description = "All projections, in one page", body = Page<Projection>,
+        (status = 200, description = "All projections, in one page", body = ProjectionPage,
             example = json!({
                 "items": [{"name": "devices_v3", "position": 42, "pending_event_count": 0, "failure": null}]
             })),

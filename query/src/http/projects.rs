@@ -8,7 +8,7 @@ use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, etag};
 use muster_api_types::projects::{Project, ProjectStatus};
-use muster_api_types::{Page, schema};
+use muster_api_types::{Page, ProjectPage, schema};
 use muster_schemas::{Position, ProjectId, StreamVersion, Timestamp};
 use serde::Deserialize;
 use serde_json::json;
@@ -39,7 +39,7 @@ type Row = (String, String, bool, String, i64, String, i64);
     get, path = "/api/v1/projects", tag = "projects", security(("bearer" = [])),
     params(ListProjects, MinPositionParam),
     responses(
-        (status = 200, description = "A page of projects, by id", body = Page<Project>,
+        (status = 200, description = "A page of projects, by id", body = ProjectPage,
             example = json!({"items": [example()]})),
         ReadProblems,
     )

@@ -16,7 +16,7 @@ use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope};
 use muster_api_types::devices::DeviceRef;
 use muster_api_types::problems::ProblemDocument;
 use muster_api_types::sessions::{self, Access, SessionStatus};
-use muster_api_types::{Page, schema};
+use muster_api_types::{Page, SessionPage, schema};
 use muster_blobs::{BlobError, Blobs, key};
 use muster_schemas::errors::error_chain;
 use muster_schemas::wire::output_hash;
@@ -114,7 +114,7 @@ fn view((id, device, name, _, text): Row) -> Result<Option<sessions::Session>, P
     get, path = "/api/v1/sessions", tag = "sessions", security(("bearer" = [])),
     params(ListSessions, ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "A page of sessions", body = Page<sessions::Session>,
+        (status = 200, description = "A page of sessions", body = SessionPage,
             example = json!({"items": [example()]})),
         ReadProblems,
     )

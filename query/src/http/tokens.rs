@@ -11,7 +11,7 @@ use muster_api::problem::ReadProblems;
 use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope};
 use muster_api_types::devices::DeviceRef;
 use muster_api_types::tokens::{ApiToken, EnrollmentToken, TokenStatus};
-use muster_api_types::{Page, schema};
+use muster_api_types::{ApiTokenPage, EnrollmentTokenPage, Page, schema};
 use muster_schemas::{ProjectId, Timestamp, TokenId};
 use serde::Deserialize;
 use sqlx::QueryBuilder;
@@ -42,7 +42,7 @@ pub(crate) struct ListTokens {
     get, path = "/api/v1/enrollment-tokens", tag = "tokens", security(("bearer" = [])),
     params(ListTokens, ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "A page of tokens", body = Page<EnrollmentToken>,
+        (status = 200, description = "A page of tokens", body = EnrollmentTokenPage,
             example = json!({"items": [examples::enrollment_token()]})),
         ReadProblems,
     )
@@ -106,7 +106,7 @@ pub(crate) async fn get_enrollment_token(
     get, path = "/api/v1/tokens", tag = "tokens", security(("bearer" = [])),
     params(ListTokens, ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "A page of tokens", body = Page<ApiToken>,
+        (status = 200, description = "A page of tokens", body = ApiTokenPage,
             example = json!({"items": [examples::api_token()]})),
         ReadProblems,
     )

@@ -25,9 +25,9 @@ async fn lists_are_filtered_sorted_and_paged() {
     for (query, expected) in [
         ("", vec!["alpha", "beta", "delta", "epsilon", "gamma"]),
         ("?sort=-name&limit=2", vec!["gamma", "epsilon"]),
-        ("?sort=created", vec!["alpha", "beta", "delta", "gamma", "epsilon"]),
-        ("?sort=-created&limit=1", vec!["epsilon"]),
-        ("?sort=-last_seen&limit=1", vec!["epsilon"]),
+        ("?sort=created_at", vec!["alpha", "beta", "delta", "gamma", "epsilon"]),
+        ("?sort=-created_at&limit=1", vec!["epsilon"]),
+        ("?sort=-last_seen_at&limit=1", vec!["epsilon"]),
         ("?status=online", vec!["epsilon"]),
         ("?status=registered,offline", vec!["alpha", "beta", "delta", "gamma"]),
         ("?status=deleted", vec![]),
@@ -153,10 +153,10 @@ async fn one_device_now_and_in_the_past() {
     assert_eq!(now["labels"]["env"], "test");
     assert_eq!(now["os"], "Debian 12");
     assert_eq!(now["version"], 4);
-    assert_eq!(now["epochs"][0]["seq"], 3);
+    assert_eq!(now["epochs"][0]["newest_seq"], 3);
     assert_eq!(now["presence"]["address"], "10.0.0.7");
     assert_eq!(now["config"]["errors"]["k"], "unknown");
-    assert_eq!(now["events"]["reports"], 3);
+    assert_eq!(now["event_counts"]["report_count"], 3);
     assert!(now["last_seen_at"].is_string());
 
     // The state after its enrollment, by its id and by its name at that time.

@@ -60,8 +60,8 @@ async fn devices_include_their_newest_metrics() {
     assert_eq!(latest["points"][0]["fields"]["usage_idle"], 75.0);
     assert_eq!(latest["points"][0]["group"], "host");
     assert!(world.show(&format!("/api/v1/devices/{quiet}")).await["metrics"].is_null());
-    assert_eq!(names(&world.show("/api/v1/devices?sort=-last_seen").await), ["robot", "quiet"]);
-    assert_eq!(names(&world.show("/api/v1/devices?sort=last_seen").await), ["quiet", "robot"]);
+    assert_eq!(names(&world.show("/api/v1/devices?sort=-last_seen_at").await), ["robot", "quiet"]);
+    assert_eq!(names(&world.show("/api/v1/devices?sort=last_seen_at").await), ["quiet", "robot"]);
 
     // A batch that cannot be decoded is skipped; a stream that was lost and created again is
     // followed.

@@ -147,7 +147,7 @@ pub(crate) struct ListArgs {
     /// List only devices whose name, host name or labels contain this text
     #[arg(long)]
     search: Option<String>,
-    /// Sort by name, last_seen_at or created; a leading - reverses the order
+    /// Sort by name, last_seen_at or created_at; a leading - reverses the order
     #[arg(long, allow_hyphen_values = true)]
     sort: Option<String>,
 }

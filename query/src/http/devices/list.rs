@@ -11,8 +11,7 @@ use muster_api::problem::ReadProblems;
 use muster_api::{
     Cursor, Json, Limit, MinPosition, Principal, Problem, Query, Scope, position_header,
 };
-use muster_api_types::Page;
-use muster_api_types::devices::DeviceSummary;
+use muster_api_types::{DevicePage, Page};
 use muster_schemas::{DeviceId, Position, ProjectId, Timestamp};
 use serde::Deserialize;
 use sqlx::{Postgres, QueryBuilder};
@@ -74,7 +73,7 @@ pub(crate) struct ListDevices {
     get, path = "/api/v1/devices", tag = "devices", security(("bearer" = [])),
     params(ListDevices, ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "A page of devices", body = Page<DeviceSummary>,
+        (status = 200, description = "A page of devices", body = DevicePage,
             headers(("Muster-Position" = u64, description = "The position that the response shows")),
             example = json!({"items": [examples::device_summary()], "next": "WyJuYW1lIix7Im4iOiJhIn1d"})),
         ReadProblems,
@@ -147,7 +146,7 @@ fn sort_key(live: &Live<'_>, sort: Sort, id: DeviceId, device: &Device) -> SortK
     SortKey::of(sort, id, name, device.created_position, last_seen)
 }
 
-type DevicePage = (Vec<(SortKey, Device)>, Option<String>);
+type ReadPage = (Vec<(SortKey, Device)>, Option<String>);
 
 /// A page of the current state.
 struct List<'a> {
@@ -170,7 +169,7 @@ impl List<'_> {
         &self,
         after: Option<SortKey>,
         position: Position,
-    ) -> Result<DevicePage, Problem> {
+    ) -> Result<ReadPage, Problem> {
         let position = after.as_ref().and_then(|after| after.position).unwrap_or(position);
         let after = after.map(|after| SortKey { position: Some(position), ..after });
         let names = || names_at(self.state.log(), self.live.project, position);
@@ -196,7 +195,7 @@ impl List<'_> {
         after: Option<&SortKey>,
         position: Option<Position>,
         renamed: &BTreeMap<DeviceId, String>,
-    ) -> Result<DevicePage, Problem> {
+    ) -> Result<ReadPage, Problem> {
         let column = match self.sort.by() {
             By::Name => "name",
             By::LastSeen | By::Created => "created_position",
@@ -238,7 +237,7 @@ impl List<'_> {
     /// Returns the first page by `last_seen_at`. Only memory has the time at which a device was last
     /// seen, so the ids are sorted here, and only the page's devices are read. The time changes
     /// while a client reads pages, so the order is stored for the following ones.
-    async fn first_by_last_seen(&self) -> Result<DevicePage, Problem> {
+    async fn first_by_last_seen(&self) -> Result<ReadPage, Problem> {
         self.state.walk_rate.check(self.owner.token)?;
         let mut query = self.select("device, heard_at");
         let rows: Vec<(Uuid, Option<i64>)> =
@@ -265,7 +264,7 @@ impl List<'_> {
     }
 
     /// Returns a later page of a stored order.
-    async fn by_walk(&self, walk: WalkCursor) -> Result<DevicePage, Problem> {
+    async fn by_walk(&self, walk: WalkCursor) -> Result<ReadPage, Problem> {
         let found = walk.page(self.state.sql(), self.live.project, self.limit).await?;
         let Some((devices, next)) = found else {
             let rule = "has expired: list again from the first page";

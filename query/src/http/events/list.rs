@@ -9,8 +9,8 @@ use muster_api::problem::ReadProblems;
 use muster_api::{
     Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Scope, position_header,
 };
-use muster_api_types::Page;
 use muster_api_types::events::Event;
+use muster_api_types::{EventPage, Page};
 use muster_eventlog::{ReadFilter, StoredEvent};
 use muster_schemas::{DeviceId, Position, ProjectId};
 use serde::Deserialize;
@@ -118,7 +118,7 @@ pub(crate) struct GetEvent {
     get, path = "/api/v1/events", tag = "events", security(("bearer" = [])),
     params(ListEvents, ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "A page of events", body = Page<Event>,
+        (status = 200, description = "A page of events", body = EventPage,
             example = json!({"items": [examples::event()], "next": "NDE"})),
         ReadProblems,
     )
@@ -157,7 +157,7 @@ pub(crate) async fn list_events(
         ListDeviceEvents, ProjectParam, MinPositionParam,
     ),
     responses(
-        (status = 200, description = "A page of events", body = Page<Event>,
+        (status = 200, description = "A page of events", body = EventPage,
             headers(("Muster-Position" = u64, description = "The position that the response shows")),
             example = json!({"items": [examples::event()], "next": "NDE"})),
         ReadProblems,

@@ -12,7 +12,7 @@ use muster_api::problem::ReadProblems;
 use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
 use muster_api_types::devices::DeviceRef;
 use muster_api_types::operations::{self, Failure, OperationDetail, SlowRun};
-use muster_api_types::{Page, schema};
+use muster_api_types::{OperationPage, Page, schema};
 use muster_schemas::{DeviceId, OperationId, ProjectId, RunState};
 use serde::Deserialize;
 use sqlx::{AssertSqlSafe, QueryBuilder};
@@ -47,7 +47,7 @@ pub(crate) struct ListOperations {
     get, path = "/api/v1/operations", tag = "operations", security(("bearer" = [])),
     params(ListOperations, ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "A page of operations", body = Page<operations::Operation>,
+        (status = 200, description = "A page of operations", body = OperationPage,
             example = json!({"items": [example()]})),
         ReadProblems,
     )

@@ -11,7 +11,7 @@ use muster_api::problem::ReadProblems;
 use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
 use muster_api_types::devices::Status;
 use muster_api_types::runs as api;
-use muster_api_types::{Page, schema};
+use muster_api_types::{Page, RunPage, schema};
 use muster_schemas::{DeviceId, OperationId, ProjectId, RunState};
 use serde::Deserialize;
 use sqlx::QueryBuilder;
@@ -50,7 +50,7 @@ pub(crate) struct ListRuns {
         ListRuns, ProjectParam, MinPositionParam,
     ),
     responses(
-        (status = 200, description = "A page of runs", body = Page<api::Run>,
+        (status = 200, description = "A page of runs", body = RunPage,
             example = json!({"items": [run_example()]})),
         ReadProblems,
     )

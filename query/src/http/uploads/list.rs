@@ -12,7 +12,7 @@ use muster_api::problem::ReadProblems;
 use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
 use muster_api_types::devices::Status;
 use muster_api_types::uploads::{Upload, UploadStatus};
-use muster_api_types::{Page, schema};
+use muster_api_types::{Page, UploadPage, schema};
 use muster_blobs::key;
 use muster_schemas::wire::OutputStream;
 use muster_schemas::{DeviceId, OperationId, ProjectId};
@@ -121,7 +121,7 @@ fn unknown(project: &ProjectId, (operation, device): (OperationId, DeviceId)) ->
     get, path = "/api/v1/uploads", tag = "uploads", security(("bearer" = [])),
     params(ListUploads, ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "A page of uploads", body = Page<Upload>,
+        (status = 200, description = "A page of uploads", body = UploadPage,
             example = json!({"items": [example()]})),
         ReadProblems,
     )

@@ -57,15 +57,15 @@ impl Device {
         match &stored.stream {
             StreamName::Device(_) => {
                 self.version = stored.stream_version;
-                self.events.settings += 1;
+                self.events.setting_count += 1;
             }
             StreamName::DevicePresence(_) => {
                 self.heard_at = Some(stored.recorded_at);
-                self.events.presence += 1;
+                self.events.presence_count += 1;
             }
             StreamName::DeviceReport(_, epoch) => {
                 self.heard_at = Some(stored.recorded_at);
-                self.events.reports += 1;
+                self.events.report_count += 1;
                 self.flags.clock_implausible = has_implausible_time(stored);
                 self.flags.implausible_time_count += u64::from(self.flags.clock_implausible);
                 let existing = self.epochs.iter_mut().rfind(|existing| existing.epoch == *epoch);

@@ -182,8 +182,8 @@ async fn one_device_now_and_in_the_past() {
 
     let summary = world.show("/api/v1/fleet/summary").await;
     assert_eq!(summary["device_count"], 5);
-    assert_eq!(summary["status"]["online"], 1);
-    assert_eq!(summary["os"]["Debian 12"], 1);
+    assert_eq!(summary["status_counts"]["online"], 1);
+    assert_eq!(summary["os_counts"]["Debian 12"], 1);
 
     let name = "walle".parse().unwrap();
     world.server(device, DeviceDeleted { name }).await;

@@ -195,8 +195,8 @@ async fn the_broker_sees_no_plaintext_of_programs_files_or_secrets() {
     };
     // The order itself is signed, not sealed: it does not contain the printed text.
     let action = json!({
-        "kind": "exec", "env": {"BIRD": "kestrel"}, "stdin": "osprey",
-        "shell": "echo $BIRD; cat; printf 'fal%s' con; printf 'buz%s' zard >&2",
+        "kind": "shell", "env": {"BIRD": "kestrel"}, "stdin_base64": "b3NwcmV5",
+        "command": "echo $BIRD; cat; printf 'fal%s' con; printf 'buz%s' zard >&2",
     });
     let path = run(action).await;
     let (_, _, out) = fleet.api.raw(&format!("{path}/output?stream=stdout"), &[]).await;

@@ -65,8 +65,7 @@ async fn a_bucket_stores_and_erases_the_same_blobs_as_a_folder() {
 
     // Private input is stored until the operation has ended.
     let line = "cat; echo $WORD";
-    let action =
-        json!({"kind": "shell", "command": line, "stdin": "typed ", "env": {"WORD": "süß"}});
+    let action = json!({"kind": "shell", "command": line, "stdin_base64": "dHlwZWQg", "env": {"WORD": "süß"}});
     let id = request_operation(&fleet, action).await;
     assert_eq!(output(&fleet, &id).await, "typed süß\n");
     let names = |folder: String| {

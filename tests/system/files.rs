@@ -124,7 +124,7 @@ async fn a_folder_is_copied_both_ways_unchanged() {
     let is_there = |path: &str, write: bool| {
         sessions.iter().any(|one| {
             let what = &one["access"];
-            what["kind"] == "files" && what["path"] == path && what["write"] == write
+            what["kind"] == "files" && what["path"] == path && what["writable"] == write
         })
     };
     assert!(is_there("/proc/version", false), "{sessions:?}");

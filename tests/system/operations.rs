@@ -323,49 +323,46 @@ async fn invalid_operations_are_rejected_with_the_field() {
         let action = with(json!({"kind": "exec", "argv": ["true"]}), more);
         json!({"target": robot, "action": action})
     };
+    let devices = |names: &[&str]| json!({"kind": "devices", "devices": names});
     let many: serde_json::Map<String, Value> =
         (0..10_000).map(|n| (format!("V{n}"), Value::from("x"))).collect();
     for (body, field) in [
-        (exec(json!({})), "target"),
-        (exec(json!({"kind": "devices", "devices": ["robot"], "selector": "a=b"})), "target"),
-        (exec(json!({"kind": "devices", "devices": ["unknown"]})), "target.devices"),
-        (
-            exec(json!({"kind": "devices", "devices": ["robot", "not a name", "new"]})),
-            "target.devices",
-        ),
-        (
-            exec(json!({"kind": "devices", "devices": ["robot", UNKNOWN_ID, "new"]})),
-            "target.devices",
-        ),
-        (exec(json!({"kind": "selector", "selector": "env=nowhere"})), "target"),
-        (exec(json!({"kind": "selector", "selector": "((("})), "target.selector"),
-        (argv(json!([])), "action.program"),
-        (argv(json!([" "])), "action.program"),
-        (argv(json!(["echo", "a\0b"])), "action.program.argv"),
-        (argv(json!(vec!["x"; 2_000])), "action.program.argv"),
-        (act(json!({"shell": "true"})), "action"),
-        (act(json!({"user": ""})), "action.user"),
-        (act(json!({"cwd": "tmp"})), "action.cwd"),
-        (act(json!({"env": {"A=B": "c"}})), "env"),
-        (act(json!({"env": {"A": "c\0d"}})), "env"),
-        (act(json!({"env": many})), "env"),
-        (act(json!({"stdin": "a", "stdin_base64": "YQ=="})), "action.stdin"),
-        (act(json!({"stdin_base64": "?"})), "action.stdin_base64"),
-        (with(exec(robot.clone()), json!({"timeout_seconds": 0})), "timeout_seconds"),
+        (exec(json!({})), "/target/kind"),
+        (exec(json!({"kind": "all"})), "/target/kind"),
+        (exec(with(devices(&["robot"]), json!({"selector": "a=b"}))), "/target/selector"),
+        (exec(devices(&["unknown"])), "/target/devices"),
+        (exec(devices(&["robot", "not a name", "new"])), "/target/devices"),
+        (exec(devices(&["robot", UNKNOWN_ID, "new"])), "/target/devices"),
+        (exec(json!({"kind": "selector", "selector": "env=nowhere"})), "/target"),
+        (exec(json!({"kind": "selector", "selector": "((("})), "/target/selector"),
+        (argv(json!([])), "/action/argv"),
+        (argv(json!([" "])), "/action/argv"),
+        (argv(json!(["echo", "a\0b"])), "/action/argv"),
+        (argv(json!(vec!["x"; 2_000])), "/action/argv"),
+        (act(json!({"shell": "true"})), "/action/shell"),
+        (act(json!({"user": ""})), "/action/user"),
+        (act(json!({"cwd": "tmp"})), "/action/cwd"),
+        (act(json!({"env": {"A=B": "c"}})), "/action/env"),
+        (act(json!({"env": {"A": "c\0d"}})), "/action/env"),
+        (act(json!({"env": many})), "/action/env"),
+        (act(json!({"env_names": ["A"]})), "/action/env_names"),
+        (act(json!({"stdin_bytes": 3})), "/action/stdin_bytes"),
+        (act(json!({"stdin_base64": "?"})), "/action/stdin_base64"),
+        (with(exec(robot.clone()), json!({"timeout_seconds": 0})), "/timeout_seconds"),
         (
             with(exec(robot.clone()), json!({"max_concurrent_devices": 5000})),
-            "max_concurrent_devices",
+            "/max_concurrent_devices",
         ),
-        (with(exec(robot.clone()), json!({"max_failures": 0})), "max_failures"),
-        (with(exec(robot.clone()), json!({"nonsense": 1})), "nonsense"),
+        (with(exec(robot.clone()), json!({"max_failures": 0})), "/max_failures"),
+        (with(exec(robot.clone()), json!({"nonsense": 1})), "/nonsense"),
         (
             json!({"target": robot, "action": {"kind": "log_level", "level": "loud"}}),
-            "action.level",
+            "/action/level",
         ),
     ] {
         let (status, problem) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
         assert_eq!(status, 400, "{body}: {problem}");
-        assert_eq!(problem["errors"][0]["field"], field, "{problem}");
+        assert_eq!(problem["errors"][0]["pointer"], field, "{problem}");
     }
     let body = json!({"target": robot, "action": {"kind": "dance"}});
     assert_eq!(system.api.send(Method::POST, OPERATIONS, Some(&body)).await.0, 400);

@@ -225,7 +225,7 @@ async fn an_invalid_retention_is_rejected() {
         let path = "/api/v1/projects/default";
         let (status, problem) = api.send(Method::PATCH, path, Some(&body)).await;
         assert_eq!(status, 400, "{wrong}: {problem}");
-        assert_eq!(problem["errors"][0]["field"], "retention", "{problem}");
+        assert_eq!(problem["errors"][0]["pointer"], "/retention", "{problem}");
     }
     let (code, _, err) = system.muster(&["project", "set", "default", "--retention", "0d"]);
     assert!(code == 2 && err.contains(Retention::RULE), "{code}: {err}");

@@ -147,7 +147,7 @@ async fn an_unauthorized_shell_is_rejected_and_recorded() {
     ] {
         let rejection = Socket::open(&system.api, &ca, path, &[]).await.unwrap_err();
         assert_eq!(
-            (rejection.0, &rejection.1["errors"][0]["field"]),
+            (rejection.0, &rejection.1["errors"][0]["parameter"]),
             (400, &field.into()),
             "{path}"
         );

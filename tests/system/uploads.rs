@@ -239,17 +239,20 @@ async fn stored_files_are_replaced_expire_and_are_deleted() {
     let exec = api.post("/api/v1/operations", &body).await["id"].as_str().unwrap().to_owned();
     assert_eq!(api.send(Method::DELETE, &at(&exec), None).await.0, 404);
     for (action, field) in [
-        (json!({"kind": "upload", "path": ""}), "action.path"),
-        (json!({"kind": "upload", "path": "/x", "max_bytes": 0}), "action.max_bytes"),
+        (json!({"kind": "upload", "path": ""}), "/action/path"),
+        (json!({"kind": "upload", "path": "/x", "max_bytes": 0}), "/action/max_bytes"),
         (
             json!({"kind": "upload", "path": "/x", "expires_in_seconds": 0}),
-            "action.expires_in_seconds",
+            "/action/expires_in_seconds",
         ),
-        (json!({"kind": "upload", "path": "/x", "bytes_per_second": 1}), "action.bytes_per_second"),
+        (
+            json!({"kind": "upload", "path": "/x", "max_bytes_per_second": 1}),
+            "/action/max_bytes_per_second",
+        ),
     ] {
         let body = json!({"target": {"kind": "devices", "devices": ["robot"]}, "action": action});
         let (status, problem) = api.send(Method::POST, "/api/v1/operations", Some(&body)).await;
-        assert_eq!((status, &problem["errors"][0]["field"]), (400, &field.into()), "{problem}");
+        assert_eq!((status, &problem["errors"][0]["pointer"]), (400, &field.into()), "{problem}");
     }
 }
 

@@ -48,7 +48,7 @@ fn localhost() -> String {
 /// Open a TCP connection from a device
 ///
 /// Upgrades to a websocket whose binary messages are the bytes of a TCP connection that the device
-/// opens. A text message `{"type":"eof"}` ends one direction.
+/// opens. A text message `{"kind":"eof"}` ends one direction.
 ///
 /// If the device is offline, the request fails immediately with 409 and the type
 /// `/problems/device-offline`, even if it is not a websocket request, which otherwise fails with
@@ -74,7 +74,7 @@ pub(super) async fn open_tcp(
     check_origin(&headers)?;
     check_length("host", Some(&query.host), 253)?;
     if query.port == 0 {
-        return Err(Problem::field("port", "must be from 1 to 65535", Some(0.into())));
+        return Err(Problem::parameter("port", "must be from 1 to 65535", Some(0.into())));
     }
     let device = reachable(&state, &scope, &device).await?;
     let upgrade = upgrade.map_err(not_a_websocket)?;

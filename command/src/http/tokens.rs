@@ -109,7 +109,7 @@ pub(super) async fn create_token(
         true => ProjectId::system(),
         false if scope.project.is_system() => {
             let rule = "must not be system: send server_wide: true for a token for all projects";
-            return Err(Problem::field("project", rule, Some(scope.project.as_str().into())));
+            return Err(Problem::parameter("project", rule, Some(scope.project.as_str().into())));
         }
         false => scope.project,
     };

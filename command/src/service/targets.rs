@@ -184,9 +184,7 @@ fn check_named(
             let text: String = text.chars().take(80).collect();
             return Err(Rejection::Invalid {
                 field: "target.devices",
-                rule: format!(
-                    "there is no device '{text}'; `muster device list` lists the devices"
-                ),
+                rule: format!("there is no device '{text}'"),
                 value: text,
             });
         };

@@ -110,11 +110,11 @@ async fn the_error_for_a_bad_request_names_the_field_and_the_rule() {
         assert_eq!(response.status, status, "{path}: {}", response.body);
         assert_eq!(response.headers["content-type"], "application/problem+json", "{path}");
         if status == 400 {
-            assert_eq!(response.body["errors"][0]["field"], field, "{path}: {}", response.body);
+            assert_eq!(response.body["errors"][0]["parameter"], field, "{path}: {}", response.body);
         }
     }
     let beyond = world.get("/api/v1/devices?position=999999").await.body;
-    assert_eq!(beyond["errors"][0]["field"], "position", "{beyond}");
+    assert_eq!(beyond["errors"][0]["parameter"], "position", "{beyond}");
     assert!(beyond["detail"].as_str().unwrap().contains('8'), "{beyond}");
     let far = [("muster-min-position", "nope")];
     assert_eq!(world.get_with("/api/v1/devices", &world.admin, &far).await.status, 400);

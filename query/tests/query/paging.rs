@@ -155,7 +155,7 @@ async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_expires() {
     for foreign in ["?sort=-last_seen_at&limit=3", "?sort=last_seen_at&limit=3&position=3"] {
         let response = world.get(&format!("/api/v1/devices{foreign}&cursor={next}")).await;
         assert_eq!(
-            (response.status, &response.body["errors"][0]["field"]),
+            (response.status, &response.body["errors"][0]["parameter"]),
             (400, &"cursor".into())
         );
     }
@@ -167,7 +167,7 @@ async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_expires() {
     world.show(path).await;
     let response = world.get(&second).await;
     assert_eq!(response.status, 400, "{}", response.body);
-    assert_eq!(response.body["errors"][0]["field"], "cursor", "{}", response.body);
+    assert_eq!(response.body["errors"][0]["parameter"], "cursor", "{}", response.body);
 }
 
 /// A list by `last_seen` with further pages is stored. A token starts a limited number of them;

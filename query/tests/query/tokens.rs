@@ -142,7 +142,7 @@ async fn the_server_reports_its_health() {
     let far = [("muster-min-position", "999")];
     let response = world.get_with("/api/v1/devices", &world.admin, &far).await;
     assert_eq!(response.status, 412);
-    assert_eq!(response.body["type"], "/problems/precondition-failed");
+    assert_eq!(response.body["type"], "/problems/position-not-in-log");
     assert!(response.body["detail"].as_str().unwrap().contains("999"));
     assert_eq!(world.get("/nowhere").await.status, 404);
     assert_eq!(world.get("/nowhere").await.body["type"], "/problems/not-found");

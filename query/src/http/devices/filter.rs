@@ -31,7 +31,7 @@ impl Filter {
     ) -> Result<Self, Problem> {
         let selector: Selector = selector.unwrap_or_default().parse().map_err(
             |error: muster_schemas::selector::InvalidSelector| {
-                Problem::field("selector", error.to_string(), selector.map(Into::into))
+                Problem::parameter("selector", error.to_string(), selector.map(Into::into))
             },
         )?;
         let mut statuses = Vec::new();
@@ -40,7 +40,7 @@ impl Filter {
             statuses.push(*found.ok_or_else(|| {
                 let rule =
                     "is not a list of registered, pending, online, offline, revoked, deleted";
-                Problem::field("status", rule, Some(word.into()))
+                Problem::parameter("status", rule, Some(word.into()))
             })?);
         }
         if statuses.is_empty() && !selects_deleted(&selector) {
@@ -50,7 +50,7 @@ impl Filter {
         let search = search.map(|text| text.trim().to_lowercase()).filter(|text| !text.is_empty());
         if search.as_ref().is_some_and(|text| text.len() > 200 || text.contains('\0')) {
             let rule = "is longer than 200 bytes, or contains a NUL";
-            return Err(Problem::field("search", rule, None));
+            return Err(Problem::parameter("search", rule, None));
         }
         Ok(Self { selector, statuses, search, matching_metrics: None })
     }
@@ -114,7 +114,7 @@ impl Filter {
             Some(requirement) => {
                 let rule = "selects by the newest metrics, which have no history; omit it, or omit \
                      position and at";
-                Err(Problem::field("selector", rule, Some(requirement.key.as_str().into())))
+                Err(Problem::parameter("selector", rule, Some(requirement.key.as_str().into())))
             }
         }
     }

@@ -268,7 +268,7 @@ impl List<'_> {
         let found = walk.page(self.state.sql(), self.live.project, self.limit).await?;
         let Some((devices, next)) = found else {
             let rule = "has expired: list again from the first page";
-            return Err(Problem::field("cursor", rule, None));
+            return Err(Problem::parameter("cursor", rule, None));
         };
         let next = next.map(|next| PageStart::Walk(next).cursor(self.sort));
         Ok((self.by_ids(&devices).await?, next))

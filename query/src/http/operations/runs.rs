@@ -159,7 +159,7 @@ fn statuses(text: Option<&str>) -> Result<Vec<RunState>, Problem> {
             found.ok_or_else(|| {
                 let all: Vec<&str> = RunState::ALL.iter().map(|state| state.as_str()).collect();
                 let rule = format!("is not one of {}", all.join(", "));
-                Problem::field("status", rule, Some(word.into()))
+                Problem::parameter("status", rule, Some(word.into()))
             })
         })
         .collect()

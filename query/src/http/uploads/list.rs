@@ -216,7 +216,7 @@ fn statuses(text: Option<&str>) -> Result<Vec<UploadStatus>, Problem> {
         .map(|word| {
             UploadStatus::parse(word.trim()).ok_or_else(|| {
                 let rule = format!("is not one of {}", UploadStatus::names());
-                Problem::field("status", rule, Some(word.into()))
+                Problem::parameter("status", rule, Some(word.into()))
             })
         })
         .collect()

@@ -6,7 +6,7 @@ use serde_path_to_error::{Path, Segment};
 
 /// A JSON Pointer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pointer(Vec<String>);
+pub(crate) struct Pointer(Vec<String>);
 
 impl Pointer {
     /// Parses a pointer.

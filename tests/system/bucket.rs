@@ -85,7 +85,7 @@ async fn a_bucket_stores_and_erases_the_same_blobs_as_a_folder() {
     let id = request_operation(&fleet, json!({"kind": "upload", "path": file})).await;
     let upload = format!("/api/v1/uploads/{id}/robot");
     let stored = until(&fleet, &upload, |upload| upload["status"] == "stored").await;
-    let device = stored["device"].as_str().unwrap();
+    let device = stored["device"]["id"].as_str().unwrap();
     let pieces = format!("runs/{id}/{device}/file");
     assert!(names(pieces.clone()).await.len() > 4);
     let content = format!("{upload}/content");

@@ -201,7 +201,7 @@ async fn a_run_of_an_offline_device_waits_expires_and_is_explained() {
     let done =
         wait_for_operation(&system, &id, "it to expire", |one| one["status"] == "finished").await;
     assert_eq!(done["run_counts"], json!({"expired": 1}), "{done}");
-    assert_eq!(done["failures"][0]["devices"], json!(["away"]), "{done}");
+    assert_eq!(done["failures"][0]["devices"][0]["name"], "away", "{done}");
     let run = system.api.get(&path).await;
     assert_eq!(run["status"], "expired", "{run}");
     let explanation = run["explanation"].as_str().unwrap();

@@ -100,13 +100,14 @@ async fn a_file_and_a_folder_are_uploaded_listed_and_downloaded() {
     for part in ["robot", "stored", "app log.bin"] {
         assert!(out.contains(part), "{part}: {out}");
     }
-    let listed = system.api.list(&format!("{UPLOADS}?device=robot&state=stored")).await;
+    let listed = system.api.list(&format!("{UPLOADS}?device=robot&status=stored")).await;
     assert_eq!(listed.len(), 1, "{listed:?}");
     let id = listed[0]["operation"].as_str().unwrap().to_owned();
     assert!(err.contains(&id), "{err}");
     assert_eq!(listed[0]["received_bytes"], 3_000_000);
-    assert!(listed[0]["erase_at"].is_string());
-    for (filter, count) in [("state=sending", 0), ("path=/nowhere", 0), ("state=stored,erased", 1)]
+    assert!(listed[0]["expires_at"].is_string());
+    for (filter, count) in
+        [("status=sending", 0), ("path=/nowhere", 0), ("status=stored,erased", 1)]
     {
         assert_eq!(system.api.list(&format!("{UPLOADS}?{filter}")).await.len(), count, "{filter}");
     }
@@ -185,7 +186,7 @@ async fn the_policy_is_enforced_and_an_upload_is_canceled() {
     }
     let large = inside.join("large");
     std::fs::write(&large, noise(400_000)).unwrap();
-    let id = request_upload(&system.api, &large, json!({"bytes_per_second": 20_000})).await;
+    let id = request_upload(&system.api, &large, json!({"max_bytes_per_second": 20_000})).await;
     let some = until(&system.api, &id, "some of it to be there", |it| {
         it["status"] == "sending" && it["received_bytes"].as_u64() > Some(0)
     })
@@ -276,7 +277,7 @@ async fn a_download_link_works_without_a_token_for_one_file_until_it_expires() {
     let nobody = api.with_token("");
     assert_eq!(nobody.status(url).await, 409, "it is not stored yet");
     // The server cannot store it for now: a folder blocks the path.
-    let device = waits["device"].as_str().unwrap();
+    let device = waits["device"]["id"].as_str().unwrap();
     let folder = system.dir().join("blobs/default/runs").join(&id).join(device).join("file");
     std::fs::create_dir_all(folder.join("salt")).unwrap();
     agent.start();
@@ -338,7 +339,7 @@ async fn a_large_upload_survives_a_kill_of_the_agent_and_of_every_role() {
     let mut agent = fleet.robot(dir.path()).await;
     let bytes = noise(50_000_000);
     let path = file(&dir, "large", &bytes);
-    let id = request_upload(&fleet.api, &path, json!({"bytes_per_second": 8_000_000})).await;
+    let id = request_upload(&fleet.api, &path, json!({"max_bytes_per_second": 8_000_000})).await;
     let beyond = async |fleet: &Fleet, least: u64| {
         until(&fleet.api, &id, "some more of it to be there", |it| {
             it["received_bytes"].as_u64().is_some_and(|bytes| bytes >= least)

@@ -67,7 +67,7 @@ kinds! {
         "See the operations of the path in the OpenAPI document.";
     /// The request conflicts with the current state of the resource.
     Conflict, "conflict", "Conflict", CONFLICT,
-        "Read the resource again, and decide anew.";
+        "Read the resource again, and decide again.";
     /// Another device of the project has this name.
     NameTaken, "name-taken", "The name is taken", CONFLICT,
         "`device` is the device that has it. Choose another name, or rename or delete that device.";

@@ -46,7 +46,11 @@ impl IfMatch {
         // Weak tags never match in `If-Match` (RFC 9110 §13.1.1).
         let versions = value
             .split(',')
-            .filter_map(|tag| tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok())
+            .filter_map(|tag| {
+                let tag = tag.trim().strip_prefix('"')?.strip_suffix('"')?;
+                // The rest identifies the body, which may change without a new version.
+                tag.split('-').next()?.parse().ok()
+            })
             .collect();
         Self::Versions(versions)
     }

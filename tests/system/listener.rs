@@ -174,3 +174,58 @@ async fn the_listener_works_on_ipv6_alone_and_on_all_addresses() {
         assert!(checks.contains("ok   API"), "{checks}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn responses_are_compressed_and_revalidated_and_long_requests_are_refused() {
+    let system = System::start().await;
+    let api = &system.api;
+    for number in 0..20 {
+        api.post("/api/v1/devices", &json!({"name": format!("robot-{number}")})).await;
+    }
+    let path = "/api/v1/devices?search=robot-";
+    let all = wait::until("all devices", Duration::from_secs(20), || async {
+        let (status, headers, body) = api.raw(path, &[]).await;
+        let found: Value = serde_json::from_slice(&body).unwrap();
+        let is_complete = found["items"].as_array().is_some_and(|items| items.len() == 20);
+        (status == 200 && is_complete).then_some((headers, body))
+    })
+    .await;
+    let (headers, plain) = all;
+    assert!(headers.get("content-encoding").is_none());
+    let tag = headers["etag"].to_str().unwrap().to_owned();
+    for encoding in ["gzip", "zstd"] {
+        let (_, headers, body) = api.raw(path, &[("accept-encoding", encoding)]).await;
+        assert_eq!(headers["content-encoding"], encoding);
+        assert!(body.len() * 3 < plain.len(), "{encoding}: {} of {}", body.len(), plain.len());
+        assert!(headers["vary"].to_str().unwrap().contains("accept-encoding"));
+        let compressed = headers["etag"].to_str().unwrap().to_owned();
+        assert_ne!(compressed, tag);
+        for known in [&compressed, &tag] {
+            let (status, _, body) = api.raw(path, &[("if-none-match", known)]).await;
+            assert_eq!((status, body.len()), (304, 0), "{known}");
+        }
+    }
+    api.patch("/api/v1/devices/robot-7", &json!({"labels": {"env": "prod"}})).await;
+    wait::until("the change to be visible", Duration::from_secs(20), || async {
+        (api.raw(path, &[("if-none-match", &tag)]).await.0 == 200).then_some(())
+    })
+    .await;
+
+    let long = format!("/api/v1/devices?search={}", "x".repeat(40_000));
+    let (status, _, body) = api.raw(&long, &[]).await;
+    let problem: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((status, &problem["type"]), (414, &"/problems/uri-too-long".into()));
+    let header = "x".repeat(90_000);
+    let (status, _, body) = api.raw(path, &[("x-long", &header)]).await;
+    let problem: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((status, &problem["type"]), (431, &"/problems/headers-too-large".into()));
+    // The type of a problem is the path of a page, for which no token is needed.
+    let (status, headers, page) =
+        api.with_token("").raw(problem["type"].as_str().unwrap(), &[]).await;
+    assert_eq!(
+        (status, headers["content-type"].to_str().unwrap()),
+        (200, "text/html; charset=utf-8")
+    );
+    assert!(String::from_utf8(page).unwrap().contains("64 KiB"));
+    assert_eq!(api.with_token("").raw("/", &[]).await.0, 200);
+}

@@ -328,7 +328,7 @@ async fn a_download_link_works_without_a_token_for_one_file_until_it_expires() {
     assert_eq!(nobody.status(url).await, 410);
     assert_eq!(
         api.send(Method::POST, &link, Some(&json!({"expires_in_seconds": 60}))).await.0,
-        409
+        410
     );
 }
 

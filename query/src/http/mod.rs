@@ -22,8 +22,9 @@ mod uploads;
 mod whoami;
 
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use muster_api::auth::end_with_token;
+use muster_api::conditional;
 use muster_api_types::problems::{FieldError, ProblemDocument};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -88,6 +89,7 @@ pub fn openapi_info() -> utoipa::openapi::OpenApi {
 pub fn router(state: QueryState) -> OpenApiRouter {
     routes()
         .layer(from_fn_with_state(state.clone(), degraded::add_header))
+        .layer(from_fn(conditional::revalidate))
         .layer(from_fn_with_state(state.api.clone(), end_with_token))
         .with_state(state)
 }

@@ -145,7 +145,7 @@ async fn one_device_now_and_in_the_past() {
     let last = world.report(id, 3, applied).await;
 
     let response = world.get("/api/v1/devices/walle").await;
-    assert_eq!(response.headers["etag"], "\"4\"");
+    assert!(response.headers["etag"].to_str().unwrap().starts_with("\"4-"));
     assert_eq!(response.headers["muster-position"], last.to_string().as_str());
     let now = response.body;
     assert_eq!(now, world.show(&format!("/api/v1/devices/{id}")).await);

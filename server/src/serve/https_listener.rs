@@ -8,15 +8,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::DefaultBodyLimit;
+use axum::http::{self, header};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Redirect};
+use axum::routing::get;
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
-use muster_api::{ApiState, fallback};
+use muster_api::{ApiState, conditional, fallback};
 use muster_command::keys::Certificates;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{Predicate, SizeAbove};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
@@ -37,6 +42,9 @@ use super::tunnel::Tunnel;
 const INACTIVITY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum duration of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Minimum size of a response that is compressed, in bytes: a smaller one fits in a packet anyway.
+const MIN_COMPRESSED_BYTES: u64 = 1024;
 
 /// The services of the listener.
 #[derive(Default)]
@@ -160,6 +168,7 @@ impl HttpsListener {
             routes = routes.merge(health::router(needs));
         }
         routes = routes.merge(problems::router());
+        routes = routes.route("/", get(|| async { Redirect::to("/docs/") }));
         // The document describes the whole API, independent of the roles in this process.
         routes = routes.merge(SwaggerUi::new("/docs").url("/openapi.json", openapi_document()));
         routes = match self.forward {
@@ -173,7 +182,11 @@ impl HttpsListener {
                 .fallback(fallback::not_found)
                 .method_not_allowed_fallback(fallback::method_not_allowed),
         };
-        routes = routes.layer(from_fn(prometheus::count));
+        let compressed = SizeAbove::new(MIN_COMPRESSED_BYTES).and(JsonAndPages);
+        routes = routes
+            .layer(CompressionLayer::new().compress_when(compressed))
+            .layer(from_fn(conditional::mark_encoding))
+            .layer(from_fn(prometheus::count));
         if let Some(limits) = self.limits {
             routes = routes.layer(from_fn_with_state(limits, limits::limit));
         }
@@ -184,6 +197,18 @@ impl HttpsListener {
             .layer(from_fn(body::read_body))
             .layer(CatchPanicLayer::custom(panic_response))
             .layer(from_fn_with_state(connections, connections::track_request))
+    }
+}
+
+/// Compresses JSON and pages; streams and files are sent as they are.
+#[derive(Clone, Copy)]
+struct JsonAndPages;
+
+impl Predicate for JsonAndPages {
+    fn should_compress<B: HttpBody>(&self, response: &http::Response<B>) -> bool {
+        let kind = response.headers().get(header::CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        kind.ends_with("json") || kind.starts_with("text/html")
     }
 }
 

@@ -50,7 +50,7 @@ pub struct ChangeProject {
 /// A created project.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({"id": "plant-7", "version": 1, "position": 42}))]
-pub struct ProjectMade {
+pub struct ProjectCreated {
     /// Id of the project.
     #[schema(value_type = schema::ProjectId)]
     pub id: ProjectId,

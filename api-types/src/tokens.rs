@@ -115,6 +115,29 @@ pub struct TokenCreated {
     pub result: WriteResult,
 }
 
+/// A created enrollment token, with its text.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct EnrollmentTokenCreated {
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "the document would repeat the description")]
+    pub token: EnrollmentToken,
+    /// Text of the token; it cannot be shown again.
+    pub secret: String,
+    /// The pin of the server's key, for the command that installs the agent:
+    /// `curl -fsSk --pinnedpubkey PIN URL/install.sh | MUSTER_ENROLL_TOKEN=TOKEN sudo --preserve-env=MUSTER_ENROLL_TOKEN sh -s --`.
+    pub server_pin: String,
+}
+
+/// A created API token, with its text.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ApiTokenCreated {
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "the document would repeat the description")]
+    pub token: ApiToken,
+    /// Text of the token, for the header `Authorization`; it cannot be shown again.
+    pub secret: String,
+}
+
 /// Whether a token is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

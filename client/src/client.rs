@@ -91,6 +91,12 @@ impl Client {
         }
     }
 
+    /// Creates a write. The response does not wait for the read models: a client that writes to many
+    /// devices waits once, for the last position ([`Self::wait_until_listed`]).
+    fn write(&self, method: Method, path: &str) -> RequestBuilder {
+        self.request(method, path).header("prefer", "respond-async")
+    }
+
     #[boxed]
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
@@ -179,7 +185,7 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Received<T>> {
-        self.receive(self.request(Method::POST, path).json(body)).await
+        self.receive(self.write(Method::POST, path).json(body)).await
     }
 
     /// Sends a POST request without content.
@@ -201,7 +207,7 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Received<T>> {
-        self.receive(self.request(Method::PATCH, path).json(body)).await
+        self.receive(self.write(Method::PATCH, path).json(body)).await
     }
 
     /// Sends a DELETE request.
@@ -210,7 +216,7 @@ impl Client {
     /// When the server is unreachable or refuses the request ([`RequestError`]), or its response is
     /// invalid.
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<Received<T>> {
-        self.receive(self.request(Method::DELETE, path)).await
+        self.receive(self.write(Method::DELETE, path)).await
     }
 
     /// Returns a page of a list.

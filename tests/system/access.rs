@@ -20,7 +20,7 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         | "get_event" | "get_fleet_summary" | "get_log_head" | "list_projections"
         | "get_whoami" | "list_projects" | "get_project" | "list_operations" | "get_operation"
         | "list_runs" | "get_run" | "list_uploads" | "get_upload" | "list_sessions"
-        | "get_session" => ALL_ROLES,
+        | "get_session" | "get_device_config" => ALL_ROLES,
         "register_device"
         | "change_device"
         | "delete_device"
@@ -48,7 +48,9 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         | "get_enrollment_token"
         | "get_run_output"
         | "get_session_recording" => ALL_BUT_VIEWERS,
-        "list_api_tokens" | "list_dead_letters" | "get_dead_letter" => ALL_READERS,
+        "list_api_tokens" | "get_api_token" | "list_dead_letters" | "get_dead_letter" => {
+            ALL_READERS
+        }
         "create_token" | "revoke_token" | "retry_dead_letter" | "create_project"
         | "change_project" => ADMINS,
         other => panic!("say here who may do {other}"),

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use muster_api_types::WriteResult;
 use muster_api_types::projects::{
-    ChangeProject, CreateProject, Project, ProjectMade, ProjectStatus,
+    ChangeProject, CreateProject, Project, ProjectCreated, ProjectStatus,
 };
 use muster_client::{Client, segment};
 use muster_schemas::Retention;
@@ -68,7 +68,7 @@ pub(crate) async fn run(connection: Connection, command: ProjectCommand) -> Resu
         ProjectCommand::Create { id, title, retention } => {
             let title = title.map(|title| title.parse()).transpose()?;
             let body = CreateProject { id: id.parse()?, title, retention };
-            let done = client.post::<ProjectMade>(PROJECTS, &body).await?;
+            let done = client.post::<ProjectCreated>(PROJECTS, &body).await?;
             return print_done(&done, &format!("created the project {id}"), connection.json);
         }
         ProjectCommand::Rename { id, title } => {

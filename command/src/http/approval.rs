@@ -8,11 +8,13 @@ use muster_api::params::ProjectParam;
 use muster_api::problem::WriteProblems;
 use muster_api::{Json, PathParam, Problem};
 use muster_api_types::WriteResult;
-use muster_api_types::devices::{AcceptDevice, RejectDevice, RevokeDevice, RotateKey};
+use muster_api_types::devices::{
+    AcceptDevice, DeviceDetail, RejectDevice, RevokeDevice, RotateKey,
+};
 
+use super::location;
 use super::state::CommandState;
-use super::write::VersionedWrite;
-use crate::request::Written;
+use super::write::{Changed, VersionedWrite, changed};
 
 /// Maximum length of a reason, in characters.
 const MAX_REASON_CHARS: usize = 500;
@@ -39,7 +41,7 @@ fn checked_reason(reason: Option<String>) -> Result<Option<String>, Problem> {
         IdempotencyParam,
     ),
     request_body = AcceptDevice,
-    responses((status = 200, description = "Accepted", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Accepted", body = DeviceDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn accept_device(
@@ -47,13 +49,14 @@ pub(super) async fn accept_device(
     VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
     Json(body): Json<AcceptDevice>,
-) -> Result<Written, Problem> {
+) -> Result<Changed, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
     let replaces = match &body.replaces {
         Some(other) => Some(state.service.devices.resolve(&request.project, other).await?),
         None => None,
     };
-    Ok(state.service.approvals.accept(&request, device, replaces).await?)
+    let written = state.service.approvals.accept(&request, device, replaces).await?;
+    Ok(changed(written, location::device(&request.project, replaces.unwrap_or(device))))
 }
 
 /// Reject a pending enrollment
@@ -68,7 +71,7 @@ pub(super) async fn accept_device(
         IdempotencyParam,
     ),
     request_body = RejectDevice,
-    responses((status = 200, description = "Rejected", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Rejected", body = DeviceDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn reject_device(
@@ -76,10 +79,11 @@ pub(super) async fn reject_device(
     VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
     Json(body): Json<RejectDevice>,
-) -> Result<Written, Problem> {
+) -> Result<Changed, Problem> {
     let reason = checked_reason(body.reason)?;
     let device = state.service.devices.requested(&request, &device).await?;
-    Ok(state.service.approvals.reject(&request, device, reason).await?)
+    let written = state.service.approvals.reject(&request, device, reason).await?;
+    Ok(changed(written, location::device(&request.project, device)))
 }
 
 /// Rotate a device's signing key
@@ -96,7 +100,7 @@ pub(super) async fn reject_device(
         IdempotencyParam,
     ),
     request_body = RotateKey,
-    responses((status = 200, description = "Rotation requested", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Rotation requested", body = DeviceDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn rotate_device_key(
@@ -104,9 +108,10 @@ pub(super) async fn rotate_device_key(
     VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
     Json(RotateKey {}): Json<RotateKey>,
-) -> Result<Written, Problem> {
+) -> Result<Changed, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
-    Ok(state.service.devices.rotate_key(&request, device).await?)
+    let written = state.service.devices.rotate_key(&request, device).await?;
+    Ok(changed(written, location::device(&request.project, device)))
 }
 
 /// Revoke a device's keys
@@ -122,7 +127,7 @@ pub(super) async fn rotate_device_key(
         IdempotencyParam,
     ),
     request_body = RevokeDevice,
-    responses((status = 200, description = "Revoked", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Revoked", body = DeviceDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn revoke_device(
@@ -130,8 +135,9 @@ pub(super) async fn revoke_device(
     VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
     Json(body): Json<RevokeDevice>,
-) -> Result<Written, Problem> {
+) -> Result<Changed, Problem> {
     let reason = checked_reason(body.reason)?;
     let device = state.service.devices.requested(&request, &device).await?;
-    Ok(state.service.approvals.revoke(&request, device, reason).await?)
+    let written = state.service.approvals.revoke(&request, device, reason).await?;
+    Ok(changed(written, location::device(&request.project, device)))
 }

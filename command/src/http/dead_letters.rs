@@ -1,11 +1,13 @@
 //! Routes of dead letters: retry them.
 
 use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
 use muster_api::auth::{Administer, ServerWide};
 use muster_api::params::NoParams;
 use muster_api::problem::WriteProblems;
 use muster_api::{PathParam, Problem, Query};
-use muster_api_types::dead_letters::DeadLetterRetried;
+use muster_api_types::dead_letters::{DeadLetter, DeadLetterRetried};
 
 use super::state::CommandState;
 
@@ -16,7 +18,7 @@ use super::state::CommandState;
 #[utoipa::path(
     post, path = "/api/v1/dead-letters/{id}/retry", tag = "server",
     params(("id" = i64, Path, description = "The dead letter's number", minimum = 1)),
-    responses((status = 200, description = "Published again", body = DeadLetterRetried), WriteProblems),
+    responses((status = 200, description = "The dead letter", body = DeadLetter), (status = 202, description = "Published again", body = DeadLetterRetried), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn retry_dead_letter(
@@ -24,7 +26,8 @@ pub(super) async fn retry_dead_letter(
     _: ServerWide<Administer>,
     PathParam(id): PathParam<i64>,
     Query(NoParams {}): Query<NoParams>,
-) -> Result<axum::Json<DeadLetterRetried>, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     state.service.dead_letters.retry(id).await?;
-    Ok(axum::Json(DeadLetterRetried { id }))
+    let location = format!("/api/v1/dead-letters/{id}");
+    Ok(([(header::LOCATION, location)], axum::Json(DeadLetterRetried { id })))
 }

@@ -8,11 +8,13 @@ use muster_api::params::ProjectParam;
 use muster_api::problem::WriteProblems;
 use muster_api::{Json, PathParam, Problem};
 use muster_api_types::WriteResult;
-use muster_api_types::devices::{ChangeDevice, DeviceRegisteredResult, RegisterDevice, SetConfig};
+use muster_api_types::devices::{
+    ChangeDevice, Config, DeviceDetail, DeviceRegisteredResult, RegisterDevice, SetConfig,
+};
 
+use super::location;
 use super::state::CommandState;
-use super::write::{Created, VersionedWrite, Write, created};
-use crate::request::Written;
+use super::write::{Changed, Created, VersionedWrite, Write, changed, created};
 use crate::service::DeviceChanges;
 
 /// Register a device
@@ -23,7 +25,7 @@ use crate::service::DeviceChanges;
     post, path = "/api/v1/devices", tag = "devices",
     params(ProjectParam, IdempotencyParam),
     request_body = RegisterDevice,
-    responses((status = 201, description = "Registered", body = DeviceRegisteredResult), WriteProblems),
+    responses((status = 201, description = "The device", body = DeviceDetail), (status = 202, description = "Registered; the read model does not have the device yet", body = DeviceRegisteredResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn register_device(
@@ -35,7 +37,7 @@ pub(super) async fn register_device(
     let registered = state.service.devices.register(&request, name, labels, fingerprint);
     let (id, written) = registered.await?;
     let result = DeviceRegisteredResult { id, result: written.into() };
-    Ok(created(written, result))
+    Ok(created(written, &location::device(&request.project, id), result))
 }
 
 /// Rename or label a device
@@ -50,7 +52,7 @@ pub(super) async fn register_device(
         IdempotencyParam,
     ),
     request_body = ChangeDevice,
-    responses((status = 200, description = "Changed", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Changed", body = DeviceDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn change_device(
@@ -58,10 +60,11 @@ pub(super) async fn change_device(
     VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
     Json(body): Json<ChangeDevice>,
-) -> Result<Written, Problem> {
+) -> Result<Changed, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
     let changes = DeviceChanges { name: body.name, labels: body.labels };
-    Ok(state.service.devices.change(&request, device, changes).await?)
+    let written = state.service.devices.change(&request, device, changes).await?;
+    Ok(changed(written, location::device(&request.project, device)))
 }
 
 /// Set config variables of a device
@@ -77,7 +80,7 @@ pub(super) async fn change_device(
         IdempotencyParam,
     ),
     request_body = SetConfig,
-    responses((status = 200, description = "Set", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Set", body = Config), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn set_device_config(
@@ -85,9 +88,10 @@ pub(super) async fn set_device_config(
     VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
     Json(body): Json<SetConfig>,
-) -> Result<Written, Problem> {
+) -> Result<Changed, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
-    Ok(state.service.devices.set_config(&request, device, body.vars).await?)
+    let written = state.service.devices.set_config(&request, device, body.vars).await?;
+    Ok(changed(written, location::device_config(&request.project, device)))
 }
 
 /// Delete a device
@@ -101,14 +105,15 @@ pub(super) async fn set_device_config(
         IfMatchParam,
         IdempotencyParam,
     ),
-    responses((status = 200, description = "Deleted", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Deleted", body = DeviceDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn delete_device(
     State(state): State<CommandState>,
     VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
-) -> Result<Written, Problem> {
+) -> Result<Changed, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
-    Ok(state.service.devices.delete(&request, device).await?)
+    let written = state.service.devices.delete(&request, device).await?;
+    Ok(changed(written, location::device(&request.project, device)))
 }

@@ -6,6 +6,7 @@ mod connections;
 mod dead_letters;
 mod device;
 mod devices;
+mod location;
 mod operations;
 mod problems;
 mod projects;

@@ -13,17 +13,19 @@ use muster_api::problem::WriteProblems;
 use muster_api::{Json, PathParam, Problem, Query};
 use muster_api_types::actions::{Action, ExecAction, LogLevelAction, ShellAction};
 use muster_api_types::operations::{
-    self as api, DevicesTarget, OperationRequestedResult, RequestOperation, SelectorTarget,
+    self as api, DevicesTarget, OperationDetail, OperationRequestedResult, RequestOperation,
+    SelectorTarget,
 };
+use muster_api_types::runs::Run;
 use muster_api_types::{WriteResult, schema};
 use muster_schemas::OperationId;
 use muster_schemas::events::{self, AbortCause, Exec, Program};
 
+use super::location;
 use super::state::CommandState;
-use super::write::{Created, Write, created};
+use super::write::{Changed, Created, Write, changed, created};
 use crate::domain::kinds;
 use crate::domain::operation::OperationCommand;
-use crate::request::Written;
 use crate::service::{NewOperation, Target};
 
 /// Maximum time until an operation expires, in seconds: 30 days.
@@ -39,7 +41,7 @@ const MAX_CONCURRENT_DEVICES: u32 = 1_000;
     post, path = "/api/v1/operations", tag = "operations",
     params(ProjectParam, IdempotencyParam),
     request_body = RequestOperation,
-    responses((status = 201, description = "Requested", body = OperationRequestedResult), WriteProblems),
+    responses((status = 201, description = "The operation", body = OperationDetail), (status = 202, description = "Requested; the read model does not have it yet", body = OperationRequestedResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn request_operation(
@@ -54,7 +56,7 @@ pub(super) async fn request_operation(
         device_count: made.devices,
         result: made.written.into(),
     };
-    Ok(created(made.written, result))
+    Ok(created(made.written, &location::operation(&request.project, made.id), result))
 }
 
 fn check_max(field: &'static str, value: u32, max: u32) -> Result<(), Problem> {
@@ -157,7 +159,7 @@ fn decode_stdin(base64: Option<String>) -> Result<Vec<u8>, Problem> {
 #[utoipa::path(
     post, path = "/api/v1/operations/{operation}/pause", tag = "operations",
     params(ProjectParam, ("operation" = schema::OperationId, Path, description = "The operation's id")),
-    responses((status = 200, description = "Paused", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Paused", body = OperationDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn pause_operation(
@@ -165,7 +167,7 @@ pub(super) async fn pause_operation(
     scope: Scope<RunOperations>,
     PathParam(operation): PathParam<OperationId>,
     Query(NoParams {}): Query<NoParams>,
-) -> Result<Written, Problem> {
+) -> Result<Changed, Problem> {
     change(&state, scope, operation, OperationCommand::Pause).await
 }
 
@@ -175,7 +177,7 @@ pub(super) async fn pause_operation(
 #[utoipa::path(
     post, path = "/api/v1/operations/{operation}/resume", tag = "operations",
     params(ProjectParam, ("operation" = schema::OperationId, Path, description = "The operation's id")),
-    responses((status = 200, description = "Resumed", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Resumed", body = OperationDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn resume_operation(
@@ -183,7 +185,7 @@ pub(super) async fn resume_operation(
     scope: Scope<RunOperations>,
     PathParam(operation): PathParam<OperationId>,
     Query(NoParams {}): Query<NoParams>,
-) -> Result<Written, Problem> {
+) -> Result<Changed, Problem> {
     change(&state, scope, operation, OperationCommand::Resume).await
 }
 
@@ -193,7 +195,7 @@ pub(super) async fn resume_operation(
 #[utoipa::path(
     post, path = "/api/v1/operations/{operation}/abort", tag = "operations",
     params(ProjectParam, ("operation" = schema::OperationId, Path, description = "The operation's id")),
-    responses((status = 200, description = "Aborted", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Aborted", body = OperationDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn abort_operation(
@@ -201,7 +203,7 @@ pub(super) async fn abort_operation(
     scope: Scope<RunOperations>,
     PathParam(operation): PathParam<OperationId>,
     Query(NoParams {}): Query<NoParams>,
-) -> Result<Written, Problem> {
+) -> Result<Changed, Problem> {
     change(&state, scope, operation, OperationCommand::Abort(AbortCause::Asked)).await
 }
 
@@ -210,11 +212,11 @@ async fn change(
     scope: Scope<RunOperations>,
     operation: OperationId,
     command: OperationCommand,
-) -> Result<Written, Problem> {
+) -> Result<Changed, Problem> {
     let actor = scope.principal.actor();
     let service = &state.service;
     let written = service.operations.control(&scope.project, operation, &actor, command).await?;
-    Ok(written)
+    Ok(changed(written, location::operation(&scope.project, operation)))
 }
 
 /// Cancel a run
@@ -229,14 +231,15 @@ async fn change(
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IdempotencyParam,
     ),
-    responses((status = 200, description = "Cancellation requested", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Cancellation requested", body = Run), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn cancel_run(
     State(state): State<CommandState>,
     Write { request, .. }: Write<RunOperations>,
     PathParam((operation, device)): PathParam<(OperationId, String)>,
-) -> Result<Written, Problem> {
+) -> Result<Changed, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
-    Ok(state.service.operations.cancel_run(&request, operation, device).await?)
+    let written = state.service.operations.cancel_run(&request, operation, device).await?;
+    Ok(changed(written, location::run(&request.project, operation, device)))
 }

@@ -8,13 +8,16 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::NoParams;
 use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
-use muster_api_types::projects::{ChangeProject, CreateProject, ProjectMade, ProjectStatus};
+use muster_api_types::projects::{
+    ChangeProject, CreateProject, Project, ProjectCreated, ProjectStatus,
+};
 use muster_api_types::{WriteResult, schema};
 use muster_schemas::ProjectId;
 
+use super::location;
 use super::state::CommandState;
-use super::write::{Created, created, request, versions};
-use crate::request::{Request, Written};
+use super::write::{Changed, Created, changed, created, request, versions};
+use crate::request::Request;
 
 /// Create a project
 ///
@@ -23,7 +26,7 @@ use crate::request::{Request, Written};
     post, path = "/api/v1/projects", tag = "projects",
     params(IdempotencyParam),
     request_body = CreateProject,
-    responses((status = 201, description = "Created", body = ProjectMade), WriteProblems),
+    responses((status = 201, description = "The project", body = Project), (status = 202, description = "Created; the read model does not have it yet", body = ProjectCreated), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn create_project(
@@ -32,7 +35,7 @@ pub(super) async fn create_project(
     Query(NoParams {}): Query<NoParams>,
     key: IdempotencyKey,
     Json(body): Json<CreateProject>,
-) -> Result<Created<ProjectMade>, Problem> {
+) -> Result<Created<ProjectCreated>, Problem> {
     let title = match body.title {
         Some(title) => title,
         None => body.id.as_str().parse().map_err(|error| Problem::internal(&error))?,
@@ -42,8 +45,8 @@ pub(super) async fn create_project(
         let retention = body.retention.unwrap_or_default();
         state.service.projects.create(&request, body.id.clone(), title, retention).await?
     };
-    let made = ProjectMade { id: body.id, result: written.into() };
-    Ok(created(written, made))
+    let location = location::project(&body.id);
+    Ok(created(written, &location, ProjectCreated { id: body.id, result: written.into() }))
 }
 
 /// Rename, archive or restore a project, or change its metrics' retention
@@ -54,7 +57,7 @@ pub(super) async fn create_project(
     patch, path = "/api/v1/projects/{project}", tag = "projects",
     params(("project" = schema::ProjectId, Path, description = "The project's id"), IfMatchParam, IdempotencyParam),
     request_body = ChangeProject,
-    responses((status = 200, description = "Changed", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Changed", body = Project), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn change_project(
@@ -65,7 +68,7 @@ pub(super) async fn change_project(
     if_match: IfMatch,
     key: IdempotencyKey,
     body: Result<Json<ChangeProject>, Problem>,
-) -> Result<Written, Problem> {
+) -> Result<Changed, Problem> {
     if allowed.principal.project.as_ref() != Some(&project) {
         allowed.principal.require_server_wide()?;
     }
@@ -74,6 +77,6 @@ pub(super) async fn change_project(
     let request = Request { versions: versions(if_match), ..request };
     let ChangeProject { title, status, retention } = body;
     let archived = status.map(|status| status == ProjectStatus::Archived);
-    let changed = state.service.projects.change(&request, &project, title, archived, retention);
-    Ok(changed.await?)
+    let written = state.service.projects.change(&request, &project, title, archived, retention);
+    Ok(changed(written.await?, location::project(&project)))
 }

@@ -4,13 +4,13 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use muster_api::auth::{RunOperations, Scope};
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::{Kind, WriteProblems};
 use muster_api::{PathParam, Problem, Query};
 use muster_api_types::schema;
-use muster_api_types::sessions::SessionEndedResult;
+use muster_api_types::sessions::{self as api, SessionEndedResult};
 use muster_schemas::events::{
     SessionAttached, SessionDetached, SessionEnded, SessionKind, SessionRefused, SessionRequested,
 };
@@ -20,6 +20,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::location;
 use super::state::CommandState;
 use crate::channels::{OpenError, Opening, RecordedStreams, Recorder, Session, relay_shell};
 
@@ -400,7 +401,7 @@ pub(super) async fn attach_session(
         ("session" = schema::SessionId, Path, description = "The session's id"),
         ProjectParam,
     ),
-    responses((status = 200, description = "Ended", body = SessionEndedResult), WriteProblems),
+    responses((status = 200, description = "The session", body = api::Session), (status = 202, description = "Ended; the read model does not have the end yet", body = SessionEndedResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn end_session(
@@ -408,7 +409,7 @@ pub(super) async fn end_session(
     scope: Scope<RunOperations>,
     PathParam((device, id)): PathParam<(String, SessionId)>,
     Query(NoParams {}): Query<NoParams>,
-) -> Result<axum::Json<SessionEndedResult>, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     let device = state.service.devices.resolve(&scope.project, &device).await?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let session = Session::new(state.service.channels, project, device, id, actor);
@@ -423,5 +424,6 @@ pub(super) async fn end_session(
         Err(error) => return Err(error.into()),
     }
     session.record_best_effort(ended("a client ended it".to_owned())).await;
-    Ok(axum::Json(SessionEndedResult { ended: true }))
+    let location = location::session(&session.project, id);
+    Ok(([(header::LOCATION, location)], axum::Json(SessionEndedResult { ended: true })))
 }

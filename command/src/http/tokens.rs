@@ -8,13 +8,16 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, Json, PathParam, Problem, Query};
-use muster_api_types::tokens::{CreateEnrollmentToken, CreateToken, TokenCreated};
+use muster_api_types::tokens::{
+    ApiToken, ApiTokenCreated, CreateEnrollmentToken, CreateToken, EnrollmentToken,
+    EnrollmentTokenCreated, TokenCreated,
+};
 use muster_api_types::{WriteResult, schema};
 use muster_schemas::{ProjectId, TokenId};
 
+use super::location;
 use super::state::CommandState;
-use super::write::{Created, Write, created, request};
-use crate::request::Written;
+use super::write::{Changed, Created, Write, changed, created, request};
 use crate::service::{CreatedToken, NewApiToken, NewEnrollmentToken};
 
 /// Maximum lifetime of an enrollment token, in seconds: a year.
@@ -27,7 +30,7 @@ const MAX_TTL_SECS: u32 = 365 * 24 * 3600;
     post, path = "/api/v1/enrollment-tokens", tag = "tokens",
     params(ProjectParam, IdempotencyParam),
     request_body = CreateEnrollmentToken,
-    responses((status = 201, description = "The token", body = TokenCreated), WriteProblems),
+    responses((status = 201, description = "The token, with its text", body = EnrollmentTokenCreated), (status = 202, description = "Created; the read model does not have it yet", body = TokenCreated), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn create_enrollment_token(
@@ -63,7 +66,7 @@ pub(super) async fn create_enrollment_token(
         server_pin: Some(state.service.tokens.server_pin()?),
         result: written.into(),
     };
-    Ok(created(written, token))
+    Ok(created(written, &location::enrollment_token(&request.project, text.id), token))
 }
 
 /// Revoke an enrollment token
@@ -72,15 +75,16 @@ pub(super) async fn create_enrollment_token(
 #[utoipa::path(
     delete, path = "/api/v1/enrollment-tokens/{token}", tag = "tokens",
     params(ProjectParam, ("token" = schema::TokenId, Path, description = "The token's id")),
-    responses((status = 200, description = "Revoked", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Revoked", body = EnrollmentToken), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn revoke_enrollment_token(
     State(state): State<CommandState>,
     Write { request, .. }: Write<WriteDevices>,
     PathParam(token): PathParam<TokenId>,
-) -> Result<Written, Problem> {
-    Ok(state.service.tokens.revoke_enrollment_token(&request, token).await?)
+) -> Result<Changed, Problem> {
+    let written = state.service.tokens.revoke_enrollment_token(&request, token).await?;
+    Ok(changed(written, location::enrollment_token(&request.project, token)))
 }
 
 /// Create an API token
@@ -92,7 +96,7 @@ pub(super) async fn revoke_enrollment_token(
     post, path = "/api/v1/tokens", tag = "tokens",
     params(ProjectParam, IdempotencyParam),
     request_body = CreateToken,
-    responses((status = 201, description = "The token", body = TokenCreated), WriteProblems),
+    responses((status = 201, description = "The token, with its text", body = ApiTokenCreated), (status = 202, description = "Created; the read model does not have it yet", body = TokenCreated), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn create_token(
@@ -133,7 +137,7 @@ pub(super) async fn create_token(
         server_pin: None,
         result: written.into(),
     };
-    Ok(created(written, token))
+    Ok(created(written, &location::api_token(&request.project, text.id), token))
 }
 
 /// Revoke an API token
@@ -142,13 +146,14 @@ pub(super) async fn create_token(
 #[utoipa::path(
     delete, path = "/api/v1/tokens/{token}", tag = "tokens",
     params(ProjectParam, ("token" = schema::TokenId, Path, description = "The token's id")),
-    responses((status = 200, description = "Revoked", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Revoked", body = ApiToken), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn revoke_token(
     State(state): State<CommandState>,
     Write { request, .. }: Write<Administer>,
     PathParam(token): PathParam<TokenId>,
-) -> Result<Written, Problem> {
-    Ok(state.service.tokens.revoke_api_token(&request, token).await?)
+) -> Result<Changed, Problem> {
+    let written = state.service.tokens.revoke_api_token(&request, token).await?;
+    Ok(changed(written, location::api_token(&request.project, token)))
 }

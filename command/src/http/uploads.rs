@@ -4,19 +4,20 @@
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
 use muster_api::auth::RunOperations;
 use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::ProjectParam;
 use muster_api::problem::WriteProblems;
-use muster_api::{Json, PathParam, Problem};
-use muster_api_types::uploads::{CreateDownloadLink, DownloadLink};
+use muster_api::{Json, PathParam, Problem, etag, position_header};
+use muster_api_types::uploads::{CreateDownloadLink, DownloadLink, Upload};
 use muster_api_types::{WriteResult, schema};
 use muster_schemas::OperationId;
 use muster_schemas::events::EraseCause;
 
+use super::location;
 use super::state::CommandState;
-use super::write::{Created, Write, created};
-use crate::request::Written;
+use super::write::{Changed, Created, Write, changed};
 
 /// Maximum lifetime of a download link, in seconds: 7 days.
 const MAX_LINK_TTL_SECS: u32 = 7 * 24 * 3600;
@@ -33,17 +34,17 @@ const MAX_LINK_TTL_SECS: u32 = 7 * 24 * 3600;
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IdempotencyParam,
     ),
-    responses((status = 200, description = "Erased", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Erased", body = Upload), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn delete_upload(
     State(state): State<CommandState>,
     Write { request, .. }: Write<RunOperations>,
     PathParam((operation, device)): PathParam<(OperationId, String)>,
-) -> Result<Written, Problem> {
+) -> Result<Changed, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
     let erased = state.service.uploads.erase(&request, operation, device, EraseCause::Asked);
-    Ok(erased.await?)
+    Ok(changed(erased.await?, location::upload(&request.project, operation, device)))
 }
 
 /// Create a download link for a stored file
@@ -84,5 +85,6 @@ pub(super) async fn create_download_link(
         expires_at: made.expires_at,
         result: made.written.into(),
     };
-    Ok(created(made.written, link))
+    let headers = [etag(made.written.version), position_header(made.written.position)];
+    Ok((StatusCode::CREATED, HeaderMap::from_iter(headers), axum::Json(link)))
 }

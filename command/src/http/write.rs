@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use muster_api::auth::{Needs, Principal};
 use muster_api::params::NoParams;
@@ -60,23 +60,37 @@ impl From<Written> for WriteResult {
     }
 }
 
-impl IntoResponse for Written {
+/// A change of the resource at this path.
+pub(super) struct Changed {
+    written: Written,
+    location: String,
+}
+
+/// Returns the response to a write that has changed the resource at this path.
+pub(super) const fn changed(written: Written, location: String) -> Changed {
+    Changed { written, location }
+}
+
+impl IntoResponse for Changed {
     fn into_response(self) -> Response {
-        (headers(self), axum::Json(WriteResult::from(self))).into_response()
+        let body = axum::Json(WriteResult::from(self.written));
+        (headers(self.written, &self.location), body).into_response()
     }
 }
 
 /// The response to a write that has created something.
 pub(super) type Created<T> = (StatusCode, HeaderMap, axum::Json<T>);
 
-/// Returns the response to a write that has created something.
-pub(super) fn created<T>(written: Written, body: T) -> Created<T> {
-    (StatusCode::CREATED, headers(written), axum::Json(body))
+/// Returns the response to a write that has created the resource at this path.
+pub(super) fn created<T>(written: Written, location: &str, body: T) -> Created<T> {
+    (StatusCode::CREATED, headers(written, location), axum::Json(body))
 }
 
 /// The headers of the response to a write.
-fn headers(written: Written) -> HeaderMap {
-    HeaderMap::from_iter([etag(written.version), position_header(written.position)])
+fn headers(written: Written, location: &str) -> HeaderMap {
+    let location = HeaderValue::try_from(location).ok().map(|value| (header::LOCATION, value));
+    let headers = [etag(written.version), position_header(written.position)];
+    headers.into_iter().chain(location).collect()
 }
 
 /// Returns the versions that `If-Match` names; `None` for any version.

@@ -4,11 +4,12 @@
 use std::time::SystemTime;
 
 use axum::extract::State;
+use axum::response::IntoResponse;
 use muster_api::auth::{ReadAll, ReadEnrollmentTokens};
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope};
+use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
 use muster_api_types::devices::DeviceRef;
 use muster_api_types::tokens::{ApiToken, EnrollmentToken, TokenStatus};
 use muster_api_types::{ApiTokenPage, EnrollmentTokenPage, Page, schema};
@@ -79,26 +80,35 @@ pub(crate) async fn get_enrollment_token(
     min_position: MinPosition,
     PathParam(token): PathParam<TokenId>,
     Query(NoParams {}): Query<NoParams>,
-) -> Result<Json<EnrollmentToken>, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     min_position.wait(state.log(), &state.read_models.tokens, &scope.project).await?;
-    let sql = format!(
-        "SELECT state FROM {TABLE} WHERE project = $1 AND kind = 'enrollment' AND token = $2"
-    );
-    let found: Option<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
-        .bind(scope.project.as_str())
-        .bind(token.0)
-        .fetch_optional(state.sql())
-        .await
-        .map_err(sql_problem)?;
-    let found: Option<Token> = found
-        .map(|text| serde_json::from_str(&text).map_err(|error| Problem::internal(&error)))
-        .transpose()?;
+    let found = find(&state, &scope.project, "enrollment", token).await?;
     let mut shown = found.and_then(|state| enrollment((token, state))).ok_or_else(|| {
         let project = &scope.project;
         Problem::not_found(format!("there is no enrollment token {token} in project {project}"))
     })?;
     set_names(&state, &scope.project, shown.device.as_mut().into_iter().collect()).await?;
-    Ok(Json(shown))
+    Ok(([etag(shown.version)], Json(shown)))
+}
+
+/// Reads the row of a token.
+async fn find(
+    state: &QueryState,
+    project: &ProjectId,
+    kind: &'static str,
+    token: TokenId,
+) -> Result<Option<Token>, Problem> {
+    let sql = format!("SELECT state FROM {TABLE} WHERE project = $1 AND kind = $2 AND token = $3");
+    let found: Option<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+        .bind(project.as_str())
+        .bind(kind)
+        .bind(token.0)
+        .fetch_optional(state.sql())
+        .await
+        .map_err(sql_problem)?;
+    found
+        .map(|text| serde_json::from_str(&text).map_err(|error| Problem::internal(&error)))
+        .transpose()
 }
 
 /// List API tokens, the newest first
@@ -121,6 +131,37 @@ pub(crate) async fn list_api_tokens(
     let (tokens, next) = read(&state, &scope.project, "api", &query).await?;
     let items = tokens.into_iter().filter_map(api).collect();
     Ok(Json(Page { items, next }))
+}
+
+/// Get an API token
+///
+/// Its text cannot be shown again. Server-wide tokens are in the project `system`.
+#[utoipa::path(
+    get, path = "/api/v1/tokens/{token}", tag = "tokens", security(("bearer" = [])),
+    params(
+        ("token" = schema::TokenId, Path, description = "The token's id"), ProjectParam, MinPositionParam,
+    ),
+    responses(
+        (status = 200, description = "The token", body = ApiToken,
+            headers(("ETag" = String, description = "Version of its stream")),
+            example = json!(examples::api_token())),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_api_token(
+    State(state): State<QueryState>,
+    scope: Scope<ReadAll>,
+    min_position: MinPosition,
+    PathParam(token): PathParam<TokenId>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<impl IntoResponse, Problem> {
+    min_position.wait(state.log(), &state.read_models.tokens, &scope.project).await?;
+    let found = find(&state, &scope.project, "api", token).await?;
+    let shown = found.and_then(|state| api((token, state))).ok_or_else(|| {
+        let project = &scope.project;
+        Problem::not_found(format!("there is no API token {token} in project {project}"))
+    })?;
+    Ok(([etag(shown.version)], Json(shown)))
 }
 
 /// Reads a page of the table; the cursor is the position at which a token was created.

@@ -36,6 +36,7 @@ use super::paths;
 use super::problems;
 use super::prometheus::{self, ProcessMetrics};
 use super::proxies::{self, TrustedProxies};
+use super::representation;
 use super::tunnel::Tunnel;
 
 /// Timeout of a request's head, and of inactivity on a connection in use.
@@ -50,6 +51,8 @@ const MIN_COMPRESSED_BYTES: u64 = 1024;
 #[derive(Default)]
 pub(super) struct HttpsListener {
     routers: Vec<OpenApiRouter>,
+    /// The routes of query, which read the resources that writes respond with.
+    reader: Option<Router>,
     forward: Option<Forward>,
     installer: Option<Installer>,
     tunnel: Option<Tunnel>,
@@ -76,6 +79,7 @@ impl HttpsListener {
 
     /// Adds the query role: clients connect to this listener directly, not through another process.
     pub(super) fn query(&mut self, router: OpenApiRouter, limits: Limits) {
+        self.reader = Some(router.clone().split_for_parts().0);
         self.routers.insert(0, router);
         self.limits = Some(limits);
     }
@@ -182,6 +186,9 @@ impl HttpsListener {
                 .fallback(fallback::not_found)
                 .method_not_allowed_fallback(fallback::method_not_allowed),
         };
+        if let Some(reader) = self.reader {
+            routes = routes.layer(from_fn_with_state(reader, representation::add_resource));
+        }
         let compressed = SizeAbove::new(MIN_COMPRESSED_BYTES).and(JsonAndPages);
         routes = routes
             .layer(CompressionLayer::new().compress_when(compressed))

@@ -19,6 +19,7 @@ mod problems;
 mod process;
 mod prometheus;
 mod proxies;
+mod representation;
 mod startup;
 mod tunnel;
 

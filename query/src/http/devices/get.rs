@@ -1,13 +1,13 @@
-//! `GET /devices/{device}`.
+//! `GET /devices/{device}` and `GET /devices/{device}/config`.
 
 use axum::extract::State;
 use axum::response::IntoResponse;
 use muster_api::auth::ReadDevices;
-use muster_api::params::ProjectParam;
+use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, MinPosition, PathParam, Problem, Query, Scope, etag, position_header};
-use muster_api_types::devices::DeviceDetail;
+use muster_api_types::devices::{Config, DeviceDetail};
 use muster_schemas::{DeviceId, Position, ProjectId, Timestamp};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -80,6 +80,36 @@ pub(crate) async fn get_device(
     let same_machine = pending.and_then(|pending| pending.same_machine.as_mut());
     set_names(&state, project, same_machine.into_iter().collect()).await?;
     Ok((headers, Json(detail)))
+}
+
+/// Get the config variables of a device
+///
+/// What was set, and what the device has applied of it.
+#[utoipa::path(
+    get, path = "/api/v1/devices/{device}/config", tag = "devices", security(("bearer" = [])),
+    params(
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ProjectParam, MinPositionParam,
+    ),
+    responses(
+        (status = 200, description = "The config variables", body = Config,
+            headers(("ETag" = String, description = "Version of the device's settings, for `If-Match`")),
+            example = json!(examples::device_detail()["config"])),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_device_config(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    min_position: MinPosition,
+    PathParam(text): PathParam<String>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<impl IntoResponse, Problem> {
+    let project = &scope.project;
+    min_position.wait(state.log(), &state.read_models.devices, project).await?;
+    let id = resolve(&state, project, &text).await?;
+    let device = find(&state, project, id).await?.ok_or_else(|| unknown(project, &text))?;
+    Ok(([etag(device.version)], Json(device.config)))
 }
 
 /// Reads the row of a device.

@@ -7,6 +7,7 @@ use muster_schemas::{OperationId, StreamVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::metrics::WithoutFreshValue;
 use crate::{Open, WriteResult, schema};
 
 /// Target devices: `devices` or `selector`.
@@ -17,7 +18,8 @@ pub struct OperationTarget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 1000)]
     pub devices: Option<Vec<String>>,
-    /// Selector, as in `GET /devices`. An empty one selects all devices of the project.
+    /// Selector, as in `GET /devices`. An empty one selects all devices of the project. Only enrolled
+    /// devices are targets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "env=dev,online")]
     pub selector: Option<String>,
@@ -142,6 +144,10 @@ pub struct OperationRequestedResult {
     pub id: OperationId,
     /// Number of target devices.
     pub devices: u64,
+    /// Metrics of the selector of which devices had no fresh value: those devices are no targets.
+    /// Absent if there are none, and in the response to a repeated request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without_fresh_value: Vec<WithoutFreshValue>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "the document would repeat the description")]
     pub result: WriteResult,

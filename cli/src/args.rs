@@ -11,6 +11,10 @@ use crate::commands::{
     health, metrics, operation, project, replay, shell, simulate, status, token, upload,
 };
 use crate::connection::Connection;
+use crate::output;
+
+/// The page about selectors, which is also `muster help selectors`.
+const SELECTORS: &str = include_str!("../../docs/selectors.md");
 
 /// Manage fleets of Linux devices
 ///
@@ -82,6 +86,9 @@ enum Command {
     /// Manage contexts, the stored servers: list, use, add, remove
     #[command(subcommand)]
     Context(context::ContextCommand),
+    /// Explain selectors, which choose devices by labels, fields and metrics
+    #[command(override_help = SELECTORS)]
+    Selectors,
     /// Print the completion script of a shell
     Completions {
         /// Name of the shell
@@ -134,6 +141,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Grafana(command) => grafana::run(&connection, command).await,
         Command::Simulate(command) => simulate::run(connection, command).await,
         Command::Context(command) => context::run(&connection, command),
+        Command::Selectors => {
+            output::line(SELECTORS.trim_end());
+            Ok(())
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "muster", &mut std::io::stdout());
             Ok(())

@@ -27,7 +27,7 @@ use crate::exit::UsageError;
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ExecArgs {
-    /// Name, id, or a label selector such as env=prod
+    /// Names or ids (a,b), or a selector such as env=prod
     device: Option<String>,
     #[command(flatten)]
     selected: Selected,
@@ -96,6 +96,7 @@ impl Limits {
 pub(crate) fn operation_target(target: &Target) -> OperationTarget {
     match target {
         Target::One(name) => OperationTarget { devices: Some(vec![name.clone()]), selector: None },
+        Target::Named(names) => OperationTarget { devices: Some(names.clone()), selector: None },
         Target::Matching(selector) => {
             OperationTarget { devices: None, selector: Some(selector.clone()) }
         }

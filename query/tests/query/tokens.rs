@@ -124,7 +124,7 @@ async fn the_server_reports_its_health() {
     assert_eq!(
         names(&page),
         [
-            "devices_v2",
+            "devices_v3",
             "operations_v1",
             "projects_v2",
             "sessions_v2",

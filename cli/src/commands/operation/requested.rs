@@ -9,6 +9,7 @@ use muster_schemas::Position;
 use serde_json::json;
 
 use super::api::OPERATIONS;
+use crate::commands::target::note_without_fresh_value;
 use crate::exit::{NOT_FOUND, NotFound, code};
 use crate::output::{self, line};
 
@@ -28,6 +29,7 @@ impl RequestedOperation {
             Ok(made) => made,
             Err(error) => return Err(map_unknown_device(client, request, error).await),
         };
+        note_without_fresh_value(&made.without_fresh_value);
         Ok(Self {
             id: made.id.to_string(),
             devices: made.devices,
@@ -56,12 +58,13 @@ async fn map_unknown_device(
         error.downcast_ref::<RequestError>(),
         Some(RequestError::Problem { status: 400, .. })
     );
-    let names = request.target.devices.as_deref().unwrap_or_default();
-    let Some(name) = names.first().filter(|_| is_invalid) else {
-        return error;
-    };
-    match client.get::<DeviceDetail>(&format!("/api/v1/devices/{}", segment(name)), &[]).await {
-        Err(other) if code(&other) == NOT_FOUND => NotFound(error.to_string()).into(),
-        _ => error,
+    let names = request.target.devices.as_deref().filter(|_| is_invalid).unwrap_or_default();
+    for name in names {
+        let path = format!("/api/v1/devices/{}", segment(name));
+        match client.get::<DeviceDetail>(&path, &[]).await {
+            Err(other) if code(&other) == NOT_FOUND => return NotFound(error.to_string()).into(),
+            _ => {}
+        }
     }
+    error
 }

@@ -11,8 +11,7 @@ use muster_api::problem::ReadProblems;
 use muster_api::{
     Cursor, Json, Limit, MinPosition, Principal, Problem, Query, Scope, position_header,
 };
-use muster_api_types::Page;
-use muster_api_types::devices::DeviceSummary;
+use muster_api_types::devices::DevicePage;
 use muster_schemas::{DeviceId, Position, ProjectId, Timestamp};
 use serde::Deserialize;
 use sqlx::{Postgres, QueryBuilder};
@@ -42,10 +41,16 @@ pub(crate) struct ListDevices {
     /// throughout exactly once, in the order at the time of the first page. In the order
     /// `last_seen`, a cursor is valid for an hour, and for the eight newest lists of a token.
     cursor: Option<String>,
-    /// Conditions on labels: `env=prod,site in (a,b),!retired`; `name`, `id` and `status` are the
-    /// device's own attributes. `online` or `!online`; conditions on the newest metrics:
-    /// `mem.available>500Mi`, `battery.percent<20`.
-    #[param(example = "env=prod,site in (a,b),!retired")]
+    /// Conditions on labels (`env=prod`, `env!=prod`, `site in (a,b)`, `!retired`), on fields
+    /// (`name=robot-*`, `status=online`, `online`, `offline`, `os=debian`, `arch`, `agent<1.4`,
+    /// `hostname`, `id`) and on the newest metrics (`mem.available > 500Mi`,
+    /// `disk[/data].used_percent > 90`), combined by `and` or a comma, `or`, `not` and parentheses. A
+    /// label whose key is the name of a field is `label.KEY`. A device without a fresh value of a
+    /// metric that decides is not in the list: `without_fresh_value` counts such devices.
+    #[param(
+        max_length = 8192,
+        example = "env=prod and not (name=robot-* or mem.available < 500Mi)"
+    )]
     selector: Option<String>,
     /// A comma-separated list of `registered`, `pending`, `online`, `offline`, `revoked`,
     /// `deleted`; default: all except `deleted`.
@@ -74,7 +79,7 @@ pub(crate) struct ListDevices {
     get, path = "/api/v1/devices", tag = "devices", security(("bearer" = [])),
     params(ListDevices, ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "A page of devices", body = Page<DeviceSummary>,
+        (status = 200, description = "A page of devices", body = DevicePage,
             headers(("Muster-Position" = u64, description = "The position that the response shows")),
             example = json!({"items": [examples::device_summary()], "next": "WyJuYW1lIix7Im4iOiJhIn1d"})),
         ReadProblems,
@@ -93,7 +98,10 @@ pub(crate) async fn list_devices(
     let foreign = || Cursor::foreign(query.cursor.as_deref().unwrap_or_default());
     let moment = at_position::requested_position(&state, project, query.position, query.at).await?;
     let limit = usize::from(query.limit.get());
-    let live = Live { latest: moment.is_none().then_some(&state.latest), project };
+    let latest = moment.is_none().then_some(&state.latest);
+    let live = Live { latest, project, now: std::time::SystemTime::now().into() };
+    let mut without_fresh_value = Vec::new();
+    filter.reject_misspelt(&state, project).await?;
     let (position, (items, next)) = if let Some(position) = moment {
         filter.reject_metrics()?;
         let after = match start {
@@ -113,6 +121,7 @@ pub(crate) async fn list_devices(
         min_position.wait(state.log(), progress, project).await?;
         let position = progress.position(project);
         filter.evaluate_metrics(&state.latest, project);
+        without_fresh_value = filter.without_fresh_value(&state, project).await?;
         let list = List {
             state: &state,
             live: &live,
@@ -138,7 +147,8 @@ pub(crate) async fn list_devices(
         (position, found)
     };
     let items = items.into_iter().map(|(key, device)| live.summary(key.device, device)).collect();
-    Ok(([position_header(position)], Json(Page { items, next })))
+    let without_fresh_value = without_fresh_value.into_iter().map(Into::into).collect();
+    Ok(([position_header(position)], Json(DevicePage { items, next, without_fresh_value })))
 }
 
 fn sort_key(live: &Live<'_>, sort: Sort, id: DeviceId, device: &Device) -> SortKey {
@@ -147,7 +157,7 @@ fn sort_key(live: &Live<'_>, sort: Sort, id: DeviceId, device: &Device) -> SortK
     SortKey::of(sort, id, name, device.created_position, last_seen)
 }
 
-type DevicePage = (Vec<(SortKey, Device)>, Option<String>);
+type Found = (Vec<(SortKey, Device)>, Option<String>);
 
 /// A page of the current state.
 struct List<'a> {
@@ -166,11 +176,7 @@ const MAX_ATTEMPTS: usize = 10;
 impl List<'_> {
     /// Returns a page sorted by the names at the start of the walk: at `position`, unless the
     /// cursor has another one.
-    async fn by_name(
-        &self,
-        after: Option<SortKey>,
-        position: Position,
-    ) -> Result<DevicePage, Problem> {
+    async fn by_name(&self, after: Option<SortKey>, position: Position) -> Result<Found, Problem> {
         let position = after.as_ref().and_then(|after| after.position).unwrap_or(position);
         let after = after.map(|after| SortKey { position: Some(position), ..after });
         let names = || names_at(self.state.log(), self.live.project, position);
@@ -196,7 +202,7 @@ impl List<'_> {
         after: Option<&SortKey>,
         position: Option<Position>,
         renamed: &BTreeMap<DeviceId, String>,
-    ) -> Result<DevicePage, Problem> {
+    ) -> Result<Found, Problem> {
         let column = match self.sort.by() {
             By::Name => "name",
             By::LastSeen | By::Created => "created_position",
@@ -238,7 +244,7 @@ impl List<'_> {
     /// Returns the first page by `last_seen`. Only memory has the time at which a device was last
     /// seen, so the ids are sorted here, and only the page's devices are read. The time changes
     /// while a client reads pages, so the order is stored for the following ones.
-    async fn first_by_last_seen(&self) -> Result<DevicePage, Problem> {
+    async fn first_by_last_seen(&self) -> Result<Found, Problem> {
         self.state.walk_rate.check(self.owner.token)?;
         let mut query = self.select("device, heard_at");
         let rows: Vec<(Uuid, Option<i64>)> =
@@ -265,7 +271,7 @@ impl List<'_> {
     }
 
     /// Returns a later page of a stored order.
-    async fn by_walk(&self, walk: WalkCursor) -> Result<DevicePage, Problem> {
+    async fn by_walk(&self, walk: WalkCursor) -> Result<Found, Problem> {
         let found = walk.page(self.state.sql(), self.live.project, self.limit).await?;
         let Some((devices, next)) = found else {
             let rule = "has expired: list again from the first page";

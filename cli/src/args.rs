@@ -8,13 +8,9 @@ use muster_server::up::{self, UpArgs};
 
 use crate::commands::{
     api_token, bootstrap, connect, context, cp, dead_letter, device, doctor, events, exec, grafana,
-    health, metrics, operation, project, replay, shell, simulate, status, token, upload,
+    health, metrics, operation, project, replay, selectors, shell, simulate, status, token, upload,
 };
 use crate::connection::Connection;
-use crate::output;
-
-/// The page about selectors, which is also `muster help selectors`.
-const SELECTORS: &str = include_str!("../../docs/selectors.md");
 
 /// Manage fleets of Linux devices
 ///
@@ -87,7 +83,7 @@ enum Command {
     #[command(subcommand)]
     Context(context::ContextCommand),
     /// Explain selectors, which choose devices by labels, fields and metrics
-    #[command(override_help = SELECTORS)]
+    #[command(override_help = selectors::PAGE)]
     Selectors,
     /// Print the completion script of a shell
     Completions {
@@ -142,7 +138,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Simulate(command) => simulate::run(connection, command).await,
         Command::Context(command) => context::run(&connection, command),
         Command::Selectors => {
-            output::line(SELECTORS.trim_end());
+            selectors::run();
             Ok(())
         }
         Command::Completions { shell } => {

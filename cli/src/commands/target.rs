@@ -79,20 +79,29 @@ impl Target {
         if names.len() > 1 { Self::Named(names) } else { Self::One(names.pop().unwrap_or(word)) }
     }
 
-    /// Returns the devices. No matching device is an error.
+    /// Returns the devices. No matching device is an error; those that a selector left out because a
+    /// value is missing are reported.
     pub(crate) async fn find(&self, client: &Client) -> Result<Vec<NamedDevice>> {
+        let (devices, without_fresh_value) = self.select(client).await?;
+        note_without_fresh_value(&without_fresh_value);
+        Ok(devices)
+    }
+
+    async fn select(&self, client: &Client) -> Result<(Vec<NamedDevice>, Vec<WithoutFreshValue>)> {
         match self {
-            Self::One(name) => Ok(vec![find_named(client, name).await?]),
-            Self::Named(names) => find_all_named(client, names).await,
+            Self::One(name) => Ok((vec![find_named(client, name).await?], Vec::new())),
+            Self::Named(names) => Ok((find_all_named(client, names).await?, Vec::new())),
             Self::Matching(selector) => {
                 let query = [("selector", selector.clone())];
                 let list = client.items::<DeviceSummary>("/api/v1/devices", &query).await?;
-                note_without_fresh_value(list.without_fresh_value());
+                let without = list.without_fresh_value().to_vec();
                 let found = list.complete()?;
                 if found.is_empty() {
-                    return Err(NotFound(format!("no device matches {selector}")).into());
+                    let mut problem = vec![format!("no device matches {selector}")];
+                    problem.extend(without.iter().map(without_text));
+                    return Err(NotFound(problem.join("; ")).into());
                 }
-                Ok(found.iter().map(|device| NamedDevice::new(device)).collect())
+                Ok((found.iter().map(|device| NamedDevice::new(device)).collect(), without))
             }
         }
     }
@@ -106,9 +115,13 @@ impl Target {
         self.find(client).await
     }
 
-    /// Returns the names of the devices. A single one is not resolved.
+    /// Returns the names of the devices, for a question. A single one is not resolved.
     pub(crate) async fn names(&self, client: &Client) -> Result<Vec<String>> {
-        Ok(self.to_write(client).await?.into_iter().map(|device| device.name).collect())
+        if let Self::One(name) = self {
+            return Ok(vec![name.clone()]);
+        }
+        let (devices, _) = self.select(client).await?;
+        Ok(devices.into_iter().map(|device| device.name).collect())
     }
 
     /// Returns the name or id of the only selected device.
@@ -173,12 +186,13 @@ pub(crate) async fn filter_device(client: &Client, word: Option<String>) -> Resu
 
 /// Reports devices that a selector left out because a value is missing or stale.
 pub(crate) fn note_without_fresh_value(found: &[WithoutFreshValue]) {
-    for WithoutFreshValue { metric, device_count, candidate_count } in found {
-        let devices = if *candidate_count == 1 { "device" } else { "devices" };
-        note(format!(
-            "{device_count} of {candidate_count} {devices} had no fresh value of {metric}"
-        ));
-    }
+    found.iter().for_each(|one| note(without_text(one)));
+}
+
+fn without_text(found: &WithoutFreshValue) -> String {
+    let WithoutFreshValue { metric, device_count, candidate_count } = found;
+    let devices = if *candidate_count == 1 { "device" } else { "devices" };
+    format!("{device_count} of {candidate_count} {devices} had no fresh value of {metric}")
 }
 
 /// A device to write to.

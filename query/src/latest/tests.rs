@@ -303,14 +303,14 @@ proptest! {
     ) {
         let mut series = DeviceSeries::default();
         let mut expected = std::collections::BTreeMap::new();
-        for (number, (tag, fields, time)) in points.into_iter().enumerate() {
+        for (number, (tag, fields, time)) in (0_i64..).zip(points) {
             let mut point = Point::new("app").tag("n", tag.to_string());
             for (bit, name) in ["a", "b", "c"].into_iter().enumerate() {
                 if fields & (1 << bit) != 0 {
-                    point = point.field(name, number as i64);
+                    point = point.field(name, number);
                     let newest = expected.entry((tag.to_string(), name.to_owned())).or_insert((time, 0));
                     if newest.0 <= time {
-                        *newest = (time, number as i64);
+                        *newest = (time, number);
                     }
                 }
             }

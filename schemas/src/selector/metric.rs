@@ -64,7 +64,7 @@ impl Comparison {
 
     /// Whether it holds.
     #[must_use]
-    pub fn holds<T: PartialOrd>(self, value: T, limit: T) -> bool {
+    pub fn holds<T: PartialOrd + Copy>(self, value: T, limit: T) -> bool {
         match self {
             Self::Below => value < limit,
             Self::AtMost => value <= limit,

@@ -5,6 +5,7 @@
 //! results of conditions; it does not know the devices, and evaluates no condition itself.
 
 mod field;
+mod lexer;
 mod metric;
 mod misspelt;
 mod parser;
@@ -12,9 +13,6 @@ mod pattern;
 mod print;
 mod quantity;
 mod similar;
-mod words;
-
-use std::str::FromStr;
 
 pub use field::{AgentVersion, Field, STATUSES};
 pub use metric::{Comparison, Metric, TagTest};
@@ -176,16 +174,6 @@ impl Selector {
             matches!(condition, Condition::Field(Field::Status, patterns)
                 if !is_negated && patterns.iter().any(|pattern| pattern.as_str() == status))
         })
-    }
-}
-
-impl FromStr for Selector {
-    type Err = InvalidSelector;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parser::parse(text)
-            .map(Self)
-            .map_err(|words::Problem { text: problem, at }| InvalidSelector::new(text, problem, at))
     }
 }
 

@@ -1,41 +1,53 @@
 //! The parser, by recursive descent; the depth of the recursion is limited.
 
+use std::str::FromStr;
+
 use super::field::{AgentVersion, Field};
+use super::lexer::{Lexer, Parsed, Part, Problem};
 use super::metric::{Comparison, Metric, TagTest, own_metric};
 use super::pattern::Pattern;
-use super::words::{Parsed, Part, Problem, Words};
 use super::{
-    Condition, Expression, Label, MAX_CONDITIONS, MAX_DEPTH, MAX_LENGTH, MAX_VALUES, quantity,
+    Condition, Expression, InvalidSelector, Label, MAX_CONDITIONS, MAX_DEPTH, MAX_LENGTH,
+    MAX_VALUES, Selector, quantity,
 };
 use crate::names::{InvalidName, LabelKey, LabelValue};
 
-/// Words that combine conditions, and are no keys.
+/// Lexer that combine conditions, and are no keys.
 const RESERVED: [&str; 5] = ["and", "or", "not", "in", "notin"];
 
-pub(super) fn parse(text: &str) -> Parsed<Option<Expression>> {
+impl FromStr for Selector {
+    type Err = InvalidSelector;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let problem = |Problem { text: problem, at }| InvalidSelector::new(text, problem, at);
+        parse(text).map(Self).map_err(problem)
+    }
+}
+
+fn parse(text: &str) -> Parsed<Option<Expression>> {
     if text.len() > MAX_LENGTH {
         let text = format!("it is longer than {MAX_LENGTH} bytes");
         return Err(Problem { text, at: 0 });
     }
-    let mut parser = Parser { words: Words::new(text), conditions: 0, depth: 0 };
-    if parser.words.is_at_end() {
+    let mut parser = Parser { lexer: Lexer::new(text), conditions: 0, depth: 0 };
+    if parser.lexer.is_at_end() {
         return Ok(None);
     }
     let expression = parser.any()?;
-    if parser.words.is_at_end() {
+    if parser.lexer.is_at_end() {
         return Ok(Some(expression));
     }
-    let found = parser.words.peek();
+    let found = parser.lexer.peek();
     let hint = match found {
         "&" | "&&" => "; did you mean 'and'?",
         "|" | "||" => "; did you mean 'or'?",
         _ => "",
     };
-    parser.words.fail(format!("expected ',', 'and', 'or' or the end, found '{found}'{hint}"))
+    parser.lexer.fail(format!("expected ',', 'and', 'or' or the end, found '{found}'{hint}"))
 }
 
 struct Parser<'a> {
-    words: Words<'a>,
+    lexer: Lexer<'a>,
     conditions: usize,
     depth: usize,
 }
@@ -49,7 +61,7 @@ impl Parser<'_> {
                 Expression::Any(inner) => parts.extend(inner),
                 part => parts.push(part),
             }
-            if !self.words.take_word("or") {
+            if !self.lexer.take_word("or") {
                 return Ok(one_or(parts, Expression::Any));
             }
         }
@@ -63,7 +75,7 @@ impl Parser<'_> {
                 Expression::All(inner) => parts.extend(inner),
                 part => parts.push(part),
             }
-            if !self.words.take(",") && !self.words.take_word("and") {
+            if !self.lexer.take(",") && !self.lexer.take_word("and") {
                 return Ok(one_or(parts, Expression::All));
             }
         }
@@ -71,25 +83,25 @@ impl Parser<'_> {
 
     /// A condition, a negation, or an expression in parentheses.
     fn part(&mut self) -> Parsed<Expression> {
-        let is_negation = self.words.take_not();
-        if !is_negation && !self.words.take("(") {
+        let is_negation = self.lexer.take_not();
+        if !is_negation && !self.lexer.take("(") {
             self.conditions += 1;
             if self.conditions > MAX_CONDITIONS {
-                return self.words.fail(format!("more than {MAX_CONDITIONS} conditions"));
+                return self.lexer.fail(format!("more than {MAX_CONDITIONS} conditions"));
             }
             return self.condition();
         }
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             let text = format!("more than {MAX_DEPTH} nested parentheses and 'not'");
-            return self.words.fail(text);
+            return self.lexer.fail(text);
         }
         let expression = if is_negation {
             negate(self.part()?)
         } else {
             let inner = self.any()?;
-            if !self.words.take(")") {
-                return self.words.fail("')' is missing; expected ',', 'and', 'or' or ')'");
+            if !self.lexer.take(")") {
+                return self.lexer.fail("')' is missing; expected ',', 'and', 'or' or ')'");
             }
             inner
         };
@@ -98,17 +110,17 @@ impl Parser<'_> {
     }
 
     fn condition(&mut self) -> Parsed<Expression> {
-        let at = self.words.position();
-        let is_explicit = self.words.take_prefix("metric.");
-        let first = self.words.part()?;
+        let at = self.lexer.position();
+        let is_explicit = self.lexer.take_prefix("metric.");
+        let first = self.lexer.part()?;
         let (measurement, tags) = match first {
             // `"my.app".requests`, `disk[/data].used_percent`
             Part::Quoted(name) => (name, self.tags()?),
-            Part::Bare(name) if self.words.is_next("[") => (name, self.tags()?),
+            Part::Bare(name) if self.lexer.is_next("[") => (name, self.tags()?),
             // `my.app."a.b"`
-            Part::Bare(name) if self.words.is_next_quote() && name.ends_with('.') => {
+            Part::Bare(name) if self.lexer.is_next_quote() && name.ends_with('.') => {
                 let measurement = name.trim_end_matches('.');
-                let field = self.words.part()?.text();
+                let field = self.lexer.part()?.text();
                 return self.metric(at, measurement, Vec::new(), field, is_explicit);
             }
             Part::Bare(name) if is_explicit => {
@@ -120,10 +132,10 @@ impl Parser<'_> {
             }
             Part::Bare(name) => return self.named(name, at),
         };
-        if !self.words.take_adjacent(".") {
-            return self.words.fail("expected '.' and a field of the measurement");
+        if !self.lexer.take_adjacent(".") {
+            return self.lexer.fail("expected '.' and a field of the measurement");
         }
-        let field = self.words.part()?.text();
+        let field = self.lexer.part()?.text();
         self.metric(at, measurement, tags, field, is_explicit)
     }
 
@@ -143,12 +155,12 @@ impl Parser<'_> {
             return self.label(key, at, true);
         }
         if ["online", "offline"].contains(&name) {
-            if let Some(operator) = self.words.peek_operator() {
+            if let Some(operator) = self.lexer.peek_operator() {
                 let text = format!(
                     "'{name}' takes no value, found '{operator}'; write '{name}', '!{name}' or \
                      status=…; a label of this name is label.{name}"
                 );
-                return self.words.fail(text);
+                return self.lexer.fail(text);
             }
             return Ok(Expression::Is(Condition::Field(Field::Status, vec![Pattern::new(name)])));
         }
@@ -156,7 +168,7 @@ impl Parser<'_> {
             return self.field(field);
         }
         let own = own_metric(name);
-        let operator = self.words.peek_operator();
+        let operator = self.lexer.peek_operator();
         let is_order = operator.is_some_and(|operator| operator.starts_with(['<', '>']));
         if is_order || own.is_some() {
             let Some((measurement, field)) = own.or_else(|| name.rsplit_once('.')) else {
@@ -164,7 +176,7 @@ impl Parser<'_> {
                     "'{name}' is a label, and labels have no order; expected =, != or in, or a \
                      metric such as mem.available"
                 );
-                return self.words.fail(text);
+                return self.lexer.fail(text);
             };
             return self.metric(at, measurement, Vec::new(), field, false);
         }
@@ -182,14 +194,14 @@ impl Parser<'_> {
     }
 
     fn field(&mut self, field: Field) -> Parsed<Expression> {
-        let operator = self.words.peek_operator().unwrap_or_default();
+        let operator = self.lexer.peek_operator().unwrap_or_default();
         if operator.starts_with(['<', '>']) {
             if field != Field::Agent {
                 let text = format!("'{field}' has no order; expected =, != or in");
-                return self.words.fail(text);
+                return self.lexer.fail(text);
             }
             let comparison = self.comparison()?;
-            let (word, at) = self.words.value()?;
+            let (word, at) = self.lexer.value()?;
             let version = word.parse::<AgentVersion>().map_err(|()| {
                 let text =
                     format!("'{word}' is not a version; expected numbers such as 1.4 or 1.4.2");
@@ -220,14 +232,14 @@ impl Parser<'_> {
             return Err(Problem { text, at });
         }
         let name = format!("{measurement}.{field}");
-        if self.words.peek_operator().is_none_or(|operator| operator.contains('n')) {
-            return self.words.fail(format!(
+        if self.lexer.peek_operator().is_none_or(|operator| operator.contains('n')) {
+            return self.lexer.fail(format!(
                 "'{name}' is a metric; expected <, <=, >, >=, = or != and a number; a label of \
                  this name is label.{name}"
             ));
         }
         let comparison = self.comparison()?;
-        let (word, at) = self.words.value()?;
+        let (word, at) = self.lexer.value()?;
         let Some(number) = quantity::parse(word, field) else {
             let label = if comparison.is_equality() && tags.is_empty() {
                 format!("; a label of this name is label.{name}")
@@ -248,13 +260,13 @@ impl Parser<'_> {
     /// `[/data]`, `[path=/data,fstype=ext4]`; nothing if there is no bracket.
     fn tags(&mut self) -> Parsed<Vec<TagTest>> {
         let mut tags = Vec::new();
-        if !self.words.take_adjacent("[") {
+        if !self.lexer.take_adjacent("[") {
             return Ok(tags);
         }
         loop {
-            let (first, at) = self.words.value()?;
-            let (name, value) = if self.words.take("=") {
-                (Some(first.to_owned()), self.words.value()?.0)
+            let (first, at) = self.lexer.value()?;
+            let (name, value) = if self.lexer.take("=") {
+                (Some(first.to_owned()), self.lexer.value()?.0)
             } else {
                 (None, first)
             };
@@ -264,22 +276,22 @@ impl Parser<'_> {
             }
             tags.push(TagTest { name, value: Pattern::new(value) });
             if tags.len() > MAX_CONDITIONS {
-                return self.words.fail(format!("more than {MAX_CONDITIONS} tags"));
+                return self.lexer.fail(format!("more than {MAX_CONDITIONS} tags"));
             }
-            if self.words.take("]") {
+            if self.lexer.take("]") {
                 return Ok(tags);
             }
-            if !self.words.take(",") {
-                return self.words.fail("']' is missing");
+            if !self.lexer.take(",") {
+                return self.lexer.fail("']' is missing");
             }
         }
     }
 
     fn comparison(&mut self) -> Parsed<Comparison> {
-        let found = Comparison::ALL.into_iter().find(|(text, _)| self.words.take(text));
+        let found = Comparison::ALL.into_iter().find(|(text, _)| self.lexer.take(text));
         match found {
             Some((_, comparison)) => Ok(comparison),
-            None => self.words.fail("expected <, <=, >, >=, = or !="),
+            None => self.lexer.fail("expected <, <=, >, >=, = or !="),
         }
     }
 
@@ -296,26 +308,26 @@ impl Parser<'_> {
             }
             check(text).map_err(|text| Problem { text, at })
         };
-        let holds = match self.words.take_operator() {
-            Some("=" | "==") => return Ok(Some((vec![pattern(self.words.value()?)?], true))),
-            Some("!=") => return Ok(Some((vec![pattern(self.words.value()?)?], false))),
+        let holds = match self.lexer.take_operator() {
+            Some("=" | "==") => return Ok(Some((vec![pattern(self.lexer.value()?)?], true))),
+            Some("!=") => return Ok(Some((vec![pattern(self.lexer.value()?)?], false))),
             Some("in") => true,
             Some("notin") => false,
-            Some(_) => return self.words.fail("expected =, !=, in or notin"),
-            None => return self.words.check_alone(),
+            Some(_) => return self.lexer.fail("expected =, !=, in or notin"),
+            None => return self.lexer.check_alone(),
         };
-        if !self.words.take("(") {
-            return self.words.fail("'(' is missing; expected in (a,b)");
+        if !self.lexer.take("(") {
+            return self.lexer.fail("'(' is missing; expected in (a,b)");
         }
-        let mut patterns = vec![pattern(self.words.value()?)?];
-        while self.words.take(",") {
+        let mut patterns = vec![pattern(self.lexer.value()?)?];
+        while self.lexer.take(",") {
             if patterns.len() == MAX_VALUES {
-                return self.words.fail(format!("more than {MAX_VALUES} values"));
+                return self.lexer.fail(format!("more than {MAX_VALUES} values"));
             }
-            patterns.push(pattern(self.words.value()?)?);
+            patterns.push(pattern(self.lexer.value()?)?);
         }
-        if !self.words.take(")") {
-            return self.words.fail("')' is missing; expected ',' or ')'");
+        if !self.lexer.take(")") {
+            return self.lexer.fail("')' is missing; expected ',' or ')'");
         }
         Ok(Some((patterns, holds)))
     }

@@ -30,12 +30,12 @@ impl<'a> Part<'a> {
 }
 
 /// A position in the text.
-pub(super) struct Words<'a> {
+pub(super) struct Lexer<'a> {
     text: &'a str,
     at: usize,
 }
 
-impl<'a> Words<'a> {
+impl<'a> Lexer<'a> {
     pub(super) const fn new(text: &'a str) -> Self {
         Self { text, at: 0 }
     }

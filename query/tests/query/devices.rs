@@ -90,6 +90,51 @@ async fn lists_are_filtered_sorted_and_paged() {
     }
 }
 
+/// The same selector in SQL and in memory, for combinations of conditions.
+#[tokio::test(flavor = "multi_thread")]
+async fn combined_selectors_select_the_same_now_and_from_the_log() {
+    let world = fleet().await;
+    let epsilon = world.register("epsilon", &[("os", "none")]).await;
+    world.enroll(epsilon).await;
+    world.connect(epsilon).await;
+    world.report(epsilon, 1, inventory("Debian GNU/Linux 12")).await;
+    let zeta = world.register("zeta", &[("env", "")]).await;
+    world.enroll(zeta).await;
+    let mut version = inventory("Über Linux");
+    version.agent_version = "12.4.1-rc2".to_owned();
+    version.os_id = Some("ueber".to_owned());
+    world.report(zeta, 1, version).await;
+    let conditions = [
+        "env",
+        "env=prod",
+        "env in (test,p*,)",
+        "label.os=n*",
+        "os",
+        "os='*linux*'",
+        "os in (ueber,none)",
+        "agent<12.4.1",
+        "agent>=0.1,agent<12.4.2",
+        "hostname=HOST*",
+        "name=*a",
+        "offline",
+        "status in (online,registered)",
+    ];
+    let head = world.show("/api/v1/log/head").await["position"].as_u64().unwrap();
+    let mut selected = std::collections::BTreeSet::new();
+    for a in conditions {
+        for b in conditions {
+            for selector in [format!("({a}) and not ({b})"), format!("({a}) or ({b})")] {
+                let path = format!("/api/v1/devices?selector={}", selector.replace(' ', "+"));
+                let now = world.show(&path).await;
+                let past = world.show(&format!("{path}&position={head}")).await;
+                assert_eq!(names(&now), names(&past), "{selector}");
+                selected.insert(names(&now).join(","));
+            }
+        }
+    }
+    assert!(selected.len() > 12, "{selected:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_error_for_a_bad_request_names_the_field_and_the_rule() {
     let world = fleet().await;

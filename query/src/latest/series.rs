@@ -16,8 +16,8 @@ use muster_schemas::{Timestamp, codec};
 pub(super) const MAX_DEVICE_SERIES: usize = 5_000;
 /// Maximum memory of the rows of one device, in bytes; those of an agent need 10 KB.
 pub(super) const MAX_DEVICE_BYTES: usize = 128 * 1024;
-/// Memory of a row besides its encoded content, in bytes.
-const ROW_BYTES: usize = 72;
+/// Memory of a row besides its encoded content, in bytes, with that of its allocation.
+const ROW_BYTES: usize = 88;
 /// Maximum time by which a point counts as newer than its receipt: a clock that was once ahead must
 /// not block newer points after it was corrected.
 const MAX_AHEAD: Duration = Duration::from_secs(300);
@@ -48,7 +48,7 @@ pub(super) struct DeviceSeries {
 
 /// Fields of one measurement and set of tags that were reported together.
 #[derive(Clone, Debug)]
-struct Row {
+pub(super) struct Row {
     /// Measurement and tags, then the fields, encoded.
     content: Box<[u8]>,
     /// Length of the first part.
@@ -83,6 +83,14 @@ pub struct LatestPoint {
     pub is_stale: bool,
 }
 
+/// Which series were removed for the current batch: each batch does so once, because it looks at all
+/// series.
+#[derive(Debug, Default)]
+struct Cleaned {
+    of_forgotten: bool,
+    of_stale: bool,
+}
+
 /// A batch, encoded for the fold.
 #[derive(Debug)]
 pub(super) struct Rows(Vec<Row>);
@@ -103,17 +111,18 @@ impl Row {
     }
 
     fn new(
-        mut content: Vec<u8>,
+        mut series: Vec<u8>,
         fields: &BTreeMap<MetricName, FieldValue>,
         (time, measured_at): (Timestamp, Timestamp),
         interval: Duration,
     ) -> Self {
-        let series_bytes = content.len();
-        content.extend(codec::encode(fields));
+        let series_bytes = series.len();
+        series.extend(codec::encode(fields));
         let mut shape = DefaultHasher::new();
         fields.keys().for_each(|name| name.hash(&mut shape));
         Self {
-            content: content.into(),
+            // A copy of the exact size: shrunk allocations of this number would fragment the memory.
+            content: Box::from(series.as_slice()),
             series_bytes: u32::try_from(series_bytes).unwrap_or(u32::MAX),
             fields: u32::try_from(fields.len()).unwrap_or(u32::MAX),
             shape: shape.finish(),
@@ -157,7 +166,7 @@ impl Row {
         (!fields.is_empty()).then(row)
     }
 
-    fn decode(&self, now: Timestamp) -> Option<LatestPoint> {
+    pub(super) fn decode(&self, now: Timestamp) -> Option<LatestPoint> {
         let (measurement, tags) = codec::decode(self.series()).ok()?;
         Some(LatestPoint {
             measurement,
@@ -185,13 +194,16 @@ fn earlier_interval(before: Duration, distance: Duration) -> Duration {
 impl DeviceSeries {
     /// Takes the values of a batch that are newer than the kept ones.
     pub(super) fn apply(&mut self, Rows(rows): Rows) {
-        let mut is_full = false;
+        let mut cleaned = Cleaned::default();
         for row in rows {
-            self.take(row, &mut is_full);
+            self.take(row, &mut cleaned);
+        }
+        if self.rows.capacity() > self.rows.len() + self.rows.len() / 4 {
+            self.rows.shrink_to_fit();
         }
     }
 
-    fn take(&mut self, mut new: Row, is_full: &mut bool) {
+    fn take(&mut self, mut new: Row, cleaned: &mut Cleaned) {
         let start = self.rows.partition_point(|row| row.series() < new.series());
         let same = self.rows[start..].iter().take_while(|row| row.series() == new.series()).count();
         let others = match &self.rows[start..start + same] {
@@ -225,20 +237,18 @@ impl DeviceSeries {
             kept.fold((0, 0), |sum, row| (sum.0 + row.bytes(), sum.1 + row.fields as usize));
         self.bytes += bytes;
         self.series += series;
-        self.insert(new, same == 0, is_full);
+        self.insert(new, same == 0, cleaned);
     }
 
     /// Inserts a row if the limits allow it; `is_new` if its series is.
-    fn insert(&mut self, new: Row, is_new: bool, is_full: &mut bool) {
-        if is_new {
-            let received_at = new.measured_at;
-            self.retain(|row| row.age(received_at) <= FORGET_AFTER);
+    fn insert(&mut self, new: Row, is_new: bool, cleaned: &mut Cleaned) {
+        let now = new.measured_at;
+        if is_new && !std::mem::replace(&mut cleaned.of_forgotten, true) {
+            self.retain(|row| row.age(now) <= FORGET_AFTER);
         }
-        if !self.has_room(&new) && !*is_full {
-            // Series that are no longer reported make room.
-            let now = new.measured_at;
+        // Series that are no longer reported make room.
+        if !self.has_room(&new) && !std::mem::replace(&mut cleaned.of_stale, true) {
             self.retain(|row| !row.is_stale(now));
-            *is_full = !self.has_room(&new);
         }
         if !self.has_room(&new) {
             self.dropped += u64::from(new.fields);
@@ -272,12 +282,17 @@ impl DeviceSeries {
         measurement: &[u8],
         now: Timestamp,
     ) -> impl Iterator<Item = LatestPoint> {
+        self.rows_of(measurement).filter_map(move |row| row.decode(now))
+    }
+
+    /// Returns the fresh rows of a measurement, to decode them without the lock.
+    pub(super) fn fresh_rows_of(&self, measurement: &[u8], now: Timestamp) -> Vec<Row> {
+        self.rows_of(measurement).filter(|row| !row.is_stale(now)).cloned().collect()
+    }
+
+    fn rows_of(&self, measurement: &[u8]) -> impl Iterator<Item = &Row> {
         let start = self.rows.partition_point(|row| row.series() < measurement);
-        self.rows
-            .iter()
-            .skip(start)
-            .take_while(move |row| row.series().starts_with(measurement))
-            .filter_map(move |row| row.decode(now))
+        self.rows.iter().skip(start).take_while(move |row| row.series().starts_with(measurement))
     }
 
     /// Memory of the rows, in bytes.

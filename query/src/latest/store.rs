@@ -9,7 +9,7 @@ use muster_schemas::selector::{Comparison, Metric};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use parking_lot::RwLock;
 
-use super::series::{DeviceSeries, LatestPoint, Rows, encoded_name};
+use super::series::{DeviceSeries, LatestPoint, Row, Rows, encoded_name};
 use super::summary::{self, Verdict};
 
 /// The newest metrics of all devices; cheap to clone.
@@ -99,15 +99,20 @@ impl LatestMetrics {
         now: Timestamp,
     ) -> MeasuredDevices {
         let measurement = encoded_name(&metric.measurement);
+        let rows: Vec<(DeviceId, Vec<Row>)> = {
+            let devices = self.devices.read();
+            let own = devices.iter().filter(|((of, _), _)| of == project);
+            own.map(|((_, device), latest)| {
+                (*device, latest.series.fresh_rows_of(&measurement, now))
+            })
+            .collect()
+        };
         let mut found = MeasuredDevices::default();
-        for ((of, device), latest) in self.devices.read().iter() {
-            if of != project {
-                continue;
-            }
-            let points = latest.series.points_of(&measurement, now);
+        for (device, rows) in rows {
+            let points = rows.iter().filter_map(|row| row.decode(now));
             match summary::verdict(points, metric, comparison, limit) {
-                Verdict::Matches => found.matching.push(*device),
-                Verdict::Differs => found.others.push(*device),
+                Verdict::Matches => found.matching.push(device),
+                Verdict::Differs => found.others.push(device),
                 Verdict::Unknown => {}
             }
         }

@@ -123,18 +123,23 @@ impl<'a> Lexer<'a> {
             return self.fail(format!("the closing {mark} is missing"));
         };
         let text = inner.get(..end).unwrap_or_default();
-        if text.chars().any(char::is_control) {
-            return self.fail("a text contains a control character");
-        }
+        let text = self.printable(text)?;
         self.at += end + 2;
         Ok(text)
     }
 
-    fn bare(&mut self) -> &'a str {
+    fn bare(&mut self) -> Parsed<&'a str> {
         let rest = self.rest();
-        let word = rest.get(..Self::end_of_word(rest)).unwrap_or_default();
+        let word = self.printable(rest.get(..Self::end_of_word(rest)).unwrap_or_default())?;
         self.at += word.len();
-        word
+        Ok(word)
+    }
+
+    fn printable(&mut self, text: &'a str) -> Parsed<&'a str> {
+        if text.chars().any(char::is_control) {
+            return self.fail("a text contains a control character");
+        }
+        Ok(text)
     }
 
     /// Takes a name or a part of one; nothing before a sign.
@@ -142,7 +147,7 @@ impl<'a> Lexer<'a> {
         Ok(if self.is_next_quote() {
             Part::Quoted(self.quoted()?)
         } else {
-            Part::Bare(self.bare())
+            Part::Bare(self.bare()?)
         })
     }
 
@@ -150,9 +155,6 @@ impl<'a> Lexer<'a> {
     pub(super) fn value(&mut self) -> Parsed<(&'a str, usize)> {
         let at = self.position();
         let value = self.part()?.text();
-        if value.contains('\0') {
-            return Err(Problem { text: "a value contains a NUL".to_owned(), at });
-        }
         Ok((value, at))
     }
 

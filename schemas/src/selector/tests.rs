@@ -192,6 +192,7 @@ fn an_error_names_its_position_and_what_was_expected() {
         ("id=0198", 4, "0198*"),
         ("os='Debian", 4, "closing '"),
         ("env='a b'", 5, "label value"),
+        ("disk[a\u{1d}].used_percent>1", 6, "control character"),
         (deep.as_str(), 18, "nested"),
         (many.as_str(), 2 * MAX_CONDITIONS + 1, "more than 64 conditions"),
     ] {

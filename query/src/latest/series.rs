@@ -83,7 +83,7 @@ pub struct LatestPoint {
     pub is_stale: bool,
 }
 
-/// Which series were removed for the current batch: each batch does so once, because it looks at all
+/// Which series were removed for the current batch: each batch does so once, because it reads all
 /// series.
 #[derive(Debug, Default)]
 struct Cleaned {

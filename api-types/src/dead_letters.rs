@@ -22,22 +22,23 @@ pub struct DeadLetter {
     /// The cause in full.
     pub detail: String,
     /// Size of the whole message, in bytes.
-    pub size: u64,
+    pub size_bytes: u64,
     /// Time at which the message was first received.
     #[schema(value_type = schema::Timestamp)]
-    pub first_seen: Timestamp,
+    pub first_seen_at: Timestamp,
     /// Time at which the message was last received.
     #[schema(value_type = schema::Timestamp)]
-    pub last_seen: Timestamp,
+    pub last_seen_at: Timestamp,
     /// Number of times that the message was received.
-    pub seen: u64,
+    pub seen_count: u64,
     /// Time of the last retry.
     #[schema(value_type = Option<schema::Timestamp>)]
     pub retried_at: Option<Timestamp>,
     /// The message in base64, at most the first 64 KiB; only in the response for a single dead
     /// letter.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<String>,
+    #[schema(content_encoding = "base64")]
+    pub content_base64: Option<String>,
 }
 
 /// A dead letter that was published again.

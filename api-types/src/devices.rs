@@ -1,8 +1,9 @@
 //! Devices: their registration, their settings and their state.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use muster_schemas::events::{DeviceInventoryReported, DisconnectReason, LossCause};
+use muster_schemas::events::{DisconnectReason, LossCause};
 use muster_schemas::names::{
     ConfigKey, ConfigValue, ConfigVars, DeviceName, LabelKey, LabelValue, Labels,
 };
@@ -12,8 +13,30 @@ use muster_schemas::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::inventory::Inventory;
 use crate::metrics::{MetricsSummary, WithoutFreshValue};
 use crate::{Open, WriteResult, schema};
+
+/// A device, as other resources refer to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"id": "0198c0de-7000-7abc-8def-0123456789ab", "name": "robot-7"}))]
+pub struct DeviceRef {
+    /// Id of the device.
+    #[schema(value_type = schema::DeviceId)]
+    pub id: DeviceId,
+    /// Name of the device; null where the server has only the id.
+    #[schema(value_type = Option<schema::DeviceName>)]
+    pub name: Option<String>,
+}
+
+impl fmt::Display for DeviceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => f.write_str(name),
+            None => self.id.fmt(f),
+        }
+    }
+}
 
 /// A request to register a device.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -103,11 +126,22 @@ pub struct AcceptDevice {
     pub replaces: Option<String>,
 }
 
-/// A request to reject or revoke a device.
+/// A request to reject a pending enrollment.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"reason": "not one of ours"}))]
+pub struct RejectDevice {
+    /// Reason, as text for the log; maximum: 500 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 500)]
+    pub reason: Option<String>,
+}
+
+/// A request to revoke a device's keys.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"reason": "stolen from the van"}))]
-pub struct KeepOut {
+pub struct RevokeDevice {
     /// Reason, as text for the log; maximum: 500 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 500)]
@@ -145,12 +179,14 @@ pub struct DeviceSummary {
     pub agent_version: Option<String>,
     /// Time of the last message from the device: an event, or metrics.
     #[schema(value_type = Option<schema::Timestamp>)]
-    pub last_seen: Option<Timestamp>,
+    pub last_seen_at: Option<Timestamp>,
     /// The newest metrics.
     pub metrics: Option<MetricsSummary>,
     /// Time of registration.
     #[schema(value_type = schema::Timestamp)]
     pub created_at: Timestamp,
+    /// The actor that registered or enrolled it.
+    pub created_by: String,
     /// Version of its settings, as in its `ETag`.
     #[schema(value_type = u64)]
     pub version: StreamVersion,
@@ -179,24 +215,23 @@ pub struct DeviceDetail {
     /// Keys of the device; absent before it enrolled.
     pub enrollment: Option<Enrollment>,
     /// The pending enrollment; absent when there is none.
-    pub waiting: Option<Waiting>,
+    pub pending_enrollment: Option<PendingEnrollment>,
     /// Time at which its keys were revoked; absent while they are valid.
     #[schema(value_type = Option<schema::Timestamp>)]
     pub revoked_at: Option<Timestamp>,
     /// Epochs of the device, the newest last.
     pub epochs: Vec<Epoch>,
     /// Inventory of the device.
-    #[schema(value_type = Option<schema::DeviceInventoryReported>)]
-    pub inventory: Option<DeviceInventoryReported>,
+    pub inventory: Option<Inventory>,
     /// Time of the inventory, by the device's clock.
     #[schema(value_type = Option<schema::Timestamp>)]
-    pub inventory_at: Option<Timestamp>,
+    pub inventory_reported_at: Option<Timestamp>,
     /// Whether it is connected, and since when.
     pub presence: Option<Presence>,
     /// Config variables.
     pub config: Config,
     /// Numbers of events about the device.
-    pub events: StreamCounts,
+    pub event_counts: EventCounts,
     /// Anomalies of the device.
     pub flags: Flags,
     /// Position of the newest event about the device.
@@ -252,10 +287,10 @@ impl Status {
 
 /// A pending enrollment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Waiting {
+pub struct PendingEnrollment {
     /// Time of the request.
     #[schema(value_type = schema::Timestamp)]
-    pub since: Timestamp,
+    pub requested_at: Timestamp,
     /// Thumbprint (RFC 9679) of the machine's key, for comparison with the one that the machine
     /// shows.
     #[schema(value_type = schema::Hash)]
@@ -266,8 +301,7 @@ pub struct Waiting {
     /// Hostname of the machine.
     pub hostname: Option<String>,
     /// The device that has the same machine id.
-    #[schema(value_type = Option<schema::DeviceId>)]
-    pub like: Option<DeviceId>,
+    pub same_machine: Option<DeviceRef>,
 }
 
 /// The keys of a device.
@@ -288,7 +322,7 @@ pub struct Enrollment {
     pub hostname: Option<String>,
     /// SHA-256 of the machine id; indicates similarity, is no proof of identity.
     #[schema(value_type = Option<schema::Hash>)]
-    pub machine: Option<Hash>,
+    pub machine_hash: Option<Hash>,
 }
 
 /// Cause of a new epoch.
@@ -314,10 +348,10 @@ pub struct Epoch {
     pub cause: Open<EpochCause>,
     /// Time at which it started.
     #[schema(value_type = schema::Timestamp)]
-    pub since: Timestamp,
+    pub started_at: Timestamp,
     /// The newest `seq` in the log; 0 before the first event.
     #[schema(value_type = u64)]
-    pub seq: Seq,
+    pub newest_seq: Seq,
 }
 
 /// Presence of a device.
@@ -325,9 +359,9 @@ pub struct Epoch {
 pub struct Presence {
     /// Whether it has an open connection.
     pub online: bool,
-    /// Time since which it is connected or disconnected.
+    /// Time at which it connected or disconnected.
     #[schema(value_type = schema::Timestamp)]
-    pub since: Timestamp,
+    pub changed_at: Timestamp,
     /// The last address that the broker reported.
     pub address: Option<String>,
     /// Reason of the disconnect.
@@ -358,13 +392,13 @@ pub struct Config {
 /// Numbers of events about a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
-pub struct StreamCounts {
+pub struct EventCounts {
     /// Number of operators' changes.
-    pub settings: u64,
+    pub setting_count: u64,
     /// Number of its reports.
-    pub reports: u64,
+    pub report_count: u64,
     /// Number of connects and disconnects.
-    pub presence: u64,
+    pub presence_count: u64,
 }
 
 /// Anomalies of a device.
@@ -372,15 +406,15 @@ pub struct StreamCounts {
 #[serde(default)]
 pub struct Flags {
     /// Number of forks of its history, as by a cloned card or a restored image.
-    pub forks: u64,
+    pub fork_count: u64,
     /// Number of its events that could not be decoded.
-    pub unreadable: u64,
+    pub unreadable_count: u64,
     /// Number of its events with an impossible time.
-    pub odd_times: u64,
+    pub implausible_time_count: u64,
     /// Whether its newest event has an impossible time.
-    pub odd_clock: bool,
+    pub clock_implausible: bool,
     /// Number of reports that a part of its history is lost.
-    pub losses: u64,
+    pub loss_count: u64,
     /// The newest of these reports.
     pub last_loss: Option<Loss>,
 }
@@ -395,8 +429,8 @@ pub struct Loss {
     #[schema(value_type = u64)]
     pub epoch: muster_schemas::Epoch,
     /// Number of missing events, if it is known.
-    pub count: Option<u64>,
+    pub missing_count: Option<u64>,
     /// Time at which the report was recorded.
     #[schema(value_type = schema::Timestamp)]
-    pub said_at: Timestamp,
+    pub reported_at: Timestamp,
 }

@@ -3,13 +3,15 @@
 use muster_schemas::{Hash, Position, ProjectId, StreamVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{AdditionalProperties, Schema, SchemaType};
+use utoipa::openapi::{ObjectBuilder, Type};
 use uuid::Uuid;
 
 use crate::schema;
 
 /// An event of the log.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct EventView {
+pub struct Event {
     /// Position in the project's log, from 1, without gaps.
     #[schema(value_type = u64)]
     pub position: Position,
@@ -43,13 +45,14 @@ pub struct EventView {
     /// Whether the device's own key has signed its record.
     pub sealed: bool,
     /// Whether its time is implausible.
-    pub odd_time: bool,
+    pub time_implausible: bool,
     /// Content of the event; the shape depends on the type. Null when this server cannot decode it.
-    #[schema(value_type = Option<Object>)]
+    #[schema(schema_with = any_object)]
     pub data: serde_json::Value,
     /// The exact bytes, base64; only with `include=record`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub record: Option<String>,
+    #[schema(content_encoding = "base64")]
+    pub record_base64: Option<String>,
 }
 
 /// The end of a project's log.
@@ -67,4 +70,16 @@ pub struct LogHead {
     /// Root of the Merkle tree over all positions so far.
     #[schema(value_type = schema::Hash)]
     pub root: Hash,
+}
+
+/// Returns the schema of an event's content.
+fn any_object() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
+        .description(Some(
+            "Content of the event; the shape depends on the type. Null when this server cannot \
+             decode it.",
+        ))
+        .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(true)))
+        .into()
 }

@@ -4,10 +4,12 @@
 //! Requests refuse unknown fields. Responses ignore them, and an enumeration that may grow is
 //! [`Open`], so that a client can read the responses of a newer server.
 
+pub mod actions;
 pub mod dead_letters;
 pub mod devices;
 pub mod events;
 pub mod headers;
+pub mod inventory;
 pub mod metrics;
 mod open;
 pub mod operations;
@@ -19,9 +21,13 @@ pub mod schema;
 pub mod server;
 pub mod sessions;
 pub mod tokens;
+mod union;
 pub mod uploads;
 mod write;
 
 pub use open::Open;
-pub use page::Page;
+pub use page::{
+    ApiTokenPage, DeadLetterPage, EnrollmentTokenPage, EventPage, MeasurementPage, OperationPage,
+    Page, ProjectPage, ProjectionPage, RunPage, SessionPage, UploadPage,
+};
 pub use write::WriteResult;

@@ -29,10 +29,10 @@ pub struct MetricsSummary {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 80.0)]
     pub battery_percent: Option<f64>,
-    /// Time by which the device's clock is ahead of the server's, in microseconds.
+    /// Time by which the device's clock is ahead of the server's, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = -1200)]
-    pub clock_skew_us: Option<i64>,
+    #[schema(example = -0.0012)]
+    pub clock_skew_seconds: Option<f64>,
     /// The values that are older than three intervals of their group; absent if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<SummaryMetric>, example = json!(["disk"]))]
@@ -68,7 +68,7 @@ impl MetricsSummary {
 pub struct Latest {
     /// Time at which metrics were last received; null when this server has received none.
     #[schema(value_type = Option<schema::Timestamp>)]
-    pub last_seen: Option<Timestamp>,
+    pub last_seen_at: Option<Timestamp>,
     /// The most important metrics.
     pub summary: Option<MetricsSummary>,
     /// The newest value of each series; those that were reported together are one point.
@@ -87,7 +87,7 @@ pub struct LatestPoint {
     /// Tags of the point.
     pub tags: BTreeMap<String, String>,
     /// Values by field.
-    #[schema(value_type = Object, example = json!({"usage_idle": 87.5}))]
+    #[schema(schema_with = any_values)]
     pub fields: BTreeMap<String, serde_json::Value>,
     /// Time of the point.
     #[schema(value_type = schema::Timestamp)]
@@ -142,8 +142,8 @@ pub struct MetricSeries {
     /// End of the range.
     #[schema(value_type = schema::Timestamp)]
     pub to: Timestamp,
-    /// Interval between points.
-    pub step: String,
+    /// Interval between points, in seconds.
+    pub step_seconds: f64,
     /// One series for each combination of tags.
     pub series: Vec<Series>,
 }
@@ -202,11 +202,24 @@ pub struct Measurement {
     pub tags: Vec<String>,
 }
 
+/// Returns the schema of values by field.
+fn any_values() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .description(Some("Values by field."))
+        .additional_properties(Some(any_value_type()))
+        .examples([json!({"usage_idle": 87.5})])
+        .into()
+}
+
+fn any_value_type() -> ObjectBuilder {
+    let types = [Type::Number, Type::String, Type::Boolean];
+    ObjectBuilder::new().schema_type(SchemaType::from_iter(types))
+}
+
 /// Returns the schema of a field's values.
 fn any_value() -> Schema {
-    let types = [Type::Number, Type::String, Type::Boolean];
-    ObjectBuilder::new()
-        .schema_type(SchemaType::from_iter(types))
+    any_value_type()
         .description(Some("A number; for `last`, any value of the field's type"))
         .examples([json!(12.5)])
         .into()

@@ -1,118 +1,77 @@
 //! Operations: requests to devices to run an action.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use muster_schemas::events::{AbortCause, Action};
+use muster_schemas::events::AbortCause;
 use muster_schemas::{OperationId, StreamVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::actions::Action;
+use crate::devices::DeviceRef;
 use crate::metrics::WithoutFreshValue;
+use crate::union::describe_union;
 use crate::{Open, WriteResult, schema};
 
-/// Target devices: `devices` or `selector`.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct OperationTarget {
-    /// Names or ids of devices.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_items = 1000)]
-    pub devices: Option<Vec<String>>,
-    /// Selector, as in `GET /devices`. An empty one selects all devices of the project. Only enrolled
-    /// devices are targets.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "env=dev,online")]
-    pub selector: Option<String>,
+/// The devices that an operation is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Target {
+    /// Named devices.
+    Devices(DevicesTarget),
+    /// The devices that a selector selects at the time of the request.
+    Selector(SelectorTarget),
 }
 
-/// Action that each device runs.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum ActionRequest {
-    /// Run a program: `argv` or `shell`.
-    Exec {
-        /// Program and its arguments, run without a shell.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        argv: Option<Vec<String>>,
-        /// Command line for `/bin/sh -c`.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        shell: Option<String>,
-        /// Working directory; default: the user's home.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        cwd: Option<String>,
-        /// User that the program runs as; default: the agent's own.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        user: Option<String>,
-        /// Environment variables. The log contains only their names.
-        #[serde(default)]
-        env: BTreeMap<String, String>,
-        /// Standard input, as text. The log contains only its length.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        stdin: Option<String>,
-        /// Standard input, as base64.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        stdin_base64: Option<String>,
-        /// Whether the run ends as soon as the program has started. The program continues, and its
-        /// output is not kept.
-        #[serde(default)]
-        background: bool,
-    },
-    /// Stop the agent, so that its service manager starts it again.
-    RestartAgent {},
-    /// Restart the machine.
-    Reboot {},
-    /// Collect diagnostics: a gzip-compressed tar archive, as standard output.
-    Diagnostics {},
-    /// Change the agent's log level.
-    LogLevel {
-        /// `error`, `warn`, `info`, `debug` or `trace`.
-        level: String,
-        /// Time after which the configured level applies again, in seconds; default: never.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schema(minimum = 1)]
-        seconds: Option<u32>,
-    },
-    /// Upload a file or a folder to the server, which stores it: `GET /uploads`.
-    Upload {
-        /// Path of the file: absolute, or relative to the home of the agent's user. A folder
-        /// becomes a tar archive, compressed with gzip.
-        #[schema(min_length = 1, max_length = 4096, example = "/var/log/app.log")]
-        path: String,
-        /// Whether the device removes the file once the server has all of it. Not for folders.
-        #[serde(default)]
-        remove_source: bool,
-        /// Whether this upload, once it is stored, replaces earlier uploads of the same path of the
-        /// same device, which are erased.
-        #[serde(default)]
-        replace: bool,
-        /// Time after which the stored copy is erased, in seconds since it was stored; default:
-        /// never.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schema(minimum = 1)]
-        keep_seconds: Option<u32>,
-        /// Maximum size of the file, in bytes; default: 1 GiB.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schema(minimum = 1, maximum = 68_719_476_736_u64)]
-        max_bytes: Option<u64>,
-        /// Maximum rate of the upload, in bytes per second; default: unlimited.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schema(minimum = 1024)]
-        bytes_per_second: Option<u64>,
-    },
+describe_union! {
+    /// The devices that an operation is for.
+    Target {
+        "devices" => DevicesTarget,
+        "selector" => SelectorTarget,
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Devices(target) => f.write_str(&target.devices.join(",")),
+            Self::Selector(target) => f.write_str(&target.selector),
+        }
+    }
+}
+
+/// Named devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DevicesTarget {
+    /// Ids or names.
+    #[schema(max_items = 1000, example = json!(["robot-7"]))]
+    pub devices: Vec<String>,
+}
+
+/// The devices that a selector selects at the time of the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SelectorTarget {
+    /// Selector, as in `GET /devices`. An empty one selects all devices of the project.
+    #[schema(example = "env=dev,online")]
+    pub selector: String,
 }
 
 /// A request to run an action on devices.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
-    "target": {"selector": "env=dev"}, "action": {"kind": "exec", "argv": ["uname", "-a"]},
-    "timeout_seconds": 60, "at_once": 10, "stop_after": 3
+    "target": {"kind": "selector", "selector": "env=dev"},
+    "action": {"kind": "exec", "argv": ["uname", "-a"]},
+    "timeout_seconds": 60, "max_concurrent_devices": 10, "max_failures": 3
 }))]
 pub struct RequestOperation {
     /// Target devices.
-    pub target: OperationTarget,
+    pub target: Target,
     /// Action that each device runs.
-    pub action: ActionRequest,
+    pub action: Action,
     /// Timeout of a run, in seconds; default: 300, for an upload a day. Maximum: a day, for an
     /// upload 30 days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,24 +85,24 @@ pub struct RequestOperation {
     /// Maximum number of devices that run it concurrently; default: 100.
     #[serde(default = "a_hundred")]
     #[schema(minimum = 1, maximum = 1000)]
-    pub at_once: u32,
+    pub max_concurrent_devices: u32,
     /// Number of unsuccessful runs after which the operation is aborted; default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
-    pub stop_after: Option<u32>,
+    pub max_failures: Option<u32>,
 }
 
 /// A requested operation.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({
-    "id": "0198c0de-7002-7abc-8def-0123456789ab", "devices": 12, "version": 1, "position": 42
+    "id": "0198c0de-7002-7abc-8def-0123456789ab", "device_count": 12, "version": 1, "position": 42
 }))]
 pub struct OperationRequestedResult {
     /// Id of the operation.
     #[schema(value_type = schema::OperationId)]
     pub id: OperationId,
     /// Number of target devices.
-    pub devices: u64,
+    pub device_count: u64,
     /// Metrics of the selector of which devices had no fresh value: those devices are no targets.
     /// Absent if there are none, and in the response to a repeated request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -171,7 +130,7 @@ pub enum OperationStatus {
 
 /// An operation.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct OperationView {
+pub struct Operation {
     /// Id of the operation.
     #[schema(value_type = schema::OperationId)]
     pub id: OperationId,
@@ -179,36 +138,35 @@ pub struct OperationView {
     #[schema(value_type = OperationStatus)]
     pub status: Open<OperationStatus>,
     /// Action of each run.
-    #[schema(value_type = schema::Action)]
+    #[schema(value_type = Action)]
     pub action: Open<Action>,
-    /// Target as written in the request.
-    pub target: String,
-    /// Number of devices that the target selected.
-    pub devices: u64,
+    /// The devices that were requested.
+    #[schema(value_type = Target)]
+    pub target: Open<Target>,
+    /// Number of devices that it is for.
+    pub device_count: u64,
     /// The actor that requested it.
-    pub actor: String,
+    pub created_by: String,
     /// Time of the request.
     #[schema(value_type = schema::Timestamp)]
-    pub requested_at: Timestamp,
-    /// Maximum duration of a run, in milliseconds.
-    pub timeout_ms: u64,
+    pub created_at: Timestamp,
+    /// Timeout of a run, in seconds.
+    pub timeout_seconds: u32,
     /// Time at which runs that have not started expire.
     #[schema(value_type = schema::Timestamp)]
     pub expires_at: Timestamp,
     /// Maximum number of devices that run it concurrently.
-    pub at_once: u32,
+    pub max_concurrent_devices: u32,
     /// Number of unsuccessful runs after which it is aborted.
-    pub stop_after: Option<u32>,
-    /// Size of the standard input of each program, in bytes.
-    pub stdin_bytes: u64,
+    pub max_failures: Option<u32>,
     /// Cause for which it was aborted.
     #[schema(value_type = Option<schema::AbortCause>)]
-    pub aborted: Option<Open<AbortCause>>,
-    /// Number of its runs by state; states without a run are left out.
+    pub abort_cause: Option<Open<AbortCause>>,
+    /// Number of its runs by status; statuses without a run are left out.
     #[schema(value_type = BTreeMap<String, u64>, example = json!({"running": 2, "succeeded": 10}))]
-    pub runs: BTreeMap<String, u64>,
+    pub run_counts: BTreeMap<String, u64>,
     /// Number of its runs that have ended.
-    pub finished: u64,
+    pub finished_count: u64,
     /// Version of its stream, as in its `ETag`.
     #[schema(value_type = u64)]
     pub version: StreamVersion,
@@ -220,19 +178,18 @@ pub struct Failure {
     /// The reason.
     pub reason: String,
     /// Number of runs.
-    pub count: u64,
-    /// Names of some of their devices.
-    #[schema(value_type = Vec<String>)]
-    pub devices: Vec<String>,
+    pub run_count: u64,
+    /// Some of their devices.
+    pub devices: Vec<DeviceRef>,
 }
 
 /// A slow run.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Slow {
-    /// The device's name.
-    pub device: String,
-    /// Duration of its program, in milliseconds.
-    pub duration_ms: u64,
+pub struct SlowRun {
+    /// The device.
+    pub device: DeviceRef,
+    /// Duration of its program, in seconds.
+    pub duration_seconds: f64,
 }
 
 /// An operation, and a summary of its runs.
@@ -240,11 +197,11 @@ pub struct Slow {
 pub struct OperationDetail {
     #[serde(flatten)]
     #[expect(missing_docs, reason = "the document would repeat the description")]
-    pub operation: OperationView,
+    pub operation: Operation,
     /// Reasons of unsuccessful runs, the most frequent first.
     pub failures: Vec<Failure>,
     /// The slowest runs that have ended.
-    pub slowest: Vec<Slow>,
+    pub slowest_runs: Vec<SlowRun>,
 }
 
 const fn a_day() -> u32 {
@@ -260,21 +217,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::actions::UploadAction;
 
     /// An older server refuses fields that it does not know, so new ones must be absent by default.
     #[test]
     fn requests_have_only_the_given_optional_fields() {
         let request = RequestOperation {
-            target: OperationTarget { devices: None, selector: Some("env=dev".to_owned()) },
-            action: ActionRequest::LogLevel { level: "info".to_owned(), seconds: None },
+            target: Target::Selector(SelectorTarget { selector: "env=dev".to_owned() }),
+            action: Action::Upload(UploadAction {
+                path: "x".to_owned(),
+                ..UploadAction::default()
+            }),
             timeout_seconds: None,
             expires_in_seconds: 60,
-            at_once: 1,
-            stop_after: None,
+            max_concurrent_devices: 1,
+            max_failures: None,
         };
         let expected = json!({
-            "target": {"selector": "env=dev"}, "action": {"kind": "log_level", "level": "info"},
-            "expires_in_seconds": 60, "at_once": 1,
+            "target": {"kind": "selector", "selector": "env=dev"},
+            "action": {"kind": "upload", "path": "x"},
+            "expires_in_seconds": 60, "max_concurrent_devices": 1,
         });
         assert_eq!(json!(request), expected);
     }

@@ -7,12 +7,21 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::devices::DeviceRef;
+
 /// A rule that a part of the request breaks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
-    /// The field of the body (`labels.env`), the parameter, or the header.
-    #[schema(example = "labels.env")]
-    pub field: String,
+    /// JSON Pointer (RFC 6901) to the value in the body; to where it would be if it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/labels/env")]
+    pub pointer: Option<String>,
+    /// Name of the parameter in the path or the query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameter: Option<String>,
+    /// Name of the header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
     /// The rule.
     #[schema(example = "is not a label value: use up to 128 of A-Z, a-z, 0-9, …")]
     pub rule: String,
@@ -31,7 +40,7 @@ pub struct FieldError {
     "detail": "there is no device 'robot-7' in project default",
 }))]
 pub struct ProblemDocument {
-    /// Kind of the problem; stable, for programs.
+    /// Kind of the problem; stable, for programs. It is also the path of a page that explains it.
     #[serde(rename = "type")]
     #[schema(example = "/problems/validation")]
     pub kind: String,
@@ -42,10 +51,13 @@ pub struct ProblemDocument {
     pub status: u16,
     /// The attempted action with its object, and a suggested fix.
     pub detail: String,
-    /// The rules that were broken.
+    /// All rules that were broken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub errors: Vec<FieldError>,
+    /// The device that the problem is about: the one that has the name, or that is offline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceRef>,
     /// Correlation id of the entry in the server's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation: Option<Uuid>,

@@ -35,9 +35,10 @@ pub struct ChangeProject {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::ProjectTitle>)]
     pub title: Option<ProjectTitle>,
-    /// Whether the project is archived. An archived project is read-only and accepts no devices.
+    /// New status. An archived project is read-only and accepts no devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub archived: Option<bool>,
+    #[schema(value_type = Option<ProjectStatus>)]
+    pub status: Option<ProjectStatus>,
     /// Retention of the project's metrics: `30d`, `2w`, or `default`. Points from before the
     /// project's first own retention stay in the bucket that all projects share; a later change of
     /// the number of days applies to all points since then.
@@ -86,6 +87,8 @@ pub struct Project {
     /// Time of creation.
     #[schema(value_type = schema::Timestamp)]
     pub created_at: Timestamp,
+    /// The actor that created it.
+    pub created_by: String,
     /// The newest position of its log.
     #[schema(value_type = u64)]
     pub position: Position,

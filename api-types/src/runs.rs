@@ -1,28 +1,45 @@
 //! Runs: the parts of an operation, one for each device.
 
-use muster_schemas::events::{OutputSummary, RefusalCause};
-use muster_schemas::{DeviceId, OperationId, RunState, StreamVersion, Timestamp};
+use muster_schemas::events::{self, RefusalCause};
+use muster_schemas::{Hash, OperationId, RunState, StreamVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::devices::DeviceRef;
 use crate::{Open, schema};
+
+/// What a program wrote to one of its output streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OutputSummary {
+    /// Number of bytes that were written.
+    pub size_bytes: u64,
+    /// Number of bytes that are stored: the first ones.
+    pub stored_bytes: u64,
+    /// SHA-256 of a salt, which is stored with the output, and the stored bytes; null when nothing
+    /// is stored.
+    #[schema(value_type = Option<schema::Hash>)]
+    pub hash: Option<Hash>,
+}
+
+impl From<events::OutputSummary> for OutputSummary {
+    fn from(output: events::OutputSummary) -> Self {
+        let events::OutputSummary { bytes, kept, hash } = output;
+        Self { size_bytes: bytes, stored_bytes: kept, hash }
+    }
+}
 
 /// A run.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct RunView {
+pub struct Run {
     /// The operation.
     #[schema(value_type = schema::OperationId)]
     pub operation: OperationId,
     /// The device.
-    #[schema(value_type = schema::DeviceId)]
-    pub device: DeviceId,
-    /// The device's name.
-    #[schema(value_type = Option<schema::DeviceName>)]
-    pub name: Option<String>,
-    /// State of the run.
-    #[schema(value_type = schema::RunState)]
-    pub state: Open<RunState>,
-    /// Explanation of the state, and the possible actions.
+    pub device: DeviceRef,
+    /// Status of the run.
+    #[schema(value_type = schema::RunStatus)]
+    pub status: Open<RunState>,
+    /// Explanation of the status, and the possible actions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explanation: Option<String>,
     /// Time of the request.
@@ -55,20 +72,18 @@ pub struct RunView {
     pub reason: Option<String>,
     /// Cause for which the device rejected it.
     #[schema(value_type = Option<schema::RefusalCause>)]
-    pub refused: Option<Open<RefusalCause>>,
-    /// Duration of its program, by the device's clock.
-    pub duration_ms: Option<u64>,
-    /// CPU time in user mode.
-    pub user_us: Option<u64>,
-    /// CPU time in the kernel.
-    pub system_us: Option<u64>,
+    pub refusal_cause: Option<Open<RefusalCause>>,
+    /// Duration of its program by the device's clock, in seconds.
+    pub duration_seconds: Option<f64>,
+    /// CPU time in user mode, in seconds.
+    pub cpu_user_seconds: Option<f64>,
+    /// CPU time in the kernel, in seconds.
+    pub cpu_system_seconds: Option<f64>,
     /// Peak memory of one of its processes, in bytes.
-    pub peak_memory: Option<u64>,
-    /// Standard output: the number of bytes that were written, and of those that are kept.
-    #[schema(value_type = Option<schema::OutputSummary>)]
+    pub peak_memory_bytes: Option<u64>,
+    /// Standard output.
     pub stdout: Option<OutputSummary>,
     /// Standard error, likewise.
-    #[schema(value_type = Option<schema::OutputSummary>)]
     pub stderr: Option<OutputSummary>,
     /// Whether the device's report arrived after the server had stopped waiting for it.
     pub late: bool,

@@ -21,14 +21,14 @@ pub struct Health {
 
 /// A projection's progress.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct ProjectionState {
+pub struct Projection {
     /// Name with the version of its fold.
     pub name: String,
     /// The position that it has reached.
     #[schema(value_type = u64)]
     pub position: Position,
-    /// Number of events by which it is behind the log.
-    pub lag: u64,
+    /// Number of events of the log that it has not processed.
+    pub pending_event_count: u64,
     /// Cause for which it stopped; absent while it runs.
     pub failure: Option<String>,
 }
@@ -37,13 +37,13 @@ pub struct ProjectionState {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FleetSummary {
     /// Number of all devices.
-    pub total: i64,
+    pub device_count: i64,
     /// Numbers by status: `registered`, `pending`, `online`, `offline`, `revoked`.
-    pub status: BTreeMap<String, i64>,
+    pub status_counts: BTreeMap<String, i64>,
     /// Numbers by operating system; the 100 most frequent.
-    pub os: BTreeMap<String, i64>,
+    pub os_counts: BTreeMap<String, i64>,
     /// Numbers by architecture; the 100 most frequent.
-    pub arch: BTreeMap<String, i64>,
+    pub arch_counts: BTreeMap<String, i64>,
     /// Numbers by the agent's version; the 100 most frequent.
-    pub agent_version: BTreeMap<String, i64>,
+    pub agent_version_counts: BTreeMap<String, i64>,
 }

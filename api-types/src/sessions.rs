@@ -1,16 +1,18 @@
 //! Sessions: shells on devices, and connections from them.
 
 use muster_schemas::events::SessionKind;
-use muster_schemas::{DeviceId, SessionId, Timestamp};
+use muster_schemas::{SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::devices::DeviceRef;
+use crate::union::describe_union;
 use crate::{Open, schema};
 
-/// State of a session.
+/// Status of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum SessionState {
+pub enum SessionStatus {
     /// The session was requested, and has not ended.
     #[default]
     Open,
@@ -20,7 +22,7 @@ pub enum SessionState {
     Ended,
 }
 
-impl SessionState {
+impl SessionStatus {
     /// Returns its name in the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -32,35 +34,89 @@ impl SessionState {
     }
 }
 
+/// What a session gives access to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Access {
+    /// A shell.
+    Shell(ShellAccess),
+    /// A TCP connection from the device.
+    Tcp(TcpAccess),
+    /// Files of the device.
+    Files(FileAccess),
+}
+
+describe_union! {
+    /// What a session gives access to.
+    Access {
+        "shell" => ShellAccess,
+        "tcp" => TcpAccess,
+        "files" => FileAccess,
+    }
+}
+
+/// A shell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ShellAccess {
+    /// The requested user; null for the agent's own.
+    pub user: Option<String>,
+    /// A line for the shell; null for an interactive one.
+    pub command: Option<String>,
+}
+
+/// A TCP connection from the device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TcpAccess {
+    /// The host, as the device resolves it.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// Files of the device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FileAccess {
+    /// A file, or a folder with its contents; nothing else is accessible.
+    pub path: String,
+    /// Whether they can be modified.
+    pub writable: bool,
+}
+
+impl From<SessionKind> for Access {
+    fn from(kind: SessionKind) -> Self {
+        match kind {
+            SessionKind::Shell { user, command } => Self::Shell(ShellAccess { user, command }),
+            SessionKind::Tcp { host, port } => Self::Tcp(TcpAccess { host, port }),
+            SessionKind::Files { path, write } => Self::Files(FileAccess { path, writable: write }),
+        }
+    }
+}
+
 /// A shell on a device, or a connection from it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct SessionView {
+pub struct Session {
     /// Id of the session.
     #[schema(value_type = schema::SessionId)]
     pub id: SessionId,
     /// The device.
-    #[schema(value_type = schema::DeviceId)]
-    pub device: DeviceId,
-    /// The device's name.
-    #[schema(value_type = Option<schema::DeviceName>)]
-    pub name: Option<String>,
-    /// State of the session.
-    #[schema(value_type = SessionState)]
-    pub state: Open<SessionState>,
-    /// Kind of the session.
-    #[schema(value_type = schema::SessionKind)]
-    pub session: Open<SessionKind>,
+    pub device: DeviceRef,
+    /// Status of the session.
+    #[schema(value_type = SessionStatus)]
+    pub status: Open<SessionStatus>,
+    /// What it gives access to.
+    #[schema(value_type = Access)]
+    pub access: Open<Access>,
     /// The actor that opened it.
-    pub actor: String,
+    pub created_by: String,
     /// Address of the client that opened it.
-    pub address: Option<String>,
+    pub client_address: Option<String>,
     /// Time at which it was opened.
     #[schema(value_type = schema::Timestamp)]
-    pub opened_at: Timestamp,
+    pub created_at: Timestamp,
     /// Number of currently attached clients.
-    pub attached: u64,
+    pub client_count: u64,
     /// Total number of attachments.
-    pub attachments: u64,
+    pub attachment_count: u64,
     /// Whether its output is recorded.
     pub recorded: bool,
     /// Whether its input is recorded.
@@ -86,7 +142,7 @@ pub struct SessionEndedResult {
 
 /// A message of a client about its session, as text of the websocket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum SessionControl {
     /// The terminal has a new size.
     Resize {
@@ -103,26 +159,26 @@ pub enum SessionControl {
 
 /// A message of the server about a session, as text of the websocket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum SessionUpdate {
     /// The session is open.
     Opened {
         /// Id of the session.
         session: SessionId,
         /// The device.
-        device: DeviceId,
+        device: DeviceRef,
     },
     /// The number of attached clients has changed.
     Attached {
-        /// Clients that may type.
-        shared: u32,
-        /// Clients that only watch.
-        watching: u32,
+        /// Number of clients that may type.
+        client_count: u32,
+        /// Number of clients that only watch.
+        watcher_count: u32,
     },
     /// The program has ended.
     Exit {
         /// Its exit code, if it exited by itself.
-        code: Option<i32>,
+        exit_code: Option<i32>,
         /// Reason of another end.
         reason: Option<String>,
     },
@@ -140,18 +196,21 @@ mod tests {
     #[test]
     fn messages_of_a_later_server_are_ignored() {
         let read = |text: &str| serde_json::from_str::<SessionUpdate>(text).unwrap();
-        let attached = SessionUpdate::Attached { shared: 1, watching: 2 };
-        assert_eq!(read(r#"{"type": "attached", "shared": 1, "watching": 2, "x": 3}"#), attached);
-        assert_eq!(read(r#"{"type": "eof"}"#), SessionUpdate::Eof);
-        assert_eq!(read(r#"{"type": "later", "x": 3}"#), SessionUpdate::Unknown);
-        assert_eq!(serde_json::to_string(&SessionUpdate::Eof).unwrap(), r#"{"type":"eof"}"#);
+        let attached = SessionUpdate::Attached { client_count: 1, watcher_count: 2 };
+        assert_eq!(
+            read(r#"{"kind": "attached", "client_count": 1, "watcher_count": 2, "x": 3}"#),
+            attached
+        );
+        assert_eq!(read(r#"{"kind": "eof"}"#), SessionUpdate::Eof);
+        assert_eq!(read(r#"{"kind": "later", "x": 3}"#), SessionUpdate::Unknown);
+        assert_eq!(serde_json::to_string(&SessionUpdate::Eof).unwrap(), r#"{"kind":"eof"}"#);
     }
 
     #[test]
     fn control_messages_have_no_unknown_fields() {
         let read = |text: &str| serde_json::from_str::<SessionControl>(text).ok();
-        assert_eq!(read(r#"{"type": "ping"}"#), Some(SessionControl::Ping {}));
-        assert_eq!(read(r#"{"type": "ping", "x": 1}"#), None);
-        assert_eq!(read(r#"{"type": "later"}"#), None);
+        assert_eq!(read(r#"{"kind": "ping"}"#), Some(SessionControl::Ping {}));
+        assert_eq!(read(r#"{"kind": "ping", "x": 1}"#), None);
+        assert_eq!(read(r#"{"kind": "later"}"#), None);
     }
 }

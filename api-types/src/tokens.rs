@@ -8,12 +8,13 @@ use muster_schemas::{DeviceId, ProjectId, StreamVersion, Timestamp, TokenId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::devices::DeviceRef;
 use crate::{Open, WriteResult, schema};
 
 /// A request to create an enrollment token.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"name": "plant 7", "ttl_seconds": 600, "uses": 20, "labels": {"site": "a"}, "config": {"metrics.interval": "30s"}}))]
+#[schema(example = json!({"name": "plant 7", "expires_in_seconds": 600, "max_uses": 20, "labels": {"site": "a"}, "config": {"metrics.interval": "30s"}}))]
 pub struct CreateEnrollmentToken {
     /// Display name of the token.
     #[schema(value_type = schema::TokenName)]
@@ -21,11 +22,11 @@ pub struct CreateEnrollmentToken {
     /// Lifetime, in seconds; default: an hour.
     #[serde(default = "one_hour")]
     #[schema(minimum = 1, maximum = 31_536_000)]
-    pub ttl_seconds: u32,
+    pub expires_in_seconds: u32,
     /// Number of devices that may enroll with the token; default: one.
     #[serde(default = "one")]
     #[schema(minimum = 1, maximum = 100_000)]
-    pub uses: u32,
+    pub max_uses: u32,
     /// Labels that a device receives.
     #[serde(default)]
     #[schema(value_type = BTreeMap<schema::LabelKey, schema::LabelValue>)]
@@ -34,7 +35,7 @@ pub struct CreateEnrollmentToken {
     /// machine sends are dropped, because labels decide which orders a device receives.
     #[serde(default)]
     #[schema(max_items = 64, value_type = Vec<schema::LabelKey>)]
-    pub allow_labels: BTreeSet<LabelKey>,
+    pub allowed_labels: BTreeSet<LabelKey>,
     /// Config variables that a new device starts with; a device that was already known keeps its
     /// own.
     #[serde(default)]
@@ -47,7 +48,7 @@ pub struct CreateEnrollmentToken {
     pub device: Option<DeviceId>,
     /// Whether an operator must accept each device that enrolls with the token.
     #[serde(default)]
-    pub approval: bool,
+    pub approval_required: bool,
 }
 
 impl CreateEnrollmentToken {
@@ -56,13 +57,13 @@ impl CreateEnrollmentToken {
     pub fn new(name: TokenName) -> Self {
         Self {
             name,
-            ttl_seconds: one_hour(),
-            uses: one(),
+            expires_in_seconds: one_hour(),
+            max_uses: one(),
             labels: Labels::new(),
-            allow_labels: BTreeSet::new(),
+            allowed_labels: BTreeSet::new(),
             config: ConfigVars::new(),
             device: None,
-            approval: false,
+            approval_required: false,
         }
     }
 }
@@ -70,7 +71,7 @@ impl CreateEnrollmentToken {
 /// A request to create an API token.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"name": "grafana", "role": "viewer", "expires_at": "2027-11-23T08:00:00Z"}))]
+#[schema(example = json!({"name": "grafana", "role": "viewer", "expires_in_seconds": 31_536_000}))]
 pub struct CreateToken {
     /// Display name of the token.
     #[schema(value_type = schema::TokenName)]
@@ -78,10 +79,10 @@ pub struct CreateToken {
     /// Role that the token grants.
     #[schema(value_type = schema::Role)]
     pub role: Role,
-    /// Time at which the token expires; default: never.
+    /// Lifetime, in seconds; default: it does not expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<schema::Timestamp>)]
-    pub expires_at: Option<Timestamp>,
+    #[schema(minimum = 1, maximum = 3_153_600_000_u64)]
+    pub expires_in_seconds: Option<u32>,
     /// Whether the token is valid for all projects and the server itself. Only a server-wide admin
     /// can create one; the parameter `project` is ignored then.
     #[serde(default)]
@@ -92,15 +93,15 @@ pub struct CreateToken {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({
     "id": "0198c0de-7001-7abc-8def-0123456789ab",
-    "token": "mst_default_0198c0de70017abc8def0123456789ab_…",
+    "secret": "mst_default_0198c0de70017abc8def0123456789ab_…",
     "expires_at": "2036-11-23T09:00:00Z", "version": 1, "position": 42
 }))]
 pub struct TokenCreated {
     /// Id of the token.
     #[schema(value_type = schema::TokenId)]
     pub id: TokenId,
-    /// Text of the token; it cannot be shown again.
-    pub token: String,
+    /// Text of the token, for the header `Authorization`; it cannot be shown again.
+    pub secret: String,
     /// Time at which the token expires; `null` if it does not.
     #[schema(value_type = Option<schema::Timestamp>)]
     pub expires_at: Option<Timestamp>,
@@ -152,18 +153,25 @@ pub struct EnrollmentToken {
     #[schema(value_type = Option<schema::Timestamp>)]
     pub revoked_at: Option<Timestamp>,
     /// Maximum number of devices that may enroll with it.
-    pub uses: u32,
+    pub max_uses: u32,
     /// Number of devices that have enrolled with it.
-    pub used: u64,
+    pub use_count: u64,
     /// Time of the last enrollment with it.
     #[schema(value_type = Option<schema::Timestamp>)]
     pub last_used_at: Option<Timestamp>,
     /// Labels for the devices that enroll with it.
     #[schema(value_type = BTreeMap<String, String>)]
     pub labels: Labels,
+    /// Keys of the labels that a machine may set itself.
+    #[schema(value_type = Vec<String>)]
+    pub allowed_labels: BTreeSet<LabelKey>,
+    /// Config variables that a new device starts with.
+    #[schema(value_type = BTreeMap<String, schema::ConfigValue>)]
+    pub config: ConfigVars,
     /// The only device that may use it.
-    #[schema(value_type = Option<schema::DeviceId>)]
-    pub device: Option<DeviceId>,
+    pub device: Option<DeviceRef>,
+    /// Whether an operator must accept each device that enrolls with it.
+    pub approval_required: bool,
     /// Version of its stream, as in its `ETag`.
     #[schema(value_type = u64)]
     pub version: StreamVersion,
@@ -199,7 +207,7 @@ pub struct ApiToken {
     #[schema(value_type = Option<schema::Timestamp>)]
     pub last_used_at: Option<Timestamp>,
     /// Client address of its last use.
-    pub last_address: Option<String>,
+    pub last_used_address: Option<String>,
     /// Version of its stream, as in its `ETag`.
     #[schema(value_type = u64)]
     pub version: StreamVersion,

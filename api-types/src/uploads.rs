@@ -1,16 +1,17 @@
 //! Uploads: files that were pulled from devices, and links to them.
 
 use muster_schemas::events::EraseCause;
-use muster_schemas::{DeviceId, OperationId, StreamVersion, Timestamp};
+use muster_schemas::{OperationId, StreamVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::devices::DeviceRef;
 use crate::{Open, WriteResult, schema};
 
-/// State of an upload.
+/// Status of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum UploadState {
+pub enum UploadStatus {
     /// The upload waits for a slot or for its device.
     Waiting,
     /// The device sends the file.
@@ -33,8 +34,8 @@ pub enum UploadState {
     Unknown,
 }
 
-impl UploadState {
-    /// All states.
+impl UploadStatus {
+    /// All statuses.
     pub const ALL: [Self; 10] = [
         Self::Waiting,
         Self::Sending,
@@ -65,10 +66,10 @@ impl UploadState {
         }
     }
 
-    /// Returns the state with this name.
+    /// Returns the status with this name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text)
+        Self::ALL.into_iter().find(|status| status.as_str() == text)
     }
 
     /// Returns all names.
@@ -78,39 +79,46 @@ impl UploadState {
     }
 }
 
+/// What an upload contains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UploadContent {
+    /// A file.
+    File,
+    /// A folder: a tar archive, compressed with gzip.
+    Folder,
+}
+
 /// A file that was requested from a device.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct UploadView {
+pub struct Upload {
     /// Operation that requested it.
     #[schema(value_type = schema::OperationId)]
     pub operation: OperationId,
     /// The device.
-    #[schema(value_type = schema::DeviceId)]
-    pub device: DeviceId,
-    /// The device's name.
-    #[schema(value_type = Option<schema::DeviceName>)]
-    pub device_name: Option<String>,
-    /// State of the upload.
-    #[schema(value_type = UploadState)]
-    pub state: Open<UploadState>,
-    /// Explanation of the state, and the possible actions.
+    pub device: DeviceRef,
+    /// Status of the upload.
+    #[schema(value_type = UploadStatus)]
+    pub status: Open<UploadStatus>,
+    /// Explanation of the status, and the possible actions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explanation: Option<String>,
     /// Path on the device.
     pub path: String,
     /// Name of the stored file.
-    pub name: Option<String>,
-    /// Whether the file is the tar archive of a folder, compressed with gzip.
-    pub is_folder: bool,
-    /// Size in bytes; unknown before the device has started.
-    pub bytes: Option<u64>,
+    pub file_name: Option<String>,
+    /// Whether it is a file, or the archive of a folder; null before the device has started.
+    #[schema(value_type = Option<UploadContent>)]
+    pub content: Option<Open<UploadContent>>,
+    /// Size in bytes; null before the device has started.
+    pub size_bytes: Option<u64>,
     /// Number of bytes that the server has.
-    pub bytes_done: u64,
+    pub received_bytes: u64,
     /// The actor that requested it.
-    pub actor: String,
+    pub created_by: String,
     /// Time of the request.
     #[schema(value_type = schema::Timestamp)]
-    pub requested_at: Timestamp,
+    pub created_at: Timestamp,
     /// Time at which the device started, by its clock.
     #[schema(value_type = Option<schema::Timestamp>)]
     pub started_at: Option<Timestamp>,
@@ -119,13 +127,13 @@ pub struct UploadView {
     pub stored_at: Option<Timestamp>,
     /// Time at which it is erased automatically.
     #[schema(value_type = Option<schema::Timestamp>)]
-    pub erase_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
     /// Time at which it was erased.
     #[schema(value_type = Option<schema::Timestamp>)]
     pub erased_at: Option<Timestamp>,
     /// Cause for which it was erased.
     #[schema(value_type = Option<schema::EraseCause>)]
-    pub erased: Option<Open<EraseCause>>,
+    pub erase_cause: Option<Open<EraseCause>>,
     /// The current obstacle, or the cause of the failure.
     pub problem: Option<String>,
     /// Whether the device removes the file once the server has it.
@@ -135,7 +143,7 @@ pub struct UploadView {
     /// Maximum size of the file, in bytes.
     pub max_bytes: u64,
     /// Maximum transfer rate, in bytes per second.
-    pub bytes_per_second: Option<u64>,
+    pub max_bytes_per_second: Option<u64>,
     /// Version of its run's stream, as in its `ETag`.
     #[schema(value_type = u64)]
     pub version: StreamVersion,
@@ -144,11 +152,11 @@ pub struct UploadView {
 /// A request to create a download link.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"expires_in": 3600}))]
+#[schema(example = json!({"expires_in_seconds": 3600}))]
 pub struct CreateDownloadLink {
     /// Lifetime of the link, in seconds.
     #[schema(minimum = 1, maximum = 604_800)]
-    pub expires_in: u32,
+    pub expires_in_seconds: u32,
 }
 
 /// A created download link.
@@ -157,7 +165,7 @@ pub struct CreateDownloadLink {
     "url": "/api/v1/downloads/msd_default_0198c0de70027abc8def0123456789ab_0198c0de70007abc8def0123456789ab_…",
     "expires_at": "2026-11-26T09:00:00Z", "version": 3, "position": 42
 }))]
-pub struct DownloadLinkCreated {
+pub struct DownloadLink {
     /// Path of the link, relative to this server's address. It cannot be shown again.
     pub url: String,
     /// Time at which the link expires.

@@ -1,32 +1,47 @@
-//! The body of a request: JSON, validated against its type. A refusal names the field, the rule and
-//! the value.
+//! The body of a request: JSON, validated against its schema and its type. A problem names each location,
+//! rule and value.
 //!
 //! Types derive `#[serde(deny_unknown_fields)]`; the router limits the size (`DefaultBodyLimit`).
+
+use std::fmt;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
 
-use crate::problem::{Kind, Problem};
+use crate::messages;
+use crate::pointer::Pointer;
+use crate::problem::{BrokenRule, Kind, Location, Problem};
+use crate::schema::{self, Violation};
 
 /// A JSON body of a request or a response. Unlike axum's own, it refuses with a [`Problem`].
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+impl<T: DeserializeOwned + ToSchema + 'static, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
-            return Err(Problem::new(
-                Kind::UnsupportedMediaType,
-                "the body must be JSON: send the header Content-Type: application/json",
-            ));
-        }
+        check_media_type(request.headers())?;
         parse(&read_body(request, state).await?).map(Self)
+    }
+}
+
+/// A JSON body of an agent, whose format docs/protocol.md describes; refused at the first problem.
+#[derive(Clone, Copy, Debug)]
+pub struct AgentJson<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for AgentJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        check_media_type(request.headers())?;
+        typed(&json(&read_body(request, state).await?)?).map(Self)
     }
 }
 
@@ -39,7 +54,7 @@ pub(crate) async fn read_body<S: Send + Sync>(
         if rejection.status() == Kind::TooLarge.status() {
             Problem::new(Kind::TooLarge, "the body exceeds the size limit")
         } else {
-            Problem::field("body", "could not be read completely", None)
+            Problem::field("", "could not be read completely", None)
         }
     })
 }
@@ -50,127 +65,208 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
-        return false;
-    };
-    let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
-    essence.trim().eq_ignore_ascii_case("application/json")
+fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let value = headers.get(header::CONTENT_TYPE);
+    let value = value.map(|value| value.to_str().unwrap_or_default()).unwrap_or_default();
+    let mut parts = value.split(';').map(str::trim);
+    if !parts.next().unwrap_or_default().eq_ignore_ascii_case("application/json") {
+        return Err(Problem::new(
+            Kind::UnsupportedMediaType,
+            "the body must be JSON: send the header Content-Type: application/json",
+        ));
+    }
+    for parameter in parts {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let charset = value.trim_matches('"');
+        if name.eq_ignore_ascii_case("charset") && !charset.eq_ignore_ascii_case("utf-8") {
+            let detail = format!("the charset {charset} is not supported: JSON is sent in UTF-8");
+            return Err(Problem::new(Kind::UnsupportedMediaType, detail));
+        }
+    }
+    Ok(())
 }
 
-/// Parses JSON; an error names the field.
+/// Parses JSON and validates it; a problem names all broken rules.
 ///
 /// # Errors
 /// A validation problem.
-pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    // Every body is an object; serde would accept an array as one, with its fields in order.
-    if bytes.trim_ascii_start().first() == Some(&b'[') {
-        let value = serde_json::from_slice(bytes).ok();
-        return Err(Problem::field("body", "must be an object", value));
+pub fn parse<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8]) -> Result<T, Problem> {
+    let body = json(bytes)?;
+    let found = schema::violations::<T>(&body);
+    if !found.is_empty() {
+        let broken = |it: Violation| BrokenRule::new(Location::Body(it.pointer), it.rule, it.value);
+        return Err(Problem::broken(found.into_iter().map(broken).collect()));
+    }
+    typed(&body)
+}
+
+/// Converts JSON to a type.
+fn typed<T: DeserializeOwned>(body: &Value) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(body).map_err(|error| {
+        let (named, rule) = messages::rule(&error.inner().to_string());
+        let pointer = Pointer::of_path(error.path());
+        let pointer = match named {
+            Some(name) if !pointer.ends_with(&name) => pointer.join(&name),
+            _ => pointer,
+        };
+        let value = body.pointer(&pointer.to_string()).cloned();
+        Problem::broken(vec![BrokenRule::new(Location::Body(pointer), rule, value)])
+    })
+}
+
+/// Parses JSON: one value in UTF-8, without a key that an object has twice.
+fn json(bytes: &[u8]) -> Result<Value, Problem> {
+    let invalid = |rule: String| Problem::field("", rule, None);
+    if let Err(error) = std::str::from_utf8(bytes) {
+        return Err(invalid(format!("is not UTF-8 at byte {}", error.valid_up_to())));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let parsed = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    let parsed: Result<UniqueKeys, _> = serde_path_to_error::deserialize(&mut deserializer);
+    let body = parsed.map_err(|error| {
         let inner = error.inner();
-        if inner.is_data() {
-            let (path, rule) = (error.path().to_string(), without_position(inner));
-            let field = field_name(&path, &rule);
-            let value = value_at(bytes, if field == "body" { "" } else { &field });
-            Problem::field(field, rule, value)
-        } else {
-            Problem::field("body", format!("is not JSON: {inner}"), None)
+        if !inner.is_data() {
+            return invalid(format!("is not JSON: {inner}"));
         }
+        let (named, rule) = messages::rule(&inner.to_string());
+        let pointer = Pointer::of_path(error.path());
+        let pointer = named.map_or(pointer.clone(), |name| pointer.join(&name));
+        Problem::broken(vec![BrokenRule::new(Location::Body(pointer), rule, None)])
     })?;
-    deserializer
-        .end()
-        .map_err(|error| Problem::field("body", format!("is not one JSON value: {error}"), None))?;
-    Ok(parsed)
+    deserializer.end().map_err(|error| invalid(format!("is not one JSON value: {error}")))?;
+    Ok(body.0)
 }
 
-/// Removes the position that serde_json appends ("at line 1 column 2"): the field's name is
-/// clearer.
-fn without_position(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match text.rfind(" at line ") {
-        Some(at) => text.get(..at).unwrap_or(&text).to_owned(),
-        None => text,
+/// JSON in which no object has a key twice: what a duplicate means is undefined (RFC 8259 §4).
+struct UniqueKeys(Value);
+
+impl<'de> Deserialize<'de> for UniqueKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UniqueKeysVisitor).map(Self)
     }
 }
 
-/// Returns the field that an error is about. For a missing or unknown field, serde's path ends at
-/// the surrounding object, and the message names the field.
-pub(crate) fn field_name(path: &str, rule: &str) -> String {
-    let named = rule
-        .strip_prefix("missing field `")
-        .or_else(|| rule.strip_prefix("unknown field `"))
-        .or_else(|| rule.strip_prefix("duplicate field `"))
-        .and_then(|rest| rest.split('`').next());
-    let path = if path == "." { "" } else { path };
-    match named {
-        Some(name) if path == name || path.ends_with(&format!(".{name}")) => path.to_owned(),
-        Some(name) if path.is_empty() => name.to_owned(),
-        Some(name) => format!("{path}.{name}"),
-        None if path.is_empty() => "body".to_owned(),
-        None => path.to_owned(),
-    }
-}
+struct UniqueKeysVisitor;
 
-/// Returns the value at a path such as `labels.env` or `targets[2].name`.
-fn value_at(bytes: &[u8], path: &str) -> Option<serde_json::Value> {
-    let mut value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
-    if let Some(found) = value.get_mut(path) {
-        return Some(found.take());
+impl<'de> Visitor<'de> for UniqueKeysVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
     }
-    for part in path.split('.').filter(|part| !part.is_empty()) {
-        let (name, indices) = part.split_once('[').unwrap_or((part, ""));
-        if !name.is_empty() {
-            value = value.get_mut(name)?.take();
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(UniqueKeys(value)) = items.next_element()? {
+            values.push(value);
         }
-        for index in indices.split(['[', ']']).filter(|text| !text.is_empty()) {
-            value = value.get_mut(index.parse::<usize>().ok()?)?.take();
-        }
+        Ok(Value::Array(values))
     }
-    Some(value)
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut object = serde_json::Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if object.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("duplicate field `{key}`")));
+            }
+            let UniqueKeys(value) = entries.next_value()?;
+            object.insert(key, value);
+        }
+        Ok(Value::Object(object))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
 
     use super::*;
 
-    #[derive(Debug, Deserialize)]
+    #[derive(Debug, Deserialize, ToSchema)]
     #[serde(deny_unknown_fields)]
     #[expect(dead_code, reason = "only read from JSON")]
     struct Sample {
+        #[schema(value_type = muster_api_types::schema::DeviceName)]
         name: muster_schemas::names::DeviceName,
         #[serde(default)]
+        #[schema(value_type = BTreeMap<String, muster_api_types::schema::LabelValue>)]
         labels: muster_schemas::names::Labels,
         #[serde(default)]
         parts: Vec<u8>,
     }
 
     #[test]
-    fn every_validation_error_names_the_field_and_the_value() {
-        for (body, field, value) in [
-            ("{}", "name", None),
-            (r#"{"name":"a","nmae":1}"#, "nmae", Some("1")),
-            (r#"{"name":"A b"}"#, "name", Some(r#""A b""#)),
-            (r#"{"name":7}"#, "name", Some("7")),
-            (r#"{"name":"a","labels":{"env":"a b"}}"#, "labels.env", Some(r#""a b""#)),
-            (r#"{"name":"a","parts":[1,300]}"#, "parts[1]", Some("300")),
-            (r#"{"name":"a","name":"b"}"#, "name", Some(r#""b""#)),
-            ("[]", "body", Some("[]")),
-            ("{", "body", None),
-            ("", "body", None),
-            (r#"{"name":"a"} x"#, "body", None),
+    fn every_validation_error_names_its_location_and_value() {
+        for (body, pointer, value) in [
+            ("{}", "/name", None),
+            (r#"{"name":"a","nmae":1}"#, "/nmae", Some("1")),
+            (r#"{"name":"A b"}"#, "/name", Some(r#""A b""#)),
+            (r#"{"name":7}"#, "/name", Some("7")),
+            (r#"{"name":"a","labels":{"env":"a b"}}"#, "/labels/env", Some(r#""a b""#)),
+            (r#"{"name":"a","parts":[1,300]}"#, "/parts/1", Some("300")),
+            (r#"{"name":"a","parts":[1e400]}"#, "", None),
+            (r#"{"name":"a","parts":[1.5]}"#, "/parts/0", Some("1.5")),
+            (r#"{"name":"a","parts":[99999999999999999999999]}"#, "/parts/0", Some("1e+23")),
+            (r#"{"name":"a","name":"b"}"#, "/name", None),
+            (r#"{"name":"a","labels":{"x":"1","x":"2"}}"#, "/labels/x", None),
+            ("[]", "", Some("[]")),
+            ("null", "", Some("null")),
+            ("{", "", None),
+            ("", "", None),
+            ("{\"name\":\"a\"} x", "", None),
         ] {
             let problem = parse::<Sample>(body.as_bytes()).unwrap_err().document();
             let error = problem.errors.first().unwrap();
-            assert_eq!(error.field, field, "{body}: {error:?}");
+            assert_eq!(error.pointer.as_deref(), Some(pointer), "{body}: {error:?}");
             let reported = error.value.as_ref().map(ToString::to_string);
-            if body != "[]" {
-                assert_eq!(reported.as_deref(), value, "{body}: {error:?}");
+            assert_eq!(reported.as_deref(), value, "{body}: {error:?}");
+            for word in ["u8", "struct", "`", "variant", "invalid type"] {
+                assert!(!error.rule.contains(word), "{body}: {error:?}");
             }
+        }
+        let problem = parse::<Sample>(b"{\"name\":\"\xff\"}").unwrap_err().document();
+        assert_eq!(problem.errors[0].rule, "is not UTF-8 at byte 9");
+        let deep = "[".repeat(100_000);
+        assert!(parse::<Sample>(deep.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn the_media_type_is_json_in_utf_8() {
+        let check = |value: &'static str| {
+            let headers = [(header::CONTENT_TYPE, value.parse().unwrap())];
+            check_media_type(&HeaderMap::from_iter(headers)).is_ok()
+        };
+        for good in [
+            "application/json",
+            "Application/JSON; charset=UTF-8",
+            "application/json;charset=\"utf-8\"",
+        ] {
+            assert!(check(good), "{good}");
+        }
+        for bad in ["", "text/plain", "application/json; charset=latin1", "application/jsonp"] {
+            assert!(!check(bad), "{bad}");
         }
     }
 }

@@ -41,7 +41,7 @@ impl Cursor {
     /// Returns the problem of a cursor that this list did not issue.
     #[must_use]
     pub fn foreign(text: &str) -> Problem {
-        Problem::field(
+        Problem::parameter(
             "cursor",
             "is not a cursor of this list: send `next` unchanged, with the same parameters",
             Some(text.into()),

@@ -83,7 +83,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
             [] => Ok(Self::Absent),
             // The client intended a conditional write, but named no version.
             [value] if value.trim().is_empty() => {
-                Err(Problem::field("If-Match", "is empty: send an ETag, or *", Some("".into())))
+                Err(Problem::header("If-Match", "is empty: send an ETag, or *", Some("".into())))
             }
             values => Ok(Self::parse(&values.join(","))),
         }

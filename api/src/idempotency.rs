@@ -129,12 +129,12 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
                 let fits = (1..=200).contains(&text.len())
                     && text.bytes().all(|byte| byte.is_ascii_graphic());
                 if !fits {
-                    return Err(Problem::field("Idempotency-Key", RULE, Some(text.into())));
+                    return Err(Problem::header("Idempotency-Key", RULE, Some(text.into())));
                 }
                 Some(text.to_owned())
             }
             (Some(_), Some(_)) => {
-                return Err(Problem::field("Idempotency-Key", "was sent twice", None));
+                return Err(Problem::header("Idempotency-Key", "was sent twice", None));
             }
         };
         // The query names the project; the part before the path depends on the version of HTTP.

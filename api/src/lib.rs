@@ -12,10 +12,13 @@ pub mod cursor;
 pub mod etag;
 pub mod fallback;
 pub mod idempotency;
+mod messages;
 pub mod page;
 pub mod params;
+mod pointer;
 pub mod position;
 pub mod problem;
+mod schema;
 mod state;
 
 pub use auth::{Allowed, Principal, Scope};

@@ -5,7 +5,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
-use crate::body::field_name;
+use crate::messages;
 use crate::problem::Problem;
 
 /// Parameters of every operation: the extractor that needs them reads them ([`crate::Scope`]), and
@@ -48,7 +48,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
 /// When it is not percent-encoded UTF-8.
 pub fn pairs(query: &str) -> Result<Vec<(String, String)>, Problem> {
     serde_urlencoded::from_str(query)
-        .map_err(|error| Problem::field("query", format!("cannot be read: {error}"), None))
+        .map_err(|error| Problem::parameter("query", format!("cannot be read: {error}"), None))
 }
 
 /// Parses a query string.
@@ -70,11 +70,11 @@ pub fn from_pairs<T: DeserializeOwned>(mut pairs: Vec<(String, String)>) -> Resu
     );
     serde_path_to_error::deserialize(deserializer).map_err(|error| {
         let error: serde_path_to_error::Error<serde::de::value::Error> = error;
-        let rule = error.inner().to_string();
-        let field = field_name(&error.path().to_string(), &rule);
-        let value =
-            pairs.iter().find(|(name, _)| *name == field).map(|(_, value)| value.clone().into());
-        Problem::field(field, rule, value)
+        let (named, rule) = messages::rule(&error.inner().to_string());
+        let name = named.unwrap_or_else(|| error.path().to_string());
+        let found = pairs.iter().rfind(|(found, _)| *found == name);
+        let value = found.map(|(_, value)| value.clone().into());
+        Problem::parameter(name, rule, value)
     })
 }
 
@@ -172,10 +172,9 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathPar
         match Path::<T>::from_request_parts(parts, state).await {
             Ok(Path(value)) => Ok(Self(value)),
             Err(PathRejection::MissingPathParams(error)) => Err(Problem::internal(&error)),
-            Err(rejection) => Err(Problem::not_found(format!(
-                "there is no resource at {}: {}",
+            Err(_) => Err(Problem::not_found(format!(
+                "there is no resource at {}",
                 parts.uri.path().chars().take(200).collect::<String>(),
-                rejection.body_text(),
             ))),
         }
     }
@@ -216,7 +215,7 @@ mod tests {
             ("position=1&position=2", "position"),
         ] {
             let problem = parse::<Sample>(query).unwrap_err().document();
-            assert_eq!(problem.errors[0].field, field, "{query}: {problem:?}");
+            assert_eq!(problem.errors[0].parameter.as_deref(), Some(field), "{query}: {problem:?}");
             assert!(problem.errors[0].value.is_some(), "{query}");
         }
     }

@@ -54,7 +54,7 @@ impl MinPosition {
         let end = log.newest_position(project).await?;
         if position > end {
             return Err(Problem::new(
-                Kind::PreconditionFailed,
+                Kind::PositionNotInLog,
                 format!("the log of project {project} ends at {end}, before position {position}"),
             ));
         }
@@ -109,7 +109,7 @@ impl<S: Send + Sync> FromRequestParts<S> for MinPosition {
         let text = value.to_str().unwrap_or_default();
         match text.parse::<u64>() {
             Ok(position) if i64::try_from(position).is_ok() => Ok(Self(Some(Position(position)))),
-            _ => Err(Problem::field(
+            _ => Err(Problem::header(
                 "Muster-Min-Position",
                 "is not a position: send the number of a Muster-Position header",
                 Some(text.into()),

@@ -46,7 +46,7 @@ pub struct QueryOptions {
     pub key: Option<SigningKey>,
     /// Maximum number of live streams and downloads of one token.
     pub streams_per_token: NonZeroUsize,
-    /// Maximum number of lists of several pages by `last_seen` that a token starts in a minute.
+    /// Maximum number of lists of several pages by `last_seen_at` that a token starts in a minute.
     pub walks_per_minute: NonZeroU32,
     /// Stops all tasks.
     pub stop: CancellationToken,

@@ -1,4 +1,4 @@
-//! Limits the number of lists by `last_seen` that a token starts: each reads and sorts all devices
+//! Limits the number of lists by `last_seen_at` that a token starts: each reads and sorts all devices
 //! of a project, and stores their order in PostgreSQL if it has several pages.
 
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use muster_api::problem::Kind;
 use muster_schemas::TokenId;
 use parking_lot::{Mutex, MutexGuard};
 
-/// Default maximum number of lists of several pages by `last_seen` that a token starts in a minute.
+/// Default maximum number of lists of several pages by `last_seen_at` that a token starts in a minute.
 pub const DEFAULT_WALKS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
 /// Maximum number of tokens with a bucket, beyond which full buckets are removed.
 const MAX_TRACKED_TOKENS: usize = 10_000;
@@ -39,7 +39,7 @@ impl WalkRate {
     pub(crate) fn new(per_minute: NonZeroU32) -> Self {
         describe_counter!(
             REFUSED,
-            "lists by last_seen refused, because their token started too many"
+            "lists by last_seen_at refused, because their token started too many"
         );
         Self(Arc::new(Shared { per_minute, buckets: Mutex::default() }))
     }
@@ -98,11 +98,11 @@ impl WalkRate {
 
     fn refused(&self, token: TokenId, left: f64) -> Problem {
         counter!(REFUSED).increment(1);
-        tracing::warn!(%token, limit = self.0.per_minute, "a list by last_seen was refused");
+        tracing::warn!(%token, limit = self.0.per_minute, "a list by last_seen_at was refused");
         let wait = Duration::from_secs_f64(((1.0 - left) * 60.0 / self.max()).max(0.0));
         let seconds = u32::try_from(wait.as_secs()).unwrap_or(60) + 1;
         let detail = format!(
-            "this token starts more lists by last_seen than {} a minute; try again in {seconds} s, or \
+            "this token starts more lists by last_seen_at than {} a minute; try again in {seconds} s, or \
              sort by name or created (the server's setting: MUSTER_LIST_WALKS_PER_MINUTE)",
             self.0.per_minute
         );

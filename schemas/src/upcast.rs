@@ -17,6 +17,7 @@ type Upcaster = fn(Value) -> Result<Value, DecodeError>;
 fn upcaster(kind: &str, version: u16) -> Option<Upcaster> {
     match (kind, version) {
         ("DeviceLabelsChanged", 1) => Some(device_labels_changed_1),
+        ("OperationRequested", 1) => Some(operation_requested_1),
         // The next version has one more field, which is absent in the previous one.
         (
             "DeviceRegistered"
@@ -63,6 +64,18 @@ fn device_labels_changed_1(value: Value) -> Result<Value, DecodeError> {
         (Value::Text("set".into()), labels),
         (Value::Text("removed".into()), Value::Array(Vec::new())),
     ]))
+}
+
+/// The text of `target` becomes `{"text": …}`.
+fn operation_requested_1(value: Value) -> Result<Value, DecodeError> {
+    let mut entries =
+        value.into_map().map_err(|_| DecodeError::Malformed("not a map".to_owned()))?;
+    for (key, value) in &mut entries {
+        if key.as_text() == Some("target") {
+            *value = Value::Map(vec![(Value::Text("text".into()), value.clone())]);
+        }
+    }
+    Ok(Value::Map(entries))
 }
 
 #[cfg(test)]

@@ -179,8 +179,8 @@ impl Api {
 
     /// Creates an enrollment token for `uses` devices.
     pub async fn enrollment_token(&self, uses: u32) -> String {
-        let body = serde_json::json!({"name": "test", "uses": uses});
+        let body = serde_json::json!({"name": "test", "max_uses": uses});
         let created = self.post("/api/v1/enrollment-tokens", &body).await;
-        created["token"].as_str().unwrap_or_default().to_owned()
+        created["secret"].as_str().unwrap_or_default().to_owned()
     }
 }

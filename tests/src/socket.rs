@@ -113,7 +113,7 @@ impl Socket {
     /// When that takes too long, or the websocket ends before.
     pub async fn wait_for_message(&mut self, kind: &str) -> Value {
         loop {
-            if let Some(message) = self.messages.iter().find(|message| message["type"] == kind) {
+            if let Some(message) = self.messages.iter().find(|message| message["kind"] == kind) {
                 return message.clone();
             }
             assert!(

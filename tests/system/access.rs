@@ -98,7 +98,7 @@ fn filled(path: &str) -> String {
 async fn create_token(api: &muster_tests::Api, role: &str, project: &str) -> String {
     let body = json!({"name": role, "role": role});
     let made = api.post(&format!("/api/v1/tokens?project={project}"), &body).await;
-    made["token"].as_str().unwrap().to_owned()
+    made["secret"].as_str().unwrap().to_owned()
 }
 
 /// Sends a body that no operation accepts: an authorized request fails because of the body, or
@@ -172,7 +172,7 @@ async fn a_token_is_valid_only_for_its_own_project() {
     assert_eq!(status, 404, "it learns nothing of other projects");
     let own = admin.list("/api/v1/projects").await;
     assert_eq!(own.len(), 1, "{own:?}");
-    let change = json!({"archived": true});
+    let change = json!({"status": "archived"});
     let (status, _) = admin.send(Method::PATCH, "/api/v1/projects/plant-b", Some(&change)).await;
     assert_eq!(status, 403);
 }
@@ -248,7 +248,7 @@ async fn a_retry_by_name_returns_the_first_result() {
     assert_eq!(status, 200, "the second device was still there");
 
     for (path, body) in [
-        ("/api/v1/enrollment-tokens", json!({"name": "line", "ttl_seconds": 600})),
+        ("/api/v1/enrollment-tokens", json!({"name": "line", "expires_in_seconds": 600})),
         ("/api/v1/tokens", json!({"name": "ci", "role": "viewer"})),
     ] {
         let first = send(Method::POST, path, &body, "token").await;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
 use muster_eventlog::{Append, ConnectOptions, EventLog, Expected, LogOptions, NewEvent};
 use muster_schemas::events::{
-    Action, ApiTokenCreated, DeviceLabelsChanged, Exec, OperationRequested, Program, Role,
-    RunRequested,
+    Action, ApiTokenCreated, DeviceLabelsChanged, Exec, OperationRequested, Program,
+    RequestedTarget, Role, RunRequested,
 };
 use muster_schemas::wire::ApiTokenText;
 use muster_schemas::{
@@ -117,7 +117,7 @@ async fn a_forged_token_grants_no_access_and_the_doctor_reports_it() {
     let mut statuses = Vec::new();
     for is_changed in [false, true] {
         let viewer = fleet.api.send(Method::POST, path, Some(&body)).await.1;
-        let text: ApiTokenText = viewer["token"].as_str().unwrap().parse().unwrap();
+        let text: ApiTokenText = viewer["secret"].as_str().unwrap().parse().unwrap();
         let created = ApiTokenCreated {
             name: "viewer".parse().unwrap(),
             secret: Hash::of(&text.secret),
@@ -176,7 +176,7 @@ fn touch(path: &std::path::Path) -> OperationRequested {
             env: Vec::new(),
             background: false,
         }),
-        target: "robot".into(),
+        target: RequestedTarget::Devices(vec!["robot".into()]),
         devices: 1,
         private: None,
         timeout_ms: 60_000,
@@ -209,7 +209,7 @@ async fn a_forged_operation_reaches_no_device() {
     let client = sql(&url).await;
     client
         .execute(
-            "INSERT INTO dispatch_v1_operations (project, operation, actor, requested)
+            "INSERT INTO dispatch_v2_operations (project, operation, actor, requested)
              VALUES ('default', $1, 'token:x', $2)",
             &[&id, &codec::encode(&touch(&listed))],
         )
@@ -217,7 +217,7 @@ async fn a_forged_operation_reaches_no_device() {
         .unwrap();
     client
         .execute(
-            "INSERT INTO dispatch_v1_runs (project, operation, device, state, version, since)
+            "INSERT INTO dispatch_v2_runs (project, operation, device, state, version, since)
              VALUES ('default', $1, $2, 'requested', 1, 1)",
             &[&id, &device.0],
         )
@@ -229,7 +229,7 @@ async fn a_forged_operation_reaches_no_device() {
     for _ in 0..2 {
         let body = json!({
             "action": {"kind": "exec", "argv": ["true"], "env": {"X": "y"}},
-            "target": {"devices": ["robot"]},
+            "target": {"kind": "devices", "devices": ["robot"]},
         });
         let (status, made) = api.send(Method::POST, "/api/v1/operations", Some(&body)).await;
         assert_eq!(status, 201, "{made}");
@@ -255,7 +255,7 @@ async fn no_secret_of_a_token_is_in_the_database() {
     let fleet = Fleet::start().await;
     let enrollment = fleet.api.enrollment_token(1).await;
     let made = fleet.api.post("/api/v1/tokens", &json!({"name": "x", "role": "admin"})).await;
-    let admin: ApiTokenText = made["token"].as_str().unwrap().parse().unwrap();
+    let admin: ApiTokenText = made["secret"].as_str().unwrap().parse().unwrap();
     let enrollment: muster_schemas::wire::EnrollmentTokenText = enrollment.parse().unwrap();
     let client = sql(&fleet.database_url("query")).await;
     for secret in [admin.secret, enrollment.secret] {
@@ -286,7 +286,7 @@ async fn a_database_user_has_exactly_the_rights_of_its_role() {
         "UPDATE streams SET version = 0",
         "INSERT INTO device_keys SELECT * FROM device_keys",
         "DELETE FROM dead_letters",
-        "UPDATE dispatch_v1_runs SET state = 'requested'",
+        "UPDATE dispatch_v2_runs SET state = 'requested'",
         "SELECT muster_ensure_project('forged')",
     ] {
         assert_denied("query", statement).await;
@@ -307,7 +307,7 @@ async fn a_database_user_has_exactly_the_rights_of_its_role() {
         }
     }
     for statement in [
-        "UPDATE devices_v3 SET name = 'x'",
+        "UPDATE devices_v4 SET name = 'x'",
         "INSERT INTO device_marks SELECT * FROM device_marks",
         "UPDATE nats_revocations SET revoked_at = now()",
         "DELETE FROM nats_revocations",

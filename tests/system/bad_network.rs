@@ -68,7 +68,7 @@ async fn a_shell_survives_delay_loss_and_disconnects() {
         rest = &rest[at + text.len()..];
         assert_eq!(shown.matches(&text).count(), 1, "{text} in {shown}");
     }
-    let attached = shell.messages.iter().filter(|message| message["type"] == "attached").count();
+    let attached = shell.messages.iter().filter(|message| message["kind"] == "attached").count();
     assert_eq!(attached, 1, "{:?}", shell.messages);
     // Ctrl-C takes effect before all output in flight.
     shell.send("yes\r").await;

@@ -183,20 +183,20 @@ async fn the_broker_sees_no_plaintext_of_programs_files_or_secrets() {
     let seen = observe(fleet.broker().await, &[">".to_owned()]).await;
 
     let run = async |action: serde_json::Value| {
-        let body = json!({"target": {"devices": ["robot"]}, "action": action});
+        let body = json!({"target": {"kind": "devices", "devices": ["robot"]}, "action": action});
         let made = fleet.api.post("/api/v1/operations", &body).await;
         let path = format!("/api/v1/operations/{}/runs/robot", made["id"].as_str().unwrap());
         wait::until("the run to succeed", WAIT_TIMEOUT, || async {
             let run = fleet.api.send(Method::GET, &path, None).await.1;
-            (run["state"] == "succeeded").then_some(())
+            (run["status"] == "succeeded").then_some(())
         })
         .await;
         path
     };
     // The order itself is signed, not sealed: it does not contain the printed text.
     let action = json!({
-        "kind": "exec", "env": {"BIRD": "kestrel"}, "stdin": "osprey",
-        "shell": "echo $BIRD; cat; printf 'fal%s' con; printf 'buz%s' zard >&2",
+        "kind": "shell", "env": {"BIRD": "kestrel"}, "stdin_base64": "b3NwcmV5",
+        "command": "echo $BIRD; cat; printf 'fal%s' con; printf 'buz%s' zard >&2",
     });
     let path = run(action).await;
     let (_, _, out) = fleet.api.raw(&format!("{path}/output?stream=stdout"), &[]).await;

@@ -16,7 +16,7 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 const OPERATIONS: &str = "/api/v1/operations";
 
 async fn request_operation(fleet: &Fleet, action: Value) -> String {
-    let body = json!({"target": {"devices": ["robot"]}, "action": action});
+    let body = json!({"target": {"kind": "devices", "devices": ["robot"]}, "action": action});
     fleet.api.post(OPERATIONS, &body).await["id"].as_str().unwrap().to_owned()
 }
 
@@ -30,7 +30,7 @@ async fn until(fleet: &Fleet, path: &str, is_done: impl Fn(&Value) -> bool) -> V
 
 async fn output(fleet: &Fleet, id: &str) -> Value {
     let run = format!("{OPERATIONS}/{id}/runs/robot");
-    until(fleet, &run, |run| run["state"] == "succeeded").await;
+    until(fleet, &run, |run| run["status"] == "succeeded").await;
     let (status, text) =
         fleet.api.send(Method::GET, &format!("{run}/output?follow=true"), None).await;
     assert_eq!(status, 200, "{text}");
@@ -65,7 +65,7 @@ async fn a_bucket_stores_and_erases_the_same_blobs_as_a_folder() {
 
     // Private input is stored until the operation has ended.
     let line = "cat; echo $WORD";
-    let action = json!({"kind": "exec", "shell": line, "stdin": "typed ", "env": {"WORD": "süß"}});
+    let action = json!({"kind": "shell", "command": line, "stdin_base64": "dHlwZWQg", "env": {"WORD": "süß"}});
     let id = request_operation(&fleet, action).await;
     assert_eq!(output(&fleet, &id).await, "typed süß\n");
     let names = |folder: String| {
@@ -84,8 +84,8 @@ async fn a_bucket_stores_and_erases_the_same_blobs_as_a_folder() {
     std::fs::write(&file, &bytes).unwrap();
     let id = request_operation(&fleet, json!({"kind": "upload", "path": file})).await;
     let upload = format!("/api/v1/uploads/{id}/robot");
-    let stored = until(&fleet, &upload, |upload| upload["state"] == "stored").await;
-    let device = stored["device"].as_str().unwrap();
+    let stored = until(&fleet, &upload, |upload| upload["status"] == "stored").await;
+    let device = stored["device"]["id"].as_str().unwrap();
     let pieces = format!("runs/{id}/{device}/file");
     assert!(names(pieces.clone()).await.len() > 4);
     let content = format!("{upload}/content");
@@ -106,7 +106,7 @@ async fn a_bucket_stores_and_erases_the_same_blobs_as_a_folder() {
     shell.send("echo $((6*7)) said; exit\r").await;
     shell.wait_for_output("42 said").await;
     let session = format!("/api/v1/sessions/{session}");
-    until(&fleet, &session, |session| session["state"] == "ended").await;
+    until(&fleet, &session, |session| session["status"] == "ended").await;
     let (status, _, cast) = fleet.api.raw(&format!("{session}/recording"), &[]).await;
     assert!(status == 200 && String::from_utf8_lossy(&cast).contains("42 said"), "{status}");
 
@@ -114,15 +114,15 @@ async fn a_bucket_stores_and_erases_the_same_blobs_as_a_folder() {
     // private input waits, too; nothing else waits, not even a device that reconnects.
     agent.kill9();
     until(&fleet, "/api/v1/devices/robot", |device| device["status"] == "offline").await;
-    let private = json!({"kind": "exec", "shell": "echo $WORD", "env": {"WORD": "later"}});
+    let private = json!({"kind": "shell", "command": "echo $WORD", "env": {"WORD": "later"}});
     let private = request_operation(&fleet, private).await;
     bucket.stop();
     agent.start();
-    let id = request_operation(&fleet, json!({"kind": "exec", "shell": "echo kept"})).await;
+    let id = request_operation(&fleet, json!({"kind": "shell", "command": "echo kept"})).await;
     let run = format!("{OPERATIONS}/{id}/runs/robot");
-    until(&fleet, &run, |run| run["state"] == "succeeded").await;
+    until(&fleet, &run, |run| run["status"] == "succeeded").await;
     let waits = fleet.api.get(&format!("{OPERATIONS}/{private}/runs/robot")).await;
-    assert!(["requested", "dispatched"].contains(&waits["state"].as_str().unwrap()), "{waits}");
+    assert!(["requested", "dispatched"].contains(&waits["status"].as_str().unwrap()), "{waits}");
     let mut another = fleet.start_another_with("query", &variables);
     wait::until("a role to start all the same", WAIT_TIMEOUT * 2, || {
         let is_ready = has_line(&another.output(), "WARN", "muster_server::serve", |fields| {

@@ -28,7 +28,7 @@ async fn a_secret_config_variable_is_readable_only_by_its_device() {
     // A token gives one to new devices.
     let body = json!({"name": "with a secret", "config": {"secret.key": SECOND}});
     let token = system.api.post("/api/v1/enrollment-tokens", &body).await;
-    let token = token["token"].as_str().unwrap();
+    let token = token["secret"].as_str().unwrap();
     let mut agent = AgentProcess::enroll(scratch.path(), &system.api.url, token, "robot");
     agent.start();
     let device = "robot";
@@ -61,7 +61,7 @@ async fn a_secret_config_variable_is_readable_only_by_its_device() {
     // No API response contains it, not even for an admin.
     let viewer = json!({"name": "viewer", "role": "viewer"});
     let viewer = system.api.post("/api/v1/tokens", &viewer).await;
-    let viewer = system.api.with_token(viewer["token"].as_str().unwrap());
+    let viewer = system.api.with_token(viewer["secret"].as_str().unwrap());
     for api in [&viewer, &system.api] {
         for path in [
             path.clone(),

@@ -176,14 +176,14 @@ async fn an_unresponsive_file_system_blocks_nothing_else() {
     });
 
     let upload = json!({
-        "target": {"devices": ["robot"]},
+        "target": {"kind": "devices", "devices": ["robot"]},
         "action": {"kind": "upload", "path": dead.at("file")},
     });
     let id = system.api.post("/api/v1/operations", &upload).await["id"].clone();
     let path = format!("/api/v1/operations/{}/runs/robot", id.as_str().unwrap());
     wait::until("the upload to fail", WAIT_TIMEOUT, || async {
         let (_, run) = system.api.send(reqwest::Method::GET, &path, None).await;
-        (run["state"] == "failed" && has_no_answer(&run.to_string())).then_some(())
+        (run["status"] == "failed" && has_no_answer(&run.to_string())).then_some(())
     })
     .await;
 
@@ -210,7 +210,7 @@ async fn an_agent_restarts_despite_an_unresponsive_file_system() {
     let local = robot.dir.path().join("copy");
     let mut copy = background(&robot.system, &["cp", &file, local.to_str().unwrap()]);
     let body = json!({
-        "target": {"devices": ["robot"]},
+        "target": {"kind": "devices", "devices": ["robot"]},
         "action": {"kind": "exec", "argv": ["true"], "cwd": dead.at("cwd")},
     });
     let id = robot.system.api.post("/api/v1/operations", &body).await["id"].clone();
@@ -219,7 +219,7 @@ async fn an_agent_restarts_despite_an_unresponsive_file_system() {
         let (api, path) = (&robot.system.api, &path);
         wait::until("the run to come so far", WAIT_TIMEOUT, move || async move {
             let (_, run) = api.send(reqwest::Method::GET, path, None).await;
-            expected.iter().any(|state| run["state"] == *state).then_some(run)
+            expected.iter().any(|state| run["status"] == *state).then_some(run)
         })
     };
     state(&["accepted"]).await;
@@ -234,7 +234,7 @@ async fn an_agent_restarts_despite_an_unresponsive_file_system() {
     robot.agent.start();
     online(&robot.system.api).await;
     let run = state(&["unknown", "failed", "succeeded"]).await;
-    assert_eq!(run["state"], "unknown", "{run}");
+    assert_eq!(run["status"], "unknown", "{run}");
     assert_agent_works(&robot);
     let _ = copy.kill();
     let _ = copy.wait();

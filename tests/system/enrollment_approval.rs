@@ -54,10 +54,10 @@ async fn post_enrollment(api: &Api, body: &Value) -> (u16, Value) {
 }
 
 async fn create_token(api: &Api, more: Value) -> String {
-    let mut body = json!({"name": "test", "uses": 9});
+    let mut body = json!({"name": "test", "max_uses": 9});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let made = api.post("/api/v1/enrollment-tokens", &body).await;
-    made["token"].as_str().unwrap().to_owned()
+    made["secret"].as_str().unwrap().to_owned()
 }
 
 async fn status(api: &Api, device: &str, expected: &str) -> Value {
@@ -74,7 +74,8 @@ async fn status(api: &Api, device: &str, expected: &str) -> Value {
 async fn an_enrollment_is_pending_until_an_operator_decides() {
     let system = System::start().await;
     let api = &system.api;
-    let token = create_token(api, json!({"approval": true, "labels": {"site": "a"}})).await;
+    let token =
+        create_token(api, json!({"approval_required": true, "labels": {"site": "a"}})).await;
     let (good, bad) = (Machine::new(None), Machine::new(None));
     let (good_asks, bad_asks) = (good.request_body(&token, None), bad.request_body(&token, None));
     let (code, waits) = post_enrollment(api, &good_asks).await;
@@ -88,7 +89,10 @@ async fn an_enrollment_is_pending_until_an_operator_decides() {
 
     let shown = status(api, "robot", "pending").await;
     let fingerprint = json!(good.key.thumbprint());
-    assert_eq!(shown["waiting"]["fingerprint"], fingerprint, "to be compared with the machine's");
+    assert_eq!(
+        shown["pending_enrollment"]["fingerprint"], fingerprint,
+        "to be compared with the machine's"
+    );
     // Without approval the device gets no credentials.
     let enrolled = json!({"project": "default", "device": waits["device"]});
     let nonce = api.with_token("").post("/api/v1/device/nonce", &enrolled).await;
@@ -135,7 +139,7 @@ async fn a_similar_machine_becomes_the_same_device_only_by_an_operator_s_decisio
     );
     let waiting = waits["device"].as_str().unwrap();
     let shown = status(api, waiting, "pending").await;
-    assert_eq!(shown["waiting"]["like"], json!(id));
+    assert_eq!(shown["pending_enrollment"]["same_machine"]["id"], json!(id));
 
     let path = format!("/api/v1/devices/{waiting}/accept");
     api.post(&path, &json!({"replaces": "robot"})).await;
@@ -173,7 +177,7 @@ async fn a_reinstalled_machine_is_recognized_by_its_network_card() {
         post_enrollment(api, &with("after", &["usb0", "wlan0"]).request_body(&any, None)).await;
     assert_eq!(code, 202, "{waits}");
     let shown = status(api, waits["device"].as_str().unwrap(), "pending").await;
-    assert_eq!(shown["waiting"]["like"], first["device"]);
+    assert_eq!(shown["pending_enrollment"]["same_machine"]["id"], first["device"]);
     let (code, other) =
         post_enrollment(api, &with("another", &["eth1"]).request_body(&any, None)).await;
     assert_eq!(code, 201, "{other}");
@@ -216,7 +220,7 @@ async fn the_previous_key_or_a_device_token_or_a_registered_key_continues_the_sa
     assert_eq!(post_enrollment(api, &stolen).await.0, 401);
 
     // A token for this device.
-    let only = create_token(api, json!({"device": id, "uses": 1})).await;
+    let only = create_token(api, json!({"device": id, "max_uses": 1})).await;
     let other = Machine::new(None);
     let (code, joined) = post_enrollment(api, &other.request_body(&only, None)).await;
     assert_eq!((code, &joined["device"]), (201, &id), "{joined}");
@@ -258,7 +262,7 @@ async fn a_revoked_device_is_disconnected_within_seconds_and_keeps_its_name_and_
     let back = Machine::new(None);
     assert_eq!(post_enrollment(api, &back.request_body(&any, Some(&device.enrolled))).await.0, 401);
 
-    let only = create_token(api, json!({"device": id, "uses": 1})).await;
+    let only = create_token(api, json!({"device": id, "max_uses": 1})).await;
     let (code, joined) = post_enrollment(api, &back.request_body(&only, None)).await;
     assert_eq!((code, &joined["device"], &joined["name"]), (201, &json!(id), &json!("robot")));
     let _again = SimDevice::connect(back.enrolled(joined), &system.ca()).await;

@@ -94,8 +94,8 @@ pub(crate) async fn assert_rebuilt(postgres_url: String) {
     let mut six = Runner::open(log.clone(), Sessions::new("sessions_rebuilt")).await.unwrap();
     let pairs = [
         (operations::TABLE, "operations_rebuilt"),
-        ("operations_v1_runs", "operations_rebuilt_runs"),
-        ("operations_v1_uploads", "operations_rebuilt_uploads"),
+        ("operations_v2_runs", "operations_rebuilt_runs"),
+        ("operations_v2_uploads", "operations_rebuilt_uploads"),
         (sessions::TABLE, "sessions_rebuilt"),
         ("sessions_v2_pieces", "sessions_rebuilt_pieces"),
         (projects::TABLE, "projects_rebuilt"),

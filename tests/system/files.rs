@@ -123,8 +123,8 @@ async fn a_folder_is_copied_both_ways_unchanged() {
     let sessions = system.api.list("/api/v1/sessions").await;
     let is_there = |path: &str, write: bool| {
         sessions.iter().any(|one| {
-            let what = &one["session"];
-            what["kind"] == "files" && what["path"] == path && what["write"] == write
+            let what = &one["access"];
+            what["kind"] == "files" && what["path"] == path && what["writable"] == write
         })
     };
     assert!(is_there("/proc/version", false), "{sessions:?}");
@@ -212,7 +212,7 @@ async fn a_copy_survives_restarts_of_the_agent_and_the_server() {
     // The first session, and one after each interruption.
     wait::until("three sessions", WAIT_TIMEOUT, || async {
         let sessions = fleet.api.list("/api/v1/sessions").await;
-        (sessions.iter().filter(|one| one["state"] != "refused").count() >= 3).then_some(())
+        (sessions.iter().filter(|one| one["status"] != "refused").count() >= 3).then_some(())
     })
     .await;
     assert!(std::fs::read(&target).unwrap() == content, "equal bytes");

@@ -143,7 +143,7 @@ async fn a_stopped_read_model_is_reported_also_by_exec() {
     tokio::spawn(connection);
     let full = "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
          BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$;
-         CREATE TRIGGER full_disk BEFORE INSERT ON operations_v1_runs
+         CREATE TRIGGER full_disk BEFORE INSERT ON operations_v2_runs
          FOR EACH STATEMENT EXECUTE FUNCTION full_disk()";
     owner.batch_execute(full).await.unwrap();
     let muster = |args: &[&str]| {
@@ -178,7 +178,7 @@ async fn a_stopped_read_model_is_reported_also_by_exec() {
         !line.starts_with("warning:") && line.contains(&disk_full())
     });
     assert!(named.is_some());
-    owner.batch_execute("DROP TRIGGER full_disk ON operations_v1_runs").await.unwrap();
+    owner.batch_execute("DROP TRIGGER full_disk ON operations_v2_runs").await.unwrap();
     let done = exec.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&done.stdout), "done\n");
 }

@@ -105,11 +105,11 @@ async fn every_signed_event_is_appended_and_anomalies_are_flagged() {
         (shown["config"]["applied_version"] == 9).then_some(shown)
     })
     .await;
-    assert_eq!(shown["flags"]["unreadable"], 5, "{shown}");
+    assert_eq!(shown["flags"]["unreadable_count"], 5, "{shown}");
     let events = system.api.list(&format!("{path}/events?order=asc")).await;
     let unreadable = events.iter().filter(|event| event["type"] == "DeviceEventUnreadable").count();
     assert_eq!(unreadable, 5);
-    assert_eq!(events.iter().filter(|event| event["odd_time"] == true).count(), 3);
+    assert_eq!(events.iter().filter(|event| event["time_implausible"] == true).count(), 3);
 }
 
 /// Connects with a device's own credentials; returns the client, and a list to which the broker's

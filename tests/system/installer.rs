@@ -135,7 +135,7 @@ async fn the_installer_enrolls_a_machine_and_is_idempotent() {
     assert!(second.status.success(), "{}\n{log}", output_text(&second));
     assert!(output_text(&second).contains("kiosk"), "{}", output_text(&second));
     let tokens = system.api.list("/api/v1/enrollment-tokens").await;
-    assert!(tokens.iter().any(|token| token["used"] == 1), "{tokens:?}");
+    assert!(tokens.iter().any(|token| token["use_count"] == 1), "{tokens:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

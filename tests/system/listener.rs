@@ -93,7 +93,7 @@ async fn the_log_contains_the_client_address_of_proxied_requests() {
         for (route, method) in routes.into_iter().zip([Method::GET, Method::POST]) {
             let body = json!({"name": format!("{method} {at}"), "role": "operator"});
             let made = fleet.api.post("/api/v1/tokens", &body).await;
-            let user = fleet.api.with_token(made["token"].as_str().unwrap());
+            let user = fleet.api.with_token(made["secret"].as_str().unwrap());
             let headers = [("x-forwarded-for", forwarded_for)];
             let sent = if forwarded_for.is_empty() { &headers[..0] } else { &headers[..] };
             let (status, response) = user.send_with(method.clone(), route, &json!({}), sent).await;
@@ -144,7 +144,7 @@ async fn invalid_requests_of_unauthenticated_clients_are_rejected() {
     // A project's token gives no access to server-wide data.
     let body = json!({"name": "viewer", "role": "viewer"});
     let made = system.api.post("/api/v1/tokens?project=default", &body).await;
-    let viewer = system.api.with_token(made["token"].as_str().unwrap());
+    let viewer = system.api.with_token(made["secret"].as_str().unwrap());
     assert_eq!(viewer.status("/metrics").await, 403);
 }
 

@@ -61,7 +61,7 @@ async fn idle_connections_do_not_keep_an_operator_from_revoking_a_key() {
     for (round, hosts) in [[2; 11], [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]].into_iter().enumerate() {
         let body = json!({"name": format!("stolen {round}"), "role": "operator"});
         let stolen = system.api.post("/api/v1/tokens", &body).await;
-        let thief = system.api.with_token(stolen["token"].as_str().unwrap());
+        let thief = system.api.with_token(stolen["secret"].as_str().unwrap());
         assert_eq!(thief.status("/api/v1/devices").await, 200);
 
         let mut idle = Vec::new();
@@ -170,7 +170,7 @@ async fn one_viewer_cannot_take_the_live_streams_of_others() {
     let viewer = async |name: &str| -> Api {
         let made =
             system.api.post("/api/v1/tokens", &json!({"name": name, "role": "viewer"})).await;
-        system.api.with_token(made["token"].as_str().unwrap())
+        system.api.with_token(made["secret"].as_str().unwrap())
     };
     let (hostile, other) = (viewer("hostile").await, viewer("other").await);
     let url = format!("{}/api/v1/events/stream", system.api.url);

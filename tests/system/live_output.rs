@@ -76,7 +76,7 @@ async fn a_follower_gets_all_output_and_a_slow_follower_delays_the_program() {
     let found: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &found["stdout_truncated"]), (0, &true.into()));
     assert_eq!(found["stderr_truncated"], false);
-    assert_eq!(found["run"]["stdout"]["bytes"], 20_000_000);
+    assert_eq!(found["run"]["stdout"]["size_bytes"], 20_000_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,11 +90,11 @@ async fn output_without_followers_is_truncated_and_reported_as_such() {
     let path = format!("/api/v1/operations/{id}/runs/robot");
     let run = wait::until("the run to end", WAIT_TIMEOUT, || async {
         let run = system.api.send(reqwest::Method::GET, &path, None).await.1;
-        (run["state"] == "succeeded").then_some(run)
+        (run["status"] == "succeeded").then_some(run)
     })
     .await;
     assert_eq!(
-        (&run["stdout"]["bytes"], &run["stdout"]["kept"]),
+        (&run["stdout"]["size_bytes"], &run["stdout"]["stored_bytes"]),
         (&9_000_000.into(), &STORED_BYTES.into())
     );
     let (code, out, err) = system.muster(&["operation", "output", id]);

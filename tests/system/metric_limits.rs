@@ -19,8 +19,8 @@ fn now() -> Timestamp {
 
 async fn join(system: &System, project: &str, name: &str) -> SimDevice {
     let path = format!("/api/v1/enrollment-tokens?project={project}");
-    let made = system.api.post(&path, &json!({"name": name, "uses": 1})).await;
-    SimDevice::join(&system.api, &system.ca(), made["token"].as_str().unwrap(), name).await
+    let made = system.api.post(&path, &json!({"name": name, "max_uses": 1})).await;
+    SimDevice::join(&system.api, &system.ca(), made["secret"].as_str().unwrap(), name).await
 }
 
 async fn measure(device: &SimDevice, points: Vec<Point>) {

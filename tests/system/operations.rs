@@ -82,13 +82,16 @@ async fn request_operation(system: &System, body: &Value) -> String {
 async fn an_operation_runs_once_on_each_device_with_limited_concurrency() {
     let system = System::start().await;
     let _fleet = Fleet::start(&system, 60).await;
-    let body = with(exec(json!({"selector": "online"})), json!({"at_once": 7}));
+    let body = with(
+        exec(json!({"kind": "selector", "selector": "online"})),
+        json!({"max_concurrent_devices": 7}),
+    );
     let id = request_operation(&system, &body).await;
     let done =
         wait_for_operation(&system, &id, "all to be through", |one| one["status"] == "finished")
             .await;
-    assert_eq!(done["runs"], json!({"succeeded": 60}), "{done}");
-    assert_eq!((&done["devices"], &done["finished"]), (&60.into(), &60.into()));
+    assert_eq!(done["run_counts"], json!({"succeeded": 60}), "{done}");
+    assert_eq!((&done["device_count"], &done["finished_count"]), (&60.into(), &60.into()));
     assert_eq!(done["failures"], json!([]));
     // Each exactly once, and never more than seven between order and end.
     let events = system.api.list("/api/v1/events?order=asc&type=RunDispatched,RunSucceeded").await;
@@ -115,9 +118,13 @@ async fn online_devices_get_their_orders_immediately_within_the_concurrency_limi
     let system = System::start().await;
     let _fleet = Fleet::start(&system, 9).await;
     // After a first operation the devices are known to be online.
-    let id = request_operation(&system, &exec(json!({"selector": "online"}))).await;
+    let id =
+        request_operation(&system, &exec(json!({"kind": "selector", "selector": "online"}))).await;
     wait_for_operation(&system, &id, "all to be through", |one| one["status"] == "finished").await;
-    let body = with(exec(json!({"selector": "online"})), json!({"at_once": 2}));
+    let body = with(
+        exec(json!({"kind": "selector", "selector": "online"})),
+        json!({"max_concurrent_devices": 2}),
+    );
     // A repeated request makes no second operation.
     let key = [("idempotency-key", "0198c0de-7000-7abc-8def-0123456789ab")];
     let (status, made) = system.api.send_with(Method::POST, OPERATIONS, &body, &key).await;
@@ -128,7 +135,7 @@ async fn online_devices_get_their_orders_immediately_within_the_concurrency_limi
     let done =
         wait_for_operation(&system, id, "all to be through", |one| one["status"] == "finished")
             .await;
-    assert_eq!(done["runs"], json!({"succeeded": 9}), "{done}");
+    assert_eq!(done["run_counts"], json!({"succeeded": 9}), "{done}");
     let kinds = "OperationRequested,RunDispatched,RunSucceeded";
     let path = format!("/api/v1/events?order=asc&type={kinds}");
     let mut events = system.api.list(&path).await;
@@ -161,10 +168,10 @@ async fn online_devices_get_their_orders_immediately_within_the_concurrency_limi
     // Devices selected by name.
     let all = system.api.list("/api/v1/devices?selector=online").await;
     let names: Vec<&Value> = all.iter().take(3).map(|device| &device["name"]).collect();
-    let id = request_operation(&system, &exec(json!({"devices": names}))).await;
+    let id = request_operation(&system, &exec(json!({"kind": "devices", "devices": names}))).await;
     wait_for_operation(&system, &id, "all to be through", |one| one["status"] == "finished").await;
     let done = system.api.get(&format!("{OPERATIONS}/{id}")).await;
-    assert_eq!(done["runs"], json!({"succeeded": 3}), "{done}");
+    assert_eq!(done["run_counts"], json!({"succeeded": 3}), "{done}");
 }
 
 async fn wait_for_status(system: &System, status: &str) {
@@ -182,21 +189,21 @@ async fn a_run_of_an_offline_device_waits_expires_and_is_explained() {
     wait_for_status(&system, "online").await;
     away.nats.drain().await.unwrap();
     wait_for_status(&system, "offline").await;
-    let target = || exec(json!({"devices": ["away"]}));
+    let target = || exec(json!({"kind": "devices", "devices": ["away"]}));
     let id = request_operation(&system, &with(target(), json!({"expires_in_seconds": 8}))).await;
     let path = format!("{OPERATIONS}/{id}/runs/away");
     wait::until("it to wait for the device", WAIT_TIMEOUT, || async {
         let run = system.api.send(Method::GET, &path, None).await.1;
         let explanation = run["explanation"].to_string();
-        (run["state"] == "requested" && explanation.contains("offline")).then_some(())
+        (run["status"] == "requested" && explanation.contains("offline")).then_some(())
     })
     .await;
     let done =
         wait_for_operation(&system, &id, "it to expire", |one| one["status"] == "finished").await;
-    assert_eq!(done["runs"], json!({"expired": 1}), "{done}");
-    assert_eq!(done["failures"][0]["devices"], json!(["away"]), "{done}");
+    assert_eq!(done["run_counts"], json!({"expired": 1}), "{done}");
+    assert_eq!(done["failures"][0]["devices"][0]["name"], "away", "{done}");
     let run = system.api.get(&path).await;
-    assert_eq!(run["state"], "expired", "{run}");
+    assert_eq!(run["status"], "expired", "{run}");
     let explanation = run["explanation"].as_str().unwrap();
     let (code, out, _) = system.muster(&["operation", "explain", &id]);
     assert!(code == 0 && out.contains("expired") && out.contains(explanation), "{out}");
@@ -207,7 +214,7 @@ async fn a_run_of_an_offline_device_waits_expires_and_is_explained() {
     let done =
         wait_for_operation(&system, &id, "it to be canceled", |one| one["status"] == "finished")
             .await;
-    assert_eq!(done["runs"], json!({"canceled": 1}));
+    assert_eq!(done["run_counts"], json!({"canceled": 1}));
 
     // An ended operation cannot be changed.
     let before = system.api.list("/api/v1/events?order=asc").await.len();
@@ -224,12 +231,12 @@ async fn a_run_of_an_offline_device_waits_expires_and_is_explained() {
     let done =
         wait_for_operation(&system, &id, "it to be given up", |one| one["status"] == "finished")
             .await;
-    assert_eq!(done["runs"], json!({"unknown": 1}), "{done}");
+    assert_eq!(done["run_counts"], json!({"unknown": 1}), "{done}");
 
     // A revoked device, or one that has never enrolled, gets no run.
     system.api.post("/api/v1/devices", &json!({"name": "new"})).await;
     for device in ["away", "new"] {
-        let body = exec(json!({"devices": [device]}));
+        let body = exec(json!({"kind": "devices", "devices": [device]}));
         let (status, problem) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
         assert_eq!(status, 409, "{device}: {problem}");
         let (code, _, err) = system.muster(&["exec", device, "--", "true"]);
@@ -243,14 +250,17 @@ async fn an_abort_reaches_a_device_whose_order_has_just_been_sent() {
     let system = &robot.system;
     // With variables, the dispatcher sends the order, instead of the request handler.
     let action = json!({"kind": "exec", "argv": ["sleep", "60"], "env": {"A": "b"}});
-    let id =
-        request_operation(system, &json!({"target": {"devices": ["robot"]}, "action": action}))
-            .await;
-    wait_for_operation(system, &id, "it to run", |one| one["runs"] == json!({"running": 1})).await;
+    let id = request_operation(
+        system,
+        &json!({"target": {"kind": "devices", "devices": ["robot"]}, "action": action}),
+    )
+    .await;
+    wait_for_operation(system, &id, "it to run", |one| one["run_counts"] == json!({"running": 1}))
+        .await;
     let aborted = Instant::now();
     system.api.post(&format!("{OPERATIONS}/{id}/abort"), &json!({})).await;
     wait_for_operation(system, &id, "it to be canceled", |one| {
-        one["runs"] == json!({"canceled": 1})
+        one["run_counts"] == json!({"canceled": 1})
     })
     .await;
     // Messages are repeated after 5 s: a cancel that waits for the repetition takes longer.
@@ -273,9 +283,12 @@ async fn an_operation_is_paused_resumed_and_aborted() {
         (online.len() == 6).then_some(())
     })
     .await;
-    let body = with(exec(json!({"selector": "online"})), json!({"at_once": 2}));
+    let body = with(
+        exec(json!({"kind": "selector", "selector": "online"})),
+        json!({"max_concurrent_devices": 2}),
+    );
     let id = request_operation(&system, &body).await;
-    let two = |one: &Value| one["runs"] == json!({"dispatched": 2, "requested": 4});
+    let two = |one: &Value| one["run_counts"] == json!({"dispatched": 2, "requested": 4});
     wait_for_operation(&system, &id, "two to be sent", two).await;
     let change = |verb: &str| format!("{OPERATIONS}/{id}/{verb}");
     system.api.post(&change("pause"), &json!({})).await;
@@ -284,10 +297,13 @@ async fn an_operation_is_paused_resumed_and_aborted() {
     wait_for_operation(&system, &id, "it to go on", |one| one["status"] == "running").await;
     system.api.post(&change("abort"), &json!({})).await;
     let aborting = wait_for_operation(&system, &id, "the rest to be canceled", |one| {
-        one["runs"] == json!({"canceled": 4, "dispatched": 2})
+        one["run_counts"] == json!({"canceled": 4, "dispatched": 2})
     })
     .await;
-    assert_eq!((&aborting["status"], &aborting["aborted"]), (&"aborting".into(), &"asked".into()));
+    assert_eq!(
+        (&aborting["status"], &aborting["abort_cause"]),
+        (&"aborting".into(), &"asked".into())
+    );
     let (status, problem) = system.api.send(Method::POST, &change("pause"), Some(&json!({}))).await;
     assert_eq!(status, 409, "{problem}");
     let nowhere = format!("{OPERATIONS}/{UNKNOWN_ID}/pause");
@@ -301,55 +317,61 @@ async fn invalid_operations_are_rejected_with_the_field() {
     let token = system.api.enrollment_token(1).await;
     let device = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
     system.api.post("/api/v1/devices", &json!({"name": "new"})).await;
-    let robot = json!({"devices": ["robot"]});
+    let robot = json!({"kind": "devices", "devices": ["robot"]});
     let argv = |argv: Value| json!({"target": robot, "action": {"kind": "exec", "argv": argv}});
     let act = |more: Value| {
         let action = with(json!({"kind": "exec", "argv": ["true"]}), more);
         json!({"target": robot, "action": action})
     };
+    let devices = |names: &[&str]| json!({"kind": "devices", "devices": names});
     let many: serde_json::Map<String, Value> =
         (0..10_000).map(|n| (format!("V{n}"), Value::from("x"))).collect();
     for (body, field) in [
-        (exec(json!({})), "target"),
-        (exec(json!({"devices": ["robot"], "selector": "a=b"})), "target"),
-        (exec(json!({"devices": ["unknown"]})), "target.devices"),
-        (exec(json!({"devices": ["robot", "not a name", "new"]})), "target.devices"),
-        (exec(json!({"devices": ["robot", UNKNOWN_ID, "new"]})), "target.devices"),
-        (exec(json!({"selector": "env=nowhere"})), "target"),
-        (exec(json!({"selector": "((("})), "target.selector"),
-        (argv(json!([])), "action.program"),
-        (argv(json!([" "])), "action.program"),
-        (argv(json!(["echo", "a\0b"])), "action.program.argv"),
-        (argv(json!(vec!["x"; 2_000])), "action.program.argv"),
-        (act(json!({"shell": "true"})), "action"),
-        (act(json!({"user": ""})), "action.user"),
-        (act(json!({"cwd": "tmp"})), "action.cwd"),
-        (act(json!({"env": {"A=B": "c"}})), "env"),
-        (act(json!({"env": {"A": "c\0d"}})), "env"),
-        (act(json!({"env": many})), "env"),
-        (act(json!({"stdin": "a", "stdin_base64": "YQ=="})), "action.stdin"),
-        (act(json!({"stdin_base64": "?"})), "action.stdin_base64"),
-        (with(exec(robot.clone()), json!({"timeout_seconds": 0})), "timeout_seconds"),
-        (with(exec(robot.clone()), json!({"at_once": 5000})), "at_once"),
-        (with(exec(robot.clone()), json!({"stop_after": 0})), "stop_after"),
-        (with(exec(robot.clone()), json!({"nonsense": 1})), "nonsense"),
+        (exec(json!({})), "/target/kind"),
+        (exec(json!({"kind": "all"})), "/target/kind"),
+        (exec(with(devices(&["robot"]), json!({"selector": "a=b"}))), "/target/selector"),
+        (exec(devices(&["unknown"])), "/target/devices"),
+        (exec(devices(&["robot", "not a name", "new"])), "/target/devices"),
+        (exec(devices(&["robot", UNKNOWN_ID, "new"])), "/target/devices"),
+        (exec(json!({"kind": "selector", "selector": "env=nowhere"})), "/target"),
+        (exec(json!({"kind": "selector", "selector": "((("})), "/target/selector"),
+        (argv(json!([])), "/action/argv"),
+        (argv(json!([" "])), "/action/argv"),
+        (argv(json!(["echo", "a\0b"])), "/action/argv"),
+        (argv(json!(vec!["x"; 2_000])), "/action/argv"),
+        (act(json!({"shell": "true"})), "/action/shell"),
+        (act(json!({"user": ""})), "/action/user"),
+        (act(json!({"cwd": "tmp"})), "/action/cwd"),
+        (act(json!({"env": {"A=B": "c"}})), "/action/env"),
+        (act(json!({"env": {"A": "c\0d"}})), "/action/env"),
+        (act(json!({"env": many})), "/action/env"),
+        (act(json!({"env_names": ["A"]})), "/action/env_names"),
+        (act(json!({"stdin_bytes": 3})), "/action/stdin_bytes"),
+        (act(json!({"stdin_base64": "?"})), "/action/stdin_base64"),
+        (with(exec(robot.clone()), json!({"timeout_seconds": 0})), "/timeout_seconds"),
+        (
+            with(exec(robot.clone()), json!({"max_concurrent_devices": 5000})),
+            "/max_concurrent_devices",
+        ),
+        (with(exec(robot.clone()), json!({"max_failures": 0})), "/max_failures"),
+        (with(exec(robot.clone()), json!({"nonsense": 1})), "/nonsense"),
         (
             json!({"target": robot, "action": {"kind": "log_level", "level": "loud"}}),
-            "action.level",
+            "/action/level",
         ),
     ] {
         let (status, problem) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
         assert_eq!(status, 400, "{body}: {problem}");
-        assert_eq!(problem["errors"][0]["field"], field, "{problem}");
+        assert_eq!(problem["errors"][0]["pointer"], field, "{problem}");
     }
     let body = json!({"target": robot, "action": {"kind": "dance"}});
     assert_eq!(system.api.send(Method::POST, OPERATIONS, Some(&body)).await.0, 400);
     // All unknown devices are reported, then the first one that is not enrolled.
-    let body = exec(json!({"devices": ["robot", "new", "unknown", "other"]}));
+    let body = exec(json!({"kind": "devices", "devices": ["robot", "new", "unknown", "other"]}));
     let (status, problem) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
     assert_eq!(status, 400, "{problem}");
     assert_eq!(problem["errors"][0]["value"], "unknown,other", "{problem}");
-    let body = exec(json!({"devices": ["robot", "new"]}));
+    let body = exec(json!({"kind": "devices", "devices": ["robot", "new"]}));
     let (status, problem) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
     assert_eq!(status, 409, "{problem}");
     assert_eq!(system.api.list(OPERATIONS).await.len(), 0, "nothing of it was asked for");
@@ -365,8 +387,10 @@ async fn invalid_operations_are_rejected_with_the_field() {
     .await;
 
     // Devices are named by name or id; one that is named twice gets one run.
-    let body = exec(json!({"devices": [device.enrolled.response.device.to_string(), "robot"]}));
-    assert_eq!(system.api.post(OPERATIONS, &body).await["devices"], 1);
+    let body = exec(
+        json!({"kind": "devices", "devices": [device.enrolled.response.device.to_string(), "robot"]}),
+    );
+    assert_eq!(system.api.post(OPERATIONS, &body).await["device_count"], 1);
 }
 
 /// An order is a fact: it outlives the token that gave it, also while it waits for its device, and
@@ -375,7 +399,7 @@ async fn invalid_operations_are_rejected_with_the_field() {
 async fn operations_of_a_revoked_token_continue_until_they_are_canceled() {
     let Robot { system, mut agent, dir: _dir } = Robot::start("").await;
     let made = system.api.post("/api/v1/tokens", &json!({"name": "op", "role": "operator"})).await;
-    let operator = system.api.with_token(made["token"].as_str().unwrap());
+    let operator = system.api.with_token(made["secret"].as_str().unwrap());
     agent.kill9();
     wait::until("the robot to be away", WAIT_TIMEOUT, || async {
         let robot = system.api.get("/api/v1/devices/robot").await;
@@ -384,7 +408,9 @@ async fn operations_of_a_revoked_token_continue_until_they_are_canceled() {
     .await;
     let mut ids = Vec::new();
     for _ in 0..2 {
-        let made = operator.post(OPERATIONS, &exec(json!({"devices": ["robot"]}))).await;
+        let made = operator
+            .post(OPERATIONS, &exec(json!({"kind": "devices", "devices": ["robot"]})))
+            .await;
         ids.push(made["id"].as_str().unwrap().to_owned());
     }
     let path = format!("/api/v1/tokens/{}", made["id"].as_str().unwrap());
@@ -398,6 +424,6 @@ async fn operations_of_a_revoked_token_continue_until_they_are_canceled() {
         let done =
             wait_for_operation(&system, id, "it to be over", |one| one["status"] == "finished")
                 .await;
-        assert_eq!(done["runs"], runs, "{done}");
+        assert_eq!(done["run_counts"], runs, "{done}");
     }
 }

@@ -113,7 +113,7 @@ async fn a_full_outbox_keeps_its_events_and_reports_dropped_ones() {
     let reports = wait_until_logged(&fleet, &agent).await;
     assert_eq!(numbers(&reports), all(agent.recorded()));
     let device = fleet.api.get("/api/v1/devices/robot").await;
-    assert_eq!(device["flags"]["losses"], 1, "{device}");
+    assert_eq!(device["flags"]["loss_count"], 1, "{device}");
     assert_rebuild_equals_live(&fleet).await;
 }
 

@@ -159,7 +159,7 @@ async fn ssh_scp_and_rsync_work_with_a_device_s_sshd() {
     wait::until("all connections to be told as ended", WAIT_TIMEOUT, || async {
         let sessions = system.api.list("/api/v1/sessions").await;
         let is_over =
-            |one: &serde_json::Value| one["state"] == "ended" && one["session"]["kind"] == "tcp";
+            |one: &serde_json::Value| one["status"] == "ended" && one["access"]["kind"] == "tcp";
         (sessions.len() == 5 && sessions.iter().all(is_over)).then_some(())
     })
     .await;

@@ -12,8 +12,8 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn enrollment_token(api: &Api, project: &str) -> String {
     let path = format!("/api/v1/enrollment-tokens?project={project}");
-    let made = api.post(&path, &json!({"name": "test", "uses": 5})).await;
-    made["token"].as_str().unwrap().to_owned()
+    let made = api.post(&path, &json!({"name": "test", "max_uses": 5})).await;
+    made["secret"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,7 +82,7 @@ async fn an_archived_project_is_read_only() {
     assert_eq!(api.send(Method::POST, "/api/v1/projects", Some(&again)).await.0, 409);
     api.post("/api/v1/devices?project=old", &json!({"name": "robot"})).await;
     let token = enrollment_token(api, "old").await;
-    api.patch("/api/v1/projects/old", &json!({"title": "Older plant", "archived": true})).await;
+    api.patch("/api/v1/projects/old", &json!({"title": "Older plant", "status": "archived"})).await;
 
     let change = json!({"name": "another"});
     let rejection = api.send(Method::POST, "/api/v1/devices?project=old", Some(&change)).await;
@@ -100,7 +100,7 @@ async fn an_archived_project_is_read_only() {
     assert_eq!(shown["title"], "Older plant");
     assert_eq!(api.list("/api/v1/devices?project=old").await.len(), 1, "it is read as before");
 
-    api.patch("/api/v1/projects/old", &json!({"archived": false})).await;
+    api.patch("/api/v1/projects/old", &json!({"status": "active"})).await;
     api.post("/api/v1/devices?project=old", &change).await;
     for wrong in ["", "Plant", "system", "a".repeat(41).as_str()] {
         let body = json!({"id": wrong});

@@ -84,7 +84,7 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
     }
     // A device that disconnected before the table had the time: no time is invented.
     let database = database(&system).await;
-    let forget = "UPDATE dispatch_v1_devices SET presence_at = NULL";
+    let forget = "UPDATE dispatch_v2_devices SET presence_at = NULL";
     assert!(database.execute(forget, &[]).await.unwrap() > 0);
     let (code, err) = run_immediately(&system, &["connect", "robot", "22"]);
     assert!(code == 5 && err.contains("robot") && !has_date(&err), "{err}");

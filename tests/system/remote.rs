@@ -29,7 +29,7 @@ async fn run(
 }
 
 fn shell(line: &str) -> Value {
-    json!({"target": {"devices": ["robot"]}, "action": {"kind": "exec", "shell": line}})
+    json!({"target": {"kind": "devices", "devices": ["robot"]}, "action": {"kind": "shell", "command": line}})
 }
 
 async fn request_operation(system: &System, body: &Value) -> String {
@@ -94,11 +94,13 @@ async fn exec_returns_the_output_and_exit_code_of_the_program() {
     let (code, out, _) = system.muster(&["exec", "robot", "--json", "--", "echo", "x"]);
     let result: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(
-        (code, &result["stdout"], &result["run"]["state"]),
+        (code, &result["stdout"], &result["run"]["status"]),
         (0, &"x\n".into(), &"succeeded".into())
     );
-    for (name, least) in [("peak_memory", 1000), ("user_us", 0), ("system_us", 0)] {
-        assert!(result["run"][name].as_u64() >= Some(least), "{result}");
+    let numbers =
+        [("peak_memory_bytes", 1000.0), ("cpu_user_seconds", 0.0), ("cpu_system_seconds", 0.0)];
+    for (name, least) in numbers {
+        assert!(result["run"][name].as_f64() >= Some(least), "{result}");
     }
 
     // The log does not contain standard input.
@@ -143,7 +145,7 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
 async fn output_arrives_while_the_program_runs_and_is_stored_up_to_the_limit() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let id = request_operation(&system, &shell("echo first; sleep 20; echo last")).await;
-    run(&system, &id, "it to run", |run| run["state"] == "running").await;
+    run(&system, &id, "it to run", |run| run["status"] == "running").await;
     let path = format!("{OPERATIONS}/{id}/runs/robot/output");
     wait::until("the first line while it runs", Duration::from_secs(10), || async {
         let (_, text) = system.api.send(reqwest::Method::GET, &path, None).await;
@@ -151,17 +153,17 @@ async fn output_arrives_while_the_program_runs_and_is_stored_up_to_the_limit() {
     })
     .await;
     system.api.post(&format!("{OPERATIONS}/{id}/abort"), &json!({})).await;
-    let ended = run(&system, &id, "it to be ended", |run| run["state"] == "canceled").await;
+    let ended = run(&system, &id, "it to be ended", |run| run["status"] == "canceled").await;
     // The device reported the end, with the output until then.
-    assert!(ended["started_at"].is_string() && ended["stdout"]["bytes"] == 6, "{ended}");
+    assert!(ended["started_at"].is_string() && ended["stdout"]["size_bytes"] == 6, "{ended}");
 
     // Six megabytes on both outputs: the first 4 MiB of each are stored, the rest is only counted.
     let line = "head -c 6000000 /dev/zero; head -c 6000000 /dev/zero >&2";
     let id = request_operation(&system, &shell(line)).await;
-    let ended = run(&system, &id, "it to end", |run| run["state"] == "succeeded").await;
+    let ended = run(&system, &id, "it to end", |run| run["status"] == "succeeded").await;
     for stream in ["stdout", "stderr"] {
-        assert_eq!(ended[stream]["bytes"], 6_000_000, "{ended}");
-        assert_eq!(ended[stream]["kept"], 4 << 20, "{ended}");
+        assert_eq!(ended[stream]["size_bytes"], 6_000_000, "{ended}");
+        assert_eq!(ended[stream]["stored_bytes"], 4 << 20, "{ended}");
         let args =
             ["operation", "output", &id, if stream == "stderr" { "--stderr" } else { "robot" }];
         let (code, out, err) = system.muster(&args);
@@ -218,7 +220,7 @@ async fn a_killed_agent_reports_interrupted_runs_and_repeats_none() {
     let marker = dir.path().join("mark");
     let line = format!("echo once >> {}; sleep 60", marker.display());
     let id = request_operation(&system, &shell(&line)).await;
-    run(&system, &id, "it to run", |run| run["state"] == "running").await;
+    run(&system, &id, "it to run", |run| run["status"] == "running").await;
     wait::until("it to begin", WAIT_TIMEOUT, || async { marker.exists().then_some(()) }).await;
     agent.kill9();
     // An operation on an offline device waits.
@@ -226,9 +228,9 @@ async fn a_killed_agent_reports_interrupted_runs_and_repeats_none() {
     let next =
         request_operation(&system, &shell(&format!("echo done >> {}", later.display()))).await;
     agent.start();
-    let ended = run(&system, &id, "the end to be told", |run| run["state"] == "unknown").await;
+    let ended = run(&system, &id, "the end to be told", |run| run["status"] == "unknown").await;
     assert!(ended["explanation"].to_string().contains(INTERRUPTED), "{ended}");
-    run(&system, &next, "what waited to be done", |run| run["state"] == "succeeded").await;
+    run(&system, &next, "what waited to be done", |run| run["status"] == "succeeded").await;
     assert_eq!(std::fs::read_to_string(&marker).unwrap(), "once\n");
     assert_eq!(std::fs::read_to_string(&later).unwrap(), "done\n");
 }
@@ -302,7 +304,7 @@ async fn operations_survive_a_kill_of_every_role_and_server() {
     assert!(times(4) <= 1, "the one whose agent was killed began twice: {counted}");
     for id in &ids[..4] {
         let run = fleet.api.get(&format!("{OPERATIONS}/{id}/runs/robot")).await;
-        assert_eq!(run["state"], "succeeded", "{run}");
+        assert_eq!(run["status"], "succeeded", "{run}");
         let path = format!("{OPERATIONS}/{id}/runs/robot/output?follow=true");
         assert_eq!(fleet.api.send(reqwest::Method::GET, &path, None).await.1, "said\n");
     }
@@ -322,7 +324,7 @@ async fn operations_keep_their_order_while_the_work_queue_lags() {
     let url = fleet.postgres.connection_url();
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
-    client.batch_execute("BEGIN; LOCK TABLE dispatch_v1_runs IN EXCLUSIVE MODE").await.unwrap();
+    client.batch_execute("BEGIN; LOCK TABLE dispatch_v2_runs IN EXCLUSIVE MODE").await.unwrap();
     // The first waits for the dispatcher, because it has private input.
     let mut first = shell(&line("first"));
     first["action"]["env"] = json!({"TOKEN": "secret"});

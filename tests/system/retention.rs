@@ -73,8 +73,8 @@ struct Robot<'a> {
 impl<'a> Robot<'a> {
     async fn join(system: &System, project: &'a str) -> Self {
         let path = format!("/api/v1/enrollment-tokens?project={project}");
-        let made = system.api.post(&path, &json!({"name": "test", "uses": 1})).await;
-        let token = made["token"].as_str().unwrap();
+        let made = system.api.post(&path, &json!({"name": "test", "max_uses": 1})).await;
+        let token = made["secret"].as_str().unwrap();
         let device = SimDevice::join(&system.api, &system.ca(), token, "robot").await;
         Self { project, device, sent: 0 }
     }
@@ -225,7 +225,7 @@ async fn an_invalid_retention_is_rejected() {
         let path = "/api/v1/projects/default";
         let (status, problem) = api.send(Method::PATCH, path, Some(&body)).await;
         assert_eq!(status, 400, "{wrong}: {problem}");
-        assert_eq!(problem["errors"][0]["field"], "retention", "{problem}");
+        assert_eq!(problem["errors"][0]["pointer"], "/retention", "{problem}");
     }
     let (code, _, err) = system.muster(&["project", "set", "default", "--retention", "0d"]);
     assert!(code == 2 && err.contains(Retention::RULE), "{code}: {err}");

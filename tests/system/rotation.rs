@@ -77,8 +77,8 @@ async fn a_key_is_rotated_once_per_request_whenever_the_agent_is_killed() {
     let (code, shown, _) = system.muster(&["device", "show", "robot"]);
     assert!(code == 0 && shown.contains(&key), "{shown}");
     let device = system.api.get("/api/v1/devices/robot").await;
-    assert_eq!(device["flags"]["unreadable"], 0, "{device}");
-    assert_eq!(device["flags"]["forks"], 0, "{device}");
+    assert_eq!(device["flags"]["unreadable_count"], 0, "{device}");
+    assert_eq!(device["flags"]["fork_count"], 0, "{device}");
     let dead_letters = system.api.list("/api/v1/dead-letters").await;
     assert!(dead_letters.is_empty(), "{dead_letters:?}");
 }

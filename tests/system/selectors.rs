@@ -49,7 +49,7 @@ async fn a_slow_group_is_selected_by_between_its_reports_and_known_after_a_resta
     assert!(code == 0 && out.contains("selected"), "{code}: {out} {err}");
     assert_eq!(err.matches("1 of 2 devices had no fresh value").count(), 1, "{err}");
     let body = json!({
-        "target": {"selector": SELECTOR}, "action": {"kind": "exec", "argv": ["true"]},
+        "target": {"kind": "selector", "selector": SELECTOR}, "action": {"kind": "exec", "argv": ["true"]},
     });
     let requested = system.api.post("/api/v1/operations", &body).await;
     let expected = json!([{"metric": "mem.available", "device_count": 1, "candidate_count": 2}]);

@@ -40,7 +40,7 @@ async fn a_command_line_shell_is_recorded_and_replayed() {
     assert!(out.contains("42 süß"), "{out}");
     let listed = system.api.list("/api/v1/sessions").await;
     let id = listed[0]["id"].as_str().unwrap().to_owned();
-    let ended = session(&system, &id, "it to be ended", |one| one["state"] == "ended").await;
+    let ended = session(&system, &id, "it to be ended", |one| one["status"] == "ended").await;
     assert_eq!((&ended["exit_code"], &ended["recorded"]), (&5.into(), &true.into()), "{ended}");
     let (code, cast, err) = system.muster(&["shell", "play", &id, "--cast"]);
     assert_eq!(code, 0, "{err}");
@@ -84,7 +84,7 @@ async fn a_session_survives_its_websocket_and_can_be_shared_read_only() {
     first.wait_for_output("30 100").await;
     // The connection is lost.
     drop(first);
-    session(&system, &id, "it to be left", |one| one["attached"] == 0).await;
+    session(&system, &id, "it to be left", |one| one["client_count"] == 0).await;
     let attach = format!("/api/v1/devices/robot/sessions/{id}/attach?cols=100&rows=30");
     let mut second = Socket::open(api, &ca, &attach, &[]).await.unwrap();
     second.wait_for_output("mark-42").await;
@@ -95,8 +95,8 @@ async fn a_session_survives_its_websocket_and_can_be_shared_read_only() {
     second.wait_for_output("both-2").await;
     watching.wait_for_output("both-2").await;
     assert!(!String::from_utf8_lossy(&second.output).contains("not-typed"));
-    let open = session(&system, &id, "two to be attached", |one| one["attached"] == 2).await;
-    assert_eq!(open["attachments"], 3);
+    let open = session(&system, &id, "two to be attached", |one| one["client_count"] == 2).await;
+    assert_eq!(open["attachment_count"], 3);
     let (code, out, _) = system.muster(&["shell", "list"]);
     assert!(code == 0 && out.contains(&id) && out.contains("open"), "{out}");
 
@@ -109,7 +109,7 @@ async fn a_session_survives_its_websocket_and_can_be_shared_read_only() {
     let (code, _, err) = system.muster(&["shell", "end", &id, "--yes"]);
     assert_eq!(code, 0, "{err}");
     while second.next().await {}
-    session(&system, &id, "it to be ended", |one| one["state"] == "ended").await;
+    session(&system, &id, "it to be ended", |one| one["status"] == "ended").await;
     let again = Socket::open(api, &ca, &attach, &[]).await.unwrap_err();
     assert_eq!(again.0, 410, "{again:?}");
 }
@@ -133,21 +133,21 @@ async fn an_unauthorized_shell_is_rejected_and_recorded() {
     let nobody = system.api.with_token("");
     assert_eq!(Socket::open(&nobody, &ca, SHELL, &[]).await.unwrap_err().0, 401);
     let made = system.api.post("/api/v1/tokens", &json!({"name": "v", "role": "viewer"})).await;
-    let viewer = system.api.with_token(made["token"].as_str().unwrap());
+    let viewer = system.api.with_token(made["secret"].as_str().unwrap());
     assert_eq!(Socket::open(&viewer, &ca, SHELL, &[]).await.unwrap_err().0, 403);
     let made = system.api.post("/api/v1/tokens", &json!({"name": "o", "role": "operator"})).await;
-    let operator = system.api.with_token(made["token"].as_str().unwrap());
+    let operator = system.api.with_token(made["secret"].as_str().unwrap());
     let unrecorded = format!("{SHELL}&record=false");
     let rejection = Socket::open(&operator, &ca, &unrecorded, &[]).await.unwrap_err();
     assert!(rejection.1["detail"].to_string().contains("record=false"), "{rejection:?}");
     for (path, field) in [
         ("/api/v1/devices/robot/shell?cols=0", "cols"),
-        ("/api/v1/devices/robot/shell?grace=0", "grace"),
+        ("/api/v1/devices/robot/shell?grace_seconds=0", "grace_seconds"),
         ("/api/v1/devices/robot/tcp?port=0", "port"),
     ] {
         let rejection = Socket::open(&system.api, &ca, path, &[]).await.unwrap_err();
         assert_eq!(
-            (rejection.0, &rejection.1["errors"][0]["field"]),
+            (rejection.0, &rejection.1["errors"][0]["parameter"]),
             (400, &field.into()),
             "{path}"
         );
@@ -209,11 +209,16 @@ async fn the_broker_sees_no_plaintext_of_a_shell_and_it_survives_a_role_s_kill()
         .await
     };
     let files =
-        wait_for_session(&files, "the files to be closed", |one| one["state"] == "ended").await;
+        wait_for_session(&files, "the files to be closed", |one| one["status"] == "ended").await;
     assert!(files["reason"].is_string(), "{files}");
     drop(again);
-    let shell = wait_for_session(&id, "no client to be attached", |one| one["attached"] == 0).await;
-    assert_eq!((&shell["state"], &shell["attachments"]), (&"open".into(), &2.into()), "{shell}");
+    let shell =
+        wait_for_session(&id, "no client to be attached", |one| one["client_count"] == 0).await;
+    assert_eq!(
+        (&shell["status"], &shell["attachment_count"]),
+        (&"open".into(), &2.into()),
+        "{shell}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,7 +254,7 @@ async fn a_command_line_shell_survives_a_role_restart_and_a_log_outage() {
     fleet.command.restart();
     wait::until("the shell to be attached again", WAIT_TIMEOUT, || async {
         let (_, sessions) = fleet.api.try_send(Method::GET, "/api/v1/sessions", None).await?;
-        (sessions["items"][0]["attachments"] == 2).then_some(())
+        (sessions["items"][0]["attachment_count"] == 2).then_some(())
     })
     .await;
     types("echo two-$((2))-two\n");
@@ -284,14 +289,14 @@ async fn the_end_of_a_detached_shell_is_recorded() {
         shell.wait_for_output("ready").await;
         shell.messages[0]["session"].as_str().unwrap().to_owned()
     };
-    let is_ended = |one: &Value| one["state"] == "ended";
+    let is_ended = |one: &Value| one["status"] == "ended";
     // The program ends while no client is attached.
     let id = opened("echo rea''dy; sleep 2; exit 4\r").await;
     let ended = session(&system, &id, "it to be ended", is_ended).await;
-    assert_eq!((&ended["exit_code"], &ended["attached"]), (&4.into(), &0.into()), "{ended}");
+    assert_eq!((&ended["exit_code"], &ended["client_count"]), (&4.into(), &0.into()), "{ended}");
     // The agent is killed, and with it the shell.
     let id = opened("echo rea''dy\r").await;
-    session(&system, &id, "it to be left", |one| one["attached"] == 0).await;
+    session(&system, &id, "it to be left", |one| one["client_count"] == 0).await;
     agent.kill9();
     agent.start();
     let ended = session(&system, &id, "it to be ended", is_ended).await;
@@ -316,7 +321,7 @@ async fn input_is_recorded_on_request() {
         ids.push(shell.messages[0]["session"].as_str().unwrap().to_owned());
     }
     for (id, is_there) in ids.iter().zip([false, true]) {
-        let ended = session(&system, id, "it to be ended", |one| one["state"] == "ended").await;
+        let ended = session(&system, id, "it to be ended", |one| one["status"] == "ended").await;
         assert_eq!(ended["input_recorded"], is_there, "{ended}");
         let (_, cast, _) = system.muster(&["shell", "play", id, "--cast"]);
         let typed: String = cast
@@ -338,7 +343,7 @@ async fn a_revoked_token_ends_its_open_sessions() {
     let Robot { system, agent: _agent, dir } = Robot::start("").await;
     let ca = system.ca();
     let made = system.api.post("/api/v1/tokens", &json!({"name": "op", "role": "operator"})).await;
-    let operator = system.api.with_token(made["token"].as_str().unwrap());
+    let operator = system.api.with_token(made["secret"].as_str().unwrap());
     let mut shell = Socket::open(&operator, &ca, SHELL, &[]).await.unwrap();
     let id = shell.wait_for_message("opened").await["session"].as_str().unwrap().to_owned();
     let ticks = dir.path().join("ticks");
@@ -352,7 +357,7 @@ async fn a_revoked_token_ends_its_open_sessions() {
     wait::until("the program to run", WAIT_TIMEOUT, || async { (size() > 0).then_some(()) }).await;
     // The token also follows a run that takes longer than this test.
     let action = json!({"kind": "exec", "argv": ["sleep", "120"]});
-    let request = json!({"target": {"devices": ["robot"]}, "action": action});
+    let request = json!({"target": {"kind": "devices", "devices": ["robot"]}, "action": action});
     let operation = operator.post("/api/v1/operations", &request).await["id"].clone();
     let run = format!("/api/v1/operations/{}/runs/robot", operation.as_str().unwrap());
     wait::until("the run to be shown", WAIT_TIMEOUT, || async {
@@ -376,7 +381,7 @@ async fn a_revoked_token_ends_its_open_sessions() {
     while files.next().await {}
     let followed = tokio::time::timeout(Duration::from_secs(8), output).await;
     assert_eq!(followed.expect("the output goes on").unwrap(), 200);
-    session(&system, &id, "it to be ended", |one| one["state"] == "ended").await;
+    session(&system, &id, "it to be ended", |one| one["status"] == "ended").await;
     wait::until("the program to be gone", WAIT_TIMEOUT, || async {
         let before = size();
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -392,8 +397,8 @@ async fn a_revoked_token_ends_its_detached_shells() {
     let Robot { mut system, agent: _agent, dir } = Robot::start("").await;
     let ca = system.ca();
     let made = system.api.post("/api/v1/tokens", &json!({"name": "op", "role": "operator"})).await;
-    let operator = system.api.with_token(made["token"].as_str().unwrap());
-    let grace = format!("{SHELL}&grace=86400");
+    let operator = system.api.with_token(made["secret"].as_str().unwrap());
+    let grace = format!("{SHELL}&grace_seconds=86400");
     let mut shells = Vec::new();
     for (number, api) in [&operator, &operator, &system.api].into_iter().enumerate() {
         let ticks = dir.path().join(format!("ticks-{number}"));
@@ -405,7 +410,7 @@ async fn a_revoked_token_ends_its_detached_shells() {
         })
         .await;
         drop(shell);
-        session(&system, &id, "it to be left", |one| one["attached"] == 0).await;
+        session(&system, &id, "it to be left", |one| one["client_count"] == 0).await;
         shells.push((id, ticks));
     }
     system.stop().await;
@@ -427,7 +432,7 @@ async fn a_revoked_token_ends_its_detached_shells() {
             (size(ticks) == before).then_some(())
         })
         .await;
-        session(&system, id, "it to be ended", |one| one["state"] == "ended").await;
+        session(&system, id, "it to be ended", |one| one["status"] == "ended").await;
     }
     println!(
         "ended within {:?} (with a second to see that nothing is written)",

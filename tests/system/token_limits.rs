@@ -23,7 +23,7 @@ async fn create_token(api: &Api, more: Value) -> String {
     let mut body = json!({"name": "test"});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let made = api.post("/api/v1/enrollment-tokens", &body).await;
-    made["token"].as_str().unwrap().to_owned()
+    made["secret"].as_str().unwrap().to_owned()
 }
 
 async fn status(api: &Api, device: &str, expected: &str) {
@@ -111,7 +111,7 @@ async fn an_append_id_claimed_by_a_device_does_not_prevent_its_revocation() {
 async fn a_revoked_device_cannot_re_enroll_with_its_key_and_a_generic_token() {
     let system = System::start().await;
     let api = &system.api;
-    let any = create_token(api, json!({"uses": 20})).await;
+    let any = create_token(api, json!({"max_uses": 20})).await;
     // One device is preregistered by its key, the other is not.
     let (expected, plain) =
         (SigningKey::from_seed(&rand::random()), SigningKey::from_seed(&rand::random()));
@@ -138,7 +138,7 @@ async fn a_revoked_device_cannot_re_enroll_with_its_key_and_a_generic_token() {
 async fn a_revoked_device_cannot_replay_its_enrollment_request() {
     let system = System::start().await;
     let api = &system.api;
-    let any = create_token(api, json!({"uses": 5})).await;
+    let any = create_token(api, json!({"max_uses": 5})).await;
     let (key, nats_key) = (SigningKey::from_seed(&rand::random()), nkeys::KeyPair::new_user());
     let body = muster_tests::sim::enroll_body(&key, &nats_key, &any, "replayed");
     let machine = api.with_token("");
@@ -161,7 +161,7 @@ async fn a_machine_sets_only_the_labels_that_its_token_allows() {
     for (body, labels, dropped) in [
         (json!({}), json!({}), json!(["env", "rack", "site"])),
         (
-            json!({"labels": {"site": "a"}, "allow_labels": ["rack", "site"]}),
+            json!({"labels": {"site": "a"}, "allowed_labels": ["rack", "site"]}),
             json!({"rack": "7", "site": "a"}),
             json!(["env"]),
         ),
@@ -185,7 +185,7 @@ async fn only_server_wide_tokens_can_be_created_in_the_system_project() {
     let system = System::start().await;
     let api = &system.api;
     let name = json!({"name": "x"});
-    let target = json!({"target": {"selector": ""}, "action": {"kind": "exec", "argv": ["id"]}});
+    let target = json!({"target": {"kind": "selector", "selector": ""}, "action": {"kind": "exec", "argv": ["id"]}});
     for (path, body) in [
         ("/api/v1/devices", &name),
         ("/api/v1/enrollment-tokens", &name),
@@ -198,11 +198,11 @@ async fn only_server_wide_tokens_can_be_created_in_the_system_project() {
     }
     let body = json!({"name": "all", "role": "admin", "server_wide": true});
     let made = api.post("/api/v1/tokens", &body).await;
-    let all = api.with_token(made["token"].as_str().unwrap());
+    let all = api.with_token(made["secret"].as_str().unwrap());
     assert_eq!(all.send(Method::GET, "/api/v1/projects", None).await.0, 200);
     // An admin of a project cannot create one.
     let own = api.post("/api/v1/tokens", &json!({"name": "own", "role": "admin"})).await;
-    let own = api.with_token(own["token"].as_str().unwrap());
+    let own = api.with_token(own["secret"].as_str().unwrap());
     assert_eq!(own.send(Method::POST, "/api/v1/tokens", Some(&body)).await.0, 403);
     // It is listed and revoked in the project `system`.
     let path = format!("/api/v1/tokens/{}?project=system", made["id"].as_str().unwrap());

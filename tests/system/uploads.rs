@@ -39,7 +39,7 @@ async fn online(api: &Api) {
 async fn request_upload(api: &Api, path: &Path, more: Value) -> String {
     let mut action = json!({"kind": "upload", "path": path});
     action.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let body = json!({"target": {"devices": ["robot"]}, "action": action});
+    let body = json!({"target": {"kind": "devices", "devices": ["robot"]}, "action": action});
     api.post("/api/v1/operations", &body).await["id"].as_str().unwrap().to_owned()
 }
 
@@ -57,7 +57,7 @@ async fn until(api: &Api, id: &str, description: &str, is_done: impl Fn(&Value) 
 }
 
 async fn stored(api: &Api, id: &str) -> Value {
-    until(api, id, "it to be stored", |it| it["state"] == "stored").await
+    until(api, id, "it to be stored", |it| it["status"] == "stored").await
 }
 
 /// Incompressible bytes.
@@ -100,13 +100,14 @@ async fn a_file_and_a_folder_are_uploaded_listed_and_downloaded() {
     for part in ["robot", "stored", "app log.bin"] {
         assert!(out.contains(part), "{part}: {out}");
     }
-    let listed = system.api.list(&format!("{UPLOADS}?device=robot&state=stored")).await;
+    let listed = system.api.list(&format!("{UPLOADS}?device=robot&status=stored")).await;
     assert_eq!(listed.len(), 1, "{listed:?}");
     let id = listed[0]["operation"].as_str().unwrap().to_owned();
     assert!(err.contains(&id), "{err}");
-    assert_eq!(listed[0]["bytes_done"], 3_000_000);
-    assert!(listed[0]["erase_at"].is_string());
-    for (filter, count) in [("state=sending", 0), ("path=/nowhere", 0), ("state=stored,erased", 1)]
+    assert_eq!(listed[0]["received_bytes"], 3_000_000);
+    assert!(listed[0]["expires_at"].is_string());
+    for (filter, count) in
+        [("status=sending", 0), ("path=/nowhere", 0), ("status=stored,erased", 1)]
     {
         assert_eq!(system.api.list(&format!("{UPLOADS}?{filter}")).await.len(), count, "{filter}");
     }
@@ -185,16 +186,16 @@ async fn the_policy_is_enforced_and_an_upload_is_canceled() {
     }
     let large = inside.join("large");
     std::fs::write(&large, noise(400_000)).unwrap();
-    let id = request_upload(&system.api, &large, json!({"bytes_per_second": 20_000})).await;
+    let id = request_upload(&system.api, &large, json!({"max_bytes_per_second": 20_000})).await;
     let some = until(&system.api, &id, "some of it to be there", |it| {
-        it["state"] == "sending" && it["bytes_done"].as_u64() > Some(0)
+        it["status"] == "sending" && it["received_bytes"].as_u64() > Some(0)
     })
     .await;
-    assert_eq!(some["bytes"], 400_000);
+    assert_eq!(some["size_bytes"], 400_000);
     assert_eq!(system.api.status(&format!("{}/content", at(&id))).await, 409);
     let (code, out, err) = system.muster(&["upload", "cancel", &id, "--yes"]);
     assert_eq!((code, out.lines().count()), (0, 1), "{err}");
-    let ended = until(&system.api, &id, "it to be canceled", |it| it["state"] == "canceled").await;
+    let ended = until(&system.api, &id, "it to be canceled", |it| it["status"] == "canceled").await;
     let (_, out, _) = system.muster(&["upload", "show", &id]);
     assert!(out.contains(ended["explanation"].as_str().unwrap()), "{out}");
     // The received part is useless.
@@ -214,19 +215,19 @@ async fn stored_files_are_replaced_expire_and_are_deleted() {
     std::fs::write(&path, "two").unwrap();
     let second = request_upload(api, &path, json!({"replace": true})).await;
     stored(api, &second).await;
-    let erased = until(api, &first, "it to be replaced", |it| it["state"] == "erased").await;
-    assert_eq!(erased["erased"], "replaced");
+    let erased = until(api, &first, "it to be replaced", |it| it["status"] == "erased").await;
+    assert_eq!(erased["erase_cause"], "replaced");
     assert_eq!(blobs(&system, &first), 0);
     assert_eq!(api.status(&format!("{}/content", at(&first))).await, 410);
-    let third = request_upload(api, &path, json!({"keep_seconds": 1})).await;
-    let erased = until(api, &third, "its time to be over", |it| it["state"] == "erased").await;
-    assert_eq!(erased["erased"], "kept");
+    let third = request_upload(api, &path, json!({"expires_in_seconds": 1})).await;
+    let erased = until(api, &third, "its time to be over", |it| it["status"] == "erased").await;
+    assert_eq!(erased["erase_cause"], "kept");
     assert!(blobs(&system, &second) > 0);
     let (code, out, err) = system.muster(&["upload", "delete", &second, "--yes"]);
     assert_eq!((code, out.as_str()), (0, "erased\n"), "{err}");
     assert_eq!(blobs(&system, &second), 0);
-    let erased = until(api, &second, "it to be erased", |it| it["state"] == "erased").await;
-    assert_eq!(erased["erased"], "asked");
+    let erased = until(api, &second, "it to be erased", |it| it["status"] == "erased").await;
+    assert_eq!(erased["erase_cause"], "asked");
     let removed = request_upload(api, &path, json!({"remove_source": true})).await;
     stored(api, &removed).await;
     assert!(!path.exists());
@@ -235,19 +236,24 @@ async fn stored_files_are_replaced_expire_and_are_deleted() {
     for method in [Method::GET, Method::DELETE] {
         assert_eq!(api.send(method, &nowhere, None).await.0, 404);
     }
-    let body =
-        json!({"target": {"devices": ["robot"]}, "action": {"kind": "exec", "argv": ["true"]}});
+    let body = json!({"target": {"kind": "devices", "devices": ["robot"]}, "action": {"kind": "exec", "argv": ["true"]}});
     let exec = api.post("/api/v1/operations", &body).await["id"].as_str().unwrap().to_owned();
     assert_eq!(api.send(Method::DELETE, &at(&exec), None).await.0, 404);
     for (action, field) in [
-        (json!({"kind": "upload", "path": ""}), "action.path"),
-        (json!({"kind": "upload", "path": "/x", "max_bytes": 0}), "action.max_bytes"),
-        (json!({"kind": "upload", "path": "/x", "keep_seconds": 0}), "action.keep_seconds"),
-        (json!({"kind": "upload", "path": "/x", "bytes_per_second": 1}), "action.bytes_per_second"),
+        (json!({"kind": "upload", "path": ""}), "/action/path"),
+        (json!({"kind": "upload", "path": "/x", "max_bytes": 0}), "/action/max_bytes"),
+        (
+            json!({"kind": "upload", "path": "/x", "expires_in_seconds": 0}),
+            "/action/expires_in_seconds",
+        ),
+        (
+            json!({"kind": "upload", "path": "/x", "max_bytes_per_second": 1}),
+            "/action/max_bytes_per_second",
+        ),
     ] {
-        let body = json!({"target": {"devices": ["robot"]}, "action": action});
+        let body = json!({"target": {"kind": "devices", "devices": ["robot"]}, "action": action});
         let (status, problem) = api.send(Method::POST, "/api/v1/operations", Some(&body)).await;
-        assert_eq!((status, &problem["errors"][0]["field"]), (400, &field.into()), "{problem}");
+        assert_eq!((status, &problem["errors"][0]["pointer"]), (400, &field.into()), "{problem}");
     }
 }
 
@@ -263,15 +269,15 @@ async fn a_download_link_works_without_a_token_for_one_file_until_it_expires() {
     .await;
     let path = file(&dir, "report", b"the report");
     let id = request_upload(api, &path, json!({})).await;
-    let waits = until(api, &id, "it to be listed", |it| it["state"] == "waiting").await;
+    let waits = until(api, &id, "it to be listed", |it| it["status"] == "waiting").await;
     assert!(waits["explanation"].to_string().contains("offline"), "{waits}");
     let link = format!("{}/link", at(&id));
-    let made = api.post(&link, &json!({"expires_in": 600})).await;
+    let made = api.post(&link, &json!({"expires_in_seconds": 600})).await;
     let url = made["url"].as_str().unwrap();
     let nobody = api.with_token("");
     assert_eq!(nobody.status(url).await, 409, "it is not stored yet");
     // The server cannot store it for now: a folder blocks the path.
-    let device = waits["device"].as_str().unwrap();
+    let device = waits["device"]["id"].as_str().unwrap();
     let folder = system.dir().join("blobs/default/runs").join(&id).join(device).join("file");
     std::fs::create_dir_all(folder.join("salt")).unwrap();
     agent.start();
@@ -298,9 +304,10 @@ async fn a_download_link_works_without_a_token_for_one_file_until_it_expires() {
             assert_eq!(nobody.status(&tampered).await, 404, "{tampered}");
         }
     }
-    let (status, _) = api.send(Method::POST, &link, Some(&json!({"expires_in": 604_801}))).await;
+    let (status, _) =
+        api.send(Method::POST, &link, Some(&json!({"expires_in_seconds": 604_801}))).await;
     assert_eq!(status, 400);
-    let short = api.post(&link, &json!({"expires_in": 1})).await;
+    let short = api.post(&link, &json!({"expires_in_seconds": 1})).await;
     wait::until("the link to expire", WAIT_TIMEOUT, || async {
         (nobody.status(short["url"].as_str().unwrap()).await == 410).then_some(())
     })
@@ -319,7 +326,10 @@ async fn a_download_link_works_without_a_token_for_one_file_until_it_expires() {
     assert_eq!(nobody.status(url).await, 200);
     assert_eq!(api.send(Method::DELETE, &at(&id), None).await.0, 200);
     assert_eq!(nobody.status(url).await, 410);
-    assert_eq!(api.send(Method::POST, &link, Some(&json!({"expires_in": 60}))).await.0, 409);
+    assert_eq!(
+        api.send(Method::POST, &link, Some(&json!({"expires_in_seconds": 60}))).await.0,
+        409
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -329,10 +339,10 @@ async fn a_large_upload_survives_a_kill_of_the_agent_and_of_every_role() {
     let mut agent = fleet.robot(dir.path()).await;
     let bytes = noise(50_000_000);
     let path = file(&dir, "large", &bytes);
-    let id = request_upload(&fleet.api, &path, json!({"bytes_per_second": 8_000_000})).await;
+    let id = request_upload(&fleet.api, &path, json!({"max_bytes_per_second": 8_000_000})).await;
     let beyond = async |fleet: &Fleet, least: u64| {
         until(&fleet.api, &id, "some more of it to be there", |it| {
-            it["bytes_done"].as_u64().is_some_and(|bytes| bytes >= least)
+            it["received_bytes"].as_u64().is_some_and(|bytes| bytes >= least)
         })
         .await
     };
@@ -353,7 +363,8 @@ async fn a_large_upload_survives_a_kill_of_the_agent_and_of_every_role() {
     let events = fleet.api.list("/api/v1/events?type=RunStarted,RunSucceeded").await;
     assert_eq!(events.len(), 2, "{events:?}");
     // Another process's listener serves links, too.
-    let made = fleet.api.post(&format!("{}/link", at(&id)), &json!({"expires_in": 60})).await;
+    let made =
+        fleet.api.post(&format!("{}/link", at(&id)), &json!({"expires_in_seconds": 60})).await;
     let nobody = fleet.api.with_token("");
     let (status, _, body) = nobody.raw(made["url"].as_str().unwrap(), &[]).await;
     assert!(status == 200 && body == bytes);
@@ -401,7 +412,7 @@ async fn a_download_ends_with_its_token() {
     let id = request_upload(&system.api, &path, json!({})).await;
     stored(&system.api, &id).await;
     let made = system.api.post("/api/v1/tokens", &json!({"name": "op", "role": "operator"})).await;
-    let operator = system.api.with_token(made["token"].as_str().unwrap());
+    let operator = system.api.with_token(made["secret"].as_str().unwrap());
     let ca = std::fs::read(system.ca()).unwrap();
     let http = reqwest::Client::builder()
         .tls_certs_only(reqwest::Certificate::from_pem_bundle(&ca).unwrap())

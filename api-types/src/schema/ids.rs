@@ -30,12 +30,17 @@ pub struct OperationId(pub String);
 #[schema(value_type = String, format = Uuid, example = "0198c0de-7003-7abc-8def-0123456789ab")]
 pub struct SessionId(pub String);
 
-/// A SHA-256 digest: bytes in CBOR, lower-case hexadecimal in JSON.
+/// Bytes of a file or of a program's output.
+#[derive(Debug, ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub struct Bytes(pub String);
+
+/// A SHA-256 digest in lower-case hexadecimal.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
 pub struct Hash(pub String);
 
-/// Microseconds since 1970-01-01T00:00:00Z; may be negative.
+/// Time, as in RFC 3339, with up to six digits of a second.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(value_type = String, format = DateTime, example = "2026-11-23T08:00:00Z")]
 pub struct Timestamp(pub String);

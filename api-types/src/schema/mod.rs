@@ -14,10 +14,9 @@ pub use enrollment::{
     NonceRequest, NonceResponse,
 };
 pub use events::{
-    AbortCause, Action, DeviceInventoryReported, DisconnectReason, EraseCause, Exec, Interface,
-    LossCause, OutputSummary, Program, RefusalCause, Role, RunState, SessionKind, Upload,
+    AbortCause, DisconnectReason, EraseCause, LossCause, RefusalCause, Role, RunStatus,
 };
-pub use ids::{DeviceId, Hash, OperationId, ProjectId, SessionId, Timestamp, TokenId};
+pub use ids::{Bytes, DeviceId, Hash, OperationId, ProjectId, SessionId, Timestamp, TokenId};
 pub use names::{
     ConfigKey, ConfigValue, DeviceName, LabelKey, LabelValue, ProjectTitle, Retention, TokenName,
 };

@@ -149,7 +149,7 @@ fn check_project_permission(project: &ProjectId, permission: Permission) -> Resu
     };
     if project.is_system() && is_about_devices {
         let rule = "must not be system: it has no devices and no enrollment tokens";
-        return Err(Problem::field("project", rule, Some(project.as_str().into())));
+        return Err(Problem::parameter("project", rule, Some(project.as_str().into())));
     }
     Ok(())
 }
@@ -164,8 +164,9 @@ async fn project_of(
         .find_map(|(name, value)| (name == "project").then_some(value));
     let requested = named
         .map(|name| {
-            name.parse::<ProjectId>()
-                .map_err(|error| Problem::field("project", error.to_string(), Some(name.into())))
+            name.parse::<ProjectId>().map_err(|error| {
+                Problem::parameter("project", error.to_string(), Some(name.into()))
+            })
         })
         .transpose()?;
     match (&principal.project, requested) {

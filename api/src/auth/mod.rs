@@ -49,10 +49,8 @@ impl Principal {
     /// When the token is for one project.
     pub fn require_server_wide(&self) -> Result<(), Problem> {
         let Some(project) = &self.project else { return Ok(()) };
-        let detail = format!(
-            "the token is for project {project} only; this requires a server-wide token (muster \
-             api-token create --server-wide)"
-        );
+        let detail =
+            format!("the token is for project {project} only; this requires a server-wide token");
         Err(Problem::new(Kind::Forbidden, detail))
     }
 }
@@ -124,4 +122,30 @@ needs! {
     ReadAll,
     /// Requires [`Permission::Administer`].
     Administer,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_has_the_roles_of_each_permission() {
+        let documented = include_str!("../../../docs/api.md");
+        for (permission, start) in [
+            (Permission::ReadDevices, "| read devices, metrics"),
+            (Permission::ReadOutput, "| read the output of programs"),
+            (Permission::ReadEnrollmentTokens, "| read enrollment tokens"),
+            (Permission::ReadAll, "| read API tokens"),
+            (Permission::WriteDevices, "| change devices"),
+            (Permission::RunOperations, "| request operations"),
+            (Permission::Administer, "| create and revoke API tokens"),
+        ] {
+            let row = documented.lines().find(|line| line.starts_with(start)).unwrap();
+            let cells: Vec<bool> =
+                row.split('|').skip(2).take(4).map(|cell| cell.trim() == "✓").collect();
+            let roles = [Role::Viewer, Role::Auditor, Role::Operator, Role::Admin];
+            let expected = roles.map(|role| permission.roles().contains(&role));
+            assert_eq!(cells, expected, "{row}");
+        }
+    }
 }

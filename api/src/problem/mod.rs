@@ -4,129 +4,27 @@
 //! gets a correlation id, and the server's log has the details.
 
 mod from;
+mod kind;
 mod responses;
 
-use axum::http::{HeaderValue, StatusCode, header};
+use std::fmt;
+
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use muster_api_types::devices::DeviceRef;
 use muster_api_types::problems::{FieldError, ProblemDocument};
+use muster_schemas::DeviceId;
 use muster_schemas::errors::error_chain;
+use serde_json::Value;
 use uuid::Uuid;
 
+use crate::pointer::Pointer;
+
+pub use kind::Kind;
 pub use responses::{OpenProblems, ReadProblems, WriteProblems};
 
 /// Media type of a problem document.
 pub const MEDIA_TYPE: &str = "application/problem+json";
-
-/// The kinds of problems; each has a stable `type`, a title and a status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A field, parameter or header breaks a rule.
-    Validation,
-    /// The token is missing or invalid.
-    Unauthorized,
-    /// The token's role or project does not allow the request.
-    Forbidden,
-    /// The resource does not exist.
-    NotFound,
-    /// The path exists, but does not support the method.
-    MethodNotAllowed,
-    /// The request conflicts with the current state.
-    Conflict,
-    /// The device is not connected.
-    DeviceOffline,
-    /// The device has not enrolled, or waits to be accepted.
-    DeviceNotEnrolled,
-    /// The device's keys are revoked.
-    DeviceRevoked,
-    /// The resource existed and was deleted.
-    Gone,
-    /// `If-Match` does not match the current version, or `Muster-Min-Position` is a position that
-    /// the log does not have.
-    PreconditionFailed,
-    /// The body is too large.
-    TooLarge,
-    /// The body is not JSON.
-    UnsupportedMediaType,
-    /// The response would be too large.
-    TooMuch,
-    /// The `Idempotency-Key` was used for a request with another body.
-    IdempotencyKeyReused,
-    /// Too many requests.
-    TooManyRequests,
-    /// The token has too many open live streams.
-    TooManyStreams,
-    /// The server failed.
-    Internal,
-    /// The disk of the database or of the blob store is full.
-    StorageFull,
-    /// A service that the server needs is unavailable; a retry may succeed.
-    Unavailable,
-    /// A wait timed out; a retry may succeed.
-    NotYet,
-}
-
-impl Kind {
-    /// Returns the last part of `type`, the title, and the status.
-    const fn parts(self) -> (&'static str, &'static str, StatusCode) {
-        match self {
-            Self::Validation => ("validation", "Validation failed", StatusCode::BAD_REQUEST),
-            Self::Unauthorized => ("unauthorized", "Unauthorized", StatusCode::UNAUTHORIZED),
-            Self::Forbidden => ("forbidden", "Forbidden", StatusCode::FORBIDDEN),
-            Self::NotFound => ("not-found", "Not found", StatusCode::NOT_FOUND),
-            Self::MethodNotAllowed => {
-                ("method-not-allowed", "Method not allowed", StatusCode::METHOD_NOT_ALLOWED)
-            }
-            Self::Conflict => ("conflict", "Conflict", StatusCode::CONFLICT),
-            Self::DeviceOffline => {
-                ("device-offline", "The device is offline", StatusCode::CONFLICT)
-            }
-            Self::DeviceNotEnrolled => {
-                ("device-not-enrolled", "The device is not enrolled", StatusCode::CONFLICT)
-            }
-            Self::DeviceRevoked => {
-                ("device-revoked", "The device is revoked", StatusCode::CONFLICT)
-            }
-            Self::Gone => ("gone", "Gone", StatusCode::GONE),
-            Self::PreconditionFailed => {
-                ("precondition-failed", "Precondition failed", StatusCode::PRECONDITION_FAILED)
-            }
-            Self::TooLarge => ("too-large", "Content too large", StatusCode::PAYLOAD_TOO_LARGE),
-            Self::UnsupportedMediaType => (
-                "unsupported-media-type",
-                "Unsupported media type",
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            ),
-            Self::TooMuch => ("too-much", "Response too large", StatusCode::UNPROCESSABLE_ENTITY),
-            Self::IdempotencyKeyReused => (
-                "idempotency-key-reused",
-                "Idempotency key reused",
-                StatusCode::UNPROCESSABLE_ENTITY,
-            ),
-            Self::TooManyRequests => {
-                ("too-many-requests", "Too many requests", StatusCode::TOO_MANY_REQUESTS)
-            }
-            Self::TooManyStreams => {
-                ("too-many-streams", "Too many live streams", StatusCode::TOO_MANY_REQUESTS)
-            }
-            Self::Internal => {
-                ("internal", "Internal server error", StatusCode::INTERNAL_SERVER_ERROR)
-            }
-            Self::StorageFull => {
-                ("storage-full", "Insufficient storage", StatusCode::INSUFFICIENT_STORAGE)
-            }
-            Self::Unavailable => {
-                ("unavailable", "Service unavailable", StatusCode::SERVICE_UNAVAILABLE)
-            }
-            Self::NotYet => ("not-yet", "Gateway timeout", StatusCode::GATEWAY_TIMEOUT),
-        }
-    }
-
-    /// Returns the status of the response.
-    #[must_use]
-    pub const fn status(self) -> StatusCode {
-        self.parts().2
-    }
-}
 
 /// An error for the client.
 #[derive(Clone, Debug)]
@@ -136,6 +34,50 @@ pub struct Problem {
     errors: Vec<FieldError>,
     correlation: Option<Uuid>,
     retry_after: Option<u32>,
+    device: Option<DeviceRef>,
+}
+
+/// A rule that a part of the request breaks.
+#[derive(Clone, Debug)]
+pub(crate) struct BrokenRule {
+    location: Location,
+    rule: String,
+    value: Option<Value>,
+}
+
+impl BrokenRule {
+    pub(crate) fn new(location: Location, rule: impl Into<String>, value: Option<Value>) -> Self {
+        Self { location, rule: rule.into(), value: value.map(shorten) }
+    }
+}
+
+/// A part of a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Location {
+    Body(Pointer),
+    Parameter(String),
+    Header(String),
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body(pointer) => f.write_str(&pointer.display_name()),
+            Self::Parameter(name) | Self::Header(name) => f.write_str(name),
+        }
+    }
+}
+
+impl From<BrokenRule> for FieldError {
+    fn from(BrokenRule { location, rule, value }: BrokenRule) -> Self {
+        let (mut pointer, mut parameter, mut header) = (None, None, None);
+        match location {
+            Location::Body(at) => pointer = Some(at.to_string()),
+            Location::Parameter(name) => parameter = Some(name),
+            Location::Header(name) => header = Some(name),
+        }
+        Self { pointer, parameter, header, rule, value }
+    }
 }
 
 impl Problem {
@@ -148,28 +90,38 @@ impl Problem {
             errors: Vec::new(),
             correlation: None,
             retry_after: None,
+            device: None,
         }
     }
 
-    /// Creates the problem of one field, parameter or header that breaks a rule.
+    /// Creates the problem of a field of the body that breaks a rule, such as `target.devices`.
     #[must_use]
-    pub fn field(
-        field: impl Into<String>,
-        rule: impl Into<String>,
-        value: Option<serde_json::Value>,
-    ) -> Self {
-        Self::fields(vec![FieldError {
-            field: field.into(),
-            rule: rule.into(),
-            value: value.map(shorten),
-        }])
+    pub fn field(field: &str, rule: impl Into<String>, value: Option<Value>) -> Self {
+        Self::broken(vec![BrokenRule::new(Location::Body(Pointer::of_field(field)), rule, value)])
     }
 
-    /// Creates the problem of several fields, parameters or headers that break rules.
+    /// Creates the problem of a parameter that breaks a rule.
     #[must_use]
-    pub fn fields(errors: Vec<FieldError>) -> Self {
+    pub fn parameter(
+        name: impl Into<String>,
+        rule: impl Into<String>,
+        value: Option<Value>,
+    ) -> Self {
+        Self::broken(vec![BrokenRule::new(Location::Parameter(name.into()), rule, value)])
+    }
+
+    /// Creates the problem of a header that breaks a rule.
+    #[must_use]
+    pub fn header(name: impl Into<String>, rule: impl Into<String>, value: Option<Value>) -> Self {
+        Self::broken(vec![BrokenRule::new(Location::Header(name.into()), rule, value)])
+    }
+
+    /// Creates the problem of several broken rules.
+    #[must_use]
+    pub(crate) fn broken(rules: Vec<BrokenRule>) -> Self {
         let messages: Vec<String> =
-            errors.iter().map(|error| format!("{}: {}", error.field, error.rule)).collect();
+            rules.iter().map(|broken| format!("{}: {}", broken.location, broken.rule)).collect();
+        let errors = rules.into_iter().map(Into::into).collect();
         Self { errors, ..Self::new(Kind::Validation, messages.join("; ")) }
     }
 
@@ -213,6 +165,13 @@ impl Problem {
         self
     }
 
+    /// Names the device that the problem is about.
+    #[must_use]
+    pub fn about_device(mut self, id: DeviceId, name: Option<String>) -> Self {
+        self.device = Some(DeviceRef { id, name });
+        self
+    }
+
     /// Returns the message.
     #[must_use]
     pub fn detail(&self) -> &str {
@@ -228,20 +187,20 @@ impl Problem {
     /// Returns the document.
     #[must_use]
     pub fn document(&self) -> ProblemDocument {
-        let (name, title, status) = self.kind.parts();
         ProblemDocument {
-            kind: format!("/problems/{name}"),
-            title: title.into(),
-            status: status.as_u16(),
+            kind: self.kind.path(),
+            title: self.kind.title().into(),
+            status: self.kind.status().as_u16(),
             detail: self.detail.clone(),
             errors: self.errors.clone(),
+            device: self.device.clone(),
             correlation: self.correlation,
         }
     }
 }
 
-impl std::fmt::Display for Problem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)
     }
 }
@@ -266,16 +225,16 @@ impl IntoResponse for Problem {
 }
 
 /// Shortens a value that is returned to its sender.
-pub(crate) fn shorten(value: serde_json::Value) -> serde_json::Value {
+fn shorten(value: Value) -> Value {
     const MAX_CHARS: usize = 200;
     let text = match &value {
-        serde_json::Value::String(text) => text.clone(),
-        serde_json::Value::Array(_) | serde_json::Value::Object(_) => value.to_string(),
+        Value::String(text) => text.clone(),
+        Value::Array(_) | Value::Object(_) => value.to_string(),
         _ => return value,
     };
     if text.chars().count() <= MAX_CHARS {
         return value;
     }
     let cut: String = text.chars().take(MAX_CHARS).collect();
-    serde_json::Value::String(format!("{cut}…"))
+    Value::String(format!("{cut}…"))
 }

@@ -47,6 +47,11 @@ const TOO_MANY: (Kind, &str) =
 const NOT_YET: (Kind, &str) =
     (Kind::NotYet, "The read model did not reach `Muster-Min-Position` in time");
 
+const URI_TOO_LONG: (Kind, &str) = (Kind::UriTooLong, "The path with its query is too long");
+const HEADERS_TOO_LARGE: (Kind, &str) = (Kind::HeadersTooLarge, "The headers are too large");
+const TOO_MANY_REQUESTS: (Kind, &str) =
+    (Kind::TooManyRequests, "The client sends too many requests; retry after `Retry-After`");
+
 impl IntoResponses for ReadProblems {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         responses(&[
@@ -54,8 +59,10 @@ impl IntoResponses for ReadProblems {
             UNAUTHORIZED,
             FORBIDDEN,
             NOT_FOUND,
+            URI_TOO_LONG,
+            HEADERS_TOO_LARGE,
             INTERNAL,
-            (Kind::PreconditionFailed, "`Muster-Min-Position` is beyond the end of the log"),
+            (Kind::PositionNotInLog, "`Muster-Min-Position` is beyond the end of the log"),
             TOO_MANY,
             UNAVAILABLE,
             NOT_YET,
@@ -76,6 +83,9 @@ impl IntoResponses for WriteProblems {
             (Kind::TooLarge, "The body is too large"),
             (Kind::UnsupportedMediaType, "The body is not `application/json`"),
             (Kind::IdempotencyKeyReused, "The `Idempotency-Key` was used with another body"),
+            URI_TOO_LONG,
+            HEADERS_TOO_LARGE,
+            TOO_MANY_REQUESTS,
             INTERNAL,
             UNAVAILABLE,
             (Kind::StorageFull, "The disk of the database or the blob store is full"),

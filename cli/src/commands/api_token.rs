@@ -1,13 +1,10 @@
 //! `muster api-token`: API tokens for users and programs.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use clap::Subcommand;
 use muster_api_types::WriteResult;
 use muster_api_types::tokens::{ApiToken, CreateToken, TokenCreated};
 use muster_client::segment;
-use muster_schemas::Timestamp;
 use muster_schemas::units::parse_seconds;
 
 use super::confirm::Confirm;
@@ -62,11 +59,10 @@ pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Res
     let client = connection.client()?;
     match command {
         ApiTokenCommand::Create { name, role, ttl, server_wide } => {
-            let now = Timestamp::from(std::time::SystemTime::now());
             let body = CreateToken {
                 name: name.parse()?,
                 role: role.parse()?,
-                expires_at: ttl.map(|ttl| now + Duration::from_secs(ttl.into())),
+                expires_in_seconds: ttl,
                 server_wide,
             };
             let created = client.post::<TokenCreated>(TOKENS, &body).await?;
@@ -76,7 +72,7 @@ pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Res
             }
             // Only the token is written to standard output, for scripts.
             note(format!("id {}", created.id));
-            line(text(&created.token));
+            line(text(&created.secret));
             Ok(())
         }
         ApiTokenCommand::List { .. } => {

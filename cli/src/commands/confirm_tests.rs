@@ -136,14 +136,13 @@ fn every_subcommand_is_listed_with_or_without_confirmation() {
 fn item(id: uuid::Uuid, name: &str) -> Value {
     let time = "2026-11-23T08:00:00Z";
     json!({
-        "id": id, "device": id, "operation": id, "name": name, "device_name": name,
-        "status": "online", "labels": {}, "created_at": time, "version": 1, "epochs": [],
-        "config": {}, "events": {}, "flags": {}, "updated_position": 1,
-        "state": "running", "requested_at": time, "late": false,
-        "path": "/x", "is_folder": false, "bytes_done": 0, "actor": "x", "remove_source": false,
-        "replace": false, "max_bytes": 1,
-        "session": {"kind": "shell"}, "opened_at": time, "attached": 1, "attachments": 1,
-        "recorded": true, "input_recorded": false, "recording_bytes": 0,
+        "id": id, "device": {"id": id, "name": name}, "operation": id, "name": name,
+        "status": "online", "labels": {}, "created_at": time, "created_by": "x", "version": 1,
+        "epochs": [], "config": {}, "event_counts": {}, "flags": {}, "updated_position": 1,
+        "requested_at": time, "late": false, "path": "/x", "received_bytes": 0,
+        "remove_source": false, "replace": false, "max_bytes": 1, "access": {"kind": "shell"},
+        "client_count": 1, "attachment_count": 1, "recorded": true, "input_recorded": false,
+        "recording_bytes": 0,
     })
 }
 
@@ -162,7 +161,7 @@ async fn server() -> (String, Arc<Mutex<Vec<String>>>) {
                 noted.lock().unwrap().push(format!("{method} {}", uri.path()));
                 let id = uuid::Uuid::from_u128(1);
                 return axum::Json(json!({
-                    "id": id, "devices": 1, "version": 1, "position": 1, "ended": true
+                    "id": id, "device_count": 1, "version": 1, "position": 1, "ended": true
                 }));
             }
             axum::Json(match uri.path() {

@@ -46,8 +46,8 @@ pub(crate) async fn run(connection: Connection, command: DeadLetterCommand) -> R
                         text(dead_letter.id),
                         text(&dead_letter.source),
                         text(&dead_letter.cause),
-                        text(dead_letter.seen),
-                        ago(dead_letter.last_seen),
+                        text(dead_letter.seen_count),
+                        ago(dead_letter.last_seen_at),
                         text(&dead_letter.subject),
                         text(&dead_letter.detail),
                     ]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use futures::StreamExt;
-use muster_api_types::events::{EventView, LogHead};
+use muster_api_types::events::{Event, LogHead};
 use muster_client::{Client, Received};
 use muster_schemas::Position;
 
@@ -76,7 +76,7 @@ async fn newest(
     devices: Option<&[NamedDevice]>,
     query: &[(&str, String)],
     limit: u16,
-) -> Result<(Vec<Received<EventView>>, bool)> {
+) -> Result<(Vec<Received<Event>>, bool)> {
     let paths = match devices {
         None => vec!["/api/v1/events".to_owned()],
         Some(devices) => devices.iter().map(|device| format!("{}/events", device.path())).collect(),
@@ -87,7 +87,7 @@ async fn newest(
         events.extend(found);
         more |= is_cut;
     }
-    events.sort_by_key(|event: &Received<EventView>| event.position);
+    events.sort_by_key(|event: &Received<Event>| event.position);
     let surplus = events.len().saturating_sub(limit.into());
     Ok((events.split_off(surplus), more || surplus > 0))
 }
@@ -144,7 +144,7 @@ async fn follow(
 }
 
 /// Filters events for several devices; for one device, the server filters.
-fn is_about(event: &EventView, devices: Option<&[NamedDevice]>) -> bool {
+fn is_about(event: &Event, devices: Option<&[NamedDevice]>) -> bool {
     let is_of = |device: &NamedDevice| event.stream.contains(&device.key);
     devices.is_none_or(|devices| devices.iter().any(is_of))
 }
@@ -167,7 +167,7 @@ impl UnknownEvent {
 }
 
 /// Parses the JSON in the `data:` lines of one server-sent event; `None` for a keep-alive.
-fn data(message: &str) -> Option<Result<Received<EventView>, UnknownEvent>> {
+fn data(message: &str) -> Option<Result<Received<Event>, UnknownEvent>> {
     let data: Vec<&str> = message
         .lines()
         .filter_map(|line| line.strip_prefix("data:").map(str::trim_start))
@@ -179,7 +179,7 @@ fn data(message: &str) -> Option<Result<Received<EventView>, UnknownEvent>> {
     (!data.is_empty()).then(|| parse(data.join("\n")))
 }
 
-fn print(event: &Received<EventView>, json: bool) -> Result<()> {
+fn print(event: &Received<Event>, json: bool) -> Result<()> {
     if json {
         line(serde_json::to_string(event)?);
         return Ok(());
@@ -208,7 +208,7 @@ mod tests {
         let event = serde_json::json!({
             "position": 7, "stream": "x", "version": 1, "type": "Later", "schema_version": 1,
             "occurred_at": "2026-11-23T08:00:00Z", "recorded_at": "2026-11-23T08:00:00Z",
-            "actor": "x", "sealed": false, "odd_time": false, "data": null, "later": 1,
+            "actor": "x", "sealed": false, "time_implausible": false, "data": null, "later": 1,
         });
         let found = data(&format!("id: 7\nevent: x\ndata: {event}\n\n")).unwrap().unwrap();
         assert!(data("data: {}\n\n").unwrap().is_err());

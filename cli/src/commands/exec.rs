@@ -6,7 +6,8 @@ use std::io::Read;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use data_encoding::BASE64;
-use muster_api_types::operations::{ActionRequest, OperationTarget, RequestOperation};
+use muster_api_types::actions::{Action, ExecAction, ShellAction};
+use muster_api_types::operations::{self as api, DevicesTarget, RequestOperation, SelectorTarget};
 use muster_schemas::units::parse_seconds;
 
 use super::confirm::Confirm;
@@ -80,26 +81,24 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// Builds the request: `action` for `target`.
-    pub(crate) fn request(&self, target: &Target, action: ActionRequest) -> RequestOperation {
+    pub(crate) fn request(&self, target: &Target, action: Action) -> RequestOperation {
         RequestOperation {
             target: operation_target(target),
             action,
             timeout_seconds: Some(self.timeout),
             expires_in_seconds: self.expires,
-            at_once: self.at_once,
-            stop_after: self.stop_after,
+            max_concurrent_devices: self.at_once,
+            max_failures: self.stop_after,
         }
     }
 }
 
 /// Returns the target as in a request.
-pub(crate) fn operation_target(target: &Target) -> OperationTarget {
-    match target {
-        Target::One(name) => OperationTarget { devices: Some(vec![name.clone()]), selector: None },
-        Target::Named(names) => OperationTarget { devices: Some(names.clone()), selector: None },
-        Target::Matching(selector) => {
-            OperationTarget { devices: None, selector: Some(selector.clone()) }
-        }
+pub(crate) fn operation_target(target: &Target) -> api::Target {
+    match target.clone() {
+        Target::One(name) => api::Target::Devices(DevicesTarget { devices: vec![name] }),
+        Target::Named(devices) => api::Target::Devices(DevicesTarget { devices }),
+        Target::Matching(selector) => api::Target::Selector(SelectorTarget { selector }),
     }
 }
 
@@ -122,21 +121,7 @@ pub(crate) async fn run(connection: Connection, args: ExecArgs) -> Result<()> {
 }
 
 /// Builds the action, as the API accepts it.
-fn action(args: &ExecArgs) -> Result<ActionRequest> {
-    let (shell, argv) = match (&args.shell, args.argv.is_empty()) {
-        (Some(line), true) => (Some(line.clone()), None),
-        (None, false) => (None, Some(args.argv.clone())),
-        (Some(_), false) => {
-            return Err(
-                UsageError("give --shell LINE or a program after --, not both".into()).into()
-            );
-        }
-        (None, true) => {
-            let message =
-                "name a program: muster exec DEVICE -- PROGRAM [ARGUMENT…], or --shell LINE";
-            return Err(UsageError(message.to_owned()).into());
-        }
-    };
+fn action(args: &ExecArgs) -> Result<Action> {
     let env = variables(&args.env)?;
     let mut stdin_base64 = None;
     if args.stdin {
@@ -144,16 +129,35 @@ fn action(args: &ExecArgs) -> Result<ActionRequest> {
         std::io::stdin().lock().read_to_end(&mut bytes).context("failed to read standard input")?;
         stdin_base64 = Some(BASE64.encode(&bytes));
     }
-    Ok(ActionRequest::Exec {
-        argv,
-        shell,
-        cwd: args.cwd.clone(),
-        user: args.user.clone(),
-        env,
-        stdin: None,
-        stdin_base64,
-        background: args.background,
-    })
+    let (cwd, user, background) = (args.cwd.clone(), args.user.clone(), args.background);
+    match (args.shell.clone(), args.argv.clone()) {
+        (Some(command), argv) if argv.is_empty() => Ok(Action::Shell(ShellAction {
+            command,
+            cwd,
+            user,
+            env,
+            stdin_base64,
+            background,
+            ..ShellAction::default()
+        })),
+        (None, argv) if !argv.is_empty() => Ok(Action::Exec(ExecAction {
+            argv,
+            cwd,
+            user,
+            env,
+            stdin_base64,
+            background,
+            ..ExecAction::default()
+        })),
+        (Some(_), _) => {
+            Err(UsageError("give --shell LINE or a program after --, not both".into()).into())
+        }
+        (None, _) => {
+            let message =
+                "name a program: muster exec DEVICE -- PROGRAM [ARGUMENT…], or --shell LINE";
+            Err(UsageError(message.to_owned()).into())
+        }
+    }
 }
 
 fn variables(assignments: &[String]) -> Result<BTreeMap<String, String>> {

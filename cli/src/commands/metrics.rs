@@ -1,12 +1,13 @@
 //! `muster metrics`: prints devices' metrics as values and sparklines.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use clap::Args;
 use muster_api_types::Page;
 use muster_api_types::metrics::{self as api, Measurement, MetricSeries};
 use muster_client::{Client, Received};
 use muster_schemas::Timestamp;
-use muster_schemas::units::parse_seconds;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -147,7 +148,7 @@ impl Series {
     /// Parses all series of a response.
     fn from_response(response: &MetricSeries, owner: &str) -> Vec<Self> {
         let (from, to) = (response.from.micros(), response.to.micros());
-        let step = parse_seconds(&response.step).unwrap_or(1);
+        let step = Duration::try_from_secs_f64(response.step_seconds).unwrap_or_default();
         let series = |one: &api::Series| {
             let points = one.points.iter().filter(|point| !point.value.is_null());
             let points = points.map(|point| (point.time, point.value.clone())).collect();
@@ -159,7 +160,7 @@ impl Series {
                 points,
                 from,
                 span: (to - from).max(1),
-                step: i64::from(step) * 1_000_000,
+                step: i64::try_from(step.as_micros()).unwrap_or(i64::MAX).max(1),
             }
         };
         response.series.iter().map(series).collect()
@@ -278,7 +279,7 @@ fn print(responses: &[(&NamedDevice, Received<MetricSeries>)], all_points: bool)
 mod tests {
     use super::*;
 
-    fn response(points: &[(u32, f64)], step: &str) -> MetricSeries {
+    fn response(points: &[(u32, f64)], step_seconds: u32) -> MetricSeries {
         let time = |second: u32| format!("2026-11-23T08:00:{second:02}Z");
         let points: Vec<Value> = points
             .iter()
@@ -286,7 +287,7 @@ mod tests {
             .collect();
         let response = json!({
             "field": "cpu.usage_user", "function": "mean",
-            "from": time(5), "to": time(45), "step": step,
+            "from": time(5), "to": time(45), "step_seconds": step_seconds,
             "series": [{"tags": {"cpu": "cpu0"}, "points": points}],
         });
         serde_json::from_value(response).unwrap()
@@ -294,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_gap_in_time_is_a_gap_in_the_sparkline() {
-        let response = response(&[(0, 0.0), (10, 1.0), (40, 2.0)], "10s");
+        let response = response(&[(0, 0.0), (10, 1.0), (40, 2.0)], 10);
         let series = Series::from_response(&response, "");
         assert_eq!(series[0].sparkline(MAX_WIDTH), "▁▅  █");
         // Two steps share a column, which shows their mean.
@@ -303,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_value_is_drawn_until_the_next_point_is_due() {
-        let response = response(&[(10, 0.0), (20, 1.0), (40, 2.0)], "5s");
+        let response = response(&[(10, 0.0), (20, 1.0), (40, 2.0)], 5);
         // From 5 to 45 s, in steps of 5 s: the point due at 30 s is missing.
         assert_eq!(Series::from_response(&response, "")[0].sparkline(MAX_WIDTH), " ▁▁▅▅▅ ██");
     }
@@ -320,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_series_is_printed_as_one_row() {
-        let response = response(&[(10, 1.0), (20, 2.0), (30, 6.0)], "10s");
+        let response = response(&[(10, 1.0), (20, 2.0), (30, 6.0)], 10);
         let row = Series::from_response(&response, "vm").remove(0).row();
         assert_eq!(row[..5], ["vm  cpu=cpu0", "6.00", "1.00", "3.00", "6.00"]);
     }

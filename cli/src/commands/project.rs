@@ -3,7 +3,9 @@
 use anyhow::Result;
 use clap::Subcommand;
 use muster_api_types::WriteResult;
-use muster_api_types::projects::{ChangeProject, CreateProject, Project, ProjectMade};
+use muster_api_types::projects::{
+    ChangeProject, CreateProject, Project, ProjectMade, ProjectStatus,
+};
 use muster_client::{Client, segment};
 use muster_schemas::Retention;
 use serde::Serialize;
@@ -86,11 +88,19 @@ pub(crate) async fn run(connection: Connection, command: ProjectCommand) -> Resu
         ProjectCommand::Archive { id, confirm } => {
             confirm.confirm_one("archive", "project", &id)?;
             let message = format!("{id} is archived");
-            (id, ChangeProject { archived: Some(true), ..ChangeProject::default() }, message)
+            (
+                id,
+                ChangeProject { status: Some(ProjectStatus::Archived), ..ChangeProject::default() },
+                message,
+            )
         }
         ProjectCommand::Restore { id } => {
             let message = format!("{id} is active again");
-            (id, ChangeProject { archived: Some(false), ..ChangeProject::default() }, message)
+            (
+                id,
+                ChangeProject { status: Some(ProjectStatus::Active), ..ChangeProject::default() },
+                message,
+            )
         }
     };
     let path = format!("{PROJECTS}/{}", segment(&id));

@@ -65,8 +65,8 @@ pub(crate) async fn run(connection: Connection, args: SimulateArgs) -> Result<()
     let client = connection.client()?;
     let run = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect::<String>();
     let request = CreateEnrollmentToken {
-        ttl_seconds: 3600,
-        uses: args.devices,
+        expires_in_seconds: 3600,
+        max_uses: args.devices,
         labels: [("simulated".parse()?, run.parse()?)].into(),
         ..CreateEnrollmentToken::new(format!("simulation {run}").parse()?)
     };
@@ -74,7 +74,7 @@ pub(crate) async fn run(connection: Connection, args: SimulateArgs) -> Result<()
     let options = FleetOptions {
         url: client.url().to_owned(),
         ca: server.ca,
-        token: token.token.clone(),
+        token: token.secret.clone(),
         devices: usize::try_from(args.devices)?,
         prefix: args.prefix.clone(),
         profile: args.profile,

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use muster_api_types::Page;
 use muster_api_types::events::LogHead;
-use muster_api_types::server::{FleetSummary, ProjectionState};
+use muster_api_types::server::{FleetSummary, Projection};
 use serde_json::json;
 
 use crate::connection::Connection;
@@ -13,22 +13,22 @@ pub(crate) async fn run(connection: Connection) -> Result<()> {
     let client = connection.client()?;
     let fleet = client.get::<FleetSummary>("/api/v1/fleet/summary", &[]).await?;
     let head = client.get::<LogHead>("/api/v1/log/head", &[]).await?;
-    let projections = client.get::<Page<ProjectionState>>("/api/v1/projections", &[]).await?;
+    let projections = client.get::<Page<Projection>>("/api/v1/projections", &[]).await?;
     if connection.json {
         return output::json(&json!({"fleet": fleet, "log": head, "projections": projections}));
     }
     facts(&[
-        ("devices", text(fleet.total)),
-        ("by status", pairs(&fleet.status)),
-        ("by os", pairs(&fleet.os)),
-        ("by agent", pairs(&fleet.agent_version)),
+        ("devices", text(fleet.device_count)),
+        ("by status", pairs(&fleet.status_counts)),
+        ("by os", pairs(&fleet.os_counts)),
+        ("by agent", pairs(&fleet.agent_version_counts)),
         ("log ends at", text(head.position)),
         ("merkle root", text(head.root)),
     ]);
     line("");
-    let row = |one: &ProjectionState| {
+    let row = |one: &Projection| {
         let failure = optional(one.failure.as_ref());
-        vec![text(&one.name), text(one.position), text(one.lag), failure]
+        vec![text(&one.name), text(one.position), text(one.pending_event_count), failure]
     };
     let rows = projections.items.iter().map(row).collect();
     table(&["projection", "position", "lag", "failure"], rows, "no projections");

@@ -85,13 +85,17 @@ async fn create(client: &Client, args: CreateArgs, json: bool) -> Result<()> {
     };
     let body = CreateEnrollmentToken {
         name: args.name.parse()?,
-        ttl_seconds: args.ttl,
-        uses: args.uses,
+        expires_in_seconds: args.ttl,
+        max_uses: args.uses,
         labels: values(changes(&args.labels, |text| Ok(text.parse()?))?)?,
-        allow_labels: args.allow_labels.iter().map(|key| key.parse()).collect::<Result<_, _>>()?,
+        allowed_labels: args
+            .allow_labels
+            .iter()
+            .map(|key| key.parse())
+            .collect::<Result<_, _>>()?,
         config: values(config_changes(&args.config)?)?,
         device,
-        approval: args.approval,
+        approval_required: args.approval,
     };
     let created = client.post::<TokenCreated>(TOKENS, &body).await?;
     client.wait_until_listed(TOKENS, created.result.position).await;
@@ -100,7 +104,7 @@ async fn create(client: &Client, args: CreateArgs, json: bool) -> Result<()> {
     }
     let (id, end) = (created.id, optional(created.expires_at));
     note(format!("id {id}, valid until {end}; run on each machine that joins:"));
-    let token = text(&created.token);
+    let token = text(&created.secret);
     line(if args.token_only {
         token
     } else {
@@ -125,7 +129,7 @@ async fn list(client: &Client, json: bool) -> Result<()> {
                 text(token.id),
                 optional(token.name.as_ref()),
                 text(&token.status),
-                format!("{}/{}", token.used, token.uses),
+                format!("{}/{}", token.use_count, token.max_uses),
                 optional(token.expires_at),
                 pairs(&token.labels),
             ]
@@ -146,14 +150,14 @@ async fn show(client: &Client, id: &str, json: bool) -> Result<()> {
         ("id", text(token.id)),
         ("name", optional(token.name.as_ref())),
         ("status", text(&token.status)),
-        ("used", format!("{} of {}", token.used, token.uses)),
+        ("used", format!("{} of {}", token.use_count, token.max_uses)),
         ("last_used_at", optional(token.last_used_at)),
         ("created_by", text(&token.created_by)),
         ("created_at", text(token.created_at)),
         ("expires_at", optional(token.expires_at)),
         ("revoked_at", optional(token.revoked_at)),
         ("labels", pairs(&token.labels)),
-        ("device", optional(token.device)),
+        ("device", optional(token.device.as_ref())),
     ]);
     Ok(())
 }

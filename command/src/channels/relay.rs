@@ -7,6 +7,7 @@ use axum::extract::ws::{CloseCode, CloseFrame, Message, WebSocket, close_code};
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
+use muster_api_types::devices::DeviceRef;
 use muster_api_types::sessions::{SessionControl, SessionUpdate};
 use muster_channel::{Channel, Frame, Receiver, Sender};
 use muster_schemas::events::{SessionDetached, SessionEnded};
@@ -83,6 +84,11 @@ fn text(value: &serde_json::Value) -> Message {
     Message::Text(value.to_string().into())
 }
 
+fn opened(session: &Session) -> serde_json::Value {
+    let device = DeviceRef { id: session.device, name: None };
+    json!(SessionUpdate::Opened { session: session.id, device })
+}
+
 /// Relays a shell until one of the sides disconnects, then records that the session was detached
 /// or has ended. Returns whether that event was appended.
 pub async fn relay_shell(
@@ -92,7 +98,7 @@ pub async fn relay_shell(
     recorder: Option<Recorder>,
     is_watching: bool,
 ) -> bool {
-    let opened = json!(SessionUpdate::Opened { session: session.id, device: session.device });
+    let opened = opened(&session);
     let work = RelayOptions { opened, is_watching, is_shell: true };
     let outcome = relay(socket, channel, &work, recorder, &session).await;
     // Neither an unrecorded shell nor one that was opened by a revoked token may continue.
@@ -113,7 +119,7 @@ pub async fn relay_shell(
 /// Relays bytes that do not belong to a terminal until one of the sides disconnects. Returns
 /// whether the session's end was appended.
 pub async fn relay_bytes(socket: WebSocket, channel: Channel, session: Session) -> bool {
-    let opened = json!(SessionUpdate::Opened { session: session.id, device: session.device });
+    let opened = opened(&session);
     let work = RelayOptions { opened, is_watching: false, is_shell: false };
     let outcome = relay(socket, channel, &work, None, &session).await;
     let Outcome { reason, bytes_in, bytes_out, .. } = outcome;
@@ -393,12 +399,13 @@ async fn relay_to_client(
                 }
                 Ok(Frame::Eof) => text(&json!(SessionUpdate::Eof)),
                 Ok(Frame::Attached(attached)) => text(&json!(SessionUpdate::Attached {
-                    shared: attached.shared,
-                    watching: attached.watching,
+                    client_count: attached.shared,
+                    watcher_count: attached.watching,
                 })),
                 Ok(Frame::Exit(exit)) => {
-                    let (code, reason) = (exit.code, exit.reason.clone());
-                    let _ = sink.send(text(&json!(SessionUpdate::Exit { code, reason }))).await;
+                    let (exit_code, reason) = (exit.code, exit.reason.clone());
+                    let update = SessionUpdate::Exit { exit_code, reason };
+                    let _ = sink.send(text(&json!(update))).await;
                     let reason = exit.reason.unwrap_or_else(|| "the program ended".to_owned());
                     return (reason, Some(exit.code));
                 }

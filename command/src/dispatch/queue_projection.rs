@@ -21,7 +21,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 /// Name of the projection, and prefix of its tables' names.
-pub const NAME: &str = "dispatch_v1";
+pub const NAME: &str = "dispatch_v2";
 
 /// Types of the events about devices that the projection handles.
 const DEVICE_TYPES: &[&str] = &[

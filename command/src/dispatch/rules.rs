@@ -131,7 +131,7 @@ pub(crate) fn next_step(operation: &OpenOperation, run: &OpenRun, now: Timestamp
 
 #[cfg(test)]
 mod tests {
-    use muster_schemas::events::{Action, OperationRequested};
+    use muster_schemas::events::{Action, OperationRequested, RequestedTarget};
     use muster_schemas::{DeviceId, OperationId};
     use muster_schemas::{Epoch, StreamVersion};
     use uuid::Uuid;
@@ -147,7 +147,7 @@ mod tests {
             actor: "token:x".into(),
             requested: OperationRequested {
                 action: Action::Reboot,
-                target: "all".into(),
+                target: RequestedTarget::Selector("all".into()),
                 devices: 10,
                 private: None,
                 timeout_ms: 10_000,

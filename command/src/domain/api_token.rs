@@ -37,7 +37,7 @@ impl Decider for ApiToken {
             (ApiTokenCommand::Create { .. }, Some(_)) => Err(Conflict::TokenExists.into()),
             (ApiTokenCommand::Create { token, now }, None) => match token.expires_at {
                 Some(at) if at <= now => Err(Rejection::Invalid {
-                    field: "expires_at",
+                    field: "expires_in_seconds",
                     rule: "a token must expire in the future".to_owned(),
                     value: at.to_string(),
                 }),

@@ -64,14 +64,14 @@ impl EnrollmentToken {
         }
         if token.expires_at <= now {
             return Err(Rejection::Invalid {
-                field: "expires_at",
+                field: "expires_in_seconds",
                 rule: "a token must expire in the future".to_owned(),
                 value: token.expires_at.to_string(),
             });
         }
         if !(1..=MAX_USES).contains(&token.uses) {
             return Err(Rejection::Invalid {
-                field: "uses",
+                field: "max_uses",
                 rule: format!("a token enrolls from 1 to {MAX_USES} devices"),
                 value: token.uses.to_string(),
             });

@@ -28,7 +28,7 @@ impl Decider for Name {
         match (command, self.holder) {
             (NameCommand::Reserve(device), None) => Ok(vec![DeviceNameReserved { device }.into()]),
             (NameCommand::Reserve(device), Some(holder)) if holder == device => Ok(Vec::new()),
-            (NameCommand::Reserve(_), Some(_)) => Err(Conflict::NameInUse.into()),
+            (NameCommand::Reserve(_), Some(holder)) => Err(Conflict::NameInUse(holder).into()),
             (NameCommand::Release(device), Some(holder)) if holder == device => {
                 Ok(vec![DeviceNameReleased { device }.into()])
             }

@@ -3,6 +3,7 @@
 use muster_schemas::Event;
 use muster_schemas::events::{
     AbortCause, OperationAborted, OperationPaused, OperationRequested, OperationResumed,
+    RequestedTarget,
 };
 
 use super::kinds::{self, invalid};
@@ -74,19 +75,23 @@ impl Decider for Operation {
 
 fn check(requested: &OperationRequested) -> Result<(), Rejection> {
     if requested.devices == 0 {
-        return Err(invalid("target", "selects no device", requested.target.clone()));
+        let target = match &requested.target {
+            RequestedTarget::Devices(devices) => devices.join(","),
+            RequestedTarget::Selector(text) | RequestedTarget::Text(text) => text.clone(),
+        };
+        return Err(invalid("target", "selects no device", target));
     }
     let kind = kinds::of(&requested.action);
     let longest = kind.timeouts().max_ms();
     if !(1..=longest).contains(&requested.timeout_ms) {
-        let value = requested.timeout_ms.to_string();
-        return Err(invalid("timeout_ms", format!("must be from 1 to {longest}"), value));
+        let (longest, value) = (longest / 1_000, (requested.timeout_ms / 1_000).to_string());
+        return Err(invalid("timeout_seconds", format!("must be from 1 to {longest}"), value));
     }
     if requested.at_once == 0 {
-        return Err(invalid("at_once", "must be at least 1", "0"));
+        return Err(invalid("max_concurrent_devices", "must be at least 1", "0"));
     }
     if requested.stop_after == Some(0) {
-        return Err(invalid("stop_after", "must be at least 1", "0"));
+        return Err(invalid("max_failures", "must be at least 1", "0"));
     }
     kind.check()
 }

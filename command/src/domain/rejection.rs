@@ -1,7 +1,7 @@
 //! Why a command is rejected.
 
-use muster_schemas::ProjectId;
 use muster_schemas::names::{DeviceName, ProjectTitle};
+use muster_schemas::{DeviceId, ProjectId};
 
 /// A command is rejected. The domain does not know the HTTP status that follows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,21 +72,21 @@ pub enum Conflict {
     EnrollmentEnded,
     /// Another device holds the name.
     #[error("another device has this name")]
-    NameInUse,
+    NameInUse(DeviceId),
     /// Another device holds the name, and every name derived from it.
-    #[error("another device is named '{0}'; choose another with --name")]
+    #[error("another device is named '{0}'; choose another name")]
     NamesInUse(DeviceName),
     /// A token with this id exists.
     #[error("the token exists already")]
     TokenExists,
     /// A project with this id exists.
-    #[error("the project exists already: {0}")]
+    #[error("the project exists already, with the title '{0}'")]
     ProjectExists(ProjectTitle),
     /// The server has its maximum number of projects.
     #[error("the server has {0} projects, which is the maximum")]
     TooManyProjects(usize),
     /// The project is read-only.
-    #[error("project {0} is archived; `muster project restore {0}` restores it")]
+    #[error("project {0} is archived; restore it first")]
     ProjectArchived(ProjectId),
     /// An operation with this id exists.
     #[error("the operation exists already")]

@@ -8,7 +8,7 @@ use muster_api::params::ProjectParam;
 use muster_api::problem::WriteProblems;
 use muster_api::{Json, PathParam, Problem};
 use muster_api_types::WriteResult;
-use muster_api_types::devices::{AcceptDevice, KeepOut, RotateKey};
+use muster_api_types::devices::{AcceptDevice, RejectDevice, RevokeDevice, RotateKey};
 
 use super::state::CommandState;
 use super::write::VersionedWrite;
@@ -17,8 +17,8 @@ use crate::request::Written;
 /// Maximum length of a reason, in characters.
 const MAX_REASON_CHARS: usize = 500;
 
-fn checked_reason(request: KeepOut) -> Result<Option<String>, Problem> {
-    match request.reason {
+fn checked_reason(reason: Option<String>) -> Result<Option<String>, Problem> {
+    match reason {
         Some(reason) if reason.chars().count() > MAX_REASON_CHARS => {
             let rule = format!("must be at most {MAX_REASON_CHARS} characters long");
             Err(Problem::field("reason", rule, Some(reason.into())))
@@ -67,7 +67,7 @@ pub(super) async fn accept_device(
         IfMatchParam,
         IdempotencyParam,
     ),
-    request_body = KeepOut,
+    request_body = RejectDevice,
     responses((status = 200, description = "Rejected", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
     security(("bearer" = [])),
 )]
@@ -75,9 +75,9 @@ pub(super) async fn reject_device(
     State(state): State<CommandState>,
     VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
-    Json(body): Json<KeepOut>,
+    Json(body): Json<RejectDevice>,
 ) -> Result<Written, Problem> {
-    let reason = checked_reason(body)?;
+    let reason = checked_reason(body.reason)?;
     let device = state.service.devices.requested(&request, &device).await?;
     Ok(state.service.approvals.reject(&request, device, reason).await?)
 }
@@ -121,7 +121,7 @@ pub(super) async fn rotate_device_key(
         IfMatchParam,
         IdempotencyParam,
     ),
-    request_body = KeepOut,
+    request_body = RevokeDevice,
     responses((status = 200, description = "Revoked", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
     security(("bearer" = [])),
 )]
@@ -129,9 +129,9 @@ pub(super) async fn revoke_device(
     State(state): State<CommandState>,
     VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
     PathParam(device): PathParam<String>,
-    Json(body): Json<KeepOut>,
+    Json(body): Json<RevokeDevice>,
 ) -> Result<Written, Problem> {
-    let reason = checked_reason(body)?;
+    let reason = checked_reason(body.reason)?;
     let device = state.service.devices.requested(&request, &device).await?;
     Ok(state.service.approvals.revoke(&request, device, reason).await?)
 }

@@ -48,7 +48,7 @@ fn localhost() -> String {
 /// Open a TCP connection from a device
 ///
 /// Upgrades to a websocket whose binary messages are the bytes of a TCP connection that the device
-/// opens. A text message `{"type":"eof"}` ends one direction.
+/// opens. A text message `{"kind":"eof"}` ends one direction.
 ///
 /// If the device is offline, the request fails immediately with 409 and the type
 /// `/problems/device-offline`, even if it is not a websocket request, which otherwise fails with
@@ -59,7 +59,7 @@ fn localhost() -> String {
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         OpenTcp, ProjectParam,
     ),
-    responses((status = 101, description = "Connected", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
+    responses((status = 101, description = "Connected"), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn open_tcp(
@@ -74,7 +74,7 @@ pub(super) async fn open_tcp(
     check_origin(&headers)?;
     check_length("host", Some(&query.host), 253)?;
     if query.port == 0 {
-        return Err(Problem::field("port", "must be from 1 to 65535", Some(0.into())));
+        return Err(Problem::parameter("port", "must be from 1 to 65535", Some(0.into())));
     }
     let device = reachable(&state, &scope, &device).await?;
     let upgrade = upgrade.map_err(not_a_websocket)?;
@@ -104,7 +104,7 @@ pub(super) struct OpenFiles {
     /// Whether files may be changed.
     #[serde(default)]
     #[param(value_type = Option<bool>)]
-    write: bool,
+    writable: bool,
 }
 
 /// Open files of a device
@@ -118,7 +118,7 @@ pub(super) struct OpenFiles {
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         OpenFiles, ProjectParam,
     ),
-    responses((status = 101, description = "Connected", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
+    responses((status = 101, description = "Connected"), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn open_files(
@@ -127,7 +127,7 @@ pub(super) async fn open_files(
     ClientAddress(address): ClientAddress,
     headers: HeaderMap,
     PathParam(device): PathParam<String>,
-    Query(OpenFiles { path, write }): Query<OpenFiles>,
+    Query(OpenFiles { path, writable }): Query<OpenFiles>,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     check_origin(&headers)?;
@@ -137,11 +137,11 @@ pub(super) async fn open_files(
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
     let session = Session::new(state.service.channels, project, device, id, actor);
-    let kind = SessionKind::Files { path: path.clone(), write };
+    let kind = SessionKind::Files { path: path.clone(), write: writable };
     let requested = unrecorded(kind, address);
     let (opening, _) =
         Opening::record_request(&session, requested, ended(CLIENT_LEFT.to_owned())).await?;
-    let purpose = Purpose::Files { path, write };
+    let purpose = Purpose::Files { path, write: writable };
     let (channel, opening) = open(&session, opening, purpose).await?;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {
         relay_bytes(socket, channel, session)

@@ -4,9 +4,10 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use muster_api::body::AgentJson;
 use muster_api::params::NoParams;
 use muster_api::problem::OpenProblems;
-use muster_api::{Json, Problem, Query};
+use muster_api::{Problem, Query};
 use muster_api_types::problems::ProblemDocument;
 use muster_api_types::schema;
 use muster_schemas::wire::{
@@ -48,7 +49,7 @@ use crate::service::EnrollOutcome;
 pub(super) async fn enroll_device(
     State(state): State<CommandState>,
     Query(NoParams {}): Query<NoParams>,
-    Json(body): Json<EnrollRequest>,
+    AgentJson(body): AgentJson<EnrollRequest>,
 ) -> Result<Response, Problem> {
     Ok(match state.service.enrollments.enroll(&body).await? {
         EnrollOutcome::Enrolled(joined) => {
@@ -72,7 +73,7 @@ pub(super) async fn enroll_device(
 pub(super) async fn create_nonce(
     State(state): State<CommandState>,
     Query(NoParams {}): Query<NoParams>,
-    Json(body): Json<NonceRequest>,
+    AgentJson(body): AgentJson<NonceRequest>,
 ) -> Result<axum::Json<NonceResponse>, Problem> {
     Ok(axum::Json(state.service.credentials.nonce(&body.project, body.device)))
 }
@@ -95,7 +96,7 @@ pub(super) async fn create_nonce(
 pub(super) async fn renew_credentials(
     State(state): State<CommandState>,
     Query(NoParams {}): Query<NoParams>,
-    Json(body): Json<CredentialsRequest>,
+    AgentJson(body): AgentJson<CredentialsRequest>,
 ) -> Result<axum::Json<CredentialsResponse>, Problem> {
     Ok(axum::Json(state.service.credentials.renew(&body).await?))
 }

@@ -11,10 +11,13 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::WriteProblems;
 use muster_api::{Json, PathParam, Problem, Query};
-use muster_api_types::operations::{ActionRequest, OperationRequestedResult, RequestOperation};
+use muster_api_types::actions::{Action, ExecAction, LogLevelAction, ShellAction};
+use muster_api_types::operations::{
+    self as api, DevicesTarget, OperationRequestedResult, RequestOperation, SelectorTarget,
+};
 use muster_api_types::{WriteResult, schema};
 use muster_schemas::OperationId;
-use muster_schemas::events::{AbortCause, Action, Exec, Program, Upload};
+use muster_schemas::events::{self, AbortCause, Exec, Program};
 
 use super::state::CommandState;
 use super::write::{Created, Write, created};
@@ -48,7 +51,7 @@ pub(super) async fn request_operation(
     let made = state.service.operations.request(&request, new).await?;
     let result = OperationRequestedResult {
         id: made.id,
-        devices: made.devices,
+        device_count: made.devices,
         without_fresh_value: made.without_fresh_value.into_iter().map(Into::into).collect(),
         result: made.written.into(),
     };
@@ -68,18 +71,19 @@ fn parse(body: RequestOperation) -> Result<NewOperation, Problem> {
     let timeout_seconds = body.timeout_seconds.unwrap_or(timeouts.default_secs);
     check_max("timeout_seconds", timeout_seconds, timeouts.max_secs)?;
     check_max("expires_in_seconds", body.expires_in_seconds, MAX_EXPIRY_SECS)?;
-    check_max("at_once", body.at_once, MAX_CONCURRENT_DEVICES)?;
-    if let Some(stop_after) = body.stop_after {
-        check_max("stop_after", stop_after, u32::MAX)?;
+    check_max("max_concurrent_devices", body.max_concurrent_devices, MAX_CONCURRENT_DEVICES)?;
+    if let Some(max_failures) = body.max_failures {
+        check_max("max_failures", max_failures, u32::MAX)?;
     }
-    let target = match (body.target.devices, body.target.selector) {
-        (Some(devices), None) if devices.len() <= 1_000 => Target::Devices(devices),
-        (Some(devices), None) => {
+    let target = match body.target {
+        api::Target::Devices(DevicesTarget { devices }) if devices.len() <= 1_000 => {
+            Target::Devices(devices)
+        }
+        api::Target::Devices(DevicesTarget { devices }) => {
             let rule = "names more than 1000 devices; use a selector";
             return Err(Problem::field("target.devices", rule, Some(devices.len().into())));
         }
-        (None, Some(selector)) => Target::Selector(selector),
-        _ => return Err(Problem::field("target", "give either devices or selector", None)),
+        api::Target::Selector(SelectorTarget { selector }) => Target::Selector(selector),
     };
     Ok(NewOperation {
         target,
@@ -88,62 +92,64 @@ fn parse(body: RequestOperation) -> Result<NewOperation, Problem> {
         stdin,
         timeout_ms: u64::from(timeout_seconds) * 1_000,
         expires_at: crate::clock::now() + Duration::from_secs(body.expires_in_seconds.into()),
-        max_concurrent: body.at_once,
-        stop_after: body.stop_after,
+        max_concurrent: body.max_concurrent_devices,
+        stop_after: body.max_failures,
     })
 }
 
-type ActionParts = (Action, BTreeMap<String, String>, Vec<u8>);
+/// An action, and its private parts: environment variables and standard input.
+type ActionParts = (events::Action, BTreeMap<String, String>, Vec<u8>);
 
-fn action(action: ActionRequest) -> Result<ActionParts, Problem> {
-    let plain = |action: Action| Ok((action, BTreeMap::new(), Vec::new()));
+fn action(action: Action) -> Result<ActionParts, Problem> {
+    let plain = |action: events::Action| Ok((action, BTreeMap::new(), Vec::new()));
     match action {
-        ActionRequest::RestartAgent {} => plain(Action::RestartAgent),
-        ActionRequest::Reboot {} => plain(Action::Reboot),
-        ActionRequest::Diagnostics {} => plain(Action::Diagnostics),
-        ActionRequest::LogLevel { level, seconds } => plain(Action::LogLevel { level, seconds }),
-        ActionRequest::Upload {
-            path,
-            remove_source,
-            replace,
-            keep_seconds,
-            max_bytes,
-            bytes_per_second,
-        } => plain(Action::Upload(Upload {
-            path,
-            remove_source,
-            replace,
-            keep_seconds,
-            max_bytes,
-            bytes_per_second,
-        })),
-        ActionRequest::Exec { argv, shell, cwd, user, env, stdin, stdin_base64, background } => {
-            let program = match (argv, shell) {
-                (Some(argv), None) => Program::Argv(argv),
-                (None, Some(line)) => Program::Shell(line),
-                _ => return Err(Problem::field("action", "give either argv or shell", None)),
-            };
-            let stdin = input(stdin, stdin_base64)?;
+        Action::RestartAgent(_) => plain(events::Action::RestartAgent),
+        Action::Reboot(_) => plain(events::Action::Reboot),
+        Action::Diagnostics(_) => plain(events::Action::Diagnostics),
+        Action::LogLevel(LogLevelAction { level, duration_seconds: seconds }) => {
+            plain(events::Action::LogLevel { level, seconds })
+        }
+        Action::Upload(upload) => plain(events::Action::Upload(upload.into())),
+        Action::Exec(exec) => {
+            let ExecAction { argv, cwd, user, env, stdin_base64, background, .. } = exec;
+            check_not_sent(&exec.env_names, exec.stdin_bytes)?;
+            let stdin = decode_stdin(stdin_base64)?;
+            let program = Program::Argv(argv);
             let names = env.keys().cloned().collect();
             let exec = Exec { program, cwd, user, env: names, background };
-            Ok((Action::Exec(exec), env, stdin))
+            Ok((events::Action::Exec(exec), env, stdin))
+        }
+        Action::Shell(shell) => {
+            let ShellAction { command, cwd, user, env, stdin_base64, background, .. } = shell;
+            check_not_sent(&shell.env_names, shell.stdin_bytes)?;
+            let stdin = decode_stdin(stdin_base64)?;
+            let program = Program::Shell(command);
+            let names = env.keys().cloned().collect();
+            let exec = Exec { program, cwd, user, env: names, background };
+            Ok((events::Action::Exec(exec), env, stdin))
         }
     }
 }
 
-/// Decodes the standard input, from text or base64.
-fn input(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, Problem> {
-    match (text, base64) {
-        (None, None) => Ok(Vec::new()),
-        (Some(text), None) => Ok(text.into_bytes()),
-        (None, Some(text)) => BASE64.decode(text.as_bytes()).map_err(|error| {
-            Problem::field("action.stdin_base64", format!("is not base64: {error}"), None)
-        }),
-        (Some(_), Some(_)) => {
-            let rule = "give either stdin or stdin_base64";
-            Err(Problem::field("action.stdin", rule, None))
-        }
+/// Refuses what only responses have: an action that was copied from a response lacks its private
+/// parts, and would run without them.
+fn check_not_sent(env_names: &[String], stdin_bytes: Option<u64>) -> Result<(), Problem> {
+    if !env_names.is_empty() {
+        let rule = "is only in responses: send env with the values";
+        return Err(Problem::field("action.env_names", rule, None));
     }
+    if stdin_bytes.is_some() {
+        let rule = "is only in responses: send stdin_base64";
+        return Err(Problem::field("action.stdin_bytes", rule, None));
+    }
+    Ok(())
+}
+
+fn decode_stdin(base64: Option<String>) -> Result<Vec<u8>, Problem> {
+    let Some(text) = base64 else { return Ok(Vec::new()) };
+    BASE64.decode(text.as_bytes()).map_err(|error| {
+        Problem::field("action.stdin_base64", format!("is not base64: {error}"), None)
+    })
 }
 
 /// Pause an operation

@@ -5,7 +5,7 @@ use muster_api::problem::Kind;
 use muster_schemas::errors::error_chain;
 
 use crate::channels::Unreachable;
-use crate::domain::Rejection;
+use crate::domain::{Conflict, NotEnrolled, Rejection};
 use crate::error::CommandError;
 
 impl From<CommandError> for Problem {
@@ -65,12 +65,49 @@ impl From<Rejection> for Problem {
         match rejection {
             Rejection::NotFound(what) => Self::not_found(format!("there is no such {what}")),
             Rejection::NameNotFound { .. } => Self::not_found(rejection.to_string()),
-            Rejection::Conflict(conflict) => Self::conflict(conflict.to_string()),
+            Rejection::Conflict(conflict) => conflict.into(),
             Rejection::Invalid { field, rule, value } => {
                 Self::field(field, rule, Some(value.into()))
             }
             Rejection::TokenRefused(refusal) => Self::new(Kind::Forbidden, refusal.to_string()),
             Rejection::Refused(why) => Self::new(Kind::Forbidden, why),
+        }
+    }
+}
+
+impl From<Conflict> for Problem {
+    fn from(conflict: Conflict) -> Self {
+        let problem = |kind| Self::new(kind, conflict.to_string());
+        match &conflict {
+            Conflict::NameInUse(holder) => problem(Kind::NameTaken).about_device(*holder, None),
+            Conflict::NamesInUse(_) => problem(Kind::NameTaken),
+            Conflict::NotEnrolled { state: NotEnrolled::Revoked, .. } => {
+                problem(Kind::DeviceRevoked)
+            }
+            Conflict::NotEnrolled {
+                state: NotEnrolled::Pending | NotEnrolled::NeverEnrolled,
+                ..
+            }
+            | Conflict::NothingToRevoke(_)
+            | Conflict::NothingToRotate => problem(Kind::DeviceNotEnrolled),
+            Conflict::ProjectExists(_) => problem(Kind::ProjectExists),
+            Conflict::ProjectArchived(_) => problem(Kind::ProjectArchived),
+            Conflict::TooManyProjects(_) => problem(Kind::LimitReached),
+            Conflict::OperationAborted | Conflict::OperationFinished | Conflict::RunEnded => {
+                problem(Kind::AlreadyEnded)
+            }
+            Conflict::FileErased => problem(Kind::Gone),
+            Conflict::DeviceExists
+            | Conflict::CannotBecomePending
+            | Conflict::NotPending(_)
+            | Conflict::ReplacesItself
+            | Conflict::EnrollmentEnded
+            | Conflict::TokenExists
+            | Conflict::OperationExists
+            | Conflict::DeadLetterTruncated
+            | Conflict::DeadLetterNotFromDevice
+            | Conflict::RequestIdUsed
+            | Conflict::TooManyChanges => problem(Kind::Conflict),
         }
     }
 }

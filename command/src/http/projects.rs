@@ -8,7 +8,7 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::NoParams;
 use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
-use muster_api_types::projects::{ChangeProject, CreateProject, ProjectMade};
+use muster_api_types::projects::{ChangeProject, CreateProject, ProjectMade, ProjectStatus};
 use muster_api_types::{WriteResult, schema};
 use muster_schemas::ProjectId;
 
@@ -72,7 +72,8 @@ pub(super) async fn change_project(
     let Json(body) = body?;
     let request = request(&allowed.principal, ProjectId::system(), &key);
     let request = Request { versions: versions(if_match), ..request };
-    let ChangeProject { title, archived, retention } = body;
+    let ChangeProject { title, status, retention } = body;
+    let archived = status.map(|status| status == ProjectStatus::Archived);
     let changed = state.service.projects.change(&request, &project, title, archived, retention);
     Ok(changed.await?)
 }

@@ -107,7 +107,7 @@ pub(super) struct OpenShell {
     /// Grace time for which a detached session is kept, in seconds; default: 10 minutes.
     #[serde(default = "ten_minutes")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 86400)]
-    grace: u32,
+    grace_seconds: u32,
     /// Whether output is recorded; default: true. Only an admin may set false, and only if
     /// the server's configuration allows it.
     #[serde(default = "yes")]
@@ -142,7 +142,7 @@ const fn yes() -> bool {
 fn size(cols: u16, rows: u16) -> Result<TerminalSize, Problem> {
     for (name, value) in [("cols", cols), ("rows", rows)] {
         if !(1..=1000).contains(&value) {
-            return Err(Problem::field(name, "must be from 1 to 1000", Some(value.into())));
+            return Err(Problem::parameter(name, "must be from 1 to 1000", Some(value.into())));
         }
     }
     Ok(TerminalSize { cols, rows })
@@ -152,7 +152,11 @@ pub(super) fn check_length(field: &str, text: Option<&str>, max: usize) -> Resul
     match text {
         Some(text) if text.is_empty() || text.len() > max || text.contains('\0') => {
             let rule = format!("must be 1 to {max} bytes without a NUL");
-            Err(Problem::field(field, rule, Some(text.chars().take(80).collect::<String>().into())))
+            Err(Problem::parameter(
+                field,
+                rule,
+                Some(text.chars().take(80).collect::<String>().into()),
+            ))
         }
         _ => Ok(()),
     }
@@ -161,8 +165,8 @@ pub(super) fn check_length(field: &str, text: Option<&str>, max: usize) -> Resul
 /// Open a shell
 ///
 /// Upgrades to a websocket. Binary messages carry input and output; text messages are JSON: the
-/// client sends `{"type":"resize","cols":80,"rows":24}`, the server
-/// `{"type":"opened","session":…}`, `{"type":"attached",…}` and `{"type":"exit","code":0}`. Each
+/// client sends `{"kind":"resize","cols":80,"rows":24}`, the server
+/// `{"kind":"opened","session":…}`, `{"kind":"attached",…}` and `{"kind":"exit","exit_code":0}`. Each
 /// side sends a message at least every 10 s. If the websocket is lost, the session is kept and
 /// clients can attach to it again. The server closes the websocket with 1000 when the shell has
 /// ended, and with 1012 when the session still exists.
@@ -175,7 +179,7 @@ pub(super) fn check_length(field: &str, text: Option<&str>, max: usize) -> Resul
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         OpenShell, ProjectParam,
     ),
-    responses((status = 101, description = "The shell is open", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
+    responses((status = 101, description = "The shell is open"), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn open_shell(
@@ -192,17 +196,17 @@ pub(super) async fn open_shell(
     check_length("user", query.user.as_deref(), 64)?;
     check_length("command", query.command.as_deref(), 16 * 1024)?;
     check_length("term", Some(&query.term), 64)?;
-    if !(1..=MAX_GRACE_SECS).contains(&query.grace) {
+    if !(1..=MAX_GRACE_SECS).contains(&query.grace_seconds) {
         let rule = format!("must be from 1 to {MAX_GRACE_SECS}");
-        return Err(Problem::field("grace", rule, Some(query.grace.into())));
+        return Err(Problem::parameter("grace_seconds", rule, Some(query.grace_seconds.into())));
     }
     if !query.record && state.service.channels.recording.is_required_for(scope.principal.role) {
-        let message = "shells of this token's role are recorded; leave out --no-record (in the API: record=false)";
+        let message = "shells of this token's role are recorded; leave out record=false";
         return Err(Problem::new(Kind::Forbidden, message));
     }
     if query.record_input && !query.record {
         let rule = "must be omitted if the shell is not recorded";
-        return Err(Problem::field("record_input", rule, Some(true.into())));
+        return Err(Problem::parameter("record_input", rule, Some(true.into())));
     }
     let device = reachable(&state, &scope, &device).await?;
     let upgrade = upgrade.map_err(not_a_websocket)?;
@@ -217,14 +221,14 @@ pub(super) async fn open_shell(
         input_recorded: query.record_input,
     };
     let (opening, version) = Opening::record_request(&session, requested, detached()).await?;
-    session.channels().register_shell(&session, query.grace).await?;
+    session.channels().register_shell(&session, query.grace_seconds).await?;
     let purpose = Purpose::Shell {
         session: id,
         user: query.user,
         command: query.command,
         term: query.term.clone(),
         size,
-        grace_seconds: query.grace,
+        grace_seconds: query.grace_seconds,
     };
     let streams = RecordedStreams { output: query.record, input: query.record_input };
     let recorder = streams.recorder(&session, recording(version), size, &query.term);
@@ -292,7 +296,7 @@ pub(super) const fn ended(reason: String) -> SessionEnded {
 pub(super) fn not_a_websocket(
     rejection: axum::extract::ws::rejection::WebSocketUpgradeRejection,
 ) -> Problem {
-    Problem::field("Upgrade", format!("this path requires a websocket: {rejection}"), None)
+    Problem::header("Upgrade", format!("this path requires a websocket: {rejection}"), None)
 }
 
 /// Responds with a websocket, which `work` then carries until the session's end is in the log.
@@ -347,7 +351,7 @@ pub(super) struct AttachSession {
         ("session" = schema::SessionId, Path, description = "The session's id"),
         AttachSession, ProjectParam,
     ),
-    responses((status = 101, description = "Attached", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
+    responses((status = 101, description = "Attached"), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn attach_session(

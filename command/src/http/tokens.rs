@@ -35,26 +35,30 @@ pub(super) async fn create_enrollment_token(
     Write { request, .. }: Write<WriteDevices>,
     Json(body): Json<CreateEnrollmentToken>,
 ) -> Result<Created<TokenCreated>, Problem> {
-    if !(1..=MAX_TTL_SECS).contains(&body.ttl_seconds) {
+    if !(1..=MAX_TTL_SECS).contains(&body.expires_in_seconds) {
         let rule = format!("must be from 1 to {MAX_TTL_SECS}");
-        return Err(Problem::field("ttl_seconds", rule, Some(body.ttl_seconds.into())));
+        return Err(Problem::field(
+            "expires_in_seconds",
+            rule,
+            Some(body.expires_in_seconds.into()),
+        ));
     }
-    let expires_at = crate::clock::now() + Duration::from_secs(body.ttl_seconds.into());
+    let expires_at = crate::clock::now() + Duration::from_secs(body.expires_in_seconds.into());
     let new = NewEnrollmentToken {
         name: body.name,
         expires_at,
-        uses: body.uses,
+        uses: body.max_uses,
         labels: body.labels,
         config: body.config,
-        allow_labels: body.allow_labels,
+        allow_labels: body.allowed_labels,
         device: body.device,
-        approval: body.approval,
+        approval: body.approval_required,
     };
     let made = state.service.tokens.create_enrollment_token(&request, new).await?;
     let CreatedToken { text, expires_at, written } = made;
     let token = TokenCreated {
         id: text.id,
-        token: text.to_string(),
+        secret: text.to_string(),
         expires_at,
         server_pin: Some(state.service.tokens.server_pin()?),
         result: written.into(),
@@ -105,18 +109,26 @@ pub(super) async fn create_token(
         true => ProjectId::system(),
         false if scope.project.is_system() => {
             let rule = "must not be system: send server_wide: true for a token for all projects";
-            return Err(Problem::field("project", rule, Some(scope.project.as_str().into())));
+            return Err(Problem::parameter("project", rule, Some(scope.project.as_str().into())));
         }
         false => scope.project,
     };
     let request = request(&scope.principal, project, &key);
-    let expires_at = body.expires_at;
+    let expires_at = match body.expires_in_seconds {
+        Some(0) => {
+            let rule = "must be at least 1";
+            return Err(Problem::field("expires_in_seconds", rule, Some(0.into())));
+        }
+        lifetime => {
+            lifetime.map(|seconds| crate::clock::now() + Duration::from_secs(seconds.into()))
+        }
+    };
     let new = NewApiToken { name: body.name, role: body.role, expires_at };
     let made = state.service.tokens.create_api_token(&request, new).await?;
     let CreatedToken { text, expires_at, written } = made;
     let token = TokenCreated {
         id: text.id,
-        token: text.to_string(),
+        secret: text.to_string(),
         expires_at,
         server_pin: None,
         result: written.into(),

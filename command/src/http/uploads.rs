@@ -9,7 +9,7 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::ProjectParam;
 use muster_api::problem::WriteProblems;
 use muster_api::{Json, PathParam, Problem};
-use muster_api_types::uploads::{CreateDownloadLink, DownloadLinkCreated};
+use muster_api_types::uploads::{CreateDownloadLink, DownloadLink};
 use muster_api_types::{WriteResult, schema};
 use muster_schemas::OperationId;
 use muster_schemas::events::EraseCause;
@@ -59,7 +59,7 @@ pub(super) async fn delete_upload(
         IdempotencyParam,
     ),
     request_body = CreateDownloadLink,
-    responses((status = 201, description = "The link", body = DownloadLinkCreated), WriteProblems),
+    responses((status = 201, description = "The link", body = DownloadLink), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn create_download_link(
@@ -67,15 +67,19 @@ pub(super) async fn create_download_link(
     Write { request, .. }: Write<RunOperations>,
     PathParam((operation, device)): PathParam<(OperationId, String)>,
     Json(body): Json<CreateDownloadLink>,
-) -> Result<Created<DownloadLinkCreated>, Problem> {
-    if !(1..=MAX_LINK_TTL_SECS).contains(&body.expires_in) {
+) -> Result<Created<DownloadLink>, Problem> {
+    if !(1..=MAX_LINK_TTL_SECS).contains(&body.expires_in_seconds) {
         let rule = format!("must be from 1 to {MAX_LINK_TTL_SECS}");
-        return Err(Problem::field("expires_in", rule, Some(body.expires_in.into())));
+        return Err(Problem::field(
+            "expires_in_seconds",
+            rule,
+            Some(body.expires_in_seconds.into()),
+        ));
     }
     let device = state.service.devices.requested(&request, &device).await?;
-    let expires_at = crate::clock::now() + Duration::from_secs(body.expires_in.into());
+    let expires_at = crate::clock::now() + Duration::from_secs(body.expires_in_seconds.into());
     let made = state.service.uploads.create_link(&request, operation, device, expires_at).await?;
-    let link = DownloadLinkCreated {
+    let link = DownloadLink {
         url: format!("/api/v1/downloads/{}", made.text),
         expires_at: made.expires_at,
         result: made.written.into(),

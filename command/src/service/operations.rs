@@ -105,7 +105,7 @@ impl Operations {
         });
         let requested = OperationRequested {
             action: new.action,
-            target: new.target.description(),
+            target: new.target.into(),
             devices: devices.len() as u64,
             private,
             timeout_ms: new.timeout_ms,
@@ -305,7 +305,7 @@ fn private_input(new: &NewOperation) -> Result<Option<Vec<u8>>, Rejection> {
         return invalid("action", rule, new.action.name().to_owned());
     }
     if let Some((name, _)) = new.env.iter().find(|(_, value)| value.contains('\0')) {
-        return invalid("env", "its value contains a NUL".to_owned(), name.clone());
+        return invalid("action.env", "its value contains a NUL".to_owned(), name.clone());
     }
     let salt: [u8; 32] = rand::random();
     let input =
@@ -315,7 +315,7 @@ fn private_input(new: &NewOperation) -> Result<Option<Vec<u8>>, Rejection> {
         let rule = format!(
             "variables and standard input exceed {MAX_PRIVATE_BYTES} bytes; copy a file instead"
         );
-        return invalid("stdin", rule, bytes.len().to_string());
+        return invalid("action.stdin_base64", rule, bytes.len().to_string());
     }
     Ok(Some(bytes))
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use muster_schemas::cose::{self, Kind};
+use muster_schemas::events::RequestedTarget;
 use muster_schemas::names::DeviceName;
 use muster_schemas::wire::internal::{
     FindTargets, TARGETS_SUBJECT, Targets, TargetsAnswer, WithoutFreshValue,
@@ -30,14 +31,11 @@ pub enum Target {
     Selector(String),
 }
 
-impl Target {
-    pub(super) fn description(&self) -> String {
-        match self {
-            Self::Selector(selector) => selector.clone(),
-            Self::Devices(devices) if devices.len() <= 20 => devices.join(","),
-            Self::Devices(devices) => {
-                format!("{},… ({} devices)", devices[..20].join(","), devices.len())
-            }
+impl From<Target> for RequestedTarget {
+    fn from(target: Target) -> Self {
+        match target {
+            Target::Devices(devices) => Self::Devices(devices),
+            Target::Selector(selector) => Self::Selector(selector),
         }
     }
 }

@@ -7,8 +7,8 @@ use muster_api::auth::ReadAll;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::ReadProblems;
 use muster_api::{Cursor, Json, Limit, PathParam, Problem, Query, Scope};
-use muster_api_types::Page;
 use muster_api_types::dead_letters::DeadLetter;
+use muster_api_types::{DeadLetterPage, Page};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -23,12 +23,12 @@ fn view(dead_letter: muster_eventlog::DeadLetter, with_bytes: bool) -> DeadLette
         subject: dead_letter.subject,
         cause: dead_letter.cause,
         detail: dead_letter.detail,
-        size: dead_letter.size,
-        first_seen: dead_letter.first_seen,
-        last_seen: dead_letter.last_seen,
-        seen: dead_letter.seen,
+        size_bytes: dead_letter.size,
+        first_seen_at: dead_letter.first_seen,
+        last_seen_at: dead_letter.last_seen,
+        seen_count: dead_letter.seen,
         retried_at: dead_letter.retried_at,
-        bytes: with_bytes.then(|| BASE64.encode(&dead_letter.bytes)),
+        content_base64: with_bytes.then(|| BASE64.encode(&dead_letter.bytes)),
     }
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct ListDeadLetters {
     get, path = "/api/v1/dead-letters", tag = "server", security(("bearer" = [])),
     params(ListDeadLetters, ProjectParam),
     responses(
-        (status = 200, description = "A page of dead letters", body = Page<DeadLetter>,
+        (status = 200, description = "A page of dead letters", body = DeadLetterPage,
             example = json!({"items": [examples::dead_letter()]})),
         ReadProblems,
     )

@@ -14,9 +14,10 @@ pub(super) fn device_summary() -> Value {
         "os": "Debian GNU/Linux 12 (bookworm)",
         "arch": "x86_64",
         "agent_version": "0.1.0",
-        "last_seen": "2026-11-23T08:00:10Z",
+        "last_seen_at": "2026-11-23T08:00:10Z",
         "metrics": {"cpu_percent": 12.5, "memory_percent": 41.2, "disk_percent": 63.0},
         "created_at": "2026-11-23T07:00:00Z",
+        "created_by": "token:0198c0de-7001-7abc-8def-0123456789ab",
         "version": 3
     })
 }
@@ -30,9 +31,9 @@ pub(super) fn device_detail() -> Value {
             "nats_key": "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4",
             "token": "0198c0de-7001-7abc-8def-0123456789ab",
             "hostname": "robot-7",
-            "machine": null
+            "machine_hash": null
         },
-        "epochs": [{"epoch": 1, "cause": "enrolled", "since": "2026-11-23T07:00:01Z", "seq": 17}],
+        "epochs": [{"epoch": 1, "cause": "enrolled", "started_at": "2026-11-23T07:00:01Z", "newest_seq": 17}],
         "inventory": {
             "agent_version": "0.1.0", "hostname": "robot-7", "os_id": "debian", "os_version": "12",
             "os_name": "Debian GNU/Linux 12 (bookworm)", "kernel": "6.1.0-18-amd64",
@@ -41,15 +42,16 @@ pub(super) fn device_detail() -> Value {
                 {"name": "eth0", "mac": "00:11:22:33:44:55", "addresses": ["10.0.0.7/24"], "up": true}
             ]
         },
-        "inventory_at": "2026-11-23T07:00:02Z",
-        "presence": {"online": true, "since": "2026-11-23T07:00:02Z", "address": "10.0.0.7", "reason": null},
+        "inventory_reported_at": "2026-11-23T07:00:02Z",
+        "presence": {"online": true, "changed_at": "2026-11-23T07:00:02Z", "address": "10.0.0.7", "reason": null},
         "config": {
             "version": 2, "vars": {"log.level": "info"}, "applied_version": 2,
             "applied_at": "2026-11-23T07:30:00Z", "errors": {}
         },
-        "events": {"settings": 3, "reports": 17, "presence": 1},
+        "event_counts": {"setting_count": 3, "report_count": 17, "presence_count": 1},
         "flags": {
-            "forks": 0, "unreadable": 0, "odd_times": 0, "odd_clock": false, "losses": 0, "last_loss": null
+            "fork_count": 0, "unreadable_count": 0, "implausible_time_count": 0,
+            "clock_implausible": false, "loss_count": 0, "last_loss": null
         },
         "updated_position": 42,
         "deleted_at": null
@@ -71,7 +73,7 @@ pub(super) fn event() -> Value {
         "recorded_at": "2026-11-23T08:00:00.000412Z",
         "actor": "role:ingest",
         "sealed": false,
-        "odd_time": false,
+        "time_implausible": false,
         "data": {"connection": "NABC/7", "address": "10.0.0.7"}
     })
 }
@@ -86,7 +88,7 @@ pub(super) fn series() -> Value {
         "function": "mean",
         "from": "2026-11-23T07:00:00Z",
         "to": "2026-11-23T08:00:00Z",
-        "step": "30s",
+        "step_seconds": 30.0,
         "series": [{
             "tags": {"cpu": "cpu-total"},
             "points": [{"time": "2026-11-23T07:00:00Z", "value": 12.5}]
@@ -96,7 +98,7 @@ pub(super) fn series() -> Value {
 
 pub(super) fn latest() -> Value {
     json!({
-        "last_seen": "2026-11-23T08:00:10Z",
+        "last_seen_at": "2026-11-23T08:00:10Z",
         "summary": {"cpu_percent": 12.5},
         "points": [{
             "measurement": "cpu", "tags": {"cpu": "cpu-total"}, "fields": {"usage_idle": 87.5},
@@ -115,9 +117,13 @@ pub(super) fn enrollment_token() -> Value {
         "created_by": "token:0198c0de-7001-7abc-8def-0123456789ac",
         "created_at": "2026-11-23T07:00:00Z",
         "expires_at": "2026-11-24T07:00:00Z",
-        "uses": 10,
-        "used": 3,
+        "max_uses": 10,
+        "use_count": 3,
         "labels": {"site": "hall-2"},
+        "allowed_labels": [],
+        "config": {},
+        "device": null,
+        "approval_required": false,
         "version": 4
     })
 }
@@ -131,7 +137,7 @@ pub(super) fn api_token() -> Value {
         "created_by": "system",
         "created_at": "2026-11-23T07:00:00Z",
         "last_used_at": "2026-11-23T08:00:00Z",
-        "last_address": "10.0.0.9",
+        "last_used_address": "10.0.0.9",
         "version": 2
     })
 }
@@ -144,10 +150,10 @@ pub(super) fn dead_letter() -> Value {
         "subject": format!("evt.3.default.{DEVICE}"),
         "cause": "bad_signature",
         "detail": "the signature is not by the key that the event names",
-        "size": 312,
-        "first_seen": "2026-11-23T08:00:00Z",
-        "last_seen": "2026-11-23T08:05:00Z",
-        "seen": 2
+        "size_bytes": 312,
+        "first_seen_at": "2026-11-23T08:00:00Z",
+        "last_seen_at": "2026-11-23T08:05:00Z",
+        "seen_count": 2
     })
 }
 
@@ -155,7 +161,7 @@ pub(super) fn dead_letter() -> Value {
 mod tests {
     use muster_api_types::dead_letters::DeadLetter;
     use muster_api_types::devices::{DeviceDetail, DeviceSummary};
-    use muster_api_types::events::EventView;
+    use muster_api_types::events::Event;
     use muster_api_types::metrics::{Latest, MetricSeries};
     use muster_api_types::tokens::{ApiToken, EnrollmentToken};
     use serde::de::DeserializeOwned;
@@ -174,7 +180,7 @@ mod tests {
         read::<EnrollmentToken>(enrollment_token());
         read::<ApiToken>(api_token());
         read::<DeadLetter>(dead_letter());
-        read::<EventView>(event());
+        read::<Event>(event());
         read::<Latest>(latest());
         read::<MetricSeries>(series());
     }

@@ -62,12 +62,12 @@ pub(crate) async fn get_fleet_summary(
     for (what, value, count) in rows {
         let counts = match what.as_str() {
             "status" => {
-                summary.total += count;
-                &mut summary.status
+                summary.device_count += count;
+                &mut summary.status_counts
             }
-            "os" => &mut summary.os,
-            "arch" => &mut summary.arch,
-            _ => &mut summary.agent_version,
+            "os" => &mut summary.os_counts,
+            "arch" => &mut summary.arch_counts,
+            _ => &mut summary.agent_version_counts,
         };
         counts.insert(value, count);
     }

@@ -5,9 +5,9 @@ use muster_api::auth::ReadDevices;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, Problem, Query, Scope};
-use muster_api_types::Page;
 use muster_api_types::events::LogHead;
-use muster_api_types::server::ProjectionState;
+use muster_api_types::server::Projection;
+use muster_api_types::{Page, ProjectionPage};
 
 use crate::state::QueryState;
 
@@ -48,9 +48,9 @@ pub(crate) async fn get_log_head(
     get, path = "/api/v1/projections", tag = "server", security(("bearer" = [])),
     params(ProjectParam),
     responses(
-        (status = 200, description = "All projections, in one page", body = Page<ProjectionState>,
+        (status = 200, description = "All projections, in one page", body = ProjectionPage,
             example = json!({
-                "items": [{"name": "devices_v3", "position": 42, "lag": 0, "failure": null}]
+                "items": [{"name": "devices_v4", "position": 42, "pending_event_count": 0, "failure": null}]
             })),
         ReadProblems,
     )
@@ -59,14 +59,14 @@ pub(crate) async fn list_projections(
     State(state): State<QueryState>,
     scope: Scope<ReadDevices>,
     Query(NoParams {}): Query<NoParams>,
-) -> Result<Json<Page<ProjectionState>>, Problem> {
+) -> Result<Json<Page<Projection>>, Problem> {
     let states = state.log().projection_states(Some(&scope.project)).await?;
     let items = states
         .into_iter()
-        .map(|state| ProjectionState {
+        .map(|state| Projection {
             name: state.name,
             position: state.position,
-            lag: state.lag,
+            pending_event_count: state.lag,
             failure: state.failure,
         })
         .collect();

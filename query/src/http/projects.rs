@@ -8,7 +8,7 @@ use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, etag};
 use muster_api_types::projects::{Project, ProjectStatus};
-use muster_api_types::{Page, schema};
+use muster_api_types::{Page, ProjectPage, schema};
 use muster_schemas::{Position, ProjectId, StreamVersion, Timestamp};
 use serde::Deserialize;
 use serde_json::json;
@@ -32,14 +32,14 @@ pub(crate) struct ListProjects {
     cursor: Option<String>,
 }
 
-type Row = (String, String, bool, String, i64, i64);
+type Row = (String, String, bool, String, i64, String, i64);
 
 /// List the projects that the token can access: its own, or all projects
 #[utoipa::path(
     get, path = "/api/v1/projects", tag = "projects", security(("bearer" = [])),
     params(ListProjects, MinPositionParam),
     responses(
-        (status = 200, description = "A page of projects, by id", body = Page<Project>,
+        (status = 200, description = "A page of projects, by id", body = ProjectPage,
             example = json!({"items": [example()]})),
         ReadProblems,
     )
@@ -93,7 +93,7 @@ pub(crate) async fn get_project(
 /// Returns the query of all projects, or of one.
 fn select(only: Option<&ProjectId>) -> QueryBuilder<Postgres> {
     let mut sql = QueryBuilder::new(format!(
-        "SELECT id, title, archived, retention, created_at, version FROM {TABLE} WHERE true"
+        "SELECT id, title, archived, retention, created_at, created_by, version FROM {TABLE} WHERE true"
     ));
     if let Some(only) = only {
         sql.push(" AND id = ").push_bind(only.as_str().to_owned());
@@ -103,7 +103,7 @@ fn select(only: Option<&ProjectId>) -> QueryBuilder<Postgres> {
 
 async fn views(state: &QueryState, rows: Vec<Row>) -> Result<Vec<Project>, Problem> {
     let mut projects = Vec::with_capacity(rows.len());
-    for (id, title, archived, retention, created_at, version) in rows {
+    for (id, title, archived, retention, created_at, created_by, version) in rows {
         let status = if archived { ProjectStatus::Archived } else { ProjectStatus::Active };
         projects.push(Project {
             id: id.parse().map_err(|error| Problem::internal(&error))?,
@@ -111,6 +111,7 @@ async fn views(state: &QueryState, rows: Vec<Row>) -> Result<Vec<Project>, Probl
             status: status.into(),
             retention: retention.parse().map_err(|error| Problem::internal(&error))?,
             created_at: Timestamp(created_at),
+            created_by,
             position: Position::ZERO,
             version: StreamVersion(version.unsigned_abs()),
         });
@@ -126,6 +127,7 @@ async fn views(state: &QueryState, rows: Vec<Row>) -> Result<Vec<Project>, Probl
 fn example() -> serde_json::Value {
     json!({
         "id": "plant-7", "title": "Plant 7", "status": "active", "retention": "90d",
-        "created_at": "2026-11-23T08:00:00Z", "position": 4211, "version": 1
+        "created_at": "2026-11-23T08:00:00Z",
+        "created_by": "token:0198c0de-7001-7abc-8def-0123456789ab", "position": 4211, "version": 1
     })
 }

@@ -13,9 +13,10 @@ use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope};
+use muster_api_types::devices::DeviceRef;
 use muster_api_types::problems::ProblemDocument;
-use muster_api_types::sessions::{SessionState, SessionView};
-use muster_api_types::{Page, schema};
+use muster_api_types::sessions::{self, Access, SessionStatus};
+use muster_api_types::{Page, SessionPage, schema};
 use muster_blobs::{BlobError, Blobs, key};
 use muster_schemas::errors::error_chain;
 use muster_schemas::wire::output_hash;
@@ -51,9 +52,9 @@ pub(crate) struct ListSessions {
     limit: Limit,
     /// The `next` of the previous page.
     cursor: Option<String>,
-    /// Only sessions in this state.
+    /// Only sessions with this status.
     #[param(inline)]
-    state: Option<SessionState>,
+    status: Option<SessionStatus>,
     /// Only sessions on this device: its id or name.
     #[param(example = "robot-7")]
     device: Option<String>,
@@ -62,11 +63,11 @@ pub(crate) struct ListSessions {
 fn example() -> Value {
     json!({
         "id": "0198c0de-7003-7abc-8def-0123456789ab",
-        "device": "0198c0de-7000-7abc-8def-0123456789ab", "name": "robot-7", "state": "open",
-        "session": {"kind": "shell", "user": "robot", "command": null},
-        "actor": "token:0198c0de-7001-7abc-8def-0123456789ab", "address": "192.0.2.7",
-        "opened_at": "2026-11-25T09:00:00Z", "attached": 1, "attachments": 2, "recorded": true,
-        "input_recorded": false,
+        "device": {"id": "0198c0de-7000-7abc-8def-0123456789ab", "name": "robot-7"},
+        "status": "open", "access": {"kind": "shell", "user": "robot", "command": null},
+        "created_by": "token:0198c0de-7001-7abc-8def-0123456789ab",
+        "client_address": "192.0.2.7", "created_at": "2026-11-25T09:00:00Z", "client_count": 1,
+        "attachment_count": 2, "recorded": true, "input_recorded": false,
         "recording_bytes": 4096, "ended_at": null, "reason": null, "exit_code": null
     })
 }
@@ -85,21 +86,20 @@ fn read(text: &str) -> Result<Session, Problem> {
     serde_json::from_str(text).map_err(|error| Problem::internal(&error))
 }
 
-fn view((id, device, name, _, text): Row) -> Result<Option<SessionView>, Problem> {
+fn view((id, device, name, _, text): Row) -> Result<Option<sessions::Session>, Problem> {
     let session = read(&text)?;
-    let (attached, recording_bytes) = (session.attached(), session.recording_bytes);
+    let (client_count, recording_bytes) = (session.attached(), session.recording_bytes);
     let Some(kind) = session.session else { return Ok(None) };
-    Ok(Some(SessionView {
+    Ok(Some(sessions::Session {
         id: SessionId(id),
-        device: DeviceId(device),
-        name,
-        state: session.state.into(),
-        session: kind.into(),
-        actor: session.actor,
-        address: session.address,
-        opened_at: session.opened_at,
-        attached,
-        attachments: session.attachments,
+        device: DeviceRef { id: DeviceId(device), name },
+        status: session.state.into(),
+        access: Access::from(kind).into(),
+        created_by: session.actor,
+        client_address: session.address,
+        created_at: session.opened_at,
+        client_count,
+        attachment_count: session.attachments,
         recorded: session.recorded,
         input_recorded: session.input_recorded,
         recording_bytes,
@@ -114,7 +114,7 @@ fn view((id, device, name, _, text): Row) -> Result<Option<SessionView>, Problem
     get, path = "/api/v1/sessions", tag = "sessions", security(("bearer" = [])),
     params(ListSessions, ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "A page of sessions", body = Page<SessionView>,
+        (status = 200, description = "A page of sessions", body = SessionPage,
             example = json!({"items": [example()]})),
         ReadProblems,
     )
@@ -124,14 +124,14 @@ pub(crate) async fn list_sessions(
     scope: Scope<ReadDevices>,
     min_position: MinPosition,
     Query(query): Query<ListSessions>,
-) -> Result<Json<Page<SessionView>>, Problem> {
+) -> Result<Json<Page<sessions::Session>>, Problem> {
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.sessions, project).await?;
     let page =
         Keyset::new("s.created_position", Order::Descending, query.cursor.as_deref(), query.limit)?;
     let mut sql = select();
     sql.push_bind(project.as_str().to_owned());
-    if let Some(requested) = query.state {
+    if let Some(requested) = query.status {
         sql.push(" AND s.status = ").push_bind(requested.as_str());
     }
     if let Some(device) = &query.device {
@@ -186,7 +186,7 @@ async fn pieces(
         MinPositionParam,
     ),
     responses(
-        (status = 200, description = "The session", body = SessionView, example = json!(example())),
+        (status = 200, description = "The session", body = sessions::Session, example = json!(example())),
         ReadProblems,
     )
 )]
@@ -196,7 +196,7 @@ pub(crate) async fn get_session(
     min_position: MinPosition,
     PathParam(id): PathParam<SessionId>,
     Query(NoParams {}): Query<NoParams>,
-) -> Result<Json<SessionView>, Problem> {
+) -> Result<Json<sessions::Session>, Problem> {
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.sessions, project).await?;
     let row = find(&state, project, id).await?;

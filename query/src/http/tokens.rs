@@ -9,14 +9,16 @@ use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope};
+use muster_api_types::devices::DeviceRef;
 use muster_api_types::tokens::{ApiToken, EnrollmentToken, TokenStatus};
-use muster_api_types::{Page, schema};
+use muster_api_types::{ApiTokenPage, EnrollmentTokenPage, Page, schema};
 use muster_schemas::{ProjectId, Timestamp, TokenId};
 use serde::Deserialize;
 use sqlx::QueryBuilder;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::devices::names::set_names;
 use super::examples;
 use super::keyset::{Keyset, Order};
 use crate::projections::tokens::{TABLE, Token, TokenKind};
@@ -40,7 +42,7 @@ pub(crate) struct ListTokens {
     get, path = "/api/v1/enrollment-tokens", tag = "tokens", security(("bearer" = [])),
     params(ListTokens, ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "A page of tokens", body = Page<EnrollmentToken>,
+        (status = 200, description = "A page of tokens", body = EnrollmentTokenPage,
             example = json!({"items": [examples::enrollment_token()]})),
         ReadProblems,
     )
@@ -53,7 +55,9 @@ pub(crate) async fn list_enrollment_tokens(
 ) -> Result<Json<Page<EnrollmentToken>>, Problem> {
     min_position.wait(state.log(), &state.read_models.tokens, &scope.project).await?;
     let (tokens, next) = read(&state, &scope.project, "enrollment", &query).await?;
-    let items = tokens.into_iter().filter_map(enrollment).collect();
+    let mut items: Vec<_> = tokens.into_iter().filter_map(enrollment).collect();
+    let devices = items.iter_mut().filter_map(|token| token.device.as_mut()).collect();
+    set_names(&state, &scope.project, devices).await?;
     Ok(Json(Page { items, next }))
 }
 
@@ -89,12 +93,12 @@ pub(crate) async fn get_enrollment_token(
     let found: Option<Token> = found
         .map(|text| serde_json::from_str(&text).map_err(|error| Problem::internal(&error)))
         .transpose()?;
-    found.and_then(|state| enrollment((token, state))).map(Json).ok_or_else(|| {
-        Problem::not_found(format!(
-            "there is no enrollment token {token} in project {}",
-            scope.project
-        ))
-    })
+    let mut shown = found.and_then(|state| enrollment((token, state))).ok_or_else(|| {
+        let project = &scope.project;
+        Problem::not_found(format!("there is no enrollment token {token} in project {project}"))
+    })?;
+    set_names(&state, &scope.project, shown.device.as_mut().into_iter().collect()).await?;
+    Ok(Json(shown))
 }
 
 /// List API tokens, the newest first
@@ -102,7 +106,7 @@ pub(crate) async fn get_enrollment_token(
     get, path = "/api/v1/tokens", tag = "tokens", security(("bearer" = [])),
     params(ListTokens, ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "A page of tokens", body = Page<ApiToken>,
+        (status = 200, description = "A page of tokens", body = ApiTokenPage,
             example = json!({"items": [examples::api_token()]})),
         ReadProblems,
     )
@@ -154,7 +158,15 @@ fn status(token: &Token, used_up: bool) -> TokenStatus {
 }
 
 fn enrollment((id, token): (TokenId, Token)) -> Option<EnrollmentToken> {
-    let Some(TokenKind::Enrollment { uses, labels, device }) = token.kind.clone() else {
+    let Some(TokenKind::Enrollment {
+        uses,
+        labels,
+        allowed_labels,
+        config,
+        device,
+        approval_required,
+    }) = token.kind.clone()
+    else {
         return None;
     };
     Some(EnrollmentToken {
@@ -165,11 +177,14 @@ fn enrollment((id, token): (TokenId, Token)) -> Option<EnrollmentToken> {
         created_at: token.created_at,
         expires_at: token.expires_at,
         revoked_at: token.revoked_at,
-        uses,
-        used: token.used,
+        max_uses: uses,
+        use_count: token.used,
         last_used_at: token.last_used_at,
         labels,
-        device,
+        allowed_labels,
+        config,
+        device: device.map(|id| DeviceRef { id, name: None }),
+        approval_required,
         version: token.version,
     })
 }
@@ -188,7 +203,7 @@ fn api((id, token): (TokenId, Token)) -> Option<ApiToken> {
         expires_at: token.expires_at,
         revoked_at: token.revoked_at,
         last_used_at: token.last_used_at,
-        last_address: token.last_address,
+        last_used_address: token.last_address,
         version: token.version,
     })
 }

@@ -47,9 +47,14 @@ pub(super) fn of(series: &DeviceSeries, now: Timestamp) -> MetricsSummary {
         memory_percent,
         disk_percent,
         battery_percent,
-        clock_skew_us: skew.map(|(skew, ..)| skew),
+        clock_skew_seconds: skew.map(|(skew, ..)| seconds(skew)),
         stale,
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact for 285 years")]
+fn seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
 }
 
 /// The result of a comparison with the values of a device.

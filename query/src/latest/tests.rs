@@ -239,7 +239,7 @@ fn the_summary_uses_the_right_points() {
             cpu_percent: Some(25.0),
             memory_percent: Some(41.5),
             disk_percent: Some(63.0),
-            clock_skew_us: Some(-7),
+            clock_skew_seconds: Some(-7e-6),
             ..MetricsSummary::default()
         }
     );

@@ -13,7 +13,7 @@ use muster_schemas::{Event, ProjectId, Retention, StreamName};
 use muster_eventlog::as_i64;
 
 /// Name of the live table.
-pub const TABLE: &str = "projects_v2";
+pub const TABLE: &str = "projects_v3";
 
 const TYPES: &[&str] = &[
     ProjectCreated::TYPE,
@@ -52,8 +52,8 @@ impl Projects {
             _ => return Ok(()),
         };
         let sql = format!(
-            "INSERT INTO {} AS p (id, title, archived, retention, created_at, version)
-             VALUES ($1, coalesce($2, ''), coalesce($3, false), coalesce($4, '{}'), $5, $6)
+            "INSERT INTO {} AS p (id, title, archived, retention, created_at, created_by, version)
+             VALUES ($1, coalesce($2, ''), coalesce($3, false), coalesce($4, '{}'), $5, $6, $7)
              ON CONFLICT (id) DO UPDATE SET title = coalesce($2, p.title),
                  archived = coalesce($3, p.archived), retention = coalesce($4, p.retention),
                  version = excluded.version",
@@ -70,6 +70,7 @@ impl Projects {
                     &archived,
                     &retention,
                     &recorded_at,
+                    &stored.actor,
                     &as_i64(stored.stream_version),
                 ],
             )
@@ -97,6 +98,7 @@ impl Projection for Projects {
                  archived   boolean NOT NULL,
                  retention  text    NOT NULL,
                  created_at bigint  NOT NULL,  -- microseconds since 1970
+                 created_by text    NOT NULL,
                  version    bigint  NOT NULL
              )",
             self.table

@@ -25,9 +25,9 @@ async fn lists_are_filtered_sorted_and_paged() {
     for (query, expected) in [
         ("", vec!["alpha", "beta", "delta", "epsilon", "gamma"]),
         ("?sort=-name&limit=2", vec!["gamma", "epsilon"]),
-        ("?sort=created", vec!["alpha", "beta", "delta", "gamma", "epsilon"]),
-        ("?sort=-created&limit=1", vec!["epsilon"]),
-        ("?sort=-last_seen&limit=1", vec!["epsilon"]),
+        ("?sort=created_at", vec!["alpha", "beta", "delta", "gamma", "epsilon"]),
+        ("?sort=-created_at&limit=1", vec!["epsilon"]),
+        ("?sort=-last_seen_at&limit=1", vec!["epsilon"]),
         ("?status=online", vec!["epsilon"]),
         ("?status=registered,offline", vec!["alpha", "beta", "delta", "gamma"]),
         ("?status=deleted", vec![]),
@@ -74,7 +74,7 @@ async fn lists_are_filtered_sorted_and_paged() {
         assert_eq!(names(&past), expected, "{query}, from the log");
     }
 
-    for sort in ["name", "-name", "last_seen", "-last_seen", "created", "-created"] {
+    for sort in ["name", "-name", "last_seen_at", "-last_seen_at", "created_at", "-created_at"] {
         let all = world.show(&format!("/api/v1/devices?sort={sort}")).await;
         let mut paged: Vec<String> = Vec::new();
         let mut cursor = String::new();
@@ -178,11 +178,11 @@ async fn the_error_for_a_bad_request_names_the_field_and_the_rule() {
         assert_eq!(response.status, status, "{path}: {}", response.body);
         assert_eq!(response.headers["content-type"], "application/problem+json", "{path}");
         if status == 400 {
-            assert_eq!(response.body["errors"][0]["field"], field, "{path}: {}", response.body);
+            assert_eq!(response.body["errors"][0]["parameter"], field, "{path}: {}", response.body);
         }
     }
     let beyond = world.get("/api/v1/devices?position=999999").await.body;
-    assert_eq!(beyond["errors"][0]["field"], "position", "{beyond}");
+    assert_eq!(beyond["errors"][0]["parameter"], "position", "{beyond}");
     assert!(beyond["detail"].as_str().unwrap().contains('8'), "{beyond}");
     let far = [("muster-min-position", "nope")];
     assert_eq!(world.get_with("/api/v1/devices", &world.admin, &far).await.status, 400);
@@ -221,11 +221,11 @@ async fn one_device_now_and_in_the_past() {
     assert_eq!(now["labels"]["env"], "test");
     assert_eq!(now["os"], "Debian 12");
     assert_eq!(now["version"], 4);
-    assert_eq!(now["epochs"][0]["seq"], 3);
+    assert_eq!(now["epochs"][0]["newest_seq"], 3);
     assert_eq!(now["presence"]["address"], "10.0.0.7");
     assert_eq!(now["config"]["errors"]["k"], "unknown");
-    assert_eq!(now["events"]["reports"], 3);
-    assert!(now["last_seen"].is_string());
+    assert_eq!(now["event_counts"]["report_count"], 3);
+    assert!(now["last_seen_at"].is_string());
 
     // The state after its enrollment, by its id and by its name at that time.
     for path in [format!("{id}"), "robot".to_owned()] {
@@ -249,14 +249,14 @@ async fn one_device_now_and_in_the_past() {
     assert_eq!(names(&world.show("/api/v1/devices?at=2020-01-01T00:00:00Z").await), [""; 0]);
 
     let summary = world.show("/api/v1/fleet/summary").await;
-    assert_eq!(summary["total"], 5);
-    assert_eq!(summary["status"]["online"], 1);
-    assert_eq!(summary["os"]["Debian 12"], 1);
+    assert_eq!(summary["device_count"], 5);
+    assert_eq!(summary["status_counts"]["online"], 1);
+    assert_eq!(summary["os_counts"]["Debian 12"], 1);
 
     let name = "walle".parse().unwrap();
     world.server(device, DeviceDeleted { name }).await;
     assert_eq!(world.get("/api/v1/devices/walle").await.status, 404);
     assert_eq!(world.show(&format!("/api/v1/devices/{id}")).await["status"], "deleted");
     assert_eq!(names(&world.show("/api/v1/devices?status=deleted").await), ["walle"]);
-    assert_eq!(world.show("/api/v1/fleet/summary").await["total"], 4);
+    assert_eq!(world.show("/api/v1/fleet/summary").await["device_count"], 4);
 }

@@ -55,7 +55,7 @@ async fn devices_include_their_newest_metrics() {
     };
     let device = world.wait("/api/v1/devices/robot", cpu(25.0)).await;
     assert_eq!(device["metrics"]["memory_percent"], 41.5);
-    assert!(device["last_seen"].is_string());
+    assert!(device["last_seen_at"].is_string());
     let latest = world.show("/api/v1/devices/robot/metrics/latest").await;
     assert_eq!(latest["points"][0]["fields"]["usage_idle"], 75.0);
     assert_eq!(latest["points"][0]["stale"], false);
@@ -63,8 +63,8 @@ async fn devices_include_their_newest_metrics() {
     assert!(latest["points"][0]["interval_seconds"].is_number(), "{latest}");
     assert_eq!(latest["dropped_value_count"], 0);
     assert!(world.show(&format!("/api/v1/devices/{quiet}")).await["metrics"].is_null());
-    assert_eq!(names(&world.show("/api/v1/devices?sort=-last_seen").await), ["robot", "quiet"]);
-    assert_eq!(names(&world.show("/api/v1/devices?sort=last_seen").await), ["quiet", "robot"]);
+    assert_eq!(names(&world.show("/api/v1/devices?sort=-last_seen_at").await), ["robot", "quiet"]);
+    assert_eq!(names(&world.show("/api/v1/devices?sort=last_seen_at").await), ["quiet", "robot"]);
 
     // A batch that cannot be decoded is skipped; a stream that was lost and created again is
     // followed.

@@ -64,7 +64,7 @@ async fn a_field_can_be_queried_over_time() {
     assert_eq!(together["series"].as_array().unwrap().len(), 1, "{together}");
     assert_eq!(together["series"][0]["tags"], serde_json::json!({}));
     let usual = base.replace("&step=5m", "");
-    assert_eq!(world.show(&usual).await["step"], "5s");
+    assert_eq!(world.show(&usual).await["step_seconds"], 5.0);
     assert_eq!(
         world.show(&base.replace("usage_user", "no%20such'%22%5C")).await["series"],
         serde_json::json!([])

@@ -31,7 +31,7 @@ async fn a_walk_lists_each_device_once_while_devices_report_and_are_renamed() {
         reports.insert(id, 0_u64);
     }
     let mut changes = 0_usize;
-    for sort in ["name", "-name", "last_seen", "-last_seen", "created", "-created"] {
+    for sort in ["name", "-name", "last_seen_at", "-last_seen_at", "created_at", "-created_at"] {
         let mut listed: Vec<String> = Vec::new();
         let mut cursor = String::new();
         // Position that the next page must include, so that every change is visible to it.
@@ -103,7 +103,8 @@ async fn a_walk_lists_each_device_once_while_devices_report_concurrently() {
         count
     };
     let walks = async {
-        for sort in ["name", "-name", "last_seen", "-last_seen", "created", "-created"] {
+        for sort in ["name", "-name", "last_seen_at", "-last_seen_at", "created_at", "-created_at"]
+        {
             for _ in 0..3 {
                 let (mut listed, mut cursor) = (Vec::new(), String::new());
                 loop {
@@ -137,7 +138,7 @@ async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_expires() {
         let items = page["items"].as_array().unwrap();
         items.iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
     };
-    let path = "/api/v1/devices?sort=last_seen&limit=3";
+    let path = "/api/v1/devices?sort=last_seen_at&limit=3";
     let first = world.show(path).await;
     assert_eq!(listed(&first), ["device-0", "device-1", "device-2"]);
     let position = world.report(ids[3], 1, inventory("Debian")).await.to_string();
@@ -151,10 +152,10 @@ async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_expires() {
     assert_eq!((listed(&page), &page["next"]), (vec!["device-6".to_owned()], &Value::Null));
 
     // A cursor is valid only for its order, and not for a point-in-time query.
-    for foreign in ["?sort=-last_seen&limit=3", "?sort=last_seen&limit=3&position=3"] {
+    for foreign in ["?sort=-last_seen_at&limit=3", "?sort=last_seen_at&limit=3&position=3"] {
         let response = world.get(&format!("/api/v1/devices{foreign}&cursor={next}")).await;
         assert_eq!(
-            (response.status, &response.body["errors"][0]["field"]),
+            (response.status, &response.body["errors"][0]["parameter"]),
             (400, &"cursor".into())
         );
     }
@@ -166,7 +167,7 @@ async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_expires() {
     world.show(path).await;
     let response = world.get(&second).await;
     assert_eq!(response.status, 400, "{}", response.body);
-    assert_eq!(response.body["errors"][0]["field"], "cursor", "{}", response.body);
+    assert_eq!(response.body["errors"][0]["parameter"], "cursor", "{}", response.body);
 }
 
 /// A list by `last_seen` with further pages is stored. A token starts a limited number of them;
@@ -183,13 +184,13 @@ async fn the_number_of_stored_lists_that_a_token_starts_is_limited() {
         world.get_with(&format!("/api/v1/devices?{query}"), token, &[]).await
     };
     for _ in 0..100 {
-        assert_eq!(list("sort=last_seen", &viewer).await.status, 200);
+        assert_eq!(list("sort=last_seen_at", &viewer).await.status, 200);
     }
-    let first = list("sort=last_seen&limit=1", &viewer).await;
+    let first = list("sort=last_seen_at&limit=1", &viewer).await;
     assert_eq!(first.status, 200);
     let mut rejected = None;
     for _ in 0..muster_query::DEFAULT_WALKS_PER_MINUTE.get() * 3 {
-        let response = list("sort=-last_seen&limit=1", &viewer).await;
+        let response = list("sort=-last_seen_at&limit=1", &viewer).await;
         if response.status != 200 {
             rejected = Some(response);
             break;
@@ -202,9 +203,9 @@ async fn the_number_of_stored_lists_that_a_token_starts_is_limited() {
     );
     let next = first.body["next"].as_str().unwrap();
     for (query, token) in [
-        (format!("sort=last_seen&limit=1&cursor={next}"), &viewer),
+        (format!("sort=last_seen_at&limit=1&cursor={next}"), &viewer),
         ("sort=name&limit=1".to_owned(), &viewer),
-        ("sort=last_seen&limit=1".to_owned(), &world.admin),
+        ("sort=last_seen_at&limit=1".to_owned(), &world.admin),
     ] {
         // The order of the first list may have been deleted for newer ones: then 400, not 429.
         let response = list(&query, token).await;

@@ -105,7 +105,7 @@ async fn the_server_reports_its_health() {
     let next = page["next"].as_str().unwrap();
     let rest = world.show(&format!("/api/v1/dead-letters?everywhere=true&cursor={next}")).await;
     assert_eq!(rest["items"][0]["subject"], "a");
-    assert_eq!(world.show("/api/v1/dead-letters/1").await["bytes"], "AQID");
+    assert_eq!(world.show("/api/v1/dead-letters/1").await["content_base64"], "AQID");
     let as_auditor = async |path: &str| world.get_with(path, &auditor, &[]).await.status;
     assert_eq!(as_auditor("/api/v1/dead-letters/1").await, 200);
     assert_eq!(as_auditor("/api/v1/dead-letters/3").await, 404);
@@ -118,18 +118,18 @@ async fn the_server_reports_its_health() {
     assert_eq!(head["root"].as_str().unwrap().len(), 64);
     let caught_up = |page: &serde_json::Value| {
         let items = page["items"].as_array().unwrap();
-        items.len() == 7 && items.iter().all(|item| item["lag"] == 0)
+        items.len() == 7 && items.iter().all(|item| item["pending_event_count"] == 0)
     };
     let page = world.wait("/api/v1/projections", caught_up).await;
     assert_eq!(
         names(&page),
         [
-            "devices_v3",
-            "operations_v1",
-            "projects_v2",
+            "devices_v4",
+            "operations_v2",
+            "projects_v3",
             "sessions_v2",
             "timeline_v1",
-            "tokens_v1",
+            "tokens_v2",
             "tree_tiles_v1",
         ]
     );
@@ -142,7 +142,7 @@ async fn the_server_reports_its_health() {
     let far = [("muster-min-position", "999")];
     let response = world.get_with("/api/v1/devices", &world.admin, &far).await;
     assert_eq!(response.status, 412);
-    assert_eq!(response.body["type"], "/problems/precondition-failed");
+    assert_eq!(response.body["type"], "/problems/position-not-in-log");
     assert!(response.body["detail"].as_str().unwrap().contains("999"));
     assert_eq!(world.get("/nowhere").await.status, 404);
     assert_eq!(world.get("/nowhere").await.body["type"], "/problems/not-found");

@@ -23,9 +23,9 @@ pub use inventory::{DeviceInventoryReported, Interface};
 pub use operation::{
     AbortCause, Action, ClosedState, Exec, FileSummary, OperationAborted, OperationPaused,
     OperationRequested, OperationResumed, OutputSummary, PrivatePart, Program, RefusalCause,
-    RunAccepted, RunCancelRequested, RunCanceled, RunClosed, RunDispatched, RunExpired, RunFailed,
-    RunInterrupted, RunRejected, RunReport, RunRequested, RunStarted, RunSucceeded, RunTimedOut,
-    Upload,
+    RequestedTarget, RunAccepted, RunCancelRequested, RunCanceled, RunClosed, RunDispatched,
+    RunExpired, RunFailed, RunInterrupted, RunRejected, RunReport, RunRequested, RunStarted,
+    RunSucceeded, RunTimedOut, Upload,
 };
 pub use project::{
     ProjectArchived, ProjectCreated, ProjectRenamed, ProjectRestored, ProjectRetentionSet,
@@ -223,7 +223,7 @@ events! {
     /// The retention of a project's metrics was set.
     ProjectRetentionSet, 1, Server;
     /// An operation was requested.
-    OperationRequested, 1, Server;
+    OperationRequested, 2, Server;
     /// An operation was paused: no further run starts.
     OperationPaused, 1, Server;
     /// An operation was resumed.

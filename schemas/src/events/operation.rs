@@ -126,13 +126,25 @@ pub struct PrivatePart {
     pub stdin_bytes: u64,
 }
 
+/// The devices that an operation was requested for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestedTarget {
+    /// Ids or names of devices.
+    Devices(Vec<String>),
+    /// A selector.
+    Selector(String),
+    /// Text of version 1: names, ids, or a selector.
+    Text(String),
+}
+
 /// An operation was requested. Stream `operation/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationRequested {
     /// The action.
     pub action: Action,
-    /// The requested devices, as in the request: names, ids, a selector.
-    pub target: String,
+    /// The requested devices, as in the request.
+    pub target: RequestedTarget,
     /// The number of devices.
     pub devices: u64,
     /// The private part.

@@ -32,7 +32,7 @@ pub(super) async fn read_body(request: Request, next: Next) -> Response {
         }
         Err(_) => {
             let rule = format!("did not arrive within {} s", BODY_TIMEOUT.as_secs());
-            Problem::field("body", rule, None).into_response()
+            Problem::field("", rule, None).into_response()
         }
     }
 }

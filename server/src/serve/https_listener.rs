@@ -28,6 +28,7 @@ use super::health::{self, Dependencies};
 use super::install::Installer;
 use super::limits::{self, Limits};
 use super::paths;
+use super::problems;
 use super::prometheus::{self, ProcessMetrics};
 use super::proxies::{self, TrustedProxies};
 use super::tunnel::Tunnel;
@@ -131,7 +132,11 @@ impl HttpsListener {
             .first_request_timeout(INACTIVITY_TIMEOUT);
         let http = server.http_builder();
         http.http1().header_read_timeout(INACTIVITY_TIMEOUT);
-        http.http2().keep_alive_interval(INACTIVITY_TIMEOUT).max_concurrent_streams(100);
+        http.http2()
+            .keep_alive_interval(INACTIVITY_TIMEOUT)
+            .max_concurrent_streams(100)
+            // Larger than what the checks of a request accept, so that the client gets a problem.
+            .max_header_list_size(256 * 1024);
         let server = server.serve(app.into_make_service_with_connect_info::<SocketAddr>());
         Ok(async move { server.await.context("the API stopped") })
     }
@@ -154,6 +159,7 @@ impl HttpsListener {
         if let Some(needs) = self.dependencies.filter(|_| self.limits.is_none()) {
             routes = routes.merge(health::router(needs));
         }
+        routes = routes.merge(problems::router());
         // The document describes the whole API, independent of the roles in this process.
         routes = routes.merge(SwaggerUi::new("/docs").url("/openapi.json", openapi_document()));
         routes = match self.forward {

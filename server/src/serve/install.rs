@@ -109,7 +109,7 @@ async fn script(
     uri: Uri,
 ) -> Result<Response, Problem> {
     let authority = authority(&headers, &uri)
-        .ok_or_else(|| Problem::field("Host", "is not a host and port", None))?;
+        .ok_or_else(|| Problem::header("Host", "is not a host and port", None))?;
     let kind = [(header::CONTENT_TYPE, "text/x-shellscript; charset=utf-8")];
     Ok((kind, installer.script(&authority)).into_response())
 }

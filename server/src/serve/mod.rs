@@ -15,6 +15,7 @@ mod metric_limits;
 mod names;
 mod options;
 mod paths;
+mod problems;
 mod process;
 mod prometheus;
 mod proxies;

@@ -123,7 +123,7 @@ pub(crate) struct TokenLimits {
     /// A process serves at most 1000 for all tokens.
     #[arg(long, env = "MUSTER_STREAMS_PER_TOKEN", default_value = "100", value_name = "N")]
     pub(crate) streams_per_token: NonZeroUsize,
-    /// Role query: maximum multi-page lists by last_seen per minute and token
+    /// Role query: maximum multi-page lists by last_seen_at per minute and token
     ///
     /// Each of them reads and sorts all devices of its project.
     #[arg(long, env = "MUSTER_LIST_WALKS_PER_MINUTE", default_value = "30", value_name = "N")]

@@ -1,16 +1,37 @@
-//! Refuses paths that another program would parse as a different path. Limits and routes depend on
+//! Refuses paths and headers that are too long, and paths that another program would parse as a different path. Limits and routes depend on
 //! the path; a proxy or HTTP client that later resolves dot segments or backslashes would bypass
 //! them.
 
 use axum::extract::Request;
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use muster_api::Problem;
 use muster_api::problem::Kind;
 
-/// Middleware that refuses ambiguous paths.
+/// Maximum length of a path with its query, in bytes.
+const MAX_URI_BYTES: usize = 32 * 1024;
+/// Maximum size of all headers, in bytes.
+const MAX_HEADERS_BYTES: usize = 64 * 1024;
+
+/// Middleware that refuses paths and headers that are too long, and ambiguous paths.
 pub(super) async fn check(request: Request, next: Next) -> Response {
+    let uri_bytes = request.uri().path_and_query().map_or(0, |uri| uri.as_str().len());
+    if uri_bytes > MAX_URI_BYTES {
+        let detail = format!(
+            "the path with its query has {uri_bytes} bytes, more than {MAX_URI_BYTES}: shorten the \
+             selector or the list"
+        );
+        return Problem::new(Kind::UriTooLong, detail).into_response();
+    }
+    let header_bytes =
+        |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+    let headers_bytes: usize = request.headers().iter().map(header_bytes).sum();
+    if headers_bytes > MAX_HEADERS_BYTES {
+        let detail =
+            format!("the headers have {headers_bytes} bytes, more than {MAX_HEADERS_BYTES}");
+        return Problem::new(Kind::HeadersTooLarge, detail).into_response();
+    }
     let path = request.uri().path();
     if path == "*" && request.method() == Method::OPTIONS {
         // RFC 9110 §9.3.7: `OPTIONS *` refers to the server as a whole.

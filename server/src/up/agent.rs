@@ -268,7 +268,7 @@ impl AgentStart<'_> {
 
     async fn enroll(&self, force: bool) -> Result<Device> {
         let mut wish = CreateEnrollmentToken {
-            ttl_seconds: 600,
+            expires_in_seconds: 600,
             ..CreateEnrollmentToken::new("muster up".parse()?)
         };
         let noted = self.folder.path().join("this-device");
@@ -278,7 +278,7 @@ impl AgentStart<'_> {
         }
         let response = self.client.post::<TokenCreated>("/api/v1/enrollment-tokens", &wish).await?;
         let file = self.folder.path().join("enrollment-token");
-        write_private(&file, response.token.as_bytes())?;
+        write_private(&file, response.secret.as_bytes())?;
         let mut args: Vec<&OsStr> =
             ["enroll", "--url", self.client.url(), "--token-file"].map(OsStr::new).to_vec();
         args.push(file.as_os_str());

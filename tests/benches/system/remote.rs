@@ -53,7 +53,7 @@ fn both(taken: &[f64]) -> String {
 }
 
 async fn programs(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
-    let body = json!({"target": {"devices": ["robot"]},
+    let body = json!({"target": {"kind": "devices", "devices": ["robot"]},
         "action": {"kind": "exec", "argv": ["true"]}});
     let mut ours = Vec::new();
     for _ in 0..ROUNDS {
@@ -105,7 +105,7 @@ async fn programs(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
 /// Aborts of runs that the dispatcher started.
 async fn aborts(fleet: &Fleet, report: &mut Report) {
     // With variables, the dispatcher sends the order, instead of the request handler.
-    let body = json!({"target": {"devices": ["robot"]},
+    let body = json!({"target": {"kind": "devices", "devices": ["robot"]},
         "action": {"kind": "exec", "argv": ["sleep", "60"], "env": {"A": "b"}}});
     let mut taken = Vec::new();
     for _ in 0..ABORTS {
@@ -113,7 +113,7 @@ async fn aborts(fleet: &Fleet, report: &mut Report) {
         let path = format!("/api/v1/operations/{}", made["id"].as_str().unwrap());
         wait::until("the program to run", Duration::from_secs(60), || async {
             let (_, operation) = fleet.api.send(Method::GET, &path, None).await;
-            (operation["runs"] == json!({"running": 1})).then_some(())
+            (operation["run_counts"] == json!({"running": 1})).then_some(())
         })
         .await;
         let aborted_at = Instant::now();
@@ -122,7 +122,7 @@ async fn aborts(fleet: &Fleet, report: &mut Report) {
         let output = format!("{path}/runs/robot/output?follow=true");
         fleet.api.send(Method::GET, &output, None).await;
         taken.push(ms(aborted_at));
-        assert_eq!(fleet.api.get(&path).await["runs"], json!({"canceled": 1}));
+        assert_eq!(fleet.api.get(&path).await["run_counts"], json!({"canceled": 1}));
     }
     let is_met = percentile(taken.clone(), 0.99) <= MAX_ABORT_MS;
     report.add(Row {

@@ -205,22 +205,22 @@ async fn command(report: &mut Report, fleet: &Fleet) {
     };
     let before = memory();
     let started_at = Instant::now();
-    let body = json!({"target": {"selector": "!none"}, "at_once": 1000,
+    let body = json!({"target": {"kind": "selector", "selector": "!none"}, "max_concurrent_devices": 1000,
         "action": {"kind": "exec", "argv": ["true"]}});
     let operation = fleet.api.post("/api/v1/operations", &body).await;
     let accepted = started_at.elapsed().as_secs_f64();
-    assert_eq!(operation["devices"].as_u64(), Some(count), "{operation}");
+    assert_eq!(operation["device_count"].as_u64(), Some(count), "{operation}");
     let path = format!("/api/v1/operations/{}", operation["id"].as_str().unwrap());
     let (mut most, mut half) = (before, None);
     loop {
         let (status, found) = fleet.api.send(reqwest::Method::GET, &path, None).await;
-        let finished = found["finished"].as_u64().unwrap_or(0);
+        let finished = found["finished_count"].as_u64().unwrap_or(0);
         if finished >= count / 2 {
             half.get_or_insert(started_at.elapsed().as_secs_f64());
         }
         most = most.max(memory());
         if status == 200 && found["status"] == "finished" {
-            assert_eq!(found["runs"]["succeeded"].as_u64(), Some(count), "{found}");
+            assert_eq!(found["run_counts"]["succeeded"].as_u64(), Some(count), "{found}");
             break;
         }
         assert!(started_at.elapsed() < WAIT_TIMEOUT, "{found}");

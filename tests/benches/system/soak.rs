@@ -161,10 +161,10 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
         // Two agents of one machine have similar identity hints, unless the token is for one
         // device.
         let device = system.api.post("/api/v1/devices", &json!({"name": agent.name})).await;
-        let body = json!({"name": agent.name, "uses": 1, "device": device["id"]});
+        let body = json!({"name": agent.name, "max_uses": 1, "device": device["id"]});
         let token = system.api.post("/api/v1/enrollment-tokens", &body).await;
         let url = format!("https://10.200.{number}.1:{port}");
-        agent.enroll(&url, token["token"].as_str().unwrap());
+        agent.enroll(&url, token["secret"].as_str().unwrap());
         agent.start();
     }
     let options = FleetOptions {

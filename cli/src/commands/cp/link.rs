@@ -84,7 +84,7 @@ impl Session {
         path: &str,
         write: bool,
     ) -> Result<Self, CopyError> {
-        let query = [("path", path.to_owned()), ("write", write.to_string())];
+        let query = [("path", path.to_owned()), ("writable", write.to_string())];
         let socket = client.socket(&files(device), &query).await?;
         let (ours, theirs) = tokio::io::duplex(BUFFER_BYTES);
         let lost = CancellationToken::new();

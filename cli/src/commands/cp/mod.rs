@@ -98,7 +98,7 @@ pub(crate) struct SftpArgs {
 
 pub(crate) async fn sftp(connection: Connection, args: SftpArgs) -> Result<()> {
     let client = connection.client()?;
-    let query = [("path", args.path), ("write", (!args.read_only).to_string())];
+    let query = [("path", args.path), ("writable", (!args.read_only).to_string())];
     let path = files(&one_device(&client, args.device).await?);
     let socket = args.wait.until_online(async || client.socket(&path, &query).await).await?;
     transfer(socket, tokio::io::stdin(), tokio::io::stdout()).await?;

@@ -7,7 +7,7 @@ mod write;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use muster_api_types::devices::{
-    AcceptDevice, DeviceSummary, KeepOut, RegisterDevice, RotateKey, SetConfig,
+    AcceptDevice, DeviceSummary, RegisterDevice, RejectDevice, RevokeDevice, RotateKey, SetConfig,
 };
 use muster_api_types::metrics::SummaryMetric;
 use muster_client::{Client, Received};
@@ -152,7 +152,7 @@ pub(crate) struct ListArgs {
     /// List only devices whose name, host name or labels contain this text
     #[arg(long)]
     search: Option<String>,
-    /// Sort by name, last_seen or created; a leading - reverses the order
+    /// Sort by name, last_seen_at or created_at; a leading - reverses the order
     #[arg(long, allow_hyphen_values = true)]
     sort: Option<String>,
 }
@@ -178,13 +178,13 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
                 .await
         }
         DeviceCommand::Reject { device, reason, selected, confirm } => {
-            let body = KeepOut { reason };
+            let body = RejectDevice { reason };
             let ask = Some((confirm, "reject"));
             write::post_each(&client()?, &selected.target_alone(device)?, ask, REJECT, &body, json)
                 .await
         }
         DeviceCommand::Revoke { device, reason, selected, confirm } => {
-            let body = KeepOut { reason };
+            let body = RevokeDevice { reason };
             let ask = Some((confirm, "revoke"));
             write::post_each(&client()?, &selected.target_alone(device)?, ask, REVOKE, &body, json)
                 .await
@@ -248,7 +248,7 @@ pub(crate) fn print_devices(devices: &[Received<DeviceSummary>]) {
             vec![
                 optional(device.name.as_ref()),
                 text(&device.status),
-                device.last_seen.map(ago).unwrap_or_default(),
+                device.last_seen_at.map(ago).unwrap_or_default(),
                 value(metrics.cpu_percent, SummaryMetric::Cpu),
                 value(metrics.memory_percent, SummaryMetric::Memory),
                 value(metrics.disk_percent, SummaryMetric::Disk),

@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use muster_api_types::operations::{ActionRequest, RequestOperation};
+use muster_api_types::actions::{
+    Action, DiagnosticsAction, LogLevelAction, RebootAction, RestartAgentAction,
+};
+use muster_api_types::operations::RequestOperation;
 
-use crate::commands::confirm::{Action, Confirm};
+use crate::commands::confirm::{self, Confirm};
 use crate::commands::exec::Limits;
 use crate::commands::operation::{self, RequestedOperation};
 use crate::commands::target::Selected;
@@ -63,13 +66,16 @@ pub(crate) async fn run(connection: Connection, command: RequestCommand) -> Resu
         RequestCommand::Diagnostics { .. } | RequestCommand::LogLevel { .. } => None,
     };
     let (action, common, archive) = match command {
-        RequestCommand::RestartAgent(common) => (ActionRequest::RestartAgent {}, common, None),
-        RequestCommand::Reboot(common) => (ActionRequest::Reboot {}, common, None),
+        RequestCommand::RestartAgent(common) => {
+            (Action::RestartAgent(RestartAgentAction {}), common, None)
+        }
+        RequestCommand::Reboot(common) => (Action::Reboot(RebootAction {}), common, None),
         RequestCommand::Diagnostics { common, output } => {
-            (ActionRequest::Diagnostics {}, common, Some(output))
+            (Action::Diagnostics(DiagnosticsAction {}), common, Some(output))
         }
         RequestCommand::LogLevel { level, common, seconds } => {
-            (ActionRequest::LogLevel { level, seconds }, common, None)
+            let change = LogLevelAction { level, duration_seconds: seconds };
+            (Action::LogLevel(change), common, None)
         }
     };
     let target = common.selected.target_alone(common.device)?;
@@ -77,7 +83,7 @@ pub(crate) async fn run(connection: Connection, command: RequestCommand) -> Resu
     match verb {
         Some(verb) if !common.confirm.is_given() => {
             let names = target.names(&client).await?;
-            common.confirm.confirm(&Action { verb, noun: "device", names: &names })?;
+            common.confirm.confirm(&confirm::Action { verb, noun: "device", names: &names })?;
         }
         Some(_) => {}
         None => common.confirm.confirm_many(&client, "send this request to", &target).await?,

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use muster_api_types::devices::{Config, DeviceDetail, Epoch, Flags, Presence};
+use muster_api_types::inventory::{Interface, Inventory};
 use muster_api_types::metrics::SummaryMetric;
 use muster_client::{Client, Received, segment};
-use muster_schemas::events::{DeviceInventoryReported, Interface};
 use muster_schemas::names::ConfigValue;
 use muster_schemas::{ConfigVersion, Timestamp};
 use serde::Serialize;
@@ -87,7 +87,7 @@ fn print(found: &DeviceDetail) {
     let presence = found.presence.as_ref();
     let enrollment = found.enrollment.as_ref();
     let interfaces: Vec<String> = inventory.interfaces.iter().map(interface).collect();
-    let skew = metrics.clock_skew_us.map(seconds);
+    let skew = metrics.clock_skew_seconds.map(|skew| format!("{skew:+.3} s"));
     let memory = [
         value(metrics.memory_percent, SummaryMetric::Memory),
         optional(inventory.memory_bytes.map(of_bytes)),
@@ -96,7 +96,7 @@ fn print(found: &DeviceDetail) {
         ("name", optional(summary.name.as_ref())),
         ("id", text(summary.id)),
         ("status", join([text(&summary.status), optional(presence.map(since))])),
-        ("last seen", optional(summary.last_seen.map(with_age))),
+        ("last seen", optional(summary.last_seen_at.map(with_age))),
         ("labels", pairs(&summary.labels)),
         ("cpu", value(metrics.cpu_percent, SummaryMetric::Cpu)),
         ("memory", join(memory)),
@@ -107,7 +107,7 @@ fn print(found: &DeviceDetail) {
         ("kernel", join([&inventory.kernel, &inventory.arch].map(|it| optional(it.as_ref())))),
         ("processor", processor(&inventory)),
         ("hardware", hardware(&inventory)),
-        ("booted", optional(inventory.boot_time.map(with_age))),
+        ("booted", optional(inventory.booted_at.map(with_age))),
         ("interfaces", interfaces.join("\n")),
         ("address", optional(presence.and_then(|presence| presence.address.as_ref()))),
         ("docker", optional(inventory.docker_version.as_ref())),
@@ -117,7 +117,7 @@ fn print(found: &DeviceDetail) {
         ("enrolled", optional(enrollment.map(|it| it.enrolled_at))),
         ("key", optional(enrollment.map(|it| it.fingerprint))),
         ("epochs", found.epochs.iter().map(epoch).collect::<Vec<_>>().join("\n")),
-        ("odd", anomalies(&found.flags)),
+        ("anomalies", anomalies(&found.flags)),
         ("config", versions(&found.config)),
     ]);
     print_config(&found.config);
@@ -128,12 +128,12 @@ fn join<const N: usize>(parts: [String; N]) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-fn processor(inventory: &DeviceInventoryReported) -> String {
+fn processor(inventory: &Inventory) -> String {
     let cores = inventory.cpu_cores.map(|cores| format!("× {cores}"));
     join([optional(inventory.cpu_model.as_ref()), optional(cores)])
 }
 
-fn hardware(inventory: &DeviceInventoryReported) -> String {
+fn hardware(inventory: &Inventory) -> String {
     let parts = [
         &inventory.hardware_vendor,
         &inventory.hardware_model,
@@ -172,8 +172,8 @@ fn print_config(config: &Config) {
 }
 
 fn epoch(epoch: &Epoch) -> String {
-    let Epoch { epoch, cause, since, seq } = epoch;
-    format!("{epoch}  {} {since}  {seq} events", text(cause))
+    let Epoch { epoch, cause, started_at, newest_seq } = epoch;
+    format!("{epoch}  {} {started_at}  {newest_seq} events", text(cause))
 }
 
 /// Formats the unexpected states of a device, one per line; empty if there are none.
@@ -182,16 +182,24 @@ fn anomalies(flags: &Flags) -> String {
         (count > 0).then(|| format!("{name}: {count}  {description}"))
     };
     let last_loss = flags.last_loss.as_ref().map(|loss| {
-        let count = loss.count.map_or("some".to_owned(), |count| count.to_string());
+        let count = loss.missing_count.map_or("some".to_owned(), |count| count.to_string());
         format!("last loss: {count} events of epoch {}, {}", loss.epoch, text(&loss.cause))
     });
     [
-        counted("forks", flags.forks, "its history has branches: a cloned card, a restored image"),
-        counted("losses", flags.losses, "lost parts of its history"),
+        counted(
+            "forks",
+            flags.fork_count,
+            "its history has branches: a cloned card, a restored image",
+        ),
+        counted("losses", flags.loss_count, "lost parts of its history"),
         last_loss,
-        counted("unreadable", flags.unreadable, "events that could not be read"),
-        counted("odd_times", flags.odd_times, "events with an impossible time"),
-        flags.odd_clock.then(|| "odd_clock  its clock is wrong".to_owned()),
+        counted("unreadable", flags.unreadable_count, "events that could not be read"),
+        counted(
+            "implausible times",
+            flags.implausible_time_count,
+            "events with an impossible time",
+        ),
+        flags.clock_implausible.then(|| "its clock is wrong".to_owned()),
     ]
     .into_iter()
     .flatten()
@@ -204,17 +212,12 @@ fn with_age(time: Timestamp) -> String {
 }
 
 fn since(presence: &Presence) -> String {
-    format!("since {}", presence.since)
+    format!("since {}", presence.changed_at)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rounded number is printed")]
 fn of_bytes(bytes: u64) -> String {
     format!("of {:.1} GiB", bytes as f64 / f64::from(1 << 30))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a rounded number is printed")]
-fn seconds(micros: i64) -> String {
-    format!("{:+.3} s", micros as f64 / 1e6)
 }
 
 #[cfg(test)]
@@ -228,19 +231,19 @@ mod tests {
     fn only_anomalies_are_printed() {
         assert_eq!(anomalies(&Flags::default()), "");
         let odd = Flags {
-            forks: 2,
-            losses: 1,
-            odd_clock: true,
+            fork_count: 2,
+            loss_count: 1,
+            clock_implausible: true,
             last_loss: Some(Loss {
                 cause: LossCause::OutboxFull.into(),
                 epoch: muster_schemas::Epoch(3),
-                count: None,
-                said_at: Timestamp(0),
+                missing_count: None,
+                reported_at: Timestamp(0),
             }),
             ..Flags::default()
         };
         let text = anomalies(&odd);
-        for part in ["forks: 2", "losses: 1", "epoch 3", "outbox_full", "odd_clock"] {
+        for part in ["forks: 2", "losses: 1", "epoch 3", "outbox_full", "clock is wrong"] {
             assert!(text.contains(part), "{part} is missing: {text}");
         }
     }

@@ -82,7 +82,7 @@ fn database_problems_are_distinguished() {
     );
     let stopped = ReadModel { failure: Some("x".to_owned()), ..model(table, 0, 0) };
     assert_eq!(judge(Examination { read_models: vec![stopped], ..healthy() }), ["read models"]);
-    for table in muster_query::PROJECTIONS.into_iter().chain(["dispatch_v1"]) {
+    for table in muster_query::PROJECTIONS.into_iter().chain(["dispatch_v2"]) {
         let with = |age| Examination { read_models: vec![model(table, 1, age)], ..healthy() };
         assert_eq!(judge(with(10)), [""; 0], "{table}");
         assert_eq!(judge(with(20)), ["read models"], "{table}");

@@ -9,17 +9,16 @@ use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use muster_api_types::devices::{DeviceDetail, Status};
 use muster_api_types::operations::{OperationDetail, OperationStatus};
-use muster_api_types::runs::RunView;
+use muster_api_types::runs::{OutputSummary, Run};
 use muster_api_types::{Page, WriteResult};
 use muster_client::{Client, Received, segment};
-use muster_schemas::events::OutputSummary;
 use muster_schemas::{Position, RunState};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::api::{device_of, path};
+use super::api::path;
 use super::requested::RequestedOperation;
-use super::show::{states, summary};
+use super::show::{statuses, summary};
 use crate::exit::{Exited, UsageError};
 use crate::output::{self, line, note, optional, text};
 use crate::terminal_modes::Contained;
@@ -48,7 +47,7 @@ impl Stream {
         }
     }
 
-    const fn of(self, run: &RunView) -> Option<&OutputSummary> {
+    const fn of(self, run: &Run) -> Option<&OutputSummary> {
         match self {
             Self::Stdout => run.stdout.as_ref(),
             Self::Stderr => run.stderr.as_ref(),
@@ -56,8 +55,8 @@ impl Stream {
     }
 
     /// Returns the number of bytes that were written, if it is more than this.
-    fn missing(self, run: &RunView, shown: u64) -> Option<u64> {
-        self.of(run).map(|output| output.bytes).filter(|bytes| *bytes > shown)
+    fn missing(self, run: &Run, shown: u64) -> Option<u64> {
+        self.of(run).map(|output| output.size_bytes).filter(|bytes| *bytes > shown)
     }
 }
 
@@ -116,9 +115,9 @@ pub(crate) async fn wait_or_abort(
 
 /// Returns the only device of an operation.
 pub(super) async fn only_device(client: &Client, id: &str) -> Result<String> {
-    let (runs, _) = client.first::<RunView>(&format!("{}/runs", path(id)), &[], 2).await?;
+    let (runs, _) = client.first::<Run>(&format!("{}/runs", path(id)), &[], 2).await?;
     match runs.as_slice() {
-        [run] => Ok(text(run.device)),
+        [run] => Ok(text(run.device.id)),
         _ => {
             let message = format!(
                 "the operation is for several devices; name one: muster operation runs {id}"
@@ -129,7 +128,7 @@ pub(super) async fn only_device(client: &Client, id: &str) -> Result<String> {
 }
 
 /// Reports output of a program that was not printed.
-pub(super) fn report_missing(run: &RunView, stream: Stream, shown: u64) {
+pub(super) fn report_missing(run: &Run, stream: Stream, shown: u64) {
     if let Some(bytes) = stream.missing(run, shown) {
         note(format!(
             "warning: {} is truncated: {bytes} bytes were written, {shown} are shown",
@@ -229,11 +228,11 @@ async fn wait_for_end(
     client: &Client,
     operation: &RequestedOperation,
     device: &str,
-) -> Result<Received<RunView>> {
+) -> Result<Received<Run>> {
     let path = format!("{}/runs/{}", path(&operation.id), segment(device));
     loop {
-        let run: Received<RunView> = get_with_retry(client, &path, &[], operation.position).await?;
-        if run.state.known().is_none_or(|state| state.is_final()) {
+        let run: Received<Run> = get_with_retry(client, &path, &[], operation.position).await?;
+        if run.status.known().is_none_or(|state| state.is_final()) {
             return Ok(run);
         }
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -241,18 +240,18 @@ async fn wait_for_end(
 }
 
 /// Returns the first run of an operation.
-async fn first_run(client: &Client, operation: &RequestedOperation) -> Result<RunView> {
+async fn first_run(client: &Client, operation: &RequestedOperation) -> Result<Run> {
     let runs = format!("{}/runs", path(&operation.id));
     let query = [("limit", "1".to_owned())];
-    let found: Received<Page<RunView>> =
+    let found: Received<Page<Run>> =
         get_with_retry(client, &runs, &query, operation.position).await?;
     found.into_content().items.pop().context("the operation has no run")
 }
 
 async fn one(client: &Client, operation: &RequestedOperation, json: bool) -> Result<()> {
     let run = first_run(client, operation).await?;
-    let device = text(run.device);
-    if !json && run.state == RunState::Requested {
+    let device = text(run.device.id);
+    if !json && run.status == RunState::Requested {
         report_if_offline(client, &device).await;
     }
     let source = |stream| Source {
@@ -311,7 +310,7 @@ pub(crate) async fn collect(client: &Client, operation: &RequestedOperation) -> 
     if output.is_truncated || stream.missing(&run, shown).is_some() {
         bail!(
             "the output of {} is truncated: {shown} bytes were received, at most {} are accepted",
-            device_of(&run),
+            text(&run.device),
             MAX_JSON_BYTES
         );
     }
@@ -328,9 +327,9 @@ async fn explain_waiting(
     let mut explained = String::new();
     loop {
         tokio::time::sleep(EXPLAIN_INTERVAL).await;
-        let Ok(run) = client.get::<RunView>(&path, &[]).await else { continue };
+        let Ok(run) = client.get::<Run>(&path, &[]).await else { continue };
         let waits = [RunState::Requested, RunState::Dispatched, RunState::Accepted];
-        if waits.iter().any(|state| run.state == *state) {
+        if waits.iter().any(|state| run.status == *state) {
             let text = optional(run.explanation.as_ref());
             if text != explained {
                 note(format!("waiting: {text}"));
@@ -345,7 +344,7 @@ async fn report_if_offline(client: &Client, device: &str) {
     let path = format!("/api/v1/devices/{}", segment(device));
     let Ok(device) = client.get::<DeviceDetail>(&path, &[]).await else { return };
     if device.summary.status == Status::Offline {
-        let since = device.summary.last_seen.map(|at| format!(" since {at}"));
+        let since = device.summary.last_seen_at.map(|at| format!(" since {at}"));
         note(format!(
             "{} is offline{}; it receives the operation when it reconnects. Ctrl-C aborts the \
              operation",
@@ -356,15 +355,15 @@ async fn report_if_offline(client: &Client, device: &str) {
 }
 
 /// Returns the program's exit code; any other end of the run is reported.
-fn outcome(run: &RunView, is_verbose: bool) -> Result<()> {
+fn outcome(run: &Run, is_verbose: bool) -> Result<()> {
     let exit = run.exit_code.and_then(|code| u8::try_from(code & 0xff).ok());
-    match (run.state.known(), exit) {
+    match (run.status.known(), exit) {
         (Some(RunState::Succeeded), _) => Ok(()),
         (Some(RunState::Failed), Some(code)) if code != 0 => Err(Exited(code).into()),
         (state, _) => {
             if is_verbose {
                 let explanation = optional(run.explanation.as_ref());
-                note(format!("{}: {}. {explanation}", device_of(run), run.state));
+                note(format!("{}: {}. {explanation}", text(&run.device), run.status));
             }
             let signal = run.signal.and_then(|signal| u8::try_from(signal).ok());
             let code = match (state, signal) {
@@ -391,8 +390,8 @@ async fn many(client: &Client, operation: &RequestedOperation, json: bool) -> Re
     let found = loop {
         let found: Received<OperationDetail> =
             get_with_retry(client, &path(&operation.id), &[], operation.position).await?;
-        bar.set_position(found.operation.finished);
-        bar.set_message(states(&found.operation.runs));
+        bar.set_position(found.operation.finished_count);
+        bar.set_message(statuses(&found.operation.run_counts));
         if is_over(&found) {
             break found;
         }
@@ -410,20 +409,25 @@ async fn many(client: &Client, operation: &RequestedOperation, json: bool) -> Re
                 operation.id
             ));
         }
-        line(format!("{}: {}", text(&found.operation.status), states(&found.operation.runs)));
+        line(format!(
+            "{}: {}",
+            text(&found.operation.status),
+            statuses(&found.operation.run_counts)
+        ));
         summary(&found);
     }
-    let succeeded = found.operation.runs.get(RunState::Succeeded.as_str()).copied().unwrap_or(0);
+    let succeeded =
+        found.operation.run_counts.get(RunState::Succeeded.as_str()).copied().unwrap_or(0);
     if succeeded == operation.devices { Ok(()) } else { Err(Exited(1).into()) }
 }
 
 /// Prints the output of each device, under its name.
 async fn outputs(client: &Client, operation: &RequestedOperation) -> Result<()> {
-    for run in client.list::<RunView>(&format!("{}/runs", path(&operation.id)), &[]).await? {
-        let device = text(run.device);
-        line(format!("── {} ({})", device_of(&run), text(&run.state)));
+    for run in client.list::<Run>(&format!("{}/runs", path(&operation.id)), &[]).await? {
+        let device = text(run.device.id);
+        line(format!("── {} ({})", text(&run.device), text(&run.status)));
         for stream in [Stream::Stdout, Stream::Stderr] {
-            if stream.of(&run).is_some_and(|output| output.kept > 0) {
+            if stream.of(&run).is_some_and(|output| output.stored_bytes > 0) {
                 let source = Source { id: &operation.id, device: &device, stream, position: None };
                 let stdout = std::io::stdout();
                 let shown = if stdout.is_terminal() {

@@ -9,15 +9,15 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use muster_api_types::WriteResult;
 use muster_api_types::operations::OperationDetail;
-use muster_api_types::runs::RunView;
+use muster_api_types::runs::Run;
 use muster_client::{Client, segment};
 
 use super::confirm::{Action, Confirm};
 use super::target::{filter_device, one_device};
 use crate::connection::Connection;
-use crate::output::{self, line};
+use crate::output::{self, line, text};
 
-use api::{OPERATIONS, device_of, path};
+use api::{OPERATIONS, path};
 use follow::Stream;
 pub(crate) use follow::{collect, follow, get_with_retry, is_over, wait_or_abort};
 pub(crate) use requested::RequestedOperation;
@@ -45,9 +45,9 @@ pub(crate) enum OperationCommand {
     Runs {
         /// Id of the operation
         id: String,
-        /// List only runs in these states, such as failed,timed_out
+        /// List only runs with these statuses, such as failed,timed_out
         #[arg(long)]
-        state: Option<String>,
+        status: Option<String>,
     },
     /// Print the output of a run; of a running one, live
     Output(OutputArgs),
@@ -113,7 +113,7 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
             show::list(&client, device, (!all).then_some(limit), json).await
         }
         OperationCommand::Show { id } => show::one(&client, &id, json).await,
-        OperationCommand::Runs { id, state } => show::runs(&client, &id, state, json).await,
+        OperationCommand::Runs { id, status } => show::runs(&client, &id, status, json).await,
         OperationCommand::Explain { id, device } => {
             let device = filter_device(&client, device).await?;
             show::explain(&client, &id, device, json).await
@@ -128,13 +128,13 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
             let mut stdout = std::io::stdout();
             let shown = follow::copy(&client, &source, !args.no_follow, &mut stdout).await?;
             let run = format!("{}/runs/{}", path(&args.id), segment(&device));
-            follow::report_missing(&*client.get::<RunView>(&run, &[]).await?, stream, shown);
+            follow::report_missing(&*client.get::<Run>(&run, &[]).await?, stream, shown);
             Ok(())
         }
         OperationCommand::Wait { id } => {
             let found = client.get::<OperationDetail>(&path(&id), &[]).await?;
             let requested =
-                RequestedOperation { id, devices: found.operation.devices, position: None };
+                RequestedOperation { id, devices: found.operation.device_count, position: None };
             follow(&client, &requested, json).await
         }
         OperationCommand::Pause { id } => change(&client, &id, "pause", "paused", json).await,
@@ -156,9 +156,9 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
 
 /// Lists the devices with running programs, which an abort interrupts.
 async fn confirm_abort(client: &Client, id: &str, confirm: Confirm) -> Result<()> {
-    let query = [("state", "dispatched,accepted,running".to_owned())];
-    let runs = client.list::<RunView>(&format!("{}/runs", path(id)), &query).await?;
-    let names: Vec<String> = runs.iter().map(|run| device_of(run)).collect();
+    let query = [("status", "dispatched,accepted,running".to_owned())];
+    let runs = client.list::<Run>(&format!("{}/runs", path(id)), &query).await?;
+    let names: Vec<String> = runs.iter().map(|run| text(&run.device)).collect();
     if names.is_empty() {
         return confirm.confirm_one("abort", "operation", id);
     }

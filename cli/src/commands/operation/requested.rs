@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use muster_api_types::devices::DeviceDetail;
-use muster_api_types::operations::{OperationRequestedResult, RequestOperation};
+use muster_api_types::operations::{OperationRequestedResult, RequestOperation, Target};
 use muster_client::RequestError;
 use muster_client::{Client, segment};
 use muster_schemas::Position;
@@ -32,7 +32,7 @@ impl RequestedOperation {
         note_without_fresh_value(&made.without_fresh_value);
         Ok(Self {
             id: made.id.to_string(),
-            devices: made.devices,
+            devices: made.device_count,
             position: Some(made.result.position),
         })
     }
@@ -40,7 +40,7 @@ impl RequestedOperation {
     /// Prints the operation's id, and hints for further commands.
     pub(crate) fn print(&self, json: bool) -> Result<()> {
         if json {
-            return output::json(&json!({"id": self.id, "devices": self.devices}));
+            return output::json(&json!({"id": self.id, "device_count": self.devices}));
         }
         line(&self.id);
         output::note(format!("for {} devices; muster operation show {}", self.devices, self.id));
@@ -58,7 +58,10 @@ async fn map_unknown_device(
         error.downcast_ref::<RequestError>(),
         Some(RequestError::Problem { status: 400, .. })
     );
-    let names = request.target.devices.as_deref().filter(|_| is_invalid).unwrap_or_default();
+    let names = match &request.target {
+        Target::Devices(target) if is_invalid => target.devices.as_slice(),
+        _ => &[],
+    };
     for name in names {
         let path = format!("/api/v1/devices/{}", segment(name));
         match client.get::<DeviceDetail>(&path, &[]).await {

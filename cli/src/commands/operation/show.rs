@@ -4,27 +4,32 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use muster_api_types::Open;
-use muster_api_types::operations::{OperationDetail, OperationView};
-use muster_api_types::runs::RunView;
+use muster_api_types::actions::Action;
+use muster_api_types::operations::{Operation, OperationDetail, Target};
+use muster_api_types::runs::Run;
 use muster_client::{Client, List, Received, segment};
-use muster_schemas::events::{Action, Exec, Program};
 use serde_json::json;
 
-use super::api::{OPERATIONS, device_of, path};
+use super::api::{OPERATIONS, path};
 use crate::commands::newest;
 use crate::output::{self, ago, facts, line, note, optional, table, text};
 
 /// Describes the action in one line.
 pub(super) fn action(action: &Open<Action>) -> String {
     match action.known() {
-        Some(Action::Exec(Exec { program: Program::Argv(argv), .. })) => {
-            argv.iter().map(|word| quoted(&text(word))).collect::<Vec<_>>().join(" ")
+        Some(Action::Exec(exec)) => {
+            exec.argv.iter().map(|word| quoted(&text(word))).collect::<Vec<_>>().join(" ")
         }
-        Some(Action::Exec(Exec { program: Program::Shell(line), .. })) => text(line),
+        Some(Action::Shell(shell)) => text(&shell.command),
         Some(Action::Upload(upload)) => format!("upload {}", quoted(&text(&upload.path))),
-        Some(Action::LogLevel { level, .. }) => format!("log level {}", text(level)),
+        Some(Action::LogLevel(change)) => format!("log level {}", text(&change.level)),
         _ => text(action).replace('_', " "),
     }
+}
+
+/// Describes the requested devices in one line.
+fn target(target: &Open<Target>) -> String {
+    target.known().map_or_else(|| text(target), text)
 }
 
 fn quoted(word: &str) -> String {
@@ -37,8 +42,8 @@ fn quoted(word: &str) -> String {
 }
 
 /// Formats the counts, such as `3 running, 10 succeeded`.
-pub(super) fn states(runs: &BTreeMap<String, u64>) -> String {
-    runs.iter().map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
+pub(super) fn statuses(runs: &BTreeMap<String, u64>) -> String {
+    runs.iter().map(|(status, count)| format!("{count} {status}")).collect::<Vec<_>>().join(", ")
 }
 
 fn truncate(text: &str, width: usize) -> String {
@@ -56,17 +61,17 @@ pub(super) async fn list(
     json: bool,
 ) -> Result<()> {
     let query: Vec<_> = device.map(|device| ("device", device)).into_iter().collect();
-    let items: List<OperationView> = newest(client, OPERATIONS, &query, limit, json).await?;
+    let items: List<Operation> = newest(client, OPERATIONS, &query, limit, json).await?;
     if json {
         return output::json(&items);
     }
     let rows = items.iter().map(|one| {
         vec![
             text(one.id),
-            ago(one.requested_at),
+            ago(one.created_at),
             text(&one.status),
-            states(&one.runs),
-            truncate(&text(&one.target), 30),
+            statuses(&one.run_counts),
+            truncate(&target(&one.target), 30),
             truncate(&action(&one.action), 50),
         ]
     });
@@ -86,21 +91,30 @@ pub(super) async fn one(client: &Client, id: &str, json: bool) -> Result<()> {
     let one = &found.operation;
     let (user, cwd) = match one.action.known() {
         Some(Action::Exec(exec)) => (exec.user.as_ref(), exec.cwd.as_ref()),
+        Some(Action::Shell(shell)) => (shell.user.as_ref(), shell.cwd.as_ref()),
         _ => (None, None),
     };
-    let stop = one.stop_after.map(|n| format!("{n} that did not succeed"));
+    let stop = one.max_failures.map(|n| format!("{n} that did not succeed"));
     facts(&[
         ("id", text(one.id)),
         ("status", text(&one.status)),
         ("action", action(&one.action)),
         ("user", optional(user)),
         ("folder", optional(cwd)),
-        ("target", text(&one.target)),
-        ("requested by", text(&one.actor)),
-        ("requested at", text(one.requested_at)),
+        ("target", target(&one.target)),
+        ("requested by", text(&one.created_by)),
+        ("requested at", text(one.created_at)),
         ("expires at", text(one.expires_at)),
-        ("runs", format!("{} of {} ended: {}", one.finished, one.devices, states(&one.runs))),
-        ("concurrency", text(one.at_once)),
+        (
+            "runs",
+            format!(
+                "{} of {} ended: {}",
+                one.finished_count,
+                one.device_count,
+                statuses(&one.run_counts)
+            ),
+        ),
+        ("concurrency", text(one.max_concurrent_devices)),
         ("stops after", stop.unwrap_or_default()),
     ]);
     summary(&found);
@@ -114,37 +128,38 @@ pub(super) fn summary(found: &OperationDetail) {
         line("");
         let rows = failures.iter().map(|one| {
             let devices: Vec<String> = one.devices.iter().map(text).collect();
-            let more = one.count > devices.len() as u64;
+            let more = one.run_count > devices.len() as u64;
             let devices = devices.join(", ") + if more { ", …" } else { "" };
-            vec![text(one.count), text(&one.reason), devices]
+            vec![text(one.run_count), text(&one.reason), devices]
         });
         table(&["runs", "did not succeed", "devices"], rows.collect(), "");
     }
-    let slowest = &found.slowest;
-    if found.operation.devices > 1 && !slowest.is_empty() {
+    let slowest = &found.slowest_runs;
+    if found.operation.device_count > 1 && !slowest.is_empty() {
         line("");
-        let rows = slowest.iter().map(|one| vec![text(&one.device), duration(one.duration_ms)]);
+        let rows =
+            slowest.iter().map(|one| vec![text(&one.device), duration(one.duration_seconds)]);
         table(&["slowest", "took"], rows.collect(), "");
     }
 }
 
-/// Formats milliseconds.
-pub(super) fn duration(millis: u64) -> String {
-    match millis {
-        ms @ 0..=999 => format!("{ms} ms"),
-        ms @ 1_000..=119_999 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
-        ms => format!("{} min", ms / 60_000),
+/// Formats a number of seconds.
+pub(super) fn duration(seconds: f64) -> String {
+    match seconds {
+        seconds if seconds < 1.0 => format!("{:.0} ms", (seconds * 1e3).floor()),
+        seconds if seconds < 120.0 => format!("{:.1} s", (seconds * 10.0).floor() / 10.0),
+        seconds => format!("{:.0} min", (seconds / 60.0).floor()),
     }
 }
 
 pub(super) async fn runs(
     client: &Client,
     id: &str,
-    state: Option<String>,
+    status: Option<String>,
     json: bool,
 ) -> Result<()> {
-    let query: Vec<(&str, String)> = state.map(|state| ("state", state)).into_iter().collect();
-    let found = client.list::<RunView>(&format!("{}/runs", path(id)), &query).await?;
+    let query: Vec<(&str, String)> = status.map(|status| ("status", status)).into_iter().collect();
+    let found = client.list::<Run>(&format!("{}/runs", path(id)), &query).await?;
     if json {
         return output::json(&found);
     }
@@ -154,17 +169,17 @@ pub(super) async fn runs(
             None => optional(run.exit_code),
         };
         vec![
-            device_of(run),
-            text(&run.state),
+            text(&run.device),
+            text(&run.status),
             exit,
-            run.duration_ms.map(duration).unwrap_or_default(),
-            optional(run.stdout.map(|it| it.bytes)),
-            optional(run.stderr.map(|it| it.bytes)),
+            run.duration_seconds.map(duration).unwrap_or_default(),
+            optional(run.stdout.map(|it| it.size_bytes)),
+            optional(run.stderr.map(|it| it.size_bytes)),
             truncate(&optional(run.reason.as_ref()), 60),
         ]
     });
-    let header = ["device", "state", "exit", "took", "stdout", "stderr", "reason"];
-    table(&header, rows.collect(), "no run is in that state");
+    let header = ["device", "status", "exit", "took", "stdout", "stderr", "reason"];
+    table(&header, rows.collect(), "no run has that status");
     Ok(())
 }
 
@@ -181,31 +196,28 @@ pub(super) async fn explain(
     let devices = match device {
         Some(device) => vec![device],
         None => {
-            let query = [("state", NOT_SUCCEEDED.to_owned())];
-            let found = client.list::<RunView>(&format!("{}/runs", path(id)), &query).await?;
-            found.iter().map(|run| text(run.device)).collect()
+            let query = [("status", NOT_SUCCEEDED.to_owned())];
+            let found = client.list::<Run>(&format!("{}/runs", path(id)), &query).await?;
+            found.iter().map(|run| text(run.device.id)).collect()
         }
     };
     let mut explained = Vec::new();
     for device in devices.iter().take(MAX_EXPLAINED) {
         let path = format!("{}/runs/{}", path(id), segment(device));
-        explained.push(client.get::<RunView>(&path, &[]).await?);
+        explained.push(client.get::<Run>(&path, &[]).await?);
     }
     if devices.len() > MAX_EXPLAINED {
         note(format!("showing {MAX_EXPLAINED} of {}; name a device to see another", devices.len()));
     }
     if json {
-        let item = |run: &Received<RunView>| {
-            json!({"device": run.device, "name": run.name, "state": run.state,
-                   "explanation": run.explanation})
-        };
+        let item = |run: &Received<Run>| json!({"device": run.device, "status": run.status, "explanation": run.explanation});
         return output::json(&explained.iter().map(item).collect::<Vec<_>>());
     }
     if explained.is_empty() {
         line("all runs have succeeded or are running");
     }
     for run in &explained {
-        line(format!("{}: {}", device_of(run), text(&run.state)));
+        line(format!("{}: {}", text(&run.device), text(&run.status)));
         line(format!("  {}", optional(run.explanation.as_ref())));
     }
     Ok(())

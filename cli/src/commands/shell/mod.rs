@@ -18,7 +18,7 @@ use crate::connection::Connection;
 use crate::exit::UsageError;
 use crate::output::{line, text};
 
-use sessions::{device_name, find};
+use sessions::find;
 use terminal::EscapeCharacter;
 
 /// Open a shell on a device
@@ -122,7 +122,7 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
         Some(ShellCommand::Attach { id, watch, escape, wait }) => {
             let session = find(&client, &id).await?;
             let target = session::SessionTarget {
-                device: text(session.device),
+                device: text(session.device.id),
                 session: Some(id),
                 is_read_only: watch,
                 escape,
@@ -131,8 +131,8 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
         }
         Some(ShellCommand::End { id, confirm }) => {
             let session = find(&client, &id).await?;
-            let device = text(session.device);
-            confirm.confirm_one("end", "session", format!("{id} on {}", device_name(&session)))?;
+            let device = text(session.device.id);
+            confirm.confirm_one("end", "session", format!("{id} on {}", session.device))?;
             let path =
                 format!("/api/v1/devices/{}/sessions/{}/end", segment(&device), segment(&id));
             client.post_empty::<SessionEndedResult>(&path).await?;
@@ -149,7 +149,7 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
     }
     let device = args.device.ok_or_else(|| UsageError("name a device".to_owned()))?;
     let device = one_device(&client, device).await?;
-    let mut query = vec![("grace", args.grace.to_string())];
+    let mut query = vec![("grace_seconds", args.grace.to_string())];
     query.extend(args.user.map(|user| ("user", user)));
     query.extend(args.no_record.then(|| ("record", "false".to_owned())));
     query.extend(args.record_input.then(|| ("record_input", "true".to_owned())));

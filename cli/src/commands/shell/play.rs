@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
-use muster_api_types::sessions::SessionView;
+use muster_api_types::sessions::Session;
 use muster_client::{Client, segment};
 use muster_schemas::SessionId;
 use serde::Serialize;
@@ -158,7 +158,7 @@ pub(super) async fn search(
     let mut query: Vec<(&str, String)> = Vec::new();
     query.extend(device.map(|device| ("device", device)));
     let (mut found, mut read, mut unread) = (Vec::new(), 0, 0);
-    for session in client.list::<SessionView>(SESSIONS, &query).await? {
+    for session in client.list::<Session>(SESSIONS, &query).await? {
         if session.recording_bytes == 0 {
             continue;
         }
@@ -175,7 +175,7 @@ pub(super) async fn search(
             };
         read += 1;
         for line in lines {
-            found.push(Hit { line, name: session.name.clone(), session: id });
+            found.push(Hit { line, name: session.device.name.clone(), session: id });
         }
     }
     let whole = || match unread {

@@ -371,16 +371,16 @@ fn handle_message(
     match serde_json::from_str(message).ok()? {
         SessionUpdate::Opened { session, device } => {
             target.session = Some(session.to_string());
-            target.device = device.to_string();
+            target.device = device.id.to_string();
             None
         }
-        SessionUpdate::Attached { shared, watching } => {
-            if shared + watching > 1 {
-                print(&format!("attached: {shared}, watching: {watching}"));
+        SessionUpdate::Attached { client_count, watcher_count } => {
+            if client_count + watcher_count > 1 {
+                print(&format!("attached: {client_count}, watching: {watcher_count}"));
             }
             None
         }
-        SessionUpdate::Exit { code, .. } => Some(ConnectionEnd::Exit(code)),
+        SessionUpdate::Exit { exit_code, .. } => Some(ConnectionEnd::Exit(exit_code)),
         SessionUpdate::Eof | SessionUpdate::Unknown => None,
     }
 }

@@ -6,10 +6,10 @@ use anyhow::Result;
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use muster_api_types::devices::{DeviceDetail, Status};
 use muster_api_types::operations::OperationDetail;
-use muster_api_types::uploads::{UploadState, UploadView};
+use muster_api_types::uploads::{Upload, UploadStatus};
 use muster_client::{Client, Received, segment};
 
-use super::api::{UPLOADS, device_of};
+use super::api::UPLOADS;
 use crate::commands::operation::{RequestedOperation, get_with_retry, is_over, wait_or_abort};
 use crate::exit::Exited;
 use crate::output::{self, line, note, optional, text};
@@ -50,7 +50,7 @@ async fn wait(client: &Client, operation: &RequestedOperation, json: bool) -> Re
             let style = "{bar:30} {pos}/{len} devices  {elapsed}  {msg}";
             bar.set_style(ProgressStyle::with_template(style)?);
             bar.set_length(operation.devices);
-            bar.set_position(found.operation.finished);
+            bar.set_position(found.operation.finished_count);
         }
         if is_over(&found) {
             break;
@@ -59,7 +59,7 @@ async fn wait(client: &Client, operation: &RequestedOperation, json: bool) -> Re
     }
     bar.finish_and_clear();
     let uploads = uploads(client, &operation.id).await?;
-    let stored = uploads.iter().filter(|upload| upload.state == UploadState::Stored).count();
+    let stored = uploads.iter().filter(|upload| upload.status == UploadStatus::Stored).count();
     if json {
         output::json(&uploads)?;
     } else {
@@ -74,25 +74,25 @@ async fn wait(client: &Client, operation: &RequestedOperation, json: bool) -> Re
     }
 }
 
-async fn uploads(client: &Client, id: &str) -> Result<Vec<Received<UploadView>>> {
+async fn uploads(client: &Client, id: &str) -> Result<Vec<Received<Upload>>> {
     client.list(UPLOADS, &[("operation", id.to_owned())]).await
 }
 
-fn show_bytes(bar: &ProgressBar, uploads: &[Received<UploadView>]) -> Result<()> {
+fn show_bytes(bar: &ProgressBar, uploads: &[Received<Upload>]) -> Result<()> {
     let style = "{bar:30} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {elapsed}  {wide_msg}";
     bar.set_style(ProgressStyle::with_template(style)?);
-    bar.set_length(uploads.iter().filter_map(|it| it.bytes).sum());
-    bar.set_position(uploads.iter().map(|it| it.bytes_done).sum());
+    bar.set_length(uploads.iter().filter_map(|it| it.size_bytes).sum());
+    bar.set_position(uploads.iter().map(|it| it.received_bytes).sum());
     let problem = uploads.iter().find_map(|it| it.problem.clone());
     bar.set_message(problem.unwrap_or_default());
     Ok(())
 }
 
 /// Reports that an upload waits for an offline device.
-async fn report_if_offline(client: &Client, uploads: &[Received<UploadView>]) -> bool {
+async fn report_if_offline(client: &Client, uploads: &[Received<Upload>]) -> bool {
     let Some(upload) = uploads.first() else { return false };
-    if upload.state == UploadState::Waiting {
-        let path = format!("/api/v1/devices/{}", segment(&text(upload.device)));
+    if upload.status == UploadStatus::Waiting {
+        let path = format!("/api/v1/devices/{}", segment(&text(upload.device.id)));
         if let Ok(device) = client.get::<DeviceDetail>(&path, &[]).await
             && device.summary.status != Status::Online
         {
@@ -108,11 +108,11 @@ async fn report_if_offline(client: &Client, uploads: &[Received<UploadView>]) ->
 }
 
 /// Prints the result of an upload.
-fn print_result(upload: &UploadView) {
-    let device = device_of(upload);
+fn print_result(upload: &Upload) {
+    let device = text(&upload.device);
     let problem = optional(upload.problem.as_ref());
-    if upload.state == UploadState::Stored {
-        let (name, bytes) = (optional(upload.name.as_ref()), upload.bytes.unwrap_or(0));
+    if upload.status == UploadStatus::Stored {
+        let (name, bytes) = (optional(upload.file_name.as_ref()), upload.size_bytes.unwrap_or(0));
         line(format!("{device}: stored, {name} ({})", BinaryBytes(bytes)));
         note(format!("muster upload get {} {device}", upload.operation));
         if !problem.is_empty() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
-use muster_api_types::uploads::UploadView;
+use muster_api_types::uploads::Upload;
 use muster_client::Client;
 use serde_json::json;
 
@@ -26,11 +26,11 @@ pub(super) async fn get(
     output: Option<PathBuf>,
     json: bool,
 ) -> Result<()> {
-    let found = client.get::<UploadView>(path, &[]).await?;
+    let found = client.get::<Upload>(path, &[]).await?;
     // Only the last component, because the device chooses the name.
-    let name = found.name.as_deref().and_then(|name| Path::new(name).file_name());
+    let name = found.file_name.as_deref().and_then(|name| Path::new(name).file_name());
     let name = name.map(PathBuf::from);
-    let total = found.bytes.unwrap_or(0);
+    let total = found.size_bytes.unwrap_or(0);
     let content = format!("{path}/content");
     if output.as_deref() == Some(Path::new("-")) {
         return copy(client, &content, total, &mut std::io::stdout()).await;
@@ -52,7 +52,7 @@ pub(super) async fn get(
     sink.sync_all().with_context(|| format!("failed to write {}", part.display()))?;
     std::fs::rename(&part, &file).with_context(|| format!("failed to write {}", file.display()))?;
     if json {
-        return output::json(&json!({"file": file, "bytes": total}));
+        return output::json(&json!({"file": file, "size_bytes": total}));
     }
     note(format!("{} ({})", file.display(), BinaryBytes(total)));
     Ok(())

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use muster_api_types::WriteResult;
-use muster_api_types::operations::{ActionRequest, RequestOperation};
-use muster_api_types::uploads::{CreateDownloadLink, DownloadLinkCreated, UploadView};
+use muster_api_types::actions::{Action, UploadAction};
+use muster_api_types::operations::RequestOperation;
+use muster_api_types::uploads::{CreateDownloadLink, DownloadLink, Upload};
 use muster_client::{Client, Received, segment};
 use muster_schemas::units::{parse_bytes, parse_seconds};
 
@@ -41,9 +42,9 @@ pub(crate) enum UploadCommand {
         /// List only uploads of this device: name, id, or a selector that matches one
         #[arg(long)]
         device: Option<String>,
-        /// List only uploads in these states, such as sending,stored
+        /// List only uploads with these statuses, such as sending,stored
         #[arg(long)]
-        state: Option<String>,
+        status: Option<String>,
         /// List only uploads of this path, as it was requested
         #[arg(long)]
         path: Option<String>,
@@ -156,9 +157,9 @@ impl UploadArgs {
             return one_device(client, device.clone()).await;
         }
         let query = [("operation", self.id.clone())];
-        let (uploads, _) = client.first::<UploadView>(UPLOADS, &query, 2).await?;
+        let (uploads, _) = client.first::<Upload>(UPLOADS, &query, 2).await?;
         match uploads.as_slice() {
-            [one] => Ok(text(one.device)),
+            [one] => Ok(text(one.device.id)),
             [] => Err(NotFound(format!("there is no upload {}", self.id)).into()),
             _ => {
                 let message = "the upload is for several devices; name one: muster operation runs ";
@@ -172,9 +173,9 @@ pub(crate) async fn run(connection: Connection, command: UploadCommand) -> Resul
     let (client, json) = (connection.client()?, connection.json);
     match command {
         UploadCommand::Start(args) => start(&client, args, json).await,
-        UploadCommand::List { device, state, path, limit, all } => {
+        UploadCommand::List { device, status, path, limit, all } => {
             let device = filter_device(&client, device).await?;
-            let named = [("device", device), ("state", state), ("path", path)];
+            let named = [("device", device), ("status", status), ("path", path)];
             let query: Vec<_> =
                 named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
             show::list(&client, &query, (!all).then_some(limit), json).await
@@ -185,8 +186,8 @@ pub(crate) async fn run(connection: Connection, command: UploadCommand) -> Resul
         }
         UploadCommand::Link { one, expires } => {
             let path = format!("{}/link", one.path(&client).await?);
-            let body = CreateDownloadLink { expires_in: expires };
-            let made = client.post::<DownloadLinkCreated>(&path, &body).await?;
+            let body = CreateDownloadLink { expires_in_seconds: expires };
+            let made = client.post::<DownloadLink>(&path, &body).await?;
             let url = format!("{}{}", client.url(), text(&made.url));
             if json {
                 return output::json(&made.with_field("url", url));
@@ -232,22 +233,22 @@ async fn start(client: &Client, args: StartArgs, json: bool) -> Result<()> {
         let message = "name one path on the device: muster upload start DEVICE PATH";
         return Err(UsageError(message.to_owned()).into());
     };
-    let action = ActionRequest::Upload {
+    let action = Action::Upload(UploadAction {
         path: path.clone(),
         remove_source: args.remove_source,
         replace: args.replace,
-        keep_seconds: args.keep,
+        expires_in_seconds: args.keep,
         max_bytes: Some(args.max_size),
-        bytes_per_second: args.limit,
-    };
+        max_bytes_per_second: args.limit,
+    });
     args.confirm.confirm_many(client, "pull a file from", &target).await?;
     let request = RequestOperation {
         target: operation_target(&target),
         action,
         timeout_seconds: Some(args.timeout),
         expires_in_seconds: args.expires,
-        at_once: args.at_once,
-        stop_after: None,
+        max_concurrent_devices: args.at_once,
+        max_failures: None,
     };
     let requested = RequestedOperation::new(client, &request).await?;
     if args.detach {

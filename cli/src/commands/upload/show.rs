@@ -2,18 +2,18 @@
 
 use anyhow::Result;
 use indicatif::BinaryBytes;
-use muster_api_types::uploads::{UploadState, UploadView};
+use muster_api_types::uploads::{Upload, UploadStatus};
 use muster_client::{Client, List};
 
-use super::api::{UPLOADS, device_of};
+use super::api::UPLOADS;
 use crate::commands::newest;
 use crate::output::{self, ago, facts, optional, table, text};
 
 /// Formats `12.0 MiB of 50.0 MiB`, or the total size when complete.
-fn size(upload: &UploadView) -> String {
-    let (done, total) = (upload.bytes_done, upload.bytes);
+fn size(upload: &Upload) -> String {
+    let (done, total) = (upload.received_bytes, upload.size_bytes);
     match total {
-        Some(total) if done == total || upload.state == UploadState::Erased => {
+        Some(total) if done == total || upload.status == UploadStatus::Erased => {
             BinaryBytes(total).to_string()
         }
         Some(total) => format!("{} of {}", BinaryBytes(done), BinaryBytes(total)),
@@ -27,23 +27,23 @@ pub(super) async fn list(
     limit: Option<u16>,
     json: bool,
 ) -> Result<()> {
-    let items: List<UploadView> = newest(client, UPLOADS, query, limit, json).await?;
+    let items: List<Upload> = newest(client, UPLOADS, query, limit, json).await?;
     if json {
         return output::json(&items);
     }
     let rows = items.iter().map(|one| {
         vec![
             text(one.operation),
-            device_of(one),
-            ago(one.requested_at),
-            text(&one.state),
+            text(&one.device),
+            ago(one.created_at),
+            text(&one.status),
             size(one),
             text(&one.path),
             optional(one.problem.as_ref()),
         ]
     });
     table(
-        &["id", "device", "asked", "state", "size", "path", "problem"],
+        &["id", "device", "requested", "status", "size", "path", "problem"],
         rows.collect(),
         "no uploads; muster upload start DEVICE PATH starts one",
     );
@@ -51,28 +51,28 @@ pub(super) async fn list(
 }
 
 pub(super) async fn one(client: &Client, path: &str, json: bool) -> Result<()> {
-    let found = client.get::<UploadView>(path, &[]).await?;
+    let found = client.get::<Upload>(path, &[]).await?;
     if json {
         return output::json(&found);
     }
-    let speed = found.bytes_per_second;
+    let speed = found.max_bytes_per_second;
     let yes = |value: bool| if value { "yes" } else { "" }.to_owned();
     facts(&[
         ("id", text(found.operation)),
-        ("device", device_of(&found)),
+        ("device", text(&found.device)),
         ("path", text(&found.path)),
-        ("state", text(&found.state)),
+        ("status", text(&found.status)),
         ("", optional(found.explanation.as_ref())),
         ("problem", optional(found.problem.as_ref())),
-        ("name", optional(found.name.as_ref())),
+        ("name", optional(found.file_name.as_ref())),
         ("size", size(&found)),
-        ("requested by", text(&found.actor)),
-        ("requested at", text(found.requested_at)),
+        ("requested by", text(&found.created_by)),
+        ("requested at", text(found.created_at)),
         ("started at", optional(found.started_at)),
         ("stored at", optional(found.stored_at)),
-        ("erase at", optional(found.erase_at)),
+        ("expires at", optional(found.expires_at)),
         ("erased at", optional(found.erased_at)),
-        ("erase cause", optional(found.erased.as_ref())),
+        ("erase cause", optional(found.erase_cause.as_ref())),
         ("removes source", yes(found.remove_source)),
         ("replaces", yes(found.replace)),
         ("max size", BinaryBytes(found.max_bytes).to_string()),

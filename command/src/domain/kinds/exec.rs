@@ -24,22 +24,26 @@ impl Kind for &Exec {
 
 fn check_exec(exec: &Exec) -> Result<(), Rejection> {
     let shown = |text: &str| text.chars().take(80).collect::<String>();
+    let field = match &exec.program {
+        Program::Argv(_) => "action.argv",
+        Program::Shell(_) => "action.command",
+    };
     let parts: Vec<(&'static str, &str)> = match &exec.program {
-        Program::Argv(argv) => argv.iter().map(|word| ("action.program.argv", &**word)).collect(),
-        Program::Shell(line) => vec![("action.program.shell", line)],
+        Program::Argv(argv) => argv.iter().map(|word| (field, &**word)).collect(),
+        Program::Shell(line) => vec![(field, line)],
     };
     if parts.first().is_none_or(|(_, word)| word.trim().is_empty()) {
-        return Err(invalid("action.program", "must name a program", ""));
+        return Err(invalid(field, "must name a program", ""));
     }
     if parts.len() > MAX_ARGUMENTS {
         let rule = format!("has more than {MAX_ARGUMENTS} arguments");
-        return Err(invalid("action.program.argv", rule, parts.len().to_string()));
+        return Err(invalid("action.argv", rule, parts.len().to_string()));
     }
     let bytes: usize = parts.iter().map(|(_, word)| word.len()).sum();
     if bytes > MAX_ARGUMENT_BYTES {
         let rule =
             format!("is longer than {MAX_ARGUMENT_BYTES} bytes; send long input as standard input");
-        return Err(invalid("action.program", rule, bytes.to_string()));
+        return Err(invalid(field, rule, bytes.to_string()));
     }
     let named = [("action.cwd", exec.cwd.as_deref()), ("action.user", exec.user.as_deref())];
     let named = named.into_iter().filter_map(|(field, text)| Some((field, text?)));
@@ -66,7 +70,7 @@ fn check_exec(exec: &Exec) -> Result<(), Rejection> {
 fn check_variables(names: &[String]) -> Result<(), Rejection> {
     if names.len() > MAX_VARIABLES {
         let rule = format!("has more than {MAX_VARIABLES} variables");
-        return Err(invalid("env", rule, names.len().to_string()));
+        return Err(invalid("action.env", rule, names.len().to_string()));
     }
     let is_name = |name: &&String| {
         !name.is_empty()
@@ -78,7 +82,7 @@ fn check_variables(names: &[String]) -> Result<(), Rejection> {
         Some(name) => {
             let shown = name.chars().take(80).collect::<String>();
             Err(invalid(
-                "env",
+                "action.env",
                 "a name is letters, digits and '_', not starting with a digit",
                 shown,
             ))

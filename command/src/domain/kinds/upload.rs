@@ -32,7 +32,7 @@ fn check_upload(upload: &Upload) -> Result<(), Rejection> {
         return Err(invalid("action.path", rule, shown));
     }
     if upload.keep_seconds == Some(0) {
-        return Err(invalid("action.keep_seconds", "must be at least 1", "0"));
+        return Err(invalid("action.expires_in_seconds", "must be at least 1", "0"));
     }
     if !(1..=MAX_UPLOAD_BYTES).contains(&upload.limit()) {
         let rule = format!("must be from 1 to {MAX_UPLOAD_BYTES}");
@@ -41,7 +41,7 @@ fn check_upload(upload: &Upload) -> Result<(), Rejection> {
     match upload.bytes_per_second {
         Some(speed) if speed < MIN_BYTES_PER_SECOND => {
             let rule = format!("must be at least {MIN_BYTES_PER_SECOND}");
-            Err(invalid("action.bytes_per_second", rule, speed.to_string()))
+            Err(invalid("action.max_bytes_per_second", rule, speed.to_string()))
         }
         _ => Ok(()),
     }

@@ -71,7 +71,7 @@ fn a_name_has_one_holder() {
     assert_decides_once::<Name>(&[], &NameCommand::Reserve(device(1)), &held);
     assert_eq!(
         when::<Name>(held.clone(), NameCommand::Reserve(device(2))),
-        conflict(Conflict::NameInUse)
+        conflict(Conflict::NameInUse(device(1)))
     );
     assert_eq!(when::<Name>(held.clone(), NameCommand::Release(device(2))), Ok(vec![]));
     assert_decides_once::<Name>(&held, &NameCommand::Release(device(1)), &[released()]);

@@ -3,7 +3,7 @@
 use muster_schemas::Timestamp;
 use muster_schemas::events::{
     AbortCause, Action, Exec, OperationAborted, OperationPaused, OperationRequested,
-    OperationResumed, Program, Upload,
+    OperationResumed, Program, RequestedTarget, Upload,
 };
 
 use super::super::kinds::{self, MAX_ARGUMENTS};
@@ -13,7 +13,7 @@ use super::*;
 fn requested() -> OperationRequested {
     OperationRequested {
         action: Action::Reboot,
-        target: "all".into(),
+        target: RequestedTarget::Selector("all".into()),
         devices: 10,
         private: None,
         timeout_ms: 1_000,
@@ -57,10 +57,10 @@ fn an_invalid_request_names_its_field() {
     assert_eq!(field(OperationRequested { devices: 0, ..requested() }), "target");
     let longest = kinds::of(&Action::Reboot).timeouts().max_ms();
     for timeout_ms in [0, longest + 1, 30 * longest] {
-        assert_eq!(field(OperationRequested { timeout_ms, ..requested() }), "timeout_ms");
+        assert_eq!(field(OperationRequested { timeout_ms, ..requested() }), "timeout_seconds");
     }
-    assert_eq!(field(OperationRequested { at_once: 0, ..requested() }), "at_once");
-    assert_eq!(field(OperationRequested { stop_after: Some(0), ..requested() }), "stop_after");
+    assert_eq!(field(OperationRequested { at_once: 0, ..requested() }), "max_concurrent_devices");
+    assert_eq!(field(OperationRequested { stop_after: Some(0), ..requested() }), "max_failures");
     let level = Action::LogLevel { level: "loud".into(), seconds: None };
     assert_eq!(field(OperationRequested { action: level, ..requested() }), "action.level");
     let exec = |argv: Vec<String>| {

@@ -51,9 +51,12 @@ fn an_enrollment_token_is_created_once_within_its_limits() {
     let decision = when::<EnrollmentToken>([token().into()], create(token()));
     assert_eq!(decision, conflict(Conflict::TokenExists));
     let rejected = |token| invalid(when::<EnrollmentToken>([], create(token))).0;
-    assert_eq!(rejected(EnrollmentTokenCreated { expires_at: NOW, ..token() }), "expires_at");
+    assert_eq!(
+        rejected(EnrollmentTokenCreated { expires_at: NOW, ..token() }),
+        "expires_in_seconds"
+    );
     for uses in [0, MAX_USES + 1] {
-        assert_eq!(rejected(EnrollmentTokenCreated { uses, ..token() }), "uses");
+        assert_eq!(rejected(EnrollmentTokenCreated { uses, ..token() }), "max_uses");
     }
     let config = |count, value: ConfigValue| {
         (0..count).map(|n| (format!("v{n}").parse().unwrap(), value.clone())).collect()
@@ -112,7 +115,7 @@ fn an_api_token_is_created_once_and_revoked() {
         assert_eq!(when(vec![], create(token.clone())), Ok(vec![token.into()]));
     }
     let expired = when(vec![], create(token(Some(NOW))));
-    assert_eq!(invalid(expired), ("expires_at", NOW.to_string()));
+    assert_eq!(invalid(expired), ("expires_in_seconds", NOW.to_string()));
     let created = [Event::from(token(None))];
     assert_eq!(when(created.to_vec(), create(token(None))), conflict(Conflict::TokenExists));
     assert_eq!(when(vec![], ApiTokenCommand::Revoke), not_found("API token"));

@@ -26,12 +26,14 @@ pub(super) async fn requested_position(
     };
     match (position, at) {
         (None, None) => Ok(None),
-        (Some(_), Some(_)) => Err(Problem::field("at", "cannot be combined with position", None)),
+        (Some(_), Some(_)) => {
+            Err(Problem::parameter("at", "cannot be combined with position", None))
+        }
         (Some(position), None) => {
             let head = head().await?.position;
             if position > head {
                 let rule = format!("is beyond the head of the log, which is {head}");
-                return Err(Problem::field("position", rule, Some(position.get().into())));
+                return Err(Problem::parameter("position", rule, Some(position.get().into())));
             }
             Ok(Some(position))
         }
@@ -39,7 +41,7 @@ pub(super) async fn requested_position(
             let now = Timestamp::from(std::time::SystemTime::now());
             if at > now {
                 let rule = format!("is in the future; the server's time is {now}");
-                return Err(Problem::field("at", rule, Some(at.to_string().into())));
+                return Err(Problem::parameter("at", rule, Some(at.to_string().into())));
             }
             Ok(Some(state.log().position_at(project, at).await?))
         }

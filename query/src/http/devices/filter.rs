@@ -45,7 +45,7 @@ impl Filter {
             statuses.push(*found.ok_or_else(|| {
                 let rule =
                     "is not a list of registered, pending, online, offline, revoked, deleted";
-                Problem::field("status", rule, Some(word.into()))
+                Problem::parameter("status", rule, Some(word.into()))
             })?);
         }
         if statuses.is_empty() && !selector.asks_for_status(Status::Deleted.as_str()) {
@@ -55,7 +55,7 @@ impl Filter {
         let search = search.map(|text| text.trim().to_lowercase()).filter(|text| !text.is_empty());
         if search.as_ref().is_some_and(|text| text.len() > 200 || text.contains('\0')) {
             let rule = "is longer than 200 bytes, or contains a NUL";
-            return Err(Problem::field("search", rule, None));
+            return Err(Problem::parameter("search", rule, None));
         }
         Ok(Self { selector, text: text.to_owned(), statuses, search, measured: Vec::new() })
     }
@@ -119,7 +119,7 @@ impl Filter {
             Some(metric) => {
                 let rule = "selects by the newest metrics, which have no history; omit it, or omit \
                      position and at";
-                Err(Problem::field("selector", rule, Some(metric.to_string().into())))
+                Err(Problem::parameter("selector", rule, Some(metric.to_string().into())))
             }
         }
     }
@@ -210,7 +210,7 @@ impl Filter {
 }
 
 fn invalid(text: &str, error: &InvalidSelector) -> Problem {
-    Problem::field("selector", error.to_string(), Some(text.into()))
+    Problem::parameter("selector", error.to_string(), Some(text.into()))
 }
 
 /// Whether a device satisfies a condition; `None` for one on metrics.

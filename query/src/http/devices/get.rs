@@ -12,6 +12,7 @@ use muster_schemas::{DeviceId, Position, ProjectId, Timestamp};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::names::set_names;
 use super::resolve::unknown;
 use super::view::Live;
 use super::{at_position, resolve};
@@ -35,7 +36,7 @@ pub(crate) struct GetDevice {
 /// Get a device
 ///
 /// The current state, or the state at a position or time: then without `metrics`, and with a
-/// `last_seen` that includes only what is in the log.
+/// `last_seen_at` that includes only what is in the log.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}", tag = "devices", security(("bearer" = [])),
     params(
@@ -78,7 +79,11 @@ pub(crate) async fn get_device(
         now: std::time::SystemTime::now().into(),
     };
     let headers = [etag(device.version), position_header(position)];
-    Ok((headers, Json(live.detail(id, device))))
+    let mut detail = live.detail(id, device);
+    let pending = detail.pending_enrollment.as_mut();
+    let same_machine = pending.and_then(|pending| pending.same_machine.as_mut());
+    set_names(&state, project, same_machine.into_iter().collect()).await?;
+    Ok((headers, Json(detail)))
 }
 
 /// Reads the row of a device.

@@ -39,7 +39,7 @@ pub(crate) struct ListDevices {
     limit: Limit,
     /// The `next` of the previous page. All pages together contain every device that existed
     /// throughout exactly once, in the order at the time of the first page. In the order
-    /// `last_seen`, a cursor is valid for an hour, and for the eight newest lists of a token.
+    /// `last_seen_at`, a cursor is valid for an hour, and for the eight newest lists of a token.
     cursor: Option<String>,
     /// Conditions on labels (`env=prod`, `env!=prod`, `site in (a,b)`, `!retired`), on fields
     /// (`name=robot-*`, `status=online`, `online`, `offline`, `os=debian`, `arch`, `agent<1.4`,
@@ -74,7 +74,7 @@ pub(crate) struct ListDevices {
 /// List the devices of a project
 ///
 /// The current state, or the state at a position or time: then without `metrics`, and with a
-/// `last_seen` that includes only what is in the log.
+/// `last_seen_at` that includes only what is in the log.
 #[utoipa::path(
     get, path = "/api/v1/devices", tag = "devices", security(("bearer" = [])),
     params(ListDevices, ProjectParam, MinPositionParam),
@@ -157,7 +157,7 @@ fn sort_key(live: &Live<'_>, sort: Sort, id: DeviceId, device: &Device) -> SortK
     SortKey::of(sort, id, name, device.created_position, last_seen)
 }
 
-type Found = (Vec<(SortKey, Device)>, Option<String>);
+type ReadPage = (Vec<(SortKey, Device)>, Option<String>);
 
 /// A page of the current state.
 struct List<'a> {
@@ -176,7 +176,11 @@ const MAX_ATTEMPTS: usize = 10;
 impl List<'_> {
     /// Returns a page sorted by the names at the start of the walk: at `position`, unless the
     /// cursor has another one.
-    async fn by_name(&self, after: Option<SortKey>, position: Position) -> Result<Found, Problem> {
+    async fn by_name(
+        &self,
+        after: Option<SortKey>,
+        position: Position,
+    ) -> Result<ReadPage, Problem> {
         let position = after.as_ref().and_then(|after| after.position).unwrap_or(position);
         let after = after.map(|after| SortKey { position: Some(position), ..after });
         let names = || names_at(self.state.log(), self.live.project, position);
@@ -202,7 +206,7 @@ impl List<'_> {
         after: Option<&SortKey>,
         position: Option<Position>,
         renamed: &BTreeMap<DeviceId, String>,
-    ) -> Result<Found, Problem> {
+    ) -> Result<ReadPage, Problem> {
         let column = match self.sort.by() {
             By::Name => "name",
             By::LastSeen | By::Created => "created_position",
@@ -241,10 +245,10 @@ impl List<'_> {
         Ok(page(placed.collect(), self.sort, after, self.limit))
     }
 
-    /// Returns the first page by `last_seen`. Only memory has the time at which a device was last
+    /// Returns the first page by `last_seen_at`. Only memory has the time at which a device was last
     /// seen, so the ids are sorted here, and only the page's devices are read. The time changes
     /// while a client reads pages, so the order is stored for the following ones.
-    async fn first_by_last_seen(&self) -> Result<Found, Problem> {
+    async fn first_by_last_seen(&self) -> Result<ReadPage, Problem> {
         self.state.walk_rate.check(self.owner.token)?;
         let mut query = self.select("device, heard_at");
         let rows: Vec<(Uuid, Option<i64>)> =
@@ -271,11 +275,11 @@ impl List<'_> {
     }
 
     /// Returns a later page of a stored order.
-    async fn by_walk(&self, walk: WalkCursor) -> Result<Found, Problem> {
+    async fn by_walk(&self, walk: WalkCursor) -> Result<ReadPage, Problem> {
         let found = walk.page(self.state.sql(), self.live.project, self.limit).await?;
         let Some((devices, next)) = found else {
             let rule = "has expired: list again from the first page";
-            return Err(Problem::field("cursor", rule, None));
+            return Err(Problem::parameter("cursor", rule, None));
         };
         let next = next.map(|next| PageStart::Walk(next).cursor(self.sort));
         Ok((self.by_ids(&devices).await?, next))

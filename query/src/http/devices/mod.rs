@@ -6,6 +6,7 @@ mod condition;
 mod filter;
 pub(crate) mod get;
 pub(crate) mod list;
+pub(crate) mod names;
 mod renames;
 mod resolve;
 mod select;

@@ -19,16 +19,16 @@ pub(crate) enum Sort {
     #[serde(rename = "-name")]
     NameDescending,
     /// By the time last seen, ascending; in the order at the time of the first page.
-    #[serde(rename = "last_seen")]
+    #[serde(rename = "last_seen_at")]
     LastSeen,
     /// By the time last seen, descending; in the order at the time of the first page.
-    #[serde(rename = "-last_seen")]
+    #[serde(rename = "-last_seen_at")]
     LastSeenDescending,
     /// By creation, the oldest first.
-    #[serde(rename = "created")]
+    #[serde(rename = "created_at")]
     Created,
     /// By creation, the newest first.
-    #[serde(rename = "-created")]
+    #[serde(rename = "-created_at")]
     CreatedDescending,
 }
 

@@ -9,8 +9,8 @@ use muster_api::problem::ReadProblems;
 use muster_api::{
     Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Scope, position_header,
 };
-use muster_api_types::Page;
-use muster_api_types::events::EventView;
+use muster_api_types::events::Event;
+use muster_api_types::{EventPage, Page};
 use muster_eventlog::{ReadFilter, StoredEvent};
 use muster_schemas::{DeviceId, Position, ProjectId};
 use serde::Deserialize;
@@ -118,7 +118,7 @@ pub(crate) struct GetEvent {
     get, path = "/api/v1/events", tag = "events", security(("bearer" = [])),
     params(ListEvents, ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "A page of events", body = Page<EventView>,
+        (status = 200, description = "A page of events", body = EventPage,
             example = json!({"items": [examples::event()], "next": "NDE"})),
         ReadProblems,
     )
@@ -157,7 +157,7 @@ pub(crate) async fn list_events(
         ListDeviceEvents, ProjectParam, MinPositionParam,
     ),
     responses(
-        (status = 200, description = "A page of events", body = Page<EventView>,
+        (status = 200, description = "A page of events", body = EventPage,
             headers(("Muster-Position" = u64, description = "The position that the response shows")),
             example = json!({"items": [examples::event()], "next": "NDE"})),
         ReadProblems,
@@ -191,7 +191,7 @@ pub(crate) async fn list_device_events(
         GetEvent, ProjectParam,
     ),
     responses(
-        (status = 200, description = "The event", body = EventView,
+        (status = 200, description = "The event", body = Event,
             example = json!(examples::event())),
         ReadProblems,
     )
@@ -201,7 +201,7 @@ pub(crate) async fn get_event(
     scope: Scope<ReadDevices>,
     PathParam(position): PathParam<Position>,
     Query(query): Query<GetEvent>,
-) -> Result<Json<EventView>, Problem> {
+) -> Result<Json<Event>, Problem> {
     let events = state.log().read_positions(&scope.project, &[position]).await?;
     let visible = types::requested_types(None, &scope.principal)?;
     let event = events.first().filter(|event| visible.is_empty() || visible.contains(&event.kind));
@@ -213,11 +213,7 @@ pub(crate) async fn get_event(
     })
 }
 
-fn show(
-    events: &[StoredEvent],
-    next: Option<Position>,
-    include: Option<Include>,
-) -> Page<EventView> {
+fn show(events: &[StoredEvent], next: Option<Position>, include: Option<Include>) -> Page<Event> {
     Page {
         items: events.iter().map(|event| view(event, include)).collect(),
         next: next.map(|position| Cursor::encode(&position)),

@@ -113,7 +113,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<Position>, Problem> {
     match text.parse::<Position>() {
         Ok(position) => Ok(Some(position)),
         Err(_) if text.is_empty() => Ok(None),
-        Err(_) => Err(Problem::field(
+        Err(_) => Err(Problem::parameter(
             "Last-Event-ID",
             "is not a position: send an `id` of this stream",
             Some(text.into()),

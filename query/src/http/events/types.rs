@@ -21,7 +21,7 @@ pub(super) fn requested_types(
     for word in types.split(',').map(str::trim) {
         if !Event::TYPES.iter().any(|(kind, _)| *kind == word) {
             let rule = "is not a list of event types, such as DeviceConnected,DeviceDisconnected";
-            return Err(Problem::field("type", rule, Some(word.into())));
+            return Err(Problem::parameter("type", rule, Some(word.into())));
         }
         if is_about_tokens(word) && !sees_all {
             return Err(Problem::new(

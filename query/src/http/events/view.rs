@@ -1,7 +1,7 @@
 //! Events in responses of the API.
 
 use data_encoding::BASE64;
-use muster_api_types::events::EventView;
+use muster_api_types::events::Event;
 use muster_eventlog::StoredEvent;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -16,12 +16,12 @@ pub(crate) enum Include {
     Record,
 }
 
-pub(super) fn view(stored: &StoredEvent, include: Option<Include>) -> EventView {
+pub(super) fn view(stored: &StoredEvent, include: Option<Include>) -> Event {
     let data = stored.event().ok().and_then(|event| {
         let mut value = serde_json::to_value(event).ok()?;
         Some(value.get_mut("data")?.take())
     });
-    EventView {
+    Event {
         position: stored.position,
         stream: stored.stream.to_string(),
         version: stored.stream_version,
@@ -33,8 +33,8 @@ pub(super) fn view(stored: &StoredEvent, include: Option<Include>) -> EventView 
         correlation: stored.correlation,
         causation: stored.causation,
         sealed: stored.is_sealed(),
-        odd_time: has_implausible_time(stored),
+        time_implausible: has_implausible_time(stored),
         data: data.unwrap_or(serde_json::Value::Null),
-        record: include.map(|Include::Record| BASE64.encode(&stored.record)),
+        record_base64: include.map(|Include::Record| BASE64.encode(&stored.record)),
     }
 }

@@ -7,8 +7,8 @@ use muster_api::auth::ReadDevices;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, PathParam, Problem, Query, Scope};
-use muster_api_types::Page;
 use muster_api_types::metrics::Measurement;
+use muster_api_types::{MeasurementPage, Page};
 use muster_metric_store::Row;
 
 use super::OWN_TAGS;
@@ -26,7 +26,7 @@ use crate::state::QueryState;
         ProjectParam,
     ),
     responses(
-        (status = 200, description = "All measurements, in one page", body = Page<Measurement>,
+        (status = 200, description = "All measurements, in one page", body = MeasurementPage,
             example = json!({
                 "items": [{"name": "cpu", "fields": {"usage_user": "float"}, "tags": ["cpu"]}]
             })),

@@ -44,7 +44,7 @@ pub(crate) async fn get_latest_metrics(
     let now = SystemTime::now().into();
     let (points, dropped_value_count) = state.latest.points(project, device, now);
     Ok(Json(Latest {
-        last_seen: state.latest.last_seen(project, device),
+        last_seen_at: state.latest.last_seen(project, device),
         summary: state.latest.summary(project, device, now),
         points: points.into_iter().map(view).collect(),
         dropped_value_count,

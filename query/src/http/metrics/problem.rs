@@ -24,7 +24,7 @@ pub(super) fn problem(error: StoreError) -> Problem {
             Problem::unavailable(detail, RETRY_AFTER_SECS)
         }
         StoreError::Refused { message, .. } => {
-            Problem::field("fn", format!("cannot be computed: {message}"), None)
+            Problem::parameter("fn", format!("cannot be computed: {message}"), None)
         }
         StoreError::TooLarge { .. } => Problem::new(
             Kind::TooMuch,

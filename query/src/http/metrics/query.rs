@@ -130,7 +130,7 @@ pub(crate) async fn query_metrics(
         function: query.function.into(),
         from: range.from,
         to: range.to,
-        step: influx::show_duration(range.step),
+        step_seconds: range.step.as_secs_f64(),
     }))
 }
 
@@ -162,7 +162,11 @@ fn split_filters(pairs: Pairs) -> Result<(Pairs, Pairs), Problem> {
         check_text(&format!("tag.{key}"), value)?;
     }
     if filters.len() > MAX_TAGS {
-        return Err(Problem::field("tag", format!("is given more than {MAX_TAGS} times"), None));
+        return Err(Problem::parameter(
+            "tag",
+            format!("is given more than {MAX_TAGS} times"),
+            None,
+        ));
     }
     Ok((filters, rest))
 }
@@ -170,7 +174,7 @@ fn split_filters(pairs: Pairs) -> Result<(Pairs, Pairs), Problem> {
 fn check_text(parameter: &str, text: &str) -> Result<(), Problem> {
     if text.is_empty() || text.len() > MAX_TEXT_BYTES || text.chars().any(char::is_control) {
         let rule = "is empty, longer than 256 bytes, or contains a control character";
-        return Err(Problem::field(parameter, rule, Some(text.into())));
+        return Err(Problem::parameter(parameter, rule, Some(text.into())));
     }
     Ok(())
 }
@@ -182,20 +186,20 @@ fn name(text: &str) -> Result<(&str, &str), Problem> {
         .filter(|(measurement, field)| !measurement.is_empty() && !field.is_empty())
         .ok_or_else(|| {
             let rule = "is not <measurement>.<field>, for example cpu.usage_user";
-            Problem::field("field", rule, Some(text.into()))
+            Problem::parameter("field", rule, Some(text.into()))
         })
 }
 
 fn duration(parameter: &str, text: &str) -> Result<Duration, Problem> {
     influx::parse_duration(text).ok_or_else(|| {
         let rule = "is not a duration such as 90s, 5m, 1h, 7d or 2w";
-        Problem::field(parameter, rule, Some(text.into()))
+        Problem::parameter(parameter, rule, Some(text.into()))
     })
 }
 
 fn range(query: &QueryMetrics, now: Timestamp) -> Result<Range, Problem> {
     if query.since.is_some() && query.from.is_some() {
-        return Err(Problem::field("since", "cannot be combined with from", None));
+        return Err(Problem::parameter("since", "cannot be combined with from", None));
     }
     // Slightly after now: includes the newest point of a device whose clock is ahead.
     let to = query.to.unwrap_or(now + Duration::from_secs(1));
@@ -205,13 +209,13 @@ fn range(query: &QueryMetrics, now: Timestamp) -> Result<Range, Problem> {
     };
     let from = query.from.unwrap_or_else(|| to - since);
     if from >= to {
-        return Err(Problem::field("from", "is not before to", Some(from.to_string().into())));
+        return Err(Problem::parameter("from", "is not before to", Some(from.to_string().into())));
     }
     // The range that InfluxDB can represent in nanoseconds.
     for (parameter, time) in [("from", from), ("to", to)] {
         if time.micros().checked_mul(1_000).is_none() {
             let rule = "is outside the years 1678 to 2261";
-            return Err(Problem::field(parameter, rule, Some(time.to_string().into())));
+            return Err(Problem::parameter(parameter, rule, Some(time.to_string().into())));
         }
     }
     let step = query.step.as_deref().map(|text| duration("step", text)).transpose()?;
@@ -225,7 +229,11 @@ fn tag_list(text: &str) -> Result<Vec<String>, Problem> {
         check_text("group_by", tag)?;
     }
     if tags.len() > MAX_TAGS {
-        return Err(Problem::field("group_by", format!("names more than {MAX_TAGS} tags"), None));
+        return Err(Problem::parameter(
+            "group_by",
+            format!("names more than {MAX_TAGS} tags"),
+            None,
+        ));
     }
     Ok(tags)
 }

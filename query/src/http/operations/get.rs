@@ -1,6 +1,7 @@
 //! `GET /operations`, `GET /operations/{id}`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::IntoResponse;
@@ -9,9 +10,10 @@ use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
-use muster_api_types::operations::{Failure, OperationDetail, OperationView, Slow};
-use muster_api_types::{Page, schema};
-use muster_schemas::{OperationId, ProjectId, RunState};
+use muster_api_types::devices::DeviceRef;
+use muster_api_types::operations::{self, Failure, OperationDetail, SlowRun};
+use muster_api_types::{OperationPage, Page, schema};
+use muster_schemas::{DeviceId, OperationId, ProjectId, RunState};
 use serde::Deserialize;
 use sqlx::{AssertSqlSafe, QueryBuilder};
 use utoipa::IntoParams;
@@ -45,7 +47,7 @@ pub(crate) struct ListOperations {
     get, path = "/api/v1/operations", tag = "operations", security(("bearer" = [])),
     params(ListOperations, ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "A page of operations", body = Page<OperationView>,
+        (status = 200, description = "A page of operations", body = OperationPage,
             example = json!({"items": [example()]})),
         ReadProblems,
     )
@@ -55,7 +57,7 @@ pub(crate) async fn list_operations(
     scope: Scope<ReadDevices>,
     min_position: MinPosition,
     Query(query): Query<ListOperations>,
-) -> Result<Json<Page<OperationView>>, Problem> {
+) -> Result<Json<Page<operations::Operation>>, Problem> {
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.operations, project).await?;
     let page =
@@ -115,7 +117,7 @@ pub(crate) async fn get_operation(
     let detail = OperationDetail {
         operation,
         failures: failures(&state, project, id).await?,
-        slowest: slowest(&state, project, id).await?,
+        slowest_runs: slowest(&state, project, id).await?,
     };
     Ok(([etag(version)], Json(detail)))
 }
@@ -172,23 +174,31 @@ async fn failures(
     id: OperationId,
 ) -> Result<Vec<Failure>, Problem> {
     let sql = format!(
-        "SELECT r.failure, count(*), (array_agg(coalesce(d.name, r.device::text)))[1:5]
+        "SELECT r.failure, count(*), (array_agg(r.device))[1:5],
+                (array_agg(coalesce(d.name, '')))[1:5]
          FROM {TABLE}_runs r
          LEFT JOIN {} d ON d.project = r.project AND d.device = r.device
          WHERE r.project = $1 AND r.operation = $2 AND r.failure IS NOT NULL
          GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20",
         devices::TABLE
     );
-    let rows: Vec<(String, i64, Vec<String>)> = sqlx::query_as(AssertSqlSafe(sql))
+    let rows: Vec<(String, i64, Vec<Uuid>, Vec<String>)> = sqlx::query_as(AssertSqlSafe(sql))
         .bind(project.as_str())
         .bind(id.0)
         .fetch_all(state.sql())
         .await
         .map_err(sql_problem)?;
-    let failure = |(reason, count, devices): (String, i64, Vec<String>)| Failure {
+    let failure = |(reason, count, ids, names): (String, i64, Vec<Uuid>, Vec<String>)| Failure {
         reason,
-        count: count.unsigned_abs(),
-        devices,
+        run_count: count.unsigned_abs(),
+        devices: ids
+            .into_iter()
+            .zip(names)
+            .map(|(id, name)| DeviceRef {
+                id: DeviceId(id),
+                name: Some(name).filter(|name| !name.is_empty()),
+            })
+            .collect(),
     };
     Ok(rows.into_iter().map(failure).collect())
 }
@@ -197,23 +207,23 @@ async fn slowest(
     state: &QueryState,
     project: &ProjectId,
     id: OperationId,
-) -> Result<Vec<Slow>, Problem> {
+) -> Result<Vec<SlowRun>, Problem> {
     let sql = format!(
-        "SELECT coalesce(d.name, r.device::text), r.duration FROM {TABLE}_runs r
+        "SELECT r.device, d.name, r.duration FROM {TABLE}_runs r
          LEFT JOIN {} d ON d.project = r.project AND d.device = r.device
          WHERE r.project = $1 AND r.operation = $2 AND r.duration IS NOT NULL
          ORDER BY r.duration DESC, r.device LIMIT 5",
         devices::TABLE
     );
-    let rows: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(sql))
+    let rows: Vec<(Uuid, Option<String>, i64)> = sqlx::query_as(AssertSqlSafe(sql))
         .bind(project.as_str())
         .bind(id.0)
         .fetch_all(state.sql())
         .await
         .map_err(sql_problem)?;
-    let slow = |(device, micros): (String, i64)| Slow {
-        device,
-        duration_ms: micros.unsigned_abs() / 1_000,
+    let slow = |(id, name, micros): (Uuid, Option<String>, i64)| SlowRun {
+        device: DeviceRef { id: DeviceId(id), name },
+        duration_seconds: Duration::from_micros(micros.unsigned_abs()).as_secs_f64(),
     };
     Ok(rows.into_iter().map(slow).collect())
 }

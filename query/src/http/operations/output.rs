@@ -135,7 +135,7 @@ impl From<OutputName> for OutputStream {
         GetOutput, ProjectParam, MinPositionParam,
     ),
     responses(
-        (status = 200, description = "The output", body = String,
+        (status = 200, description = "The output", body = inline(schema::Bytes),
             content_type = "application/octet-stream", example = "Linux robot-7 6.1.0\n"),
         ReadProblems,
     )

@@ -10,8 +10,8 @@ use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
 use muster_api_types::devices::Status;
-use muster_api_types::runs::RunView;
-use muster_api_types::{Page, schema};
+use muster_api_types::runs as api;
+use muster_api_types::{Page, RunPage, schema};
 use muster_schemas::{DeviceId, OperationId, ProjectId, RunState};
 use serde::Deserialize;
 use sqlx::QueryBuilder;
@@ -37,9 +37,9 @@ pub(crate) struct ListRuns {
     limit: Limit,
     /// The `next` of the previous page.
     cursor: Option<String>,
-    /// Only runs in these states, comma-separated.
+    /// Only runs with these statuses, comma-separated.
     #[param(example = "failed,timed_out")]
-    state: Option<String>,
+    status: Option<String>,
 }
 
 /// List the runs of an operation
@@ -50,7 +50,7 @@ pub(crate) struct ListRuns {
         ListRuns, ProjectParam, MinPositionParam,
     ),
     responses(
-        (status = 200, description = "A page of runs", body = Page<RunView>,
+        (status = 200, description = "A page of runs", body = RunPage,
             example = json!({"items": [run_example()]})),
         ReadProblems,
     )
@@ -61,10 +61,10 @@ pub(crate) async fn list_runs(
     min_position: MinPosition,
     PathParam(operation): PathParam<OperationId>,
     Query(query): Query<ListRuns>,
-) -> Result<Json<Page<RunView>>, Problem> {
+) -> Result<Json<Page<api::Run>>, Problem> {
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.operations, project).await?;
-    let states = states(query.state.as_deref())?;
+    let states = statuses(query.status.as_deref())?;
     let page = Keyset::new("r.device", Order::Ascending, query.cursor.as_deref(), query.limit)?;
     find(&state, project, operation).await?;
     let mut sql = select();
@@ -82,7 +82,7 @@ pub(crate) async fn list_runs(
     Ok(Json(Page { items, next }))
 }
 
-/// Get a run with an explanation of its state
+/// Get a run with an explanation of its status
 #[utoipa::path(
     get, path = "/api/v1/operations/{operation}/runs/{device}", tag = "operations",
     security(("bearer" = [])),
@@ -92,7 +92,7 @@ pub(crate) async fn list_runs(
         ProjectParam, MinPositionParam,
     ),
     responses(
-        (status = 200, description = "The run", body = RunView,
+        (status = 200, description = "The run", body = api::Run,
             headers(("ETag" = String, description = "Version of its stream")),
             example = json!(run_example())),
         ReadProblems,
@@ -151,7 +151,7 @@ pub(super) async fn find_run(
     Ok((name, status, read(&text)?))
 }
 
-fn states(text: Option<&str>) -> Result<Vec<RunState>, Problem> {
+fn statuses(text: Option<&str>) -> Result<Vec<RunState>, Problem> {
     let words = text.into_iter().flat_map(|words| words.split(','));
     words
         .map(|word| {
@@ -159,7 +159,7 @@ fn states(text: Option<&str>) -> Result<Vec<RunState>, Problem> {
             found.ok_or_else(|| {
                 let all: Vec<&str> = RunState::ALL.iter().map(|state| state.as_str()).collect();
                 let rule = format!("is not one of {}", all.join(", "));
-                Problem::field("state", rule, Some(word.into()))
+                Problem::parameter("status", rule, Some(word.into()))
             })
         })
         .collect()

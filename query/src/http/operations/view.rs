@@ -1,10 +1,12 @@
 //! Operations and runs in responses of the API.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use muster_api_types::operations::{OperationStatus, OperationView};
-use muster_api_types::runs::RunView;
+use muster_api_types::actions::Action;
+use muster_api_types::devices::DeviceRef;
+use muster_api_types::operations::{self, DevicesTarget, OperationStatus, SelectorTarget, Target};
+use muster_api_types::runs;
+use muster_schemas::events::{OperationRequested, RequestedTarget};
 use muster_schemas::{DeviceId, OperationId, RunState};
 use serde_json::{Value, json};
 
@@ -15,7 +17,7 @@ pub(super) fn operation_view(
     id: OperationId,
     operation: Operation,
     runs: BTreeMap<RunState, u64>,
-) -> Option<OperationView> {
+) -> Option<operations::Operation> {
     let requested = operation.requested?;
     let finished = runs.iter().filter(|(state, _)| state.is_final()).map(|(_, n)| n).sum();
     let is_over = finished >= requested.devices;
@@ -26,24 +28,37 @@ pub(super) fn operation_view(
         (false, None, true) => OperationStatus::Paused,
         (false, None, false) => OperationStatus::Running,
     };
-    Some(OperationView {
+    let stdin_bytes = requested.private.map_or(0, |private| private.stdin_bytes);
+    Some(operations::Operation {
         id,
         status: status.into(),
-        action: requested.action.into(),
-        target: requested.target,
-        devices: requested.devices,
-        actor: operation.actor,
-        requested_at: operation.requested_at,
-        timeout_ms: requested.timeout_ms,
+        target: target(&requested).into(),
+        action: Action::from_event(requested.action, stdin_bytes).into(),
+        device_count: requested.devices,
+        created_by: operation.actor,
+        created_at: operation.requested_at,
+        timeout_seconds: u32::try_from(requested.timeout_ms / 1_000).unwrap_or(u32::MAX),
         expires_at: requested.expires_at,
-        at_once: requested.at_once,
-        stop_after: requested.stop_after,
-        stdin_bytes: requested.private.map_or(0, |private| private.stdin_bytes),
-        aborted: operation.aborted.map(Into::into),
-        runs: runs.into_iter().map(|(state, count)| (state.as_str().to_owned(), count)).collect(),
-        finished,
+        max_concurrent_devices: requested.at_once,
+        max_failures: requested.stop_after,
+        abort_cause: operation.aborted.map(Into::into),
+        run_counts: runs
+            .into_iter()
+            .map(|(state, count)| (state.as_str().to_owned(), count))
+            .collect(),
+        finished_count: finished,
         version: operation.version,
     })
+}
+
+/// Returns the devices that were requested.
+fn target(requested: &OperationRequested) -> Target {
+    match requested.target.clone() {
+        RequestedTarget::Devices(devices) => Target::Devices(DevicesTarget { devices }),
+        RequestedTarget::Selector(selector) | RequestedTarget::Text(selector) => {
+            Target::Selector(SelectorTarget { selector })
+        }
+    }
 }
 
 /// Creates the view of a run, without an explanation.
@@ -52,15 +67,15 @@ pub(super) fn run_view(
     device: DeviceId,
     name: Option<String>,
     run: Run,
-) -> RunView {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+) -> runs::Run {
+    #[expect(clippy::cast_precision_loss, reason = "exact for 285 years")]
+    let seconds = |micros: u64| micros as f64 / 1e6;
     let (reason, duration) = (run.failure(), run.duration());
     let report = run.report.as_ref();
-    RunView {
+    runs::Run {
         operation,
-        device,
-        name,
-        state: run.state.into(),
+        device: DeviceRef { id: device, name },
+        status: run.state.into(),
         explanation: None,
         requested_at: run.requested_at,
         dispatched_at: run.dispatched_at,
@@ -73,13 +88,13 @@ pub(super) fn run_view(
         exit_code: report.and_then(|report| report.exit_code),
         signal: report.and_then(|report| report.signal),
         reason,
-        refused: run.refused.as_ref().map(|(cause, _)| (*cause).into()),
-        duration_ms: duration.map(millis),
-        user_us: report.map(|report| report.user_us),
-        system_us: report.map(|report| report.system_us),
-        peak_memory: report.map(|report| report.peak_memory),
-        stdout: report.map(|report| report.stdout),
-        stderr: report.map(|report| report.stderr),
+        refusal_cause: run.refused.as_ref().map(|(cause, _)| (*cause).into()),
+        duration_seconds: duration.map(|duration| duration.as_secs_f64()),
+        cpu_user_seconds: report.map(|report| seconds(report.user_us)),
+        cpu_system_seconds: report.map(|report| seconds(report.system_us)),
+        peak_memory_bytes: report.map(|report| report.peak_memory),
+        stdout: report.map(|report| report.stdout.into()),
+        stderr: report.map(|report| report.stderr.into()),
         late: run.late,
         version: run.version,
     }
@@ -89,11 +104,13 @@ pub(super) fn run_view(
 pub(super) fn example() -> Value {
     json!({
         "id": "0198c0de-7002-7abc-8def-0123456789ab", "status": "running",
-        "action": {"kind": "exec", "program": {"argv": ["uname", "-a"]}},
-        "target": "env=dev", "devices": 12, "actor": "token:0198c0de-7001-7abc-8def-0123456789ab",
-        "requested_at": "2026-11-25T09:00:00Z", "timeout_ms": 300_000,
-        "expires_at": "2026-11-26T09:00:00Z", "at_once": 100, "stop_after": null, "stdin_bytes": 0,
-        "aborted": null, "runs": {"running": 2, "succeeded": 10}, "finished": 10, "version": 1
+        "action": {"kind": "exec", "argv": ["uname", "-a"]},
+        "target": {"kind": "selector", "selector": "env=dev"}, "device_count": 12,
+        "created_by": "token:0198c0de-7001-7abc-8def-0123456789ab",
+        "created_at": "2026-11-25T09:00:00Z", "timeout_seconds": 300,
+        "expires_at": "2026-11-26T09:00:00Z", "max_concurrent_devices": 100,
+        "max_failures": null, "abort_cause": null,
+        "run_counts": {"running": 2, "succeeded": 10}, "finished_count": 10, "version": 1
     })
 }
 
@@ -101,24 +118,30 @@ pub(super) fn example() -> Value {
 pub(super) fn detail_example() -> Value {
     let mut example = example();
     example["failures"] = json!([
-        {"reason": "failed: exit code 1", "count": 1, "devices": ["robot-7"]}
+        {"reason": "failed: exit code 1", "run_count": 1, "devices": [device_example()]}
     ]);
-    example["slowest"] = json!([{"device": "robot-3", "duration_ms": 812}]);
+    example["slowest_runs"] = json!([{"device": device_example(), "duration_seconds": 0.812}]);
     example
+}
+
+fn device_example() -> Value {
+    json!({"id": "0198c0de-7000-7abc-8def-0123456789ab", "name": "robot-7"})
 }
 
 /// Returns an example of a run.
 pub(super) fn run_example() -> Value {
     json!({
         "operation": "0198c0de-7002-7abc-8def-0123456789ab",
-        "device": "0198c0de-7000-7abc-8def-0123456789ab", "name": "robot-7", "state": "failed",
+        "device": device_example(), "status": "failed",
         "explanation": "Its program ended with exit code 1; see its standard error.",
         "requested_at": "2026-11-25T09:00:00Z", "dispatched_at": "2026-11-25T09:00:00.004Z",
         "accepted_at": "2026-11-25T09:00:00.006Z", "started_at": "2026-11-25T09:00:00.008Z",
         "ended_at": "2026-11-25T09:00:00.02Z", "cancel_requested_at": null, "pid": 4711,
         "user": "root", "exit_code": 1, "signal": null, "reason": "failed: exit code 1",
-        "refused": null, "duration_ms": 3, "user_us": 900, "system_us": 400,
-        "peak_memory": 3_145_728, "stdout": {"bytes": 0, "kept": 0, "hash": null},
-        "stderr": {"bytes": 12, "kept": 12, "hash": null}, "late": false, "version": 2
+        "refusal_cause": null, "duration_seconds": 0.003, "cpu_user_seconds": 0.0009,
+        "cpu_system_seconds": 0.0004, "peak_memory_bytes": 3_145_728,
+        "stdout": {"size_bytes": 0, "stored_bytes": 0, "hash": null},
+        "stderr": {"size_bytes": 12, "stored_bytes": 12, "hash": null},
+        "late": false, "version": 2
     })
 }

@@ -31,9 +31,9 @@ use crate::state::QueryState;
         ProjectParam, MinPositionParam,
     ),
     responses(
-        (status = 200, description = "The file", body = String,
+        (status = 200, description = "The file", body = inline(schema::Bytes),
             content_type = "application/octet-stream", example = "2026-11-25 started\n"),
-        (status = 206, description = "A part of the file", body = String,
+        (status = 206, description = "A part of the file", body = inline(schema::Bytes),
             content_type = "application/octet-stream", example = "started\n"),
         (status = 409, description = "The file is not stored, or not yet",
             body = ProblemDocument, content_type = "application/problem+json"),

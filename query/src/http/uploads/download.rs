@@ -6,6 +6,7 @@ use axum::response::Response;
 use muster_api::problem::{Kind, OpenProblems};
 use muster_api::{PathParam, Problem};
 use muster_api_types::problems::ProblemDocument;
+use muster_api_types::schema;
 use muster_schemas::wire::DownloadText;
 use muster_schemas::{Event, Hash, StreamName, Timestamp};
 
@@ -20,11 +21,11 @@ use crate::state::QueryState;
 /// works as for the file itself.
 #[utoipa::path(
     get, path = "/api/v1/downloads/{token}", tag = "uploads",
-    params(("token" = String, Path, description = "The token in the link: `msd_…`")),
+    params(("token" = String, Path, description = "The token in the link: `msd_…`", pattern = "^[A-Za-z0-9_-]+$")),
     responses(
-        (status = 200, description = "The file", body = String,
+        (status = 200, description = "The file", body = inline(schema::Bytes),
             content_type = "application/octet-stream", example = "2026-11-25 started\n"),
-        (status = 206, description = "A part of the file", body = String,
+        (status = 206, description = "A part of the file", body = inline(schema::Bytes),
             content_type = "application/octet-stream", example = "started\n"),
         (status = 404, description = "The link does not exist",
             body = ProblemDocument, content_type = "application/problem+json"),

@@ -11,8 +11,8 @@ use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, Limit, MinPosition, PathParam, Problem, Query, Scope, etag};
 use muster_api_types::devices::Status;
-use muster_api_types::uploads::{UploadState, UploadView};
-use muster_api_types::{Page, schema};
+use muster_api_types::uploads::{Upload, UploadStatus};
+use muster_api_types::{Page, UploadPage, schema};
 use muster_blobs::key;
 use muster_schemas::wire::OutputStream;
 use muster_schemas::{DeviceId, OperationId, ProjectId};
@@ -50,9 +50,9 @@ pub(crate) struct ListUploads {
     /// Only uploads of this operation.
     #[param(value_type = Option<schema::OperationId>)]
     operation: Option<OperationId>,
-    /// Only uploads in these states, comma-separated.
+    /// Only uploads with these statuses, comma-separated.
     #[param(example = "sending,stored")]
-    state: Option<String>,
+    status: Option<String>,
     /// Only uploads of this path, as in the request.
     #[param(example = "/var/log/app.log")]
     path: Option<String>,
@@ -97,10 +97,10 @@ impl UploadRow {
     }
 
     /// Returns the view; for a file in transfer, counts the received bytes.
-    async fn view(self, state: &QueryState, project: &ProjectId) -> Result<UploadView, Problem> {
+    async fn view(self, state: &QueryState, project: &ProjectId) -> Result<Upload, Problem> {
         let shown = view(self.key, self.name, &self.operation, &self.run);
         let mut view = shown.ok_or_else(|| unknown(project, self.key))?;
-        if view.state == UploadState::Sending {
+        if view.status == UploadStatus::Sending {
             let folder = key::output(project, self.key.0, self.key.1, OutputStream::File);
             let found = state.blobs.list(&folder).await.map_err(|error| blob_problem(&error))?;
             let done = key::contiguous(&found).last().map_or(0, |piece| piece.end());
@@ -121,7 +121,7 @@ fn unknown(project: &ProjectId, (operation, device): (OperationId, DeviceId)) ->
     get, path = "/api/v1/uploads", tag = "uploads", security(("bearer" = [])),
     params(ListUploads, ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "A page of uploads", body = Page<UploadView>,
+        (status = 200, description = "A page of uploads", body = UploadPage,
             example = json!({"items": [example()]})),
         ReadProblems,
     )
@@ -131,11 +131,11 @@ pub(crate) async fn list_uploads(
     scope: Scope<ReadDevices>,
     min_position: MinPosition,
     Query(query): Query<ListUploads>,
-) -> Result<Json<Page<UploadView>>, Problem> {
+) -> Result<Json<Page<Upload>>, Problem> {
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.operations, project).await?;
     let page = Keyset::new("u.position", Order::Descending, query.cursor.as_deref(), query.limit)?;
-    let states = states(query.state.as_deref())?;
+    let states = statuses(query.status.as_deref())?;
     let mut sql = select();
     sql.push_bind(project.as_str().to_owned());
     if let Some(device) = &query.device {
@@ -154,7 +154,7 @@ pub(crate) async fn list_uploads(
     }
     let (rows, next) = page.read(&state, sql, |row: &Row| row.2).await?;
     let found = rows.into_iter().map(UploadRow::new).collect::<Result<Vec<_>, _>>()?;
-    let shown: Vec<Result<UploadView, Problem>> = futures::stream::iter(found)
+    let shown: Vec<Result<Upload, Problem>> = futures::stream::iter(found)
         .map(|found| found.view(&state, project))
         .buffered(MAX_CONCURRENT_COUNTS)
         .collect()
@@ -163,7 +163,7 @@ pub(crate) async fn list_uploads(
     Ok(Json(Page { items, next }))
 }
 
-/// Get an upload with an explanation of its state
+/// Get an upload with an explanation of its status
 #[utoipa::path(
     get, path = "/api/v1/uploads/{operation}/{device}", tag = "uploads", security(("bearer" = [])),
     params(
@@ -172,7 +172,7 @@ pub(crate) async fn list_uploads(
         ProjectParam, MinPositionParam,
     ),
     responses(
-        (status = 200, description = "The upload", body = UploadView,
+        (status = 200, description = "The upload", body = Upload,
             headers(("ETag" = String, description = "Version of its run's stream")),
             example = json!(example())),
         ReadProblems,
@@ -210,13 +210,13 @@ pub(super) async fn find(
     UploadRow::new(row.ok_or_else(|| unknown(project, key))?)
 }
 
-fn states(text: Option<&str>) -> Result<Vec<UploadState>, Problem> {
+fn statuses(text: Option<&str>) -> Result<Vec<UploadStatus>, Problem> {
     let words = text.into_iter().flat_map(|words| words.split(','));
     words
         .map(|word| {
-            UploadState::parse(word.trim()).ok_or_else(|| {
-                let rule = format!("is not one of {}", UploadState::names());
-                Problem::field("state", rule, Some(word.into()))
+            UploadStatus::parse(word.trim()).ok_or_else(|| {
+                let rule = format!("is not one of {}", UploadStatus::names());
+                Problem::parameter("status", rule, Some(word.into()))
             })
         })
         .collect()

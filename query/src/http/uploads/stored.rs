@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use muster_api::Problem;
 use muster_api::problem::Kind;
-use muster_api_types::uploads::UploadState;
+use muster_api_types::uploads::UploadStatus;
 use muster_blobs::Blobs;
 use muster_blobs::key::{self, Piece};
 use muster_schemas::errors::error_chain;
@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::list::UploadRow;
 use super::range::{Part, part};
-use super::view::state_of;
+use super::view::status_of;
 use crate::http::sessions::blob_problem;
 use crate::live_streams::{Holder, LiveStream};
 use crate::state::QueryState;
@@ -50,9 +50,9 @@ pub(super) async fn respond(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let (operation, device) = upload.key;
-    match state_of(&upload.run) {
-        UploadState::Stored => {}
-        UploadState::Erased => {
+    match status_of(&upload.run) {
+        UploadStatus::Stored => {}
+        UploadStatus::Erased => {
             return Err(Problem::new(Kind::Gone, "the file was erased"));
         }
         other => {

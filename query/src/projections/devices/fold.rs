@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use muster_api_types::devices::{Enrollment, Epoch, EpochCause, Loss, Presence, Waiting};
+use muster_api_types::devices::{
+    DeviceRef, Enrollment, Epoch, EpochCause, Loss, PendingEnrollment, Presence,
+};
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
     Cause, DeviceConfigApplied, DeviceEventUnreadable, DeviceInventoryReported, author,
@@ -55,20 +57,20 @@ impl Device {
         match &stored.stream {
             StreamName::Device(_) => {
                 self.version = stored.stream_version;
-                self.events.settings += 1;
+                self.events.setting_count += 1;
             }
             StreamName::DevicePresence(_) => {
                 self.heard_at = Some(stored.recorded_at);
-                self.events.presence += 1;
+                self.events.presence_count += 1;
             }
             StreamName::DeviceReport(_, epoch) => {
                 self.heard_at = Some(stored.recorded_at);
-                self.events.reports += 1;
-                self.flags.odd_clock = has_implausible_time(stored);
-                self.flags.odd_times += u64::from(self.flags.odd_clock);
+                self.events.report_count += 1;
+                self.flags.clock_implausible = has_implausible_time(stored);
+                self.flags.implausible_time_count += u64::from(self.flags.clock_implausible);
                 let existing = self.epochs.iter_mut().rfind(|existing| existing.epoch == *epoch);
                 if let Some(existing) = existing {
-                    existing.seq = stored.stream_version.into();
+                    existing.newest_seq = stored.stream_version.into();
                 }
             }
             StreamName::Token(_)
@@ -86,7 +88,7 @@ impl Device {
     /// When the record cannot be decoded, or is inconsistent.
     pub fn apply(&mut self, stored: &StoredEvent) -> Result<(), CannotApply> {
         if stored.kind == DeviceEventUnreadable::TYPE {
-            self.flags.unreadable += 1;
+            self.flags.unreadable_count += 1;
             return Ok(());
         }
         let event = match stored.event() {
@@ -106,19 +108,20 @@ impl Device {
                 self.name = Some(registered.name);
                 self.labels = registered.labels;
                 self.created_at = at;
+                self.created_by.clone_from(&stored.actor);
                 self.created_position = stored.position;
             }
             Event::DeviceEnrollmentRequested(requested) => {
-                self.waiting = Some(Waiting {
-                    since: at,
+                self.pending_enrollment = Some(PendingEnrollment {
+                    requested_at: at,
                     fingerprint: requested.fingerprint,
                     token: requested.token,
                     hostname: requested.hostname,
-                    like: requested.like,
+                    same_machine: requested.like.map(|id| DeviceRef { id, name: None }),
                 });
             }
             Event::DeviceEnrollmentAccepted(_) | Event::DeviceEnrollmentRejected(_) => {
-                self.waiting = None;
+                self.pending_enrollment = None;
             }
             Event::DeviceRevoked(_) => self.revoked_at = Some(at),
             Event::DeviceEnrolled(enrolled) => {
@@ -129,7 +132,7 @@ impl Device {
                     nats_key: enrolled.nats_key,
                     token: enrolled.token,
                     hostname: enrolled.hostname,
-                    machine: enrolled.machine,
+                    machine_hash: enrolled.machine,
                 });
                 self.start_epoch(enrolled.epoch, EpochCause::Enrolled, at);
             }
@@ -166,7 +169,7 @@ impl Device {
             Event::DeviceConnected(connected) => {
                 self.presence = Some(Presence {
                     online: true,
-                    since: stored.occurred_at,
+                    changed_at: stored.occurred_at,
                     address: connected.address,
                     reason: None,
                 });
@@ -175,19 +178,19 @@ impl Device {
                 let address = self.presence.take().and_then(|presence| presence.address);
                 self.presence = Some(Presence {
                     online: false,
-                    since: stored.occurred_at,
+                    changed_at: stored.occurred_at,
                     address,
                     reason: Some(disconnected.reason.into()),
                 });
             }
-            Event::DeviceForked(_) => self.flags.forks += 1,
+            Event::DeviceForked(_) => self.flags.fork_count += 1,
             Event::DeviceHistoryLost(lost) => {
-                self.flags.losses += 1;
+                self.flags.loss_count += 1;
                 self.flags.last_loss = Some(Loss {
                     cause: lost.cause.into(),
                     epoch: lost.epoch,
-                    count: lost.count,
-                    said_at: at,
+                    missing_count: lost.count,
+                    reported_at: at,
                 });
             }
             Event::DeviceKeyRotated(rotated) => {
@@ -244,11 +247,16 @@ impl Device {
         Ok(())
     }
 
-    fn start_epoch(&mut self, epoch: muster_schemas::Epoch, cause: EpochCause, since: Timestamp) {
+    fn start_epoch(
+        &mut self,
+        epoch: muster_schemas::Epoch,
+        cause: EpochCause,
+        started_at: Timestamp,
+    ) {
         if self.epochs.len() == Self::EPOCHS {
             self.epochs.remove(0);
         }
-        self.epochs.push(Epoch { epoch, cause: cause.into(), since, seq: Seq::ZERO });
+        self.epochs.push(Epoch { epoch, cause: cause.into(), started_at, newest_seq: Seq::ZERO });
     }
 }
 

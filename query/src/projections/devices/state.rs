@@ -1,7 +1,7 @@
 //! The state of a device; `fold.rs` computes it.
 
 use muster_api_types::devices::{
-    Config, Enrollment, Epoch, Flags, Presence, Status, StreamCounts, Waiting,
+    Config, Enrollment, Epoch, EventCounts, Flags, PendingEnrollment, Presence, Status,
 };
 use muster_schemas::events::DeviceInventoryReported;
 use muster_schemas::names::{DeviceName, Labels};
@@ -21,7 +21,7 @@ pub struct Device {
     /// Keys of the device, if it has enrolled.
     pub enrollment: Option<Enrollment>,
     /// The pending enrollment.
-    pub waiting: Option<Waiting>,
+    pub pending_enrollment: Option<PendingEnrollment>,
     /// Time at which its keys were revoked; absent while they are valid.
     pub revoked_at: Option<Timestamp>,
     /// Epochs of the device, the newest last; at most [`Self::EPOCHS`].
@@ -36,6 +36,8 @@ pub struct Device {
     pub config: Config,
     /// Time of registration.
     pub created_at: Timestamp,
+    /// The actor that registered or enrolled it.
+    pub created_by: String,
     /// Position of the registration.
     pub created_position: Position,
     /// Position of the newest event about the device.
@@ -45,7 +47,7 @@ pub struct Device {
     /// Time of deletion.
     pub deleted_at: Option<Timestamp>,
     /// Numbers of events about the device.
-    pub events: StreamCounts,
+    pub events: EventCounts,
     /// Anomalies of the device.
     pub flags: Flags,
 }
@@ -59,7 +61,7 @@ impl Device {
     pub fn status(&self) -> Status {
         if self.deleted_at.is_some() {
             Status::Deleted
-        } else if self.waiting.is_some() {
+        } else if self.pending_enrollment.is_some() {
             Status::Pending
         } else if self.revoked_at.is_some() {
             Status::Revoked

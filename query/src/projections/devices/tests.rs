@@ -160,9 +160,9 @@ fn implausible_times_are_flagged_until_the_next_plausible_one() {
     let mut device = fold(&[registered(), enrolled(1)]);
     for (time, odd) in [(0, true), (NOW + 3_600_000_000, true), (NOW - 86_400_000_000, false)] {
         device.evolve(&stored(3, &sample(5), time)).unwrap();
-        assert_eq!(device.flags.odd_clock, odd, "{time}");
+        assert_eq!(device.flags.clock_implausible, odd, "{time}");
     }
-    assert_eq!(device.flags.odd_times, 2);
+    assert_eq!(device.flags.implausible_time_count, 2);
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn an_event_that_cannot_be_applied_stops_the_fold_and_an_unknown_one_does_not() 
     broken.kind = "DeviceEventUnreadable".into();
     let mut device = Device::default();
     assert!(device.evolve(&broken).is_ok());
-    assert_eq!(device.flags.unreadable, 1);
+    assert_eq!(device.flags.unreadable_count, 1);
 }
 
 #[test]

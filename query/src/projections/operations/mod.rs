@@ -11,7 +11,7 @@ pub use table::Operations;
 
 /// Name of the live table; the live table of runs has the suffix `_runs`, and that of uploads
 /// `_uploads`.
-pub const TABLE: &str = "operations_v1";
+pub const TABLE: &str = "operations_v2";
 
 #[cfg(test)]
 mod tests;

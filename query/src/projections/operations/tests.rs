@@ -8,9 +8,9 @@ use bytes::Bytes;
 use muster_api_types::devices::Status;
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
-    Action, ClosedState, EraseCause, FileSummary, OperationRequested, RefusalCause, RunAccepted,
-    RunClosed, RunDispatched, RunFailed, RunInterrupted, RunRejected, RunReport, RunRequested,
-    RunStarted, RunSucceeded, Upload, UploadErased, UploadStalled,
+    Action, ClosedState, EraseCause, FileSummary, OperationRequested, RefusalCause,
+    RequestedTarget, RunAccepted, RunClosed, RunDispatched, RunFailed, RunInterrupted, RunRejected,
+    RunReport, RunRequested, RunStarted, RunSucceeded, Upload, UploadErased, UploadStalled,
 };
 use muster_schemas::{
     DeviceId, Epoch, Event, Hash, OperationId, Position, RunState, StreamName, StreamVersion,
@@ -139,7 +139,7 @@ fn every_state_has_its_own_explanation() {
     let operation = Operation {
         requested: Some(OperationRequested {
             action: Action::Reboot,
-            target: "robot".into(),
+            target: RequestedTarget::Selector("robot".into()),
             devices: 1,
             private: None,
             timeout_ms: 1,
@@ -202,7 +202,7 @@ fn the_explanation_of_an_upload_names_it_as_an_upload() {
     let operation = Operation {
         requested: Some(OperationRequested {
             action: Action::Upload(upload),
-            target: "robot".into(),
+            target: RequestedTarget::Selector("robot".into()),
             devices: 1,
             private: None,
             timeout_ms: 1,

@@ -1,6 +1,6 @@
 //! The fold of a session's stream. Pure.
 
-use muster_api_types::sessions::SessionState;
+use muster_api_types::sessions::SessionStatus;
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::SessionKind;
 use muster_schemas::{Event, Position, Timestamp};
@@ -13,7 +13,7 @@ pub struct Session {
     /// Kind of the session; absent only before its request.
     pub session: Option<SessionKind>,
     /// State of the session.
-    pub state: SessionState,
+    pub state: SessionStatus,
     /// The actor that opened it.
     pub actor: String,
     /// Address of the client that opened it.
@@ -65,21 +65,21 @@ impl Session {
             Event::SessionRefused(_) if self.attachments > 1 => self.detachments += 1,
             Event::SessionRefused(refusal) => {
                 self.detachments = self.attachments;
-                self.state = SessionState::Refused;
+                self.state = SessionStatus::Refused;
                 self.ended_at = Some(stored.recorded_at);
                 self.reason = Some(refusal.reason);
             }
             Event::SessionRecorded(piece) => self.recording_bytes += piece.bytes,
             Event::SessionEnded(ended) => {
                 self.detachments = self.attachments;
-                self.state = SessionState::Ended;
+                self.state = SessionStatus::Ended;
                 self.ended_at.get_or_insert(stored.recorded_at);
                 self.exit_code = ended.exit_code.or(self.exit_code);
                 self.reason.get_or_insert(ended.reason);
             }
             Event::ShellEnded(ended) => {
                 self.detachments = self.attachments;
-                self.state = SessionState::Ended;
+                self.state = SessionStatus::Ended;
                 self.ended_at.get_or_insert(stored.recorded_at);
                 self.exit_code = ended.exit_code.or(self.exit_code);
                 self.reason.get_or_insert(ended.reason);

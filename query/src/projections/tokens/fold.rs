@@ -1,13 +1,15 @@
 //! The fold of a token's stream. Pure.
 
+use std::collections::BTreeSet;
+
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{EventError, Role, author};
-use muster_schemas::names::{Labels, TokenName};
+use muster_schemas::names::{ConfigVars, LabelKey, Labels, TokenName};
 use muster_schemas::{DeviceId, Event, Position, StreamVersion, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Purpose of a token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenKind {
     /// Devices enroll with it.
@@ -16,8 +18,14 @@ pub enum TokenKind {
         uses: u32,
         /// Labels for the devices that enroll with it.
         labels: Labels,
+        /// Keys of the labels that a machine may set itself.
+        allowed_labels: BTreeSet<LabelKey>,
+        /// Config variables that a new device starts with.
+        config: ConfigVars,
         /// The only device that may use it.
         device: Option<DeviceId>,
+        /// Whether an operator must accept each device that enrolls with it.
+        approval_required: bool,
     },
     /// Clients use the API with it.
     Api {
@@ -38,7 +46,7 @@ impl TokenKind {
 }
 
 /// The state of a token in the log, without its secret's hash.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Token {
     /// Purpose of the token; absent only before it was created.
@@ -78,7 +86,10 @@ impl Token {
                 let kind = TokenKind::Enrollment {
                     uses: created.uses,
                     labels: created.labels,
+                    allowed_labels: created.allow_labels,
+                    config: created.config,
                     device: created.device,
+                    approval_required: created.approval,
                 };
                 self.create(kind, created.name, Some(created.expires_at), stored);
             }

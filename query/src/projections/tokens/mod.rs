@@ -10,7 +10,7 @@ pub(crate) use table::TYPES;
 pub use table::Tokens;
 
 /// Name of the live table.
-pub const TABLE: &str = "tokens_v1";
+pub const TABLE: &str = "tokens_v2";
 
 #[cfg(test)]
 mod tests;

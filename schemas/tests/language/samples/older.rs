@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use ciborium::Value;
 use muster_schemas::events::{
     DeviceEnrolled, DeviceEnrollmentRequested, DeviceLabelsChanged, DeviceRegistered,
-    EnrollmentTokenCreated,
+    EnrollmentTokenCreated, RequestedTarget,
 };
 use muster_schemas::{DeviceId, Epoch, Event, Timestamp, TokenId, codec};
 
-use super::{Message, NATS_KEY, Sample, device_key, devices, digest, id, text};
+use super::{Message, NATS_KEY, Sample, device_key, devices, digest, id, operations, text};
 
 /// Version 1 of a shape that got one more field in version 2.
 #[expect(clippy::expect_used, reason = "bytes that were written a line before")]
@@ -22,6 +22,26 @@ fn without(event: impl Into<Event>, version: u16, field: &str) -> Sample {
     Sample {
         name: event.kind(),
         version,
+        bytes: codec::encode(&Value::Map(entries)),
+        message: Message::Event(event),
+        is_newest: false,
+    }
+}
+
+/// Version 1 of `OperationRequested` has the target as text.
+#[expect(clippy::expect_used, reason = "bytes that were written a line before")]
+fn operation_requested_1() -> Sample {
+    let event = Event::from(operations::requested(RequestedTarget::Text("env=prod".into())));
+    let newest: Value = codec::decode(&event.encode()).expect("today's bytes");
+    let mut entries = newest.into_map().expect("a map");
+    for (key, value) in &mut entries {
+        if key.as_text() == Some("target") {
+            *value = "env=prod".into();
+        }
+    }
+    Sample {
+        name: event.kind(),
+        version: 1,
         bytes: codec::encode(&Value::Map(entries)),
         message: Message::Event(event),
         is_newest: false,
@@ -48,6 +68,7 @@ pub(super) fn samples() -> Vec<Sample> {
     };
     vec![
         labels_changed,
+        operation_requested_1(),
         without(
             DeviceRegistered {
                 name: text("robot-7"),

@@ -6,9 +6,10 @@ use muster_schemas::cose::Kind;
 use muster_schemas::events::{
     AbortCause, Action, ClosedState, DownloadLinkMade, EraseCause, Exec, FileSummary,
     OperationAborted, OperationPaused, OperationRequested, OperationResumed, OutputSummary,
-    PrivatePart, Program, RefusalCause, RunAccepted, RunCancelRequested, RunCanceled, RunClosed,
-    RunDispatched, RunExpired, RunFailed, RunInterrupted, RunRejected, RunReport, RunRequested,
-    RunStarted, RunSucceeded, RunTimedOut, Upload, UploadErased, UploadStalled,
+    PrivatePart, Program, RefusalCause, RequestedTarget, RunAccepted, RunCancelRequested,
+    RunCanceled, RunClosed, RunDispatched, RunExpired, RunFailed, RunInterrupted, RunRejected,
+    RunReport, RunRequested, RunStarted, RunSucceeded, RunTimedOut, Upload, UploadErased,
+    UploadStalled,
 };
 use muster_schemas::wire::{
     CancelOrder, FileStored, OutputPiece, OutputStream, OutputTaken, PrivateInput, RunDelivery,
@@ -90,17 +91,21 @@ fn order() -> RunOrder {
     }
 }
 
-fn events() -> Vec<Sample> {
-    let requested = OperationRequested {
+pub(super) fn requested(target: RequestedTarget) -> OperationRequested {
+    OperationRequested {
         action: exec(),
-        target: "env=prod".into(),
+        target,
         devices: 10_000,
         private: Some(private()),
         timeout_ms: 300_000,
         expires_at: order().expires_at,
         at_once: 100,
         stop_after: Some(5),
-    };
+    }
+}
+
+fn events() -> Vec<Sample> {
+    let requested = requested(RequestedTarget::Selector("env=prod".into()));
     let sealed = operation_key().seal(Kind::Run, codec::encode(&order()));
     vec![
         Sample::event(requested),

@@ -110,9 +110,9 @@ impl Lane {
             let name = format!("robot-{number}");
             let body = serde_json::json!({"name": name});
             let device = fleet.api.post("/api/v1/devices", &body).await;
-            let body = serde_json::json!({"name": name, "uses": 1, "device": device["id"]});
+            let body = serde_json::json!({"name": name, "max_uses": 1, "device": device["id"]});
             let token = fleet.api.post("/api/v1/enrollment-tokens", &body).await;
-            let token = token["token"].as_str().unwrap();
+            let token = token["secret"].as_str().unwrap();
             agents.push(InProcessAgent::join(fleet.dir(), &url, token, &name, limits).await);
         }
         let background = if devices == 0 {

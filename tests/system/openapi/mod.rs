@@ -1,6 +1,8 @@
 //! The OpenAPI document: the file in the repository equals the served one, every operation is fully
 //! described, and a running server conforms to it (schemathesis).
 
+mod names;
+
 use std::path::{Path, PathBuf};
 
 use muster_tests::System;
@@ -55,7 +57,8 @@ fn every_operation_is_completely_described() {
             let responses = operation["responses"].as_object().unwrap();
             for (status, response) in responses {
                 let Some(content) = response["content"].as_object() else {
-                    assert_eq!(status, "204", "{what}: {status} says nothing of its body");
+                    let is_empty = ["101", "204"].contains(&status.as_str());
+                    assert!(is_empty, "{what}: {status} has no described body");
                     continue;
                 };
                 if status.starts_with('2') {

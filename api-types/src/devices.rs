@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::inventory::Inventory;
-use crate::metrics::MetricsSummary;
+use crate::metrics::{MetricsSummary, WithoutFreshValue};
 use crate::{Open, WriteResult, schema};
 
 /// A device, as other resources refer to it.
@@ -190,6 +190,20 @@ pub struct DeviceSummary {
     /// Version of its settings, as in its `ETag`.
     #[schema(value_type = u64)]
     pub version: StreamVersion,
+}
+
+/// A page of a list of devices.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DevicePage {
+    /// Items of the page.
+    pub items: Vec<DeviceSummary>,
+    /// Value for `cursor` to read the next page; absent on the last page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// Metrics of the selector of which devices had no fresh value: those devices are not in the
+    /// list. Absent if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without_fresh_value: Vec<WithoutFreshValue>,
 }
 
 /// A device with all details.

@@ -27,7 +27,7 @@ mod write;
 
 pub use open::Open;
 pub use page::{
-    ApiTokenPage, DeadLetterPage, DevicePage, EnrollmentTokenPage, EventPage, MeasurementPage,
-    OperationPage, Page, ProjectPage, ProjectionPage, RunPage, SessionPage, UploadPage,
+    ApiTokenPage, DeadLetterPage, EnrollmentTokenPage, EventPage, MeasurementPage, OperationPage,
+    Page, ProjectPage, ProjectionPage, RunPage, SessionPage, UploadPage,
 };
 pub use write::WriteResult;

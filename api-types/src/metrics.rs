@@ -11,7 +11,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use crate::{Open, schema};
 
 /// Summary of a device's newest metrics; metrics that it does not measure are absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MetricsSummary {
     /// Utilization of all processors together, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,21 +33,29 @@ pub struct MetricsSummary {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = -0.0012)]
     pub clock_skew_seconds: Option<f64>,
+    /// The values that are older than three intervals of their group; absent if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<SummaryMetric>, example = json!(["disk"]))]
+    pub stale: Vec<Open<SummaryMetric>>,
+}
+
+/// A value of the summary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SummaryMetric {
+    /// Utilization of the processors.
+    Cpu,
+    /// Utilization of the memory.
+    Memory,
+    /// Utilization of the file system `/`.
+    Disk,
+    /// Charge of the battery.
+    Battery,
+    /// Skew of the clock.
+    ClockSkew,
 }
 
 impl MetricsSummary {
-    /// Returns this summary, with the other's values for those that are absent.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            cpu_percent: self.cpu_percent.or(other.cpu_percent),
-            memory_percent: self.memory_percent.or(other.memory_percent),
-            disk_percent: self.disk_percent.or(other.disk_percent),
-            battery_percent: self.battery_percent.or(other.battery_percent),
-            clock_skew_seconds: self.clock_skew_seconds.or(other.clock_skew_seconds),
-        }
-    }
-
     /// Whether all values are absent.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -63,8 +71,11 @@ pub struct Latest {
     pub last_seen_at: Option<Timestamp>,
     /// The most important metrics.
     pub summary: Option<MetricsSummary>,
-    /// All points of the newest batch of each group.
+    /// The newest value of each series; those that were reported together are one point.
     pub points: Vec<LatestPoint>,
+    /// Number of values that this server did not keep since its start, because the device reports
+    /// more than 5,000 series, or more than 128 KiB of them.
+    pub dropped_value_count: u64,
 }
 
 /// A point.
@@ -81,8 +92,40 @@ pub struct LatestPoint {
     /// Time of the point.
     #[schema(value_type = schema::Timestamp)]
     pub time: Timestamp,
-    /// Group in which the device sends it.
-    pub group: String,
+    /// Time since then by the server's clock, in seconds.
+    #[schema(example = 4.2)]
+    pub age_seconds: f64,
+    /// Interval at which the device reports it, as observed, in seconds; null until it was reported
+    /// twice.
+    #[schema(example = 10.0)]
+    pub interval_seconds: Option<f64>,
+    /// Whether it is older than three intervals; selectors do not use it then.
+    pub stale: bool,
+}
+
+/// A metric of a selector, and how many devices it left out because they had no fresh value of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WithoutFreshValue {
+    /// The metric, as in the selector.
+    #[schema(example = "mem.available")]
+    pub metric: String,
+    /// Number of devices without a fresh value: they were not selected, and may have been with one.
+    #[schema(example = 3)]
+    pub device_count: u64,
+    /// Number of devices for which the selector's metrics decide.
+    #[schema(example = 40)]
+    pub candidate_count: u64,
+}
+
+impl From<muster_schemas::wire::internal::WithoutFreshValue> for WithoutFreshValue {
+    fn from(found: muster_schemas::wire::internal::WithoutFreshValue) -> Self {
+        let muster_schemas::wire::internal::WithoutFreshValue {
+            metric,
+            device_count,
+            candidate_count,
+        } = found;
+        Self { metric, device_count, candidate_count }
+    }
 }
 
 /// A field of a device over time.

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use crate::actions::Action;
 use crate::devices::DeviceRef;
+use crate::metrics::WithoutFreshValue;
 use crate::union::describe_union;
 use crate::{Open, WriteResult, schema};
 
@@ -102,6 +103,10 @@ pub struct OperationRequestedResult {
     pub id: OperationId,
     /// Number of target devices.
     pub device_count: u64,
+    /// Metrics of the selector of which devices had no fresh value: those devices are no targets.
+    /// Absent if there are none, and in the response to a repeated request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without_fresh_value: Vec<WithoutFreshValue>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "the document would repeat the description")]
     pub result: WriteResult,

@@ -8,7 +8,6 @@ use utoipa::openapi::{ObjectBuilder, Ref, RefOr, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::dead_letters::DeadLetter;
-use crate::devices::DeviceSummary;
 use crate::events::Event;
 use crate::metrics::Measurement;
 use crate::operations::Operation;
@@ -60,8 +59,6 @@ impl<T: ToSchema> ToSchema for Page<T> {
 }
 
 // The document names a type with parameters after them, so that each page has a name of its own.
-/// A page of devices.
-pub type DevicePage = Page<DeviceSummary>;
 /// A page of operations.
 pub type OperationPage = Page<Operation>;
 /// A page of runs.

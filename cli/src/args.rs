@@ -8,7 +8,7 @@ use muster_server::up::{self, UpArgs};
 
 use crate::commands::{
     api_token, bootstrap, connect, context, cp, dead_letter, device, doctor, events, exec, grafana,
-    health, metrics, operation, project, replay, shell, simulate, status, token, upload,
+    health, metrics, operation, project, replay, selectors, shell, simulate, status, token, upload,
 };
 use crate::connection::Connection;
 
@@ -82,6 +82,9 @@ enum Command {
     /// Manage contexts, the stored servers: list, use, add, remove
     #[command(subcommand)]
     Context(context::ContextCommand),
+    /// Explain selectors, which choose devices by labels, fields and metrics
+    #[command(override_help = selectors::PAGE)]
+    Selectors,
     /// Print the completion script of a shell
     Completions {
         /// Name of the shell
@@ -134,6 +137,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Grafana(command) => grafana::run(&connection, command).await,
         Command::Simulate(command) => simulate::run(connection, command).await,
         Command::Context(command) => context::run(&connection, command),
+        Command::Selectors => {
+            selectors::run();
+            Ok(())
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "muster", &mut std::io::stdout());
             Ok(())

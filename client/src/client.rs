@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use async_recursion::async_recursion as boxed;
-use muster_api_types::Page;
 use muster_api_types::headers::{DEGRADED, MIN_POSITION};
+use muster_api_types::metrics::WithoutFreshValue;
 use muster_api_types::problems::ProblemDocument;
 use muster_schemas::Position;
 use muster_schemas::errors::root_cause;
 use reqwest::{Method, RequestBuilder, Response};
-use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::RequestError;
@@ -34,6 +34,15 @@ pub struct Client {
     pub(crate) project: Option<String>,
     on_warning: fn(&str),
     has_warned: Arc<Once>,
+}
+
+/// A page of any list, also one of devices.
+#[derive(Debug, Deserialize)]
+struct AnyPage {
+    items: Vec<Value>,
+    next: Option<String>,
+    #[serde(default)]
+    without_fresh_value: Vec<WithoutFreshValue>,
 }
 
 impl Client {
@@ -220,8 +229,8 @@ impl Client {
     }
 
     /// Returns a page of a list.
-    async fn page(&self, path: &str, query: &[(&str, String)]) -> Result<Page<Value>> {
-        Ok(self.get::<Page<Value>>(path, query).await?.into_content())
+    async fn page(&self, path: &str, query: &[(&str, String)]) -> Result<AnyPage> {
+        Ok(self.get::<AnyPage>(path, query).await?.into_content())
     }
 
     /// Returns all items of a list, page by page.
@@ -253,6 +262,9 @@ impl Client {
         loop {
             let page = self.page(path, &query).await?;
             list.extend(page.items);
+            if list.without_fresh_value.is_empty() {
+                list.without_fresh_value = page.without_fresh_value;
+            }
             let Some(next) = page.next else {
                 return Ok(list);
             };

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 
 use anyhow::{Result, anyhow};
+use muster_api_types::metrics::WithoutFreshValue;
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -17,6 +18,8 @@ pub struct List<T> {
     unknown: Vec<(usize, Value)>,
     /// Why the first of them cannot be parsed.
     problem: Option<String>,
+    /// Of a list of devices: the metrics of the selector of which devices had no fresh value.
+    pub(crate) without_fresh_value: Vec<WithoutFreshValue>,
 }
 
 impl<T: DeserializeOwned> List<T> {
@@ -43,6 +46,13 @@ impl<T> List<T> {
         Some(format!("{unknown} of {total} items cannot be parsed: {problem}"))
     }
 
+    /// Returns the metrics of the selector of which devices had no fresh value: those devices are not
+    /// in the list.
+    #[must_use]
+    pub fn without_fresh_value(&self) -> &[WithoutFreshValue] {
+        &self.without_fresh_value
+    }
+
     /// Returns all items, for a decision that depends on them.
     ///
     /// # Errors
@@ -57,7 +67,12 @@ impl<T> List<T> {
 
 impl<T> Default for List<T> {
     fn default() -> Self {
-        Self { items: Vec::new(), unknown: Vec::new(), problem: None }
+        Self {
+            items: Vec::new(),
+            unknown: Vec::new(),
+            problem: None,
+            without_fresh_value: Vec::new(),
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::append_reports;
 use crate::grafana;
 use crate::http;
 use crate::influx::MetricReader;
-use crate::latest::{LatestMetrics, follow};
+use crate::latest::{LatestMetrics, follow, history};
 use crate::live_streams::LiveStreams;
 use crate::projections::devices::{self, Devices};
 use crate::projections::operations::{self, Operations};
@@ -120,6 +120,7 @@ impl Query {
         }
         let mut tasks = work.tasks;
         tasks.spawn(follow::run(nats.clone(), latest.clone(), stop.clone()));
+        tasks.spawn(history::read(nats.clone(), latest.clone(), stop.clone()));
         tasks.spawn(follow::prune(log.clone(), latest.clone(), stop.clone()));
         let api = ApiState::new(log);
         let reporting = nats.clone();

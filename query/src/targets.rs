@@ -71,7 +71,11 @@ async fn resolve(state: &QueryState, request: &FindTargets) -> Targets {
         MAX_DEVICES_PER_RESPONSE,
     );
     match found.await {
-        Ok(devices) => Targets::Found { more: devices.len() == MAX_DEVICES_PER_RESPONSE, devices },
+        Ok((devices, without_fresh_value)) => Targets::Found {
+            more: devices.len() == MAX_DEVICES_PER_RESPONSE,
+            devices,
+            without_fresh_value,
+        },
         Err(problem) if problem.kind().status().is_server_error() => {
             Targets::Unavailable(problem.detail().to_owned())
         }

@@ -134,6 +134,15 @@ async fn each_command_sees_the_writes_of_the_previous_one() {
     let fields = json(&system, &["metrics", "-l", "n=1", "--json"]);
     assert_eq!(fields[0]["items"], serde_json::json!([]), "{fields}");
 
+    // Several devices by name, or by a name with wildcards.
+    let named = json(&system, &["device", "show", "robot-3,robot-1,robot-3", "--json"]);
+    assert_eq!(named.as_array().map(Vec::len), Some(2), "{named}");
+    assert_eq!(named[0]["name"], "robot-3");
+    ok(&system, &["device", "label", "robot-1,robot-2", "chosen=by-name"]);
+    ok(&system, &["device", "label", "*-4", "chosen=by-pattern"]);
+    let chosen = json(&system, &["device", "list", "-l", "chosen=by-*", "--json"]);
+    assert_eq!(chosen.as_array().map(Vec::len), Some(3), "{chosen}");
+
     // A token for one device, by its name; shown, listed and revoked by an operator.
     let operator = ok(&system, &["api-token", "create", "me", "--role", "operator"]);
     let file = system.dir().join("operator-token");
@@ -200,6 +209,11 @@ async fn mistakes_are_named_and_have_exit_codes() {
         (&["device", "register", "Not A Name"], 1, "name"),
         (&["nonsense"], 2, "nonsense"),
         (&["exec", "nobody", "--", "true"], 3, "nobody"),
+        (&["exec", "nobody,no-one", "--", "true"], 3, "'nobody', 'no-one'"),
+        (&["device", "label", "nobody,no-one", "a=b"], 3, "'nobody', 'no-one'"),
+        (&["device", "list", "-l", "statsu=online"], 1, "did you mean 'status'"),
+        (&["device", "list", "-l", "status=onlin"], 1, "did you mean 'online'"),
+        (&["shell", "name=nobody*", "--", "true"], 3, "name=nobody*"),
         (&["upload", "start", "nobody", "/etc/hosts"], 3, "nobody"),
         (&["device", "reboot", "nobody", "--yes"], 3, "nobody"),
         (&["device", "label", "vm"], 2, "key=value"),

@@ -47,6 +47,7 @@ mod reachability;
 mod remote;
 mod retention;
 mod rotation;
+mod selectors;
 mod shell;
 mod simulate;
 mod terminal;

@@ -366,8 +366,12 @@ async fn invalid_operations_are_rejected_with_the_field() {
     }
     let body = json!({"target": robot, "action": {"kind": "dance"}});
     assert_eq!(system.api.send(Method::POST, OPERATIONS, Some(&body)).await.0, 400);
-    // The first wrong device is reported.
-    let body = exec(json!({"kind": "devices", "devices": ["robot", "new", "unknown"]}));
+    // All unknown devices are reported, then the first one that is not enrolled.
+    let body = exec(json!({"kind": "devices", "devices": ["robot", "new", "unknown", "other"]}));
+    let (status, problem) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
+    assert_eq!(status, 400, "{problem}");
+    assert_eq!(problem["errors"][0]["value"], "unknown,other", "{problem}");
+    let body = exec(json!({"kind": "devices", "devices": ["robot", "new"]}));
     let (status, problem) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
     assert_eq!(status, 409, "{problem}");
     assert_eq!(system.api.list(OPERATIONS).await.len(), 0, "nothing of it was asked for");

@@ -73,7 +73,7 @@ impl Confirm {
         verb: &str,
         target: &Target,
     ) -> Result<()> {
-        if self.yes || matches!(target, Target::One(_)) {
+        if self.yes || matches!(target, Target::One(_) | Target::Named(_)) {
             return Ok(());
         }
         let names = target.names(client).await?;

@@ -80,6 +80,7 @@ const HARMLESS: &[&str] = &[
     "project restore",
     "project set",
     "replay",
+    "selectors",
     "serve",
     "sftp",
     "shell",

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 
+use super::target::one_device;
 use super::wait::Wait;
 use crate::connection::Connection;
 use crate::exit::UsageError;
@@ -38,7 +39,7 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ConnectArgs {
-    /// Name or id of the device
+    /// Name or id of the device, or a selector that matches one
     device: String,
     /// PORT, or HOST:PORT as seen from the device
     target: String,
@@ -52,7 +53,7 @@ pub(crate) struct ConnectArgs {
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ForwardArgs {
-    /// Name or id of the device
+    /// Name or id of the device, or a selector that matches one
     device: String,
     /// [[ADDRESS:]PORT:]HOST:PORT: local port, and target seen from the device
     #[arg(required = true)]
@@ -130,8 +131,8 @@ async fn check(client: &Client, device: &str, (host, port): &Address) -> Result<
 pub(crate) async fn connect(connection: Connection, args: ConnectArgs) -> Result<()> {
     let target = target(&args.target)?;
     let client = connection.client()?;
-    let socket =
-        args.wait.until_online(async || open(&client, &args.device, &target).await).await?;
+    let device = one_device(&client, args.device).await?;
+    let socket = args.wait.until_online(async || open(&client, &device, &target).await).await?;
     transfer_until(socket, tokio::io::stdin(), StandardOutput::new(), Some(INPUT_TIMEOUT)).await?;
     // A thread is blocked on input and would keep the process running.
     std::process::exit(0);
@@ -139,19 +140,20 @@ pub(crate) async fn connect(connection: Connection, args: ConnectArgs) -> Result
 
 pub(crate) async fn forwards(connection: Connection, args: ForwardArgs) -> Result<()> {
     let client = connection.client()?;
+    let device = one_device(&client, args.device).await?;
     let mut listeners = tokio::task::JoinSet::new();
     let forwards: Vec<_> =
         args.forwards.iter().map(|text| forward(text)).collect::<Result<_, _>>()?;
     for (_, there) in &forwards {
-        args.wait.until_online(async || check(&client, &args.device, there).await).await?;
+        args.wait.until_online(async || check(&client, &device, there).await).await?;
     }
     for (here, there) in forwards {
         let listener = TcpListener::bind((here.0.as_str(), here.1))
             .await
             .with_context(|| format!("failed to listen on {}:{}", here.0, here.1))?;
         let address = listener.local_addr()?;
-        line(format!("{address} is {}:{} of {}", there.0, there.1, args.device));
-        listeners.spawn(serve(client.clone(), args.device.clone(), there, listener));
+        line(format!("{address} is {}:{} of {}", there.0, there.1, device));
+        listeners.spawn(serve(client.clone(), device.clone(), there, listener));
     }
     note("press Ctrl-C to stop");
     tokio::select! {

@@ -22,7 +22,7 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(15);
 
 #[derive(Args, Debug)]
 pub(crate) struct EventsArgs {
-    /// Device whose events to show: name, id, or a label selector such as env=prod
+    /// Devices whose events to show: names or ids (a,b), or a selector such as env=prod
     device: Option<String>,
     #[command(flatten)]
     selected: Selected,

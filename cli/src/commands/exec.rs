@@ -28,7 +28,7 @@ use crate::exit::UsageError;
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ExecArgs {
-    /// Name, id, or a label selector such as env=prod
+    /// Names or ids (a,b), or a selector such as env=prod
     device: Option<String>,
     #[command(flatten)]
     selected: Selected,
@@ -97,6 +97,7 @@ impl Limits {
 pub(crate) fn operation_target(target: &Target) -> api::Target {
     match target.clone() {
         Target::One(name) => api::Target::Devices(DevicesTarget { devices: vec![name] }),
+        Target::Named(devices) => api::Target::Devices(DevicesTarget { devices }),
         Target::Matching(selector) => api::Target::Selector(SelectorTarget { selector }),
     }
 }

@@ -23,7 +23,7 @@ const NARROW_WIDTH: usize = 40;
 
 #[derive(Args, Debug)]
 pub(crate) struct MetricsArgs {
-    /// Name, id, or a label selector such as env=prod
+    /// Names or ids (a,b), or a selector such as env=prod
     device: Option<String>,
     /// Measurement and field, such as cpu.usage_user; default: list them
     field: Option<String>,
@@ -58,7 +58,7 @@ pub(crate) async fn run(connection: Connection, args: MetricsArgs) -> Result<()>
     let client = connection.client()?;
     let devices = match &target {
         Target::One(name) => vec![NamedDevice { key: name.clone(), name: name.clone() }],
-        Target::Matching(_) => target.find(&client).await?,
+        Target::Named(_) | Target::Matching(_) => target.find(&client).await?,
     };
     let Some(field) = rest.pop() else {
         let fields = query_devices::<Page<Measurement>>(&client, &devices, "/fields", &[]).await?;

@@ -17,6 +17,7 @@ pub(crate) mod metrics;
 pub(crate) mod operation;
 pub(crate) mod project;
 pub(crate) mod replay;
+pub(crate) mod selectors;
 pub(crate) mod shell;
 pub(crate) mod simulate;
 pub(crate) mod status;

@@ -1,18 +1,20 @@
-//! Selects the devices of a command: one by its name or id, or all that a label selector matches.
+//! Selects the devices of a command: one or several by name or id, or all that a selector matches.
 
 use anyhow::Result;
 use clap::Args;
 use muster_api_types::devices::{DeviceDetail, DeviceSummary};
+use muster_api_types::metrics::WithoutFreshValue;
 use muster_client::{Client, segment};
 use muster_schemas::DeviceId;
 
-use crate::exit::{NotFound, UsageError};
-use crate::output::optional;
+use crate::exit::{NOT_FOUND, NotFound, UsageError, code};
+use crate::output::{note, optional};
 
 /// Flag of every command for devices.
 #[derive(Args, Debug)]
 pub(crate) struct Selected {
-    /// Selector instead of DEVICE, such as env=prod or 'retired,site in (a,b)'
+    /// Selector instead of DEVICE, such as env=prod or 'retired,site in (a,b)'; see `muster help
+    /// selectors`
     #[arg(short = 'l', long)]
     selector: Option<String>,
 }
@@ -22,6 +24,8 @@ pub(crate) struct Selected {
 pub(crate) enum Target {
     /// The device with this name or id.
     One(String),
+    /// The devices with these names or ids; all of them must exist.
+    Named(Vec<String>),
     /// All devices that this selector matches.
     Matching(String),
 }
@@ -36,7 +40,7 @@ impl Selected {
     ) -> Result<Target, UsageError> {
         let Some(selector) = self.selector else {
             let device = device.ok_or_else(|| {
-                UsageError("name a device, or give a label selector with -l".to_owned())
+                UsageError("name a device, or give a selector with -l".to_owned())
             })?;
             return Ok(Target::read(device));
         };
@@ -60,27 +64,44 @@ impl Selected {
 }
 
 impl Target {
-    /// Parses an argument: one that contains a character invalid in names and ids is a selector.
+    /// Parses an argument: a name, an id, a list of them with commas, a name with wildcards, or a
+    /// selector, if it contains other characters. A selector that could be a name needs `-l`.
     pub(crate) fn read(word: String) -> Self {
-        let is_selector = word.contains(['=', '!', '<', '>', ',', '(', ' ']);
-        if is_selector { Self::Matching(word) } else { Self::One(word) }
+        if word.contains(['=', '!', '<', '>', '(', '[', '"', '\'', ' ']) {
+            return Self::Matching(word);
+        }
+        if word.contains('*') {
+            return Self::Matching(format!("name in ({word})"));
+        }
+        let mut names: Vec<String> =
+            word.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        names.dedup();
+        if names.len() > 1 { Self::Named(names) } else { Self::One(names.pop().unwrap_or(word)) }
     }
 
-    /// Returns the devices. No matching device is an error.
+    /// Returns the devices. No matching device is an error; those that a selector left out because a
+    /// value is missing are reported.
     pub(crate) async fn find(&self, client: &Client) -> Result<Vec<NamedDevice>> {
+        let (devices, without_fresh_value) = self.select(client).await?;
+        note_without_fresh_value(&without_fresh_value);
+        Ok(devices)
+    }
+
+    async fn select(&self, client: &Client) -> Result<(Vec<NamedDevice>, Vec<WithoutFreshValue>)> {
         match self {
-            Self::One(name) => {
-                let path = format!("/api/v1/devices/{}", segment(name));
-                let found = client.get::<DeviceDetail>(&path, &[]).await?;
-                Ok(vec![NamedDevice::new(&found.summary)])
-            }
+            Self::One(name) => Ok((vec![find_named(client, name).await?], Vec::new())),
+            Self::Named(names) => Ok((find_all_named(client, names).await?, Vec::new())),
             Self::Matching(selector) => {
                 let query = [("selector", selector.clone())];
-                let found = client.list::<DeviceSummary>("/api/v1/devices", &query).await?;
+                let list = client.items::<DeviceSummary>("/api/v1/devices", &query).await?;
+                let without = list.without_fresh_value().to_vec();
+                let found = list.complete()?;
                 if found.is_empty() {
-                    return Err(NotFound(format!("no device matches {selector}")).into());
+                    let mut problem = vec![format!("no device matches {selector}")];
+                    problem.extend(without.iter().map(without_text));
+                    return Err(NotFound(problem.join("; ")).into());
                 }
-                Ok(found.iter().map(|device| NamedDevice::new(device)).collect())
+                Ok((found.iter().map(|device| NamedDevice::new(device)).collect(), without))
             }
         }
     }
@@ -94,9 +115,13 @@ impl Target {
         self.find(client).await
     }
 
-    /// Returns the names of the devices. A single one is not resolved.
+    /// Returns the names of the devices, for a question. A single one is not resolved.
     pub(crate) async fn names(&self, client: &Client) -> Result<Vec<String>> {
-        Ok(self.to_write(client).await?.into_iter().map(|device| device.name).collect())
+        if let Self::One(name) = self {
+            return Ok(vec![name.clone()]);
+        }
+        let (devices, _) = self.select(client).await?;
+        Ok(devices.into_iter().map(|device| device.name).collect())
     }
 
     /// Returns the name or id of the only selected device.
@@ -119,6 +144,55 @@ impl Target {
         }
         Ok(client.get::<DeviceDetail>(&one.path(), &[]).await?.summary.id)
     }
+}
+
+async fn find_named(client: &Client, name: &str) -> Result<NamedDevice> {
+    let path = format!("/api/v1/devices/{}", segment(name));
+    let found = client.get::<DeviceDetail>(&path, &[]).await?;
+    Ok(NamedDevice::new(&found.summary))
+}
+
+/// Returns the devices with these names or ids, each once. The error names all unknown ones.
+async fn find_all_named(client: &Client, names: &[String]) -> Result<Vec<NamedDevice>> {
+    let mut found: Vec<NamedDevice> = Vec::with_capacity(names.len());
+    let mut unknown = Vec::new();
+    for name in names {
+        match find_named(client, name).await {
+            Ok(device) if found.iter().any(|other| other.key == device.key) => {}
+            Ok(device) => found.push(device),
+            Err(error) if code(&error) == NOT_FOUND => unknown.push(name.as_str()),
+            Err(error) => return Err(error),
+        }
+    }
+    match unknown.as_slice() {
+        [] => Ok(found),
+        [one] => Err(NotFound(format!("there is no device '{one}'")).into()),
+        many => Err(NotFound(format!("there are no devices '{}'", many.join("', '"))).into()),
+    }
+}
+
+/// Returns the name or id of the device that an argument names, or of the only one that it selects.
+pub(crate) async fn one_device(client: &Client, word: String) -> Result<String> {
+    Ok(Target::read(word).only(client).await?.key)
+}
+
+/// As [`one_device`], for an optional filter of a list.
+pub(crate) async fn filter_device(client: &Client, word: Option<String>) -> Result<Option<String>> {
+    match word {
+        Some(word) => Ok(Some(one_device(client, word).await?)),
+        None => Ok(None),
+    }
+}
+
+/// Reports devices that a selector left out because a value is missing or stale.
+pub(crate) fn note_without_fresh_value(found: &[WithoutFreshValue]) {
+    found.iter().for_each(|one| note(without_text(one)));
+}
+
+fn without_text(found: &WithoutFreshValue) -> String {
+    let WithoutFreshValue { metric, device_count, candidate_count } = found;
+    let devices = if *candidate_count == 1 { "device" } else { "devices" };
+    format!("{device_count} of {candidate_count} {devices} had no fresh value of {metric}")
 }
 
 /// A device to write to.
@@ -154,11 +228,19 @@ mod tests {
             (target, rest.join(" "))
         };
         let one = |name: &str| Some(Target::One(name.to_owned()));
+        let named = |names: &[&str]| {
+            Some(Target::Named(names.iter().map(|name| (*name).to_owned()).collect()))
+        };
         let matching = |selector: &str| Some(Target::Matching(selector.to_owned()));
         for (selector, device, rest, expected) in [
             (None, Some("vm"), &["a=b"][..], (one("vm"), "a=b")),
             (None, Some("env=prod"), &["a=b"], (matching("env=prod"), "a=b")),
             (None, Some("!retired"), &[], (matching("!retired"), "")),
+            (None, Some("disk[/data].x>5"), &[], (matching("disk[/data].x>5"), "")),
+            (None, Some("a,b.c,a"), &["x=y"], (named(&["a", "b.c", "a"]), "x=y")),
+            (None, Some("vm,"), &[], (one("vm"), "")),
+            (None, Some("robot-*"), &[], (matching("name in (robot-*)"), "")),
+            (None, Some("robot-*,vm"), &[], (matching("name in (robot-*,vm)"), "")),
             // A selector that is a bare key needs -l, because it could be a name.
             (Some("retired"), Some("a=b"), &["c-"], (matching("retired"), "a=b c-")),
             (Some("retired"), None, &[], (matching("retired"), "")),

@@ -54,6 +54,7 @@ pub(super) async fn request_operation(
     let result = OperationRequestedResult {
         id: made.id,
         device_count: made.devices,
+        without_fresh_value: made.without_fresh_value.into_iter().map(Into::into).collect(),
         result: made.written.into(),
     };
     Ok(created(made.written, &location::operation(&request.project, made.id), result))

@@ -6,6 +6,7 @@ use std::time::Duration;
 use muster_blobs::{Blobs, key};
 use muster_eventlog::{Append, AppendError, Appended, Expected, NewEvent};
 use muster_schemas::events::{Action, OperationRequested, PrivatePart};
+use muster_schemas::wire::internal::WithoutFreshValue;
 use muster_schemas::wire::{MAX_PRIVATE_BYTES, PrivateInput};
 use muster_schemas::{
     DeviceId, Event, Hash, OperationId, ProjectId, RunState, StreamName, StreamVersion, Timestamp,
@@ -13,7 +14,7 @@ use muster_schemas::{
 };
 use uuid::Uuid;
 
-use super::targets::{Target, TargetResolver};
+use super::targets::{ResolvedTarget, Target, TargetResolver};
 use crate::clock::now;
 use crate::dispatch::{Dispatch, ImmediateOrder, OpenOperation, WorkQueue};
 use crate::domain::kinds;
@@ -49,12 +50,14 @@ pub struct NewOperation {
 }
 
 /// A requested operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedOperation {
     /// Id of the operation.
     pub id: OperationId,
     /// Number of target devices.
     pub devices: u64,
+    /// Metrics of the selector of which devices had no fresh value.
+    pub without_fresh_value: Vec<WithoutFreshValue>,
     /// Version and position of the request in the log.
     pub written: Written,
 }
@@ -91,7 +94,8 @@ impl Operations {
         if let Some(made) = self.previous_operation(request).await? {
             return Ok(made);
         }
-        let devices = self.targets.resolve(&request.project, &new.target).await?;
+        let target = self.targets.resolve(&request.project, &new.target).await?;
+        let ResolvedTarget { devices, without_fresh_value } = target;
         let id = OperationId(Uuid::now_v7());
         let input = private_input(&new)?;
         let private = input.as_ref().map(|bytes| PrivatePart {
@@ -132,8 +136,9 @@ impl Operations {
         }
         // When the same request is processed concurrently, the other operation may be the one in
         // the log.
-        let made = self.created_operation(&request.project, appended?).await?;
+        let mut made = self.created_operation(&request.project, appended?).await?;
         if made.id == id {
+            made.without_fresh_value = without_fresh_value;
             for ImmediateOrder { device, order, .. } in started {
                 self.dispatch.orders.send_order(&request.project, device, id, order, None).await;
             }
@@ -211,6 +216,7 @@ impl Operations {
                 Ok(CreatedOperation {
                     id,
                     devices: requested.devices,
+                    without_fresh_value: Vec::new(),
                     written: Written { version: StreamVersion::FIRST, position: appended.last },
                 })
             }

@@ -1,12 +1,14 @@
 //! Target devices of an operation: named, or selected.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::events::RequestedTarget;
 use muster_schemas::names::DeviceName;
-use muster_schemas::wire::internal::{FindTargets, TARGETS_SUBJECT, Targets, TargetsAnswer};
+use muster_schemas::wire::internal::{
+    FindTargets, TARGETS_SUBJECT, Targets, TargetsAnswer, WithoutFreshValue,
+};
 use muster_schemas::{DeviceId, Hash, ProjectId, StreamName, codec};
 use uuid::Uuid;
 
@@ -38,6 +40,15 @@ impl From<Target> for RequestedTarget {
     }
 }
 
+/// Devices that a target resolves to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ResolvedTarget {
+    /// The devices; all of them exist.
+    pub(super) devices: BTreeSet<DeviceId>,
+    /// Metrics of the selector of which devices had no fresh value.
+    pub(super) without_fresh_value: Vec<WithoutFreshValue>,
+}
+
 /// Resolves targets of operations to devices.
 #[derive(Clone, Debug)]
 pub struct TargetResolver {
@@ -56,15 +67,18 @@ impl TargetResolver {
         Self { executor, keys, nats }
     }
 
-    /// Resolves the target devices; all of them exist.
+    /// Resolves the target devices.
     pub(super) async fn resolve(
         &self,
         project: &ProjectId,
         target: &Target,
-    ) -> Result<BTreeSet<DeviceId>, CommandError> {
+    ) -> Result<ResolvedTarget, CommandError> {
         match target {
             Target::Selector(selector) => self.resolve_selector(project, selector).await,
-            Target::Devices(devices) => self.resolve_named(project, devices).await,
+            Target::Devices(devices) => {
+                let devices = self.resolve_named(project, devices).await?;
+                Ok(ResolvedTarget { devices, without_fresh_value: Vec::new() })
+            }
         }
     }
 
@@ -87,8 +101,8 @@ impl TargetResolver {
         &self,
         project: &ProjectId,
         selector: &str,
-    ) -> Result<BTreeSet<DeviceId>, CommandError> {
-        let mut devices = BTreeSet::new();
+    ) -> Result<ResolvedTarget, CommandError> {
+        let ResolvedTarget { mut devices, mut without_fresh_value } = ResolvedTarget::default();
         loop {
             let question = FindTargets {
                 project: project.clone(),
@@ -124,15 +138,17 @@ impl TargetResolver {
             match response.targets {
                 Targets::Refused(why) => return Err(invalid(why).into()),
                 Targets::Unavailable(why) => return Err(CommandError::Query(why)),
-                Targets::Found { devices: found, more } => {
+                Targets::Found { devices: found, more, without_fresh_value: without } => {
                     let is_more = more && !found.is_empty();
                     devices.extend(found);
+                    without_fresh_value.extend(without);
                     if devices.len() > MAX_DEVICES {
                         let rule = format!("selects more than {MAX_DEVICES} devices");
                         return Err(invalid(rule).into());
                     }
                     if !is_more {
-                        return Ok(devices);
+                        check_selected(&devices, &without_fresh_value).map_err(invalid)?;
+                        return Ok(ResolvedTarget { devices, without_fresh_value });
                     }
                 }
             }
@@ -169,29 +185,51 @@ impl DeviceReference {
     }
 }
 
-/// Returns the ids of named devices, or the rejection of the first one that is missing or not
-/// enrolled.
+/// Refuses a selection that is empty only because values are missing; every other empty selection is
+/// refused with the operation.
+fn check_selected(
+    devices: &BTreeSet<DeviceId>,
+    without_fresh_value: &[WithoutFreshValue],
+) -> Result<(), String> {
+    match without_fresh_value.first() {
+        Some(WithoutFreshValue { metric, device_count, candidate_count }) if devices.is_empty() => {
+            Err(format!(
+                "selects no device; {device_count} of {candidate_count} devices had no fresh value \
+                 of {metric}"
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns the ids of named devices, or the rejection of all that are missing, or else of the first
+/// one that is not enrolled.
 fn check_named(
     devices: &[String],
     names: &HashMap<StreamName, Name>,
     states: &HashMap<StreamName, Device>,
 ) -> Result<BTreeSet<DeviceId>, Rejection> {
-    let mut ids = BTreeSet::new();
+    let mut found = BTreeMap::new();
+    let mut missing = Vec::new();
     for text in devices {
         let id = DeviceReference::parse(text).and_then(|reference| reference.id(names));
-        let found = id.and_then(|id| Some((id, states.get(&StreamName::Device(id))?)));
-        let Some((id, device)) = found.filter(|(_, device)| device.exists()) else {
-            let text: String = text.chars().take(80).collect();
-            return Err(Rejection::Invalid {
-                field: "target.devices",
-                rule: format!("there is no device '{text}'"),
-                value: text,
-            });
-        };
-        device.check_enrolled()?;
-        ids.insert(id);
+        let state = id.and_then(|id| Some((id, states.get(&StreamName::Device(id))?)));
+        match state.filter(|(_, device)| device.exists()) {
+            Some((id, device)) => drop(found.insert(id, device)),
+            None => missing.push(text.chars().take(80).collect::<String>()),
+        }
     }
-    Ok(ids)
+    if !missing.is_empty() {
+        let (noun, value) =
+            (if missing.len() == 1 { "device" } else { "devices" }, missing.join(","));
+        return Err(Rejection::Invalid {
+            field: "target.devices",
+            rule: format!("there is no {noun} '{}'", missing.join("', '")),
+            value,
+        });
+    }
+    found.values().try_for_each(|device| device.check_enrolled())?;
+    Ok(found.into_keys().collect())
 }
 
 #[cfg(test)]
@@ -238,7 +276,20 @@ mod tests {
     }
 
     #[test]
-    fn the_first_missing_or_unenrolled_device_is_rejected() {
+    fn an_empty_selection_names_the_missing_values() {
+        let without = WithoutFreshValue {
+            metric: "mem.available".to_owned(),
+            device_count: 3,
+            candidate_count: 40,
+        };
+        let refused = check_selected(&BTreeSet::new(), std::slice::from_ref(&without));
+        assert!(refused.is_err_and(|why| why.contains("3 of 40")));
+        assert_eq!(check_selected(&[id(1)].into(), &[without]), Ok(()));
+        assert_eq!(check_selected(&BTreeSet::new(), &[]), Ok(()));
+    }
+
+    #[test]
+    fn all_missing_devices_are_rejected_and_then_the_first_unenrolled_one() {
         let unknown = id(9).to_string();
         let deleted = id(4).to_string();
         for missing in ["unknown", "free", "deleted", "not a name", "", &unknown, &deleted] {
@@ -251,8 +302,16 @@ mod tests {
                 ),
                 "{missing}: {rejected:?}"
             );
-            let rejected = check(&["robot", "new", missing]);
-            assert!(matches!(rejected, Err(Rejection::Conflict(_))), "{missing}: {rejected:?}");
+            let rejected = check(&["other", "robot", "new", missing]);
+            assert!(
+                matches!(
+                    &rejected,
+                    Err(Rejection::Invalid { value, .. }) if *value == format!("other,{missing}")
+                ),
+                "{missing}: {rejected:?}"
+            );
         }
+        let rejected = check(&["robot", "new"]);
+        assert!(matches!(rejected, Err(Rejection::Conflict(_))), "{rejected:?}");
     }
 }

@@ -102,8 +102,10 @@ pub(super) fn latest() -> Value {
         "summary": {"cpu_percent": 12.5},
         "points": [{
             "measurement": "cpu", "tags": {"cpu": "cpu-total"}, "fields": {"usage_idle": 87.5},
-            "time": "2026-11-23T08:00:10Z", "group": "host"
-        }]
+            "time": "2026-11-23T08:00:10Z", "age_seconds": 4.2, "interval_seconds": 10.0,
+            "stale": false
+        }],
+        "dropped_value_count": 0
     })
 }
 

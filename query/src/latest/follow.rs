@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_recursion::async_recursion as boxed;
 use futures::StreamExt;
@@ -24,11 +25,11 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between removals of deleted devices.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(300);
 /// Stored subjects of live batches.
-const SUBJECTS: &str = "met.*.*.*.live.>";
+pub(super) const SUBJECTS: &str = "met.*.*.*.live.>";
 
 /// The broker could not be read; the variant names the failed step.
 #[derive(Debug, thiserror::Error)]
-enum FollowError {
+pub(super) enum FollowError {
     /// The stream does not exist, or the broker is unavailable.
     #[error("failed to look up the stream METRICS")]
     Stream(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -93,28 +94,26 @@ async fn follow(nats: &async_nats::Client, latest: &LatestMetrics) -> Result<(),
         .map_err(|error| FollowError::Read(error.into()))?;
     while let Some(message) = messages.next().await {
         let message = message.map_err(|error| FollowError::Read(error.into()))?;
-        let received_at = match message.info() {
-            Ok(info) => {
-                Timestamp(i64::try_from(info.published.unix_timestamp_nanos() / 1000).unwrap_or(0))
-            }
-            Err(error) => return Err(FollowError::Read(error)),
-        };
-        store_batch(latest, &message.subject, &message.payload, received_at);
+        store_message(latest, &message)?;
     }
     Err(FollowError::Ended)
 }
 
-/// Stores a batch. Skips one that cannot be decoded: ingest makes it a dead letter.
-fn store_batch(latest: &LatestMetrics, subject: &str, payload: &[u8], received_at: Timestamp) {
-    let Some((project, device, rest)) = subjects::parse_stored(subject) else {
-        return;
+/// Stores the batch of a message. Skips one that cannot be decoded: ingest makes it a dead letter.
+pub(super) fn store_message(latest: &LatestMetrics, message: &Message) -> Result<(), FollowError> {
+    let info = message.info().map_err(FollowError::Read)?;
+    let received_at = info.published.unix_timestamp_nanos() / 1000;
+    let received_at = Timestamp(i64::try_from(received_at).unwrap_or(0));
+    let Some((project, device, rest)) = subjects::parse_stored(&message.subject) else {
+        return Ok(());
     };
-    let Some(group) = rest.strip_prefix("live.") else {
-        return;
-    };
-    if let Err(error) = latest.update(&project, device, group, payload, received_at) {
+    if !rest.starts_with("live.") {
+        return Ok(());
+    }
+    if let Err(error) = latest.update(&project, device, &message.payload, received_at) {
         tracing::debug!(%project, %device, %error, "skipped a metric batch");
     }
+    Ok(())
 }
 
 /// Removes deleted devices every few minutes, until `stop`.

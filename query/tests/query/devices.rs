@@ -47,6 +47,23 @@ async fn lists_are_filtered_sorted_and_paged() {
         ("?selector=status=online", vec!["epsilon"]),
         ("?selector=!status", vec![]),
         (&format!("?selector=id={beta}"), vec!["epsilon"]),
+        (&format!("?selector=id={}*", &beta.to_string()[..30]), vec!["epsilon"]),
+        ("?selector=name=*a+and+(env=test+or+site=*-5)", vec!["alpha", "beta", "delta", "gamma"]),
+        ("?selector=not(name=*a+or+env)", vec!["epsilon"]),
+        ("?selector=env=p*+or+name=be*", vec!["alpha", "beta", "delta", "gamma"]),
+        ("?selector=env=p_od", vec![]),
+        ("?selector=os=DEBIAN", vec!["epsilon"]),
+        ("?selector=os=deb*,arch", vec!["epsilon"]),
+        ("?selector=os!=debian", vec!["alpha", "beta", "delta", "gamma"]),
+        ("?selector=hostname=HOST*", vec!["epsilon"]),
+        ("?selector=!os", vec!["alpha", "beta", "delta", "gamma"]),
+        ("?selector=agent", vec!["epsilon"]),
+        ("?selector=agent<9999,agent>=0.0.0", vec!["epsilon"]),
+        ("?selector=not+agent>=0.0.0", vec!["alpha", "beta", "delta", "gamma"]),
+        ("?selector=agent=*", vec!["epsilon"]),
+        ("?selector=label.env=test", vec!["beta"]),
+        ("?selector=label.status", vec![]),
+        ("?selector=offline+or+online", vec!["epsilon"]),
     ] {
         let now = world.show(&format!("/api/v1/devices{query}")).await;
         assert_eq!(names(&now), expected, "{query}");
@@ -73,6 +90,51 @@ async fn lists_are_filtered_sorted_and_paged() {
     }
 }
 
+/// The same selector in SQL and in memory, for combinations of conditions.
+#[tokio::test(flavor = "multi_thread")]
+async fn combined_selectors_select_the_same_now_and_from_the_log() {
+    let world = fleet().await;
+    let epsilon = world.register("epsilon", &[("os", "none")]).await;
+    world.enroll(epsilon).await;
+    world.connect(epsilon).await;
+    world.report(epsilon, 1, inventory("Debian GNU/Linux 12")).await;
+    let zeta = world.register("zeta", &[("env", "")]).await;
+    world.enroll(zeta).await;
+    let mut version = inventory("Über Linux");
+    version.agent_version = "12.4.1-rc2".to_owned();
+    version.os_id = Some("ueber".to_owned());
+    world.report(zeta, 1, version).await;
+    let conditions = [
+        "env",
+        "env=prod",
+        "env in (test,p*,)",
+        "label.os=n*",
+        "os",
+        "os='*linux*'",
+        "os in (ueber,none)",
+        "agent<12.4.1",
+        "agent>=0.1,agent<12.4.2",
+        "hostname=HOST*",
+        "name=*a",
+        "offline",
+        "status in (online,registered)",
+    ];
+    let head = world.show("/api/v1/log/head").await["position"].as_u64().unwrap();
+    let mut selected = std::collections::BTreeSet::new();
+    for a in conditions {
+        for b in conditions {
+            for selector in [format!("({a}) and not ({b})"), format!("({a}) or ({b})")] {
+                let path = format!("/api/v1/devices?selector={}", selector.replace(' ', "+"));
+                let now = world.show(&path).await;
+                let past = world.show(&format!("{path}&position={head}")).await;
+                assert_eq!(names(&now), names(&past), "{selector}");
+                selected.insert(names(&now).join(","));
+            }
+        }
+    }
+    assert!(selected.len() > 12, "{selected:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_error_for_a_bad_request_names_the_field_and_the_rule() {
     let world = fleet().await;
@@ -87,6 +149,12 @@ async fn the_error_for_a_bad_request_names_the_field_and_the_rule() {
         ("?sort=size", 400, "sort"),
         ("?status=lost", 400, "status"),
         ("?selector=env%3D%3D%3D", 400, "selector"),
+        ("?selector=status=onlin", 400, "selector"),
+        ("?selector=statsu=online", 400, "selector"),
+        ("?selector=statsu=online&position=1", 400, "selector"),
+        ("?selector=os<5", 400, "selector"),
+        ("?selector=cpu.usage_ilde<5", 400, "selector"),
+        (&format!("?selector={}", "(".repeat(4_000)), 400, "selector"),
         ("?search=%00", 400, "search"),
         ("?position=999999", 400, "position"),
         ("?position=-1", 400, "position"),

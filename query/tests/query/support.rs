@@ -125,6 +125,11 @@ impl World {
 
     pub(crate) async fn register(&self, name: &str, labels: &[(&str, &str)]) -> DeviceId {
         let id = DeviceId(Uuid::now_v7());
+        self.register_as(id, name, labels).await;
+        id
+    }
+
+    pub(crate) async fn register_as(&self, id: DeviceId, name: &str, labels: &[(&str, &str)]) {
         let name: DeviceName = name.parse().unwrap();
         let labels: Labels = labels
             .iter()
@@ -133,7 +138,6 @@ impl World {
         let registered = DeviceRegistered { name: name.clone(), labels, fingerprint: None };
         self.server(StreamName::Device(id), registered).await;
         self.server(StreamName::Name(name), DeviceNameReserved { device: id }).await;
-        id
     }
 
     pub(crate) async fn enroll(&self, id: DeviceId) -> u64 {
@@ -209,6 +213,9 @@ impl World {
         token: &str,
         headers: &[(&str, &str)],
     ) -> TestResponse {
+        // Characters of selectors that a URI cannot have.
+        let path =
+            path.replace('<', "%3C").replace('>', "%3E").replace('[', "%5B").replace(']', "%5D");
         let mut request =
             Request::get(path).header(header::AUTHORIZATION, format!("Bearer {token}"));
         for (name, value) in headers {

@@ -102,9 +102,22 @@ pub enum Targets {
         devices: Vec<DeviceId>,
         /// Whether there are more.
         more: bool,
+        /// Metrics whose missing values left devices out; only in the first response of a series.
+        without_fresh_value: Vec<WithoutFreshValue>,
     },
     /// The selector is invalid.
     Refused(String),
     /// It cannot be resolved now.
     Unavailable(String),
+}
+
+/// A metric of a selector, and how many devices it left out because they had no fresh value of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithoutFreshValue {
+    /// The metric, as in the selector.
+    pub metric: String,
+    /// Number of devices that had no fresh value, so that the selector was not decided for them.
+    pub device_count: u64,
+    /// Number of devices for which the selector's metrics decide.
+    pub candidate_count: u64,
 }

@@ -34,6 +34,7 @@ use self::location::Location;
 use self::progress::Progress;
 use self::rate_limit::RateLimit;
 use super::connect::transfer;
+use crate::commands::target::one_device;
 use crate::commands::wait::Wait;
 use crate::connection::Connection;
 use crate::exit::{PartialFailure, UsageError};
@@ -83,7 +84,7 @@ pub(crate) struct CpArgs {
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct SftpArgs {
-    /// Name or id of the device
+    /// Name or id of the device, or a selector that matches one
     device: String,
     /// File or folder that can be accessed
     #[arg(default_value = "/")]
@@ -98,7 +99,7 @@ pub(crate) struct SftpArgs {
 pub(crate) async fn sftp(connection: Connection, args: SftpArgs) -> Result<()> {
     let client = connection.client()?;
     let query = [("path", args.path), ("writable", (!args.read_only).to_string())];
-    let path = files(&args.device);
+    let path = files(&one_device(&client, args.device).await?);
     let socket = args.wait.until_online(async || client.socket(&path, &query).await).await?;
     transfer(socket, tokio::io::stdin(), tokio::io::stdout()).await?;
     // A thread is blocked on input and would keep the process running.
@@ -110,10 +111,15 @@ pub(crate) async fn cp(connection: Connection, args: CpArgs) -> Result<()> {
     for path in &args.paths {
         places.push(Location::parse(path)?);
     }
+    let client = connection.client()?;
+    for place in &mut places {
+        if let Location::Device { device, .. } = place {
+            *device = one_device(&client, std::mem::take(device)).await?;
+        }
+    }
     let Some((target, sources)) = places.split_last() else {
         bail!(UsageError("no source is given".to_owned()));
     };
-    let client = connection.client()?;
     let json = connection.json;
     let copied = tokio::select! {
         copied = copy(&client, &args, sources, target, json) => copied,

@@ -9,10 +9,11 @@ use clap::{Args, Subcommand};
 use muster_api_types::devices::{
     AcceptDevice, DeviceSummary, RegisterDevice, RejectDevice, RevokeDevice, RotateKey, SetConfig,
 };
+use muster_api_types::metrics::SummaryMetric;
 use muster_client::{Client, Received};
 
 use super::confirm::Confirm;
-use super::target::Selected;
+use super::target::{Selected, note_without_fresh_value};
 use super::{changes, config_changes, items, values};
 use crate::connection::Connection;
 use crate::output::{self, ago, optional, pairs, percent, table, text};
@@ -32,10 +33,13 @@ const ROTATE: write::Request<'_> = write::Request {
 #[derive(Subcommand, Debug)]
 pub(crate) enum DeviceCommand {
     /// List devices
+    ///
+    /// Metrics in parentheses are stale: older than three of the intervals at which the device
+    /// reports them.
     List(ListArgs),
     /// Show the details of devices
     Show {
-        /// Name, id, or a label selector such as env=prod
+        /// Names or ids (a,b), or a selector such as env=prod
         device: Option<String>,
         #[command(flatten)]
         selected: Selected,
@@ -53,7 +57,7 @@ pub(crate) enum DeviceCommand {
     },
     /// Accept a pending enrollment
     Accept {
-        /// Name, id, or a label selector
+        /// Names or ids (a,b), or a selector
         device: Option<String>,
         /// Device to replace (name or id), whose name, labels, config and history are kept
         #[arg(long, value_name = "DEVICE")]
@@ -63,7 +67,7 @@ pub(crate) enum DeviceCommand {
     },
     /// Reject a pending enrollment
     Reject {
-        /// Name, id, or a label selector
+        /// Names or ids (a,b), or a selector
         device: Option<String>,
         /// Reason, recorded in the log
         #[arg(long)]
@@ -75,7 +79,7 @@ pub(crate) enum DeviceCommand {
     },
     /// Revoke a device's keys; it stays disconnected until it enrolls again
     Revoke {
-        /// Name, id, or a label selector
+        /// Names or ids (a,b), or a selector
         device: Option<String>,
         /// Reason, recorded in the log
         #[arg(long)]
@@ -87,14 +91,14 @@ pub(crate) enum DeviceCommand {
     },
     /// Rotate a device's signing key
     RotateKey {
-        /// Name, id, or a label selector
+        /// Names or ids (a,b), or a selector
         device: Option<String>,
         #[command(flatten)]
         selected: Selected,
     },
     /// Rename a device
     Rename {
-        /// Name, id, or a label selector that matches one device
+        /// Name, id, or a selector that matches one device
         device: Option<String>,
         /// New name
         name: Option<String>,
@@ -103,7 +107,7 @@ pub(crate) enum DeviceCommand {
     },
     /// Set labels (key=value) and remove them (key-)
     Label {
-        /// Name, id, or a label selector such as env=prod
+        /// Names or ids (a,b), or a selector such as env=prod
         device: Option<String>,
         /// key=value sets, key- removes
         changes: Vec<String>,
@@ -116,7 +120,7 @@ pub(crate) enum DeviceCommand {
     /// port='"80"'. The value of a variable whose name starts with secret. is shown only to the
     /// device, and is read from a file: secret.db=@FILE, or @- for standard input.
     Config {
-        /// Name, id, or a label selector such as env=prod
+        /// Names or ids (a,b), or a selector such as env=prod
         device: Option<String>,
         /// key=value sets, key- removes; without changes, the variables are printed
         changes: Vec<String>,
@@ -127,7 +131,7 @@ pub(crate) enum DeviceCommand {
     Ask(request::RequestCommand),
     /// Delete a device; its history is kept
     Delete {
-        /// Name, id, or a label selector such as env=prod
+        /// Names or ids (a,b), or a selector such as env=prod
         device: Option<String>,
         #[command(flatten)]
         selected: Selected,
@@ -138,7 +142,8 @@ pub(crate) enum DeviceCommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct ListArgs {
-    /// List only devices that match, such as env=prod,site in (a,b),!retired
+    /// List only devices that match, such as 'env=prod and mem.available > 500Mi'; see `muster help
+    /// selectors`
     #[arg(short = 'l', long)]
     selector: Option<String>,
     /// List only registered, pending, online, offline, revoked or deleted devices
@@ -222,6 +227,7 @@ async fn list(client: &Client, args: ListArgs, json: bool) -> Result<()> {
         query.extend(value.map(|value| (name, value)));
     }
     let devices = items(client, "/api/v1/devices", &query, json).await?;
+    note_without_fresh_value(devices.without_fresh_value());
     if json {
         return output::json(&devices);
     }
@@ -229,20 +235,24 @@ async fn list(client: &Client, args: ListArgs, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Prints the list as a table.
+/// Prints the list as a table; stale values are in parentheses.
 pub(crate) fn print_devices(devices: &[Received<DeviceSummary>]) {
     let rows = devices
         .iter()
         .map(|device| {
-            let metrics = device.metrics.unwrap_or_default();
+            let metrics = device.metrics.clone().unwrap_or_default();
+            let value = |number: Option<f64>, metric: SummaryMetric| {
+                let is_stale = number.is_some() && metrics.stale.contains(&metric.into());
+                if is_stale { format!("({})", percent(number)) } else { percent(number) }
+            };
             vec![
                 optional(device.name.as_ref()),
                 text(&device.status),
                 device.last_seen_at.map(ago).unwrap_or_default(),
-                percent(metrics.cpu_percent),
-                percent(metrics.memory_percent),
-                percent(metrics.disk_percent),
-                percent(metrics.battery_percent),
+                value(metrics.cpu_percent, SummaryMetric::Cpu),
+                value(metrics.memory_percent, SummaryMetric::Memory),
+                value(metrics.disk_percent, SummaryMetric::Disk),
+                value(metrics.battery_percent, SummaryMetric::Battery),
                 optional(device.os.as_ref()),
                 optional(device.arch.as_ref()),
                 optional(device.agent_version.as_ref()),

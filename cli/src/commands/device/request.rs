@@ -45,7 +45,7 @@ pub(crate) enum RequestCommand {
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Common {
-    /// Name, id, or a label selector such as env=prod
+    /// Names or ids (a,b), or a selector such as env=prod
     device: Option<String>,
     #[command(flatten)]
     selected: Selected,

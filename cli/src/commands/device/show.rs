@@ -3,6 +3,7 @@
 use anyhow::Result;
 use muster_api_types::devices::{Config, DeviceDetail, Epoch, Flags, Presence};
 use muster_api_types::inventory::{Interface, Inventory};
+use muster_api_types::metrics::SummaryMetric;
 use muster_client::{Client, Received, segment};
 use muster_schemas::names::ConfigValue;
 use muster_schemas::{ConfigVersion, Timestamp};
@@ -33,7 +34,7 @@ pub(super) async fn config(client: &Client, target: &Target, json: bool) -> Resu
     if json {
         let config = |device: &Received<DeviceDetail>| match target {
             Target::One(_) => device.field("config"),
-            Target::Matching(_) => {
+            Target::Named(_) | Target::Matching(_) => {
                 let [id, name, config] = ["id", "name", "config"].map(|name| device.field(name));
                 json!({"id": id, "name": name, "config": config})
             }
@@ -48,7 +49,8 @@ pub(super) async fn config(client: &Client, target: &Target, json: bool) -> Resu
     Ok(())
 }
 
-/// Prints an object for a named device, and a list for a selector, independent of its length.
+/// Prints an object for a named device, and a list for several or a selector, independent of its
+/// length.
 fn print_json(target: &Target, mut values: Vec<impl Serialize>) -> Result<()> {
     match (target, values.pop()) {
         (Target::One(_), Some(one)) => output::json(&one),
@@ -63,7 +65,9 @@ fn print_json(target: &Target, mut values: Vec<impl Serialize>) -> Result<()> {
 async fn details(client: &Client, target: &Target) -> Result<Vec<Received<DeviceDetail>>> {
     let paths = match target {
         Target::One(name) => vec![format!("/api/v1/devices/{}", segment(name))],
-        Target::Matching(_) => target.find(client).await?.iter().map(NamedDevice::path).collect(),
+        Target::Named(_) | Target::Matching(_) => {
+            target.find(client).await?.iter().map(NamedDevice::path).collect()
+        }
     };
     let mut devices = Vec::with_capacity(paths.len());
     for path in paths {
@@ -74,23 +78,30 @@ async fn details(client: &Client, target: &Target) -> Result<Vec<Received<Device
 
 fn print(found: &DeviceDetail) {
     let summary = &found.summary;
-    let metrics = summary.metrics.unwrap_or_default();
+    let metrics = summary.metrics.clone().unwrap_or_default();
+    let value = |number: Option<f64>, metric: SummaryMetric| {
+        let is_stale = metrics.stale.contains(&metric.into());
+        percent(number) + if is_stale { " (stale)" } else { "" }
+    };
     let inventory = found.inventory.clone().unwrap_or_default();
     let presence = found.presence.as_ref();
     let enrollment = found.enrollment.as_ref();
     let interfaces: Vec<String> = inventory.interfaces.iter().map(interface).collect();
     let skew = metrics.clock_skew_seconds.map(|skew| format!("{skew:+.3} s"));
-    let memory = [percent(metrics.memory_percent), optional(inventory.memory_bytes.map(of_bytes))];
+    let memory = [
+        value(metrics.memory_percent, SummaryMetric::Memory),
+        optional(inventory.memory_bytes.map(of_bytes)),
+    ];
     facts(&[
         ("name", optional(summary.name.as_ref())),
         ("id", text(summary.id)),
         ("status", join([text(&summary.status), optional(presence.map(since))])),
         ("last seen", optional(summary.last_seen_at.map(with_age))),
         ("labels", pairs(&summary.labels)),
-        ("cpu", percent(metrics.cpu_percent)),
+        ("cpu", value(metrics.cpu_percent, SummaryMetric::Cpu)),
         ("memory", join(memory)),
-        ("disk /", percent(metrics.disk_percent)),
-        ("battery", percent(metrics.battery_percent)),
+        ("disk /", value(metrics.disk_percent, SummaryMetric::Disk)),
+        ("battery", value(metrics.battery_percent, SummaryMetric::Battery)),
         ("hostname", optional(summary.hostname.as_ref())),
         ("os", optional(inventory.os_name.as_ref())),
         ("kernel", join([&inventory.kernel, &inventory.arch].map(|it| optional(it.as_ref())))),

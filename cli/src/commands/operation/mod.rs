@@ -13,6 +13,7 @@ use muster_api_types::runs::Run;
 use muster_client::{Client, segment};
 
 use super::confirm::{Action, Confirm};
+use super::target::{filter_device, one_device};
 use crate::connection::Connection;
 use crate::output::{self, line, text};
 
@@ -25,7 +26,7 @@ pub(crate) use requested::RequestedOperation;
 pub(crate) enum OperationCommand {
     /// List operations, newest first
     List {
-        /// List only operations of this device: name or id
+        /// List only operations of this device: name, id, or a selector that matches one
         #[arg(long)]
         device: Option<String>,
         /// Maximum number of operations to list
@@ -54,7 +55,7 @@ pub(crate) enum OperationCommand {
     Explain {
         /// Id of the operation
         id: String,
-        /// Only for this device: name or id
+        /// Only for this device: name, id, or a selector that matches one
         device: Option<String>,
     },
     /// Wait for an operation, with output and exit code as `muster exec`
@@ -83,7 +84,7 @@ pub(crate) enum OperationCommand {
     Cancel {
         /// Id of the operation
         id: String,
-        /// Name or id of the device
+        /// Name or id of the device, or a selector that matches one
         device: String,
         #[command(flatten)]
         confirm: Confirm,
@@ -94,7 +95,7 @@ pub(crate) enum OperationCommand {
 pub(crate) struct OutputArgs {
     /// Id of the operation
     id: String,
-    /// Name or id of the device; optional if the operation has one device
+    /// Name or id of the device, or a selector that matches one; optional if the operation has one device
     device: Option<String>,
     /// Print standard error instead of standard output
     #[arg(long)]
@@ -108,14 +109,18 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
     let (client, json) = (connection.client()?, connection.json);
     match command {
         OperationCommand::List { device, limit, all } => {
+            let device = filter_device(&client, device).await?;
             show::list(&client, device, (!all).then_some(limit), json).await
         }
         OperationCommand::Show { id } => show::one(&client, &id, json).await,
         OperationCommand::Runs { id, status } => show::runs(&client, &id, status, json).await,
-        OperationCommand::Explain { id, device } => show::explain(&client, &id, device, json).await,
+        OperationCommand::Explain { id, device } => {
+            let device = filter_device(&client, device).await?;
+            show::explain(&client, &id, device, json).await
+        }
         OperationCommand::Output(args) => {
             let device = match args.device {
-                Some(device) => device,
+                Some(device) => one_device(&client, device).await?,
                 None => follow::only_device(&client, &args.id).await?,
             };
             let stream = if args.stderr { Stream::Stderr } else { Stream::Stdout };
@@ -142,6 +147,7 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
         }
         OperationCommand::Cancel { id, device, confirm } => {
             confirm.confirm_one("end", "run", format!("{id} on {device}"))?;
+            let device = one_device(&client, device).await?;
             let verb = format!("runs/{}/cancel", segment(&device));
             change(&client, &id, &verb, "cancellation requested", json).await
         }

@@ -9,6 +9,7 @@ use muster_schemas::Position;
 use serde_json::json;
 
 use super::api::OPERATIONS;
+use crate::commands::target::note_without_fresh_value;
 use crate::exit::{NOT_FOUND, NotFound, code};
 use crate::output::{self, line};
 
@@ -28,6 +29,7 @@ impl RequestedOperation {
             Ok(made) => made,
             Err(error) => return Err(map_unknown_device(client, request, error).await),
         };
+        note_without_fresh_value(&made.without_fresh_value);
         Ok(Self {
             id: made.id.to_string(),
             devices: made.device_count,
@@ -56,14 +58,16 @@ async fn map_unknown_device(
         error.downcast_ref::<RequestError>(),
         Some(RequestError::Problem { status: 400, .. })
     );
-    let Target::Devices(target) = &request.target else {
-        return error;
+    let names = match &request.target {
+        Target::Devices(target) if is_invalid => target.devices.as_slice(),
+        _ => &[],
     };
-    let Some(name) = target.devices.first().filter(|_| is_invalid) else {
-        return error;
-    };
-    match client.get::<DeviceDetail>(&format!("/api/v1/devices/{}", segment(name)), &[]).await {
-        Err(other) if code(&other) == NOT_FOUND => NotFound(error.to_string()).into(),
-        _ => error,
+    for name in names {
+        let path = format!("/api/v1/devices/{}", segment(name));
+        match client.get::<DeviceDetail>(&path, &[]).await {
+            Err(other) if code(&other) == NOT_FOUND => return NotFound(error.to_string()).into(),
+            _ => {}
+        }
     }
+    error
 }

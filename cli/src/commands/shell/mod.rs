@@ -12,6 +12,7 @@ use muster_client::segment;
 use muster_schemas::units::parse_seconds;
 
 use super::confirm::Confirm;
+use super::target::{filter_device, one_device};
 use super::wait::Wait;
 use crate::connection::Connection;
 use crate::exit::UsageError;
@@ -30,7 +31,7 @@ use terminal::EscapeCharacter;
 pub(crate) struct ShellArgs {
     #[command(subcommand)]
     command: Option<ShellCommand>,
-    /// Name or id of the device
+    /// Name or id of the device, or a selector that matches one
     #[arg(required = true)]
     device: Option<String>,
     /// User that runs the shell; default: the agent's user
@@ -62,7 +63,7 @@ enum ShellCommand {
         /// Include ended sessions
         #[arg(short, long)]
         all: bool,
-        /// List only sessions of this device: name or id
+        /// List only sessions of this device: name, id, or a selector that matches one
         #[arg(long)]
         device: Option<String>,
     },
@@ -104,7 +105,7 @@ enum ShellCommand {
     Search {
         /// Text to search for
         text: String,
-        /// Search only recordings of this device: name or id
+        /// Search only recordings of this device: name, id, or a selector that matches one
         #[arg(long)]
         device: Option<String>,
     },
@@ -115,6 +116,7 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
     match args.command {
         None => {}
         Some(ShellCommand::List { all, device }) => {
+            let device = filter_device(&client, device).await?;
             return sessions::list(&client, all, device, json).await;
         }
         Some(ShellCommand::Attach { id, watch, escape, wait }) => {
@@ -141,10 +143,12 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
             return play::play(&client, &id, speed, idle, cast).await;
         }
         Some(ShellCommand::Search { text, device }) => {
+            let device = filter_device(&client, device).await?;
             return play::search(&client, &text, device, json).await;
         }
     }
     let device = args.device.ok_or_else(|| UsageError("name a device".to_owned()))?;
+    let device = one_device(&client, device).await?;
     let mut query = vec![("grace_seconds", args.grace.to_string())];
     query.extend(args.user.map(|user| ("user", user)));
     query.extend(args.no_record.then(|| ("record", "false".to_owned())));

@@ -18,7 +18,7 @@ use muster_schemas::units::{parse_bytes, parse_seconds};
 
 use super::exec::operation_target;
 use super::operation::RequestedOperation;
-use super::target::Selected;
+use super::target::{Selected, filter_device, one_device};
 use crate::commands::confirm::Confirm;
 use crate::connection::Connection;
 use crate::exit::{NotFound, UsageError};
@@ -39,7 +39,7 @@ pub(crate) enum UploadCommand {
     Start(StartArgs),
     /// List uploads, newest first
     List {
-        /// List only uploads of this device: name or id
+        /// List only uploads of this device: name, id, or a selector that matches one
         #[arg(long)]
         device: Option<String>,
         /// List only uploads with these statuses, such as sending,stored
@@ -91,7 +91,7 @@ pub(crate) enum UploadCommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct StartArgs {
-    /// Name, id, or a label selector such as env=prod
+    /// Names or ids (a,b), or a selector such as env=prod
     device: Option<String>,
     /// Path on the device: absolute, or relative to the agent user's home
     path: Vec<String>,
@@ -133,7 +133,7 @@ pub(crate) struct StartArgs {
 pub(crate) struct UploadArgs {
     /// Id of the operation
     id: String,
-    /// Name or id of the device; optional if the operation has one device
+    /// Name or id of the device, or a selector that matches one; optional if the operation has one device
     device: Option<String>,
 }
 
@@ -154,7 +154,7 @@ impl UploadArgs {
 
     async fn device(&self, client: &Client) -> Result<String> {
         if let Some(device) = &self.device {
-            return Ok(device.clone());
+            return one_device(client, device.clone()).await;
         }
         let query = [("operation", self.id.clone())];
         let (uploads, _) = client.first::<Upload>(UPLOADS, &query, 2).await?;
@@ -174,6 +174,7 @@ pub(crate) async fn run(connection: Connection, command: UploadCommand) -> Resul
     match command {
         UploadCommand::Start(args) => start(&client, args, json).await,
         UploadCommand::List { device, status, path, limit, all } => {
+            let device = filter_device(&client, device).await?;
             let named = [("device", device), ("status", status), ("path", path)];
             let query: Vec<_> =
                 named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();

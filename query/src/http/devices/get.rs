@@ -73,7 +73,11 @@ pub(crate) async fn get_device(
         let device = find(&state, project, id).await?;
         (id, device.ok_or_else(|| unknown(project, &text))?, position)
     };
-    let live = Live { latest: moment.is_none().then_some(&state.latest), project };
+    let live = Live {
+        latest: moment.is_none().then_some(&state.latest),
+        project,
+        now: std::time::SystemTime::now().into(),
+    };
     let headers = [etag(device.version), position_header(position)];
     let mut detail = live.detail(id, device);
     let pending = detail.pending_enrollment.as_mut();

@@ -11,7 +11,7 @@ use muster_api::problem::ReadProblems;
 use muster_api::{
     Cursor, Json, Limit, MinPosition, Principal, Problem, Query, Scope, position_header,
 };
-use muster_api_types::{DevicePage, Page};
+use muster_api_types::devices::DevicePage;
 use muster_schemas::{DeviceId, Position, ProjectId, Timestamp};
 use serde::Deserialize;
 use sqlx::{Postgres, QueryBuilder};
@@ -41,10 +41,16 @@ pub(crate) struct ListDevices {
     /// throughout exactly once, in the order at the time of the first page. In the order
     /// `last_seen_at`, a cursor is valid for an hour, and for the eight newest lists of a token.
     cursor: Option<String>,
-    /// Conditions on labels: `env=prod,site in (a,b),!retired`; `name`, `id` and `status` are the
-    /// device's own attributes. `online` or `!online`; conditions on the newest metrics:
-    /// `mem.available>500Mi`, `battery.percent<20`.
-    #[param(example = "env=prod,site in (a,b),!retired")]
+    /// Conditions on labels (`env=prod`, `env!=prod`, `site in (a,b)`, `!retired`), on fields
+    /// (`name=robot-*`, `status=online`, `online`, `offline`, `os=debian`, `arch`, `agent<1.4`,
+    /// `hostname`, `id`) and on the newest metrics (`mem.available > 500Mi`,
+    /// `disk[/data].used_percent > 90`), combined by `and` or a comma, `or`, `not` and parentheses. A
+    /// label whose key is the name of a field is `label.KEY`. A device without a fresh value of a
+    /// metric that decides is not in the list: `without_fresh_value` counts such devices.
+    #[param(
+        max_length = 8192,
+        example = "env=prod and not (name=robot-* or mem.available < 500Mi)"
+    )]
     selector: Option<String>,
     /// A comma-separated list of `registered`, `pending`, `online`, `offline`, `revoked`,
     /// `deleted`; default: all except `deleted`.
@@ -92,7 +98,10 @@ pub(crate) async fn list_devices(
     let foreign = || Cursor::foreign(query.cursor.as_deref().unwrap_or_default());
     let moment = at_position::requested_position(&state, project, query.position, query.at).await?;
     let limit = usize::from(query.limit.get());
-    let live = Live { latest: moment.is_none().then_some(&state.latest), project };
+    let latest = moment.is_none().then_some(&state.latest);
+    let live = Live { latest, project, now: std::time::SystemTime::now().into() };
+    let mut without_fresh_value = Vec::new();
+    filter.reject_misspelt(&state, project).await?;
     let (position, (items, next)) = if let Some(position) = moment {
         filter.reject_metrics()?;
         let after = match start {
@@ -112,6 +121,7 @@ pub(crate) async fn list_devices(
         min_position.wait(state.log(), progress, project).await?;
         let position = progress.position(project);
         filter.evaluate_metrics(&state.latest, project);
+        without_fresh_value = filter.without_fresh_value(&state, project).await?;
         let list = List {
             state: &state,
             live: &live,
@@ -137,7 +147,8 @@ pub(crate) async fn list_devices(
         (position, found)
     };
     let items = items.into_iter().map(|(key, device)| live.summary(key.device, device)).collect();
-    Ok(([position_header(position)], Json(Page { items, next })))
+    let without_fresh_value = without_fresh_value.into_iter().map(Into::into).collect();
+    Ok(([position_header(position)], Json(DevicePage { items, next, without_fresh_value })))
 }
 
 fn sort_key(live: &Live<'_>, sort: Sort, id: DeviceId, device: &Device) -> SortKey {

@@ -2,6 +2,7 @@
 //! queries.
 
 mod at_position;
+mod condition;
 mod filter;
 pub(crate) mod get;
 pub(crate) mod list;

@@ -1,6 +1,7 @@
 //! Resolution of a selector to the ids of the enrolled devices that match now.
 
 use muster_api::Problem;
+use muster_schemas::wire::internal::WithoutFreshValue;
 use muster_schemas::{DeviceId, ProjectId};
 use sqlx::QueryBuilder;
 use uuid::Uuid;
@@ -9,15 +10,17 @@ use super::filter::Filter;
 use crate::projections::devices::TABLE;
 use crate::state::{QueryState, sql_problem};
 
-/// Returns at most `limit` devices whose id is higher than `after`.
+/// Returns at most `limit` devices whose id is higher than `after`; without `after`, also the
+/// metrics of which devices had no fresh value.
 pub(crate) async fn select_devices(
     state: &QueryState,
     project: &ProjectId,
     selector: &str,
     after: Option<DeviceId>,
     limit: usize,
-) -> Result<Vec<DeviceId>, Problem> {
+) -> Result<(Vec<DeviceId>, Vec<WithoutFreshValue>), Problem> {
     let mut filter = Filter::read(Some(selector), Some("online,offline"), None)?;
+    filter.reject_misspelt(state, project).await?;
     filter.evaluate_metrics(&state.latest, project);
     let mut sql = QueryBuilder::new(format!("SELECT device FROM {TABLE} WHERE project = "));
     sql.push_bind(project.as_str().to_owned());
@@ -26,5 +29,9 @@ pub(crate) async fn select_devices(
     sql.push(" ORDER BY device LIMIT ").push_bind(i64::try_from(limit).unwrap_or(i64::MAX));
     let devices: Vec<Uuid> =
         sql.build_query_scalar().fetch_all(state.sql()).await.map_err(sql_problem)?;
-    Ok(devices.into_iter().map(DeviceId).collect())
+    let without_fresh_value = match after {
+        None => filter.without_fresh_value(state, project).await?,
+        Some(_) => Vec::new(),
+    };
+    Ok((devices.into_iter().map(DeviceId).collect(), without_fresh_value))
 }

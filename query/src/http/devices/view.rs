@@ -11,6 +11,8 @@ use crate::projections::devices::Device;
 pub(super) struct Live<'a> {
     pub(super) latest: Option<&'a LatestMetrics>,
     pub(super) project: &'a ProjectId,
+    /// The time by which the age of metrics is measured.
+    pub(super) now: Timestamp,
 }
 
 impl Live<'_> {
@@ -37,7 +39,7 @@ impl Live<'_> {
             arch: inventory.and_then(|it| it.arch.clone()),
             agent_version: inventory.map(|it| it.agent_version.clone()),
             last_seen_at: self.last_seen(id, device.heard_at),
-            metrics: self.latest.and_then(|latest| latest.summary(self.project, id)),
+            metrics: self.latest.and_then(|latest| latest.summary(self.project, id, self.now)),
             created_at: device.created_at,
             created_by: device.created_by,
             version: device.version,

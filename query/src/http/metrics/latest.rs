@@ -1,5 +1,7 @@
 //! `GET /devices/{device}/metrics/latest`: the newest metrics, from memory.
 
+use std::time::{Duration, SystemTime};
+
 use axum::extract::State;
 use muster_api::auth::ReadDevices;
 use muster_api::params::{NoParams, ProjectParam};
@@ -10,10 +12,14 @@ use muster_schemas::metrics::FieldValue;
 
 use crate::http::devices::resolve;
 use crate::http::examples;
-use crate::latest::LatestGroup;
+use crate::latest;
 use crate::state::QueryState;
 
 /// Get the newest metrics of a device
+///
+/// The newest value of each series, independent of the interval at which the device reports it. A value is
+/// stale when it is older than three intervals: the interval is the observed time between two
+/// reports, at least 10 s and at most an hour, and 5 min until a value was reported twice.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/metrics/latest", tag = "metrics",
     security(("bearer" = [])),
@@ -35,30 +41,29 @@ pub(crate) async fn get_latest_metrics(
 ) -> Result<Json<Latest>, Problem> {
     let project = &scope.project;
     let device = resolve(&state, project, &device).await?;
+    let now = SystemTime::now().into();
+    let (points, dropped_value_count) = state.latest.points(project, device, now);
     Ok(Json(Latest {
         last_seen_at: state.latest.last_seen(project, device),
-        summary: state.latest.summary(project, device),
-        points: state.latest.groups(project, device).into_iter().flat_map(points).collect(),
+        summary: state.latest.summary(project, device, now),
+        points: points.into_iter().map(view).collect(),
+        dropped_value_count,
     }))
 }
 
-fn points(latest: LatestGroup) -> Vec<LatestPoint> {
-    let LatestGroup { group, batch, .. } = latest;
-    batch
-        .points
-        .into_iter()
-        .map(|point| LatestPoint {
-            measurement: point.measurement.to_string(),
-            tags: point.tags.into_iter().map(|(key, value)| (key.to_string(), value)).collect(),
-            fields: point
-                .fields
-                .into_iter()
-                .map(|(key, value)| (key.to_string(), json(value)))
-                .collect(),
-            time: batch.time.plus_micros(point.offset),
-            group: group.clone(),
-        })
-        .collect()
+fn view(point: latest::LatestPoint) -> LatestPoint {
+    // Milliseconds: more would suggest an accuracy that clocks do not have.
+    let seconds = |duration: Duration| (duration.as_secs_f64() * 1e3).round() / 1e3;
+    let fields = point.fields.into_iter();
+    LatestPoint {
+        measurement: point.measurement.to_string(),
+        tags: point.tags.into_iter().map(|(key, value)| (key.to_string(), value)).collect(),
+        fields: fields.map(|(key, value)| (key.to_string(), json(value))).collect(),
+        time: point.time,
+        age_seconds: seconds(point.age),
+        interval_seconds: point.interval.map(seconds),
+        stale: point.is_stale,
+    }
 }
 
 fn json(value: FieldValue) -> serde_json::Value {

@@ -36,6 +36,8 @@ const COLUMNS: Columns = Columns {
         Column::new("os", "text").or_null(),
         Column::new("arch", "text").or_null(),
         Column::new("agent_version", "text").or_null(),
+        Column::new("os_id", "text").or_null(),
+        Column::new("hostname", "text").or_null(),
         Column::new("created_position", "bigint"),
         Column::new("heard_at", "bigint").or_null(), // microseconds since 1970
         Column::new("state", "text"),
@@ -99,7 +101,7 @@ impl Devices {
         if rows.device.is_empty() {
             return Ok(());
         }
-        let arrays: [&(dyn ToSql + Sync); 11] = [
+        let arrays: [&(dyn ToSql + Sync); 13] = [
             &rows.device,
             &rows.name,
             &rows.status,
@@ -108,6 +110,8 @@ impl Devices {
             &rows.os,
             &rows.arch,
             &rows.agent_version,
+            &rows.os_id,
+            &rows.hostname,
             &rows.created_position,
             &rows.heard_at,
             &rows.state,
@@ -199,6 +203,8 @@ struct Rows {
     os: Vec<Option<String>>,
     arch: Vec<Option<String>>,
     agent_version: Vec<Option<String>>,
+    os_id: Vec<Option<String>>,
+    hostname: Vec<Option<String>>,
     created_position: Vec<i64>,
     heard_at: Vec<Option<i64>>,
     state: Vec<String>,
@@ -218,6 +224,8 @@ impl Rows {
         );
         self.arch.push(inventory.and_then(|it| it.arch.as_deref()).map(storable));
         self.agent_version.push(inventory.map(|it| storable(&it.agent_version)));
+        self.os_id.push(inventory.and_then(|it| it.os_id.as_deref()).map(storable));
+        self.hostname.push(device.hostname().map(storable));
         self.created_position.push(as_i64(device.created_position));
         self.heard_at.push(device.heard_at.map(muster_schemas::Timestamp::micros));
         self.state.push(state);

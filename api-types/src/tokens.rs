@@ -117,6 +117,14 @@ pub struct TokenCreated {
 
 /// A created enrollment token, with its text.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "0198c0de-7001-7abc-8def-0123456789ab", "name": "plant 7", "status": "active",
+    "created_by": "token:0198c0de-7001-7abc-8def-0123456789ac",
+    "created_at": "2026-11-23T07:00:00Z", "expires_at": "2026-11-23T07:10:00Z", "max_uses": 20,
+    "use_count": 0, "labels": {"site": "a"}, "allowed_labels": [], "config": {}, "device": null,
+    "approval_required": false, "version": 1,
+    "secret": "mse_default_0198c0de70017abc8def0123456789ab_…", "server_pin": "sha256//…"
+}))]
 pub struct EnrollmentTokenCreated {
     #[serde(flatten)]
     #[expect(missing_docs, reason = "the document would repeat the description")]
@@ -130,6 +138,12 @@ pub struct EnrollmentTokenCreated {
 
 /// A created API token, with its text.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "0198c0de-7001-7abc-8def-0123456789ab", "name": "grafana", "status": "active",
+    "role": "viewer", "created_by": "token:0198c0de-7001-7abc-8def-0123456789ac",
+    "created_at": "2026-11-23T07:00:00Z", "version": 1,
+    "secret": "mst_default_0198c0de70017abc8def0123456789ab_…"
+}))]
 pub struct ApiTokenCreated {
     #[serde(flatten)]
     #[expect(missing_docs, reason = "the document would repeat the description")]

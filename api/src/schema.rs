@@ -78,7 +78,7 @@ fn explain(error: &ValidationError<'_>, found: &mut Vec<Violation>) {
     };
     match error.kind() {
         ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
-            explain_union(&at, value, context, found)
+            explain_union(&at, value, context, found);
         }
         ValidationErrorKind::Required { property } => {
             add(at.join(property.as_str().unwrap_or_default()), "is required".to_owned(), None);
@@ -230,28 +230,28 @@ mod tests {
     use super::*;
 
     /// Each violation as `pointer: rule`.
-    fn check<T: ToSchema + 'static>(body: Value) -> Vec<String> {
-        let found = violations::<T>(&body);
+    fn check<T: ToSchema + 'static>(body: &Value) -> Vec<String> {
+        let found = violations::<T>(body);
         found.iter().map(|one| format!("{}: {}", one.pointer, one.rule)).collect()
     }
 
     #[test]
     fn valid_bodies_break_no_rule() {
         let labels = json!({"name": "robot-7", "labels": {"env": "prod"}, "fingerprint": null});
-        assert_eq!(check::<RegisterDevice>(labels), [""; 0]);
-        assert_eq!(check::<ChangeDevice>(json!({"labels": {"env": null, "a/b": "x"}})), [""; 0]);
+        assert_eq!(check::<RegisterDevice>(&labels), [""; 0]);
+        assert_eq!(check::<ChangeDevice>(&json!({"labels": {"env": null, "a/b": "x"}})), [""; 0]);
         let vars = json!({"vars": {"a": "5s", "b": 3, "c": 1.5, "d": true, "e": null}});
-        assert_eq!(check::<SetConfig>(vars), [""; 0]);
+        assert_eq!(check::<SetConfig>(&vars), [""; 0]);
         let operation = json!({
             "target": {"kind": "devices", "devices": ["a"]},
             "action": {"kind": "exec", "argv": ["true"]}, "timeout_seconds": 5
         });
-        assert_eq!(check::<RequestOperation>(operation), [""; 0]);
+        assert_eq!(check::<RequestOperation>(&operation), [""; 0]);
     }
 
     #[test]
     fn all_broken_rules_are_found_each_with_its_pointer() {
-        let found = check::<RegisterDevice>(json!({
+        let found = check::<RegisterDevice>(&json!({
             "name": "A b", "labels": {"env": "a b", "ok": "x", "n": 7}, "nmae": 1
         }));
         assert_eq!(found.len(), 4, "{found:#?}");
@@ -264,10 +264,10 @@ mod tests {
 
     #[test]
     fn rules_are_readable_text() {
-        assert_eq!(check::<RegisterDevice>(json!({})), ["/name: is required"]);
-        assert_eq!(check::<RegisterDevice>(json!([])), [": must be an object"]);
+        assert_eq!(check::<RegisterDevice>(&json!({})), ["/name: is required"]);
+        assert_eq!(check::<RegisterDevice>(&json!([])), [": must be an object"]);
         assert_eq!(
-            check::<CreateEnrollmentToken>(json!({
+            check::<CreateEnrollmentToken>(&json!({
                 "name": "a", "max_uses": 0, "expires_in_seconds": 1.5, "approval_required": "yes"
             })),
             [
@@ -276,14 +276,14 @@ mod tests {
                 "/max_uses: must be at least 1",
             ]
         );
-        let found = check::<ChangeDevice>(json!({"labels": {"a b": "x"}}));
+        let found = check::<ChangeDevice>(&json!({"labels": {"a b": "x"}}));
         assert!(found[0].starts_with("/labels/a b: has a key that "), "{found:?}");
     }
 
     #[test]
     fn unions_are_explained_by_their_kind() {
         let operation = |target: Value, action: Value| {
-            check::<RequestOperation>(json!({"target": target, "action": action}))
+            check::<RequestOperation>(&json!({"target": target, "action": action}))
         };
         let (target, action) =
             (json!({"kind": "devices", "devices": ["a"]}), json!({"kind": "reboot"}));

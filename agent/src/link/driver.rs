@@ -151,9 +151,7 @@ impl Driver<'_> {
                 }
                 () = link.recorder.recorded() => {}
                 _ = checks.tick() => {
-                    let statistics = self.client.statistics();
-                    let received = statistics.in_bytes.load(Ordering::Relaxed);
-                    let published = statistics.out_messages.load(Ordering::Relaxed);
+                    let (received, published) = self.traffic();
                     match keep_alive.check(received, published) {
                         Check::Idle => {}
                         Check::KeepAlive => {
@@ -171,6 +169,13 @@ impl Driver<'_> {
                 new = renewal.renewed() => return Ok(End::Renewed(new)),
             }
         }
+    }
+
+    /// Returns the number of bytes received from the broker, and of messages published to it.
+    fn traffic(&self) -> (u64, u64) {
+        let statistics = self.client.statistics();
+        let received = statistics.in_bytes.load(Ordering::Relaxed);
+        (received, statistics.out_messages.load(Ordering::Relaxed))
     }
 
     fn take_close_reason(&mut self) -> ConnectionLost {

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 /// Result of a write.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"version": 3, "position": 42}))]
 pub struct WriteResult {
     /// Version of the resource; also the `ETag`.
     #[schema(value_type = u64, example = 3)]

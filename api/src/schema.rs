@@ -203,7 +203,10 @@ static PATTERNS: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
         T::Err: std::fmt::Display,
     {
         let pattern = json!(S::schema())["pattern"].as_str()?.to_owned();
-        Some((pattern, INVALID.parse::<T>().err()?.to_string()))
+        // The message quotes the text, which the problem has as the value.
+        let message = INVALID.parse::<T>().err()?.to_string();
+        let rule = message.strip_prefix("'\u{0}' ").unwrap_or(&message);
+        Some((pattern, rule.to_owned()))
     }
     [
         entry::<schema::DeviceName, names::DeviceName>(),
@@ -258,7 +261,7 @@ mod tests {
         for start in ["/name: ", "/labels/env: ", "/labels/n: must be", "/nmae: is not a field"] {
             assert!(found.iter().any(|one| one.starts_with(start)), "{start}: {found:#?}");
         }
-        let is_readable = |one: &String| !one.contains("pattern") && !one.contains("^");
+        let is_readable = |one: &String| !one.contains(['^', '\0']) && !one.contains("pattern");
         assert!(found.iter().all(is_readable), "{found:#?}");
     }
 

@@ -44,6 +44,7 @@ mod outbox;
 mod ports;
 mod projects;
 mod reachability;
+mod read_after_write;
 mod remote;
 mod retention;
 mod rotation;

@@ -1,7 +1,7 @@
 //! Names, labels, config values and retentions.
 
 use muster_schemas::names::MAX_CONFIG_TEXT;
-use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -55,14 +55,16 @@ pub struct ProjectTitle(pub String);
 #[derive(Debug)]
 pub struct ConfigValue(pub String);
 
-/// By hand: in JSON Schema an integer is a number, too, so "one of" all variants would refuse 3.
-/// utoipa requires this trait for the values of a map, and derives only "one of".
+/// By hand: utoipa requires this trait for the values of a map, and derives only "one of", which
+/// the rules of names reserve for unions with a `kind`.
 impl utoipa::__dev::ComposeSchema for ConfigValue {
     fn compose(_: Vec<RefOr<Schema>>) -> RefOr<Schema> {
-        ObjectBuilder::new()
-            .schema_type(SchemaType::from_iter([Type::Boolean, Type::Number, Type::String]))
+        let of_type = |kind| ObjectBuilder::new().schema_type(kind);
+        AnyOfBuilder::new()
             .description(Some("A config variable's value; its type is kept."))
-            .max_length(Some(MAX_CONFIG_TEXT))
+            .item(of_type(Type::Boolean))
+            .item(of_type(Type::Number))
+            .item(of_type(Type::String).max_length(Some(MAX_CONFIG_TEXT)))
             .into()
     }
 }

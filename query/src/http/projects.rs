@@ -35,6 +35,8 @@ pub(crate) struct ListProjects {
 type Row = (String, String, bool, String, i64, String, i64);
 
 /// List the projects that the token can access: its own, or all projects
+///
+/// A token of a project sees only that project, a server-wide token sees all, also archived ones.
 #[utoipa::path(
     get, path = "/api/v1/projects", tag = "projects", security(("bearer" = [])),
     params(ListProjects, MinPositionParam),
@@ -58,6 +60,8 @@ pub(crate) async fn list_projects(
 }
 
 /// Get a project
+///
+/// A project that the token cannot access is answered like one that does not exist: with 404.
 #[utoipa::path(
     get, path = "/api/v1/projects/{project}", tag = "projects", security(("bearer" = [])),
     params(("project" = schema::ProjectId, Path, description = "The project's id"), MinPositionParam),

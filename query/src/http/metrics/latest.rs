@@ -14,6 +14,9 @@ use crate::latest::LatestGroup;
 use crate::state::QueryState;
 
 /// Get the newest metrics of a device
+///
+/// The newest points of each group of metrics, from the memory of the server: each has its time,
+/// and there are none until the device sends some. For earlier ones, query a field over time.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/metrics/latest", tag = "metrics",
     security(("bearer" = [])),

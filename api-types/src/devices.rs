@@ -102,17 +102,8 @@ enum LabelChange {
 pub struct SetConfig {
     /// Config variables: a value sets, `null` removes; others are unchanged. A value keeps its
     /// type.
-    #[schema(value_type = BTreeMap<schema::ConfigKey, ConfigChange>)]
+    #[schema(value_type = BTreeMap<schema::ConfigKey, schema::ConfigChange>)]
     pub vars: BTreeMap<ConfigKey, Option<ConfigValue>>,
-}
-
-/// New value of a config variable; `null` removes it.
-#[derive(ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "describes the values of `vars` in the OpenAPI document")]
-enum ConfigChange {
-    Set(schema::ConfigValue),
-    Remove,
 }
 
 /// A request to accept a pending enrollment.

@@ -1,7 +1,6 @@
-//! Names, labels, config values and retentions.
+//! Names, labels and retentions.
 
-use muster_schemas::names::MAX_CONFIG_TEXT;
-use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Type};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -50,26 +49,6 @@ pub struct TokenName(pub String);
     example = "Plant 7"
 )]
 pub struct ProjectTitle(pub String);
-
-/// A config variable's value.
-#[derive(Debug)]
-pub struct ConfigValue(pub String);
-
-/// By hand: utoipa requires this trait for the values of a map, and derives only "one of", which
-/// the rules of names reserve for unions with a `kind`.
-impl utoipa::__dev::ComposeSchema for ConfigValue {
-    fn compose(_: Vec<RefOr<Schema>>) -> RefOr<Schema> {
-        let of_type = |kind| ObjectBuilder::new().schema_type(kind);
-        AnyOfBuilder::new()
-            .description(Some("A config variable's value; its type is kept."))
-            .item(of_type(Type::Boolean))
-            .item(of_type(Type::Number))
-            .item(of_type(Type::String).max_length(Some(MAX_CONFIG_TEXT)))
-            .into()
-    }
-}
-
-impl ToSchema for ConfigValue {}
 
 /// A retention of metrics.
 #[derive(Debug)]

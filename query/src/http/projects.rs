@@ -61,7 +61,7 @@ pub(crate) async fn list_projects(
 
 /// Get a project
 ///
-/// A project that the token cannot access is answered like one that does not exist: with 404.
+/// If the token cannot access the project, the response is 404, as if it did not exist.
 #[utoipa::path(
     get, path = "/api/v1/projects/{project}", tag = "projects", security(("bearer" = [])),
     params(("project" = schema::ProjectId, Path, description = "The project's id"), MinPositionParam),

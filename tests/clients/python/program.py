@@ -99,7 +99,7 @@ def execute(client: AuthenticatedClient, argv: list[str]) -> str:
 def events(client: AuthenticatedClient, after: int) -> Iterator[Event]:
     """Follows the log. The generated function reads a whole response, which does not end here: so
     the request is sent with the client's httpx, and the data is parsed with the generated class."""
-    params = {"after": after, "device": DEVICE}
+    params: dict[str, str | int] = {"after": after, "device": DEVICE}
     http = client.get_httpx_client()
     with http.stream("GET", "/api/v1/events/stream", params=params) as response:
         response.raise_for_status()

@@ -47,13 +47,18 @@ test-image: ## build the image from these sources and start docker-compose.yml w
 	@$(STEP) dependencies scripts/deps image
 	@$(STEP) tests cargo nextest run -p muster-tests --run-ignored only -E 'test(compose::from_sources)' $(ARGS)
 
-check: ## formatting, lints, documentation, licenses, unused dependencies
+check: ## formatting, lints, documentation, OpenAPI document, licenses, unused dependencies
 	@$(STEP) dependencies scripts/deps check
 	@$(STEP) formatting cargo fmt --all --check
 	@$(STEP) lints cargo clippy --workspace --all-targets --quiet -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' $(STEP) documentation cargo doc --workspace --no-deps --quiet
+	@$(API_TOOLS) $(STEP) 'OpenAPI document (spectral)' spectral lint --quiet --fail-severity warn --ruleset tests/clients/spectral.yaml docs/openapi.json
+	@$(API_TOOLS) $(STEP) 'OpenAPI document (redocly)' redocly lint --config tests/clients/redocly.yaml docs/openapi.json
 	@$(STEP) licenses cargo deny --log-level error check bans licenses sources
 	@$(STEP) 'unused dependencies' cargo machete --skip-target-dir
+
+# The linters run on the Node.js next to them, and report nothing to their makers.
+API_TOOLS = PATH="$(CACHE)/api-tools/node_modules/.bin:$(CACHE)/api-tools/bin:$$PATH" REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true
 
 bench: ## run the benchmarks, and compare with other tools
 	@$(STEP) dependencies scripts/deps bench

@@ -12,6 +12,7 @@ use muster_schemas::{
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::ObjectBuilder;
 
 use crate::inventory::Inventory;
 use crate::metrics::{MetricsSummary, WithoutFreshValue};
@@ -82,17 +83,14 @@ pub struct ChangeDevice {
     pub name: Option<DeviceName>,
     /// Labels: a value sets, `null` removes; other labels are unchanged.
     #[serde(default)]
-    #[schema(value_type = BTreeMap<schema::LabelKey, LabelChange>)]
+    #[schema(schema_with = label_changes, required = false)]
     pub labels: BTreeMap<LabelKey, Option<LabelValue>>,
 }
 
-/// New value of a label; `null` removes it.
-#[derive(ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "describes the values of `labels` in the OpenAPI document")]
-enum LabelChange {
-    Set(schema::LabelValue),
-    Remove,
+fn label_changes() -> ObjectBuilder {
+    schema::changes::<schema::LabelKey, schema::LabelValue>(
+        "Labels: a value sets, `null` removes; other labels are unchanged.",
+    )
 }
 
 /// A request to set and remove config variables.
@@ -102,17 +100,15 @@ enum LabelChange {
 pub struct SetConfig {
     /// Config variables: a value sets, `null` removes; others are unchanged. A value keeps its
     /// type.
-    #[schema(value_type = BTreeMap<schema::ConfigKey, ConfigChange>)]
+    #[schema(schema_with = config_changes)]
     pub vars: BTreeMap<ConfigKey, Option<ConfigValue>>,
 }
 
-/// New value of a config variable; `null` removes it.
-#[derive(ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "describes the values of `vars` in the OpenAPI document")]
-enum ConfigChange {
-    Set(schema::ConfigValue),
-    Remove,
+fn config_changes() -> ObjectBuilder {
+    schema::changes::<schema::ConfigKey, schema::ConfigValue>(
+        "Config variables: a value sets, `null` removes; others are unchanged. A value keeps its \
+         type.",
+    )
 }
 
 /// A request to accept a pending enrollment.

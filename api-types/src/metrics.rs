@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use muster_schemas::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 
 use crate::{Open, schema};
 
@@ -87,7 +85,7 @@ pub struct LatestPoint {
     /// Tags of the point.
     pub tags: BTreeMap<String, String>,
     /// Values by field.
-    #[schema(schema_with = any_values)]
+    #[schema(value_type = BTreeMap<String, schema::MetricValue>)]
     pub fields: BTreeMap<String, serde_json::Value>,
     /// Time of the point.
     #[schema(value_type = schema::Timestamp)]
@@ -164,7 +162,7 @@ pub struct SeriesPoint {
     #[schema(value_type = schema::Timestamp)]
     pub time: Timestamp,
     /// A number; for `last`, any value of the field's type.
-    #[schema(schema_with = any_value)]
+    #[schema(value_type = schema::MetricValue)]
     pub value: serde_json::Value,
 }
 
@@ -200,27 +198,4 @@ pub struct Measurement {
     pub fields: BTreeMap<String, String>,
     /// Tags of this device's series.
     pub tags: Vec<String>,
-}
-
-/// Returns the schema of values by field.
-fn any_values() -> Schema {
-    ObjectBuilder::new()
-        .schema_type(Type::Object)
-        .description(Some("Values by field."))
-        .additional_properties(Some(any_value_type()))
-        .examples([json!({"usage_idle": 87.5})])
-        .into()
-}
-
-fn any_value_type() -> ObjectBuilder {
-    let types = [Type::Number, Type::String, Type::Boolean];
-    ObjectBuilder::new().schema_type(SchemaType::from_iter(types))
-}
-
-/// Returns the schema of a field's values.
-fn any_value() -> Schema {
-    any_value_type()
-        .description(Some("A number; for `last`, any value of the field's type"))
-        .examples([json!(12.5)])
-        .into()
 }

@@ -9,10 +9,11 @@ mod error;
 pub mod log_limit;
 mod log_setup;
 pub mod metric_store;
+mod openapi;
 pub mod otlp;
 pub mod prepare;
 pub mod serve;
 pub mod up;
 
 pub use error::InvalidOption;
-pub use serve::openapi_document;
+pub use openapi::{openapi_3_0_document, openapi_document};

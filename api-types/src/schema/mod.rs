@@ -8,6 +8,7 @@ mod ids;
 mod names;
 #[cfg(test)]
 mod tests;
+mod values;
 
 pub use enrollment::{
     CredentialsRequest, CredentialsResponse, EnrollRequest, EnrollResponse, EnrollWaiting,
@@ -17,6 +18,6 @@ pub use events::{
     AbortCause, DisconnectReason, EraseCause, LossCause, RefusalCause, Role, RunStatus,
 };
 pub use ids::{Bytes, DeviceId, Hash, OperationId, ProjectId, SessionId, Timestamp, TokenId};
-pub use names::{
-    ConfigKey, ConfigValue, DeviceName, LabelKey, LabelValue, ProjectTitle, Retention, TokenName,
-};
+pub use names::{ConfigKey, DeviceName, LabelKey, LabelValue, ProjectTitle, Retention, TokenName};
+pub(crate) use values::changes;
+pub use values::{ConfigValue, MetricValue};

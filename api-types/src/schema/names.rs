@@ -1,7 +1,6 @@
-//! Names, labels, config values and retentions.
+//! Names, labels and retentions.
 
-use muster_schemas::names::MAX_CONFIG_TEXT;
-use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -50,24 +49,6 @@ pub struct TokenName(pub String);
     example = "Plant 7"
 )]
 pub struct ProjectTitle(pub String);
-
-/// A config variable's value.
-#[derive(Debug)]
-pub struct ConfigValue(pub String);
-
-/// By hand: in JSON Schema an integer is a number, too, so "one of" all variants would refuse 3.
-/// utoipa requires this trait for the values of a map, and derives only "one of".
-impl utoipa::__dev::ComposeSchema for ConfigValue {
-    fn compose(_: Vec<RefOr<Schema>>) -> RefOr<Schema> {
-        ObjectBuilder::new()
-            .schema_type(SchemaType::from_iter([Type::Boolean, Type::Number, Type::String]))
-            .description(Some("A config variable's value; its type is kept."))
-            .max_length(Some(MAX_CONFIG_TEXT))
-            .into()
-    }
-}
-
-impl ToSchema for ConfigValue {}
 
 /// A retention of metrics.
 #[derive(Debug)]

@@ -26,7 +26,7 @@ use crate::service::EnrollOutcome;
 /// pending until an operator decides: the response is 202, and the same request returns the
 /// decision when it is sent again.
 #[utoipa::path(
-    post, path = "/api/v1/device/enroll", tag = "device",
+    post, path = "/api/v1/device/enroll", tag = "device", security(()),
     request_body(content = schema::EnrollRequest, example = json!({"request": "0oRDoQEn…", "nats_proof": "c2ln…"})),
     responses(
         (status = 201, description = "The device is enrolled", body = schema::EnrollResponse, example = json!({
@@ -63,7 +63,7 @@ pub(super) async fn enroll_device(
 ///
 /// For agents. A nonce proves that a signed request is recent.
 #[utoipa::path(
-    post, path = "/api/v1/device/nonce", tag = "device",
+    post, path = "/api/v1/device/nonce", tag = "device", security(()),
     request_body(content = schema::NonceRequest, example = json!({"project": "default", "device": "0198c0de-7000-7abc-8def-0123456789ab"})),
     responses(
         (status = 200, description = "The nonce", body = schema::NonceResponse, example = json!({"nonce": "AAZh…", "server_time": "2026-11-23T08:00:00Z"})),
@@ -82,7 +82,7 @@ pub(super) async fn create_nonce(
 ///
 /// For agents whose credentials are missing or have expired, however long ago.
 #[utoipa::path(
-    post, path = "/api/v1/device/credentials", tag = "device",
+    post, path = "/api/v1/device/credentials", tag = "device", security(()),
     request_body(content = schema::CredentialsRequest, example = json!({"request": "0oRDoQEn…"})),
     responses(
         (status = 200, description = "The credentials", body = schema::CredentialsResponse, example = json!({

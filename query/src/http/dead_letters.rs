@@ -50,6 +50,9 @@ pub(crate) struct ListDeadLetters {
 }
 
 /// List dead letters, the newest first
+///
+/// Messages of devices that the server could not attribute or write, with the cause; their bytes
+/// are in the response for a single one. Requires the role of an admin or auditor.
 #[utoipa::path(
     get, path = "/api/v1/dead-letters", tag = "server", security(("bearer" = [])),
     params(ListDeadLetters, ProjectParam),
@@ -79,6 +82,9 @@ pub(crate) async fn list_dead_letters(
 }
 
 /// Get a dead letter with its bytes
+///
+/// `content_base64` has the first 64 KiB of the message; `size_bytes` is the size of the whole
+/// message.
 #[utoipa::path(
     get, path = "/api/v1/dead-letters/{id}", tag = "server", security(("bearer" = [])),
     params(("id" = i64, Path, description = "The dead letter's number", example = 7), ProjectParam),

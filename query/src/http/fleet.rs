@@ -16,6 +16,9 @@ use crate::state::{QueryState, sql_problem};
 const MAX_VALUES: i64 = 100;
 
 /// Count the devices of a project by status and attributes
+///
+/// Deleted devices are not counted. Of operating systems, architectures and versions, the 100 most
+/// frequent values are included.
 #[utoipa::path(
     get, path = "/api/v1/fleet/summary", tag = "devices", security(("bearer" = [])),
     params(ProjectParam, MinPositionParam),
@@ -23,11 +26,11 @@ const MAX_VALUES: i64 = 100;
         (status = 200, description = "The numbers of devices", body = FleetSummary,
             headers(("Muster-Position" = u64, description = "The position that the response shows")),
             example = json!({
-                "total": 3,
-                "status": {"online": 2, "offline": 1},
-                "os": {"Debian GNU/Linux 12 (bookworm)": 3},
-                "arch": {"x86_64": 1, "aarch64": 2},
-                "agent_version": {"0.1.0": 3}
+                "device_count": 3,
+                "status_counts": {"online": 2, "offline": 1},
+                "os_counts": {"Debian GNU/Linux 12 (bookworm)": 3},
+                "arch_counts": {"x86_64": 1, "aarch64": 2},
+                "agent_version_counts": {"0.1.0": 3}
             })),
         ReadProblems,
     )

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use muster_api::problem::OpenProblems;
 use muster_api::{Json, Problem};
+use muster_api_types::problems::ProblemDocument;
 use muster_api_types::server::Health;
 use muster_eventlog::projection::ProjectionState;
 
@@ -20,11 +21,16 @@ const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 const OK: Health = Health { status: Cow::Borrowed("ok"), degraded: None };
 
 /// Check whether the process runs
+///
+/// Responds as long as the process accepts connections, also when the database is unavailable. It
+/// suits liveness checks, and `/readyz` readiness checks.
 #[utoipa::path(
     get, path = "/healthz", tag = "server", security(()),
     responses(
         (status = 200, description = "The process runs", body = Health,
             example = json!({"status": "ok"})),
+        (status = 431, description = "The headers are too large", body = ProblemDocument,
+            content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn get_health() -> Json<Health> {

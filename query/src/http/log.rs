@@ -12,6 +12,9 @@ use muster_api_types::{Page, ProjectionPage};
 use crate::state::QueryState;
 
 /// Get the end of the log
+///
+/// The position of the newest event of the project, and the root of its Merkle tree. A client that
+/// keeps both can later verify that events were only added to the log.
 #[utoipa::path(
     get, path = "/api/v1/log/head", tag = "events", security(("bearer" = [])),
     params(ProjectParam),
@@ -44,6 +47,9 @@ pub(crate) async fn get_log_head(
 }
 
 /// List the projections and their progress
+///
+/// A projection computes one read model from the log. A read shows the events up to the position
+/// of its projection; one with a `failure` has stopped.
 #[utoipa::path(
     get, path = "/api/v1/projections", tag = "server", security(("bearer" = [])),
     params(ProjectParam),

@@ -46,6 +46,7 @@ use crate::state::QueryState;
             to reads have the header `Muster-Degraded`: what it cannot write, since when and why.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
+    servers((url = "/", description = "The server that this document comes from")),
     components(schemas(ProblemDocument, FieldError)),
     modifiers(&BearerTokens),
     tags(

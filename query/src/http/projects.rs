@@ -35,6 +35,8 @@ pub(crate) struct ListProjects {
 type Row = (String, String, bool, String, i64, String, i64);
 
 /// List the projects that the token can access: its own, or all projects
+///
+/// A token of a project sees only that project, a server-wide token sees all, also archived ones.
 #[utoipa::path(
     get, path = "/api/v1/projects", tag = "projects", security(("bearer" = [])),
     params(ListProjects, MinPositionParam),
@@ -58,6 +60,8 @@ pub(crate) async fn list_projects(
 }
 
 /// Get a project
+///
+/// If the token cannot access the project, the response is 404, as if it did not exist.
 #[utoipa::path(
     get, path = "/api/v1/projects/{project}", tag = "projects", security(("bearer" = [])),
     params(("project" = schema::ProjectId, Path, description = "The project's id"), MinPositionParam),

@@ -110,6 +110,8 @@ fn view((id, device, name, _, text): Row) -> Result<Option<sessions::Session>, P
 }
 
 /// List sessions, the newest first
+///
+/// Shells, TCP connections and file transfers of devices, open and ended ones.
 #[utoipa::path(
     get, path = "/api/v1/sessions", tag = "sessions", security(("bearer" = [])),
     params(ListSessions, ProjectParam, MinPositionParam),
@@ -179,6 +181,8 @@ async fn pieces(
 }
 
 /// Get a session
+///
+/// Who opened it from which address, whether it is recorded, and how it ended.
 #[utoipa::path(
     get, path = "/api/v1/sessions/{session}", tag = "sessions", security(("bearer" = [])),
     params(
@@ -206,7 +210,7 @@ pub(crate) async fn get_session(
 
 /// Get the recording of a shell
 ///
-/// The recording is asciicast v2, and at most 5 s behind the shell. Each piece is verified against
+/// The recording is asciicast v2 (a line of JSON for each event), and at most 5 s behind the shell. Each piece is verified against
 /// its hash in the log, before the response starts and again when it is sent; if a piece is missing
 /// or was changed, the response is an error that names it. Each attachment starts a recording of
 /// its own, which follows the previous one.
@@ -218,8 +222,9 @@ pub(crate) async fn get_session(
         MinPositionParam,
     ),
     responses(
-        (status = 200, description = "The recording", body = String,
-            content_type = "application/x-asciicast", example = "{\"version\": 2}"),
+        (status = 200, description = "The recording", 
+            body = inline(schema::Bytes), content_type = "application/octet-stream",
+            example = "{\"version\": 2, \"width\": 80, \"height\": 24}\n[0.1, \"o\", \"$ \"]\n"),
         (status = 410, description = "A piece of the recording is missing or was changed",
             body = ProblemDocument, content_type = "application/problem+json"),
         ReadProblems,
@@ -253,7 +258,7 @@ pub(crate) async fn get_session_recording(
             tracing::error!(session = %id, %problem, "failed to read a recording completely");
             io::Error::other(problem.detail().to_owned())
         });
-    Ok(([(header::CONTENT_TYPE, "application/x-asciicast")], Body::from_stream(body)))
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Body::from_stream(body)))
 }
 
 /// Returns the lines of a piece after it was verified against its hash.

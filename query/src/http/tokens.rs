@@ -39,6 +39,9 @@ pub(crate) struct ListTokens {
 }
 
 /// List enrollment tokens, the newest first
+///
+/// Also tokens that are used up, expired or revoked. The text of a token is never in a response
+/// after its creation.
 #[utoipa::path(
     get, path = "/api/v1/enrollment-tokens", tag = "tokens", security(("bearer" = [])),
     params(ListTokens, ProjectParam, MinPositionParam),
@@ -63,6 +66,9 @@ pub(crate) async fn list_enrollment_tokens(
 }
 
 /// Get an enrollment token
+///
+/// `use_count` is the number of devices that have enrolled with it. The text of the token is only
+/// in the response to its creation.
 #[utoipa::path(
     get, path = "/api/v1/enrollment-tokens/{token}", tag = "tokens", security(("bearer" = [])),
     params(
@@ -112,6 +118,9 @@ async fn find(
 }
 
 /// List API tokens, the newest first
+///
+/// Also tokens that are expired or revoked. The text of a token is never in a response after its
+/// creation. Requires the role of an admin or auditor.
 #[utoipa::path(
     get, path = "/api/v1/tokens", tag = "tokens", security(("bearer" = [])),
     params(ListTokens, ProjectParam, MinPositionParam),

@@ -7,6 +7,8 @@ use muster_api::{Allowed, Json, Query};
 use muster_api_types::tokens::WhoAmI;
 
 /// Get the identity of the request's token
+///
+/// Use it to check a token and to find out its role. `project` is absent for a server-wide token.
 #[utoipa::path(
     get, path = "/api/v1/whoami", tag = "tokens", security(("bearer" = [])),
     responses(

@@ -22,9 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{Predicate, SizeAbove};
-use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_swagger_ui::SwaggerUi;
 
 use super::body::{self, MAX_BODY_BYTES};
 use super::connections::{self, Connections};
@@ -38,6 +36,7 @@ use super::prometheus::{self, ProcessMetrics};
 use super::proxies::{self, TrustedProxies};
 use super::representation;
 use super::tunnel::Tunnel;
+use crate::openapi;
 
 /// Timeout of a request's head, and of inactivity on a connection in use.
 const INACTIVITY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -61,15 +60,6 @@ pub(super) struct HttpsListener {
     dependencies: Option<Dependencies>,
     /// Limits on unauthenticated requests, in a listener that clients connect to directly.
     limits: Option<Limits>,
-}
-
-/// Returns the OpenAPI document of the whole API, without starting a server.
-#[must_use]
-pub fn openapi_document() -> OpenApi {
-    let mut document = muster_query::openapi_info();
-    document.merge(muster_query::openapi());
-    document.merge(muster_command::http::openapi());
-    document
 }
 
 impl HttpsListener {
@@ -172,9 +162,8 @@ impl HttpsListener {
             routes = routes.merge(health::router(needs));
         }
         routes = routes.merge(problems::router());
+        routes = routes.merge(openapi::router());
         routes = routes.route("/", get(|| async { Redirect::to("/docs/") }));
-        // The document describes the whole API, independent of the roles in this process.
-        routes = routes.merge(SwaggerUi::new("/docs").url("/openapi.json", openapi_document()));
         routes = match self.forward {
             Some(forward) => {
                 let other = forward.clone();

@@ -30,7 +30,6 @@ use async_recursion::async_recursion as boxed;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use connections::ConnectionLimits;
-pub use https_listener::openapi_document;
 pub(crate) use limits::UnauthenticatedRate;
 pub(crate) use metric_limits::MetricLimits;
 pub(crate) use names::{address_for_others, certificate_names};

@@ -180,6 +180,11 @@ fn violations_of_schema(document: &Value, name: &str) -> Vec<String> {
     if variants.iter().filter(|one| one["type"] != "null").count() > 1 {
         let is_constant = variants.iter().all(|one| !one["const"].is_null());
         let discriminator = &schema["discriminator"]["propertyName"];
+        let is_plain =
+            variants.iter().all(|one| one["type"].is_string() && one["type"] != "object");
+        if is_plain {
+            return rules;
+        }
         if !is_constant && discriminator != "kind" {
             rules.push(format!("{name} is a union without a discriminator 'kind'"));
         }

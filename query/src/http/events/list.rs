@@ -184,6 +184,9 @@ pub(crate) async fn list_device_events(
 }
 
 /// Get an event
+///
+/// An event at a position never changes; its content may have been erased, and is then absent.
+/// Events about tokens require the role of an admin or auditor.
 #[utoipa::path(
     get, path = "/api/v1/events/{position}", tag = "events", security(("bearer" = [])),
     params(

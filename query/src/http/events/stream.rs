@@ -58,6 +58,16 @@ pub(crate) struct StreamEvents {
     include: Option<Include>,
 }
 
+/// The position at which a client continues; for the OpenAPI document.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes what `last_event_id` reads")]
+pub(crate) struct LastEventIdParam {
+    /// The last position that the client received.
+    #[param(rename = "Last-Event-ID", minimum = 0, value_type = u64, required = false)]
+    last_event_id: Option<Position>,
+}
+
 /// Stream new events
 ///
 /// Server-sent events: `id` is the position, `event` the type, `data` the event as JSON. A client
@@ -65,8 +75,7 @@ pub(crate) struct StreamEvents {
 #[utoipa::path(
     get, path = "/api/v1/events/stream", tag = "events", security(("bearer" = [])),
     params(
-        StreamEvents, ProjectParam,
-        ("Last-Event-ID" = Option<u64>, Header, description = "The last position that the client received"),
+        StreamEvents, ProjectParam, LastEventIdParam,
     ),
     responses(
         (status = 200, description = "Events, until the client disconnects",

@@ -18,6 +18,9 @@ use crate::influx;
 use crate::state::QueryState;
 
 /// List the measurements of a device with their fields and tags
+///
+/// The names for `field` and the tags of `GET /devices/{device}/metrics`. A device that has sent
+/// no metrics within the retention has no items.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/metrics/fields", tag = "metrics",
     security(("bearer" = [])),

@@ -43,6 +43,9 @@ pub(crate) struct ListOperations {
 }
 
 /// List operations, the newest first
+///
+/// Each with the number of its runs by status. Filter with `device` to see what was requested of
+/// one device.
 #[utoipa::path(
     get, path = "/api/v1/operations", tag = "operations", security(("bearer" = [])),
     params(ListOperations, ProjectParam, MinPositionParam),
@@ -87,6 +90,9 @@ pub(crate) async fn list_operations(
 }
 
 /// Get an operation with a summary of its runs
+///
+/// The operation has ended when its `status` is `finished` or `aborted`; unsuccessful runs do not
+/// change this, so read `run_counts` and `failures` for the result.
 #[utoipa::path(
     get, path = "/api/v1/operations/{operation}", tag = "operations", security(("bearer" = [])),
     params(

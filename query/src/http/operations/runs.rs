@@ -43,6 +43,8 @@ pub(crate) struct ListRuns {
 }
 
 /// List the runs of an operation
+///
+/// One run for each target device. Filter with `status` to find the unsuccessful ones.
 #[utoipa::path(
     get, path = "/api/v1/operations/{operation}/runs", tag = "operations", security(("bearer" = [])),
     params(
@@ -83,6 +85,9 @@ pub(crate) async fn list_runs(
 }
 
 /// Get a run with an explanation of its status
+///
+/// `explanation` is text for people: why the run waits, or why it did not succeed, and what can be
+/// done. Programs decide by `status`.
 #[utoipa::path(
     get, path = "/api/v1/operations/{operation}/runs/{device}", tag = "operations",
     security(("bearer" = [])),

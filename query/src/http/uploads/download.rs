@@ -20,7 +20,7 @@ use crate::state::QueryState;
 /// The link is the credential: it is valid until it expires, or until the file is erased. `Range`
 /// works as for the file itself.
 #[utoipa::path(
-    get, path = "/api/v1/downloads/{token}", tag = "uploads",
+    get, path = "/api/v1/downloads/{token}", tag = "uploads", security(()),
     params(("token" = String, Path, description = "The token in the link: `msd_…`", pattern = "^[A-Za-z0-9_-]+$")),
     responses(
         (status = 200, description = "The file", body = inline(schema::Bytes),

@@ -117,6 +117,9 @@ fn unknown(project: &ProjectId, (operation, device): (OperationId, DeviceId)) ->
 }
 
 /// List uploads, the newest first
+///
+/// The files that operations of the kind `upload` request from devices, in all statuses: also
+/// files that are still being sent and files that were erased.
 #[utoipa::path(
     get, path = "/api/v1/uploads", tag = "uploads", security(("bearer" = [])),
     params(ListUploads, ProjectParam, MinPositionParam),
@@ -164,6 +167,9 @@ pub(crate) async fn list_uploads(
 }
 
 /// Get an upload with an explanation of its status
+///
+/// The file can be read when `status` is `stored`. Until then, `received_bytes` shows the
+/// progress.
 #[utoipa::path(
     get, path = "/api/v1/uploads/{operation}/{device}", tag = "uploads", security(("bearer" = [])),
     params(

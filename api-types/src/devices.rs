@@ -12,7 +12,6 @@ use muster_schemas::{
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use utoipa::openapi::ObjectBuilder;
 
 use crate::inventory::Inventory;
 use crate::metrics::{MetricsSummary, WithoutFreshValue};
@@ -83,14 +82,18 @@ pub struct ChangeDevice {
     pub name: Option<DeviceName>,
     /// Labels: a value sets, `null` removes; other labels are unchanged.
     #[serde(default)]
-    #[schema(schema_with = label_changes, required = false)]
+    // Generators would name the nullable values, and then lose their type or `null`.
+    #[schema(value_type = BTreeMap<schema::LabelKey, LabelChange>, inline)]
     pub labels: BTreeMap<LabelKey, Option<LabelValue>>,
 }
 
-fn label_changes() -> ObjectBuilder {
-    schema::changes::<schema::LabelKey, schema::LabelValue>(
-        "Labels: a value sets, `null` removes; other labels are unchanged.",
-    )
+/// New value of a label; `null` removes it.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes the values of `labels` in the OpenAPI document")]
+enum LabelChange {
+    Set(schema::LabelValue),
+    Remove,
 }
 
 /// A request to set and remove config variables.
@@ -100,15 +103,18 @@ fn label_changes() -> ObjectBuilder {
 pub struct SetConfig {
     /// Config variables: a value sets, `null` removes; others are unchanged. A value keeps its
     /// type.
-    #[schema(schema_with = config_changes)]
+    // As above.
+    #[schema(value_type = BTreeMap<schema::ConfigKey, ConfigChange>, inline)]
     pub vars: BTreeMap<ConfigKey, Option<ConfigValue>>,
 }
 
-fn config_changes() -> ObjectBuilder {
-    schema::changes::<schema::ConfigKey, schema::ConfigValue>(
-        "Config variables: a value sets, `null` removes; others are unchanged. A value keeps its \
-         type.",
-    )
+/// New value of a config variable; `null` removes it.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes the values of `vars` in the OpenAPI document")]
+enum ConfigChange {
+    Set(schema::ConfigValue),
+    Remove,
 }
 
 /// A request to accept a pending enrollment.

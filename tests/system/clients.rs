@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use muster_tests::api::Api;
 use muster_tests::binaries::binary;
 use muster_tests::robot::Robot;
 use muster_tests::{System, wait};
@@ -150,11 +151,8 @@ async fn fetch_documents(tools: &Tools, system: &System, dir: &Path) {
         .unwrap();
 }
 
-/// Starts a system with the device `robot`, which has metrics, and with devices that have the label
-/// `env=test`.
-async fn start() -> Robot {
-    let robot = Robot::start("").await;
-    let api = &robot.system.api;
+/// Creates devices with the label `env=test`, and waits for metrics of `robot`.
+async fn prepare(api: &Api) {
     let labels = json!({"labels": {"env": "test"}});
     api.patch("/api/v1/devices/robot", &labels).await;
     for name in ["robot-2", "robot-3"] {
@@ -168,13 +166,12 @@ async fn start() -> Robot {
         found["series"].as_array().is_some_and(|series| !series.is_empty()).then_some(())
     })
     .await;
-    robot
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn generated_clients_run_their_programs() {
     let tools = Tools::find();
-    let robot = start().await;
+    let robot = Robot::start("").await;
     let (api, dir) = (&robot.system.api, tempfile::tempdir().unwrap());
     fetch_documents(&tools, &robot.system, dir.path()).await;
     let clients = tokio::join!(
@@ -182,6 +179,7 @@ async fn generated_clients_run_their_programs() {
         openapi_generator_python(&tools, dir.path()),
         typescript_fetch(&tools, dir.path()),
         openapi_fetch(&tools, dir.path()),
+        prepare(api),
     );
     let file = dir.path().join("file");
     let bytes: Vec<u8> = (0..=u8::MAX).collect();

@@ -19,5 +19,4 @@ pub use events::{
 };
 pub use ids::{Bytes, DeviceId, Hash, OperationId, ProjectId, SessionId, Timestamp, TokenId};
 pub use names::{ConfigKey, DeviceName, LabelKey, LabelValue, ProjectTitle, Retention, TokenName};
-pub(crate) use values::changes;
 pub use values::{ConfigValue, MetricValue};

@@ -1,9 +1,9 @@
-//! Values of several plain types (config variables and fields of metrics), and changes of values.
+//! Values of several plain types (config variables and fields of metrics).
 
 use muster_schemas::names::MAX_CONFIG_TEXT;
-use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, Schema, Type};
-use utoipa::openapi::{Ref, RefOr};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 
 /// Returns the schema of a value that is a boolean, a number or a text. Generators know "one of"
 /// better than a list of types.
@@ -41,17 +41,4 @@ describe! {
 describe! {
     /// The value of a field of a metric.
     MetricValue: plain_value("The value of a field of a metric.", None)
-}
-
-/// Returns the schema of an object that sets or, with `null`, removes values by key. Nullable values
-/// have no schema of their own: generators name them, and then lose their type or `null`.
-pub(crate) fn changes<K: PartialSchema, V: ToSchema>(description: &str) -> ObjectBuilder {
-    let value = OneOfBuilder::new()
-        .item(Ref::from_schema_name(V::name()))
-        .item(ObjectBuilder::new().schema_type(Type::Null));
-    ObjectBuilder::new()
-        .schema_type(Type::Object)
-        .description(Some(description))
-        .property_names(Some(K::schema()))
-        .additional_properties(Some(AdditionalProperties::from(Schema::from(value))))
 }

@@ -51,16 +51,17 @@ async function label(): Promise<number> {
   return ok(await client.PATCH("/api/v1/devices/{device}", { params, body })).position;
 }
 
-async function request(action: Schemas["Action"]): Promise<string> {
+/** Requests an operation. A read with the position of the result includes it. */
+async function request(action: Schemas["Action"]): Promise<Schemas["OperationRequestedResult"]> {
   const body = { target: { kind: "devices" as const, devices: [device] }, action };
-  return ok(await client.POST("/api/v1/operations", { body })).id;
+  return ok(await client.POST("/api/v1/operations", { body }));
 }
 
 /** Runs a program, waits for its end and returns its output. */
 async function execute(argv: string[]): Promise<string> {
-  const operation = await request({ kind: "exec", argv });
+  const { id: operation, position } = await request({ kind: "exec", argv });
   const status = async () => {
-    const params = { path: { operation } };
+    const params = { path: { operation }, header: { "Muster-Min-Position": position } };
     return ok(await client.GET("/api/v1/operations/{operation}", { params })).status;
   };
   while (!["finished", "aborted"].includes(await status())) {
@@ -103,8 +104,9 @@ async function createViewer(): Promise<Schemas["Role"]> {
 
 /** Has the device upload a file, and downloads it. */
 async function fetchFile(file: string): Promise<Uint8Array> {
-  const operation = await request({ kind: "upload", path: file });
-  const params = { path: { operation, device } };
+  const { id: operation, position } = await request({ kind: "upload", path: file });
+  const header = { "Muster-Min-Position": position };
+  const params = { path: { operation, device }, header };
   const path = "/api/v1/uploads/{operation}/{device}";
   while (ok(await client.GET(path, { params })).status !== "stored") {
     await sleep(100);

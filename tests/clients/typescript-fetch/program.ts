@@ -11,6 +11,7 @@ import {
   EventFromJSON,
   EventsApi,
   MetricsApi,
+  type OperationRequestedResult,
   OperationsApi,
   type Action,
   Role,
@@ -54,15 +55,17 @@ async function label(): Promise<number> {
   return (await new DevicesApi(configuration).changeDevice({ device, changeDevice })).position;
 }
 
-async function request(action: Action): Promise<string> {
+/** Requests an operation. A read with the position of the result includes it. */
+async function request(action: Action): Promise<OperationRequestedResult> {
   const requestOperation = { target: { kind: "devices" as const, devices: [device] }, action };
-  return (await operations.requestOperation({ requestOperation })).id;
+  return await operations.requestOperation({ requestOperation });
 }
 
 /** Runs a program, waits for its end and returns its output. */
 async function execute(argv: string[]): Promise<string> {
-  const operation = await request({ kind: "exec", argv });
-  while (!["finished", "aborted"].includes((await operations.getOperation({ operation })).status)) {
+  const { id: operation, position: musterMinPosition } = await request({ kind: "exec", argv });
+  const get = () => operations.getOperation({ operation, musterMinPosition });
+  while (!["finished", "aborted"].includes((await get()).status)) {
     await sleep(100);
   }
   return (await operations.getRunOutput({ operation, device, stream: "stdout" })).text();
@@ -97,8 +100,8 @@ async function createViewer(): Promise<Role> {
 
 /** Has the device upload a file, and downloads it. */
 async function fetchFile(path: string): Promise<Uint8Array> {
-  const operation = await request({ kind: "upload", path });
-  while ((await uploads.getUpload({ operation, device })).status !== "stored") {
+  const { id: operation, position: musterMinPosition } = await request({ kind: "upload", path });
+  while ((await uploads.getUpload({ operation, device, musterMinPosition })).status !== "stored") {
     await sleep(100);
   }
   return (await uploads.getUploadContent({ operation, device })).bytes();

@@ -201,6 +201,7 @@ pub struct DevicePage {
     pub items: Vec<DeviceSummary>,
     /// Value for `cursor` to read the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     pub next: Option<String>,
     /// Metrics of the selector of which devices had no fresh value: those devices are not in the
     /// list. Absent if there are none.

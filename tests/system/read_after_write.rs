@@ -1,4 +1,4 @@
-//! A read that follows the response to a write sees the write, whichever client sends it.
+//! A read that follows the response to a write sees the write, from any client.
 
 use muster_tests::System;
 use muster_tests::api::Api;

@@ -54,7 +54,7 @@ const TOO_MANY_REQUESTS: (Kind, &str) =
 
 impl IntoResponses for ReadProblems {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let mut responses = responses(&[
+        responses(&[
             BAD_REQUEST,
             UNAUTHORIZED,
             FORBIDDEN,
@@ -66,11 +66,7 @@ impl IntoResponses for ReadProblems {
             TOO_MANY,
             UNAVAILABLE,
             NOT_YET,
-        ]);
-        let known = "The client has this body already: `If-None-Match` has its `ETag`";
-        let not_modified = ResponseBuilder::new().description(known).build();
-        responses.insert("304".to_owned(), RefOr::T(not_modified));
-        responses
+        ])
     }
 }
 

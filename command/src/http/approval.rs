@@ -7,7 +7,6 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::ProjectParam;
 use muster_api::problem::WriteProblems;
 use muster_api::{Json, PathParam, Problem};
-use muster_api_types::WriteResult;
 use muster_api_types::devices::{
     AcceptDevice, DeviceDetail, RejectDevice, RevokeDevice, RotateKey,
 };
@@ -41,7 +40,7 @@ fn checked_reason(reason: Option<String>) -> Result<Option<String>, Problem> {
         IdempotencyParam,
     ),
     request_body = AcceptDevice,
-    responses((status = 200, description = "Accepted", body = DeviceDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Accepted", body = DeviceDetail), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn accept_device(
@@ -71,7 +70,7 @@ pub(super) async fn accept_device(
         IdempotencyParam,
     ),
     request_body = RejectDevice,
-    responses((status = 200, description = "Rejected", body = DeviceDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Rejected", body = DeviceDetail), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn reject_device(
@@ -100,7 +99,7 @@ pub(super) async fn reject_device(
         IdempotencyParam,
     ),
     request_body = RotateKey,
-    responses((status = 200, description = "Rotation requested", body = DeviceDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Rotation requested", body = DeviceDetail), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn rotate_device_key(
@@ -127,7 +126,7 @@ pub(super) async fn rotate_device_key(
         IdempotencyParam,
     ),
     request_body = RevokeDevice,
-    responses((status = 200, description = "Revoked", body = DeviceDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Revoked", body = DeviceDetail), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn revoke_device(

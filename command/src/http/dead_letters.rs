@@ -18,7 +18,7 @@ use super::state::CommandState;
 #[utoipa::path(
     post, path = "/api/v1/dead-letters/{id}/retry", tag = "server",
     params(("id" = i64, Path, description = "The dead letter's number", minimum = 1)),
-    responses((status = 200, description = "The dead letter", body = DeadLetter), (status = 202, description = "Published again", body = DeadLetterRetried), WriteProblems),
+    responses((status = 200, description = "The dead letter", body = DeadLetter), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn retry_dead_letter(

@@ -7,7 +7,6 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::ProjectParam;
 use muster_api::problem::WriteProblems;
 use muster_api::{Json, PathParam, Problem};
-use muster_api_types::WriteResult;
 use muster_api_types::devices::{
     ChangeDevice, Config, DeviceDetail, DeviceRegisteredResult, RegisterDevice, SetConfig,
 };
@@ -25,7 +24,7 @@ use crate::service::DeviceChanges;
     post, path = "/api/v1/devices", tag = "devices",
     params(ProjectParam, IdempotencyParam),
     request_body = RegisterDevice,
-    responses((status = 201, description = "The device", body = DeviceDetail), (status = 202, description = "Registered; the read model does not have the device yet", body = DeviceRegisteredResult), WriteProblems),
+    responses((status = 201, description = "The device", body = DeviceDetail), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn register_device(
@@ -52,7 +51,7 @@ pub(super) async fn register_device(
         IdempotencyParam,
     ),
     request_body = ChangeDevice,
-    responses((status = 200, description = "Changed", body = DeviceDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Changed", body = DeviceDetail), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn change_device(
@@ -80,7 +79,7 @@ pub(super) async fn change_device(
         IdempotencyParam,
     ),
     request_body = SetConfig,
-    responses((status = 200, description = "Set", body = Config), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Set", body = Config), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn set_device_config(
@@ -105,7 +104,7 @@ pub(super) async fn set_device_config(
         IfMatchParam,
         IdempotencyParam,
     ),
-    responses((status = 200, description = "Deleted", body = DeviceDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Deleted", body = DeviceDetail), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn delete_device(

@@ -17,7 +17,7 @@ use muster_api_types::operations::{
     SelectorTarget,
 };
 use muster_api_types::runs::Run;
-use muster_api_types::{WriteResult, schema};
+use muster_api_types::schema;
 use muster_schemas::OperationId;
 use muster_schemas::events::{self, AbortCause, Exec, Program};
 
@@ -41,7 +41,7 @@ const MAX_CONCURRENT_DEVICES: u32 = 1_000;
     post, path = "/api/v1/operations", tag = "operations",
     params(ProjectParam, IdempotencyParam),
     request_body = RequestOperation,
-    responses((status = 201, description = "The operation", body = OperationDetail), (status = 202, description = "Requested; the read model does not have it yet", body = OperationRequestedResult), WriteProblems),
+    responses((status = 201, description = "The operation", body = OperationDetail), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn request_operation(
@@ -160,7 +160,7 @@ fn decode_stdin(base64: Option<String>) -> Result<Vec<u8>, Problem> {
 #[utoipa::path(
     post, path = "/api/v1/operations/{operation}/pause", tag = "operations",
     params(ProjectParam, ("operation" = schema::OperationId, Path, description = "The operation's id")),
-    responses((status = 200, description = "Paused", body = OperationDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Paused", body = OperationDetail), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn pause_operation(
@@ -178,7 +178,7 @@ pub(super) async fn pause_operation(
 #[utoipa::path(
     post, path = "/api/v1/operations/{operation}/resume", tag = "operations",
     params(ProjectParam, ("operation" = schema::OperationId, Path, description = "The operation's id")),
-    responses((status = 200, description = "Resumed", body = OperationDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Resumed", body = OperationDetail), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn resume_operation(
@@ -196,7 +196,7 @@ pub(super) async fn resume_operation(
 #[utoipa::path(
     post, path = "/api/v1/operations/{operation}/abort", tag = "operations",
     params(ProjectParam, ("operation" = schema::OperationId, Path, description = "The operation's id")),
-    responses((status = 200, description = "Aborted", body = OperationDetail), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Aborted", body = OperationDetail), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn abort_operation(
@@ -232,7 +232,7 @@ async fn change(
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IdempotencyParam,
     ),
-    responses((status = 200, description = "Cancellation requested", body = Run), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Cancellation requested", body = Run), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn cancel_run(

@@ -11,7 +11,7 @@ use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
 use muster_api_types::projects::{
     ChangeProject, CreateProject, Project, ProjectCreated, ProjectStatus,
 };
-use muster_api_types::{WriteResult, schema};
+use muster_api_types::schema;
 use muster_schemas::ProjectId;
 
 use super::location;
@@ -26,7 +26,7 @@ use crate::request::Request;
     post, path = "/api/v1/projects", tag = "projects",
     params(IdempotencyParam),
     request_body = CreateProject,
-    responses((status = 201, description = "The project", body = Project), (status = 202, description = "Created; the read model does not have it yet", body = ProjectCreated), WriteProblems),
+    responses((status = 201, description = "The project", body = Project), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn create_project(
@@ -57,7 +57,7 @@ pub(super) async fn create_project(
     patch, path = "/api/v1/projects/{project}", tag = "projects",
     params(("project" = schema::ProjectId, Path, description = "The project's id"), IfMatchParam, IdempotencyParam),
     request_body = ChangeProject,
-    responses((status = 200, description = "Changed", body = Project), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Changed", body = Project), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn change_project(

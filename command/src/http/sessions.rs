@@ -401,7 +401,7 @@ pub(super) async fn attach_session(
         ("session" = schema::SessionId, Path, description = "The session's id"),
         ProjectParam,
     ),
-    responses((status = 200, description = "The session", body = api::Session), (status = 202, description = "Ended; the read model does not have the end yet", body = SessionEndedResult), WriteProblems),
+    responses((status = 200, description = "The session", body = api::Session), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn end_session(

@@ -8,11 +8,11 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, Json, PathParam, Problem, Query};
+use muster_api_types::schema;
 use muster_api_types::tokens::{
     ApiToken, ApiTokenCreated, CreateEnrollmentToken, CreateToken, EnrollmentToken,
     EnrollmentTokenCreated, TokenCreated,
 };
-use muster_api_types::{WriteResult, schema};
 use muster_schemas::{ProjectId, TokenId};
 
 use super::location;
@@ -30,7 +30,7 @@ const MAX_TTL_SECS: u32 = 365 * 24 * 3600;
     post, path = "/api/v1/enrollment-tokens", tag = "tokens",
     params(ProjectParam, IdempotencyParam),
     request_body = CreateEnrollmentToken,
-    responses((status = 201, description = "The token, with its text", body = EnrollmentTokenCreated), (status = 202, description = "Created; the read model does not have it yet", body = TokenCreated), WriteProblems),
+    responses((status = 201, description = "The token, with its text", body = EnrollmentTokenCreated), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn create_enrollment_token(
@@ -75,7 +75,7 @@ pub(super) async fn create_enrollment_token(
 #[utoipa::path(
     delete, path = "/api/v1/enrollment-tokens/{token}", tag = "tokens",
     params(ProjectParam, ("token" = schema::TokenId, Path, description = "The token's id")),
-    responses((status = 200, description = "Revoked", body = EnrollmentToken), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Revoked", body = EnrollmentToken), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn revoke_enrollment_token(
@@ -96,7 +96,7 @@ pub(super) async fn revoke_enrollment_token(
     post, path = "/api/v1/tokens", tag = "tokens",
     params(ProjectParam, IdempotencyParam),
     request_body = CreateToken,
-    responses((status = 201, description = "The token, with its text", body = ApiTokenCreated), (status = 202, description = "Created; the read model does not have it yet", body = TokenCreated), WriteProblems),
+    responses((status = 201, description = "The token, with its text", body = ApiTokenCreated), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn create_token(
@@ -146,7 +146,7 @@ pub(super) async fn create_token(
 #[utoipa::path(
     delete, path = "/api/v1/tokens/{token}", tag = "tokens",
     params(ProjectParam, ("token" = schema::TokenId, Path, description = "The token's id")),
-    responses((status = 200, description = "Revoked", body = ApiToken), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Revoked", body = ApiToken), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn revoke_token(

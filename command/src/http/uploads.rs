@@ -10,8 +10,8 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::ProjectParam;
 use muster_api::problem::WriteProblems;
 use muster_api::{Json, PathParam, Problem, etag, position_header};
+use muster_api_types::schema;
 use muster_api_types::uploads::{CreateDownloadLink, DownloadLink, Upload};
-use muster_api_types::{WriteResult, schema};
 use muster_schemas::OperationId;
 use muster_schemas::events::EraseCause;
 
@@ -34,7 +34,7 @@ const MAX_LINK_TTL_SECS: u32 = 7 * 24 * 3600;
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IdempotencyParam,
     ),
-    responses((status = 200, description = "Erased", body = Upload), (status = 202, description = "Written; the read model does not have it yet", body = WriteResult), WriteProblems),
+    responses((status = 200, description = "Erased", body = Upload), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn delete_upload(

@@ -41,8 +41,9 @@ use crate::state::QueryState;
     info(
         title = "muster",
         description = "Manages fleets of Linux devices. Lists return `items` and `next`; errors are \
-            problem documents (RFC 9457); a write returns `Muster-Position`, and a read can wait \
-            for it with `Muster-Min-Position`. While the server cannot write something, responses \
+            problem documents (RFC 9457); a write returns the resource as it now is, and \
+            `Muster-Position`, for which a read can wait with `Muster-Min-Position`. A write with \
+            `Prefer: respond-async` returns 202 and does not wait. While the server cannot write something, responses \
             to reads have the header `Muster-Degraded`: what it cannot write, since when and why.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),

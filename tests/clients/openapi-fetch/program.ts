@@ -44,24 +44,24 @@ async function listNames(selector: string): Promise<string[]> {
   return names;
 }
 
-/** Sets a label; returns the position of the write. */
+/** Sets a label; returns the position of the event in the log. */
 async function label(): Promise<number> {
   const params = { path: { device } };
   const body = { labels: { client: name } };
-  return ok(await client.PATCH("/api/v1/devices/{device}", { params, body })).position;
+  return ok(await client.PATCH("/api/v1/devices/{device}", { params, body })).updated_position;
 }
 
-/** Requests an operation. A read with the position of the result includes it. */
-async function request(action: Schemas["Action"]): Promise<Schemas["OperationRequestedResult"]> {
+/** Requests an operation; returns its id. */
+async function request(action: Schemas["Action"]): Promise<string> {
   const body = { target: { kind: "devices" as const, devices: [device] }, action };
-  return ok(await client.POST("/api/v1/operations", { body }));
+  return ok(await client.POST("/api/v1/operations", { body })).id;
 }
 
 /** Runs a program, waits for its end and returns its output. */
 async function execute(argv: string[]): Promise<string> {
-  const { id: operation, position } = await request({ kind: "exec", argv });
+  const operation = await request({ kind: "exec", argv });
   const status = async () => {
-    const params = { path: { operation }, header: { "Muster-Min-Position": position } };
+    const params = { path: { operation } };
     return ok(await client.GET("/api/v1/operations/{operation}", { params })).status;
   };
   while (!["finished", "aborted"].includes(await status())) {
@@ -104,9 +104,8 @@ async function createViewer(): Promise<Schemas["Role"]> {
 
 /** Has the device upload a file, and downloads it. */
 async function fetchFile(file: string): Promise<Uint8Array> {
-  const { id: operation, position } = await request({ kind: "upload", path: file });
-  const header = { "Muster-Min-Position": position };
-  const params = { path: { operation, device }, header };
+  const operation = await request({ kind: "upload", path: file });
+  const params = { path: { operation, device } };
   const path = "/api/v1/uploads/{operation}/{device}";
   while (ok(await client.GET(path, { params })).status !== "stored") {
     await sleep(100);

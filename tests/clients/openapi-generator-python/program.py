@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from uuid import UUID
 
 from muster_client import (
     Action,
@@ -19,7 +20,6 @@ from muster_client import (
     EventsApi,
     ExecAction,
     MetricsApi,
-    OperationRequestedResult,
     OperationsApi,
     OperationStatus,
     RequestOperation,
@@ -58,24 +58,23 @@ def list_names(client: ApiClient, selector: str) -> list[str]:
 
 
 def label(client: ApiClient) -> int:
-    """Sets a label; returns the position of the write."""
+    """Sets a label; returns the position of the event in the log."""
     change = ChangeDevice(labels={"client": CLIENT})
-    return DevicesApi(client).change_device(DEVICE, change).position
+    return DevicesApi(client).change_device(DEVICE, change).updated_position
 
 
-def request(client: ApiClient, action: ExecAction | UploadAction) -> OperationRequestedResult:
-    """Requests an operation. A read with the position of the result includes it."""
+def request(client: ApiClient, action: ExecAction | UploadAction) -> UUID:
+    """Requests an operation; returns its id."""
     target = Target(DevicesTarget(kind="devices", devices=[DEVICE]))
     body = RequestOperation(target=target, action=Action(action))
-    return OperationsApi(client).request_operation(body)
+    return OperationsApi(client).request_operation(body).id
 
 
 def execute(client: ApiClient, argv: list[str]) -> str:
     """Runs a program, waits for its end and returns its output."""
     api = OperationsApi(client)
-    requested = request(client, ExecAction(kind="exec", argv=argv))
-    operation, position = requested.id, requested.position
-    while api.get_operation(operation, muster_min_position=position).status not in ENDED:
+    operation = request(client, ExecAction(kind="exec", argv=argv))
+    while api.get_operation(operation).status not in ENDED:
         time.sleep(0.1)
     return api.get_run_output(operation, DEVICE, stream="stdout").decode()
 
@@ -106,12 +105,8 @@ def create_viewer(admin: ApiClient) -> str:
 def fetch(client: ApiClient, path: str) -> bytes:
     """Has the device upload a file, and downloads it."""
     api = UploadsApi(client)
-    requested = request(client, UploadAction(kind="upload", path=path))
-    operation, position = requested.id, requested.position
-    while (
-        api.get_upload(operation, DEVICE, muster_min_position=position).status
-        != UploadStatus.STORED
-    ):
+    operation = request(client, UploadAction(kind="upload", path=path))
+    while api.get_upload(operation, DEVICE).status != UploadStatus.STORED:
         time.sleep(0.1)
     return api.get_upload_content(operation, DEVICE)
 

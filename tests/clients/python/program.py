@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from typing import TypeVar
+from uuid import UUID
 
 from muster_client import AuthenticatedClient
 from muster_client.api.devices import change_device, list_devices
@@ -28,7 +29,6 @@ from muster_client.models.event import Event
 from muster_client.models.exec_action import ExecAction
 from muster_client.models.exec_action_kind import ExecActionKind
 from muster_client.models.get_run_output_stream import GetRunOutputStream
-from muster_client.models.operation_requested_result import OperationRequestedResult
 from muster_client.models.operation_status import OperationStatus
 from muster_client.models.problem import Problem
 from muster_client.models.query_metrics_fn import QueryMetricsFn
@@ -74,29 +74,24 @@ def list_names(client: AuthenticatedClient, selector: str) -> list[str]:
 
 
 def label(client: AuthenticatedClient) -> int:
-    """Sets a label; returns the position of the write."""
+    """Sets a label; returns the position of the event in the log."""
     labels = ChangeDeviceLabels()
     labels["client"] = CLIENT
-    return ok(change_device.sync(DEVICE, client=client, body=ChangeDevice(labels=labels))).position
+    device = ok(change_device.sync(DEVICE, client=client, body=ChangeDevice(labels=labels)))
+    return device.updated_position
 
 
-def request(
-    client: AuthenticatedClient, action: ExecAction | UploadAction
-) -> OperationRequestedResult:
-    """Requests an operation. A read with the position of the result includes it."""
+def request(client: AuthenticatedClient, action: ExecAction | UploadAction) -> UUID:
+    """Requests an operation; returns its id."""
     target = DevicesTarget(kind=DevicesTargetKind.DEVICES, devices=[DEVICE])
     body = RequestOperation(target=target, action=action)
-    return ok(request_operation.sync(client=client, body=body))
+    return ok(request_operation.sync(client=client, body=body)).id
 
 
 def execute(client: AuthenticatedClient, argv: list[str]) -> str:
     """Runs a program, waits for its end and returns its output."""
-    requested = request(client, ExecAction(kind=ExecActionKind.EXEC, argv=argv))
-    operation, position = requested.id, requested.position
-    while (
-        ok(get_operation.sync(operation, client=client, muster_min_position=position)).status
-        not in ENDED
-    ):
+    operation = request(client, ExecAction(kind=ExecActionKind.EXEC, argv=argv))
+    while ok(get_operation.sync(operation, client=client)).status not in ENDED:
         time.sleep(0.1)
     stdout = GetRunOutputStream.STDOUT
     output = ok(get_run_output.sync(operation, DEVICE, client=client, stream=stdout))
@@ -124,12 +119,8 @@ def create_viewer(admin: AuthenticatedClient) -> str:
 
 def fetch(client: AuthenticatedClient, path: str) -> bytes:
     """Has the device upload a file, and downloads it."""
-    requested = request(client, UploadAction(kind=UploadActionKind.UPLOAD, path=path))
-    operation, position = requested.id, requested.position
-    while (
-        ok(get_upload.sync(operation, DEVICE, client=client, muster_min_position=position)).status
-        != UploadStatus.STORED
-    ):
+    operation = request(client, UploadAction(kind=UploadActionKind.UPLOAD, path=path))
+    while ok(get_upload.sync(operation, DEVICE, client=client)).status != UploadStatus.STORED:
         time.sleep(0.1)
     return ok(get_upload_content.sync(operation, DEVICE, client=client)).payload.read()
 

@@ -13,18 +13,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let text =
         fs::read_to_string(DOCUMENT)?.replace("application/problem+json", "application/json");
     let mut document: serde_json::Value = serde_json::from_str(&text)?;
-    // It accepts one type of successful response for each operation. This one, which only agents
-    // use, has two; a write has the resource, and 202 if the read models are behind.
+    // It accepts one type of successful response for each operation; this one, which only agents
+    // use, has two.
     if let Some(paths) = document["paths"].as_object_mut() {
         paths.remove("/api/v1/device/enroll");
-        let operations = paths.values_mut().filter_map(serde_json::Value::as_object_mut);
-        for operation in operations.flat_map(serde_json::Map::values_mut) {
-            if let Some(responses) = operation["responses"].as_object_mut()
-                && ["200", "201"].iter().any(|status| responses.contains_key(*status))
-            {
-                responses.remove("202");
-            }
-        }
     }
     let document: openapiv3::OpenAPI = serde_json::from_value(document)?;
     let mut settings = progenitor::GenerationSettings::new();

@@ -11,7 +11,6 @@ import {
   EventFromJSON,
   EventsApi,
   MetricsApi,
-  type OperationRequestedResult,
   OperationsApi,
   type Action,
   Role,
@@ -49,22 +48,22 @@ async function listNames(selector: string): Promise<string[]> {
   return names;
 }
 
-/** Sets a label; returns the position of the write. */
+/** Sets a label; returns the position of the event in the log. */
 async function label(): Promise<number> {
   const changeDevice = { labels: { client } };
-  return (await new DevicesApi(configuration).changeDevice({ device, changeDevice })).position;
+  return (await new DevicesApi(configuration).changeDevice({ device, changeDevice })).updatedPosition;
 }
 
-/** Requests an operation. A read with the position of the result includes it. */
-async function request(action: Action): Promise<OperationRequestedResult> {
+/** Requests an operation; returns its id. */
+async function request(action: Action): Promise<string> {
   const requestOperation = { target: { kind: "devices" as const, devices: [device] }, action };
-  return await operations.requestOperation({ requestOperation });
+  return (await operations.requestOperation({ requestOperation })).id;
 }
 
 /** Runs a program, waits for its end and returns its output. */
 async function execute(argv: string[]): Promise<string> {
-  const { id: operation, position: musterMinPosition } = await request({ kind: "exec", argv });
-  const get = () => operations.getOperation({ operation, musterMinPosition });
+  const operation = await request({ kind: "exec", argv });
+  const get = () => operations.getOperation({ operation });
   while (!["finished", "aborted"].includes((await get()).status)) {
     await sleep(100);
   }
@@ -100,8 +99,8 @@ async function createViewer(): Promise<Role> {
 
 /** Has the device upload a file, and downloads it. */
 async function fetchFile(path: string): Promise<Uint8Array> {
-  const { id: operation, position: musterMinPosition } = await request({ kind: "upload", path });
-  while ((await uploads.getUpload({ operation, device, musterMinPosition })).status !== "stored") {
+  const operation = await request({ kind: "upload", path });
+  while ((await uploads.getUpload({ operation, device })).status !== "stored") {
     await sleep(100);
   }
   return (await uploads.getUploadContent({ operation, device })).bytes();

@@ -17,6 +17,7 @@ use serde_json::Value;
 /// with a document in docs/decisions/.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("muster-schemas", &[]),
+    ("muster-client-example", &[]),
     ("muster-files", &[]),
     ("muster-blobs", &["muster-schemas"]),
     ("muster-client", &["muster-api-types", "muster-files", "muster-schemas"]),
@@ -79,8 +80,8 @@ fn crates() -> Vec<Crate> {
         name: package["name"].as_str().unwrap().to_owned(),
         folder: Path::new(package["manifest_path"].as_str().unwrap())
             .parent()
-            .and_then(Path::file_name)
-            .and_then(|name| name.to_str())
+            .and_then(|folder| folder.strip_prefix(root().canonicalize().unwrap()).ok())
+            .and_then(Path::to_str)
             .unwrap()
             .to_owned(),
         dependencies: package["dependencies"]

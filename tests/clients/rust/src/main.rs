@@ -42,23 +42,22 @@ async fn list_names(client: &Client, selector: &str) -> Result<Vec<String>> {
     }
 }
 
-/// Sets a label; returns the position of the write.
+/// Sets a label; returns the position of the event in the log.
 async fn label(client: &Client) -> Result<i64> {
     let value: LabelValue = CLIENT.parse()?;
     let labels = HashMap::from([("client".to_owned(), Some(value))]);
     let request = client.change_device().device(DEVICE).body_map(|body| body.labels(labels));
-    Ok(request.send().await?.position)
+    Ok(request.send().await?.updated_position)
 }
 
-/// Requests an operation; returns its id and position. A read with the position includes it.
-async fn request(client: &Client, action: impl Into<Action>) -> Result<(Uuid, i64)> {
+/// Requests an operation; returns its id.
+async fn request(client: &Client, action: impl Into<Action>) -> Result<Uuid> {
     let (kind, devices) = (DevicesTargetKind::Devices, vec![DEVICE.to_owned()]);
     let action: Action = action.into();
     let request = client
         .request_operation()
         .body_map(|body| body.target(DevicesTarget { devices, kind }).action(action));
-    let requested = request.send().await?;
-    Ok((requested.id.0, requested.position))
+    Ok(request.send().await?.id.0)
 }
 
 /// Runs a program, waits for its end and returns its output.
@@ -66,10 +65,9 @@ async fn execute(client: &Client, argv: &[&str]) -> Result<String> {
     let argv: Vec<String> = argv.iter().map(|&argument| argument.to_owned()).collect();
     let action: ExecAction =
         ExecAction::builder().kind(ExecActionKind::Exec).argv(argv).try_into()?;
-    let (operation, position) = request(client, action).await?;
+    let operation = request(client, action).await?;
     loop {
-        let request = client.get_operation().operation(operation).muster_min_position(position);
-        let status = request.send().await?.status;
+        let status = client.get_operation().operation(operation).send().await?.status;
         if matches!(status, OperationStatus::Finished | OperationStatus::Aborted) {
             break;
         }
@@ -114,9 +112,9 @@ async fn create_viewer(client: &Client) -> Result<Role> {
 async fn fetch(client: &Client, path: String) -> Result<Vec<u8>> {
     let action: UploadAction =
         UploadAction::builder().kind(UploadActionKind::Upload).path(path).try_into()?;
-    let (operation, position) = request(client, action).await?;
+    let operation = request(client, action).await?;
     let upload = || client.get_upload().operation(operation).device(DEVICE);
-    while upload().muster_min_position(position).send().await?.status != UploadStatus::Stored {
+    while upload().send().await?.status != UploadStatus::Stored {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     let content = client.get_upload_content().operation(operation).device(DEVICE).send().await?;

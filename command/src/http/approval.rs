@@ -9,6 +9,7 @@ use muster_api::problem::WriteProblems;
 use muster_api::{Json, PathParam, Problem};
 use muster_api_types::WriteResult;
 use muster_api_types::devices::{AcceptDevice, RejectDevice, RevokeDevice, RotateKey};
+use muster_api_types::schema;
 
 use super::state::CommandState;
 use super::write::VersionedWrite;
@@ -34,7 +35,7 @@ fn checked_reason(reason: Option<String>) -> Result<Option<String>, Problem> {
     post, path = "/api/v1/devices/{device}/accept", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
@@ -63,7 +64,7 @@ pub(super) async fn accept_device(
     post, path = "/api/v1/devices/{device}/reject", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
@@ -91,7 +92,7 @@ pub(super) async fn reject_device(
     post, path = "/api/v1/devices/{device}/rotate-key", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
@@ -117,7 +118,7 @@ pub(super) async fn rotate_device_key(
     post, path = "/api/v1/devices/{device}/revoke", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),

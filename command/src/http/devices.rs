@@ -9,6 +9,7 @@ use muster_api::problem::WriteProblems;
 use muster_api::{Json, PathParam, Problem};
 use muster_api_types::WriteResult;
 use muster_api_types::devices::{ChangeDevice, DeviceRegisteredResult, RegisterDevice, SetConfig};
+use muster_api_types::schema;
 
 use super::state::CommandState;
 use super::write::{Created, VersionedWrite, Write, created};
@@ -45,7 +46,7 @@ pub(super) async fn register_device(
     patch, path = "/api/v1/devices/{device}", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
@@ -72,7 +73,7 @@ pub(super) async fn change_device(
     patch, path = "/api/v1/devices/{device}/config", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
@@ -97,7 +98,7 @@ pub(super) async fn set_device_config(
     delete, path = "/api/v1/devices/{device}", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),

@@ -226,7 +226,7 @@ async fn change(
     params(
         ProjectParam,
         ("operation" = schema::OperationId, Path, description = "The operation's id"),
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IdempotencyParam,
     ),
     responses((status = 200, description = "Cancellation requested", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),

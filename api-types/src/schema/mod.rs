@@ -18,5 +18,7 @@ pub use events::{
     AbortCause, DisconnectReason, EraseCause, LossCause, RefusalCause, Role, RunStatus,
 };
 pub use ids::{Bytes, DeviceId, Hash, OperationId, ProjectId, SessionId, Timestamp, TokenId};
-pub use names::{ConfigKey, DeviceName, LabelKey, LabelValue, ProjectTitle, Retention, TokenName};
+pub use names::{
+    ConfigKey, DeviceKey, DeviceName, LabelKey, LabelValue, ProjectTitle, Retention, TokenName,
+};
 pub use values::{ConfigValue, MetricValue};

@@ -9,6 +9,11 @@ use utoipa::{PartialSchema, ToSchema};
 #[schema(pattern = "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", max_length = 63, example = "robot-7")]
 pub struct DeviceName(pub String);
 
+/// A device: its id or its name.
+#[derive(Debug, ToSchema)]
+#[schema(pattern = "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", max_length = 63, example = "robot-7")]
+pub struct DeviceKey(pub String);
+
 /// A label's key.
 #[derive(Debug, ToSchema)]
 #[schema(

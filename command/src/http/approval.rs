@@ -10,6 +10,7 @@ use muster_api::{Json, PathParam, Problem};
 use muster_api_types::devices::{
     AcceptDevice, DeviceDetail, RejectDevice, RevokeDevice, RotateKey,
 };
+use muster_api_types::schema;
 
 use super::location;
 use super::state::CommandState;
@@ -35,7 +36,7 @@ fn checked_reason(reason: Option<String>) -> Result<Option<String>, Problem> {
     post, path = "/api/v1/devices/{device}/accept", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
@@ -65,7 +66,7 @@ pub(super) async fn accept_device(
     post, path = "/api/v1/devices/{device}/reject", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
@@ -94,7 +95,7 @@ pub(super) async fn reject_device(
     post, path = "/api/v1/devices/{device}/rotate-key", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
@@ -121,7 +122,7 @@ pub(super) async fn rotate_device_key(
     post, path = "/api/v1/devices/{device}/revoke", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),

@@ -8,6 +8,7 @@ use muster_api::auth::{RunOperations, Scope};
 use muster_api::params::ProjectParam;
 use muster_api::problem::WriteProblems;
 use muster_api::{PathParam, Problem, Query};
+use muster_api_types::schema;
 use muster_schemas::SessionId;
 use muster_schemas::events::{SessionKind, SessionRequested};
 use muster_schemas::wire::Purpose;
@@ -56,7 +57,7 @@ fn localhost() -> String {
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/tcp", tag = "sessions",
     params(
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         OpenTcp, ProjectParam,
     ),
     responses((status = 101, description = "Connected"), WriteProblems),
@@ -115,7 +116,7 @@ pub(super) struct OpenFiles {
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/files", tag = "sessions",
     params(
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         OpenFiles, ProjectParam,
     ),
     responses((status = 101, description = "Connected"), WriteProblems),

@@ -10,6 +10,7 @@ use muster_api::{Json, PathParam, Problem};
 use muster_api_types::devices::{
     ChangeDevice, Config, DeviceDetail, DeviceRegisteredResult, RegisterDevice, SetConfig,
 };
+use muster_api_types::schema;
 
 use super::location;
 use super::state::CommandState;
@@ -46,7 +47,7 @@ pub(super) async fn register_device(
     patch, path = "/api/v1/devices/{device}", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
@@ -74,7 +75,7 @@ pub(super) async fn change_device(
     patch, path = "/api/v1/devices/{device}/config", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
@@ -100,7 +101,7 @@ pub(super) async fn set_device_config(
     delete, path = "/api/v1/devices/{device}", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),

@@ -229,7 +229,7 @@ async fn change(
     params(
         ProjectParam,
         ("operation" = schema::OperationId, Path, description = "The operation's id"),
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IdempotencyParam,
     ),
     responses((status = 200, description = "Cancellation requested", body = Run), WriteProblems),

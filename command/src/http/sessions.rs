@@ -177,7 +177,7 @@ pub(super) fn check_length(field: &str, text: Option<&str>, max: usize) -> Resul
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/shell", tag = "sessions",
     params(
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         OpenShell, ProjectParam,
     ),
     responses((status = 101, description = "The shell is open"), WriteProblems),
@@ -348,7 +348,7 @@ pub(super) struct AttachSession {
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/sessions/{session}/attach", tag = "sessions",
     params(
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         ("session" = schema::SessionId, Path, description = "The session's id"),
         AttachSession, ProjectParam,
     ),
@@ -397,7 +397,7 @@ pub(super) async fn attach_session(
 #[utoipa::path(
     post, path = "/api/v1/devices/{device}/sessions/{session}/end", tag = "sessions",
     params(
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         ("session" = schema::SessionId, Path, description = "The session's id"),
         ProjectParam,
     ),

@@ -31,7 +31,7 @@ const MAX_LINK_TTL_SECS: u32 = 7 * 24 * 3600;
     params(
         ProjectParam,
         ("operation" = schema::OperationId, Path, description = "The operation's id"),
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IdempotencyParam,
     ),
     responses((status = 200, description = "Erased", body = Upload), WriteProblems),
@@ -56,7 +56,7 @@ pub(super) async fn delete_upload(
     params(
         ProjectParam,
         ("operation" = schema::OperationId, Path, description = "The operation's id"),
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IdempotencyParam,
     ),
     request_body = CreateDownloadLink,

@@ -26,6 +26,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use muster_api::auth::end_with_token;
 use muster_api::conditional;
 use muster_api_types::problems::{FieldError, ProblemDocument};
+use muster_api_types::schema::DeviceKey;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
@@ -48,7 +49,7 @@ use crate::state::QueryState;
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     servers((url = "/", description = "The server that this document comes from")),
-    components(schemas(ProblemDocument, FieldError)),
+    components(schemas(ProblemDocument, FieldError, DeviceKey)),
     modifiers(&BearerTokens),
     tags(
         (name = "projects", description = "Projects: each has its own devices, tokens and log"),

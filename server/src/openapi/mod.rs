@@ -2,6 +2,7 @@
 //! version 3.0.3 for generators that do not read 3.1.
 
 mod downgrade;
+mod links;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -17,6 +18,7 @@ pub fn openapi_document() -> OpenApi {
     let mut document = muster_query::openapi_info();
     document.merge(muster_query::openapi());
     document.merge(muster_command::http::openapi());
+    links::add(&mut document);
     document
 }
 

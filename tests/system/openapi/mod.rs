@@ -6,6 +6,7 @@ mod names;
 use std::path::{Path, PathBuf};
 
 use muster_tests::System;
+use muster_tests::agent::AgentProcess;
 use serde_json::{Value, json};
 
 const UPDATE: &str = "MUSTER_UPDATE_OPENAPI";
@@ -125,21 +126,26 @@ async fn a_running_server_conforms_to_its_document() {
         let body = json!({"name": name, "labels": {"env": "prod"}});
         system.api.post("/api/v1/devices", &body).await;
     }
-    system.api.enrollment_token(3).await;
+    // A device that has enrolled and is offline: operations are requested, and never run.
+    let (token, agent) = (system.api.enrollment_token(3).await, tempfile::tempdir().unwrap());
+    let _agent = AgentProcess::enroll(agent.path(), &system.api.url, &token, "robot-9");
     let viewer = json!({"name": "grafana", "role": "viewer"});
     system.api.post("/api/v1/tokens", &viewer).await;
 
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemathesis.toml");
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let output = tokio::process::Command::new(schemathesis())
         .arg("--config-file")
-        .arg(config)
+        .arg(tests.join("schemathesis.toml"))
         .args(["run", &format!("{}/openapi.json", system.api.url)])
         .arg("--tls-verify")
         .arg(system.ca())
         .args(["--header", &format!("Authorization: Bearer {}", system.api.token)])
-        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "10"])
+        .args(["--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "10"])
         .args(["--generation-deterministic", "--continue-on-failure", "--no-color"])
         .args(["--request-timeout", "20", "--warnings", "off"])
+        .env("SCHEMATHESIS_HOOKS", "schemathesis_hooks")
+        .env("PYTHONPATH", tests)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         // It writes its own files into the working directory.
         .current_dir(system.dir())
         .output()

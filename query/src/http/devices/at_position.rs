@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use muster_api::Problem;
+use muster_api::problem::Kind;
 use muster_eventlog::Head;
 use muster_schemas::names::DeviceName;
 use muster_schemas::{DeviceId, Event, Position, ProjectId, StreamName, Timestamp};
@@ -32,8 +33,8 @@ pub(super) async fn requested_position(
         (Some(position), None) => {
             let head = head().await?.position;
             if position > head {
-                let rule = format!("is beyond the head of the log, which is {head}");
-                return Err(Problem::parameter("position", rule, Some(position.get().into())));
+                let detail = format!("position {position} is beyond the end of the log, {head}");
+                return Err(Problem::new(Kind::PositionNotInLog, detail));
             }
             Ok(Some(position))
         }

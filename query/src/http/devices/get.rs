@@ -8,6 +8,7 @@ use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, MinPosition, PathParam, Problem, Query, Scope, etag, position_header};
 use muster_api_types::devices::{Config, DeviceDetail};
+use muster_api_types::schema;
 use muster_schemas::{DeviceId, Position, ProjectId, Timestamp};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -40,7 +41,7 @@ pub(crate) struct GetDevice {
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}", tag = "devices", security(("bearer" = [])),
     params(
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         GetDevice, ProjectParam, MinPositionParam,
     ),
     responses(

@@ -54,7 +54,10 @@ pub(crate) struct ListDevices {
     selector: Option<String>,
     /// A comma-separated list of `registered`, `pending`, `online`, `offline`, `revoked`,
     /// `deleted`; default: all except `deleted`.
-    #[param(example = "online")]
+    #[param(
+        example = "online",
+        pattern = "^(registered|pending|online|offline|revoked|deleted)(,(registered|pending|online|offline|revoked|deleted))*$"
+    )]
     status: Option<String>,
     /// Part of the name, the hostname, or a label as `key=value`.
     #[param(max_length = 200, example = "robot")]

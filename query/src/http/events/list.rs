@@ -10,6 +10,7 @@ use muster_api::{
     Cursor, Json, Limit, MinPosition, PathParam, Problem, Query, Scope, position_header,
 };
 use muster_api_types::events::Event;
+use muster_api_types::schema;
 use muster_api_types::{EventPage, Page};
 use muster_eventlog::{ReadFilter, StoredEvent};
 use muster_schemas::{DeviceId, Position, ProjectId};
@@ -153,7 +154,7 @@ pub(crate) async fn list_events(
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/events", tag = "devices", security(("bearer" = [])),
     params(
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         ListDeviceEvents, ProjectParam, MinPositionParam,
     ),
     responses(

@@ -8,6 +8,7 @@ use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::ReadProblems;
 use muster_api::{Json, PathParam, Problem, Query, Scope};
 use muster_api_types::metrics::Measurement;
+use muster_api_types::schema;
 use muster_api_types::{MeasurementPage, Page};
 use muster_metric_store::Row;
 
@@ -25,7 +26,7 @@ use crate::state::QueryState;
     get, path = "/api/v1/devices/{device}/metrics/fields", tag = "metrics",
     security(("bearer" = [])),
     params(
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         ProjectParam,
     ),
     responses(

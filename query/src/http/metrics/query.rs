@@ -10,6 +10,7 @@ use muster_api::problem::ReadProblems;
 use muster_api::{Json, PathParam, Problem, Scope};
 use muster_api_types::metrics::{Function, MetricSeries, Series, SeriesPoint};
 use muster_api_types::problems::ProblemDocument;
+use muster_api_types::schema;
 use muster_metric_store::Row;
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use serde::Deserialize;
@@ -66,7 +67,7 @@ pub(crate) struct QueryMetrics {
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/metrics", tag = "metrics", security(("bearer" = [])),
     params(
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         QueryMetrics, ProjectParam,
     ),
     responses(

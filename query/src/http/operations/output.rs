@@ -131,7 +131,7 @@ impl From<OutputName> for OutputStream {
     security(("bearer" = [])),
     params(
         ("operation" = schema::OperationId, Path, description = "The operation's id"),
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         GetOutput, ProjectParam, MinPositionParam,
     ),
     responses(

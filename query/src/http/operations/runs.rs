@@ -38,7 +38,10 @@ pub(crate) struct ListRuns {
     /// The `next` of the previous page.
     cursor: Option<String>,
     /// Only runs with these statuses, comma-separated.
-    #[param(example = "failed,timed_out")]
+    #[param(
+        example = "failed,timed_out",
+        pattern = "^(requested|dispatched|accepted|running|succeeded|failed|timed_out|canceled|expired|rejected|unknown)(,(requested|dispatched|accepted|running|succeeded|failed|timed_out|canceled|expired|rejected|unknown))*$"
+    )]
     status: Option<String>,
 }
 
@@ -93,7 +96,7 @@ pub(crate) async fn list_runs(
     security(("bearer" = [])),
     params(
         ("operation" = schema::OperationId, Path, description = "The operation's id"),
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         ProjectParam, MinPositionParam,
     ),
     responses(

@@ -27,7 +27,7 @@ use crate::state::QueryState;
     security(("bearer" = [])),
     params(
         ("operation" = schema::OperationId, Path, description = "The operation's id"),
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         ProjectParam, MinPositionParam,
     ),
     responses(

@@ -21,7 +21,7 @@ use crate::state::QueryState;
 /// works as for the file itself.
 #[utoipa::path(
     get, path = "/api/v1/downloads/{token}", tag = "uploads", security(()),
-    params(("token" = String, Path, description = "The token in the link: `msd_…`", pattern = "^[A-Za-z0-9_-]+$")),
+    params(("token" = String, Path, pattern = "^msd_[a-z0-9_-]+$", description = "The token in the link: `msd_…`")),
     responses(
         (status = 200, description = "The file", body = inline(schema::Bytes),
             content_type = "application/octet-stream", example = "2026-11-25 started\n"),

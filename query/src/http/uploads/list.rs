@@ -51,7 +51,10 @@ pub(crate) struct ListUploads {
     #[param(value_type = Option<schema::OperationId>)]
     operation: Option<OperationId>,
     /// Only uploads with these statuses, comma-separated.
-    #[param(example = "sending,stored")]
+    #[param(
+        example = "sending,stored",
+        pattern = "^(waiting|sending|stored|erased|failed|timed_out|canceled|expired|rejected|unknown)(,(waiting|sending|stored|erased|failed|timed_out|canceled|expired|rejected|unknown))*$"
+    )]
     status: Option<String>,
     /// Only uploads of this path, as in the request.
     #[param(example = "/var/log/app.log")]
@@ -174,7 +177,7 @@ pub(crate) async fn list_uploads(
     get, path = "/api/v1/uploads/{operation}/{device}", tag = "uploads", security(("bearer" = [])),
     params(
         ("operation" = schema::OperationId, Path, description = "The operation's id"),
-        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         ProjectParam, MinPositionParam,
     ),
     responses(

@@ -1,7 +1,9 @@
 """Hooks of schemathesis (tests/schemathesis.toml): what a valid request needs and OpenAPI cannot
 describe. Requests that are meant to be invalid are not changed."""
 
-import re
+import base64
+import json
+import os
 from typing import Any
 
 import schemathesis
@@ -20,9 +22,32 @@ VALUES = {
     "from": "2026-11-23T07:00:00Z",
     "to": "2026-11-23T08:00:00Z",
 }
-# What the server's cursors look like. Only the server makes them: those that links take from a
-# response are sent, generated ones are not.
-CURSOR = re.compile("[A-Za-z0-9_-]+")
+# Fields of actions whose rules the server explains in words, which patterns in the document would
+# replace: programs have names, folders are absolute, names of variables are words, no text has a NUL.
+ACTION = {
+    "argv": ["uname", "-a"],
+    "command": "uname -a",
+    "cwd": "/",
+    "env": {"LANG": "C"},
+    "level": "debug",
+    "path": "/var/log/app.log",
+    "stdin_base64": "aGVsbG8=",
+    "user": "robot",
+}
+
+
+# The device that operations are for, which has enrolled: its name and its id.
+ENROLLED = ("robot-9", os.environ["MUSTER_TEST_DEVICE"])
+
+
+def is_cursor(text: str) -> bool:
+    """Only the server makes cursors: those that links take from a response are sent, generated ones
+    are not."""
+    try:
+        json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except ValueError:
+        return False
+    return True
 
 
 def with_integers(value: Any) -> Any:
@@ -38,12 +63,16 @@ def with_integers(value: Any) -> Any:
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
+    path = case.path_parameters
+    if case.method != "GET" and path and path.get("device") in ENROLLED:
+        # It must not be renamed, revoked or deleted.
+        path["device"] = "robot-7"
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     query = case.query
     if query:
         is_linked = case.meta.phase.name.value == "stateful"
-        if not is_linked or not CURSOR.fullmatch(query.get("cursor", "")):
+        if not is_linked or not is_cursor(query.get("cursor", "")):
             query.pop("cursor", None)
         for name, other in EXCLUSIVE.items():
             if name in query and other in query:
@@ -52,8 +81,16 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     if isinstance(case.body, dict):
         case.body = with_integers(case.body)
         if case.operation.definition.raw.get("operationId") == "request_operation":
-            # An operation is for a device that has enrolled, which the test prepares.
-            case.body["target"] = {"kind": "devices", "devices": ["robot-9"]}
+            # An operation is for a device that exists in the project.
+            case.body["target"] = {"kind": "devices", "devices": [ENROLLED[0]]}
+            if query:
+                query.pop("project", None)
+            action = case.body["action"]
+            action.update({name: value for name, value in ACTION.items() if name in action})
+            # The first argument is the program, which has a name.
+            argv = case.body["action"].get("argv")
+            if argv and isinstance(argv[0], str) and not argv[0].strip():
+                argv[0] = "true"
             # The maximum depends on the action: this is the smaller one.
             if case.body.get("timeout_seconds"):
                 case.body["timeout_seconds"] = min(case.body["timeout_seconds"], 24 * 3600)

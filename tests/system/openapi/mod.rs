@@ -129,6 +129,7 @@ async fn a_running_server_conforms_to_its_document() {
     // A device that has enrolled and is offline: operations are requested, and never run.
     let (token, agent) = (system.api.enrollment_token(3).await, tempfile::tempdir().unwrap());
     let _agent = AgentProcess::enroll(agent.path(), &system.api.url, &token, "robot-9");
+    let enrolled = system.api.get("/api/v1/devices/robot-9").await["id"].clone();
     let viewer = json!({"name": "grafana", "role": "viewer"});
     system.api.post("/api/v1/tokens", &viewer).await;
 
@@ -145,6 +146,7 @@ async fn a_running_server_conforms_to_its_document() {
         .args(["--request-timeout", "20", "--warnings", "off"])
         .env("SCHEMATHESIS_HOOKS", "schemathesis_hooks")
         .env("PYTHONPATH", tests)
+        .env("MUSTER_TEST_DEVICE", enrolled.as_str().unwrap())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         // It writes its own files into the working directory.
         .current_dir(system.dir())

@@ -75,7 +75,7 @@ pub struct Label {
 
 /// A selector could not be parsed; names the position.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("selector '{selector}': {problem} at character {offset}")]
+#[error("selector '{selector}', character {offset}: {problem}")]
 pub struct InvalidSelector {
     selector: String,
     problem: String,

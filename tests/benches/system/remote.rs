@@ -58,7 +58,10 @@ async fn programs(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
     let mut ours = Vec::new();
     for _ in 0..ROUNDS {
         let started_at = Instant::now();
-        let made = fleet.api.post("/api/v1/operations", &body).await;
+        // As the command line sends it: only the output waits for the position.
+        let prefer = [("prefer", "respond-async")];
+        let (_, made) =
+            fleet.api.send_with(Method::POST, "/api/v1/operations", &body, &prefer).await;
         let id = made["id"].as_str().unwrap();
         let position = made["position"].to_string();
         // The end of the output is the end of the run, for which `muster exec` waits.

@@ -205,7 +205,7 @@ async fn mistakes_are_named_and_have_exit_codes() {
         (&["device", "show", "../../x"], 3, "x"),
         (&["device", "list", "-l", "a~b"], 1, "selector"),
         (&["token", "create", "--ttl", "soon"], 2, "soon"),
-        (&["replay", "--to-position", "999999"], 1, "position"),
+        (&["replay", "--to-position", "999999"], 6, "position"),
         (&["device", "register", "Not A Name"], 1, "name"),
         (&["nonsense"], 2, "nonsense"),
         (&["exec", "nobody", "--", "true"], 3, "nobody"),

@@ -87,11 +87,31 @@ pub struct ChangeDevice {
     pub labels: BTreeMap<LabelKey, Option<LabelValue>>,
 }
 
+/// A request to create a device, or to replace its labels.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"labels": {"env": "prod"}}))]
+pub struct ReplaceDevice {
+    /// All labels of the device.
+    #[schema(value_type = BTreeMap<schema::LabelKey, schema::LabelValue>)]
+    pub labels: Labels,
+}
+
+/// A request to replace all config variables of a device.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"vars": {"metrics.interval": "5s", "log.level": "info"}}))]
+pub struct ReplaceConfig {
+    /// All config variables of the device. A value keeps its type.
+    #[schema(value_type = BTreeMap<schema::ConfigKey, schema::ConfigValue>)]
+    pub vars: ConfigVars,
+}
+
 /// New value of a label; `null` removes it.
 #[derive(ToSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "describes the values of `labels` in the OpenAPI document")]
-enum LabelChange {
+pub(crate) enum LabelChange {
     Set(schema::LabelValue),
     Remove,
 }
@@ -112,7 +132,7 @@ pub struct SetConfig {
 #[derive(ToSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "describes the values of `vars` in the OpenAPI document")]
-enum ConfigChange {
+pub(crate) enum ConfigChange {
     Set(schema::ConfigValue),
     Remove,
 }

@@ -5,6 +5,7 @@
 //! [`Open`], so that a client can read the responses of a newer server.
 
 pub mod actions;
+pub mod bulk;
 pub mod dead_letters;
 pub mod devices;
 pub mod events;

@@ -47,6 +47,21 @@ pub struct ChangeProject {
     pub retention: Option<Retention>,
 }
 
+/// A request to create a project, or to replace its settings.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"title": "Plant 7", "retention": "90d"}))]
+pub struct ReplaceProject {
+    /// Display name of the project; default: the id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::ProjectTitle>)]
+    pub title: Option<ProjectTitle>,
+    /// Retention of the project's metrics; default: `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Retention>)]
+    pub retention: Option<Retention>,
+}
+
 /// A created project.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({"id": "plant-7", "version": 1, "position": 42}))]

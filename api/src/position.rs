@@ -13,6 +13,9 @@ use muster_schemas::{Position, ProjectId};
 
 use crate::problem::{Kind, Problem};
 
+/// Header of command's response to a write to many resources: the path of a read that waits until
+/// the read model includes the write. The listener removes it.
+pub const READ_MODEL: HeaderName = HeaderName::from_static("muster-read-model");
 /// Header of a write's response: the position of its last event.
 pub const POSITION: HeaderName = HeaderName::from_static(headers::POSITION);
 /// Header of a read: the position that its response must include.

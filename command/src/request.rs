@@ -1,6 +1,7 @@
 //! A request to change something, and the result of the write.
 
 use muster_schemas::{Hash, Position, ProjectId, StreamVersion};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::error::CommandError;
@@ -24,6 +25,20 @@ impl Request {
     /// Creates a request without preconditions.
     pub(crate) const fn unconditional(project: ProjectId, actor: String, append_id: Uuid) -> Self {
         Self { project, actor, append_id, request_hash: None, versions: None }
+    }
+
+    /// Returns the request for one of the resources of a bulk write. Its append id is the same for
+    /// each retry.
+    pub(crate) fn part(&self, resource: &[u8]) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(b"muster/bulk-part/v1");
+        hasher.update(self.append_id.as_bytes());
+        hasher.update(resource);
+        let digest: [u8; 32] = hasher.finalize().into();
+        let mut id = [0; 16];
+        id.copy_from_slice(digest.split_at(16).0);
+        let append_id = uuid::Builder::from_custom_bytes(id).into_uuid();
+        Self { append_id, ..self.clone() }
     }
 
     /// Compares the version that the client expects with the resource's.

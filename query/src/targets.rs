@@ -67,6 +67,7 @@ async fn resolve(state: &QueryState, request: &FindTargets) -> Targets {
         state,
         &request.project,
         &request.selector,
+        request.scope,
         request.after,
         MAX_DEVICES_PER_RESPONSE,
     );

@@ -76,6 +76,26 @@ macro_rules! checked_text {
     };
 }
 
+impl DeviceName {
+    /// Names that are parts of paths of the API.
+    const RESERVED: [&'static str; 2] = ["bulk", "stream"];
+
+    /// Checks a name that a device gets now: it is not the form of an id, nor reserved. Names that
+    /// were given by earlier releases may be.
+    ///
+    /// # Errors
+    /// With the violated rule.
+    pub fn check_new(&self) -> Result<(), InvalidName> {
+        check(&self.0, !self.is_id(), "has the form of an id, so it is not a device name")?;
+        let is_free = !Self::RESERVED.contains(&self.as_str());
+        check(&self.0, is_free, "is reserved for the API, so it is not a device name")
+    }
+
+    fn is_id(&self) -> bool {
+        self.0.parse::<uuid::Uuid>().is_ok()
+    }
+}
+
 fn starts_and_ends_alphanumeric(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.first().is_some_and(u8::is_ascii_alphanumeric)
@@ -185,7 +205,11 @@ pub fn device_name_from_host(host: &str) -> DeviceName {
         .take(63)
         .collect();
     let trimmed = mapped.trim_matches(['-', '.']);
-    trimmed.parse().unwrap_or_else(|_| DeviceName("device".to_owned()))
+    match trimmed.parse::<DeviceName>() {
+        Ok(name) if name.check_new().is_ok() => name,
+        Ok(DeviceName(name)) => DeviceName(format!("device-{name}")),
+        Err(_) => DeviceName("device".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -210,6 +234,18 @@ mod tests {
             assert_eq!(device_name_from_host(host).as_str(), name);
         }
         assert_eq!(device_name_from_host(&"é".repeat(200)).as_str(), "device");
+    }
+
+    #[test]
+    fn ids_and_parts_of_paths_are_no_new_names() {
+        let id = "0198c0de-7000-7abc-8def-0123456789ab";
+        for bad in [id, &id.replace('-', ""), "stream", "bulk"] {
+            let name: DeviceName = bad.parse().unwrap();
+            assert!(name.check_new().is_err(), "{bad}");
+            assert_eq!(device_name_from_host(bad).as_str(), format!("device-{bad}"));
+        }
+        let good: DeviceName = "0198c0de-7000-7abc-8def".parse().unwrap();
+        assert_eq!(good.check_new(), Ok(()));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod similar;
 pub use field::{AgentVersion, Field, STATUSES};
 pub use metric::{Comparison, Metric, TagTest};
 pub use misspelt::{Misspelt, Subject};
+pub use parser::is_reserved_key;
 pub use pattern::Pattern;
 
 use crate::names::LabelKey;

@@ -27,6 +27,11 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         | "set_device_config"
         | "create_enrollment_token"
         | "revoke_enrollment_token"
+        | "replace_device"
+        | "replace_device_config"
+        | "register_devices"
+        | "change_devices"
+        | "delete_devices"
         | "accept_device"
         | "reject_device"
         | "revoke_device"
@@ -52,7 +57,8 @@ fn allowed(operation: &str) -> &'static [&'static str] {
             ALL_READERS
         }
         "create_token" | "revoke_token" | "retry_dead_letter" | "create_project"
-        | "change_project" => ADMINS,
+        | "change_project"
+        | "replace_project" => ADMINS,
         other => panic!("say here who may do {other}"),
     }
 }

@@ -16,6 +16,7 @@ mod authority;
 mod bad_network;
 mod broker;
 mod bucket;
+mod bulk_writes;
 mod clients;
 mod cluster;
 mod command_line;

@@ -1,7 +1,5 @@
 //! The device: registered, pending, enrolled, named, labeled, configured, revoked, deleted.
 
-use std::collections::BTreeMap;
-
 use muster_schemas::events::{
     Cause, DeviceConfigSet, DeviceDeleted, DeviceEnrolled, DeviceEnrollmentAccepted,
     DeviceEnrollmentRejected, DeviceEnrollmentRequested, DeviceEpochGranted, DeviceForked,
@@ -13,13 +11,13 @@ use muster_schemas::names::{
 };
 use muster_schemas::{ConfigVersion, DeviceId, Epoch, Event, Hash, Seq, TokenId};
 
+use super::changes::{
+    Changes, apply, check_count, check_label_keys, check_name, effective, replacement,
+};
 use super::{Conflict, Decider, Decision, NotEnrolled, Rejection};
 
 /// Config variable that requests a rotation of the device's signing key.
 const KEY_ROTATION_VARIABLE: &str = "agent.key_generation";
-
-/// A change of some entries: a value sets, `None` removes.
-pub type Changes<K, V> = BTreeMap<K, Option<V>>;
 
 /// State of a device.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -117,8 +115,12 @@ pub enum DeviceCommand {
     Rename(DeviceName),
     /// Set and remove labels.
     ChangeLabels(Changes<LabelKey, LabelValue>),
+    /// Replace all labels.
+    ReplaceLabels(Labels),
     /// Set and remove config variables.
     SetConfig(Changes<ConfigKey, ConfigValue>),
+    /// Replace all config variables.
+    ReplaceConfig(ConfigVars),
     /// Request a rotation of its signing key.
     RotateKey,
     /// Delete it; its history is kept.
@@ -191,6 +193,8 @@ impl Device {
         if self.name.is_some() {
             return Err(Conflict::DeviceExists.into());
         }
+        check_name(&name)?;
+        check_label_keys("labels", labels.keys())?;
         check_count("labels", labels.len(), MAX_LABELS)?;
         Ok(vec![DeviceRegistered { name, labels, fingerprint }.into()])
     }
@@ -285,12 +289,14 @@ impl Device {
         if previous == name {
             return Ok(Vec::new());
         }
+        check_name(&name)?;
         Ok(vec![DeviceRenamed { name, previous }.into()])
     }
 
     fn change_labels(&self, changes: Changes<LabelKey, LabelValue>) -> Decision {
         self.existing_name()?;
         let (set, removed) = effective(&self.labels, changes);
+        check_label_keys("labels", set.keys())?;
         let mut after = self.labels.clone();
         apply(&mut after, &set, &removed);
         check_count("labels", after.len(), MAX_LABELS)?;
@@ -341,44 +347,6 @@ impl Device {
     }
 }
 
-/// Returns those changes that have an effect: entries that get another value, and existing entries
-/// that are removed.
-fn effective<K: Ord + Clone, V: PartialEq>(
-    current: &BTreeMap<K, V>,
-    changes: Changes<K, V>,
-) -> (BTreeMap<K, V>, Vec<K>) {
-    let mut set = BTreeMap::new();
-    let mut removed = Vec::new();
-    for (key, change) in changes {
-        match change {
-            Some(value) if current.get(&key) != Some(&value) => {
-                set.insert(key, value);
-            }
-            None if current.contains_key(&key) => removed.push(key),
-            _ => {}
-        }
-    }
-    (set, removed)
-}
-
-fn apply<K: Ord + Clone, V: Clone>(map: &mut BTreeMap<K, V>, set: &BTreeMap<K, V>, removed: &[K]) {
-    map.extend(set.iter().map(|(key, value)| (key.clone(), value.clone())));
-    for key in removed {
-        map.remove(key);
-    }
-}
-
-fn check_count(field: &'static str, count: usize, max: usize) -> Result<(), Rejection> {
-    if count <= max {
-        return Ok(());
-    }
-    Err(Rejection::Invalid {
-        field,
-        rule: format!("a device has at most {max} of them"),
-        value: count.to_string(),
-    })
-}
-
 impl Decider for Device {
     type Command = DeviceCommand;
 
@@ -404,7 +372,18 @@ impl Decider for Device {
             }
             DeviceCommand::Rename(name) => self.rename(name),
             DeviceCommand::ChangeLabels(changes) => self.change_labels(changes),
+            DeviceCommand::ReplaceLabels(labels) => {
+                self.change_labels(replacement(&self.labels, labels))
+            }
             DeviceCommand::SetConfig(changes) => self.set_config(changes),
+            DeviceCommand::ReplaceConfig(vars) => {
+                let mut changes = replacement(&self.config, vars);
+                // It is a request to the device, not a setting of the client.
+                changes.retain(|key, value| {
+                    value.is_some() || key.as_str() != KEY_ROTATION_VARIABLE
+                });
+                self.set_config(changes)
+            }
             DeviceCommand::RotateKey => self.rotate_key(),
             DeviceCommand::Delete => self.delete(),
         }

@@ -4,6 +4,7 @@ use muster_schemas::events::{EnrollmentTokenCreated, EnrollmentTokenRevoked, Enr
 use muster_schemas::names::{MAX_CONFIG_VARS, MAX_LABELS};
 use muster_schemas::{DeviceId, Event, Hash, StreamVersion, Timestamp};
 
+use super::changes::check_label_keys;
 use super::{Conflict, Decider, Decision, Rejection, TokenRefusal};
 
 /// Maximum number of devices that may enroll with one token.
@@ -83,6 +84,8 @@ impl EnrollmentToken {
                 value: token.config.len().to_string(),
             });
         }
+        check_label_keys("labels", token.labels.keys())?;
+        check_label_keys("allow_labels", token.allow_labels.iter())?;
         for (field, count) in
             [("labels", token.labels.len()), ("allow_labels", token.allow_labels.len())]
         {

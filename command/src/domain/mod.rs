@@ -5,6 +5,7 @@
 //! that is folded from its stream, and commands that are decided into events or a [`Rejection`].
 
 pub mod api_token;
+mod changes;
 pub mod device;
 pub mod enrollment_token;
 pub mod kinds;
@@ -16,6 +17,7 @@ pub mod run;
 
 use muster_schemas::Event;
 
+pub use changes::Changes;
 pub use rejection::{Conflict, NotEnrolled, Rejection, TokenRefusal};
 
 /// The result of a decision.

@@ -8,14 +8,17 @@ use muster_api::params::ProjectParam;
 use muster_api::problem::WriteProblems;
 use muster_api::{Json, PathParam, Problem};
 use muster_api_types::devices::{
-    ChangeDevice, Config, DeviceDetail, DeviceRegisteredResult, RegisterDevice, SetConfig,
+    ChangeDevice, Config, DeviceDetail, DeviceRegisteredResult, RegisterDevice, ReplaceConfig,
+    ReplaceDevice, SetConfig,
 };
 use muster_api_types::schema;
+use muster_schemas::DeviceId;
+use muster_schemas::names::DeviceName;
 
 use super::location;
 use super::state::CommandState;
-use super::write::{Changed, Created, VersionedWrite, Write, changed, created};
-use crate::service::DeviceChanges;
+use super::write::{Changed, Created, VersionedWrite, Write, changed, created, put};
+use crate::service::{DeviceChanges, PutDevice};
 
 /// Register a device
 ///
@@ -62,9 +65,70 @@ pub(super) async fn change_device(
     Json(body): Json<ChangeDevice>,
 ) -> Result<Changed, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
-    let changes = DeviceChanges { name: body.name, labels: body.labels };
+    let ChangeDevice { name, labels } = body;
+    let changes = DeviceChanges { name, labels, ..DeviceChanges::default() };
     let written = state.service.devices.change(&request, device, changes).await?;
     Ok(changed(written, location::device(&request.project, device)))
+}
+
+/// Create a device, or replace its labels
+///
+/// Registers the device if no device has this name. Labels that the request does not contain are
+/// removed. With `If-Match`, no device is created.
+#[utoipa::path(
+    put, path = "/api/v1/devices/{device}", tag = "devices",
+    params(
+        ProjectParam,
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
+        IfMatchParam,
+        IdempotencyParam,
+    ),
+    request_body = ReplaceDevice,
+    responses(
+        (status = 200, description = "Replaced", body = DeviceDetail),
+        (status = 201, description = "Created", body = DeviceDetail),
+        WriteProblems,
+    ),
+    security(("bearer" = [])),
+)]
+pub(super) async fn replace_device(
+    State(state): State<CommandState>,
+    VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
+    PathParam(device): PathParam<String>,
+    Json(body): Json<ReplaceDevice>,
+) -> Result<Changed, Problem> {
+    if device.parse::<DeviceId>().is_err() && let Err(error) = device.parse::<DeviceName>() {
+        return Err(Problem::parameter("device", error.rule, Some(error.value.into())));
+    }
+    let done = state.service.devices.put(&request, &device, body.labels).await?;
+    let PutDevice { id, is_new, written } = done;
+    Ok(put(written, location::device(&request.project, id), is_new))
+}
+
+/// Replace the config variables of a device
+///
+/// As `PATCH`, and variables that the request does not contain are removed.
+#[utoipa::path(
+    put, path = "/api/v1/devices/{device}/config", tag = "devices",
+    params(
+        ProjectParam,
+        ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
+        IfMatchParam,
+        IdempotencyParam,
+    ),
+    request_body = ReplaceConfig,
+    responses((status = 200, description = "Replaced", body = Config), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn replace_device_config(
+    State(state): State<CommandState>,
+    VersionedWrite { request, .. }: VersionedWrite<WriteDevices>,
+    PathParam(device): PathParam<String>,
+    Json(body): Json<ReplaceConfig>,
+) -> Result<Changed, Problem> {
+    let device = state.service.devices.requested(&request, &device).await?;
+    let written = state.service.devices.replace_config(&request, device, body.vars).await?;
+    Ok(changed(written, location::device_config(&request.project, device)))
 }
 
 /// Set config variables of a device
@@ -90,7 +154,8 @@ pub(super) async fn set_device_config(
     Json(body): Json<SetConfig>,
 ) -> Result<Changed, Problem> {
     let device = state.service.devices.requested(&request, &device).await?;
-    let written = state.service.devices.set_config(&request, device, body.vars).await?;
+    let changes = DeviceChanges { vars: body.vars, ..DeviceChanges::default() };
+    let written = state.service.devices.change(&request, device, changes).await?;
     Ok(changed(written, location::device_config(&request.project, device)))
 }
 

@@ -2,6 +2,11 @@
 
 use muster_schemas::{DeviceId, OperationId, ProjectId, SessionId, TokenId};
 
+/// A read of the list of devices, which is finished when the read model has a position.
+pub(super) fn devices(project: &ProjectId) -> String {
+    format!("/api/v1/devices?limit=1&project={project}")
+}
+
 pub(super) fn device(project: &ProjectId, id: DeviceId) -> String {
     format!("/api/v1/devices/{id}?project={project}")
 }

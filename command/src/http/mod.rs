@@ -2,6 +2,7 @@
 //! nothing.
 
 mod approval;
+mod bulk;
 mod connections;
 mod dead_letters;
 mod device;
@@ -44,8 +45,15 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 fn routes() -> OpenApiRouter<CommandState> {
     OpenApiRouter::new()
         .routes(routes!(devices::register_device))
-        .routes(routes!(devices::change_device, devices::delete_device))
-        .routes(routes!(devices::set_device_config))
+        .routes(routes!(
+            devices::change_device,
+            devices::replace_device,
+            devices::delete_device
+        ))
+        .routes(routes!(devices::set_device_config, devices::replace_device_config))
+        .routes(routes!(bulk::register_devices))
+        .routes(routes!(bulk::change_devices))
+        .routes(routes!(bulk::delete_devices))
         .routes(routes!(approval::accept_device))
         .routes(routes!(approval::reject_device))
         .routes(routes!(approval::revoke_device))
@@ -67,7 +75,7 @@ fn routes() -> OpenApiRouter<CommandState> {
         .routes(routes!(tokens::create_token))
         .routes(routes!(tokens::revoke_token))
         .routes(routes!(projects::create_project))
-        .routes(routes!(projects::change_project))
+        .routes(routes!(projects::change_project, projects::replace_project))
         .routes(routes!(dead_letters::retry_dead_letter))
         .routes(routes!(device::enroll_device))
         .routes(routes!(device::create_nonce))

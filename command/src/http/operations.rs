@@ -77,16 +77,7 @@ fn parse(body: RequestOperation) -> Result<NewOperation, Problem> {
     if let Some(max_failures) = body.max_failures {
         check_max("max_failures", max_failures, u32::MAX)?;
     }
-    let target = match body.target {
-        api::Target::Devices(DevicesTarget { devices }) if devices.len() <= 1_000 => {
-            Target::Devices(devices)
-        }
-        api::Target::Devices(DevicesTarget { devices }) => {
-            let rule = "names more than 1000 devices; use a selector";
-            return Err(Problem::field("target.devices", rule, Some(devices.len().into())));
-        }
-        api::Target::Selector(SelectorTarget { selector }) => Target::Selector(selector),
-    };
+    let target = target(body.target)?;
     Ok(NewOperation {
         target,
         action,
@@ -97,6 +88,20 @@ fn parse(body: RequestOperation) -> Result<NewOperation, Problem> {
         max_concurrent: body.max_concurrent_devices,
         stop_after: body.max_failures,
     })
+}
+
+/// Reads the target devices of an operation or of a bulk write.
+pub(super) fn target(target: api::Target) -> Result<Target, Problem> {
+    match target {
+        api::Target::Devices(DevicesTarget { devices }) if devices.len() <= 1_000 => {
+            Ok(Target::Devices(devices))
+        }
+        api::Target::Devices(DevicesTarget { devices }) => {
+            let rule = "names more than 1000 devices; use a selector";
+            Err(Problem::field("target.devices", rule, Some(devices.len().into())))
+        }
+        api::Target::Selector(SelectorTarget { selector }) => Ok(Target::Selector(selector)),
+    }
 }
 
 /// An action, and its private parts: environment variables and standard input.

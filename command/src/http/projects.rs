@@ -9,14 +9,15 @@ use muster_api::params::NoParams;
 use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
 use muster_api_types::projects::{
-    ChangeProject, CreateProject, Project, ProjectCreated, ProjectStatus,
+    ChangeProject, CreateProject, Project, ProjectCreated, ProjectStatus, ReplaceProject,
 };
 use muster_api_types::schema;
 use muster_schemas::ProjectId;
+use muster_schemas::names::ProjectTitle;
 
 use super::location;
 use super::state::CommandState;
-use super::write::{Changed, Created, changed, created, request, versions};
+use super::write::{Changed, Created, changed, created, put, request, versions};
 use crate::request::Request;
 
 /// Create a project
@@ -36,17 +37,53 @@ pub(super) async fn create_project(
     key: IdempotencyKey,
     Json(body): Json<CreateProject>,
 ) -> Result<Created<ProjectCreated>, Problem> {
-    let title = match body.title {
-        Some(title) => title,
-        None => body.id.as_str().parse().map_err(|error| Problem::internal(&error))?,
-    };
+    let title = title(body.title, &body.id)?;
     let request = request(&allowed.principal, ProjectId::system(), &key);
-    let written = {
-        let retention = body.retention.unwrap_or_default();
-        state.service.projects.create(&request, body.id.clone(), title, retention).await?
-    };
+    let retention = body.retention.unwrap_or_default();
+    let written = state.service.projects.create(&request, &body.id, title, retention).await?;
     let location = location::project(&body.id);
     Ok(created(written, &location, ProjectCreated { id: body.id, result: written.into() }))
+}
+
+/// Create a project, or replace its settings
+///
+/// Requires a server-wide token. The status of an existing project is unchanged. With `If-Match`,
+/// no project is created. The position is one of the log `system`.
+#[utoipa::path(
+    put, path = "/api/v1/projects/{project}", tag = "projects",
+    params(("project" = schema::ProjectId, Path, description = "The project's id"), IfMatchParam, IdempotencyParam),
+    request_body = ReplaceProject,
+    responses(
+        (status = 200, description = "Replaced", body = Project),
+        (status = 201, description = "Created", body = Project),
+        WriteProblems,
+    ),
+    security(("bearer" = [])),
+)]
+pub(super) async fn replace_project(
+    State(state): State<CommandState>,
+    allowed: ServerWide<Administer>,
+    PathParam(project): PathParam<ProjectId>,
+    Query(NoParams {}): Query<NoParams>,
+    if_match: IfMatch,
+    key: IdempotencyKey,
+    Json(body): Json<ReplaceProject>,
+) -> Result<Changed, Problem> {
+    let title = title(body.title, &project)?;
+    let request = request(&allowed.principal, ProjectId::system(), &key);
+    let request = Request { versions: versions(if_match), ..request };
+    let retention = body.retention.unwrap_or_default();
+    let (written, is_new) =
+        state.service.projects.put(&request, &project, title, retention).await?;
+    Ok(put(written, location::project(&project), is_new))
+}
+
+/// Returns the display name of a project: by default its id.
+fn title(title: Option<ProjectTitle>, id: &ProjectId) -> Result<ProjectTitle, Problem> {
+    match title {
+        Some(title) => Ok(title),
+        None => id.as_str().parse().map_err(|error| Problem::internal(&error)),
+    }
 }
 
 /// Rename, archive or restore a project, or change its metrics' retention

@@ -9,9 +9,11 @@ use axum::response::{IntoResponse, Response};
 use muster_api::auth::{Needs, Principal};
 use muster_api::params::NoParams;
 use muster_api::{IdempotencyKey, IfMatch, Problem, Query, Scope, etag, position_header};
+use muster_api::position::READ_MODEL;
 use muster_api_types::WriteResult;
-use muster_schemas::{ProjectId, StreamVersion};
+use muster_schemas::{Position, ProjectId, StreamVersion};
 
+use super::location;
 use super::state::CommandState;
 use crate::request::{Request, Written};
 
@@ -64,17 +66,24 @@ impl From<Written> for WriteResult {
 pub(super) struct Changed {
     written: Written,
     location: String,
+    status: StatusCode,
 }
 
 /// Returns the response to a write that has changed the resource at this path.
 pub(super) const fn changed(written: Written, location: String) -> Changed {
-    Changed { written, location }
+    Changed { written, location, status: StatusCode::OK }
+}
+
+/// Returns the response to a write that has created the resource at this path, or replaced it.
+pub(super) const fn put(written: Written, location: String, is_new: bool) -> Changed {
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Changed { written, location, status }
 }
 
 impl IntoResponse for Changed {
     fn into_response(self) -> Response {
         let body = axum::Json(WriteResult::from(self.written));
-        (headers(self.written, &self.location), body).into_response()
+        (self.status, headers(self.written, &self.location), body).into_response()
     }
 }
 
@@ -84,6 +93,19 @@ pub(super) type Created<T> = (StatusCode, HeaderMap, axum::Json<T>);
 /// Returns the response to a write that has created the resource at this path.
 pub(super) fn created<T>(written: Written, location: &str, body: T) -> Created<T> {
     (StatusCode::CREATED, headers(written, location), axum::Json(body))
+}
+
+/// The response to a write to many devices.
+pub(super) type Bulk<T> = (HeaderMap, axum::Json<T>);
+
+/// Returns the response to a write to many devices of a project, with the position of the newest.
+pub(super) fn bulk<T>(project: &ProjectId, position: Option<Position>, body: T) -> Bulk<T> {
+    let list = HeaderValue::try_from(location::devices(project)).ok();
+    let headers = position.into_iter().flat_map(|position| {
+        let list = list.clone().map(|value| (READ_MODEL, value));
+        [Some(position_header(position)), list].into_iter().flatten()
+    });
+    (headers.collect(), axum::Json(body))
 }
 
 /// The headers of the response to a write.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use muster_schemas::errors::error_chain;
-use muster_schemas::names::{ConfigKey, ConfigValue, DeviceName, LabelKey, LabelValue, Labels};
+use muster_schemas::names::{
+    ConfigKey, ConfigValue, ConfigVars, DeviceName, LabelKey, LabelValue, Labels,
+};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::ConfigUpdate;
 use muster_schemas::{DeviceId, Hash, ProjectId, StreamName, StreamVersion, codec, cose};
@@ -12,9 +14,9 @@ use uuid::Uuid;
 use super::accounts::BrokerAccounts;
 use super::names;
 use crate::device_keys::DeviceKeys;
-use crate::domain::device::{Changes, Device, DeviceCommand};
+use crate::domain::device::{Device, DeviceCommand};
 use crate::domain::name::{Name, NameCommand};
-use crate::domain::{Decider, Rejection};
+use crate::domain::{Changes, Conflict, Decider, Rejection};
 use crate::error::CommandError;
 use crate::executor::{Decided, Executor, until_appended};
 use crate::keys::KeyStore;
@@ -27,6 +29,19 @@ pub struct DeviceChanges {
     pub name: Option<DeviceName>,
     /// Labels to set and to remove.
     pub labels: Changes<LabelKey, LabelValue>,
+    /// Config variables to set and to remove.
+    pub vars: Changes<ConfigKey, ConfigValue>,
+}
+
+/// A device that [`Devices::put`] has created or changed.
+#[derive(Clone, Copy, Debug)]
+pub struct PutDevice {
+    /// Id of the device.
+    pub id: DeviceId,
+    /// Whether it was created.
+    pub is_new: bool,
+    /// Result of the write.
+    pub written: Written,
 }
 
 /// Registers, changes, configures and deletes devices.
@@ -138,7 +153,36 @@ impl Devices {
         Ok((made.unwrap_or(fresh), Written { version: StreamVersion::FIRST, position }))
     }
 
-    /// Renames and labels a device, in one append.
+    /// Creates the device with this name, or replaces the labels of the device with this name or
+    /// id.
+    ///
+    /// # Errors
+    /// When no device has this id, a rule is violated, or the log cannot be used.
+    pub async fn put(
+        &self,
+        request: &Request,
+        name_or_id: &str,
+        labels: Labels,
+    ) -> Result<PutDevice, CommandError> {
+        let id = match self.requested(request, name_or_id).await {
+            Err(CommandError::Rejected(Rejection::NameNotFound { .. })) => {
+                request.check_version(StreamVersion::ZERO)?;
+                let name = name_or_id.parse().map_err(|_| Rejection::NotFound("device"))?;
+                match self.register(request, name, labels.clone(), None).await {
+                    Ok((id, written)) => return Ok(PutDevice { id, is_new: true, written }),
+                    // Another request has created it meanwhile.
+                    Err(CommandError::Rejected(Rejection::Conflict(Conflict::NameInUse(id)))) => id,
+                    Err(error) => return Err(error),
+                }
+            }
+            found => found?,
+        };
+        let command = DeviceCommand::ReplaceLabels(labels);
+        let written = self.carry_out(request, id, command).await?;
+        Ok(PutDevice { id, is_new: false, written })
+    }
+
+    /// Renames, labels and configures a device, in one append. Sends it a changed config.
     ///
     /// # Errors
     /// When the device does not exist, the name is in use, a limit is exceeded, or the log cannot
@@ -149,12 +193,21 @@ impl Devices {
         device: DeviceId,
         changes: DeviceChanges,
     ) -> Result<Written, CommandError> {
-        let (executor, changes) = (&self.executor, &changes);
+        let DeviceChanges { name, labels, vars } = changes;
+        let seal = |(key, value): (ConfigKey, Option<ConfigValue>)| {
+            let value =
+                value.map(|value| seal_config(&self.keys, "vars", &request.project, &key, value));
+            Ok::<_, CommandError>((key, value.transpose()?))
+        };
+        let vars = vars.into_iter().map(seal).collect::<Result<Changes<_, _>, _>>()?;
+        let has_config = !vars.is_empty();
+        let (executor, name, labels, vars) = (&self.executor, &name, &labels, &vars);
         let decide = |state: Device| async move {
             check_exists(&state)?;
-            let mut events = state.decide(DeviceCommand::ChangeLabels(changes.labels.clone()))?;
+            let mut events = state.decide(DeviceCommand::ChangeLabels(labels.clone()))?;
+            events.extend(state.decide(DeviceCommand::SetConfig(vars.clone()))?);
             let mut others = Vec::new();
-            if let Some(name) = &changes.name {
+            if let Some(name) = name {
                 let renamed = state.decide(DeviceCommand::Rename(name.clone()))?;
                 if !renamed.is_empty() {
                     others = names::renamed(executor, request, device, &state, name).await?;
@@ -163,29 +216,43 @@ impl Devices {
             }
             Ok(Decided { events, others })
         };
-        executor.carry_out(request, StreamName::Device(device), decide).await
+        let written = executor.carry_out(request, StreamName::Device(device), decide).await?;
+        if has_config {
+            self.send_changed_config(&request.project, device).await;
+        }
+        Ok(written)
     }
 
-    /// Sets and removes config variables, and sends the config to the device.
+    /// Replaces all config variables, and sends the config to the device.
     ///
     /// # Errors
     /// When the device does not exist, a limit is exceeded, or the log cannot be used.
-    pub async fn set_config(
+    pub async fn replace_config(
         &self,
         request: &Request,
         device: DeviceId,
-        changes: Changes<ConfigKey, ConfigValue>,
+        vars: ConfigVars,
     ) -> Result<Written, CommandError> {
-        let seal = |(name, value): (ConfigKey, Option<ConfigValue>)| {
-            let value =
-                value.map(|value| seal_config(&self.keys, "vars", &request.project, &name, value));
-            Ok::<_, CommandError>((name, value.transpose()?))
+        let seal = |(key, value)| {
+            let value = seal_config(&self.keys, "vars", &request.project, &key, value)?;
+            Ok::<_, CommandError>((key, value))
         };
-        let changes = changes.into_iter().map(seal).collect::<Result<_, _>>()?;
-        self.change_config(request, device, DeviceCommand::SetConfig(changes)).await
+        let vars = vars.into_iter().map(seal).collect::<Result<_, _>>()?;
+        self.change_config(request, device, DeviceCommand::ReplaceConfig(vars)).await
     }
 
     async fn change_config(
+        &self,
+        request: &Request,
+        device: DeviceId,
+        command: DeviceCommand,
+    ) -> Result<Written, CommandError> {
+        let written = self.carry_out(request, device, command).await?;
+        self.send_changed_config(&request.project, device).await;
+        Ok(written)
+    }
+
+    async fn carry_out(
         &self,
         request: &Request,
         device: DeviceId,
@@ -196,16 +263,17 @@ impl Devices {
             check_exists(&state)?;
             Ok(state.decide(command.clone())?.into())
         };
-        let stream = StreamName::Device(device);
-        let written = self.executor.carry_out(request, stream, decide).await?;
-        if let Err(error) = self.send_config(&request.project, device).await {
+        self.executor.carry_out(request, StreamName::Device(device), decide).await
+    }
+
+    async fn send_changed_config(&self, project: &ProjectId, device: DeviceId) {
+        if let Err(error) = self.send_config(project, device).await {
             let error = error_chain(&error);
             tracing::warn!(
                 %device, error,
                 "failed to send a changed config; the device gets it after its next hello"
             );
         }
-        Ok(written)
     }
 
     /// Requests that a device rotates its signing key. An offline device finds the request when it

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod approvals;
+mod bulk;
 mod claim_lock;
 mod credentials;
 mod dead_letters;
@@ -34,9 +35,10 @@ use crate::outputs::Outputs;
 
 pub use accounts::BrokerAccounts;
 pub use approvals::Approvals;
+pub use bulk::{BulkDevices, BulkTargets, BulkWrite, NewDevice, Outcome};
 pub use credentials::{Credentials, InvalidNonce};
 pub use dead_letters::DeadLetters;
-pub use devices::{DeviceChanges, Devices};
+pub use devices::{DeviceChanges, Devices, PutDevice};
 pub use enrollments::{EnrollOutcome, Enrollments};
 pub use operations::{CreatedOperation, NewOperation, Operations};
 pub use projects::Projects;
@@ -61,6 +63,8 @@ pub struct Service {
     pub accounts: BrokerAccounts,
     /// Pending enrollments, and revocation of devices.
     pub approvals: Approvals,
+    /// Writes to many devices.
+    pub bulk: BulkDevices,
     /// Channels to devices.
     pub channels: Channels,
     /// Broker credentials of devices.
@@ -116,8 +120,16 @@ impl Service {
         );
         let hellos = Hellos::new(executor.clone(), keys.clone(), devices.clone(), nats.clone());
         let outputs = Outputs::new(executor.clone(), keys.clone(), nats.clone(), blobs.clone());
+        let changes = Devices::new(
+            executor.clone(),
+            keys.clone(),
+            devices.clone(),
+            nats.clone(),
+            accounts.clone(),
+        );
         Self {
             approvals: Approvals::new(executor.clone(), accounts.clone()),
+            bulk: BulkDevices::new(executor.clone(), changes.clone(), targets.clone()),
             channels: Channels::new(
                 executor.clone(),
                 keys.clone(),
@@ -126,13 +138,7 @@ impl Service {
                 blobs.clone(),
             ),
             dead_letters: DeadLetters::new(log.clone(), nats.clone()),
-            devices: Devices::new(
-                executor.clone(),
-                keys.clone(),
-                devices.clone(),
-                nats.clone(),
-                accounts.clone(),
-            ),
+            devices: changes,
             enrollments: Enrollments::new(
                 executor.clone(),
                 keys.clone(),

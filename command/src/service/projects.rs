@@ -1,12 +1,14 @@
 //! Projects: created, changed, and checked for being archived.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use async_recursion::async_recursion as boxed;
 use muster_schemas::names::ProjectTitle;
-use muster_schemas::{ProjectId, Retention, StreamName};
+use muster_schemas::{ProjectId, Retention, StreamName, StreamVersion};
 use uuid::Uuid;
 
 use crate::domain::project::{Project, ProjectCommand};
-use crate::domain::{Conflict, Decider, Rejection};
+use crate::domain::{Conflict, Decider, Decision, Rejection};
 use crate::error::CommandError;
 use crate::executor::Executor;
 use crate::request::{Request, Written};
@@ -32,10 +34,50 @@ impl Projects {
     pub async fn create(
         &self,
         request: &Request,
-        project: ProjectId,
+        project: &ProjectId,
         title: ProjectTitle,
         retention: Retention,
     ) -> Result<Written, CommandError> {
+        let create = |state: Project| {
+            state.decide(ProjectCommand::Create { title: title.clone(), retention })
+        };
+        Ok(self.create_or(request, project, create).await?.0)
+    }
+
+    /// Creates a project and its log, or replaces its title and retention; returns whether it was
+    /// created.
+    ///
+    /// # Errors
+    /// When there are too many, or the log cannot be used.
+    pub async fn put(
+        &self,
+        request: &Request,
+        project: &ProjectId,
+        title: ProjectTitle,
+        retention: Retention,
+    ) -> Result<(Written, bool), CommandError> {
+        let put = |state: Project| {
+            let title = title.clone();
+            state.decide(match state.title {
+                None => ProjectCommand::Create { title, retention },
+                Some(_) => ProjectCommand::Change {
+                    title: Some(title),
+                    archived: None,
+                    retention: Some(retention),
+                },
+            })
+        };
+        self.create_or(request, project, put).await
+    }
+
+    /// Carries out what `decide` returns, and creates the log of a new project; returns whether it
+    /// is new.
+    async fn create_or(
+        &self,
+        request: &Request,
+        project: &ProjectId,
+        decide: impl Fn(Project) -> Decision,
+    ) -> Result<(Written, bool), CommandError> {
         let stream = StreamName::Project(project.clone());
         if project.is_system() {
             return Err(Rejection::Invalid {
@@ -45,10 +87,15 @@ impl Projects {
             }
             .into());
         }
-        let (log, project, title) = (&self.executor.log, &project, &title);
+        let (log, decide, created) = (&self.executor.log, &decide, &AtomicBool::new(false));
         let decide = |state: Project| async move {
-            let command = ProjectCommand::Create { title: title.clone(), retention };
-            let events = state.decide(command)?;
+            let is_new = state.title.is_none();
+            let events = decide(state)?;
+            created.store(is_new, Ordering::Relaxed);
+            if !is_new {
+                return Ok(events.into());
+            }
+            request.check_version(StreamVersion::ZERO)?;
             if log.projects().await?.len() > MAX_PROJECTS {
                 return Err(Rejection::from(Conflict::TooManyProjects(MAX_PROJECTS)).into());
             }
@@ -56,7 +103,8 @@ impl Projects {
             log.ensure_project(project).await?;
             Ok(events.into())
         };
-        self.executor.carry_out(request, stream, decide).await
+        let written = self.executor.carry_out(request, stream, decide).await?;
+        Ok((written, created.load(Ordering::Relaxed)))
     }
 
     /// Renames, archives or restores a project, or changes its metrics' retention.
@@ -90,7 +138,7 @@ impl Projects {
             Request::unconditional(ProjectId::system(), "system".to_owned(), Uuid::now_v7());
         let title = "Default".parse().map_err(|_| Rejection::NotFound("title"))?;
         let (project, retention) = (ProjectId::default_project(), Retention::Default);
-        match self.create(&request, project, title, retention).await {
+        match self.create(&request, &project, title, retention).await {
             Ok(_) | Err(CommandError::Rejected(Rejection::Conflict(_))) => Ok(()),
             Err(error) => Err(error),
         }

@@ -7,7 +7,7 @@ use muster_schemas::cose::{self, Kind};
 use muster_schemas::events::RequestedTarget;
 use muster_schemas::names::DeviceName;
 use muster_schemas::wire::internal::{
-    FindTargets, TARGETS_SUBJECT, Targets, TargetsAnswer, WithoutFreshValue,
+    FindTargets, TARGETS_SUBJECT, TargetScope, Targets, TargetsAnswer, WithoutFreshValue,
 };
 use muster_schemas::{DeviceId, Hash, ProjectId, StreamName, codec};
 use uuid::Uuid;
@@ -67,16 +67,34 @@ impl TargetResolver {
         Self { executor, keys, nats }
     }
 
-    /// Resolves the target devices.
+    /// Resolves the target devices, which must be enrolled.
     pub(super) async fn resolve(
         &self,
         project: &ProjectId,
         target: &Target,
     ) -> Result<ResolvedTarget, CommandError> {
+        self.resolve_scope(project, target, TargetScope::Enrolled).await
+    }
+
+    /// Resolves the target devices, enrolled or not.
+    pub(super) async fn resolve_all(
+        &self,
+        project: &ProjectId,
+        target: &Target,
+    ) -> Result<ResolvedTarget, CommandError> {
+        self.resolve_scope(project, target, TargetScope::All).await
+    }
+
+    async fn resolve_scope(
+        &self,
+        project: &ProjectId,
+        target: &Target,
+        scope: TargetScope,
+    ) -> Result<ResolvedTarget, CommandError> {
         match target {
-            Target::Selector(selector) => self.resolve_selector(project, selector).await,
+            Target::Selector(selector) => self.resolve_selector(project, selector, scope).await,
             Target::Devices(devices) => {
-                let devices = self.resolve_named(project, devices).await?;
+                let devices = self.resolve_named(project, devices, scope).await?;
                 Ok(ResolvedTarget { devices, without_fresh_value: Vec::new() })
             }
         }
@@ -87,13 +105,14 @@ impl TargetResolver {
         &self,
         project: &ProjectId,
         devices: &[String],
+        scope: TargetScope,
     ) -> Result<BTreeSet<DeviceId>, CommandError> {
         let references = || devices.iter().filter_map(|text| DeviceReference::parse(text));
         let names = references().filter_map(DeviceReference::name_stream).collect();
         let names = self.executor.load_all(project, names).await?;
         let ids = references().filter_map(|reference| reference.id(&names));
         let states = self.executor.load_all(project, ids.map(StreamName::Device).collect()).await?;
-        Ok(check_named(devices, &names, &states)?)
+        Ok(check_named(devices, &names, &states, scope)?)
     }
 
     /// Resolves a selector by the query role, which knows labels, presence and the newest metrics.
@@ -101,12 +120,14 @@ impl TargetResolver {
         &self,
         project: &ProjectId,
         selector: &str,
+        scope: TargetScope,
     ) -> Result<ResolvedTarget, CommandError> {
         let ResolvedTarget { mut devices, mut without_fresh_value } = ResolvedTarget::default();
         loop {
             let question = FindTargets {
                 project: project.clone(),
                 selector: selector.to_owned(),
+                scope,
                 after: devices.last().copied(),
                 nonce: Uuid::new_v4(),
             };
@@ -203,11 +224,12 @@ fn check_selected(
 }
 
 /// Returns the ids of named devices, or the rejection of all that are missing, or else of the first
-/// one that is not enrolled.
+/// one that is not enrolled, if all must be.
 fn check_named(
     devices: &[String],
     names: &HashMap<StreamName, Name>,
     states: &HashMap<StreamName, Device>,
+    scope: TargetScope,
 ) -> Result<BTreeSet<DeviceId>, Rejection> {
     let mut found = BTreeMap::new();
     let mut missing = Vec::new();
@@ -228,7 +250,9 @@ fn check_named(
             value,
         });
     }
-    found.values().try_for_each(|device| device.check_enrolled())?;
+    if scope == TargetScope::Enrolled {
+        found.values().try_for_each(|device| device.check_enrolled())?;
+    }
     Ok(found.into_keys().collect())
 }
 
@@ -265,7 +289,7 @@ mod tests {
         let (mut names, states) = fleet(&["robot", "crane", "new", "deleted"]);
         names.insert(StreamName::Name("free".parse().unwrap()), Name { holder: None });
         let devices: Vec<String> = devices.iter().map(|&text| text.to_owned()).collect();
-        check_named(&devices, &names, &states)
+        check_named(&devices, &names, &states, TargetScope::Enrolled)
     }
 
     #[test]

@@ -15,6 +15,17 @@ use crate::names::{InvalidName, LabelKey, LabelValue};
 /// Lexer that combine conditions, and are no keys.
 const RESERVED: [&str; 5] = ["and", "or", "not", "in", "notin"];
 
+/// Whether a label with this key is read as something else in a selector, unless it is written
+/// `label.KEY`. New labels cannot have such a key.
+#[must_use]
+pub fn is_reserved_key(key: &LabelKey) -> bool {
+    let key = key.as_str();
+    let is_status = ["online", "offline"].contains(&key);
+    let is_prefixed = ["label.", "metric."].iter().any(|prefix| key.starts_with(prefix));
+    let is_field = Field::ALL.iter().any(|field| field.as_str() == key);
+    is_status || is_prefixed || is_field || RESERVED.contains(&key)
+}
+
 impl FromStr for Selector {
     type Err = InvalidSelector;
 

@@ -71,6 +71,17 @@ pub enum AppendFailureCause {
     Other,
 }
 
+/// The devices that a selector may select.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetScope {
+    /// Devices that are enrolled and not revoked.
+    #[default]
+    Enrolled,
+    /// All devices that exist.
+    All,
+}
+
 /// A request to resolve a selector.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FindTargets {
@@ -78,6 +89,9 @@ pub struct FindTargets {
     pub project: ProjectId,
     /// The selector's text.
     pub selector: String,
+    /// The devices that it may select.
+    #[serde(default)]
+    pub scope: TargetScope,
     /// Only devices with a higher id.
     pub after: Option<DeviceId>,
     /// Random: a response is valid for one request.

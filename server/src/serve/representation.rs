@@ -2,7 +2,8 @@
 //!
 //! Command responds to a write with its position and, in `Location`, with the path of the resource.
 //! The listener that clients connect to has the read models: it waits until they include the
-//! write, and responds with the resource. So a read after the response sees the write, too.
+//! write, and responds with the resource. So a read after the response sees the write, too. For a
+//! write to many resources it only waits: the response has a result for each.
 
 use std::net::SocketAddr;
 
@@ -12,7 +13,7 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use muster_api::position::{MIN_POSITION, POSITION};
+use muster_api::position::{MIN_POSITION, POSITION, READ_MODEL};
 use serde_json::{Map, Value};
 use tower::ServiceExt;
 
@@ -34,8 +35,9 @@ pub(super) async fn add_resource(
     let is_async = prefers_async(request.headers());
     let credentials = request.headers().get(header::AUTHORIZATION).cloned();
     let client = request.extensions().get::<ConnectInfo<SocketAddr>>().copied();
-    let response = next.run(request).await;
-    let Some(location) = location(&response) else {
+    let mut response = next.run(request).await;
+    let read_model = response.headers_mut().remove(READ_MODEL);
+    let Some(location) = path(&response, read_model.as_ref()) else {
         return response;
     };
     if is_async {
@@ -55,7 +57,9 @@ pub(super) async fn add_resource(
         read.extensions_mut().insert(client);
     }
     let resource = reader.oneshot(read).await.unwrap_or_else(|never| match never {});
-    if resource.status() == StatusCode::OK {
+    if resource.status() == StatusCode::OK && read_model.is_some() {
+        response
+    } else if resource.status() == StatusCode::OK {
         with_resource(response, resource).await
     } else {
         // The write is in the log. The read model is behind, or the token no longer allows the read.
@@ -70,11 +74,11 @@ fn prefers_async(headers: &HeaderMap) -> bool {
     values.flat_map(|value| value.split([',', ';'])).any(|one| one.trim() == RESPOND_ASYNC)
 }
 
-/// Returns the path of the resource that was written.
-fn location(response: &Response) -> Option<axum::http::Uri> {
+/// Returns the path of the resource that was written, or of the read model of many resources.
+fn path(response: &Response, read_model: Option<&HeaderValue>) -> Option<axum::http::Uri> {
     let is_written = [StatusCode::OK, StatusCode::CREATED].contains(&response.status());
-    let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
-    location.parse().ok().filter(|_| is_written)
+    let path = read_model.or_else(|| response.headers().get(header::LOCATION))?;
+    path.to_str().ok()?.parse().ok().filter(|_| is_written)
 }
 
 /// Returns the response to a write whose resource the read models do not have yet.

@@ -7,11 +7,14 @@ use muster_schemas::events::{
     DeviceEnrollmentRejected, DeviceEnrollmentRequested, DeviceEpochGranted, DeviceForked,
     DeviceLabelsChanged, DeviceRegistered, DeviceRenamed, DeviceRevoked,
 };
-use muster_schemas::names::{ConfigValue, MAX_CONFIG_VARS, MAX_LABELS};
+use muster_schemas::names::{
+    ConfigKey, ConfigValue, DeviceName, LabelKey, Labels, MAX_CONFIG_VARS, MAX_LABELS,
+};
 use muster_schemas::{ConfigVersion, Epoch, Seq};
 use proptest::prelude::*;
 
-use super::super::device::{Changes, Device, DeviceCommand, Enrollment, ForkPoint};
+use super::super::Changes;
+use super::super::device::{Device, DeviceCommand, Enrollment, ForkPoint};
 use super::*;
 
 fn register(name: &str) -> DeviceCommand {
@@ -181,6 +184,48 @@ fn config_variables_are_versioned_and_limited() {
         .collect();
     let expected = ("vars", (MAX_CONFIG_VARS + 1).to_string());
     assert_eq!(invalid(when::<Device>(device, DeviceCommand::SetConfig(many))), expected);
+}
+
+#[test]
+fn a_replacement_sets_all_and_removes_the_others() {
+    let key = |text: &str| text.parse::<ConfigKey>().unwrap();
+    let rotation = "agent.key_generation";
+    let device = [
+        registered(),
+        configured(1, "k", ConfigValue::Int(1)),
+        configured(2, rotation, ConfigValue::Int(2)),
+    ];
+    let vars = [(key("new"), ConfigValue::Int(3))].into();
+    let replaced = DeviceConfigSet {
+        version: ConfigVersion(3),
+        set: [(key("new"), ConfigValue::Int(3))].into(),
+        removed: vec![key("k")],
+    };
+    assert_decides_once::<Device>(&device, &DeviceCommand::ReplaceConfig(vars), &[replaced.into()]);
+    let labels: Labels = [("a".parse().unwrap(), "b".parse().unwrap())].into();
+    let set = DeviceLabelsChanged { set: labels.clone(), removed: Vec::new() };
+    assert_decides_once::<Device>(&[registered()], &DeviceCommand::ReplaceLabels(labels), &[set.into()]);
+}
+
+#[test]
+fn new_names_and_label_keys_are_unambiguous() {
+    for name in ["0198c0de-7000-7abc-8def-0123456789ab", "stream"] {
+        let name: DeviceName = name.parse().unwrap();
+        let rename = DeviceCommand::Rename(name.clone());
+        assert_eq!(invalid(when::<Device>(vec![registered()], rename)).0, "name");
+        let (labels, fingerprint) = (Labels::new(), None);
+        let register = DeviceCommand::Register { name, labels, fingerprint };
+        assert_eq!(invalid(when::<Device>(Vec::new(), register)).0, "name");
+    }
+    for key in ["os", "status", "offline", "or", "label.x", "metric.mem.free"] {
+        let labels: Labels = [(key.parse().unwrap(), "b".parse().unwrap())].into();
+        let replace = DeviceCommand::ReplaceLabels(labels);
+        assert_eq!(invalid(when::<Device>(vec![registered()], replace)), ("labels", key.to_owned()));
+        // Those of earlier releases can be removed.
+        let key = key.parse::<LabelKey>().unwrap();
+        let remove = DeviceCommand::ChangeLabels([(key, None)].into());
+        assert_eq!(when::<Device>(vec![registered()], remove), Ok(Vec::new()));
+    }
 }
 
 #[test]

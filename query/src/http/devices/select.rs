@@ -1,7 +1,7 @@
-//! Resolution of a selector to the ids of the enrolled devices that match now.
+//! Resolution of a selector to the ids of the devices that match now.
 
 use muster_api::Problem;
-use muster_schemas::wire::internal::WithoutFreshValue;
+use muster_schemas::wire::internal::{TargetScope, WithoutFreshValue};
 use muster_schemas::{DeviceId, ProjectId};
 use sqlx::QueryBuilder;
 use uuid::Uuid;
@@ -16,10 +16,15 @@ pub(crate) async fn select_devices(
     state: &QueryState,
     project: &ProjectId,
     selector: &str,
+    scope: TargetScope,
     after: Option<DeviceId>,
     limit: usize,
 ) -> Result<(Vec<DeviceId>, Vec<WithoutFreshValue>), Problem> {
-    let mut filter = Filter::read(Some(selector), Some("online,offline"), None)?;
+    let status = match scope {
+        TargetScope::Enrolled => "online,offline",
+        TargetScope::All => "registered,pending,online,offline,revoked",
+    };
+    let mut filter = Filter::read(Some(selector), Some(status), None)?;
     filter.reject_misspelt(state, project).await?;
     filter.evaluate_metrics(&state.latest, project);
     let mut sql = QueryBuilder::new(format!("SELECT device FROM {TABLE} WHERE project = "));

@@ -18,6 +18,7 @@ use crate::domain::project::Project;
 use crate::domain::{Conflict, Decider, Rejection};
 use crate::error::CommandError;
 use crate::keys::KeyStore;
+use crate::loaded_states::LoadedStates;
 use crate::request::{Request, Written};
 
 /// Maximum number of attempts of a decision whose streams change concurrently.
@@ -56,6 +57,7 @@ const MAX_CACHED_PROJECTS: usize = 1_000;
 pub(crate) struct Executor {
     pub(crate) log: EventLog,
     keys: Arc<KeyStore>,
+    states: LoadedStates,
     /// Whether projects are archived, as last read.
     archived: Arc<Mutex<HashMap<ProjectId, (AccessStamp, bool)>>>,
 }
@@ -63,7 +65,7 @@ pub(crate) struct Executor {
 impl Executor {
     /// Creates an executor on a log that proves the authority of its appends.
     pub(crate) fn new(log: EventLog, keys: Arc<KeyStore>) -> Self {
-        Self { log, keys, archived: Arc::default() }
+        Self { log, keys, states: LoadedStates::default(), archived: Arc::default() }
     }
 
     /// Carries out a request on one stream once: a retried request gets its first result. `decide` is
@@ -130,11 +132,27 @@ impl Executor {
         project: &ProjectId,
         stream: &StreamName,
     ) -> Result<Loaded<D>, CommandError> {
-        let stored = self.log.read_stream(project, stream).await?;
-        let version = stored.last().map_or(StreamVersion::ZERO, |event| event.stream_version);
-        let stored = self.log.authentic(project, stored).await;
-        let events: Vec<Event> = stored.iter().map(StoredEvent::event).collect::<Result<_, _>>()?;
-        Ok(Loaded { state: D::fold(&events), version })
+        let (mut state, mut version) = (D::default(), StreamVersion::ZERO);
+        let mut stored = Vec::new();
+        if let Some(kept) = self.states.get::<D>(project, stream) {
+            stored = self.log.read_stream_from(project, stream, kept.version).await?;
+            // Otherwise the log was restored from a backup.
+            if stored.first().is_some_and(|first| kept.ends_with(first)) {
+                stored.remove(0);
+                (state, version) = (kept.state, kept.version);
+            }
+        }
+        if version == StreamVersion::ZERO {
+            stored = self.log.read_stream(project, stream).await?;
+        }
+        let Some(newest) = stored.last().cloned() else {
+            return Ok(Loaded { state, version });
+        };
+        for stored in self.log.authentic(project, stored).await {
+            state = state.evolve(&stored.event()?);
+        }
+        self.states.put(project, stream, &newest, &state);
+        Ok(Loaded { state, version: newest.stream_version })
     }
 
     /// Folds many streams, each into the state of its aggregate, with few queries. Streams without an

@@ -22,6 +22,8 @@ pub const POSITION: HeaderName = HeaderName::from_static(headers::POSITION);
 pub const MIN_POSITION: HeaderName = HeaderName::from_static(headers::MIN_POSITION);
 /// Maximum time for which a read waits for a position.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for which a read waits before it looks up whether the log has the position.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// Interval between checks whether the position can still be reached.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -51,7 +53,8 @@ impl MinPosition {
         let Some(position) = self.0 else {
             return Ok(());
         };
-        if progress.position(project) >= position {
+        // Usually the position is that of a write that has just been made.
+        if progress.wait_for(project, position, FIRST_WAIT).await {
             return Ok(());
         }
         let end = log.newest_position(project).await?;

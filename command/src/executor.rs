@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hmac::{Hmac, Mac};
-use muster_eventlog::{Append, AppendError, Appended, EventLog, Expected, NewEvent, StoredEvent};
+use muster_eventlog::{
+    AccessStamp, Append, AppendError, Appended, EventLog, Expected, NewEvent, StoredEvent,
+};
 use muster_schemas::{Event, Hash, Position, ProjectId, StreamName, StreamVersion};
+use parking_lot::Mutex;
 use sha2::Sha256;
 
 use crate::clock::now;
@@ -15,6 +18,7 @@ use crate::domain::project::Project;
 use crate::domain::{Conflict, Decider, Rejection};
 use crate::error::CommandError;
 use crate::keys::KeyStore;
+use crate::loaded_states::LoadedStates;
 use crate::request::{Request, Written};
 
 /// Maximum number of attempts of a decision whose streams change concurrently.
@@ -45,18 +49,23 @@ impl From<Vec<Event>> for Decided {
 
 /// Maximum number of streams whose events are in memory at the same time.
 const MAX_STREAMS_PER_QUERY: usize = 100;
+/// Maximum number of projects of which the executor keeps whether they are archived.
+const MAX_CACHED_PROJECTS: usize = 1_000;
 
 /// Loads, appends and repeats; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Executor {
     pub(crate) log: EventLog,
     keys: Arc<KeyStore>,
+    states: LoadedStates,
+    /// Whether projects are archived, as last read.
+    archived: Arc<Mutex<HashMap<ProjectId, (AccessStamp, bool)>>>,
 }
 
 impl Executor {
     /// Creates an executor on a log that proves the authority of its appends.
-    pub(crate) const fn new(log: EventLog, keys: Arc<KeyStore>) -> Self {
-        Self { log, keys }
+    pub(crate) fn new(log: EventLog, keys: Arc<KeyStore>) -> Self {
+        Self { log, keys, states: LoadedStates::default(), archived: Arc::default() }
     }
 
     /// Carries out a request on one stream once: a retried request gets its first result. `decide` is
@@ -123,11 +132,27 @@ impl Executor {
         project: &ProjectId,
         stream: &StreamName,
     ) -> Result<Loaded<D>, CommandError> {
-        let stored = self.log.read_stream(project, stream).await?;
-        let version = stored.last().map_or(StreamVersion::ZERO, |event| event.stream_version);
-        let stored = self.log.authentic(project, stored).await;
-        let events: Vec<Event> = stored.iter().map(StoredEvent::event).collect::<Result<_, _>>()?;
-        Ok(Loaded { state: D::fold(&events), version })
+        let (mut state, mut version) = (D::default(), StreamVersion::ZERO);
+        let mut stored = Vec::new();
+        if let Some(kept) = self.states.get::<D>(project, stream) {
+            stored = self.log.read_stream_from(project, stream, kept.version).await?;
+            // Otherwise the log was restored from a backup.
+            if stored.first().is_some_and(|first| kept.ends_with(first)) {
+                stored.remove(0);
+                (state, version) = (kept.state, kept.version);
+            }
+        }
+        if version == StreamVersion::ZERO {
+            stored = self.log.read_stream(project, stream).await?;
+        }
+        let Some(newest) = stored.last().cloned() else {
+            return Ok(Loaded { state, version });
+        };
+        for stored in self.log.authentic(project, stored).await {
+            state = state.evolve(&stored.event()?);
+        }
+        self.states.put(project, stream, &newest, &state);
+        Ok(Loaded { state, version: newest.stream_version })
     }
 
     /// Folds many streams, each into the state of its aggregate, with few queries. Streams without an
@@ -193,6 +218,9 @@ impl Executor {
         request: &Request,
         stream: &StreamName,
     ) -> Result<Option<Written>, CommandError> {
+        if !request.may_be_repeated {
+            return Ok(None);
+        }
         let Some((appended, events)) = self.first_result(request).await? else { return Ok(None) };
         let version = events
             .iter()
@@ -233,17 +261,37 @@ impl Executor {
         }
     }
 
-    /// Rejects changes in an archived project.
+    /// Rejects changes in an archived project. What was read is used while no project has changed,
+    /// and for less than a second.
     pub(crate) async fn check_not_archived(&self, project: &ProjectId) -> Result<(), CommandError> {
         if project.is_system() {
             return Ok(());
         }
-        let stream = StreamName::Project(project.clone());
-        let existing = self.load::<Project>(&ProjectId::system(), &stream).await?;
-        if existing.state.is_archived {
+        if self.is_archived(project).await? {
             return Err(Rejection::from(Conflict::ProjectArchived(project.clone())).into());
         }
         Ok(())
+    }
+}
+
+impl Executor {
+    async fn is_archived(&self, project: &ProjectId) -> Result<bool, CommandError> {
+        let cached = self.archived.lock().get(project).copied();
+        if let Some((stamp, is_archived)) = cached
+            && self.log.is_current(&stamp)
+        {
+            return Ok(is_archived);
+        }
+        let stamp = self.log.access_stamp();
+        let stream = StreamName::Project(project.clone());
+        let existing = self.load::<Project>(&ProjectId::system(), &stream).await?;
+        let is_archived = existing.state.is_archived;
+        let mut archived = self.archived.lock();
+        if archived.len() >= MAX_CACHED_PROJECTS {
+            archived.clear();
+        }
+        archived.insert(project.clone(), (stamp, is_archived));
+        Ok(is_archived)
     }
 }
 

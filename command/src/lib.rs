@@ -16,6 +16,7 @@ pub mod hello;
 pub mod http;
 pub mod keys;
 pub mod link;
+mod loaded_states;
 pub mod outputs;
 mod request;
 pub mod service;

@@ -15,6 +15,8 @@ pub struct Request {
     pub actor: String,
     /// Append id: the same for each retry.
     pub append_id: Uuid,
+    /// Whether an earlier attempt may have been appended with the same id.
+    pub may_be_repeated: bool,
     /// Hash of the body, when the client sent an `Idempotency-Key`.
     pub request_hash: Option<Hash>,
     /// Versions of the resource that the client expects; any when `None`.
@@ -24,7 +26,8 @@ pub struct Request {
 impl Request {
     /// Creates a request without preconditions.
     pub(crate) const fn unconditional(project: ProjectId, actor: String, append_id: Uuid) -> Self {
-        Self { project, actor, append_id, request_hash: None, versions: None }
+        let (request_hash, versions) = (None, None);
+        Self { project, actor, append_id, may_be_repeated: true, request_hash, versions }
     }
 
     /// Returns the request for one of the resources of a bulk write. Its append id is the same for

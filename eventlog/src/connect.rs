@@ -12,6 +12,7 @@ use async_recursion::async_recursion as boxed;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, QueueMode, RecyclingMethod};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -37,6 +38,9 @@ impl ConnectOptions {
 
 /// Time limit of a query for an API client.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Time after which a connection of the pool for read models is tested before it is used again.
+const MAX_UNTESTED_IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// Pools of connections.
 #[derive(Clone, Debug)]
@@ -122,6 +126,16 @@ impl Stores {
         let sql = PgPoolOptions::new()
             .max_connections(options.connections)
             .acquire_timeout(Duration::from_secs(10))
+            // A ping before each query would double the round trips.
+            .test_before_acquire(false)
+            .before_acquire(|connection, idle| {
+                Box::pin(async move {
+                    if idle.idle_for >= MAX_UNTESTED_IDLE_TIME {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_lazy_with(connect);
         Ok(Self { pool: work, readers, sql, dialer: Arc::new(Dialer { config, tls }) })
     }

@@ -10,6 +10,7 @@ use sqlx::postgres::PgListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{ACCESS_CHANNEL, AccessChanges};
 use crate::appender::NOTIFY_CHANNEL;
 use crate::connect::Stores;
 use crate::error::StoreError;
@@ -38,10 +39,11 @@ impl Follower {
         let cached = Arc::new(watch::Sender::new(CachedHeads::default()));
         let stores = log.stores().clone();
         let sender = cached.clone();
+        let access = log.inner.access_changes.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = follow(&stores, &sender) => {}
+                () = follow(&stores, &sender, &access) => {}
             }
         });
         Self { cached }
@@ -97,10 +99,14 @@ impl Follower {
 }
 
 /// Listens and polls; restarts after a failure of either.
-async fn follow(stores: &Stores, cached: &watch::Sender<CachedHeads>) {
+async fn follow(
+    stores: &Stores,
+    cached: &watch::Sender<CachedHeads>,
+    access: &AccessChanges,
+) {
     let mut failing = false;
     loop {
-        let Err(error) = listen(stores, cached, &mut failing).await;
+        let Err(error) = listen(stores, cached, access, &mut failing).await;
         if !failing {
             failing = true;
             tracing::warn!(
@@ -115,10 +121,12 @@ async fn follow(stores: &Stores, cached: &watch::Sender<CachedHeads>) {
 async fn listen(
     stores: &Stores,
     cached: &watch::Sender<CachedHeads>,
+    access: &AccessChanges,
     failing: &mut bool,
 ) -> Result<std::convert::Infallible, StoreError> {
     let mut listener = PgListener::connect_with(&stores.sql).await.map_err(StoreError::Listen)?;
-    listener.listen(NOTIFY_CHANNEL).await.map_err(StoreError::Listen)?;
+    let channels = [NOTIFY_CHANNEL, ACCESS_CHANNEL];
+    listener.listen_all(channels).await.map_err(StoreError::Listen)?;
     // The loss is reported before a new connection is opened.
     listener.eager_reconnect(false);
     let mut is_new = true;
@@ -127,6 +135,7 @@ async fn listen(
         *failing = false;
         if std::mem::take(&mut is_new) {
             cached.send_modify(|state| state.connection += 1);
+            access.add();
         }
         // Until the poll is due, only notifications advance the heads.
         let due = tokio::time::sleep(POLL_INTERVAL);
@@ -141,7 +150,9 @@ async fn listen(
                         is_new = true;
                         break;
                     };
-                    if let Some((project, position)) = parse(notification.payload()) {
+                    if notification.channel() == ACCESS_CHANNEL {
+                        access.add();
+                    } else if let Some((project, position)) = parse(notification.payload()) {
                         advance(cached, project, position);
                     }
                 }

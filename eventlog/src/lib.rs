@@ -6,6 +6,7 @@
 //! keys and epochs.
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "small numbers of the tests"))]
 
+mod access;
 mod append;
 mod appender;
 mod authority;
@@ -35,6 +36,7 @@ mod stored_event;
 pub mod tiles;
 pub mod traces;
 
+pub use access::AccessStamp;
 pub use append::{
     Append, AppendError, Appended, Batch, Expected, NewEvent, OffsetMove, StreamAppend,
 };

@@ -8,6 +8,7 @@ use muster_schemas::{Hash, Position, ProjectId, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
+use crate::access::AccessChanges;
 use crate::append::{Append, AppendError, Appended, Batch};
 use crate::appender::AppenderHandle;
 use crate::authority_keys::{AuthorityKeys, RefusedEvents};
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     append_failure: FailureWatch,
     pub(crate) refused: RefusedEvents,
     pub(crate) recent: RecentEvents,
+    pub(crate) access_changes: AccessChanges,
 }
 
 impl EventLog {
@@ -70,6 +72,7 @@ impl EventLog {
             append_failure: FailureWatch::default(),
             refused: RefusedEvents::default(),
             recent: RecentEvents::default(),
+            access_changes: AccessChanges::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -229,6 +232,7 @@ impl EventLog {
                         self.inner.stores.dialer.clone(),
                         self.inner.options.clone(),
                         self.inner.append_failure.clone(),
+                        self.inner.access_changes.clone(),
                     )
                 })
                 .clone()

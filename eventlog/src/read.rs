@@ -138,12 +138,28 @@ impl EventLog {
         project: &ProjectId,
         stream: &StreamName,
     ) -> Result<Vec<StoredEvent>, StoreError> {
+        self.read_stream_from(project, stream, StreamVersion::ZERO).await
+    }
+
+    /// As [`Self::read_stream`], from a version on.
+    ///
+    /// # Errors
+    /// When PostgreSQL is unreachable or the statement fails.
+    #[boxed]
+    pub async fn read_stream_from(
+        &self,
+        project: &ProjectId,
+        stream: &StreamName,
+        version: StreamVersion,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
         let sql = format!(
             "SELECT {COLUMNS} FROM events
              WHERE project = $1 AND stream = $2 AND left(stream, 7) <> 'device-'
+               AND stream_version >= $3
              ORDER BY stream_version"
         );
-        self.select(&sql, &[&project.as_str(), &stream.to_string()]).await
+        let version = as_i64(version);
+        self.select(&sql, &[&project.as_str(), &stream.to_string(), &version]).await
     }
 
     /// Returns the first and the newest event of a stream that operators decide; `None` if it is

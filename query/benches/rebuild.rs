@@ -209,7 +209,7 @@ async fn main() {
         after = last.position;
     }
     report_rate("reading alone", rows, start, Some(copy));
-    rebuild(&log, rows, copy, Devices::new("devices_v4_rebuild")).await;
+    rebuild(&log, rows, copy, Devices::new("devices_v5_rebuild")).await;
     rebuild(&log, rows, copy, Timeline::new("timeline_v1_rebuild")).await;
     rebuild(&log, rows, copy, Tokens::new("tokens_v2_rebuild")).await;
     postgres.stop().await.unwrap();

@@ -1,14 +1,16 @@
-//! Finds tokens in the event log, and caches them by the version of their stream.
+//! Finds tokens in the event log, and caches them.
 //!
-//! Each request reads that version (one row by primary key), so a revocation takes effect from the
-//! next request, in every process.
+//! A cached token is used while no token has changed, as far as this process was notified, and for
+//! less than a second in any case ([`EventLog::is_current`]). Then the version of its stream is read
+//! (one row by primary key); the stream is folded again only if the version differs. Tokens that do
+//! not exist are not cached: one may be created at any time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_recursion::async_recursion as boxed;
-use muster_eventlog::{EventLog, StoreError};
+use muster_eventlog::{AccessStamp, EventLog, StoreError};
 use muster_schemas::wire::ApiTokenText;
 use muster_schemas::{ProjectId, StreamName, StreamVersion, Timestamp, TokenId};
 use parking_lot::{Mutex, MutexGuard};
@@ -17,8 +19,10 @@ use super::token_uses::store_token_use;
 use super::{ApiTokenState, Principal};
 use crate::problem::{Kind, Problem};
 
-/// Maximum number of cached tokens; beyond it, the cache is cleared and tokens are looked up again.
+/// Maximum number of cached tokens. Beyond it, those that are not in use are dropped, or else all.
 const MAX_CACHED_TOKENS: usize = 10_000;
+/// Time for which one request reads a token again while others use the cached one.
+const REFRESH_TIMEOUT: Duration = Duration::from_millis(200);
 /// Minimum interval between two recorded uses of a token.
 const MIN_USE_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -39,6 +43,10 @@ struct Inner {
 struct CachedToken {
     version: StreamVersion,
     state: Arc<ApiTokenState>,
+    /// Moment before the version was read.
+    stamp: AccessStamp,
+    /// Start of the newest refresh.
+    refreshed_at: Option<Instant>,
     /// Time at which this process last tried to record a use.
     use_recorded_at: Option<Timestamp>,
 }
@@ -97,11 +105,16 @@ impl Authenticator {
 
     async fn look_up(&self, token: &ApiTokenText) -> Result<CachedToken, StoreError> {
         let key = (token.project.clone(), token.id);
+        if let Some(cached) = self.current(&key) {
+            return Ok(cached);
+        }
+        let stamp = self.inner.log.access_stamp();
         let stream = StreamName::Token(token.id);
         let version = self.inner.log.stream_version(&token.project, &stream).await?;
-        if let Some(cached) = self.tokens().get(&key)
+        if let Some(cached) = self.tokens().get_mut(&key)
             && cached.version == version
         {
+            (cached.stamp, cached.refreshed_at) = (stamp, None);
             return Ok(cached.clone());
         }
         let events = match version {
@@ -124,16 +137,42 @@ impl Authenticator {
             // The events may be newer than the version that was read first.
             version: events.last().map_or(StreamVersion::ZERO, |event| event.stream_version),
             state: Arc::new(state),
+            stamp,
+            refreshed_at: None,
             use_recorded_at: tokens.get(&key).and_then(|cached| cached.use_recorded_at),
         };
         // Missing tokens are not cached: any client can name one.
         if cached.version > StreamVersion::ZERO {
-            if tokens.len() >= MAX_CACHED_TOKENS {
-                tokens.clear();
-            }
+            self.make_room(&mut tokens);
             tokens.insert(key, cached.clone());
         }
         Ok(cached)
+    }
+
+    /// Returns the cached token if it may be used. One request at a time reads an ageing token
+    /// again, so that none waits for the log while the token is in use.
+    fn current(&self, key: &(ProjectId, TokenId)) -> Option<CachedToken> {
+        let mut tokens = self.tokens();
+        let cached = tokens.get_mut(key)?;
+        if !self.inner.log.is_current(&cached.stamp) {
+            return None;
+        }
+        let is_refreshed = cached.refreshed_at.is_some_and(|at| at.elapsed() < REFRESH_TIMEOUT);
+        if cached.stamp.is_ageing() && !is_refreshed {
+            cached.refreshed_at = Some(Instant::now());
+            return None;
+        }
+        Some(cached.clone())
+    }
+
+    fn make_room(&self, tokens: &mut HashMap<(ProjectId, TokenId), CachedToken>) {
+        if tokens.len() < MAX_CACHED_TOKENS {
+            return;
+        }
+        tokens.retain(|_, cached| self.inner.log.is_current(&cached.stamp));
+        if tokens.len() >= MAX_CACHED_TOKENS {
+            tokens.clear();
+        }
     }
 
     fn tokens(&self) -> MutexGuard<'_, HashMap<(ProjectId, TokenId), CachedToken>> {

@@ -24,7 +24,7 @@ pub use rejection::{Conflict, NotEnrolled, Rejection, TokenRefusal};
 pub type Decision = Result<Vec<Event>, Rejection>;
 
 /// An aggregate: a state that is folded from events and decides commands.
-pub trait Decider: Default {
+pub trait Decider: Clone + Default + Send + Sync + 'static {
     /// Commands of the aggregate.
     type Command;
 

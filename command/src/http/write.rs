@@ -129,6 +129,7 @@ pub(super) fn request(principal: &Principal, project: ProjectId, key: &Idempoten
         project,
         actor: principal.actor(),
         append_id: key.append_id(principal),
+        may_be_repeated: key.is_given(),
         request_hash: key.request_hash(),
         versions: None,
     }

@@ -295,6 +295,7 @@ mod tests {
             project: "default".parse().unwrap(),
             actor: "test".to_owned(),
             append_id: Uuid::from_u128(7),
+            may_be_repeated: true,
             request_hash: Some(Hash::of(b"body")),
             versions: None,
         };

@@ -16,13 +16,14 @@ use muster_schemas::ProjectId;
 use muster_schemas::errors::error_chain;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::access::AccessChanges;
 use crate::append::{AppendError, Batch};
 use crate::connect::Dialer;
 use crate::error::StoreError;
 use crate::failure::{Cause, FailureWatch};
 use crate::log_options::LogOptions;
 use queues::{BatchResult, QueuedBatch, Queues};
-use session::Session;
+use session::{Opening, Session};
 
 pub(crate) use session::NOTIFY_CHANNEL;
 
@@ -43,11 +44,13 @@ impl AppenderHandle {
         dialer: Arc<Dialer>,
         options: LogOptions,
         failure: FailureWatch,
+        access: AccessChanges,
     ) -> Self {
         let (small, small_queue) = mpsc::channel(MAX_QUEUED_BATCHES);
         let (large, large_queue) = mpsc::channel(MAX_QUEUED_BATCHES);
         let queues = Queues::new(small_queue, large_queue);
-        tokio::spawn(run(project, dialer, options, failure, queues));
+        let opening = Opening { project, dialer, options, access };
+        tokio::spawn(run(opening, failure, queues));
         Self { small, large }
     }
 
@@ -61,18 +64,13 @@ impl AppenderHandle {
     }
 }
 
-async fn run(
-    project: ProjectId,
-    dialer: Arc<Dialer>,
-    options: LogOptions,
-    failure: FailureWatch,
-    mut queues: Queues,
-) {
+async fn run(opening: Opening, failure: FailureWatch, mut queues: Queues) {
+    let project = &opening.project;
     let mut session: Option<Session> = None;
-    while let Some(group) = queues.gather(options.max_batch).await {
+    while let Some(group) = queues.gather(opening.options.max_batch).await {
         let mut open = match session.take() {
             Some(open) => open,
-            None => match Session::open(project.clone(), dialer.clone(), options.clone()).await {
+            None => match Session::open(&opening).await {
                 Ok(open) => open,
                 Err(error) => {
                     failure.failed(Cause::of(&error));

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::plan::{HeadState, Named, Plan, StreamState, Streams, plan};
 use super::queues::{BatchResult, QueuedBatch};
 use super::statements::{COPY_TYPES, SETTINGS, Statements};
+use crate::access::{AccessChanges, is_about_access};
 use crate::append::{AppendError, Appended, Batch, OffsetMove};
 use crate::connect::Dialer;
 use crate::device_effects;
@@ -33,6 +34,15 @@ const MAX_CACHED_STREAMS: usize = 200_000;
 /// Channel for notifications of a project's new head: `<project>:<position>`.
 pub(crate) const NOTIFY_CHANNEL: &str = "muster_events";
 
+/// What the sessions of an appender have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Opening {
+    pub(super) project: ProjectId,
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) options: LogOptions,
+    pub(super) access: AccessChanges,
+}
+
 #[derive(Debug)]
 pub(crate) struct Session {
     project: ProjectId,
@@ -40,6 +50,7 @@ pub(crate) struct Session {
     statements: Statements,
     dialer: Arc<Dialer>,
     options: LogOptions,
+    access: AccessChanges,
     /// Frontier after this session's last write; the caches are valid while the head matches it.
     frontier: Option<Frontier>,
     streams: Streams,
@@ -50,11 +61,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) async fn open(
-        project: ProjectId,
-        dialer: Arc<Dialer>,
-        options: LogOptions,
-    ) -> Result<Self, StoreError> {
+    pub(crate) async fn open(opening: &Opening) -> Result<Self, StoreError> {
+        let Opening { project, dialer, options, access } = opening.clone();
         let client = dialer.dial().await?;
         client.batch_execute(SETTINGS).await.while_trying("set up the appender's session")?;
         let statements =
@@ -65,6 +73,7 @@ impl Session {
             statements,
             dialer,
             options,
+            access,
             frontier: None,
             streams: Streams::new(),
             last_requested_range: 0,
@@ -153,6 +162,9 @@ impl Session {
             self.last_existing_range = self.ensure_ranges(plan.position).await?;
             write(client, statements, &project, &head, &plan).await?
         };
+        if has_access_change(&plan) {
+            self.access.add();
+        }
         // The caches change only after COMMIT has succeeded.
         self.frontier = Some(frontier);
         if plan.rows.iter().any(|row| row.event.effect.is_some()) {
@@ -338,6 +350,11 @@ async fn write(
     Ok(frontier)
 }
 
+/// Whether the plan changes what requests may do.
+fn has_access_change(plan: &Plan<'_>) -> bool {
+    plan.updated_streams.keys().any(|stream| is_about_access(stream))
+}
+
 /// Ends the transaction: effects of events on keys and epochs, the head, COMMIT.
 async fn commit(
     client: &Client,
@@ -366,6 +383,12 @@ async fn commit(
         biased;
         client.execute(&statements.update_head, &move_head),
         client.execute(&statements.notify, &notify),
+        async {
+            match has_access_change(plan) {
+                true => client.execute(&statements.notify_access, &[]).await,
+                false => Ok(0),
+            }
+        },
         client.batch_execute("COMMIT"),
     )
     .while_trying("commit an append")?;

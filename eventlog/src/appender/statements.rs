@@ -21,6 +21,7 @@ pub(super) struct Statements {
     pub(super) insert_appends: Statement,
     pub(super) update_head: Statement,
     pub(super) notify: Statement,
+    pub(super) notify_access: Statement,
 }
 
 const COPY: &str = "COPY events (project, position, stream, stream_version, type, schema_version, \
@@ -72,7 +73,7 @@ impl Statements {
             ),
             client.prepare(COPY),
         )?;
-        let (move_streams, new_appends, move_head, notify) = tokio::try_join!(
+        let (move_streams, new_appends, move_head, notify, notify_access) = tokio::try_join!(
             client.prepare(
                 // An upsert finds each row through the primary key, independent of the planner's
                 // statistics. An UPDATE with a join once compared all rows with each other.
@@ -95,6 +96,7 @@ impl Statements {
                  WHERE project = $1"
             ),
             client.prepare("SELECT pg_notify('muster_events', $1)"),
+            client.prepare("SELECT pg_notify('muster_access', '')"),
         )?;
         Ok(Self {
             lock,
@@ -107,6 +109,7 @@ impl Statements {
             insert_appends: new_appends,
             update_head: move_head,
             notify,
+            notify_access,
         })
     }
 }

@@ -56,7 +56,7 @@ pub(crate) async fn get_log_head(
     responses(
         (status = 200, description = "All projections, in one page", body = ProjectionPage,
             example = json!({
-                "items": [{"name": "devices_v4", "position": 42, "pending_event_count": 0, "failure": null}]
+                "items": [{"name": "devices_v5", "position": 42, "pending_event_count": 0, "failure": null}]
             })),
         ReadProblems,
     )

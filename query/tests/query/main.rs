@@ -12,4 +12,5 @@ mod metrics;
 mod paging;
 mod projections;
 mod support;
+mod token_cache;
 mod tokens;

@@ -212,3 +212,26 @@ async fn the_number_of_stored_lists_that_a_token_starts_is_limited() {
         assert!(matches!(response.status, 200 | 400), "{query}: {}", response.body);
     }
 }
+
+/// The list sends what the read model has stored; both are the same resource.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_of_a_list_has_the_fields_of_the_device() {
+    let world = World::new(ExtraServers::default()).await;
+    let registered = world.register("a", &[("site", "hall-1")]).await;
+    let enrolled = world.register("b", &[]).await;
+    world.enroll(enrolled).await;
+    world.connect(enrolled).await;
+    world.report(enrolled, 1, inventory("Debian \"12\" \\ \u{7f}")).await;
+    let page = world.show("/api/v1/devices").await;
+    let position = world.log.newest_position(&"default".parse().unwrap()).await.unwrap();
+    let past = world.show(&format!("/api/v1/devices?position={position}")).await;
+    for (index, id) in [registered, enrolled].into_iter().enumerate() {
+        let item = page["items"][index].as_object().unwrap();
+        assert_eq!(past["items"][index].as_object().unwrap(), item);
+        let device = world.show(&format!("/api/v1/devices/{id}")).await;
+        assert!(item.len() >= 13, "{item:?}");
+        for (field, value) in item {
+            assert_eq!(&device[field], value, "{field}");
+        }
+    }
+}

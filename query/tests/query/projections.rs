@@ -35,7 +35,7 @@ async fn a_rebuild_produces_the_same_rows_as_the_live_tables() {
         for seq in 1..=20 {
             world.report(id, seq, inventory(&format!("Debian {seq}"))).await;
             if seq % 7 == 0 {
-                rebuilt(&world, Devices::new("devices_v4")).await;
+                rebuilt(&world, Devices::new("devices_v5")).await;
                 rebuilt(&world, Timeline::new("timeline_v1")).await;
                 rebuilt(&world, Tokens::new("tokens_v2")).await;
             }
@@ -49,10 +49,10 @@ async fn a_rebuild_produces_the_same_rows_as_the_live_tables() {
     world.show("/api/v1/devices/robot-1/events").await;
     world.show("/api/v1/tokens").await;
 
-    rebuilt(&world, Devices::new("devices_v4_rebuild")).await;
+    rebuilt(&world, Devices::new("devices_v5_rebuild")).await;
     rebuilt(&world, Timeline::new("timeline_v1_rebuild")).await;
     rebuilt(&world, Tokens::new("tokens_v2_rebuild")).await;
-    for table in ["devices_v4", "timeline_v1", "tokens_v2"] {
+    for table in ["devices_v5", "timeline_v1", "tokens_v2"] {
         let other = format!("{table}_rebuild");
         let differences = compare_tables(&world.log, table, &other).await.unwrap();
         assert_eq!(differences, [""; 0], "{table}");

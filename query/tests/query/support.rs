@@ -34,7 +34,7 @@ pub(crate) struct World {
     pub(crate) query: Query,
     pub(crate) admin: String,
     pub(crate) stop: CancellationToken,
-    _postgres: Postgres,
+    postgres: Postgres,
     _dir: TempDir,
 }
 
@@ -91,9 +91,14 @@ impl World {
             .fallback(muster_api::fallback::not_found)
             .method_not_allowed_fallback(muster_api::fallback::method_not_allowed);
         let mut world =
-            Self { log, router, query, admin: String::new(), stop, _postgres: postgres, _dir: dir };
+            Self { log, router, query, admin: String::new(), stop, postgres, _dir: dir };
         world.admin = world.token("system", Role::Admin).await;
         world
+    }
+
+    /// The address of its PostgreSQL, for another process.
+    pub(crate) fn database(&self) -> ConnectOptions {
+        ConnectOptions::new(self.postgres.connection_url())
     }
 
     pub(crate) async fn token(&self, project: &str, role: Role) -> String {

@@ -124,7 +124,7 @@ async fn the_server_reports_its_health() {
     assert_eq!(
         names(&page),
         [
-            "devices_v4",
+            "devices_v5",
             "operations_v2",
             "projects_v3",
             "sessions_v2",

@@ -19,6 +19,7 @@
 )]
 
 mod agent;
+mod api;
 mod append;
 mod field;
 mod hostile;
@@ -107,6 +108,10 @@ async fn main() {
     if wants('g') || wants('h') || wants('i') || wants('n') {
         say("(g) (h) (i) (n) ten thousand devices");
         scale::measure(&mut report, &say).await;
+    }
+    if wants('o') {
+        say("(o) the API");
+        api::measure(&mut report, &say).await;
     }
     if wants('k') || wants('l') || wants('m') {
         say("(k) (l) (m) programs, keys and bytes, beside ssh");

@@ -41,13 +41,13 @@ pub(crate) async fn measure(report: &mut Report) {
             let ours = if is_all {
                 let start = Instant::now();
                 tokio::join!(
-                    rebuild(log, Devices::new(format!("devices_v4_all{pair}"))),
+                    rebuild(log, Devices::new(format!("devices_v5_all{pair}"))),
                     rebuild(log, Timeline::new(format!("timeline_v1_all{pair}"))),
                     rebuild(log, Tokens::new(format!("tokens_v2_all{pair}"))),
                 );
                 start.elapsed().as_secs_f64()
             } else {
-                rebuild(log, Devices::new(format!("devices_v4_one{pair}"))).await
+                rebuild(log, Devices::new(format!("devices_v5_one{pair}"))).await
             };
             scratch += 1;
             let peer = copy_once(&server, &project, scratch, rows).await;

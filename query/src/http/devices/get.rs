@@ -12,11 +12,12 @@ use muster_api_types::schema;
 use muster_schemas::{DeviceId, Position, ProjectId, Timestamp};
 use serde::Deserialize;
 use utoipa::IntoParams;
+use uuid::Uuid;
 
 use super::names::set_names;
-use super::resolve::unknown;
+use super::resolve::{Key, unknown};
 use super::view::Live;
-use super::{at_position, resolve};
+use super::at_position;
 use crate::http::examples;
 use crate::projections::devices::{Device, TABLE};
 use crate::state::{QueryState, sql_problem};
@@ -70,9 +71,8 @@ pub(crate) async fn get_device(
         let progress = &state.read_models.devices;
         min_position.wait(state.log(), progress, project).await?;
         let position = progress.position(project);
-        let id = resolve(&state, project, &text).await?;
-        let device = find(&state, project, id).await?;
-        (id, device.ok_or_else(|| unknown(project, &text))?, position)
+        let (id, device) = find(&state, project, &text).await?;
+        (id, device, position)
     };
     let live = Live {
         latest: moment.is_none().then_some(&state.latest),
@@ -112,27 +112,29 @@ pub(crate) async fn get_device_config(
 ) -> Result<impl IntoResponse, Problem> {
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.devices, project).await?;
-    let id = resolve(&state, project, &text).await?;
-    let device = find(&state, project, id).await?.ok_or_else(|| unknown(project, &text))?;
+    let (_, device) = find(&state, project, &text).await?;
     Ok(([etag(device.version)], Json(device.config)))
 }
 
-/// Reads the row of a device.
+/// Reads the row of the device in a path, with one query.
 async fn find(
     state: &QueryState,
     project: &ProjectId,
-    id: DeviceId,
-) -> Result<Option<Device>, Problem> {
+    text: &str,
+) -> Result<(DeviceId, Device), Problem> {
+    let key = Key::parse(text).ok_or_else(|| unknown(project, text))?;
     let sql = format!(
-        "SELECT state FROM {TABLE} WHERE project = $1 AND device = $2 AND name IS NOT NULL"
+        "SELECT device, state FROM {TABLE} WHERE project = $1 AND {}",
+        key.condition()
     );
-    let found: Option<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
-        .bind(project.as_str())
-        .bind(id.0)
-        .fetch_optional(state.sql())
-        .await
-        .map_err(sql_problem)?;
-    found
-        .map(|text| serde_json::from_str(&text).map_err(|error| Problem::internal(&error)))
-        .transpose()
+    let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(project.as_str());
+    let query = match &key {
+        Key::Id(id) => query.bind(id.0),
+        Key::Name(name) => query.bind(name.as_str()),
+    };
+    let found: Option<(Uuid, String)> =
+        query.fetch_optional(state.sql()).await.map_err(sql_problem)?;
+    let (id, row) = found.ok_or_else(|| unknown(project, text))?;
+    let device = serde_json::from_str(&row).map_err(|error| Problem::internal(&error))?;
+    Ok((DeviceId(id), device))
 }

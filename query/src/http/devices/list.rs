@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 
 use axum::extract::State;
+use axum::http::{HeaderValue, header};
 use axum::response::IntoResponse;
 use muster_api::auth::ReadDevices;
 use muster_api::params::ProjectParam;
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{
-    Cursor, Json, Limit, MinPosition, Principal, Problem, Query, Scope, position_header,
+    Cursor, Limit, MinPosition, Principal, Problem, Query, Scope, position_header,
 };
 use muster_api_types::devices::DevicePage;
+use muster_api_types::metrics::WithoutFreshValue;
 use muster_schemas::{DeviceId, Position, ProjectId, Timestamp};
 use serde::Deserialize;
 use sqlx::{Postgres, QueryBuilder};
@@ -20,6 +22,7 @@ use uuid::Uuid;
 
 use super::at_position;
 use super::filter::Filter;
+use super::item::{COLUMNS, ListedDevice, PageEnd, Row, json, page_json};
 use super::renames::names_at;
 use super::sort::{By, PageStart, Sort, SortKey, page};
 use super::view::Live;
@@ -118,7 +121,9 @@ pub(crate) async fn list_devices(
             .filter(|(id, device)| filter.matches(**id, device))
             .map(|(id, device)| (sort_key(&live, query.sort, *id, device), device.clone()))
             .collect();
-        (position, page(placed, query.sort, after.as_ref(), limit))
+        let (found, next) = page(placed, query.sort, after.as_ref(), limit);
+        let items = found.into_iter().map(|(key, device)| json(&live.summary(key.device, device)));
+        (position, (items.collect::<Result<Vec<_>, _>>()?, next))
     } else {
         let progress = &state.read_models.devices;
         min_position.wait(state.log(), progress, project).await?;
@@ -147,11 +152,15 @@ pub(crate) async fn list_devices(
             (By::LastSeen, Some(PageStart::After(_)))
             | (By::Name | By::Created, Some(PageStart::Walk(_))) => return Err(foreign()),
         };
-        (position, found)
+        let (found, next) = found;
+        let items = found.iter().map(|(_, device)| device.json(&live));
+        (position, (items.collect::<Result<Vec<_>, _>>()?, next))
     };
-    let items = items.into_iter().map(|(key, device)| live.summary(key.device, device)).collect();
-    let without_fresh_value = without_fresh_value.into_iter().map(Into::into).collect();
-    Ok(([position_header(position)], Json(DevicePage { items, next, without_fresh_value })))
+    let without_fresh_value: Vec<WithoutFreshValue> =
+        without_fresh_value.into_iter().map(Into::into).collect();
+    let body = page_json(&items, &PageEnd { next, without_fresh_value })?;
+    let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(([position_header(position), kind], body))
 }
 
 fn sort_key(live: &Live<'_>, sort: Sort, id: DeviceId, device: &Device) -> SortKey {
@@ -160,7 +169,7 @@ fn sort_key(live: &Live<'_>, sort: Sort, id: DeviceId, device: &Device) -> SortK
     SortKey::of(sort, id, name, device.created_position, last_seen)
 }
 
-type ReadPage = (Vec<(SortKey, Device)>, Option<String>);
+type ReadPage = (Vec<(SortKey, ListedDevice)>, Option<String>);
 
 /// A page of the current state.
 struct List<'a> {
@@ -215,7 +224,7 @@ impl List<'_> {
             By::LastSeen | By::Created => "created_position",
         };
         let ids: Vec<Uuid> = renamed.keys().map(|device| device.0).collect();
-        let mut query = self.select("device, state");
+        let mut query = self.select(COLUMNS);
         let descending = self.sort.is_descending();
         if !ids.is_empty() {
             query.push(" AND NOT device = ANY(").push_bind(ids.clone()).push(")");
@@ -234,13 +243,13 @@ impl List<'_> {
         query.push(format!(" ORDER BY {column} {order}, device {order} LIMIT ")).push_bind(limit);
         let mut rows = self.rows(query).await?;
         if !ids.is_empty() {
-            let mut query = self.select("device, state");
+            let mut query = self.select(COLUMNS);
             query.push(" AND device = ANY(").push_bind(ids).push(")");
             rows.extend(self.rows(query).await?);
         }
-        let placed = rows.into_iter().map(|(id, device)| {
-            let mut key = sort_key(self.live, self.sort, id, &device);
-            if let Some(name) = renamed.get(&id) {
+        let placed = rows.into_iter().map(|device| {
+            let mut key = device.sort_key(self.live, self.sort);
+            if let Some(name) = renamed.get(&device.id()) {
                 key.name.clone_from(name);
             }
             (SortKey { position, ..key }, device)
@@ -289,16 +298,18 @@ impl List<'_> {
     }
 
     /// Returns these devices in this order, without those that do not match the filter.
-    async fn by_ids(&self, devices: &[DeviceId]) -> Result<Vec<(SortKey, Device)>, Problem> {
+    async fn by_ids(&self, devices: &[DeviceId]) -> Result<Vec<(SortKey, ListedDevice)>, Problem> {
         let ids: Vec<Uuid> = devices.iter().map(|device| device.0).collect();
-        let mut query = self.select("device, state");
+        let mut query = self.select(COLUMNS);
         query.push(" AND device = ANY(").push_bind(ids).push(")");
-        let mut found: HashMap<DeviceId, Device> = self.rows(query).await?.into_iter().collect();
+        let rows = self.rows(query).await?;
+        let mut found: HashMap<DeviceId, ListedDevice> =
+            rows.into_iter().map(|device| (device.id(), device)).collect();
         Ok(devices
             .iter()
             .filter_map(|id| {
                 let device = found.remove(id)?;
-                Some((sort_key(self.live, self.sort, *id, &device), device))
+                Some((device.sort_key(self.live, self.sort), device))
             })
             .collect())
     }
@@ -312,15 +323,10 @@ impl List<'_> {
     async fn rows(
         &self,
         mut query: QueryBuilder<Postgres>,
-    ) -> Result<Vec<(DeviceId, Device)>, Problem> {
-        let rows: Vec<(Uuid, String)> =
+    ) -> Result<Vec<ListedDevice>, Problem> {
+        let rows: Vec<Row> =
             query.build_query_as().fetch_all(self.state.sql()).await.map_err(sql_problem)?;
-        rows.into_iter()
-            .map(|(id, text)| {
-                let device = serde_json::from_str(&text);
-                Ok((DeviceId(id), device.map_err(|error| Problem::internal(&error))?))
-            })
-            .collect()
+        Ok(rows.into_iter().map(ListedDevice::from).collect())
     }
 }
 

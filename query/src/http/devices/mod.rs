@@ -5,6 +5,7 @@ mod at_position;
 mod condition;
 mod filter;
 pub(crate) mod get;
+mod item;
 pub(crate) mod list;
 pub(crate) mod names;
 mod renames;

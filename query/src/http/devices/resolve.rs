@@ -8,29 +8,46 @@ use muster_schemas::{DeviceId, ProjectId};
 use crate::projections::devices::TABLE;
 use crate::state::{QueryState, sql_problem};
 
+/// The device in a path.
+#[derive(Debug)]
+pub(super) enum Key {
+    Id(DeviceId),
+    Name(DeviceName),
+}
+
+impl Key {
+    /// An id is also a valid name: text that parses as an id is one.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        match text.parse() {
+            Ok(id) => Some(Self::Id(id)),
+            Err(_) => text.parse().ok().map(Self::Name),
+        }
+    }
+
+    /// The condition of a query in which the key is `$2`.
+    pub(super) const fn condition(&self) -> &'static str {
+        match self {
+            Self::Id(_) => "device = $2 AND name IS NOT NULL",
+            Self::Name(_) => "name = $2 AND status <> 'deleted'",
+        }
+    }
+}
+
 /// Returns the id of the device in a path.
 pub(crate) async fn resolve(
     state: &QueryState,
     project: &ProjectId,
     text: &str,
 ) -> Result<DeviceId, Problem> {
-    // An id is also a valid name: text that parses as an id is one.
-    let (id, name) = match (text.parse::<DeviceId>(), text.parse::<DeviceName>()) {
-        (Ok(id), _) => (Some(id.0), None),
-        (Err(_), Ok(name)) => (None, Some(name)),
-        (Err(_), Err(_)) => return Err(unknown(project, text)),
+    let key = Key::parse(text).ok_or_else(|| unknown(project, text))?;
+    let sql = format!("SELECT device FROM {TABLE} WHERE project = $1 AND {}", key.condition());
+    let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(project.as_str());
+    let query = match &key {
+        Key::Id(id) => query.bind(id.0),
+        Key::Name(name) => query.bind(name.as_str()),
     };
-    let sql = format!(
-        "SELECT device FROM {TABLE} WHERE project = $1 AND name IS NOT NULL
-         AND (device = $2 OR (name = $3 AND status <> 'deleted'))"
-    );
-    let found: Option<uuid::Uuid> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
-        .bind(project.as_str())
-        .bind(id)
-        .bind(name.as_ref().map(DeviceName::as_str))
-        .fetch_optional(state.sql())
-        .await
-        .map_err(sql_problem)?;
+    let found: Option<uuid::Uuid> =
+        query.fetch_optional(state.sql()).await.map_err(sql_problem)?;
     found.map(DeviceId).ok_or_else(|| unknown(project, text))
 }
 

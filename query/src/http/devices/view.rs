@@ -1,6 +1,7 @@
 //! Devices in responses of the API.
 
 use muster_api_types::devices::{DeviceDetail, DeviceSummary};
+use muster_api_types::metrics::MetricsSummary;
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 
 use crate::latest::LatestMetrics;
@@ -25,6 +26,10 @@ impl Live<'_> {
         measured.max(received_at)
     }
 
+    pub(super) fn metrics(&self, id: DeviceId) -> Option<MetricsSummary> {
+        self.latest.and_then(|latest| latest.summary(self.project, id, self.now))
+    }
+
     pub(super) fn summary(&self, id: DeviceId, device: Device) -> DeviceSummary {
         self.detail(id, device).summary
     }
@@ -39,7 +44,7 @@ impl Live<'_> {
             arch: inventory.and_then(|it| it.arch.clone()),
             agent_version: inventory.map(|it| it.agent_version.clone()),
             last_seen_at: self.last_seen(id, device.heard_at),
-            metrics: self.latest.and_then(|latest| latest.summary(self.project, id, self.now)),
+            metrics: self.metrics(id),
             created_at: device.created_at,
             created_by: device.created_by,
             version: device.version,

@@ -11,7 +11,7 @@ pub(crate) use table::search_text;
 pub use table::{Devices, needed};
 
 /// Name of the live table.
-pub const TABLE: &str = "devices_v4";
+pub const TABLE: &str = "devices_v5";
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,10 @@ use muster_eventlog::projection::{
     Column, Columns, Projection, ProjectionError, Table, Transaction, Write,
 };
 use muster_eventlog::{StoreError, StoredEvent};
-use muster_schemas::{DeviceId, ProjectId};
+use muster_api_types::devices::Status;
+use muster_schemas::names::{DeviceName, Labels};
+use muster_schemas::{DeviceId, ProjectId, StreamVersion, Timestamp};
+use serde::Serialize;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -40,6 +43,7 @@ const COLUMNS: Columns = Columns {
         Column::new("hostname", "text").or_null(),
         Column::new("created_position", "bigint"),
         Column::new("heard_at", "bigint").or_null(), // microseconds since 1970
+        Column::new("item", "text"), // JSON of an item of a list, without what only memory has
         Column::new("state", "text"),
     ],
 };
@@ -101,7 +105,7 @@ impl Devices {
         if rows.device.is_empty() {
             return Ok(());
         }
-        let arrays: [&(dyn ToSql + Sync); 13] = [
+        let arrays: [&(dyn ToSql + Sync); 14] = [
             &rows.device,
             &rows.name,
             &rows.status,
@@ -114,6 +118,7 @@ impl Devices {
             &rows.hostname,
             &rows.created_position,
             &rows.heard_at,
+            &rows.item,
             &rows.state,
         ];
         Ok(self.table.write(transaction, project.as_str(), how, &arrays).await?)
@@ -192,6 +197,41 @@ pub fn needed<E: AsRef<StoredEvent>>(events: &[E]) -> Vec<bool> {
     needed
 }
 
+/// The stored part of an item of a list; the API adds `last_seen_at` and `metrics` from memory.
+#[derive(Serialize)]
+struct ListItem<'a> {
+    id: DeviceId,
+    name: Option<&'a DeviceName>,
+    status: Status,
+    labels: &'a Labels,
+    hostname: Option<&'a str>,
+    os: Option<&'a str>,
+    arch: Option<&'a str>,
+    agent_version: Option<&'a str>,
+    created_at: Timestamp,
+    created_by: &'a str,
+    version: StreamVersion,
+}
+
+impl<'a> ListItem<'a> {
+    fn of(id: DeviceId, device: &'a Device) -> Self {
+        let inventory = device.inventory.as_ref();
+        Self {
+            id,
+            name: device.name.as_ref(),
+            status: device.status(),
+            labels: &device.labels,
+            hostname: device.hostname(),
+            os: inventory.and_then(|it| it.os_name.as_deref().or(it.os_id.as_deref())),
+            arch: inventory.and_then(|it| it.arch.as_deref()),
+            agent_version: inventory.map(|it| it.agent_version.as_str()),
+            created_at: device.created_at,
+            created_by: &device.created_by,
+            version: device.version,
+        }
+    }
+}
+
 /// The rows to write, as one array for each column.
 #[derive(Default)]
 struct Rows {
@@ -207,6 +247,7 @@ struct Rows {
     hostname: Vec<Option<String>>,
     created_position: Vec<i64>,
     heard_at: Vec<Option<i64>>,
+    item: Vec<String>,
     state: Vec<String>,
 }
 
@@ -228,6 +269,7 @@ impl Rows {
         self.hostname.push(device.hostname().map(storable));
         self.created_position.push(as_i64(device.created_position));
         self.heard_at.push(device.heard_at.map(muster_schemas::Timestamp::micros));
+        self.item.push(serde_json::to_string(&ListItem::of(id, device)).map_err(json)?);
         self.state.push(state);
         Ok(())
     }

@@ -143,7 +143,8 @@ async fn every_operation_accepts_exactly_the_authorized_roles() {
         for operation in &operations {
             let status = send(&bearer, operation, "").await;
             // Operations on server-wide data require a server-wide token.
-            let server_wide = ["create_project", "change_project", "retry_dead_letter"];
+            let server_wide =
+                ["create_project", "replace_project", "change_project", "retry_dead_letter"];
             let other_project = server_wide.contains(&operation.id.as_str());
             if allowed(&operation.id).contains(role) && !other_project {
                 assert!(!matches!(status, 401 | 403), "{} as {role}: {status}", operation.id);

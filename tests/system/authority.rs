@@ -307,7 +307,7 @@ async fn a_database_user_has_exactly_the_rights_of_its_role() {
         }
     }
     for statement in [
-        "UPDATE devices_v4 SET name = 'x'",
+        "UPDATE devices_v5 SET name = 'x'",
         "INSERT INTO device_marks SELECT * FROM device_marks",
         "UPDATE nats_revocations SET revoked_at = now()",
         "DELETE FROM nats_revocations",

@@ -342,7 +342,7 @@ async fn grafana_may_read_its_views_and_nothing_else(stores: &Stores) {
     let ask = async |query: &str| stores.query(Store::Postgres, query).await;
     ask("SET default_transaction_read_only = off").await.unwrap();
     for table in
-        ["events", "device_keys", "dead_letters", "streams", "heads", "devices_v4", "tokens_v2"]
+        ["events", "device_keys", "dead_letters", "streams", "heads", "devices_v5", "tokens_v2"]
     {
         let error = ask(&format!("SELECT * FROM public.{table} LIMIT 1")).await.unwrap_err();
         assert!(

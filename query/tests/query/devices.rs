@@ -255,8 +255,10 @@ async fn one_device_now_and_in_the_past() {
 
     let name = "walle".parse().unwrap();
     world.server(device, DeviceDeleted { name }).await;
-    assert_eq!(world.get("/api/v1/devices/walle").await.status, 404);
-    assert_eq!(world.show(&format!("/api/v1/devices/{id}")).await["status"], "deleted");
+    for key in [id.to_string(), "walle".to_owned()] {
+        let deleted = world.show(&format!("/api/v1/devices/{key}")).await;
+        assert_eq!(deleted["status"], "deleted", "{key}");
+    }
     assert_eq!(names(&world.show("/api/v1/devices?status=deleted").await), ["walle"]);
     assert_eq!(world.show("/api/v1/fleet/summary").await["device_count"], 4);
 }

@@ -24,11 +24,14 @@ impl Key {
         }
     }
 
-    /// The condition of a query in which the key is `$2`.
+    /// The condition of a query for one row, in which the key is `$2`. A name that no device has is
+    /// that of the newest device that had it.
     pub(super) const fn condition(&self) -> &'static str {
         match self {
             Self::Id(_) => "device = $2 AND name IS NOT NULL",
-            Self::Name(_) => "name = $2 AND status <> 'deleted'",
+            Self::Name(_) => {
+                "name = $2 ORDER BY status = 'deleted', created_position DESC LIMIT 1"
+            }
         }
     }
 }

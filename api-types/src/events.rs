@@ -12,6 +12,9 @@ use crate::schema;
 /// An event of the log.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Event {
+    /// The project.
+    #[schema(value_type = schema::ProjectId)]
+    pub project: ProjectId,
     /// Position in the project's log, from 1, without gaps.
     #[schema(value_type = u64)]
     pub position: Position,
@@ -23,7 +26,7 @@ pub struct Event {
     pub version: StreamVersion,
     /// Type of the event.
     #[serde(rename = "type")]
-    #[schema(example = "DeviceConnected")]
+    #[schema(value_type = schema::EventType)]
     pub kind: String,
     /// Version of the stored schema; `data` has the newest version.
     pub schema_version: u16,
@@ -46,13 +49,34 @@ pub struct Event {
     pub sealed: bool,
     /// Whether its time is implausible.
     pub time_implausible: bool,
-    /// Content of the event; the shape depends on the type. Null when this server cannot decode it.
+    /// Content of the event: the schema `<type>Data` of this document. Null when this server cannot
+    /// decode it.
     #[schema(schema_with = any_object)]
     pub data: serde_json::Value,
     /// The exact bytes, base64; only with `include=record`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(content_encoding = "base64")]
     pub record_base64: Option<String>,
+}
+
+/// Name of the last server-sent event of a stream that the server ends.
+pub const END_EVENT: &str = "end";
+
+/// Data of the last server-sent event of a stream that the server ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamEnd {
+    /// The reason.
+    pub reason: StreamEndReason,
+}
+
+/// Why the server ends a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamEndReason {
+    /// The server stops; reconnect.
+    ServerStopping,
+    /// The token was revoked, has expired or has another role by now.
+    TokenInvalid,
 }
 
 /// The end of a project's log.
@@ -77,8 +101,8 @@ fn any_object() -> Schema {
     ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
         .description(Some(
-            "Content of the event; the shape depends on the type. Null when this server cannot \
-             decode it.",
+            "Content of the event: the schema `<type>Data` of this document. Null when this server \
+             cannot decode it.",
         ))
         .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(true)))
         .into()

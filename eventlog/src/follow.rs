@@ -56,7 +56,8 @@ impl Follower {
     }
 
     /// Returns the cached heads of all logs.
-    pub(crate) fn heads(&self) -> HashMap<ProjectId, Position> {
+    #[must_use]
+    pub fn heads(&self) -> HashMap<ProjectId, Position> {
         self.cached.borrow().heads.clone()
     }
 
@@ -80,6 +81,17 @@ impl Follower {
         }
     }
 
+    /// Waits until any log exceeds its position; a log without one, until it has an event.
+    pub async fn wait_beyond_any(&self, positions: &HashMap<ProjectId, Position>) {
+        let mut receiver = self.cached.subscribe();
+        let of = |project: &ProjectId| positions.get(project).copied().unwrap_or(Position::ZERO);
+        let grown = receiver
+            .wait_for(|state| state.heads.iter().any(|(project, head)| *head > of(project)));
+        if grown.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Waits until the head of any log, or the connection, differs from the given values.
     pub(crate) async fn wait_for_change(
         &self,
@@ -99,11 +111,7 @@ impl Follower {
 }
 
 /// Listens and polls; restarts after a failure of either.
-async fn follow(
-    stores: &Stores,
-    cached: &watch::Sender<CachedHeads>,
-    access: &AccessChanges,
-) {
+async fn follow(stores: &Stores, cached: &watch::Sender<CachedHeads>, access: &AccessChanges) {
     let mut failing = false;
     loop {
         let Err(error) = listen(stores, cached, access, &mut failing).await;

@@ -57,8 +57,7 @@ fn allowed(operation: &str) -> &'static [&'static str] {
             ALL_READERS
         }
         "create_token" | "revoke_token" | "retry_dead_letter" | "create_project"
-        | "change_project"
-        | "replace_project" => ADMINS,
+        | "change_project" | "replace_project" => ADMINS,
         other => panic!("say here who may do {other}"),
     }
 }

@@ -36,7 +36,8 @@ async fn check(api: &Api) {
 
     // A dry run changes nothing.
     let target = json!({"kind": "selector", "selector": "name=robot-1*"});
-    let change = json!({"target": target, "labels": {"env": "prod"}, "vars": {"log.level": "info"}});
+    let change =
+        json!({"target": target, "labels": {"env": "prod"}, "vars": {"log.level": "info"}});
     let mut dry = change.clone();
     dry["dry_run"] = true.into();
     let preview = api.post(&path("change"), &dry).await;
@@ -115,7 +116,10 @@ async fn put_creates_or_replaces(api: &Api) {
     assert_eq!(api.send(Method::GET, project, None).await.0, 404, "it was created");
     let body = json!({"title": "Plant 7", "retention": "90d"});
     let (status, made) = put(project, body.clone(), &[]).await;
-    assert_eq!((status, &made["title"], &made["retention"]), (201, &body["title"], &body["retention"]));
+    assert_eq!(
+        (status, &made["title"], &made["retention"]),
+        (201, &body["title"], &body["retention"])
+    );
     let (status, changed) = put(project, json!({}), &[]).await;
     let expected = (200, &"plant-7".into(), &"default".into());
     assert_eq!((status, &changed["title"], &changed["retention"]), expected, "{changed}");

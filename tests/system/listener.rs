@@ -104,7 +104,10 @@ async fn the_log_contains_the_client_address_of_proxied_requests() {
                 used.into_iter().find(|event| event["stream"].as_str().unwrap().contains(id))
             })
             .await;
-            assert_eq!(used["data"]["address"], client, "{method} {route} of '{forwarded_for}'");
+            assert_eq!(
+                used["data"]["client_address"], client,
+                "{method} {route} of '{forwarded_for}'"
+            );
         }
     }
 }

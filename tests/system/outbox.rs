@@ -108,7 +108,7 @@ async fn a_full_outbox_keeps_its_events_and_reports_dropped_ones() {
     let lost = losses(&reports);
     assert_eq!(lost.len(), 1, "{lost:?}");
     assert_eq!(lost[0]["cause"], "outbox_full");
-    assert_eq!(lost[0]["count"], dropped);
+    assert_eq!(lost[0]["missing_count"], dropped);
     agent.record_many(5);
     let reports = wait_until_logged(&fleet, &agent).await;
     assert_eq!(numbers(&reports), all(agent.recorded()));
@@ -183,7 +183,7 @@ async fn events_lost_by_the_log_and_pruned_by_the_device_are_declared() {
     assert_eq!(lost.len(), 1, "{lost:?}");
     assert_eq!(lost[0]["cause"], "pruned");
     let numbers = numbers(&reports);
-    let gap = lost[0]["count"].as_u64().unwrap();
+    let gap = lost[0]["missing_count"].as_u64().unwrap();
     assert!(gap > 50, "{lost:?}");
     let first = numbers[10];
     let expected: Vec<u64> = (1..=10).chain(first..=agent.recorded()).collect();

@@ -122,7 +122,7 @@ async fn a_copy_with_the_previous_key_is_rejected_and_reported() {
         events.into_iter().next()
     })
     .await;
-    assert_eq!(fork["data"]["epoch"], fork["data"]["continues_in"], "{fork}");
+    assert_eq!(fork["data"]["epoch"], fork["data"]["continues_in_epoch"], "{fork}");
     let vars = json!({"vars": {"n": 2}});
     system.api.patch("/api/v1/devices/robot/config", &vars).await;
     wait::until("the copy to get that", WAIT_TIMEOUT, || async {

@@ -1,6 +1,27 @@
 //! Enumerations of events, and the statuses of runs, that are in responses.
 
+use muster_schemas::Event;
 use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+
+/// The type of an event.
+#[derive(Debug)]
+pub struct EventType(pub String);
+
+impl utoipa::__dev::ComposeSchema for EventType {
+    fn compose(_: Vec<RefOr<Schema>>) -> RefOr<Schema> {
+        let types = Event::TYPES.iter().map(|(kind, _)| *kind);
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("The type of an event."))
+            .enum_values(Some(types))
+            .examples(["DeviceConnected"])
+            .into()
+    }
+}
+
+impl ToSchema for EventType {}
 
 /// Why an operation was aborted.
 #[derive(Debug, ToSchema)]

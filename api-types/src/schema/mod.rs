@@ -15,7 +15,7 @@ pub use enrollment::{
     NonceRequest, NonceResponse,
 };
 pub use events::{
-    AbortCause, DisconnectReason, EraseCause, LossCause, RefusalCause, Role, RunStatus,
+    AbortCause, DisconnectReason, EraseCause, EventType, LossCause, RefusalCause, Role, RunStatus,
 };
 pub use ids::{Bytes, DeviceId, Hash, OperationId, ProjectId, SessionId, Timestamp, TokenId};
 pub use names::{

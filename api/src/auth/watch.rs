@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use futures::stream::unfold;
+use muster_api_types::events::{END_EVENT, StreamEnd, StreamEndReason};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Authenticator, Principal};
@@ -87,17 +88,30 @@ pub async fn end_with_token(
     if response.body().size_hint().exact().is_some() {
         return response;
     }
+    let end = is_event_stream(&response).then(end_message);
     response.map(|body| {
-        let body = WatchedBody { body: body.into_data_stream(), auth: api.auth, checked };
+        let body = WatchedBody { body: body.into_data_stream(), auth: api.auth, checked, end };
         Body::from_stream(unfold(Some(body), |body| async move {
             let mut body = body?;
             match body.next().await {
                 Ok(Some(bytes)) => Some((Ok(bytes), Some(body))),
                 Ok(None) => None,
-                Err(error) => Some((Err(error), None)),
+                Err(error) => Some((body.end.map_or(Err(error), Ok), None)),
             }
         }))
     })
+}
+
+fn is_event_stream(response: &Response) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// Returns the last message of a stream of events whose token has ended.
+fn end_message() -> Bytes {
+    let end = StreamEnd { reason: StreamEndReason::TokenInvalid };
+    let data = serde_json::to_string(&end).unwrap_or_default();
+    format!("event: {END_EVENT}\ndata: {data}\n\n").into()
 }
 
 /// A response body and the token with which it was requested.
@@ -105,6 +119,8 @@ struct WatchedBody {
     body: BodyDataStream,
     auth: Authenticator,
     checked: CheckedToken,
+    /// Last message of a stream of events whose token has ended; other bodies end with an error.
+    end: Option<Bytes>,
 }
 
 impl WatchedBody {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use futures::StreamExt;
-use muster_api_types::events::{Event, LogHead};
+use muster_api_types::events::{END_EVENT, Event, LogHead};
 use muster_client::{Client, Received};
 use muster_schemas::Position;
 
@@ -168,6 +168,10 @@ impl UnknownEvent {
 
 /// Parses the JSON in the `data:` lines of one server-sent event; `None` for a keep-alive.
 fn data(message: &str) -> Option<Result<Received<Event>, UnknownEvent>> {
+    // The stream is opened again, which fails if the token is no longer valid.
+    if message.lines().any(|line| line == format!("event: {END_EVENT}")) {
+        return None;
+    }
     let data: Vec<&str> = message
         .lines()
         .filter_map(|line| line.strip_prefix("data:").map(str::trim_start))

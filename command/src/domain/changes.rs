@@ -31,13 +31,20 @@ pub(super) fn effective<K: Ord + Clone, V: PartialEq>(
 }
 
 /// Returns the changes that replace all entries.
-pub(super) fn replacement<K: Ord + Clone, V>(current: &BTreeMap<K, V>, new: BTreeMap<K, V>) -> Changes<K, V> {
+pub(super) fn replacement<K: Ord + Clone, V>(
+    current: &BTreeMap<K, V>,
+    new: BTreeMap<K, V>,
+) -> Changes<K, V> {
     let mut changes: Changes<K, V> = current.keys().map(|key| (key.clone(), None)).collect();
     changes.extend(new.into_iter().map(|(key, value)| (key, Some(value))));
     changes
 }
 
-pub(super) fn apply<K: Ord + Clone, V: Clone>(map: &mut BTreeMap<K, V>, set: &BTreeMap<K, V>, removed: &[K]) {
+pub(super) fn apply<K: Ord + Clone, V: Clone>(
+    map: &mut BTreeMap<K, V>,
+    set: &BTreeMap<K, V>,
+    removed: &[K],
+) {
     map.extend(set.iter().map(|(key, value)| (key.clone(), value.clone())));
     for key in removed {
         map.remove(key);

@@ -379,9 +379,8 @@ impl Decider for Device {
             DeviceCommand::ReplaceConfig(vars) => {
                 let mut changes = replacement(&self.config, vars);
                 // It is a request to the device, not a setting of the client.
-                changes.retain(|key, value| {
-                    value.is_some() || key.as_str() != KEY_ROTATION_VARIABLE
-                });
+                changes
+                    .retain(|key, value| value.is_some() || key.as_str() != KEY_ROTATION_VARIABLE);
                 self.set_config(changes)
             }
             DeviceCommand::RotateKey => self.rotate_key(),

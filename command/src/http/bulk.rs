@@ -13,8 +13,8 @@ use muster_api_types::bulk::{
     RegisterDevicesResult, RegisteredItem,
 };
 use muster_api_types::devices::{DeviceRef, RegisterDevice};
-use muster_schemas::names::DeviceName;
 use muster_schemas::DeviceId;
+use muster_schemas::names::DeviceName;
 
 use super::operations::target;
 use super::state::CommandState;

@@ -97,7 +97,9 @@ pub(super) async fn replace_device(
     PathParam(device): PathParam<String>,
     Json(body): Json<ReplaceDevice>,
 ) -> Result<Changed, Problem> {
-    if device.parse::<DeviceId>().is_err() && let Err(error) = device.parse::<DeviceName>() {
+    if device.parse::<DeviceId>().is_err()
+        && let Err(error) = device.parse::<DeviceName>()
+    {
         return Err(Problem::parameter("device", error.rule, Some(error.value.into())));
     }
     let done = state.service.devices.put(&request, &device, body.labels).await?;

@@ -45,11 +45,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 fn routes() -> OpenApiRouter<CommandState> {
     OpenApiRouter::new()
         .routes(routes!(devices::register_device))
-        .routes(routes!(
-            devices::change_device,
-            devices::replace_device,
-            devices::delete_device
-        ))
+        .routes(routes!(devices::change_device, devices::replace_device, devices::delete_device))
         .routes(routes!(devices::set_device_config, devices::replace_device_config))
         .routes(routes!(bulk::register_devices))
         .routes(routes!(bulk::change_devices))

@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use muster_api::auth::{Needs, Principal};
 use muster_api::params::NoParams;
-use muster_api::{IdempotencyKey, IfMatch, Problem, Query, Scope, etag, position_header};
 use muster_api::position::READ_MODEL;
+use muster_api::{IdempotencyKey, IfMatch, Problem, Query, Scope, etag, position_header};
 use muster_api_types::WriteResult;
 use muster_schemas::{Position, ProjectId, StreamVersion};
 

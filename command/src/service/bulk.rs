@@ -10,8 +10,8 @@ use muster_schemas::{DeviceId, Hash, ProjectId, StreamName};
 
 use super::devices::{DeviceChanges, Devices};
 use super::targets::{Target, TargetResolver};
-use crate::domain::{Conflict, Rejection};
 use crate::domain::device::Device;
+use crate::domain::{Conflict, Rejection};
 use crate::error::CommandError;
 use crate::executor::Executor;
 use crate::request::{Request, Written};
@@ -60,11 +60,7 @@ pub struct BulkDevices {
 }
 
 impl BulkDevices {
-    pub(super) const fn new(
-        executor: Executor,
-        devices: Devices,
-        targets: TargetResolver,
-    ) -> Self {
+    pub(super) const fn new(executor: Executor, devices: Devices, targets: TargetResolver) -> Self {
         Self { executor, devices, targets }
     }
 
@@ -133,9 +129,9 @@ impl BulkDevices {
 fn separate<T>(result: Result<T, CommandError>) -> Result<Outcome<T>, CommandError> {
     match result {
         Ok(done) => Ok(Ok(done)),
-        Err(CommandError::Rejected(Rejection::Conflict(conflict @ Conflict::ProjectArchived(_)))) => {
-            Err(Rejection::from(conflict).into())
-        }
+        Err(CommandError::Rejected(Rejection::Conflict(
+            conflict @ Conflict::ProjectArchived(_),
+        ))) => Err(Rejection::from(conflict).into()),
         Err(error @ CommandError::Rejected(_)) => Ok(Err(error)),
         Err(error) => Err(error),
     }

@@ -64,6 +64,7 @@ pub(super) fn device_detail() -> Value {
 
 pub(super) fn event() -> Value {
     json!({
+        "project": "default",
         "position": 42,
         "stream": format!("device-presence/{DEVICE}"),
         "version": 1,

@@ -100,7 +100,9 @@ pub fn router(state: QueryState) -> OpenApiRouter {
 /// Returns the query role's part of the OpenAPI document.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    routes().into_openapi()
+    let mut document = routes().into_openapi();
+    events::schemas::add_to(&mut document);
+    document
 }
 
 fn routes() -> OpenApiRouter<QueryState> {

@@ -5,9 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, header};
 use futures::StreamExt;
-use muster_schemas::StreamName;
-use muster_schemas::events::{ApiTokenRevoked, Role};
-use muster_schemas::wire::ApiTokenText;
+use muster_schemas::events::Role;
 use serde_json::Value;
 
 use crate::support::{ExtraServers, World, inventory};
@@ -131,7 +129,7 @@ async fn a_live_stream_delivers_every_event_and_resumes() {
     let (live, from_one, resumed, connections, of_other, last) = tokio::join!(
         follow(&world, "?after=5", None, 607),
         follow(&world, "?after=0", None, 607),
-        follow(&world, "?after=0", Some(100), 607),
+        follow(&world, "?after=0", Some(4), 607),
         follow(&world, "?after=0&type=DeviceConnected", None, 607),
         follow(&world, "?after=0&device=other", None, 607),
         writer,
@@ -139,7 +137,7 @@ async fn a_live_stream_delivers_every_event_and_resumes() {
     assert_eq!(last, 607);
     assert_eq!(live, (6..=607).collect::<Vec<u64>>());
     assert_eq!(from_one, (1..=607).collect::<Vec<u64>>());
-    assert_eq!(resumed, (101..=607).collect::<Vec<u64>>());
+    assert_eq!(resumed, (5..=607).collect::<Vec<u64>>());
     assert_eq!(connections, [606, 607]);
     assert_eq!(of_other, [4, 607]);
 
@@ -152,22 +150,4 @@ async fn a_live_stream_delivers_every_event_and_resumes() {
     world.stop.cancel();
     let rest = axum::body::to_bytes(body, 1000);
     tokio::time::timeout(Duration::from_secs(10), rest).await.unwrap().unwrap();
-}
-
-/// The middleware that ends responses with their tokens is on the router of all reads.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_live_stream_ends_with_its_token() {
-    let world = World::new(ExtraServers::default()).await;
-    let viewer = world.token("default", Role::Viewer).await;
-    let request = Request::get("/api/v1/events/stream")
-        .header(header::AUTHORIZATION, format!("Bearer {viewer}"))
-        .body(Body::empty())
-        .unwrap();
-    let response = world.request(request).await;
-    assert_eq!(response.status(), 200);
-    let id = viewer.parse::<ApiTokenText>().unwrap().id;
-    world.server(StreamName::Token(id), ApiTokenRevoked {}).await;
-    let rest = axum::body::to_bytes(response.into_body(), 10_000);
-    let rest = tokio::time::timeout(Duration::from_secs(10), rest).await;
-    assert!(rest.expect("it ends").is_err());
 }

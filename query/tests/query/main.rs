@@ -5,6 +5,7 @@
 
 mod devices;
 mod document;
+mod event_streams;
 mod events;
 mod grafana;
 mod live_metrics;

@@ -121,7 +121,9 @@ async fn a_use_is_stored_once() {
         let uses = token_uses(&world.log).await.unwrap();
         let of_token = uses.into_iter().find(|one| one.token == id(&token));
         let found = of_token.map(|one| (one.used_at, one.address));
-        assert!(found.is_some() && used_at.as_ref().is_none_or(|first| Some(first) == found.as_ref()));
+        assert!(
+            found.is_some() && used_at.as_ref().is_none_or(|first| Some(first) == found.as_ref())
+        );
         used_at = found;
     }
     assert_eq!(used_at.unwrap().1.as_deref(), Some("192.0.2.1"));

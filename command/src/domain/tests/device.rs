@@ -204,7 +204,11 @@ fn a_replacement_sets_all_and_removes_the_others() {
     assert_decides_once::<Device>(&device, &DeviceCommand::ReplaceConfig(vars), &[replaced.into()]);
     let labels: Labels = [("a".parse().unwrap(), "b".parse().unwrap())].into();
     let set = DeviceLabelsChanged { set: labels.clone(), removed: Vec::new() };
-    assert_decides_once::<Device>(&[registered()], &DeviceCommand::ReplaceLabels(labels), &[set.into()]);
+    assert_decides_once::<Device>(
+        &[registered()],
+        &DeviceCommand::ReplaceLabels(labels),
+        &[set.into()],
+    );
 }
 
 #[test]
@@ -220,7 +224,10 @@ fn new_names_and_label_keys_are_unambiguous() {
     for key in ["os", "status", "offline", "or", "label.x", "metric.mem.free"] {
         let labels: Labels = [(key.parse().unwrap(), "b".parse().unwrap())].into();
         let replace = DeviceCommand::ReplaceLabels(labels);
-        assert_eq!(invalid(when::<Device>(vec![registered()], replace)), ("labels", key.to_owned()));
+        assert_eq!(
+            invalid(when::<Device>(vec![registered()], replace)),
+            ("labels", key.to_owned())
+        );
         // Those of earlier releases can be removed.
         let key = key.parse::<LabelKey>().unwrap();
         let remove = DeviceCommand::ChangeLabels([(key, None)].into());

@@ -14,10 +14,10 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::at_position;
 use super::names::set_names;
 use super::resolve::{Key, unknown};
 use super::view::Live;
-use super::at_position;
 use crate::http::examples;
 use crate::projections::devices::{Device, TABLE};
 use crate::state::{QueryState, sql_problem};
@@ -123,10 +123,8 @@ async fn find(
     text: &str,
 ) -> Result<(DeviceId, Device), Problem> {
     let key = Key::parse(text).ok_or_else(|| unknown(project, text))?;
-    let sql = format!(
-        "SELECT device, state FROM {TABLE} WHERE project = $1 AND {}",
-        key.condition()
-    );
+    let sql =
+        format!("SELECT device, state FROM {TABLE} WHERE project = $1 AND {}", key.condition());
     let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(project.as_str());
     let query = match &key {
         Key::Id(id) => query.bind(id.0),

@@ -116,12 +116,7 @@ mod tests {
         for (items, next, without, expected) in [
             (vec![], None, vec![], json!({"items": []})),
             (vec!["{}"], Some("a\"b"), vec![], json!({"items": [{}], "next": "a\"b"})),
-            (
-                vec!["1", "2"],
-                None,
-                vec![7],
-                json!({"items": [1, 2], "without_fresh_value": [7]}),
-            ),
+            (vec!["1", "2"], None, vec![7], json!({"items": [1, 2], "without_fresh_value": [7]})),
         ] {
             let items: Vec<String> = items.into_iter().map(str::to_owned).collect();
             let end = PageEnd { next: next.map(str::to_owned), without_fresh_value: without };

@@ -9,9 +9,7 @@ use muster_api::auth::ReadDevices;
 use muster_api::params::ProjectParam;
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{
-    Cursor, Limit, MinPosition, Principal, Problem, Query, Scope, position_header,
-};
+use muster_api::{Cursor, Limit, MinPosition, Principal, Problem, Query, Scope, position_header};
 use muster_api_types::devices::DevicePage;
 use muster_api_types::metrics::WithoutFreshValue;
 use muster_schemas::{DeviceId, Position, ProjectId, Timestamp};
@@ -320,10 +318,7 @@ impl List<'_> {
         query
     }
 
-    async fn rows(
-        &self,
-        mut query: QueryBuilder<Postgres>,
-    ) -> Result<Vec<ListedDevice>, Problem> {
+    async fn rows(&self, mut query: QueryBuilder<Postgres>) -> Result<Vec<ListedDevice>, Problem> {
         let rows: Vec<Row> =
             query.build_query_as().fetch_all(self.state.sql()).await.map_err(sql_problem)?;
         Ok(rows.into_iter().map(ListedDevice::from).collect())

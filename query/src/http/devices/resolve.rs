@@ -29,9 +29,7 @@ impl Key {
     pub(super) const fn condition(&self) -> &'static str {
         match self {
             Self::Id(_) => "device = $2 AND name IS NOT NULL",
-            Self::Name(_) => {
-                "name = $2 ORDER BY status = 'deleted', created_position DESC LIMIT 1"
-            }
+            Self::Name(_) => "name = $2 ORDER BY status = 'deleted', created_position DESC LIMIT 1",
         }
     }
 }
@@ -49,8 +47,7 @@ pub(crate) async fn resolve(
         Key::Id(id) => query.bind(id.0),
         Key::Name(name) => query.bind(name.as_str()),
     };
-    let found: Option<uuid::Uuid> =
-        query.fetch_optional(state.sql()).await.map_err(sql_problem)?;
+    let found: Option<uuid::Uuid> = query.fetch_optional(state.sql()).await.map_err(sql_problem)?;
     found.map(DeviceId).ok_or_else(|| unknown(project, text))
 }
 

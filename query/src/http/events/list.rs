@@ -143,7 +143,7 @@ pub(crate) async fn list_events(
         }
         None => of_project(&state, project, kinds, &span).await?,
     };
-    Ok(Json(show(&events, next, query.include)))
+    Ok(Json(show(project, &events, next, query.include)))
 }
 
 /// List the events of a device
@@ -180,7 +180,7 @@ pub(crate) async fn list_device_events(
     let position = timeline.position(project);
     let device = resolve(&state, project, &device).await?;
     let (events, next) = of_device(&state, project, device, &kinds, &span).await?;
-    let page = show(&events, next, query.include);
+    let page = show(project, &events, next, query.include);
     Ok(([position_header(position)], Json(page)))
 }
 
@@ -209,7 +209,7 @@ pub(crate) async fn get_event(
     let events = state.log().read_positions(&scope.project, &[position]).await?;
     let visible = types::requested_types(None, &scope.principal)?;
     let event = events.first().filter(|event| visible.is_empty() || visible.contains(&event.kind));
-    event.map(|event| Json(view(event, query.include))).ok_or_else(|| {
+    event.map(|event| Json(view(&scope.project, event, query.include))).ok_or_else(|| {
         Problem::not_found(format!(
             "there is no event at position {position} of project {} that this token may see",
             scope.project
@@ -217,9 +217,14 @@ pub(crate) async fn get_event(
     })
 }
 
-fn show(events: &[StoredEvent], next: Option<Position>, include: Option<Include>) -> Page<Event> {
+fn show(
+    project: &ProjectId,
+    events: &[StoredEvent],
+    next: Option<Position>,
+    include: Option<Include>,
+) -> Page<Event> {
     Page {
-        items: events.iter().map(|event| view(event, include)).collect(),
+        items: events.iter().map(|event| view(project, event, include)).collect(),
         next: next.map(|position| Cursor::encode(&position)),
     }
 }

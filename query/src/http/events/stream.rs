@@ -1,42 +1,32 @@
 //! `GET /events/stream`: new events of the log, as server-sent events.
 //!
-//! The state of a client is its position and one small range of the log: a slow client reads from
-//! the log at its own pace.
+//! The state of a client is its position in each project and one small range of a log: a slow client
+//! reads from the log at its own pace.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
-use axum::response::sse::{Event as ServerSent, KeepAlive, Sse};
-use futures::Stream;
+use axum::response::sse::{KeepAlive, Sse};
 use muster_api::auth::ReadDevices;
 use muster_api::params::ProjectParam;
-use muster_api::problem::ReadProblems;
-use muster_api::{Problem, Query, Scope};
-use muster_eventlog::ReadFilter;
-use muster_schemas::errors::error_chain;
-use muster_schemas::{DeviceId, Position, ProjectId};
+use muster_api::problem::{Kind, ReadProblems};
+use muster_api::{Principal, Problem, Query, Scope};
+use muster_schemas::{Position, ProjectId};
 use serde::Deserialize;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
+use super::reader::{Form, Reader, events};
+use super::resume::{Positions, Projects};
 use super::types;
-use super::view::{Include, view};
+use super::view::Include;
 use crate::http::devices::resolve;
 use crate::http::examples;
-use crate::live_streams::LiveStream;
 use crate::state::QueryState;
 
-/// Maximum number of events in one read.
-const MAX_EVENTS_PER_READ: u32 = 256;
 /// Interval between keep-alives on an idle connection.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// Time for which new events are collected, so that the log is read once for several commits.
-const COLLECT_TIME: Duration = Duration::from_millis(50);
-/// Interval between retries when the log cannot be read.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Parameters of the request.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -44,8 +34,14 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 #[into_params(parameter_in = Query)]
 pub(crate) struct StreamEvents {
     /// Only events after this position; default: only new events. `Last-Event-ID` takes precedence.
+    /// Not with `all_projects`.
     #[param(minimum = 0, value_type = Option<u64>)]
     after: Option<Position>,
+    /// Events of all projects, also of those that are created meanwhile. Requires a server-wide
+    /// token.
+    #[serde(default)]
+    #[param(value_type = Option<bool>)]
+    all_projects: bool,
     /// Only these types, comma-separated. Types about tokens require the role of an admin or
     /// auditor.
     #[serde(rename = "type")]
@@ -56,6 +52,17 @@ pub(crate) struct StreamEvents {
     /// `record` adds the exact bytes.
     #[param(inline)]
     include: Option<Include>,
+    /// Form of the events; default: `Event` of this document.
+    #[param(inline)]
+    format: Option<Format>,
+}
+
+/// Form of the events of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    /// CloudEvents 1.0.
+    CloudEvents,
 }
 
 /// The position at which a client continues; for the OpenAPI document.
@@ -63,15 +70,20 @@ pub(crate) struct StreamEvents {
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "describes what `last_event_id` reads")]
 pub(crate) struct LastEventIdParam {
-    /// The last position that the client received.
-    #[param(rename = "Last-Event-ID", minimum = 0, value_type = u64, required = false)]
-    last_event_id: Option<Position>,
+    /// The last `id` that the client received.
+    #[param(rename = "Last-Event-ID", value_type = String, required = false, example = "42")]
+    last_event_id: Option<String>,
 }
 
 /// Stream new events
 ///
 /// Server-sent events: `id` is the position, `event` the type, `data` the event as JSON. A client
-/// that reconnects with `Last-Event-ID` misses no event. A comment is sent every 15 s.
+/// that reconnects with `Last-Event-ID` misses no event and receives none twice. With
+/// `all_projects`, the `id` has the positions of all projects; on a server with more than 20
+/// projects, a client that reconnects may receive some events again, with the same `project` and
+/// `position`. `retry` is 2 s, and a comment is sent every 15 s. If the server ends the stream, the
+/// last event is `end`; its `data` has the `reason`: `server_stopping` (reconnect) or
+/// `token_invalid` (the token was revoked or has expired).
 #[utoipa::path(
     get, path = "/api/v1/events/stream", tag = "events", security(("bearer" = [])),
     params(
@@ -91,125 +103,97 @@ pub(crate) async fn stream_events(
     Query(query): Query<StreamEvents>,
 ) -> Result<impl IntoResponse, Problem> {
     let kinds = types::requested_types(query.kind.as_deref(), &scope.principal)?;
+    let projects = match query.all_projects {
+        true => all_projects(&scope.principal, &query)?,
+        false => Projects::One(scope.project.clone()),
+    };
     let slot = state.streams.acquire(&scope.principal)?;
     let device = match &query.device {
         Some(text) => Some(resolve(&state, &scope.project, text).await?),
         None => None,
     };
-    let after = match last_event_id(&headers)?.or(query.after) {
-        Some(position) => position,
-        None => state.log().newest_position(&scope.project).await?,
+    let positions = start(&state, &projects, last_event_id(&headers)?, query.after).await?;
+    let form = match query.format {
+        Some(Format::CloudEvents) => Form::CloudEvents,
+        None => Form::Plain(query.include),
     };
-    let reader = Reader {
-        filter: ReadFilter { after, until: None, kinds },
-        device,
-        include: query.include,
-        ready: VecDeque::new(),
-        _slot: slot,
-        project: scope.project,
-        state,
-    };
+    let reader = Reader::new(state, projects, positions, kinds, device, form, slot);
     let sse = Sse::new(events(reader)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE_INTERVAL));
     // Proxies that buffer responses would delay the events.
     Ok(([("x-accel-buffering", "no")], sse))
 }
 
-fn last_event_id(headers: &HeaderMap) -> Result<Option<Position>, Problem> {
-    let Some(value) = headers.get("last-event-id") else {
+fn all_projects(principal: &Principal, query: &StreamEvents) -> Result<Projects, Problem> {
+    principal.require_server_wide()?;
+    let refused = [("after", query.after.is_some()), ("device", query.device.is_some())];
+    match refused.into_iter().find(|(_, is_given)| *is_given) {
+        Some((name, _)) => {
+            Err(Problem::parameter(name, "is for one project: not with all_projects", None))
+        }
+        None => Ok(Projects::All),
+    }
+}
+
+/// Returns the positions after which a stream starts.
+async fn start(
+    state: &QueryState,
+    projects: &Projects,
+    last_event_id: Option<String>,
+    after: Option<Position>,
+) -> Result<Positions, Problem> {
+    let requested = match (last_event_id, after, projects) {
+        (Some(id), ..) => Some(Positions::parse(projects, &id).ok_or_else(|| {
+            let rule = "is not an `id` of this stream";
+            Problem::header("Last-Event-ID", rule, Some(id.into()))
+        })?),
+        (None, Some(after), Projects::One(project)) => {
+            Some(Positions([(project.clone(), after)].into()))
+        }
+        _ => None,
+    };
+    let Some(requested) = requested else {
+        return Ok(match projects {
+            Projects::One(project) => {
+                let newest = state.log().newest_position(project).await?;
+                Positions([(project.clone(), newest)].into())
+            }
+            Projects::All => Positions(state.follower.heads()),
+        });
+    };
+    for (project, position) in &requested.0 {
+        check_in_log(state, project, *position).await?;
+    }
+    Ok(requested)
+}
+
+/// Refuses a position beyond the end of a log: after a restore of an older backup, the events that
+/// follow would be others.
+async fn check_in_log(
+    state: &QueryState,
+    project: &ProjectId,
+    position: Position,
+) -> Result<(), Problem> {
+    // The cached head is never beyond the end.
+    if position <= state.follower.head(project) {
+        return Ok(());
+    }
+    let newest = state.log().newest_position(project).await?;
+    if position <= newest {
+        return Ok(());
+    }
+    let detail = format!(
+        "position {position} is beyond the end of the log of project {project}, which is {newest}; \
+         was an older backup restored? Read the current state again, and start without a position"
+    );
+    Err(Problem::new(Kind::PositionNotInLog, detail))
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("last-event-id").filter(|value| !value.is_empty()) else {
         return Ok(None);
     };
-    let text = value.to_str().unwrap_or_default();
-    match text.parse::<Position>() {
-        Ok(position) => Ok(Some(position)),
-        Err(_) if text.is_empty() => Ok(None),
-        Err(_) => Err(Problem::parameter(
-            "Last-Event-ID",
-            "is not a position: send an `id` of this stream",
-            Some(text.into()),
-        )),
-    }
-}
-
-/// State of a client's stream.
-struct Reader {
-    state: QueryState,
-    project: ProjectId,
-    filter: ReadFilter,
-    device: Option<DeviceId>,
-    include: Option<Include>,
-    /// Events that were read from the log and not sent yet; at most [`MAX_EVENTS_PER_READ`].
-    ready: VecDeque<ServerSent>,
-    _slot: LiveStream,
-}
-
-/// The stream is polled for the next event only when the client has received the previous one.
-fn events(reader: Reader) -> impl Stream<Item = Result<ServerSent, Infallible>> {
-    futures::stream::unfold(reader, |mut reader| async move {
-        let event = reader.next().await?;
-        Some((Ok(event), reader))
-    })
-}
-
-impl Reader {
-    /// Returns the next event; `None` when the stream ends.
-    async fn next(&mut self) -> Option<ServerSent> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Some(event);
-            }
-            if self.state.stop.is_cancelled() {
-                return None;
-            }
-            match self.read().await {
-                Ok(true) => {}
-                Ok(false) => self.wait().await,
-                Err(error) => {
-                    tracing::debug!(
-                        error = %error_chain(&error),
-                        "failed to read the log for a live stream; trying again"
-                    );
-                    tokio::time::sleep(RETRY_INTERVAL).await;
-                }
-            }
-        }
-    }
-
-    /// Reads the next range; false when there is none.
-    async fn read(&mut self) -> Result<bool, muster_eventlog::StoreError> {
-        let log = self.state.log();
-        // Read before the events: up to this position, no matching event is missed.
-        let head = self.state.follower.head(&self.project);
-        if head <= self.filter.after {
-            return Ok(false);
-        }
-        self.filter.until = Some(head);
-        let found = log.read(&self.project, &self.filter, MAX_EVENTS_PER_READ).await?;
-        self.filter.after = match found.last() {
-            Some(last) if found.len() == MAX_EVENTS_PER_READ as usize => last.position,
-            _ => head,
-        };
-        let fits = |event: &&muster_eventlog::StoredEvent| {
-            self.device.is_none() || event.stream.device() == self.device
-        };
-        self.ready = found
-            .iter()
-            .filter(fits)
-            .map(|stored| {
-                let view = view(stored, self.include);
-                let data = serde_json::to_string(&view).unwrap_or_default();
-                ServerSent::default().id(stored.position.to_string()).event(&stored.kind).data(data)
-            })
-            .collect();
-        Ok(true)
-    }
-
-    /// Waits until the log grows or this process stops.
-    async fn wait(&self) {
-        tokio::select! {
-            () = self.state.stop.cancelled() => {}
-            _ = self.state.follower.wait_beyond(&self.project, self.filter.after) => {
-                tokio::time::sleep(COLLECT_TIME).await;
-            }
-        }
+    match value.to_str() {
+        Ok(text) => Ok(Some(text.to_owned())),
+        Err(_) => Err(Problem::header("Last-Event-ID", "is not text", None)),
     }
 }

@@ -3,9 +3,11 @@
 use data_encoding::BASE64;
 use muster_api_types::events::Event;
 use muster_eventlog::StoredEvent;
+use muster_schemas::ProjectId;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::data::data;
 use crate::projections::devices::has_implausible_time;
 
 /// Optional parts of an event.
@@ -16,12 +18,10 @@ pub(crate) enum Include {
     Record,
 }
 
-pub(super) fn view(stored: &StoredEvent, include: Option<Include>) -> Event {
-    let data = stored.event().ok().and_then(|event| {
-        let mut value = serde_json::to_value(event).ok()?;
-        Some(value.get_mut("data")?.take())
-    });
+pub(super) fn view(project: &ProjectId, stored: &StoredEvent, include: Option<Include>) -> Event {
+    let data = stored.event().ok().and_then(data);
     Event {
+        project: project.clone(),
         position: stored.position,
         stream: stored.stream.to_string(),
         version: stored.stream_version,

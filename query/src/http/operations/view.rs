@@ -32,7 +32,7 @@ pub(super) fn operation_view(
     Some(operations::Operation {
         id,
         status: status.into(),
-        target: target(&requested).into(),
+        target: requested_target(&requested).into(),
         action: Action::from_event(requested.action, stdin_bytes).into(),
         device_count: requested.devices,
         created_by: operation.actor,
@@ -52,7 +52,7 @@ pub(super) fn operation_view(
 }
 
 /// Returns the devices that were requested.
-fn target(requested: &OperationRequested) -> Target {
+pub(crate) fn requested_target(requested: &OperationRequested) -> Target {
     match requested.target.clone() {
         RequestedTarget::Devices(devices) => Target::Devices(DevicesTarget { devices }),
         RequestedTarget::Selector(selector) | RequestedTarget::Text(selector) => {

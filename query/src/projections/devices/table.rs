@@ -7,12 +7,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use muster_api_types::devices::Status;
 use muster_eventlog::as_i64;
 use muster_eventlog::projection::{
     Column, Columns, Projection, ProjectionError, Table, Transaction, Write,
 };
 use muster_eventlog::{StoreError, StoredEvent};
-use muster_api_types::devices::Status;
 use muster_schemas::names::{DeviceName, Labels};
 use muster_schemas::{DeviceId, ProjectId, StreamVersion, Timestamp};
 use serde::Serialize;

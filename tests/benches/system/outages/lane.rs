@@ -381,7 +381,7 @@ impl Lane {
                         numbers.push(event["data"]["version"].as_u64().unwrap());
                     }
                     Some("DeviceHistoryLost") => {
-                        declared += event["data"]["count"].as_u64().unwrap();
+                        declared += event["data"]["missing_count"].as_u64().unwrap();
                     }
                     _ => {}
                 }

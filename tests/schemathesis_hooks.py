@@ -5,6 +5,7 @@ import base64
 import json
 import os
 from typing import Any
+from urllib.parse import urlencode
 
 import schemathesis
 
@@ -38,6 +39,22 @@ ACTION = {
 
 # The device that operations are for, which has enrolled: its name and its id.
 ENROLLED = ("robot-9", os.environ["MUSTER_TEST_DEVICE"])
+
+
+# Devices of operations with target devices.
+TARGETS = {
+    "request_operation": ENROLLED[0],
+    "change_devices": "robot-7",
+    "delete_devices": "robot-7",
+}
+
+# Maximum length of a parameter, encoded: hyper refuses a path of more than 64 KiB without a body.
+MAX_PARAMETER = 50_000
+
+
+@schemathesis.hook
+def filter_query(context: Any, query: dict[str, Any]) -> bool:
+    return len(urlencode(query or {}, doseq=True)) <= MAX_PARAMETER
 
 
 def is_cursor(text: str) -> bool:
@@ -80,11 +97,15 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
         query.update({name: text for name, text in VALUES.items() if name in query})
     if isinstance(case.body, dict):
         case.body = with_integers(case.body)
-        if case.operation.definition.raw.get("operationId") == "request_operation":
-            # An operation is for a device that exists in the project.
-            case.body["target"] = {"kind": "devices", "devices": [ENROLLED[0]]}
+        operation = case.operation.definition.raw.get("operationId")
+        if operation in TARGETS:
+            # The target devices exist in the project.
+            case.body["target"] = {"kind": "devices", "devices": [TARGETS[operation]]}
             if query:
                 query.pop("project", None)
+        if operation == "delete_devices":
+            case.body["dry_run"] = True
+        if operation == "request_operation":
             action = case.body["action"]
             action.update({name: value for name, value in ACTION.items() if name in action})
             # The first argument is the program, which has a name.

@@ -63,14 +63,14 @@ pub struct Event {
 pub const END_EVENT: &str = "end";
 
 /// Data of the last server-sent event of a stream that the server ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StreamEnd {
     /// The reason.
     pub reason: StreamEndReason,
 }
 
 /// Why the server ends a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StreamEndReason {
     /// The server stops; reconnect.

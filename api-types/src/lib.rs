@@ -7,6 +7,7 @@
 pub mod actions;
 pub mod bulk;
 pub mod dead_letters;
+pub mod device_stream;
 pub mod devices;
 pub mod events;
 pub mod headers;

@@ -8,6 +8,7 @@
 //! models.
 
 mod append_reports;
+mod device_windows;
 pub mod grafana;
 mod http;
 pub mod influx;

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::append_reports::AppendReports;
+use crate::device_windows::DeviceWindows;
 use crate::influx::MetricReader;
 use crate::latest::LatestMetrics;
 use crate::live_streams::LiveStreams;
@@ -114,6 +115,8 @@ pub struct QueryState {
     pub point_in_time_permits: Arc<Semaphore>,
     /// The last point-in-time query: the next page of a list needs the same devices.
     pub last_snapshot: Arc<Mutex<Option<DeviceSnapshot>>>,
+    /// Windows of lists of devices that live streams show.
+    pub(crate) device_windows: DeviceWindows,
     /// Limits the live streams.
     pub streams: LiveStreams,
     /// Limits the number of stored list orders that a token starts.
@@ -139,6 +142,7 @@ impl QueryState {
             streams,
             walk_rate,
             append_reports: AppendReports::default(),
+            device_windows: DeviceWindows::default(),
             last_snapshot: Arc::default(),
             api,
             follower,

@@ -15,12 +15,12 @@ const ADMINS: &[&str] = &["admin"];
 /// test.
 fn allowed(operation: &str) -> &'static [&'static str] {
     match operation {
-        "list_devices" | "get_device" | "list_device_events" | "query_metrics"
-        | "list_metric_fields" | "get_latest_metrics" | "list_events" | "stream_events"
-        | "get_event" | "get_fleet_summary" | "get_log_head" | "list_projections"
-        | "get_whoami" | "list_projects" | "get_project" | "list_operations" | "get_operation"
-        | "list_runs" | "get_run" | "list_uploads" | "get_upload" | "list_sessions"
-        | "get_session" | "get_device_config" => ALL_ROLES,
+        "list_devices" | "stream_devices" | "get_device" | "list_device_events"
+        | "query_metrics" | "list_metric_fields" | "get_latest_metrics" | "list_events"
+        | "stream_events" | "get_event" | "get_fleet_summary" | "get_log_head"
+        | "list_projections" | "get_whoami" | "list_projects" | "get_project"
+        | "list_operations" | "get_operation" | "list_runs" | "get_run" | "list_uploads"
+        | "get_upload" | "list_sessions" | "get_session" | "get_device_config" => ALL_ROLES,
         "register_device"
         | "change_device"
         | "delete_device"
@@ -114,7 +114,7 @@ async fn send(api: &muster_tests::Api, operation: &Operation, query: &str) -> u1
     let body = json!({"no such field": true});
     let body: Option<&Value> = (operation.method != Method::GET).then_some(&body);
     let path = format!("{}{query}", operation.path);
-    if operation.id == "stream_events" {
+    if ["stream_events", "stream_devices"].contains(&operation.id.as_str()) {
         return api.status(&path).await;
     }
     api.send(operation.method.clone(), &path, body).await.0

@@ -79,6 +79,15 @@ pub(super) fn event() -> Value {
     })
 }
 
+pub(super) fn device_stream() -> Value {
+    let window = json!({
+        "kind": "window", "position": 42, "offset": 0, "total_count": 1,
+        "status_counts": {"online": 1},
+        "items": [{"id": DEVICE, "name": "robot-7", "status": "online"}]
+    });
+    Value::String(format!("retry: 2000\n\nid: 42\nevent: window\ndata: {window}\n\n"))
+}
+
 pub(super) fn server_sent_event() -> Value {
     Value::String(format!("id: 42\nevent: DeviceConnected\ndata: {}\n\n", event()))
 }

@@ -17,6 +17,7 @@ mod metrics;
 mod operations;
 mod projects;
 mod sessions;
+mod sse;
 mod tokens;
 mod uploads;
 mod whoami;
@@ -25,6 +26,8 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use muster_api::auth::end_with_token;
 use muster_api::conditional;
+use muster_api_types::device_stream::{DeviceChange, DeviceWindow};
+use muster_api_types::events::StreamEnd;
 use muster_api_types::problems::{FieldError, ProblemDocument};
 use muster_api_types::schema::DeviceKey;
 use utoipa::OpenApi;
@@ -49,7 +52,9 @@ use crate::state::QueryState;
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     servers((url = "/", description = "The server that this document comes from")),
-    components(schemas(ProblemDocument, FieldError, DeviceKey)),
+    components(schemas(
+        ProblemDocument, FieldError, DeviceKey, DeviceWindow, DeviceChange, StreamEnd
+    )),
     modifiers(&BearerTokens),
     tags(
         (name = "projects", description = "Projects: each has its own devices, tokens and log"),
@@ -108,6 +113,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 fn routes() -> OpenApiRouter<QueryState> {
     OpenApiRouter::with_openapi(openapi_info())
         .routes(routes!(devices::list::list_devices))
+        .routes(routes!(devices::stream::stream_devices))
         .routes(routes!(devices::get::get_device))
         .routes(routes!(devices::get::get_device_config))
         .routes(routes!(events::list::list_device_events))

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use muster_api_types::metrics::MetricsSummary;
 use muster_schemas::metrics::{InvalidBatch, MetricBatch};
@@ -16,6 +17,8 @@ use super::summary::{self, Verdict};
 #[derive(Clone, Debug, Default)]
 pub struct LatestMetrics {
     devices: Arc<RwLock<HashMap<(ProjectId, DeviceId), Latest>>>,
+    /// Number of batches that were stored.
+    updates: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -52,7 +55,14 @@ impl LatestMetrics {
         let latest = devices.entry((project.clone(), device)).or_default();
         latest.received_at = latest.received_at.max(received_at);
         latest.series.apply(rows);
+        self.updates.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Returns the number of batches that were stored: while it does not change, neither do values.
+    #[must_use]
+    pub fn update_count(&self) -> u64 {
+        self.updates.load(Ordering::Relaxed)
     }
 
     /// Returns the time at which metrics of a device were last received.

@@ -3,6 +3,7 @@
 #![allow(clippy::too_many_lines, reason = "a test is a sequence of steps")]
 #![cfg(test)]
 
+mod device_stream;
 mod devices;
 mod document;
 mod event_streams;

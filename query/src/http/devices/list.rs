@@ -325,7 +325,7 @@ impl List<'_> {
     }
 }
 
-fn select(project: &ProjectId, columns: &str) -> QueryBuilder<Postgres> {
+pub(super) fn select(project: &ProjectId, columns: &str) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::new(format!("SELECT {columns} FROM {TABLE} WHERE project = "));
     query.push_bind(project.as_str().to_owned());
     query

@@ -12,6 +12,7 @@ mod renames;
 mod resolve;
 mod select;
 mod sort;
+pub(crate) mod stream;
 mod view;
 mod walk;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::response::sse::Event as ServerSent;
 use futures::Stream;
-use muster_api_types::events::{END_EVENT, StreamEnd, StreamEndReason};
+use muster_api_types::events::StreamEndReason;
 use muster_eventlog::{ReadFilter, StoreError, StoredEvent};
 use muster_schemas::errors::error_chain;
 use muster_schemas::{DeviceId, Position, ProjectId};
@@ -14,6 +14,7 @@ use muster_schemas::{DeviceId, Position, ProjectId};
 use super::cloud_event::cloud_event;
 use super::resume::{Positions, Projects};
 use super::view::{Include, view};
+use crate::http::sse;
 use crate::live_streams::LiveStream;
 use crate::state::QueryState;
 
@@ -23,8 +24,6 @@ const MAX_EVENTS_PER_READ: u32 = 256;
 const COLLECT_TIME: Duration = Duration::from_millis(50);
 /// Interval between retries when the log cannot be read.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Time after which a client reconnects.
-const RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
 /// The form in which a client gets events.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +69,7 @@ impl Reader {
         form: Form,
         slot: LiveStream,
     ) -> Self {
-        let ready = [ServerSent::default().retry(RECONNECT_DELAY)].into();
+        let ready = [sse::start()].into();
         let (last_read, has_ended) = (None, false);
         Self {
             state,
@@ -97,7 +96,7 @@ impl Reader {
             }
             if self.state.stop.is_cancelled() {
                 self.has_ended = true;
-                return end(StreamEndReason::ServerStopping);
+                return Some(sse::end(StreamEndReason::ServerStopping));
             }
             match self.read().await {
                 Ok(true) => {}
@@ -193,10 +192,4 @@ fn message(
         Some(id) => message.id(id),
         None => message,
     }
-}
-
-/// Returns the last message of a stream.
-fn end(reason: StreamEndReason) -> Option<ServerSent> {
-    let data = serde_json::to_string(&StreamEnd { reason }).ok()?;
-    Some(ServerSent::default().event(END_EVENT).data(data))
 }

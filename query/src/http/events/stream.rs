@@ -3,12 +3,9 @@
 //! The state of a client is its position in each project and one small range of a log: a slow client
 //! reads from the log at its own pace.
 
-use std::time::Duration;
-
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
-use axum::response::sse::{KeepAlive, Sse};
 use muster_api::auth::ReadDevices;
 use muster_api::params::ProjectParam;
 use muster_api::problem::{Kind, ReadProblems};
@@ -22,11 +19,8 @@ use super::resume::{Positions, Projects};
 use super::types;
 use super::view::Include;
 use crate::http::devices::resolve;
-use crate::http::examples;
+use crate::http::{examples, sse};
 use crate::state::QueryState;
-
-/// Interval between keep-alives on an idle connection.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Parameters of the request.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -118,9 +112,7 @@ pub(crate) async fn stream_events(
         None => Form::Plain(query.include),
     };
     let reader = Reader::new(state, projects, positions, kinds, device, form, slot);
-    let sse = Sse::new(events(reader)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE_INTERVAL));
-    // Proxies that buffer responses would delay the events.
-    Ok(([("x-accel-buffering", "no")], sse))
+    Ok(sse::response(events(reader)))
 }
 
 fn all_projects(principal: &Principal, query: &StreamEvents) -> Result<Projects, Problem> {

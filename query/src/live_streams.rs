@@ -11,7 +11,7 @@ use std::sync::Arc;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use muster_api::Problem;
 use muster_api::auth::Principal;
-use muster_api::problem::Kind;
+use muster_api::problem::{Kind, RateLimit};
 use muster_schemas::{DeviceId, OperationId, TokenId};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -91,7 +91,9 @@ impl LiveStreams {
                 "{who} {of_holder} live streams and downloads open, the maximum; close one, or use \
                  another token (the server's setting: MUSTER_STREAMS_PER_TOKEN)"
             );
-            return Err(Problem::new(Kind::TooManyStreams, detail).retry_after(10));
+            let quota = u32::try_from(self.0.per_holder).unwrap_or(u32::MAX);
+            let limit = RateLimit { name: "streams", quota, window_seconds: None };
+            return Err(Problem::new(Kind::TooManyStreams, detail).limited_by(limit, 10));
         }
         if open.total >= MAX_STREAMS {
             drop(open);

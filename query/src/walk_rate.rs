@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, describe_counter};
 use muster_api::Problem;
-use muster_api::problem::Kind;
+use muster_api::problem::{Kind, RateLimit};
 use muster_schemas::TokenId;
 use parking_lot::{Mutex, MutexGuard};
 
@@ -106,7 +106,9 @@ impl WalkRate {
              sort by name or created (the server's setting: MUSTER_LIST_WALKS_PER_MINUTE)",
             self.0.per_minute
         );
-        Problem::new(Kind::TooManyRequests, detail).retry_after(seconds)
+        let limit =
+            RateLimit { name: "lists", quota: self.0.per_minute.get(), window_seconds: Some(60) };
+        Problem::new(Kind::TooManyRequests, detail).limited_by(limit, seconds)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod from;
 mod kind;
+mod rate_limit;
 mod responses;
 
 use std::fmt;
@@ -21,6 +22,7 @@ use uuid::Uuid;
 use crate::pointer::Pointer;
 
 pub use kind::Kind;
+pub use rate_limit::RateLimit;
 pub use responses::{OpenProblems, ReadProblems, WriteProblems};
 
 /// Media type of a problem document.
@@ -34,6 +36,7 @@ pub struct Problem {
     errors: Vec<FieldError>,
     correlation: Option<Uuid>,
     retry_after: Option<u32>,
+    rate_limit: Option<RateLimit>,
     device: Option<DeviceRef>,
 }
 
@@ -90,6 +93,7 @@ impl Problem {
             errors: Vec::new(),
             correlation: None,
             retry_after: None,
+            rate_limit: None,
             device: None,
         }
     }
@@ -158,6 +162,14 @@ impl Problem {
         }
     }
 
+    /// Names the limit that is exhausted, for the headers `RateLimit` and `RateLimit-Policy`, and the
+    /// seconds after which a client may retry.
+    #[must_use]
+    pub fn limited_by(mut self, limit: RateLimit, seconds: u32) -> Self {
+        self.rate_limit = Some(limit);
+        self.retry_after(seconds)
+    }
+
     /// Returns the seconds after which a client may retry.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
@@ -219,6 +231,9 @@ impl IntoResponse for Problem {
         }
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(limit) = self.rate_limit {
+            headers.extend(limit.headers(self.retry_after.unwrap_or_default()));
         }
         response
     }

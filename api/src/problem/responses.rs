@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use axum::http::StatusCode;
 use utoipa::IntoResponses;
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::openapi::{
+    ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder, Type,
+};
 
 use super::{Kind, MEDIA_TYPE};
 
@@ -19,15 +22,30 @@ pub struct WriteProblems;
 #[derive(Clone, Copy, Debug)]
 pub struct OpenProblems;
 
+/// Headers of a request that exceeds a limit.
+const RATE_LIMIT_HEADERS: [(&str, &str); 3] = [
+    ("RateLimit", "What is left of the limit, and the seconds until more is"),
+    ("RateLimit-Policy", "The limit: its quota, and the seconds for which it applies"),
+    ("Retry-After", "Seconds after which the client may retry"),
+];
+
 fn responses(kinds: &[(Kind, &str)]) -> BTreeMap<String, RefOr<Response>> {
     kinds
         .iter()
         .map(|(kind, description)| {
             let schema = Ref::from_schema_name("Problem");
-            let response = ResponseBuilder::new()
+            let mut response = ResponseBuilder::new()
                 .description(*description)
-                .content(MEDIA_TYPE, ContentBuilder::new().schema(Some(schema)).build())
-                .build();
+                .content(MEDIA_TYPE, ContentBuilder::new().schema(Some(schema)).build());
+            if kind.status() == StatusCode::TOO_MANY_REQUESTS {
+                for (name, description) in RATE_LIMIT_HEADERS {
+                    let text = ObjectBuilder::new().schema_type(Type::String);
+                    let header =
+                        HeaderBuilder::new().schema(Some(text)).description(Some(description));
+                    response = response.header(name, header.build());
+                }
+            }
+            let response = response.build();
             (kind.status().as_str().to_owned(), RefOr::T(response))
         })
         .collect()

@@ -26,6 +26,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::body::{self, MAX_BODY_BYTES};
 use super::connections::{self, Connections};
+use super::cors::CorsOrigins;
 use super::forward::Forward;
 use super::health::{self, Dependencies};
 use super::install::Installer;
@@ -35,6 +36,7 @@ use super::problems;
 use super::prometheus::{self, ProcessMetrics};
 use super::proxies::{self, TrustedProxies};
 use super::representation;
+use super::request_id;
 use super::tunnel::Tunnel;
 use crate::openapi;
 
@@ -108,10 +110,11 @@ impl HttpsListener {
         listen: SocketAddr,
         certificates: Certificates,
         proxies: TrustedProxies,
+        cors: &CorsOrigins,
         connections: Connections,
         stop: CancellationToken,
     ) -> Result<impl Future<Output = Result<()>> + Send + 'static> {
-        let app = self.routes(proxies, connections.clone());
+        let app = self.routes(proxies, cors, connections.clone());
         let tls = RustlsConfig::from_pem_file(&certificates.chain, &certificates.key)
             .await
             .context("the server's certificate is not usable")?;
@@ -144,7 +147,12 @@ impl HttpsListener {
     }
 
     /// Returns the routes of all roles, behind the checks that every request passes.
-    fn routes(self, proxies: TrustedProxies, connections: Connections) -> Router {
+    fn routes(
+        self,
+        proxies: TrustedProxies,
+        cors: &CorsOrigins,
+        connections: Connections,
+    ) -> Router {
         let mut routes = Router::new();
         for router in self.routers {
             routes = routes.merge(router.split_for_parts().0);
@@ -186,12 +194,16 @@ impl HttpsListener {
         if let Some(limits) = self.limits {
             routes = routes.layer(from_fn_with_state(limits, limits::limit));
         }
+        if let Some(cors) = cors.layer() {
+            routes = routes.layer(cors);
+        }
         routes
             .layer(from_fn(paths::check))
             .layer(from_fn_with_state(Arc::new(proxies), proxies::set_client_address))
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .layer(from_fn(body::read_body))
             .layer(CatchPanicLayer::custom(panic_response))
+            .layer(from_fn(request_id::set))
             .layer(from_fn_with_state(connections, connections::track_request))
     }
 }

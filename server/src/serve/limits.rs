@@ -14,7 +14,7 @@ use clap::Args;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use muster_api::Problem;
-use muster_api::problem::Kind;
+use muster_api::problem::{Kind, RateLimit};
 use tokio::sync::Semaphore;
 
 /// Path prefix of the requests that devices send before they have a token.
@@ -41,6 +41,7 @@ pub(crate) struct UnauthenticatedRate {
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
     addresses: Arc<DefaultKeyedRateLimiter<IpAddr>>,
+    limit: RateLimit,
     permits: Arc<Semaphore>,
 }
 
@@ -50,6 +51,11 @@ impl Limits {
         let quota = Quota::per_second(per_second).allow_burst(burst);
         Self {
             addresses: Arc::new(RateLimiter::keyed(quota)),
+            limit: RateLimit {
+                name: "enrollment",
+                quota: burst.get(),
+                window_seconds: Some(BURST_SECS),
+            },
             permits: Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS)),
         }
     }
@@ -65,7 +71,7 @@ impl Limits {
                 Kind::TooManyRequests,
                 format!("too many requests from {address}; try again in {seconds} s"),
             )
-            .retry_after(seconds)
+            .limited_by(self.limit, seconds)
         })
     }
 }

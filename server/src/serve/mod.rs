@@ -6,6 +6,7 @@ mod append_report;
 mod body;
 mod broker;
 mod connections;
+mod cors;
 mod forward;
 mod health;
 mod https_listener;
@@ -20,6 +21,7 @@ mod process;
 mod prometheus;
 mod proxies;
 mod representation;
+mod request_id;
 mod startup;
 mod tunnel;
 
@@ -30,6 +32,7 @@ use async_recursion::async_recursion as boxed;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use connections::ConnectionLimits;
+pub(crate) use cors::CorsOrigins;
 pub(crate) use limits::UnauthenticatedRate;
 pub(crate) use metric_limits::MetricLimits;
 pub(crate) use names::{address_for_others, certificate_names};

@@ -17,6 +17,7 @@ use muster_metric_store::StoreSettings;
 use muster_schemas::units::parse_seconds;
 
 use super::connections::ConnectionLimits;
+use super::cors::CorsOrigins;
 use super::limits::UnauthenticatedRate;
 use super::metric_limits::MetricLimits;
 use super::names::certificate_names;
@@ -81,6 +82,8 @@ pub struct ServeOptions {
     pub(crate) metric_limits: MetricLimits,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub(crate) proxies: TrustedProxies,
+    /// Origins whose pages may use the API.
+    pub(crate) cors: CorsOrigins,
     /// Roles whose shells are recorded.
     pub(crate) recording: Recording,
     /// Folder of agents for other architectures, for the installer.
@@ -266,6 +269,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     proxies: TrustedProxies,
     #[command(flatten)]
+    cors: CorsOrigins,
+    #[command(flatten)]
     record: RecordShells,
     /// Additional names in the server's certificate
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
@@ -324,6 +329,7 @@ impl TryFrom<ServeArgs> for ServeOptions {
             token_limits: args.token_limits,
             metric_limits: args.metric_limits,
             proxies: args.proxies,
+            cors: args.cors,
             recording: args.record.record_shells.into(),
         })
     }

@@ -229,7 +229,7 @@ impl Process {
         }
         let serving = self
             .listener
-            .open(address, certificates, options.proxies, connections, self.stop)
+            .open(address, certificates, options.proxies, &options.cors, connections, self.stop)
             .await?;
         self.parts.spawn(serving);
         Ok(self.parts)

@@ -30,8 +30,8 @@ use crate::database_users;
 use crate::log_setup::{admin_token, open_as_owner};
 use crate::otlp::OtlpArgs;
 use crate::serve::{
-    self, ConnectionLimits, DEFAULT_PORT, Listen, MetricLimits, RecordShells, Role, Roles,
-    ServeOptions, TokenLimits, TrustedProxies, UnauthenticatedRate,
+    self, ConnectionLimits, CorsOrigins, DEFAULT_PORT, Listen, MetricLimits, RecordShells, Role,
+    Roles, ServeOptions, TokenLimits, TrustedProxies, UnauthenticatedRate,
 };
 
 use agent::LocalAgent;
@@ -82,6 +82,8 @@ pub struct UpArgs {
     metric_limits: MetricLimits,
     #[command(flatten)]
     record: RecordShells,
+    #[command(flatten)]
+    cors: CorsOrigins,
     /// Do not enroll this machine as a device
     #[arg(long)]
     no_agent: bool,
@@ -109,6 +111,7 @@ struct Up<'a> {
     token_limits: TokenLimits,
     metric_limits: MetricLimits,
     recording: Recording,
+    cors: CorsOrigins,
     agents: Option<PathBuf>,
     started_at: Instant,
 }
@@ -164,6 +167,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         token_limits: args.token_limits,
         metric_limits: args.metric_limits,
         recording: args.record.record_shells.into(),
+        cors: args.cors,
         agents: args.agents,
         started_at,
     };
@@ -241,6 +245,7 @@ impl Up<'_> {
             token_limits: self.token_limits,
             metric_limits: self.metric_limits,
             proxies: TrustedProxies::default(),
+            cors: self.cors.clone(),
             recording: self.recording,
         }
     }

@@ -21,6 +21,7 @@
 mod agent;
 mod api;
 mod append;
+mod device_stream;
 mod field;
 mod hostile;
 mod latency;
@@ -112,6 +113,10 @@ async fn main() {
     if wants('o') {
         say("(o) the API");
         api::measure(&mut report, &say).await;
+    }
+    if wants('p') {
+        say("(p) live lists of devices");
+        device_stream::measure(&mut report, &say).await;
     }
     if wants('k') || wants('l') || wants('m') {
         say("(k) (l) (m) programs, keys and bytes, beside ssh");

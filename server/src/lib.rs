@@ -5,6 +5,7 @@
 
 pub mod bootstrap;
 pub mod database_users;
+mod docs;
 mod error;
 pub mod log_limit;
 mod log_setup;

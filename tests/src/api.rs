@@ -9,7 +9,8 @@ use serde_json::Value;
 /// The API of a system under test, with a token.
 #[derive(Clone, Debug)]
 pub struct Api {
-    http: reqwest::Client,
+    /// The client.
+    pub http: reqwest::Client,
     /// The base URL.
     pub url: String,
     /// The token that is sent; empty: none.

@@ -94,6 +94,23 @@ impl Socket {
         true
     }
 
+    /// Receives until the server closes the websocket; returns the code and the reason.
+    ///
+    /// # Panics
+    /// When no message arrives in time.
+    pub async fn close_frame(&mut self) -> Option<(u16, String)> {
+        loop {
+            let next = tokio::time::timeout(WAIT_TIMEOUT, self.stream.next()).await;
+            match next.expect("something in time")? {
+                Ok(Message::Close(frame)) => {
+                    return frame.map(|frame| (frame.code.into(), frame.reason.to_string()));
+                }
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
     /// Waits until the terminal output contains `text`.
     ///
     /// # Panics

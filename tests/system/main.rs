@@ -31,6 +31,7 @@ mod files;
 mod full_disk;
 mod grafana;
 mod hostile;
+mod http_headers;
 mod installer;
 mod language;
 mod listener;

@@ -15,6 +15,7 @@ mod sessions;
 mod state;
 mod tokens;
 mod uploads;
+mod websocket_refusals;
 mod write;
 
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -33,6 +34,7 @@ pub fn router(api: ApiState, service: Service) -> OpenApiRouter {
     routes()
         .layer(from_fn(repeatable))
         .layer(from_fn_with_state(api.clone(), end_with_token))
+        .layer(from_fn(websocket_refusals::close_with_reason))
         .with_state(CommandState { api, service })
 }
 

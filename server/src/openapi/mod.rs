@@ -12,6 +12,8 @@ use axum::routing::get;
 use utoipa::openapi::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
+use crate::docs::REFERENCE;
+
 /// Returns the OpenAPI document of the whole API, without starting a server.
 #[must_use]
 pub fn openapi_document() -> OpenApi {
@@ -45,5 +47,5 @@ pub(crate) fn router() -> Router {
     let serve = async move || ([(header::CONTENT_TYPE, json)], older).into_response();
     Router::new()
         .route("/openapi-3.0.json", get(serve))
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", openapi_document()))
+        .merge(SwaggerUi::new(REFERENCE).url("/openapi.json", openapi_document()))
 }

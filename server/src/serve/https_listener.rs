@@ -12,8 +12,7 @@ use axum::body::HttpBody;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{self, header};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Redirect};
-use axum::routing::get;
+use axum::response::IntoResponse;
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use muster_api::{ApiState, conditional, fallback};
@@ -32,13 +31,12 @@ use super::health::{self, Dependencies};
 use super::install::Installer;
 use super::limits::{self, Limits};
 use super::paths;
-use super::problems;
 use super::prometheus::{self, ProcessMetrics};
 use super::proxies::{self, TrustedProxies};
 use super::representation;
 use super::request_id;
 use super::tunnel::Tunnel;
-use crate::openapi;
+use crate::{docs, openapi};
 
 /// Timeout of a request's head, and of inactivity on a connection in use.
 const INACTIVITY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -169,9 +167,8 @@ impl HttpsListener {
         if let Some(needs) = self.dependencies.filter(|_| self.limits.is_none()) {
             routes = routes.merge(health::router(needs));
         }
-        routes = routes.merge(problems::router());
+        routes = routes.merge(docs::router());
         routes = routes.merge(openapi::router());
-        routes = routes.route("/", get(|| async { Redirect::to("/docs/") }));
         routes = match self.forward {
             Some(forward) => {
                 let other = forward.clone();

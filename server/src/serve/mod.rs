@@ -16,7 +16,6 @@ mod metric_limits;
 mod names;
 mod options;
 mod paths;
-mod problems;
 mod process;
 mod prometheus;
 mod proxies;

@@ -26,8 +26,8 @@ const WRITES: Duration = Duration::from_secs(10);
 /// Number of writes that are each followed by a read of another client.
 const READS_AFTER_WRITES: usize = 10_000;
 /// Files of the listener's documentation.
-const SMALL_FILE: &str = "/docs/oauth2-redirect.js";
-const LARGE_FILE: &str = "/docs/swagger-ui.css";
+const SMALL_FILE: &str = "/docs/reference/oauth2-redirect.js";
+const LARGE_FILE: &str = "/docs/reference/swagger-ui.css";
 
 /// Runs all measurements.
 pub(crate) async fn measure(report: &mut Report, say: &impl Fn(&str)) {

@@ -4,17 +4,19 @@ use std::fmt::Write;
 
 use axum::Router;
 use axum::extract::Path;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use muster_api::Problem;
 use muster_api::problem::Kind;
+
+use super::page::Navigation;
 
 /// Returns the routes of the pages.
 pub(super) fn router() -> Router {
     Router::new().route("/problems", get(index)).route("/problems/{name}", get(page))
 }
 
-async fn index() -> Html<String> {
+async fn index() -> Response {
     let mut rows = String::new();
     for kind in Kind::ALL {
         let _ = write!(
@@ -42,16 +44,12 @@ async fn page(Path(name): Path<String>) -> Response {
         formatted(kind.meaning()),
         formatted(kind.action()),
     );
-    html(kind.title(), &body).into_response()
+    html(kind.title(), &body)
 }
 
-fn html(title: &str, body: &str) -> Html<String> {
-    Html(format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title} - muster</title>\
-         <style>body{{font:16px/1.5 sans-serif;max-width:50em;margin:2em auto;padding:0 1em}}\
-         td,th{{text-align:left;vertical-align:top;padding:.2em 1em .2em 0}}</style>\
-         <h1>{title}</h1>{body}</html>"
-    ))
+fn html(title: &str, body: &str) -> Response {
+    let content = format!("<h1>{title}</h1>{body}");
+    super::page(super::document(title, "/problems", &Navigation::of(""), &content))
 }
 
 /// Formats text for HTML; `code` becomes code.
@@ -82,6 +80,7 @@ mod tests {
             assert_eq!(response.status(), 200, "{kind:?}");
         }
         assert_eq!(page(Path("x".to_owned())).await.status(), 404);
-        assert!(index().await.0.contains("/problems/name-taken"));
+        let index = axum::body::to_bytes(index().await.into_body(), 100_000).await.unwrap();
+        assert!(String::from_utf8_lossy(&index).contains("/problems/name-taken"));
     }
 }

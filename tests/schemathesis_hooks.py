@@ -41,12 +41,8 @@ ACTION = {
 ENROLLED = ("robot-9", os.environ["MUSTER_TEST_DEVICE"])
 
 
-# Devices of operations with target devices.
-TARGETS = {
-    "request_operation": ENROLLED[0],
-    "change_devices": "robot-7",
-    "delete_devices": "robot-7",
-}
+# Operations with target devices.
+WITH_TARGET = ("request_operation", "change_devices", "delete_devices")
 
 # Maximum length of a parameter, encoded: hyper refuses a path of more than 64 KiB without a body.
 MAX_PARAMETER = 50_000
@@ -98,9 +94,9 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     if isinstance(case.body, dict):
         case.body = with_integers(case.body)
         operation = case.operation.definition.raw.get("operationId")
-        if operation in TARGETS:
+        if operation in WITH_TARGET:
             # The target devices exist in the project.
-            case.body["target"] = {"kind": "devices", "devices": [TARGETS[operation]]}
+            case.body["target"] = {"kind": "devices", "devices": [ENROLLED[0]]}
             if query:
                 query.pop("project", None)
         if operation == "delete_devices":

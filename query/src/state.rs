@@ -1,6 +1,7 @@
 //! Shared state of the handlers of the read API.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::extract::FromRef;
@@ -90,9 +91,13 @@ impl ReadModels {
     }
 }
 
-/// The state of the read API; cheap to clone.
+/// The state of the read API; cheap to clone, which happens several times for each request.
 #[derive(Clone, Debug)]
-pub struct QueryState {
+pub struct QueryState(Arc<Shared>);
+
+/// The parts of the state.
+#[derive(Debug)]
+pub struct Shared {
     /// The log and the authenticator.
     pub api: ApiState,
     /// The log for queries of clients.
@@ -125,6 +130,14 @@ pub struct QueryState {
     pub append_reports: AppendReports,
 }
 
+impl Deref for QueryState {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
 impl QueryState {
     /// Creates the state from its parts.
     #[must_use]
@@ -137,7 +150,7 @@ impl QueryState {
         (nats, blobs, (streams, walk_rate)): (async_nats::Client, Blobs, (LiveStreams, WalkRate)),
         stop: CancellationToken,
     ) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             query_log: api.log.for_queries(),
             streams,
             walk_rate,
@@ -153,7 +166,7 @@ impl QueryState {
             blobs,
             stop,
             point_in_time_permits: Arc::new(Semaphore::new(MAX_POINT_IN_TIME_QUERIES)),
-        }
+        }))
     }
 
     /// Returns the event log.

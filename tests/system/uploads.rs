@@ -135,6 +135,14 @@ async fn a_file_and_a_folder_are_uploaded_listed_and_downloaded() {
     assert_eq!(headers["content-range"], "bytes 1000-2000/3000000");
     let (status, _, body) = system.api.raw(&content, &[("range", "bytes=2999000-")]).await;
     assert_eq!((status, body.as_slice()), (206, &bytes[2_999_000..]));
+    let tag = headers["etag"].to_str().unwrap().to_owned();
+    for (expected, if_range) in [(206, tag.as_str()), (200, "\"other\"")] {
+        let part = [("range", "bytes=1-2"), ("if-range", if_range)];
+        assert_eq!(system.api.raw(&content, &part).await.0, expected, "{if_range}");
+    }
+    let (status, headers, body) = system.api.raw(&content, &[("range", "bytes=3000000-")]).await;
+    assert_eq!((status, &headers["content-range"]), (416, &"bytes */3000000".parse().unwrap()));
+    assert!(String::from_utf8_lossy(&body).contains("/problems/range-not-satisfiable"));
 
     let folder = dir.path().join("logs");
     std::fs::create_dir_all(folder.join("old")).unwrap();

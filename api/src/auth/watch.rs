@@ -96,7 +96,7 @@ pub async fn end_with_token(
             match body.next().await {
                 Ok(Some(bytes)) => Some((Ok(bytes), Some(body))),
                 Ok(None) => None,
-                Err(error) => Some((body.end.map_or(Err(error), Ok), None)),
+                Err(error) => Some((body.end.ok_or(error), None)),
             }
         }))
     })

@@ -107,6 +107,9 @@ kinds! {
     /// The path with its query is longer than 32 KiB.
     UriTooLong, "uri-too-long", "URI too long", URI_TOO_LONG,
         "Shorten the selector or the list of values.";
+    /// `Range` requests a part that the file does not have.
+    RangeNotSatisfiable, "range-not-satisfiable", "Range not satisfiable", RANGE_NOT_SATISFIABLE,
+        "Request a part within the size, which is in `Content-Range`.";
     /// The body is not JSON in UTF-8.
     UnsupportedMediaType, "unsupported-media-type", "Unsupported media type", UNSUPPORTED_MEDIA_TYPE,
         "Send `Content-Type: application/json` without another charset.";

@@ -35,9 +35,17 @@ pub struct Problem {
     detail: String,
     errors: Vec<FieldError>,
     correlation: Option<Uuid>,
-    retry_after: Option<u32>,
-    rate_limit: Option<RateLimit>,
+    /// Boxed, because most problems have none.
+    retry: Option<Box<Retry>>,
     device: Option<DeviceRef>,
+}
+
+/// When a client may retry.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    seconds: u32,
+    /// The limit that is exhausted.
+    limit: Option<RateLimit>,
 }
 
 /// A rule that a part of the request breaks.
@@ -92,8 +100,7 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             correlation: None,
-            retry_after: None,
-            rate_limit: None,
+            retry: None,
             device: None,
         }
     }
@@ -166,14 +173,14 @@ impl Problem {
     /// seconds after which a client may retry.
     #[must_use]
     pub fn limited_by(mut self, limit: RateLimit, seconds: u32) -> Self {
-        self.rate_limit = Some(limit);
-        self.retry_after(seconds)
+        self.retry = Some(Box::new(Retry { seconds, limit: Some(limit) }));
+        self
     }
 
     /// Returns the seconds after which a client may retry.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
-        self.retry_after = Some(seconds);
+        self.retry = Some(Box::new(Retry { seconds, limit: None }));
         self
     }
 
@@ -229,11 +236,10 @@ impl IntoResponse for Problem {
             let challenge = HeaderValue::from_static("Bearer realm=\"muster\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
-        if let Some(seconds) = self.retry_after {
+        if let Some(retry) = self.retry {
+            let Retry { seconds, limit } = *retry;
             headers.insert(header::RETRY_AFTER, seconds.into());
-        }
-        if let Some(limit) = self.rate_limit {
-            headers.extend(limit.headers(self.retry_after.unwrap_or_default()));
+            headers.extend(limit.into_iter().flat_map(|limit| limit.headers(seconds)));
         }
         response
     }

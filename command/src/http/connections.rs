@@ -81,7 +81,7 @@ pub(super) async fn open_tcp(
     let upgrade = upgrade.map_err(not_a_websocket)?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
-    let session = Session::new(state.service.channels, project, device, id, actor);
+    let session = Session::new(state.service.channels.clone(), project, device, id, actor);
     let kind = SessionKind::Tcp { host: query.host.clone(), port: query.port };
     let requested = unrecorded(kind, address);
     let (opening, _) =
@@ -137,7 +137,7 @@ pub(super) async fn open_files(
     let upgrade = upgrade.map_err(not_a_websocket)?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
-    let session = Session::new(state.service.channels, project, device, id, actor);
+    let session = Session::new(state.service.channels.clone(), project, device, id, actor);
     let kind = SessionKind::Files { path: path.clone(), write: writable };
     let requested = unrecorded(kind, address);
     let (opening, _) =

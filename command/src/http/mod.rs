@@ -35,7 +35,7 @@ pub fn router(api: ApiState, service: Service) -> OpenApiRouter {
         .layer(from_fn(repeatable))
         .layer(from_fn_with_state(api.clone(), end_with_token))
         .layer(from_fn(websocket_refusals::close_with_reason))
-        .with_state(CommandState { api, service })
+        .with_state(CommandState::new(api, service))
 }
 
 /// The write side's part of the OpenAPI document.

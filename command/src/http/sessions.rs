@@ -213,7 +213,7 @@ pub(super) async fn open_shell(
     let upgrade = upgrade.map_err(not_a_websocket)?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
-    let session = Session::new(state.service.channels, project, device, id, actor);
+    let session = Session::new(state.service.channels.clone(), project, device, id, actor);
     let kind = SessionKind::Shell { user: query.user.clone(), command: query.command.clone() };
     let requested = SessionRequested {
         session: kind,
@@ -369,7 +369,7 @@ pub(super) async fn attach_session(
     let device = reachable(&state, &scope, &device).await?;
     let upgrade = upgrade.map_err(not_a_websocket)?;
     let (project, actor) = (scope.project, scope.principal.actor());
-    let session = Session::new(state.service.channels, project, device, id, actor);
+    let session = Session::new(state.service.channels.clone(), project, device, id, actor);
     let streams = RecordedStreams::read(&session).await?;
     let is_required = session.channels().recording.is_required_for(scope.principal.role);
     if !query.watch && !streams.output && is_required {
@@ -412,7 +412,7 @@ pub(super) async fn end_session(
 ) -> Result<impl IntoResponse, Problem> {
     let device = state.service.devices.resolve(&scope.project, &device).await?;
     let (project, actor) = (scope.project, scope.principal.actor());
-    let session = Session::new(state.service.channels, project, device, id, actor);
+    let session = Session::new(state.service.channels.clone(), project, device, id, actor);
     RecordedStreams::read(&session).await?;
     session.channels().check_reachable(&session.project, session.device).await?;
     let Session { project, device, actor, .. } = &session;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use axum::extract::State;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::IntoResponse;
 use muster_api::auth::ReadDevices;
 use muster_api::params::ProjectParam;
@@ -28,6 +28,9 @@ use super::walk::{self, WalkCursor};
 use crate::http::examples;
 use crate::projections::devices::{Device, TABLE};
 use crate::state::{QueryState, sql_problem};
+
+const JSON: (HeaderName, HeaderValue) =
+    (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
 
 /// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -157,8 +160,7 @@ pub(crate) async fn list_devices(
     let without_fresh_value: Vec<WithoutFreshValue> =
         without_fresh_value.into_iter().map(Into::into).collect();
     let body = page_json(&items, &PageEnd { next, without_fresh_value })?;
-    let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(([position_header(position), kind], body))
+    Ok(([position_header(position), JSON], body))
 }
 
 fn sort_key(live: &Live<'_>, sort: Sort, id: DeviceId, device: &Device) -> SortKey {

@@ -27,6 +27,8 @@ use crate::state::QueryState;
             content_type = "application/octet-stream", example = "2026-11-25 started\n"),
         (status = 206, description = "A part of the file", body = inline(schema::Bytes),
             content_type = "application/octet-stream", example = "started\n"),
+        (status = 416, description = "The file does not have the requested part",
+            body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "The link does not exist",
             body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "The file is not stored yet",

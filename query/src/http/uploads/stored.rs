@@ -21,7 +21,7 @@ use muster_schemas::{Hash, ProjectId, compress};
 use sha2::{Digest, Sha256};
 
 use super::list::UploadRow;
-use super::range::{Part, part};
+use super::range::{Part, Selected, selected};
 use super::view::status_of;
 use crate::http::sessions::blob_problem;
 use crate::live_streams::{Holder, LiveStream};
@@ -80,14 +80,19 @@ pub(super) async fn respond(
     let salt = state.blobs.get(&format!("{folder}/{}", key::SALT)).await;
     let salt = salt.map_err(|error| blob_problem(&error))?;
     let salt = salt.ok_or_else(|| damaged("the salt".to_owned()))?;
-    let requested = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
-    let requested = part(requested, file.bytes);
-    let part = requested.unwrap_or(Part { from: 0, to: file.bytes });
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let tag = tag(&file);
+    let (part, is_part) =
+        match selected(text(header::RANGE), text(header::IF_RANGE), &tag, file.bytes) {
+            Selected::Whole => (Part { from: 0, to: file.bytes }, false),
+            Selected::Part(part) => (part, true),
+            Selected::Nothing => return Ok(unsatisfiable(file.bytes)),
+        };
     if part.to < file.bytes {
         // The file is not read completely, so its hash cannot be verified.
         pieces.retain(|piece| piece.end() > part.from && piece.offset < part.to);
     }
-    let mut response = response_without_body(&file, part, requested.is_some());
+    let mut response = response_without_body(&file, &tag, part, is_part);
     let reader = Reader {
         blobs: state.blobs.clone(),
         folder,
@@ -105,8 +110,23 @@ pub(super) async fn respond(
     Ok(response)
 }
 
+/// Returns the entity tag of a file: its salted hash.
+fn tag(file: &FileSummary) -> String {
+    format!("\"{}\"", file.hash)
+}
+
+/// Returns the response to a request for a part that the file does not have.
+fn unsatisfiable(bytes: u64) -> Response {
+    let detail = format!("the file has {bytes} bytes, and not the requested part");
+    let mut response = Problem::new(Kind::RangeNotSatisfiable, detail).into_response();
+    if let Ok(range) = HeaderValue::try_from(format!("bytes */{bytes}")) {
+        response.headers_mut().insert(header::CONTENT_RANGE, range);
+    }
+    response
+}
+
 /// Creates the response without its body.
-fn response_without_body(file: &FileSummary, part: Part, is_part: bool) -> Response {
+fn response_without_body(file: &FileSummary, tag: &str, part: Part, is_part: bool) -> Response {
     let mut headers = HeaderMap::new();
     let mut set = |name, value: String| {
         if let Ok(value) = HeaderValue::from_str(&value) {
@@ -116,6 +136,7 @@ fn response_without_body(file: &FileSummary, part: Part, is_part: bool) -> Respo
     set(header::CONTENT_TYPE, "application/octet-stream".to_owned());
     set(header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned());
     set(header::ACCEPT_RANGES, "bytes".to_owned());
+    set(header::ETAG, tag.to_owned());
     set(header::CACHE_CONTROL, "private, no-store".to_owned());
     set(header::CONTENT_LENGTH, (part.to - part.from).to_string());
     set(header::CONTENT_DISPOSITION, disposition(&file.name));

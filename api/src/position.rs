@@ -22,7 +22,7 @@ pub const POSITION: HeaderName = HeaderName::from_static(headers::POSITION);
 pub const MIN_POSITION: HeaderName = HeaderName::from_static(headers::MIN_POSITION);
 /// Maximum time for which a read waits for a position.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for which a read waits before it looks up whether the log has the position.
+/// Time for which a read waits before it checks whether the log has the position.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// Interval between checks whether the position can still be reached.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);

@@ -2,14 +2,12 @@
 //! here whether they are still valid.
 //!
 //! The append of such a change counts it in its own process, and notifies all others. A
-//! notification may be lost with its connection, so a decision is never used for longer than
-//! [`MAX_AGE`], whatever was reported since.
+//! notification may be lost with its connection, so no decision is used for longer than
+//! [`MAX_AGE`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use crate::log::EventLog;
 
 /// Channel for notifications of changes of tokens and projects; without content.
 pub(crate) const ACCESS_CHANNEL: &str = "muster_access";
@@ -26,6 +24,16 @@ impl AccessChanges {
     /// Counts a change, or that one may have been missed.
     pub(crate) fn add(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Returns the stamp of a decision that is read next.
+    pub(crate) fn stamp(&self) -> AccessStamp {
+        AccessStamp { changes: self.0.load(Ordering::SeqCst), taken_at: Instant::now() }
+    }
+
+    /// Whether a decision with this stamp may still be used.
+    pub(crate) fn is_current(&self, stamp: &AccessStamp) -> bool {
+        stamp.changes == self.0.load(Ordering::SeqCst) && stamp.taken_at.elapsed() < MAX_AGE
     }
 }
 
@@ -46,24 +54,6 @@ impl AccessStamp {
     #[must_use]
     pub fn is_ageing(&self) -> bool {
         self.taken_at.elapsed() >= REFRESH_AGE
-    }
-}
-
-impl EventLog {
-    /// Returns the stamp of a decision. Take it before the decision is read.
-    #[must_use]
-    pub fn access_stamp(&self) -> AccessStamp {
-        AccessStamp {
-            changes: self.inner.access_changes.0.load(Ordering::SeqCst),
-            taken_at: Instant::now(),
-        }
-    }
-
-    /// Whether a decision with this stamp may still be used.
-    #[must_use]
-    pub fn is_current(&self, stamp: &AccessStamp) -> bool {
-        stamp.changes == self.inner.access_changes.0.load(Ordering::SeqCst)
-            && stamp.taken_at.elapsed() < MAX_AGE
     }
 }
 

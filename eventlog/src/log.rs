@@ -8,7 +8,7 @@ use muster_schemas::{Hash, Position, ProjectId, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use crate::access::AccessChanges;
+use crate::access::{AccessChanges, AccessStamp};
 use crate::append::{Append, AppendError, Appended, Batch};
 use crate::appender::AppenderHandle;
 use crate::authority_keys::{AuthorityKeys, RefusedEvents};
@@ -53,6 +53,20 @@ pub(crate) struct Inner {
     pub(crate) refused: RefusedEvents,
     pub(crate) recent: RecentEvents,
     pub(crate) access_changes: AccessChanges,
+}
+
+impl EventLog {
+    /// Returns the stamp of a decision about access. Take it before the decision is read.
+    #[must_use]
+    pub fn access_stamp(&self) -> AccessStamp {
+        self.inner.access_changes.stamp()
+    }
+
+    /// Whether a decision with this stamp may still be used.
+    #[must_use]
+    pub fn is_current(&self, stamp: &AccessStamp) -> bool {
+        self.inner.access_changes.is_current(stamp)
+    }
 }
 
 impl EventLog {

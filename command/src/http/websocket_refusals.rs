@@ -44,7 +44,7 @@ pub(super) async fn close_with_reason(request: Request, next: Next) -> Response 
 
 async fn close(mut socket: WebSocket, status: StatusCode, reason: String) {
     let frame = CloseFrame { code: BASE_CODE + status.as_u16(), reason: reason.into() };
-    // The client may have gone already.
+    // The client may be disconnected already.
     let _ = socket.send(Message::Close(Some(frame))).await;
 }
 

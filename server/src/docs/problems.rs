@@ -9,6 +9,7 @@ use axum::routing::get;
 use muster_api::Problem;
 use muster_api::problem::Kind;
 
+use super::layout;
 use super::page::Navigation;
 
 /// Returns the routes of the pages.
@@ -49,7 +50,7 @@ async fn page(Path(name): Path<String>) -> Response {
 
 fn html(title: &str, body: &str) -> Response {
     let content = format!("<h1>{title}</h1>{body}");
-    super::page(super::document(title, "/problems", &Navigation::of(""), &content))
+    layout::page(layout::document(title, "/problems", &Navigation::of(""), &content))
 }
 
 /// Formats text for HTML; `code` becomes code.

@@ -71,7 +71,7 @@ fn origin(text: &str) -> Result<HeaderValue, String> {
 }
 
 impl CorsOrigins {
-    /// Returns the layer that answers browsers; `None` without origins.
+    /// Returns the layer that responds to browsers; `None` without origins.
     pub(super) fn layer(&self) -> Option<CorsLayer> {
         if self.origins.is_empty() {
             return None;

@@ -33,7 +33,7 @@ const COMMAND: &[&[Group]] = &[
     &[&["link"]],
     &[&["hello"], &["outputs"], &["channels"]],
     &[&["dispatch"]],
-    &[&["device_keys", "executor", "error", "request", "clock", "domain", "keys"]],
+    &[&["device_keys", "executor", "error", "request", "clock", "domain", "keys", "loaded_states"]],
 ];
 
 fn assert_layers(folder: &str, layers: &[&[Group]]) {

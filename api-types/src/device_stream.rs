@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use muster_schemas::{DeviceId, Position};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
+use crate::devices::DeviceSummary;
 use crate::metrics::WithoutFreshValue;
 use crate::schema;
+use crate::union::describe_union;
 
-/// A message of the stream.
+/// Data of a message of the stream, except `end`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum DeviceStreamMessage {
@@ -18,6 +21,40 @@ pub enum DeviceStreamMessage {
     Window(DeviceWindow),
     /// A change of the window.
     Change(DeviceChange),
+}
+
+describe_union! {
+    /// Data of a message of the stream, except `end`.
+    DeviceStreamMessage {
+        "window" => DeviceWindow,
+        "change" => DeviceChange,
+    }
+}
+
+/// Describes a device of which only some fields are present.
+#[derive(Debug)]
+pub struct PartialDevice(pub Value);
+
+impl PartialSchema for PartialDevice {
+    fn schema() -> RefOr<Schema> {
+        let RefOr::T(Schema::Object(mut device)) = DeviceSummary::schema() else {
+            return DeviceSummary::schema();
+        };
+        device.description = Some(
+            "The id of a device, and those fields of `DeviceSummary` that were requested and, in \
+             a change of a known device, have changed."
+                .to_owned(),
+        );
+        device.required = vec!["id".to_owned()];
+        device.example = None;
+        RefOr::T(Schema::Object(device))
+    }
+}
+
+impl ToSchema for PartialDevice {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        DeviceSummary::schemas(schemas);
+    }
 }
 
 /// Data of the message `window`: a window of the sorted list, and the totals of the list.
@@ -37,9 +74,8 @@ pub struct DeviceWindow {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub without_fresh_value: Vec<WithoutFreshValue>,
-    /// The devices of the window in order, each with its id and the requested fields of
-    /// `DeviceSummary`.
-    #[schema(value_type = Vec<BTreeMap<String, Value>>)]
+    /// The devices of the window in order, each with its id and the requested fields.
+    #[schema(value_type = Vec<PartialDevice>)]
     pub items: Vec<Value>,
 }
 
@@ -65,6 +101,6 @@ pub struct DeviceChange {
     pub order: Option<Vec<DeviceId>>,
     /// Devices that are new in the window, with the requested fields, and devices of which fields
     /// have changed, with their id and these fields.
-    #[schema(value_type = Vec<BTreeMap<String, Value>>)]
+    #[schema(value_type = Vec<PartialDevice>)]
     pub items: Vec<Value>,
 }

@@ -9,7 +9,7 @@ use muster_api_types::metrics::WithoutFreshValue;
 use muster_schemas::{DeviceId, Position};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -17,6 +17,8 @@ use tokio::time::Instant;
 const MIN_INTERVAL: Duration = Duration::from_millis(500);
 /// Maximum share of time that the reads of a window take: 1 / this number.
 const MAX_LOAD_DIVISOR: u32 = 10;
+/// Maximum number of windows that are read concurrently. A window that waits is read less often.
+const MAX_CONCURRENT_READS: usize = 4;
 /// Maximum interval between two reads: the age of metrics changes without any event.
 const MAX_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -53,8 +55,18 @@ pub(crate) trait ReadWindow: Send + Sync + 'static {
 }
 
 /// The windows that are open, by their parameters; cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct DeviceWindows(Arc<Mutex<HashMap<String, Weak<SharedWindow>>>>);
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceWindows {
+    open: Arc<Mutex<HashMap<String, Weak<SharedWindow>>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Default for DeviceWindows {
+    fn default() -> Self {
+        let permits = Arc::new(Semaphore::new(MAX_CONCURRENT_READS));
+        Self { open: Arc::default(), permits }
+    }
+}
 
 /// A window that at least one client needs.
 #[derive(Debug)]
@@ -68,12 +80,12 @@ pub(crate) struct SharedWindow {
 impl DeviceWindows {
     /// Returns the window with these parameters; `reader` reads it if no other client has it open.
     pub(crate) fn open(&self, key: String, reader: impl ReadWindow) -> Arc<SharedWindow> {
-        let mut open = self.0.lock();
+        let mut open = self.open.lock();
         if let Some(shared) = open.get(&key).and_then(Weak::upgrade) {
             return shared;
         }
         let (sender, newest) = watch::channel(None);
-        let reader = tokio::spawn(follow(reader, sender)).abort_handle();
+        let reader = tokio::spawn(follow(reader, sender, self.permits.clone())).abort_handle();
         let shared = SharedWindow { key: key.clone(), newest, reader, all: self.clone() };
         let shared = Arc::new(shared);
         open.insert(key, Arc::downgrade(&shared));
@@ -83,7 +95,7 @@ impl DeviceWindows {
     /// Returns the number of open windows.
     #[cfg(test)]
     fn count(&self) -> usize {
-        self.0.lock().len()
+        self.open.lock().len()
     }
 }
 
@@ -97,7 +109,7 @@ impl SharedWindow {
 impl Drop for SharedWindow {
     fn drop(&mut self) {
         self.reader.abort();
-        let mut open = self.all.0.lock();
+        let mut open = self.all.open.lock();
         // Another client may have opened it again meanwhile.
         if open.get(&self.key).is_some_and(|shared| shared.strong_count() == 0) {
             open.remove(&self.key);
@@ -106,13 +118,20 @@ impl Drop for SharedWindow {
 }
 
 /// Reads a window whenever what it depends on has changed, until the task is aborted.
-async fn follow(reader: impl ReadWindow, newest: watch::Sender<Option<Arc<Window>>>) {
+async fn follow(
+    reader: impl ReadWindow,
+    newest: watch::Sender<Option<Arc<Window>>>,
+    permits: Arc<Semaphore>,
+) {
     let mut last: Option<(Stamp, Instant)> = None;
     loop {
         let stamp = reader.stamp();
         let is_due = last.is_none_or(|(of, at)| of != stamp || at.elapsed() >= MAX_INTERVAL);
         let started = Instant::now();
-        if is_due && let Some(window) = reader.read().await {
+        if is_due
+            && let Ok(_permit) = permits.acquire().await
+            && let Some(window) = reader.read().await
+        {
             last = Some((stamp, started));
             newest.send_if_modified(|newest| {
                 let is_new = newest.as_deref() != Some(&window);

@@ -19,6 +19,7 @@ pub use metric::{Comparison, Metric, TagTest};
 pub use misspelt::{Misspelt, Subject};
 pub use parser::is_reserved_key;
 pub use pattern::Pattern;
+pub use similar::nearest;
 
 use crate::names::LabelKey;
 

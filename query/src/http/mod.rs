@@ -26,7 +26,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use muster_api::auth::end_with_token;
 use muster_api::conditional;
-use muster_api_types::device_stream::{DeviceChange, DeviceWindow};
+use muster_api_types::device_stream::DeviceStreamMessage;
 use muster_api_types::events::StreamEnd;
 use muster_api_types::problems::{FieldError, ProblemDocument};
 use muster_api_types::schema::DeviceKey;
@@ -53,7 +53,7 @@ use crate::state::QueryState;
     ),
     servers((url = "/", description = "The server that this document comes from")),
     components(schemas(
-        ProblemDocument, FieldError, DeviceKey, DeviceWindow, DeviceChange, StreamEnd
+        ProblemDocument, FieldError, DeviceKey, DeviceStreamMessage, StreamEnd
     )),
     modifiers(&BearerTokens),
     tags(

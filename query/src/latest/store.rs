@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use muster_api_types::metrics::MetricsSummary;
 use muster_schemas::metrics::{InvalidBatch, MetricBatch};
 use muster_schemas::selector::{Comparison, Metric};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::series::{DeviceSeries, LatestPoint, Row, Rows, encoded_name};
 use super::summary::{self, Verdict};
@@ -17,8 +16,8 @@ use super::summary::{self, Verdict};
 #[derive(Clone, Debug, Default)]
 pub struct LatestMetrics {
     devices: Arc<RwLock<HashMap<(ProjectId, DeviceId), Latest>>>,
-    /// Number of batches that were stored.
-    updates: Arc<AtomicU64>,
+    /// Number of batches that were stored, by project.
+    updates: Arc<Mutex<HashMap<ProjectId, u64>>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -55,14 +54,16 @@ impl LatestMetrics {
         let latest = devices.entry((project.clone(), device)).or_default();
         latest.received_at = latest.received_at.max(received_at);
         latest.series.apply(rows);
-        self.updates.fetch_add(1, Ordering::Relaxed);
+        drop(devices);
+        *self.updates.lock().entry(project.clone()).or_default() += 1;
         Ok(())
     }
 
-    /// Returns the number of batches that were stored: while it does not change, neither do values.
+    /// Returns the number of batches of a project that were stored: while it does not change, neither
+    /// do values.
     #[must_use]
-    pub fn update_count(&self) -> u64 {
-        self.updates.load(Ordering::Relaxed)
+    pub fn update_count(&self, project: &ProjectId) -> u64 {
+        self.updates.lock().get(project).copied().unwrap_or_default()
     }
 
     /// Returns the time at which metrics of a device were last received.

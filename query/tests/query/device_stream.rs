@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use axum::body::{Body, BodyDataStream};
 use axum::http::{Request, header};
 use futures::StreamExt;
-use muster_schemas::events::{DeviceDeleted, DeviceLabelsChanged, DeviceRenamed, Role};
+use muster_schemas::events::{
+    ApiTokenRevoked, DeviceDeleted, DeviceLabelsChanged, DeviceRenamed, Role,
+};
+use muster_schemas::wire::ApiTokenText;
 use muster_schemas::{DeviceId, StreamName};
 use serde_json::{Map, Value, json};
 
@@ -14,20 +17,24 @@ use crate::support::{ExtraServers, World};
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A client that applies the messages as docs/device-stream.md describes.
-struct Client {
+pub(crate) struct Client {
     body: BodyDataStream,
     text: String,
-    order: Vec<String>,
-    devices: Map<String, Value>,
+    pub(crate) order: Vec<String>,
+    pub(crate) devices: Map<String, Value>,
     total: u64,
     counts: Value,
     messages: usize,
 }
 
 impl Client {
-    async fn open(world: &World, query: &str) -> Self {
+    pub(crate) async fn open(world: &World, query: &str) -> Self {
+        Self::open_as(world, query, &world.admin).await
+    }
+
+    async fn open_as(world: &World, query: &str, token: &str) -> Self {
         let request = Request::get(format!("/api/v1/devices/stream{query}"))
-            .header(header::AUTHORIZATION, format!("Bearer {}", world.admin));
+            .header(header::AUTHORIZATION, format!("Bearer {token}"));
         let response = world.request(request.body(Body::empty()).unwrap()).await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -43,7 +50,7 @@ impl Client {
     }
 
     /// Applies the next message with data; returns its event; `None` at the end.
-    async fn next(&mut self) -> Option<String> {
+    pub(crate) async fn next(&mut self) -> Option<String> {
         loop {
             if let Some((message, rest)) = self.text.split_once("\n\n") {
                 let field = |name: &str| {
@@ -192,6 +199,21 @@ async fn changes_are_sent_at_most_twice_a_second_with_the_requested_fields() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_live_list_ends_with_its_token() {
+    let world = World::new(ExtraServers::default()).await;
+    let viewer = world.token("default", Role::Viewer).await;
+    let mut client = Client::open_as(&world, "", &viewer).await;
+    assert_eq!(client.next().await.as_deref(), Some("window"));
+    let id = viewer.parse::<ApiTokenText>().unwrap().id;
+    world.server(StreamName::Token(id), ApiTokenRevoked {}).await;
+    let mut last = None;
+    while let Some(event) = client.next().await {
+        last = Some(event);
+    }
+    assert_eq!(last.as_deref(), Some("end"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_parameters_are_refused_and_slots_are_released() {
     let world = World::new(ExtraServers::default()).await;
     for (query, parameter) in [
@@ -219,4 +241,8 @@ async fn wrong_parameters_are_refused_and_slots_are_released() {
             .await;
         assert_eq!(clients.len(), 50, "round {round}");
     }
+    let all: Vec<Client> =
+        futures::stream::iter(0..100).then(|_| Client::open(&world, "")).collect().await;
+    let refused = world.get("/api/v1/devices/stream").await;
+    assert_eq!((all.len(), refused.status), (100, 429));
 }

@@ -8,6 +8,7 @@ use muster_schemas::metrics::{MetricBatch, Point};
 use muster_schemas::subjects::{ALL_METRICS, DeviceSubjects, METRICS_STREAM, METRICS_TRANSFORM};
 use muster_schemas::{DeviceId, ProjectId};
 
+use crate::device_stream::Client;
 use crate::support::{ExtraServers, World, names, now};
 
 /// Creates the stream; repeats it while the broker still removes the files of a deleted one.
@@ -65,6 +66,20 @@ async fn devices_include_their_newest_metrics() {
     assert!(world.show(&format!("/api/v1/devices/{quiet}")).await["metrics"].is_null());
     assert_eq!(names(&world.show("/api/v1/devices?sort=-last_seen_at").await), ["robot", "quiet"]);
     assert_eq!(names(&world.show("/api/v1/devices?sort=last_seen_at").await), ["quiet", "robot"]);
+
+    // A live list has changed metrics, and selects by them.
+    let mut live = Client::open(&world, "?selector=cpu.usage_idle%3C80").await;
+    assert_eq!(live.next().await.as_deref(), Some("window"));
+    let id = robot.to_string();
+    assert_eq!(live.order, [id.as_str()]);
+    publish(&jetstream, robot, 60.0).await;
+    while live.devices[&id]["metrics"]["cpu_percent"] != 40.0 {
+        live.next().await.expect("a change");
+    }
+    publish(&jetstream, robot, 95.0).await;
+    while !live.order.is_empty() {
+        live.next().await.expect("a change");
+    }
 
     // A batch that cannot be decoded is skipped; a stream that was lost and created again is
     // followed.

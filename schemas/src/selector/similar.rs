@@ -2,7 +2,8 @@
 
 /// Returns the name that resembles the text: one mistake in a short name, two in one of five
 /// characters or more, none (only upper case) in one of two. The text itself does not count.
-pub(super) fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = text.to_lowercase();
     let mistakes = |name: &str| match name.len().min(lower.len()) {
         0..=2 => 0,

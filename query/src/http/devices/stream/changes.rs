@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use muster_api::Problem;
 use muster_api_types::device_stream::{DeviceChange, DeviceStreamMessage, DeviceWindow};
 use muster_schemas::DeviceId;
+use muster_schemas::selector::nearest;
 use serde_json::{Map, Value};
 
 use crate::device_windows::Window;
@@ -43,7 +44,11 @@ impl Fields {
         match fields.iter().find(|field| !FIELDS.contains(&field.as_str())) {
             None => Ok(Self::Some(fields)),
             Some(unknown) => {
-                let rule = format!("is not a list of fields of a device: {}", FIELDS.join(", "));
+                let hint = nearest(unknown, FIELDS);
+                let hint =
+                    hint.map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
+                let rule =
+                    format!("is not a list of fields of a device: {}{hint}", FIELDS.join(", "));
                 Err(Problem::parameter("fields", rule, Some(unknown.as_str().into())))
             }
         }
@@ -251,7 +256,8 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_refused() {
-        assert!(Fields::parse(Some("name,statsu")).is_err());
+        let refused = Fields::parse(Some("name,statsu")).unwrap_err();
+        assert!(refused.detail().contains("did you mean 'status'?"), "{refused}");
         assert_eq!(Fields::parse(None).unwrap(), Fields::All);
     }
 }

@@ -29,7 +29,8 @@ pub(super) struct WindowReader {
 
 impl ReadWindow for WindowReader {
     fn stamp(&self) -> Stamp {
-        (self.state.read_models.devices.position(&self.project), self.state.latest.update_count())
+        let position = self.state.read_models.devices.position(&self.project);
+        (position, self.state.latest.update_count(&self.project))
     }
 
     async fn read(&self) -> Option<Window> {

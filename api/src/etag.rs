@@ -25,6 +25,16 @@ pub struct IfMatchParam {
     tags: Option<String>,
 }
 
+/// The header that requires that a resource does not exist, for the OpenAPI document.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes what a `PUT` reads")]
+pub struct IfNoneMatchParam {
+    /// `*`: the resource is created, and one that exists is not replaced (412).
+    #[param(rename = "If-None-Match", value_type = String, required = false, pattern = "^\\*$")]
+    tag: Option<String>,
+}
+
 /// The version that the client expects the resource to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IfMatch {

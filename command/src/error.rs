@@ -18,6 +18,12 @@ pub enum CommandError {
     /// The resource's version is not the one that the client expects.
     #[error("the resource is at version {0}")]
     VersionMismatch(StreamVersion),
+    /// The resource exists, or does not, against what the client requires.
+    #[error("the resource {}", if *exists { "exists" } else { "does not exist" })]
+    Existence {
+        /// Whether it exists.
+        exists: bool,
+    },
     /// A device has not proved its identity.
     #[error("{0}")]
     IdentityNotProven(String),

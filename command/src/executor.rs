@@ -151,7 +151,9 @@ impl Executor {
         for stored in self.log.authentic(project, stored).await {
             state = state.evolve(&stored.event()?);
         }
-        self.states.put(project, stream, &newest, &state);
+        if !state.is_large() {
+            self.states.put(project, stream, &newest, &state);
+        }
         Ok(Loaded { state, version: newest.stream_version })
     }
 

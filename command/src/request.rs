@@ -21,13 +21,16 @@ pub struct Request {
     pub request_hash: Option<Hash>,
     /// Versions of the resource that the client expects; any when `None`.
     pub versions: Option<Vec<StreamVersion>>,
+    /// Whether a `PUT` requires that the resource exists (`If-Match`), or that it does not
+    /// (`If-None-Match: *`).
+    pub exists: Option<bool>,
 }
 
 impl Request {
     /// Creates a request without preconditions.
     pub(crate) const fn unconditional(project: ProjectId, actor: String, append_id: Uuid) -> Self {
-        let (request_hash, versions) = (None, None);
-        Self { project, actor, append_id, may_be_repeated: true, request_hash, versions }
+        let (request_hash, versions, exists) = (None, None, None);
+        Self { project, actor, append_id, may_be_repeated: true, request_hash, versions, exists }
     }
 
     /// Returns the request for one of the resources of a bulk write. Its append id is the same for
@@ -42,6 +45,14 @@ impl Request {
         id.copy_from_slice(digest.split_at(16).0);
         let append_id = uuid::Builder::from_custom_bytes(id).into_uuid();
         Self { append_id, ..self.clone() }
+    }
+
+    /// Compares whether the resource exists with what the client requires.
+    pub(crate) const fn check_exists(&self, exists: bool) -> Result<(), CommandError> {
+        match self.exists {
+            Some(required) if required != exists => Err(CommandError::Existence { exists }),
+            _ => Ok(()),
+        }
     }
 
     /// Compares the version that the client expects with the resource's.

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use muster_schemas::events::{ApiTokenRevoked, ProjectArchived, ProjectRestored};
+
 /// Channel for notifications of changes of tokens and projects; without content.
 pub(crate) const ACCESS_CHANNEL: &str = "muster_access";
 /// Maximum time for which a decision is used without reading the log again.
@@ -37,9 +39,10 @@ impl AccessChanges {
     }
 }
 
-/// Whether events of this stream change what a request may do.
-pub(crate) fn is_about_access(stream: &str) -> bool {
-    stream.starts_with("token/") || stream.starts_with("project/")
+/// Whether an event of this type changes a decision that was cached. Uses of tokens do not; they
+/// are frequent while devices enroll.
+pub(crate) fn is_about_access(kind: &str) -> bool {
+    [ApiTokenRevoked::TYPE, ProjectArchived::TYPE, ProjectRestored::TYPE].contains(&kind)
 }
 
 /// The moment before a decision was read from the log.
@@ -62,14 +65,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_and_projects_are_about_access() {
-        let id = uuid::Uuid::nil();
-        for (stream, expected) in [
-            (muster_schemas::StreamName::Token(muster_schemas::TokenId(id)), true),
-            (muster_schemas::StreamName::Project("a".parse().unwrap()), true),
-            (muster_schemas::StreamName::Device(muster_schemas::DeviceId(id)), false),
+    fn revocations_and_archived_projects_are_about_access() {
+        for (kind, expected) in [
+            (ApiTokenRevoked::TYPE, true),
+            (ProjectArchived::TYPE, true),
+            (ProjectRestored::TYPE, true),
+            ("EnrollmentTokenUsed", false),
+            ("ApiTokenUsed", false),
+            ("DeviceConnected", false),
         ] {
-            assert_eq!(is_about_access(&stream.to_string()), expected, "{stream}");
+            assert_eq!(is_about_access(kind), expected, "{kind}");
         }
     }
 }

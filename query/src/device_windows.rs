@@ -127,10 +127,14 @@ async fn follow(
     loop {
         let stamp = reader.stamp();
         let is_due = last.is_none_or(|(of, at)| of != stamp || at.elapsed() >= MAX_INTERVAL);
-        let started = Instant::now();
+        let mut started = Instant::now();
         if is_due
             && let Ok(_permit) = permits.acquire().await
-            && let Some(window) = reader.read().await
+            // The time of the read only: other windows do not slow this one down twice.
+            && let Some(window) = {
+                started = Instant::now();
+                reader.read().await
+            }
         {
             last = Some((stamp, started));
             newest.send_if_modified(|newest| {
@@ -141,7 +145,7 @@ async fn follow(
                 is_new
             });
         }
-        let pause = (started.elapsed() * MAX_LOAD_DIVISOR).max(MIN_INTERVAL);
+        let pause = (started.elapsed() * MAX_LOAD_DIVISOR).clamp(MIN_INTERVAL, MAX_INTERVAL);
         tokio::time::sleep(pause).await;
     }
 }

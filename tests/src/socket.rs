@@ -19,6 +19,8 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Socket {
     stream: WebSocketStream<reqwest::Upgraded>,
+    /// The selected subprotocol.
+    pub protocol: Option<String>,
     /// The content of all binary messages.
     pub output: Vec<u8>,
     /// All text messages, as JSON.
@@ -63,9 +65,11 @@ impl Socket {
         if status != 101 {
             return Err((status, response.json().await.unwrap_or_default()));
         }
+        let protocol = response.headers().get("sec-websocket-protocol");
+        let protocol = protocol.and_then(|it| it.to_str().ok()).map(str::to_owned);
         let upgraded = response.upgrade().await.expect("a websocket");
         let stream = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
-        Ok(Self { stream, output: Vec::new(), messages: Vec::new() })
+        Ok(Self { stream, protocol, output: Vec::new(), messages: Vec::new() })
     }
 
     /// Sends terminal input.

@@ -34,6 +34,27 @@ async fn check(api: &Api) {
     assert_eq!(taken["problem"]["device"]["id"], holder["id"]);
     assert_eq!(made["device"]["name"], "crane");
 
+    // A repetition with the same key returns the same devices; another body is refused before
+    // anything is written.
+    let key = [("idempotency-key", "register-1")];
+    let body = json!({"devices": [{"name": "key-a"}, {"name": "key-b"}]});
+    let (_, first) = api.send_with(Method::POST, &path("register"), &body, &key).await;
+    let (_, again) = api.send_with(Method::POST, &path("register"), &body, &key).await;
+    assert_eq!(first["items"], again["items"]);
+    let body = json!({"devices": [{"name": "key-c"}, {"name": "key-b"}]});
+    let (status, problem) = api.send_with(Method::POST, &path("register"), &body, &key).await;
+    assert_eq!((status, &problem["type"]), (422, &"/problems/idempotency-key-reused".into()));
+    assert_eq!(api.send(Method::GET, "/api/v1/devices/key-c", None).await.0, 404);
+    let body = json!({"devices": [{"name": "good"}, {"name": "bad", "labels": {"os": "x"}}]});
+    let result = api.post(&path("register"), &body).await;
+    let pointer = &result["items"][1]["problem"]["errors"][0]["pointer"];
+    assert_eq!((&result["registered_count"], pointer), (&1.into(), &"/devices/1/labels".into()));
+
+    // The same name twice.
+    let twice = json!({"devices": [{"name": "a"}, {"name": "b"}, {"name": "a"}]});
+    let (status, problem) = api.send(Method::POST, &path("register"), Some(&twice)).await;
+    assert_eq!((status, &problem["errors"][0]["pointer"]), (400, &"/devices/2/name".into()));
+
     // A dry run changes nothing.
     let target = json!({"kind": "selector", "selector": "name=robot-1*"});
     let change =
@@ -63,8 +84,10 @@ async fn check(api: &Api) {
 
     let delete = json!({"target": {"kind": "selector", "selector": "env=prod"}});
     let key = [("idempotency-key", "delete-1")];
-    let (status, deleted) = api.send_with(Method::POST, &path("delete"), &delete, &key).await;
-    assert_eq!((status, &deleted["device_count"]), (200, &111.into()), "{deleted}");
+    let (status, problem) = api.send_with(Method::POST, &path("delete"), &delete, &key).await;
+    assert_eq!((status, &problem["errors"][0]["header"]), (400, &"Idempotency-Key".into()));
+    let deleted = api.post(&path("delete"), &delete).await;
+    assert_eq!((&deleted["device_count"], &deleted["failed_count"]), (&111.into(), &0.into()));
     assert_eq!(select(api, "site=berlin").await, DEVICES + 1 - 111, "a stale read");
 }
 
@@ -89,11 +112,17 @@ async fn put_creates_or_replaces(api: &Api) {
     let labels = |labels: Value| json!({"labels": labels});
     let (status, problem) = put(device, labels(json!({})), &[("if-match", "\"1\"")]).await;
     assert_eq!((status, &problem["type"]), (412, &"/problems/precondition-failed".into()));
+    for any in ["*", "\"0\""] {
+        let (status, _) = put(device, labels(json!({})), &[("if-match", any)]).await;
+        assert_eq!(status, 412, "{any}");
+    }
     let (status, made) = put(device, labels(json!({"a": "1", "b": "2"})), &[]).await;
     assert_eq!((status, &made["labels"]), (201, &json!({"a": "1", "b": "2"})), "{made}");
     let (status, same) = put(device, labels(json!({"a": "1", "b": "2"})), &[]).await;
     assert_eq!((status, &same["version"]), (200, &made["version"]), "nothing has changed");
-    let (status, changed) = put(device, labels(json!({"b": "3"})), &[]).await;
+    let (status, _) = put(device, labels(json!({})), &[("if-none-match", "*")]).await;
+    assert_eq!(status, 412, "it was replaced");
+    let (status, changed) = put(device, labels(json!({"b": "3"})), &[("if-match", "*")]).await;
     assert_eq!((status, &changed["labels"]), (200, &json!({"b": "3"})), "{changed}");
     let by_id = format!("/api/v1/devices/{}", made["id"].as_str().unwrap());
     let (status, changed) = put(&by_id, labels(json!({})), &[]).await;

@@ -95,14 +95,17 @@ async fn a_page_gets_the_reason_of_a_refused_websocket() {
     };
     assert_eq!((status, &problem["type"]), (409, &"/problems/device-not-enrolled".into()));
     let nobody = system.api.with_token("");
+    let protocols = ("sec-websocket-protocol", "muster.v1, mst_unknown");
     for (api, path, code, reason) in [
         (&system.api, path, 4409, "device-not-enrolled: "),
         (&system.api, "/api/v1/devices/unknown/shell", 4404, "not-found: "),
         (&nobody, path, 4401, "unauthorized: "),
     ] {
-        let mut socket = Socket::open(api, &system.ca(), path, &[("origin", origin)])
-            .await
-            .expect("a websocket");
+        let headers = [("origin", origin), protocols];
+        let opened = Socket::open(api, &system.ca(), path, &headers).await;
+        let mut socket = opened.expect("a websocket");
+        // A browser ends a handshake that selects none of its subprotocols.
+        assert_eq!(socket.protocol.as_deref(), Some("muster.v1"));
         let (closed, text) = socket.close_frame().await.expect("a close frame");
         assert_eq!(closed, code, "{text}");
         assert!(text.starts_with(reason), "{text}");

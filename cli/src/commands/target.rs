@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use muster_api_types::devices::{DeviceDetail, DeviceSummary};
+use muster_api_types::devices::{DeviceDetail, DeviceSummary, Status};
 use muster_api_types::metrics::WithoutFreshValue;
 use muster_client::{Client, segment};
 use muster_schemas::DeviceId;
@@ -149,7 +149,16 @@ impl Target {
 async fn find_named(client: &Client, name: &str) -> Result<NamedDevice> {
     let path = format!("/api/v1/devices/{}", segment(name));
     let found = client.get::<DeviceDetail>(&path, &[]).await?;
+    // The name of a deleted device is free; only its id leads to it.
+    if is_deleted(&found.summary) && name.parse::<DeviceId>().is_err() {
+        return Err(NotFound(format!("there is no device '{name}'")).into());
+    }
     Ok(NamedDevice::new(&found.summary))
+}
+
+/// Whether a device was deleted.
+pub(crate) fn is_deleted(device: &DeviceSummary) -> bool {
+    device.status.known() == Some(&Status::Deleted)
 }
 
 /// Returns the devices with these names or ids, each once. The error names all unknown ones.

@@ -16,6 +16,8 @@ use super::changes::{
 };
 use super::{Conflict, Decider, Decision, NotEnrolled, Rejection};
 
+/// Maximum size of the texts of the config of a state that is kept, in bytes.
+const MAX_KEPT_CONFIG_BYTES: usize = 32 * 1024;
 /// Config variable that requests a rotation of the device's signing key.
 const KEY_ROTATION_VARIABLE: &str = "agent.key_generation";
 
@@ -386,6 +388,14 @@ impl Decider for Device {
             DeviceCommand::RotateKey => self.rotate_key(),
             DeviceCommand::Delete => self.delete(),
         }
+    }
+
+    fn is_large(&self) -> bool {
+        let text = self.config.values().map(|value| match value {
+            ConfigValue::Text(text) => text.len(),
+            _ => 0,
+        });
+        text.sum::<usize>() > MAX_KEPT_CONFIG_BYTES
     }
 
     fn evolve(mut self, event: &Event) -> Self {

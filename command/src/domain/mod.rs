@@ -38,6 +38,11 @@ pub trait Decider: Clone + Default + Send + Sync + 'static {
     #[must_use]
     fn evolve(self, event: &Event) -> Self;
 
+    /// Whether the state is too large to be kept in memory between requests.
+    fn is_large(&self) -> bool {
+        false
+    }
+
     /// Returns the state after the events of a stream.
     #[must_use]
     fn fold<'a>(events: impl IntoIterator<Item = &'a Event>) -> Self {

@@ -1,6 +1,6 @@
 //! Routes that register, change and delete many devices in one request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use axum::extract::State;
 use muster_api::auth::WriteDevices;
@@ -46,6 +46,7 @@ pub(super) async fn register_devices(
         let rule = format!("must be 1 to {MAX_REGISTERED} devices");
         return Err(Problem::field("devices", rule, Some(count.into())));
     }
+    reject_repeated_names(&body.devices)?;
     let names: Vec<DeviceName> = body.devices.iter().map(|device| device.name.clone()).collect();
     let new = body.devices.into_iter().map(|device| {
         let RegisterDevice { name, labels, fingerprint } = device;
@@ -53,7 +54,8 @@ pub(super) async fn register_devices(
     });
     let outcomes = state.service.bulk.register(&request, new.collect()).await?;
     let position = outcomes.iter().flatten().map(|(_, written)| written.position).max();
-    let items = names.into_iter().zip(outcomes).map(|(name, outcome)| registered(name, outcome));
+    let items = names.into_iter().zip(outcomes).enumerate();
+    let items = items.map(|(index, (name, outcome))| registered(index, name, outcome));
     let items: Vec<RegisteredItem> = items.collect();
     let failed_count = items.iter().filter(|item| item.problem.is_some()).count() as u64;
     let registered_count = items.len() as u64 - failed_count;
@@ -61,7 +63,24 @@ pub(super) async fn register_devices(
     Ok(bulk(&request.project, position, result))
 }
 
-fn registered(name: DeviceName, outcome: Outcome<(DeviceId, Written)>) -> RegisteredItem {
+/// Refuses a name that is in the request twice: both devices would be the same one.
+fn reject_repeated_names(devices: &[RegisterDevice]) -> Result<(), Problem> {
+    let mut seen = HashSet::new();
+    match devices.iter().position(|device| !seen.insert(&device.name)) {
+        None => Ok(()),
+        Some(index) => {
+            let name = devices.get(index).map(|device| device.name.to_string().into());
+            let rule = "is the name of another device of the request, too";
+            Err(Problem::field(&format!("devices.{index}.name"), rule, name))
+        }
+    }
+}
+
+fn registered(
+    index: usize,
+    name: DeviceName,
+    outcome: Outcome<(DeviceId, Written)>,
+) -> RegisteredItem {
     match outcome {
         Ok((id, written)) => {
             let device = DeviceRef { id, name: Some(name.to_string()) };
@@ -69,8 +88,11 @@ fn registered(name: DeviceName, outcome: Outcome<(DeviceId, Written)>) -> Regist
             RegisteredItem { name, device: Some(device), version, problem: None }
         }
         Err(error) => {
-            let problem = Some(Problem::from(error).document());
-            RegisteredItem { name, device: None, version: None, problem }
+            let mut problem = Problem::from(error).document();
+            for pointer in problem.errors.iter_mut().filter_map(|error| error.pointer.as_mut()) {
+                pointer.insert_str(0, &format!("/devices/{index}"));
+            }
+            RegisteredItem { name, device: None, version: None, problem: Some(problem) }
         }
     }
 }
@@ -81,7 +103,7 @@ fn registered(name: DeviceName, outcome: Outcome<(DeviceId, Written)>) -> Regist
 /// `dry_run` returns the target devices without changing them.
 #[utoipa::path(
     post, path = "/api/v1/devices/bulk/change", tag = "devices",
-    params(ProjectParam, IdempotencyParam),
+    params(ProjectParam),
     request_body = ChangeDevices,
     responses(
         (status = 200, description = "The result for each target device", body = BulkResult),
@@ -106,7 +128,7 @@ pub(super) async fn change_devices(
 /// devices without deleting them.
 #[utoipa::path(
     post, path = "/api/v1/devices/bulk/delete", tag = "devices",
-    params(ProjectParam, IdempotencyParam),
+    params(ProjectParam),
     request_body = DeleteDevices,
     responses(
         (status = 200, description = "The result for each target device", body = BulkResult),
@@ -134,6 +156,10 @@ async fn write_all(
     write: BulkWrite,
     dry_run: bool,
 ) -> Result<Bulk<BulkResult>, Problem> {
+    if request.may_be_repeated {
+        let rule = "is not for this request: a repetition resolves the target again";
+        return Err(Problem::header("Idempotency-Key", rule, None));
+    }
     let service = &state.service.bulk;
     let found = service.resolve(&request.project, target).await?;
     let without_fresh_value = found.without_fresh_value.into_iter().map(Into::into).collect();

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use muster_api::auth::WriteDevices;
-use muster_api::etag::IfMatchParam;
+use muster_api::etag::{IfMatchParam, IfNoneMatchParam};
 use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::ProjectParam;
 use muster_api::problem::WriteProblems;
@@ -81,6 +81,7 @@ pub(super) async fn change_device(
         ProjectParam,
         ("device" = schema::DeviceKey, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
+        IfNoneMatchParam,
         IdempotencyParam,
     ),
     request_body = ReplaceDevice,

@@ -19,6 +19,14 @@ impl From<CommandError> for Problem {
                      read it again, then retry"
                 ),
             ),
+            CommandError::Existence { exists } => Self::new(
+                Kind::PreconditionFailed,
+                if exists {
+                    "the resource exists, and If-None-Match requires that it does not"
+                } else {
+                    "the resource does not exist, and If-Match requires that it does"
+                },
+            ),
             CommandError::IdentityNotProven(what) => Self::new(Kind::Unauthorized, what),
             CommandError::Store(error) => error.into(),
             CommandError::Append(error) => error.into(),

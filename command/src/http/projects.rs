@@ -2,8 +2,9 @@
 //! archive it, and set the retention of its metrics.
 
 use axum::extract::State;
+use axum::http::HeaderMap;
 use muster_api::auth::{Administer, Allowed, ServerWide};
-use muster_api::etag::IfMatchParam;
+use muster_api::etag::{IfMatchParam, IfNoneMatchParam};
 use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::NoParams;
 use muster_api::problem::WriteProblems;
@@ -17,8 +18,7 @@ use muster_schemas::names::ProjectTitle;
 
 use super::location;
 use super::state::CommandState;
-use super::write::{Changed, Created, changed, created, put, request, versions};
-use crate::request::Request;
+use super::write::{Changed, Created, changed, created, put, request, with_preconditions};
 
 /// Create a project
 ///
@@ -51,7 +51,7 @@ pub(super) async fn create_project(
 /// no project is created. The position is one of the log `system`.
 #[utoipa::path(
     put, path = "/api/v1/projects/{project}", tag = "projects",
-    params(("project" = schema::ProjectId, Path, description = "The project's id"), IfMatchParam, IdempotencyParam),
+    params(("project" = schema::ProjectId, Path, description = "The project's id"), IfMatchParam, IfNoneMatchParam, IdempotencyParam),
     request_body = ReplaceProject,
     responses(
         (status = 200, description = "Replaced", body = Project),
@@ -66,12 +66,13 @@ pub(super) async fn replace_project(
     PathParam(project): PathParam<ProjectId>,
     Query(NoParams {}): Query<NoParams>,
     if_match: IfMatch,
+    headers: HeaderMap,
     key: IdempotencyKey,
     Json(body): Json<ReplaceProject>,
 ) -> Result<Changed, Problem> {
     let title = title(body.title, &project)?;
     let request = request(&allowed.principal, ProjectId::system(), &key);
-    let request = Request { versions: versions(if_match), ..request };
+    let request = with_preconditions(request, if_match, &headers);
     let retention = body.retention.unwrap_or_default();
     let (written, is_new) =
         state.service.projects.put(&request, &project, title, retention).await?;
@@ -103,6 +104,7 @@ pub(super) async fn change_project(
     PathParam(project): PathParam<ProjectId>,
     Query(NoParams {}): Query<NoParams>,
     if_match: IfMatch,
+    headers: HeaderMap,
     key: IdempotencyKey,
     body: Result<Json<ChangeProject>, Problem>,
 ) -> Result<Changed, Problem> {
@@ -111,7 +113,7 @@ pub(super) async fn change_project(
     }
     let Json(body) = body?;
     let request = request(&allowed.principal, ProjectId::system(), &key);
-    let request = Request { versions: versions(if_match), ..request };
+    let request = with_preconditions(request, if_match, &headers);
     let ChangeProject { title, status, retention } = body;
     let archived = status.map(|status| status == ProjectStatus::Archived);
     let written = state.service.projects.change(&request, &project, title, archived, retention);

@@ -26,7 +26,7 @@ use crate::channels::{OpenError, Opening, RecordedStreams, Recorder, Session, re
 
 /// Websocket subprotocol that clients name; browsers append their token to it, since they cannot
 /// set headers.
-const PROTOCOL: &str = "muster.v1";
+pub(super) const PROTOCOL: &str = "muster.v1";
 /// Maximum grace time of a detached session, in seconds: a day.
 const MAX_GRACE_SECS: u32 = 24 * 3600;
 

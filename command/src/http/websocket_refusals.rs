@@ -12,6 +12,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use muster_api_types::problems::ProblemDocument;
 
+use super::sessions::PROTOCOL;
+
 /// Maximum size of a problem document, in bytes.
 const MAX_PROBLEM_BYTES: usize = 64 * 1024;
 /// Maximum length of the reason of a close frame, in bytes (RFC 6455 §5.5).
@@ -39,7 +41,8 @@ pub(super) async fn close_with_reason(request: Request, next: Next) -> Response 
     };
     let body = to_bytes(response.into_body(), MAX_PROBLEM_BYTES).await.unwrap_or_default();
     let reason = reason(serde_json::from_slice(&body).ok());
-    upgrade.on_upgrade(move |socket| close(socket, status, reason))
+    // A browser that requested subprotocols ends a handshake that selects none.
+    upgrade.protocols([PROTOCOL]).on_upgrade(move |socket| close(socket, status, reason))
 }
 
 async fn close(mut socket: WebSocket, status: StatusCode, reason: String) {

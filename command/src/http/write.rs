@@ -11,7 +11,7 @@ use muster_api::params::NoParams;
 use muster_api::position::READ_MODEL;
 use muster_api::{IdempotencyKey, IfMatch, Problem, Query, Scope, etag, position_header};
 use muster_api_types::WriteResult;
-use muster_schemas::{Position, ProjectId, StreamVersion};
+use muster_schemas::{Position, ProjectId};
 
 use super::location;
 use super::state::CommandState;
@@ -43,8 +43,9 @@ impl<P: Needs> FromRequestParts<CommandState> for VersionedWrite<P> {
 
     async fn from_request_parts(parts: &mut Parts, state: &CommandState) -> Result<Self, Problem> {
         let request = read::<P>(parts, state).await?;
-        let versions = versions(IfMatch::from_request_parts(parts, state).await?);
-        Ok(Self { request: Request { versions, ..request }, permission: PhantomData })
+        let if_match = IfMatch::from_request_parts(parts, state).await?;
+        let request = with_preconditions(request, if_match, &parts.headers);
+        Ok(Self { request, permission: PhantomData })
     }
 }
 
@@ -115,12 +116,22 @@ fn headers(written: Written, location: &str) -> HeaderMap {
     headers.into_iter().chain(location).collect()
 }
 
-/// Returns the versions that `If-Match` names; `None` for any version.
-pub(super) fn versions(if_match: IfMatch) -> Option<Vec<StreamVersion>> {
-    match if_match {
+/// Adds what `If-Match` and `If-None-Match: *` require.
+pub(super) fn with_preconditions(
+    request: Request,
+    if_match: IfMatch,
+    headers: &HeaderMap,
+) -> Request {
+    let creates = headers.get(header::IF_NONE_MATCH).is_some_and(|value| value == "*");
+    let exists = match if_match {
+        IfMatch::Absent => creates.then_some(false),
+        IfMatch::Any | IfMatch::Versions(_) => Some(true),
+    };
+    let versions = match if_match {
         IfMatch::Absent | IfMatch::Any => None,
         IfMatch::Versions(versions) => Some(versions),
-    }
+    };
+    Request { versions, exists, ..request }
 }
 
 /// The request of a use case, from the parts of an HTTP request.
@@ -132,5 +143,6 @@ pub(super) fn request(principal: &Principal, project: ProjectId, key: &Idempoten
         may_be_repeated: key.is_given(),
         request_hash: key.request_hash(),
         versions: None,
+        exists: None,
     }
 }

@@ -73,11 +73,23 @@ impl BulkDevices {
         request: &Request,
         new: Vec<NewDevice>,
     ) -> Result<Vec<Outcome<(DeviceId, Written)>>, CommandError> {
-        let register = |NewDevice { name, labels, fingerprint }: NewDevice| async move {
-            let request = request.part(name.as_str().as_bytes());
+        let register = |request: Request, NewDevice { name, labels, fingerprint }: NewDevice| async move {
             separate(self.devices.register(&request, name, labels, fingerprint).await)
         };
-        stream::iter(new.into_iter().map(register)).buffered(CONCURRENT_WRITES).try_collect().await
+        let mut new = new.into_iter();
+        // The first one has the request's own append id, and is registered before the others: a key
+        // that was used with another body is refused before anything is written.
+        let mut outcomes = Vec::with_capacity(new.len());
+        if let Some(first) = new.next() {
+            outcomes.push(register(request.clone(), first).await?);
+        }
+        let others = new.map(|device| {
+            let part = request.part(device.name.as_str().as_bytes());
+            register(part, device)
+        });
+        let others: Vec<_> = stream::iter(others).buffered(CONCURRENT_WRITES).try_collect().await?;
+        outcomes.extend(others);
+        Ok(outcomes)
     }
 
     /// Resolves the target devices.

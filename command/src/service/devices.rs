@@ -166,7 +166,7 @@ impl Devices {
     ) -> Result<PutDevice, CommandError> {
         let id = match self.requested(request, name_or_id).await {
             Err(CommandError::Rejected(Rejection::NameNotFound { .. })) => {
-                request.check_version(StreamVersion::ZERO)?;
+                request.check_exists(false)?;
                 let name = name_or_id.parse().map_err(|_| Rejection::NotFound("device"))?;
                 match self.register(request, name, labels.clone(), None).await {
                     Ok((id, written)) => return Ok(PutDevice { id, is_new: true, written }),
@@ -177,6 +177,7 @@ impl Devices {
             }
             found => found?,
         };
+        request.check_exists(true)?;
         let command = DeviceCommand::ReplaceLabels(labels);
         let written = self.carry_out(request, id, command).await?;
         Ok(PutDevice { id, is_new: false, written })

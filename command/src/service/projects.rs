@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_recursion::async_recursion as boxed;
 use muster_schemas::names::ProjectTitle;
-use muster_schemas::{ProjectId, Retention, StreamName, StreamVersion};
+use muster_schemas::{ProjectId, Retention, StreamName};
 use uuid::Uuid;
 
 use crate::domain::project::{Project, ProjectCommand};
@@ -91,11 +91,11 @@ impl Projects {
         let decide = |state: Project| async move {
             let is_new = state.title.is_none();
             let events = decide(state)?;
+            request.check_exists(!is_new)?;
             created.store(is_new, Ordering::Relaxed);
             if !is_new {
                 return Ok(events.into());
             }
-            request.check_version(StreamVersion::ZERO)?;
             if log.projects().await?.len() > MAX_PROJECTS {
                 return Err(Rejection::from(Conflict::TooManyProjects(MAX_PROJECTS)).into());
             }

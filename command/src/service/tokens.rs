@@ -298,6 +298,7 @@ mod tests {
             may_be_repeated: true,
             request_hash: Some(Hash::of(b"body")),
             versions: None,
+            exists: None,
         };
         let own = secret(keys.token_key(), &request, b"id");
         assert_eq!(own, secret(keys.token_key(), &request, b"id"), "a retry gets the same");

@@ -352,7 +352,7 @@ async fn write(
 
 /// Whether the plan changes what requests may do.
 fn has_access_change(plan: &Plan<'_>) -> bool {
-    plan.updated_streams.keys().any(|stream| is_about_access(stream))
+    plan.rows.iter().any(|row| is_about_access(row.event.kind))
 }
 
 /// Ends the transaction: effects of events on keys and epochs, the head, COMMIT.

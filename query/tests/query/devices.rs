@@ -255,9 +255,12 @@ async fn one_device_now_and_in_the_past() {
 
     let name = "walle".parse().unwrap();
     world.server(device, DeviceDeleted { name }).await;
+    let head = world.show("/api/v1/log/head").await["position"].clone();
     for key in [id.to_string(), "walle".to_owned()] {
-        let deleted = world.show(&format!("/api/v1/devices/{key}")).await;
-        assert_eq!(deleted["status"], "deleted", "{key}");
+        for query in [String::new(), format!("?position={head}")] {
+            let deleted = world.show(&format!("/api/v1/devices/{key}{query}")).await;
+            assert_eq!(deleted["status"], "deleted", "{key}{query}");
+        }
     }
     assert_eq!(names(&world.show("/api/v1/devices?status=deleted").await), ["walle"]);
     assert_eq!(world.show("/api/v1/fleet/summary").await["device_count"], 4);

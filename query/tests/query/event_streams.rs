@@ -83,6 +83,7 @@ async fn a_stream_of_all_projects_resumes_without_a_gap() {
     let mut stream = Open::new(&world, query, &world.admin, None).await;
     let first = stream.next().await.unwrap();
     assert_eq!(first["retry"], "2000");
+    assert!(first["id"].contains("plant-b:1"), "it resumes before the first event: {first:?}");
     append(&world, "plant-a", "a1").await;
     let (id, event) = stream.event().await;
     assert_eq!((&event["project"], &event["position"]), (&"plant-a".into(), &2.into()));
@@ -186,6 +187,8 @@ async fn events_are_sent_as_cloud_events() {
         assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()), "{name}");
         assert!(!value.is_null(), "{name}");
     }
-    let refused = world.get("/api/v1/events/stream?format=xml").await;
-    assert_eq!(refused.status, 400);
+    for query in ["format=xml", "format=cloudevents&include=record"] {
+        let refused = world.get(&format!("/api/v1/events/stream?{query}")).await;
+        assert_eq!(refused.status, 400, "{query}");
+    }
 }

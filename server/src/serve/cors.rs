@@ -12,11 +12,13 @@ use super::request_id::{REQUEST_ID, TRACE_PARENT};
 /// Time for which a browser remembers what is allowed.
 const MAX_AGE: Duration = Duration::from_secs(3_600);
 /// Headers of requests, besides those that browsers always allow.
-const REQUEST_HEADERS: [HeaderName; 10] = [
+const REQUEST_HEADERS: [HeaderName; 12] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
     header::IF_MATCH,
     header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::RANGE,
     HeaderName::from_static("idempotency-key"),
     HeaderName::from_static("last-event-id"),
     HeaderName::from_static("muster-min-position"),
@@ -25,11 +27,13 @@ const REQUEST_HEADERS: [HeaderName; 10] = [
     TRACE_PARENT,
 ];
 /// Headers of responses that pages may read.
-const RESPONSE_HEADERS: [HeaderName; 11] = [
+const RESPONSE_HEADERS: [HeaderName; 13] = [
     header::ETAG,
     header::LOCATION,
     header::RETRY_AFTER,
+    header::ACCEPT_RANGES,
     header::CONTENT_DISPOSITION,
+    header::CONTENT_RANGE,
     HeaderName::from_static("muster-position"),
     HeaderName::from_static("muster-degraded"),
     HeaderName::from_static("preference-applied"),

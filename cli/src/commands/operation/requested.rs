@@ -9,7 +9,7 @@ use muster_schemas::Position;
 use serde_json::json;
 
 use super::api::OPERATIONS;
-use crate::commands::target::note_without_fresh_value;
+use crate::commands::target::{is_deleted, note_without_fresh_value};
 use crate::exit::{NOT_FOUND, NotFound, code};
 use crate::output::{self, line};
 
@@ -65,6 +65,7 @@ async fn map_unknown_device(
     for name in names {
         let path = format!("/api/v1/devices/{}", segment(name));
         match client.get::<DeviceDetail>(&path, &[]).await {
+            Ok(found) if is_deleted(&found.summary) => return NotFound(error.to_string()).into(),
             Err(other) if code(&other) == NOT_FOUND => return NotFound(error.to_string()).into(),
             _ => {}
         }

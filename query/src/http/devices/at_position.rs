@@ -88,13 +88,18 @@ pub(super) async fn device(
     muster_api::MinPosition(Some(position)).wait(state.log(), timeline, project).await?;
     let device =
         point_in_time::device_at(state.log(), project, id, position).await.map_err(problem)?;
+    let is_named = |device: &Device| {
+        let name = device.name.as_ref().map(|name| name.as_str());
+        name.is_some() && (text.parse::<DeviceId>().is_ok() || name == Some(text))
+    };
     match device {
-        Some(device) if device.name.is_some() => Ok((id, device)),
+        Some(device) if is_named(&device) => Ok((id, device)),
         _ => Err(unknown(project, text)),
     }
 }
 
-/// Returns the device that had a name, from the stream `name/<name>`.
+/// Returns the device that had a name, from the stream `name/<name>`; if none did, the last one that
+/// had it, which the caller uses only if it was deleted.
 async fn name_holder(
     state: &QueryState,
     project: &ProjectId,
@@ -113,7 +118,6 @@ async fn name_holder(
         }
         holder = match stored.event() {
             Ok(Event::DeviceNameReserved(reserved)) => Some(reserved.device),
-            Ok(Event::DeviceNameReleased(_)) => None,
             Ok(_) => holder,
             Err(error) => return Err(Problem::internal(&error)),
         };

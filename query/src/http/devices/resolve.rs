@@ -1,5 +1,5 @@
-//! Resolution of the device in a path: the id of any device that exists or existed, or the name of
-//! a device that is not deleted.
+//! Resolution of the device in a path: by id or name. The name of a deleted device leads to it until
+//! another device has the name.
 
 use muster_api::Problem;
 use muster_schemas::names::DeviceName;

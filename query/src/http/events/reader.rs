@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::response::sse::Event as ServerSent;
 use futures::Stream;
@@ -22,6 +22,8 @@ use crate::state::QueryState;
 const MAX_EVENTS_PER_READ: u32 = 256;
 /// Time for which new events are collected, so that the log is read once for several commits.
 const COLLECT_TIME: Duration = Duration::from_millis(50);
+/// Age of the last id after which a client gets another one without an event.
+const MAX_ID_AGE: Duration = Duration::from_secs(10);
 /// Interval between retries when the log cannot be read.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -48,6 +50,8 @@ pub(super) struct Reader {
     /// The project that was read last: the next read starts after it, so that all get their turn.
     last_read: Option<ProjectId>,
     has_ended: bool,
+    /// Time of the last message with an id.
+    sent_at: Instant,
     _slot: LiveStream,
 }
 
@@ -69,7 +73,13 @@ impl Reader {
         form: Form,
         slot: LiveStream,
     ) -> Self {
-        let ready = [sse::start()].into();
+        // A client that reconnects before the first event resumes here.
+        let start = sse::start();
+        let start = match positions.id(&projects, true) {
+            Some(id) => start.id(id),
+            None => start,
+        };
+        let ready = [start].into();
         let (last_read, has_ended) = (None, false);
         Self {
             state,
@@ -81,6 +91,7 @@ impl Reader {
             ready,
             last_read,
             has_ended,
+            sent_at: Instant::now(),
             _slot: slot,
         }
     }
@@ -136,7 +147,23 @@ impl Reader {
         }
         self.positions.0.insert(project.clone(), reached);
         self.last_read = Some(project);
+        if shown.is_empty() {
+            self.pass();
+        } else {
+            self.sent_at = Instant::now();
+        }
         Ok(true)
+    }
+
+    /// Sends the position alone, now and then, while no event is for the client: otherwise it would
+    /// resume far behind.
+    fn pass(&mut self) {
+        if self.sent_at.elapsed() >= MAX_ID_AGE
+            && let Some(id) = self.positions.id(&self.projects, true)
+        {
+            self.ready.push_back(ServerSent::default().id(id));
+            self.sent_at = Instant::now();
+        }
     }
 
     /// Returns the next project with events that were not read, and the end of its log.

@@ -107,9 +107,13 @@ pub(crate) async fn stream_events(
         None => None,
     };
     let positions = start(&state, &projects, last_event_id(&headers)?, query.after).await?;
-    let form = match query.format {
-        Some(Format::CloudEvents) => Form::CloudEvents,
-        None => Form::Plain(query.include),
+    let form = match (query.format, query.include) {
+        (Some(Format::CloudEvents), None) => Form::CloudEvents,
+        (Some(Format::CloudEvents), Some(_)) => {
+            let rule = "adds nothing to CloudEvents: not with format";
+            return Err(Problem::parameter("include", rule, None));
+        }
+        (None, include) => Form::Plain(include),
     };
     let reader = Reader::new(state, projects, positions, kinds, device, form, slot);
     Ok(sse::response(events(reader)))

@@ -2,13 +2,12 @@
 //! archive it, and set the retention of its metrics.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use muster_api::auth::{Administer, Allowed, ServerWide};
 use muster_api::etag::{IfMatchParam, IfNoneMatchParam};
 use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::NoParams;
 use muster_api::problem::WriteProblems;
-use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
+use muster_api::{IdempotencyKey, Json, PathParam, Problem, Query};
 use muster_api_types::projects::{
     ChangeProject, CreateProject, Project, ProjectCreated, ProjectStatus, ReplaceProject,
 };
@@ -18,7 +17,7 @@ use muster_schemas::names::ProjectTitle;
 
 use super::location;
 use super::state::CommandState;
-use super::write::{Changed, Created, changed, created, put, request, with_preconditions};
+use super::write::{Changed, Created, Preconditions, changed, created, put, request};
 
 /// Create a project
 ///
@@ -65,14 +64,13 @@ pub(super) async fn replace_project(
     allowed: ServerWide<Administer>,
     PathParam(project): PathParam<ProjectId>,
     Query(NoParams {}): Query<NoParams>,
-    if_match: IfMatch,
-    headers: HeaderMap,
+    preconditions: Preconditions,
     key: IdempotencyKey,
     Json(body): Json<ReplaceProject>,
 ) -> Result<Changed, Problem> {
     let title = title(body.title, &project)?;
     let request = request(&allowed.principal, ProjectId::system(), &key);
-    let request = with_preconditions(request, if_match, &headers);
+    let request = preconditions.of(request);
     let retention = body.retention.unwrap_or_default();
     let (written, is_new) =
         state.service.projects.put(&request, &project, title, retention).await?;
@@ -103,8 +101,7 @@ pub(super) async fn change_project(
     allowed: Allowed<Administer>,
     PathParam(project): PathParam<ProjectId>,
     Query(NoParams {}): Query<NoParams>,
-    if_match: IfMatch,
-    headers: HeaderMap,
+    preconditions: Preconditions,
     key: IdempotencyKey,
     body: Result<Json<ChangeProject>, Problem>,
 ) -> Result<Changed, Problem> {
@@ -113,7 +110,7 @@ pub(super) async fn change_project(
     }
     let Json(body) = body?;
     let request = request(&allowed.principal, ProjectId::system(), &key);
-    let request = with_preconditions(request, if_match, &headers);
+    let request = preconditions.of(request);
     let ChangeProject { title, status, retention } = body;
     let archived = status.map(|status| status == ProjectStatus::Archived);
     let written = state.service.projects.change(&request, &project, title, archived, retention);

@@ -11,7 +11,7 @@ use muster_api::params::NoParams;
 use muster_api::position::READ_MODEL;
 use muster_api::{IdempotencyKey, IfMatch, Problem, Query, Scope, etag, position_header};
 use muster_api_types::WriteResult;
-use muster_schemas::{Position, ProjectId};
+use muster_schemas::{Position, ProjectId, StreamVersion};
 
 use super::location;
 use super::state::CommandState;
@@ -43,9 +43,8 @@ impl<P: Needs> FromRequestParts<CommandState> for VersionedWrite<P> {
 
     async fn from_request_parts(parts: &mut Parts, state: &CommandState) -> Result<Self, Problem> {
         let request = read::<P>(parts, state).await?;
-        let if_match = IfMatch::from_request_parts(parts, state).await?;
-        let request = with_preconditions(request, if_match, &parts.headers);
-        Ok(Self { request, permission: PhantomData })
+        let preconditions = Preconditions::from_request_parts(parts, state).await?;
+        Ok(Self { request: preconditions.of(request), permission: PhantomData })
     }
 }
 
@@ -116,22 +115,31 @@ fn headers(written: Written, location: &str) -> HeaderMap {
     headers.into_iter().chain(location).collect()
 }
 
-/// Adds what `If-Match` and `If-None-Match: *` require.
-pub(super) fn with_preconditions(
-    request: Request,
-    if_match: IfMatch,
-    headers: &HeaderMap,
-) -> Request {
-    let creates = headers.get(header::IF_NONE_MATCH).is_some_and(|value| value == "*");
-    let exists = match if_match {
-        IfMatch::Absent => creates.then_some(false),
-        IfMatch::Any | IfMatch::Versions(_) => Some(true),
-    };
-    let versions = match if_match {
-        IfMatch::Absent | IfMatch::Any => None,
-        IfMatch::Versions(versions) => Some(versions),
-    };
-    Request { versions, exists, ..request }
+/// What `If-Match` and `If-None-Match: *` require of the resource.
+pub(super) struct Preconditions {
+    versions: Option<Vec<StreamVersion>>,
+    exists: Option<bool>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Preconditions {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let if_match = IfMatch::from_request_parts(parts, state).await?;
+        let creates = parts.headers.get(header::IF_NONE_MATCH).is_some_and(|value| value == "*");
+        Ok(match if_match {
+            IfMatch::Absent => Self { versions: None, exists: creates.then_some(false) },
+            IfMatch::Any => Self { versions: None, exists: Some(true) },
+            IfMatch::Versions(versions) => Self { versions: Some(versions), exists: Some(true) },
+        })
+    }
+}
+
+impl Preconditions {
+    /// Adds them to a request.
+    pub(super) fn of(self, request: Request) -> Request {
+        Request { versions: self.versions, exists: self.exists, ..request }
+    }
 }
 
 /// The request of a use case, from the parts of an HTTP request.

@@ -89,7 +89,7 @@ pub(super) async fn device(
     let device =
         point_in_time::device_at(state.log(), project, id, position).await.map_err(problem)?;
     let is_named = |device: &Device| {
-        let name = device.name.as_ref().map(|name| name.as_str());
+        let name = device.name.as_ref().map(DeviceName::as_str);
         name.is_some() && (text.parse::<DeviceId>().is_ok() || name == Some(text))
     };
     match device {

@@ -210,7 +210,8 @@ mod tests {
     fn server_sent_events_are_parsed_and_comments_ignored() {
         assert!(data(": still here\n\n").is_none());
         let event = serde_json::json!({
-            "position": 7, "stream": "x", "version": 1, "type": "Later", "schema_version": 1,
+            "project": "default", "position": 7, "stream": "x", "version": 1, "type": "Later",
+            "schema_version": 1,
             "occurred_at": "2026-11-23T08:00:00Z", "recorded_at": "2026-11-23T08:00:00Z",
             "actor": "x", "sealed": false, "time_implausible": false, "data": null, "later": 1,
         });

@@ -255,13 +255,19 @@ async fn one_device_now_and_in_the_past() {
 
     let name = "walle".parse().unwrap();
     world.server(device, DeviceDeleted { name }).await;
-    let head = world.show("/api/v1/log/head").await["position"].clone();
     for key in [id.to_string(), "walle".to_owned()] {
-        for query in [String::new(), format!("?position={head}")] {
-            let deleted = world.show(&format!("/api/v1/devices/{key}{query}")).await;
-            assert_eq!(deleted["status"], "deleted", "{key}{query}");
-        }
+        let deleted = world.show(&format!("/api/v1/devices/{key}")).await;
+        assert_eq!(deleted["status"], "deleted", "{key}");
     }
-    assert_eq!(names(&world.show("/api/v1/devices?status=deleted").await), ["walle"]);
+    // In the past, too.
+    let scrapped = world.register("scrapped", &[]).await;
+    let name = "scrapped".parse().unwrap();
+    let at = world.server(StreamName::Device(scrapped), DeviceDeleted { name }).await;
+    for key in [scrapped.to_string(), "scrapped".to_owned()] {
+        let deleted = world.show(&format!("/api/v1/devices/{key}?position={at}")).await;
+        assert_eq!(deleted["status"], "deleted", "{key}");
+    }
+    let deleted = world.show("/api/v1/devices?status=deleted").await;
+    assert_eq!(names(&deleted), ["scrapped", "walle"]);
     assert_eq!(world.show("/api/v1/fleet/summary").await["device_count"], 4);
 }

@@ -106,7 +106,9 @@ async fn follow(world: &World, query: &str, last_event_id: Option<u64>, until: u
     while !seen.contains(&until) {
         let chunk = tokio::time::timeout(Duration::from_secs(20), body.next()).await;
         text.push_str(std::str::from_utf8(&chunk.unwrap().unwrap().unwrap()).unwrap());
-        seen = text.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect();
+        // The first message has the position at which the stream starts.
+        let ids = text.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok());
+        seen = ids.skip(1).collect();
     }
     seen
 }

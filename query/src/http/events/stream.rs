@@ -153,7 +153,7 @@ async fn start(
                 let newest = state.log().newest_position(project).await?;
                 Positions([(project.clone(), newest)].into())
             }
-            Projects::All => Positions(state.follower.heads()),
+            Projects::All => Positions(state.log().heads().await?),
         });
     };
     for (project, position) in &requested.0 {

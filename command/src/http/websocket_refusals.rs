@@ -2,7 +2,8 @@
 //!
 //! A page cannot read the response to a websocket request that was refused, so it gets a websocket
 //! that is closed immediately: the code is 4000 and the HTTP status, the reason starts with the name
-//! of the problem. Other clients, which send no `Origin`, get the problem document.
+//! of the problem. Other clients, which send no `Origin`, and pages of other origins get the problem
+//! document.
 
 use axum::body::to_bytes;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
@@ -12,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use muster_api_types::problems::ProblemDocument;
 
-use super::sessions::PROTOCOL;
+use super::sessions::{PROTOCOL, check_origin};
 
 /// Maximum size of a problem document, in bytes.
 const MAX_PROBLEM_BYTES: usize = 64 * 1024;
@@ -23,9 +24,9 @@ const BASE_CODE: u16 = 4000;
 
 /// Middleware that refuses websockets of browsers in a way that pages can read.
 pub(super) async fn close_with_reason(request: Request, next: Next) -> Response {
-    if !request.headers().contains_key(header::ORIGIN)
-        || !request.headers().contains_key(header::UPGRADE)
-    {
+    let headers = request.headers();
+    let is_page = headers.contains_key(header::ORIGIN) && check_origin(headers).is_ok();
+    if !is_page || !headers.contains_key(header::UPGRADE) {
         return next.run(request).await;
     }
     let (parts, body) = request.into_parts();

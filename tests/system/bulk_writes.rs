@@ -120,6 +120,8 @@ async fn put_creates_or_replaces(api: &Api) {
     assert_eq!((status, &made["labels"]), (201, &json!({"a": "1", "b": "2"})), "{made}");
     let (status, same) = put(device, labels(json!({"a": "1", "b": "2"})), &[]).await;
     assert_eq!((status, &same["version"]), (200, &made["version"]), "nothing has changed");
+    let (status, _) = put(device, labels(json!({})), &[("if-none-match", "\"1\"")]).await;
+    assert_eq!(status, 400, "only `*` has a meaning");
     let (status, _) = put(device, labels(json!({})), &[("if-none-match", "*")]).await;
     assert_eq!(status, 412, "it was replaced");
     let (status, changed) = put(device, labels(json!({"b": "3"})), &[("if-match", "*")]).await;

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use muster_api::auth::{Needs, Principal};
 use muster_api::params::NoParams;
@@ -126,13 +126,25 @@ impl<S: Send + Sync> FromRequestParts<S> for Preconditions {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let if_match = IfMatch::from_request_parts(parts, state).await?;
-        let creates = parts.headers.get(header::IF_NONE_MATCH).is_some_and(|value| value == "*");
+        let creates = creates(&parts.method, &parts.headers)?;
         Ok(match if_match {
             IfMatch::Absent => Self { versions: None, exists: creates.then_some(false) },
             IfMatch::Any => Self { versions: None, exists: Some(true) },
             IfMatch::Versions(versions) => Self { versions: Some(versions), exists: Some(true) },
         })
     }
+}
+
+/// Whether a `PUT` creates only.
+fn creates(method: &Method, headers: &HeaderMap) -> Result<bool, Problem> {
+    let Some(value) = headers.get(header::IF_NONE_MATCH).filter(|_| method == Method::PUT) else {
+        return Ok(false);
+    };
+    if value == "*" {
+        return Ok(true);
+    }
+    let text = value.to_str().unwrap_or_default();
+    Err(Problem::header("If-None-Match", "must be `*` with a write", Some(text.into())))
 }
 
 impl Preconditions {
